@@ -1,0 +1,37 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Both set up what they need, once.
+
+PYTHON ?= python3
+PY := .venv/bin/python
+STAMP := .venv/.ready
+TEST_JOBS ?= 2
+# One thread a worker: two workers that each start a thread per core slow each other down.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(TEST_JOBS) --dist worksteal
+ROOMS := $(wildcard modeling data evaluation engine inference tools main.py preprocess.py)
+
+.PHONY: setup demo test test-slow lint bench
+
+setup: $(STAMP)
+
+$(STAMP): requirements.txt requirements-dev.txt tools/install_detectron2.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
+	$(PY) -m pip install --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	$(PY) tools/install_detectron2.py
+	touch $@
+
+demo: setup
+	$(PY) tools/demo.py
+
+test: setup
+	$(PYTEST) -m "not slow"
+
+# Exit status 5 says that there are no slow tests at all; the counts then say so too.
+test-slow: setup
+	$(PYTEST) -m slow || test $$? -eq 5
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m mypy $(ROOMS)
+
+bench: setup
+	$(PY) tools/benchmark.py train-step

@@ -1,0 +1,11 @@
+"""Puts the repository root first on the import path and `tools/` last; imported first by every tool."""
+
+import sys
+from pathlib import Path
+
+TOOLS = Path(__file__).resolve().parent
+
+# `python tools/x.py` puts tools/ first, where a tool would hide a library of the same name. At the end it hides nothing,
+# and a spawned worker, which runs the tool's file again on a copy of this path, still finds `_root`.
+others = [entry for entry in sys.path if Path(entry or ".").resolve() not in (TOOLS, TOOLS.parent)]
+sys.path[:] = [str(TOOLS.parent), *others, str(TOOLS)]
