@@ -1,0 +1,53 @@
+"""One transformer block: attention and feed-forward network on scaled residual branches, then the convolution neck."""
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from modeling.backbone.attention import Attention
+from modeling.backbone.layers import ConvResidual, LayerScale, build_ffn
+
+
+class Block(nn.Module):
+    """Pre-norm block of DINOv3; the convolution neck of ViTMatte follows the MLP where asked for.
+
+    Args:
+        window_size: side of the attention windows in patches; 0 is global attention.
+        has_conv_residual: whether the patch tokens pass a `ConvResidual` at the end; prefix tokens never do.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float,
+        ffn_layer: str,
+        ffn_align: int,
+        qkv_bias: bool,
+        layer_scale_init: float,
+        norm_eps: float,
+        drop_path: float,
+        window_size: int,
+        has_conv_residual: bool,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.attn = Attention(dim, num_heads, qkv_bias, window_size)
+        self.ls1 = LayerScale(dim, layer_scale_init)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = build_ffn(ffn_layer, dim, mlp_ratio, ffn_align)
+        self.ls2 = LayerScale(dim, layer_scale_init)
+        self.drop_path = DropPath(drop_path)
+        self.residual = ConvResidual(dim) if has_conv_residual else None
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], grid: tuple[int, int]) -> Tensor:
+        """(B, P + h * w, D) -> the same; `rope` and `grid` as for `Attention`."""
+        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x), rope, grid)))
+        x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+        if self.residual is None:
+            return x
+        B, N, D = x.shape
+        num_prefix = N - grid[0] * grid[1]
+        patches = self.residual(x[:, num_prefix:].reshape(B, *grid, D).permute(0, 3, 1, 2))
+        patches = patches.permute(0, 2, 3, 1).reshape(B, -1, D)
+        return torch.cat((x[:, :num_prefix], patches), dim=1) if num_prefix else patches

@@ -1,0 +1,124 @@
+"""Small layers of the vision transformer, named as in the DINOv3 and ViTMatte checkpoints."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PatchEmbed(nn.Module):
+    """Cut an image into patches and project each: (B, C, H, W) -> (B, H / patch, W / patch, D)."""
+
+    def __init__(self, patch_size: int, in_chans: int, embed_dim: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, C, H, W = x.shape
+        if C != self.proj.in_channels:
+            raise ValueError(f"the backbone takes {self.proj.in_channels} channels (RGB and trimap), got {C}")
+        if H % self.patch_size or W % self.patch_size:
+            raise ValueError(f"image sides must be multiples of the patch size {self.patch_size}, got {H} x {W}; pad")
+        return self.proj(x).permute(0, 2, 3, 1)
+
+
+class LayerScale(nn.Module):
+    """A learnt factor per channel on a residual branch (arXiv:2103.17239)."""
+
+    def __init__(self, dim: int, init: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), float(init)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class QKVLinear(nn.Linear):
+    """One projection to query, key and value whose bias never reaches the keys, as DINOv3 was trained.
+
+    A key bias shifts all logits of a query alike, so the softmax ignores it; the mask keeps it at zero in training too.
+    """
+
+    bias_mask: Tensor | None
+
+    def __init__(self, dim: int, bias: bool) -> None:
+        super().__init__(dim, 3 * dim, bias=bias)
+        mask = torch.ones(3 * dim)
+        mask[dim : 2 * dim] = 0.0
+        self.register_buffer("bias_mask", mask if bias else None, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, None if self.bias is None else self.bias * self.bias_mask)
+
+
+class Mlp(nn.Module):
+    """Two linear layers around an exact GELU."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward network w3(silu(w1 x) * w2 x) (arXiv:2002.05202)."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(dim, hidden_dim)
+        self.w2 = nn.Linear(dim, hidden_dim)
+        self.w3 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w3(F.silu(self.w1(x)) * self.w2(x))
+
+
+def build_ffn(kind: str, dim: int, mlp_ratio: float, align: int) -> nn.Module:
+    """The feed-forward network of a block.
+
+    Args:
+        kind: "mlp", hidden width mlp_ratio x dim; or "swiglu", two thirds of that, rounded up to a multiple of `align`.
+    """
+    if kind == "mlp":
+        return Mlp(dim, int(mlp_ratio * dim))
+    if kind == "swiglu":
+        hidden_dim = int(mlp_ratio * dim * 2 / 3)
+        return SwiGLU(dim, -(-hidden_dim // align) * align)
+    raise ValueError(f'ffn_layer must be "mlp" or "swiglu", got {kind!r}')
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """LayerNorm over the channels of a (B, C, H, W) map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ConvResidual(nn.Module):
+    """ViTMatte's convolution neck: a 1x1, 3x3, 1x1 bottleneck of half the width, added to its input (arXiv:2305.15272).
+
+    The last norm starts at zero, so that a fresh neck passes its input on unchanged.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        half = dim // 2
+        self.conv1 = nn.Conv2d(dim, half, 1, bias=False)
+        self.norm1 = ChannelLayerNorm(half, eps=1e-6)
+        self.conv2 = nn.Conv2d(half, half, 3, padding=1, bias=False)
+        self.norm2 = ChannelLayerNorm(half, eps=1e-6)
+        self.conv3 = nn.Conv2d(half, dim, 1, bias=False)
+        self.norm3 = ChannelLayerNorm(dim, eps=1e-6)
+        for conv in (self.conv1, self.conv2, self.conv3):
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.norm3.weight)
+        nn.init.zeros_(self.norm3.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D, h, w) -> (B, D, h, w)."""
+        out = F.gelu(self.norm1(self.conv1(x)))
+        out = F.gelu(self.norm2(self.conv2(out)))
+        return x + self.norm3(self.conv3(out))

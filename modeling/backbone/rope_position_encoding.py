@@ -1,0 +1,79 @@
+"""Axial rotary position embedding of DINOv3: where a patch lies becomes an angle by which its query and key are turned."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class RopePositionEmbedding(nn.Module):
+    """Table of sines and cosines for a patch grid (DINOv3, arXiv:2508.10104; RoPE, arXiv:2104.09864).
+
+    Patch centres (i + 0.5) / n are scaled to [-1, 1] on each axis by that axis' own length; a head of width d has
+    d / 4 periods `base ** (2 i / (d / 2))` per axis, and an angle is `2 pi coordinate / period`. The periods are a
+    buffer of the checkpoint: published files hold values rounded to bfloat16, with which the network was trained.
+
+    The three augmentations move the coordinates in training mode only, drawn once per forward: `shift` adds
+    uniform [-shift, shift] per axis, `jitter` multiplies per axis and `rescale` both axes alike by a factor that is
+    log-uniform in [1 / value, value]. None switches one off.
+    """
+
+    periods: Tensor
+
+    def __init__(
+        self,
+        head_dim: int,
+        base: float = 100.0,
+        shift: float | None = None,
+        jitter: float | None = None,
+        rescale: float | None = None,
+    ) -> None:
+        super().__init__()
+        if head_dim % 4:
+            raise ValueError(f"RoPE needs a head width divisible by 4 (two axes, two halves), got {head_dim}")
+        for name, value, lowest in (("shift", shift, 0.0), ("jitter", jitter, 1.0), ("rescale", rescale, 1.0)):
+            if value is not None and value < lowest:
+                raise ValueError(f"rope_{name} must be at least {lowest:g} or None, got {value}")
+        self.shift, self.jitter, self.rescale = shift, jitter, rescale
+        exponents = 2.0 * torch.arange(head_dim // 4, dtype=torch.float32) / (head_dim // 2)
+        self.register_buffer("periods", base**exponents)
+
+    def forward(self, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Sines and cosines for a grid of height x width patches, in row order.
+
+        Returns: two tensors (height * width, head_dim), in float32 at least.
+        """
+        dtype = torch.promote_types(self.periods.dtype, torch.float32)
+        periods = self.periods.to(dtype)
+        axes = [(torch.arange(n, device=periods.device, dtype=dtype) + 0.5) / n for n in (height, width)]
+        coordinates = 2.0 * torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 2) - 1.0  # (hw, 2)
+        if self.training:
+            coordinates = self._augment(coordinates)
+        angles = (2.0 * math.pi * coordinates[:, :, None] / periods).flatten(1)  # (hw, head_dim / 2): rows, columns
+        angles = angles.tile(2)  # the two halves of a head are paired
+        return angles.sin(), angles.cos()
+
+    def _augment(self, coordinates: Tensor) -> Tensor:
+        if self.shift is not None:
+            coordinates = coordinates + coordinates.new_empty(2).uniform_(-self.shift, self.shift)
+        for factor, size in ((self.jitter, 2), (self.rescale, 1)):
+            if factor is not None:
+                log = math.log(factor)
+                coordinates = coordinates * coordinates.new_empty(size).uniform_(-log, log).exp()
+        return coordinates
+
+
+def rotate(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
+    """Turn queries or keys by the table of `RopePositionEmbedding`, in float32 at least, and cast back.
+
+    Args:
+        x: (B, N, K, d) patch tokens.
+        sin: (N, d).
+        cos: (N, d).
+
+    Returns: (B, N, K, d) in x's type.
+    """
+    wide = x.to(sin.dtype)
+    first, second = wide.chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return (wide * cos[:, None] + turned * sin[:, None]).to(x.dtype)

@@ -1,0 +1,147 @@
+"""The DINOv3 vision transformer as a matting backbone: four input channels, windowed and global blocks, one feature map."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from modeling.backbone.block import Block
+from modeling.backbone.layers import PatchEmbed
+from modeling.backbone.rope_position_encoding import RopePositionEmbedding
+
+
+class ViT(nn.Module):
+    """Vision transformer of DINOv3 (arXiv:2508.10104) with the hybrid attention of ViTMatte (arXiv:2305.15272).
+
+    Parameter names are those of the official checkpoints, so that loading one is a proof and not a translation.
+
+    Args:
+        patch_size: side of a patch in pixels.
+        in_chans: input channels: RGB and trimap.
+        embed_dim: width D.
+        depth: number of blocks.
+        num_heads: K.
+        mlp_ratio: see `build_ffn`.
+        ffn_layer: "mlp" or "swiglu".
+        ffn_align: SwiGLU's hidden width is a multiple of this.
+        qkv_bias: whether query and value have biases (all sizes but 7B).
+        layer_scale_init: start of LayerScale's gammas.
+        norm_eps: epsilon of the LayerNorms.
+        drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
+        num_storage_tokens: learnt tokens beside cls, elsewhere called registers.
+        keep_prefix_tokens: False leaves cls and storage tokens out, as the report does.
+        window_size: side in patches of the windows of the blocks that are not global.
+        global_block_indexes: blocks with global attention.
+        conv_residual_block_indexes: blocks that end with a convolution neck.
+        rope_base, rope_shift, rope_jitter, rope_rescale: see `RopePositionEmbedding`.
+        use_activation_checkpointing: recompute each block in the backward pass instead of storing its activations.
+
+    Raises:
+        ValueError: for sizes that do not divide, unknown kinds and block indexes outside the depth.
+    """
+
+    def __init__(
+        self,
+        patch_size: int = 16,
+        in_chans: int = 4,
+        embed_dim: int = 384,
+        depth: int = 12,
+        num_heads: int = 6,
+        mlp_ratio: float = 4.0,
+        ffn_layer: str = "mlp",
+        ffn_align: int = 8,
+        qkv_bias: bool = True,
+        layer_scale_init: float = 1e-5,
+        norm_eps: float = 1e-5,
+        drop_path_rate: float = 0.0,
+        num_storage_tokens: int = 4,
+        keep_prefix_tokens: bool = True,
+        window_size: int = 14,
+        global_block_indexes: Iterable[int] = (2, 5, 8, 11),
+        conv_residual_block_indexes: Iterable[int] = (2, 5, 8, 11),
+        rope_base: float = 100.0,
+        rope_shift: float | None = None,
+        rope_jitter: float | None = None,
+        rope_rescale: float | None = None,
+        use_activation_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        global_blocks = _checked_indexes("global_block_indexes", global_block_indexes, depth)
+        conv_residual_blocks = _checked_indexes("conv_residual_block_indexes", conv_residual_block_indexes, depth)
+        if window_size < 1 and len(global_blocks) < depth:
+            raise ValueError(f"window_size must be at least 1 patch, got {window_size}")
+        self.embed_dim = embed_dim
+        self.use_activation_checkpointing = use_activation_checkpointing
+        self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim)) if keep_prefix_tokens else None
+        self.storage_tokens = (
+            nn.Parameter(torch.empty(1, num_storage_tokens, embed_dim))
+            if keep_prefix_tokens and num_storage_tokens
+            else None
+        )
+        self.rope_embed = RopePositionEmbedding(
+            embed_dim // num_heads, rope_base, rope_shift, rope_jitter, rope_rescale
+        )
+        self.blocks = nn.ModuleList(
+            Block(
+                embed_dim,
+                num_heads,
+                mlp_ratio=mlp_ratio,
+                ffn_layer=ffn_layer,
+                ffn_align=ffn_align,
+                qkv_bias=qkv_bias,
+                layer_scale_init=layer_scale_init,
+                norm_eps=norm_eps,
+                drop_path=drop_path_rate * index / max(depth - 1, 1),
+                window_size=0 if index in global_blocks else window_size,
+                has_conv_residual=index in conv_residual_blocks,
+            )
+            for index in range(depth)
+        )
+        self.norm = nn.LayerNorm(embed_dim, eps=norm_eps)
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for token in (self.cls_token, self.storage_tokens):
+            if token is not None:
+                nn.init.normal_(token, std=0.02)
+
+    def forward_tokens(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """All tokens after the final norm.
+
+        Args:
+            x: (B, in_chans, H, W), sides multiples of the patch size.
+
+        Returns: (B, P + h * w, D), prefix tokens first; and the grid (h, w).
+        """
+        x = self.patch_embed(x)
+        B, h, w, _ = x.shape
+        prefix = [token.expand(B, -1, -1) for token in (self.cls_token, self.storage_tokens) if token is not None]
+        x = torch.cat([*prefix, x.flatten(1, 2)], dim=1)
+        rope = self.rope_embed(h, w)
+        for block in self.blocks:
+            if self.use_activation_checkpointing and self.training:
+                x = checkpoint(block, x, rope, (h, w), use_reentrant=False)
+            else:
+                x = block(x, rope, (h, w))
+        return self.norm(x), (h, w)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_chans, H, W) -> feature map (B, D, H / patch_size, W / patch_size)."""
+        tokens, (h, w) = self.forward_tokens(x)
+        return tokens[:, -h * w :].unflatten(1, (h, w)).permute(0, 3, 1, 2)
+
+
+def _checked_indexes(name: str, indexes: Iterable[int], depth: int) -> frozenset[int]:
+    """Block indexes as a set; a config hands them over as its own list type."""
+    found = frozenset(int(index) for index in indexes)
+    outside = sorted(index for index in found if not 0 <= index < depth)
+    if outside:
+        raise ValueError(f"{name}: {outside} lie outside the {depth} blocks (0 to {depth - 1})")
+    return found

@@ -1,0 +1,95 @@
+"""The four losses of ViTMatte, each a mean over its own region, so that crop size, batch split and ranks do not matter."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PYRAMID_LEVELS = 5
+MIN_SIDE_PX = 4 * 2 ** (PYRAMID_LEVELS - 1)
+"""Reflect padding by 2 needs 3 pixels, and an even side 4, on the coarsest level."""
+
+LOSS_NAMES = ("loss_unknown_l1", "loss_known_l1", "loss_laplacian", "loss_gradient")
+
+
+class MattingCriterion(nn.Module):
+    """Weighted matting losses (arXiv:2305.15272).
+
+    Laplacian pyramid and Sobel filters are linear, so they run once, on the difference of prediction and truth.
+
+    Args:
+        weights: loss name -> weight, every name of `LOSS_NAMES`; all 1 by default.
+    """
+
+    gaussian: Tensor
+    sobel: Tensor
+
+    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
+        super().__init__()
+        self.weights = {name: 1.0 for name in LOSS_NAMES} if weights is None else dict(weights)
+        if set(self.weights) != set(LOSS_NAMES):
+            raise ValueError(f"weights must name exactly {sorted(LOSS_NAMES)}, got {sorted(self.weights)}")
+        binomial = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16.0
+        self.register_buffer("gaussian", torch.outer(binomial, binomial)[None, None], persistent=False)
+        sobel_x = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
+        self.register_buffer("sobel", torch.stack((sobel_x, sobel_x.T))[:, None], persistent=False)
+
+    def forward(self, pred_alpha: Tensor, alpha: Tensor, trimap: Tensor) -> dict[str, Tensor]:
+        """Losses of a batch, in float32 at least also under autocast.
+
+        Args:
+            pred_alpha: (B, 1, H, W) in [0, 1], sides of at least `MIN_SIDE_PX`.
+            alpha: (B, 1, H, W) truth in [0, 1].
+            trimap: (B, 1, H, W) of {0, 0.5, 1}.
+
+        Returns: loss name -> weighted scalar. A loss whose region is empty in an image counts 0 there.
+        """
+        if not pred_alpha.shape == alpha.shape == trimap.shape:
+            raise ValueError(
+                f"prediction, alpha and trimap differ in shape: {tuple(pred_alpha.shape)}, {tuple(alpha.shape)}, "
+                f"{tuple(trimap.shape)}"
+            )
+        if min(alpha.shape[-2:]) < MIN_SIDE_PX:
+            raise ValueError(f"the Laplacian loss needs sides of at least {MIN_SIDE_PX} px, got {alpha.shape[-2:]}")
+        with torch.autocast(alpha.device.type, enabled=False):
+            dtype = torch.promote_types(pred_alpha.dtype, torch.float32)
+            pred_alpha, alpha = pred_alpha.to(dtype), alpha.to(dtype)
+            difference = pred_alpha - alpha
+            unknown = (trimap == 0.5).to(dtype)
+            losses = {
+                "loss_unknown_l1": region_mean(difference.abs(), unknown),
+                "loss_known_l1": region_mean(difference.abs(), 1.0 - unknown),
+                "loss_laplacian": self._laplacian(difference),
+                "loss_gradient": self._gradient(difference, pred_alpha, unknown),
+            }
+            return {name: self.weights[name] * loss.mean() for name, loss in losses.items()}
+
+    def _laplacian(self, difference: Tensor) -> Tensor:
+        """Sum over levels of 2^level / levels times the mean absolute Laplacian -> (B,)."""
+        loss = difference.new_zeros(len(difference))
+        current = difference
+        for level in range(PYRAMID_LEVELS):
+            current = current[..., : current.shape[-2] // 2 * 2, : current.shape[-1] // 2 * 2]
+            smaller = self._blur(current)[..., ::2, ::2]
+            spread = torch.zeros_like(current)
+            spread[..., ::2, ::2] = 4.0 * smaller
+            laplacian = current - self._blur(spread)
+            loss = loss + 2.0**level / PYRAMID_LEVELS * laplacian.abs().mean(dim=(1, 2, 3))
+            current = smaller
+        return loss
+
+    def _blur(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), self.gaussian.to(x.dtype))
+
+    def _gradient(self, difference: Tensor, pred_alpha: Tensor, unknown: Tensor) -> Tensor:
+        """L1 of the gradients' difference plus 0.01 of the prediction's own gradient, x and y summed -> (B,)."""
+        sobel = self.sobel.to(difference.dtype)
+        gradients = F.conv2d(difference, sobel, padding=1).abs() + 0.01 * F.conv2d(pred_alpha, sobel, padding=1).abs()
+        return region_mean(gradients.sum(dim=1, keepdim=True), unknown)
+
+
+def region_mean(values: Tensor, region: Tensor) -> Tensor:
+    """Mean of (B, 1, H, W) values over a region of zeros and ones, per image -> (B,); an empty region gives 0."""
+    area = region.sum(dim=(1, 2, 3)).clamp(min=1.0)
+    return (values * region).sum(dim=(1, 2, 3)) / area

@@ -1,0 +1,112 @@
+"""ViTMatte's detail capture: a light convolution stream that gives the backbone's map its fine structure back."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ConvBlock(nn.Module):
+    """3x3 convolution without bias, BatchNorm, ReLU."""
+
+    def __init__(self, in_chans: int, out_chans: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_chans, out_chans, 3, stride=stride, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(out_chans)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn(self.conv(x)), inplace=True)
+
+
+class ConvStream(nn.Module):
+    """Convolutions of stride 2 over the network's input."""
+
+    def __init__(self, in_chans: int, out_chans: Sequence[int]) -> None:
+        super().__init__()
+        chans = [in_chans, *out_chans]
+        self.convs = nn.ModuleList(ConvBlock(a, b, stride=2) for a, b in zip(chans[:-1], chans[1:], strict=True))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, C, H, W) -> the maps at strides 1 (the input itself), 2, 4, ..."""
+        maps = [x]
+        for conv in self.convs:
+            maps.append(conv(maps[-1]))
+        return maps
+
+
+class FusionBlock(nn.Module):
+    """Enlarge the coarser map twofold (bilinear), put it behind the finer one and convolve."""
+
+    def __init__(self, in_chans: int, out_chans: int) -> None:
+        super().__init__()
+        self.conv = ConvBlock(in_chans, out_chans, stride=1)
+
+    def forward(self, features: Tensor, detail: Tensor) -> Tensor:
+        """(B, C, h, w) and (B, C', 2h, 2w) -> (B, out_chans, 2h, 2w)."""
+        enlarged = F.interpolate(features, scale_factor=2, mode="bilinear", align_corners=False)
+        return self.conv(torch.cat((detail, enlarged), dim=1))
+
+
+class MattingHead(nn.Module):
+    """Two convolutions from the finest map to the logit of alpha."""
+
+    def __init__(self, in_chans: int, mid_chans: int = 16) -> None:
+        super().__init__()
+        self.matting_convs = nn.Sequential(
+            nn.Conv2d(in_chans, mid_chans, 3, padding=1),
+            nn.BatchNorm2d(mid_chans),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(mid_chans, 1, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.matting_convs(x)
+
+
+class DetailCapture(nn.Module):
+    """Decoder of ViTMatte (arXiv:2305.15272); parameter names are those of its published checkpoints.
+
+    Args:
+        in_chans: channels of the backbone's map.
+        image_chans: channels of the network's input, which the last fusion takes as it is.
+        convstream_chans: channels at strides 2, 4, 8 ...
+        fusion_chans: outputs of the fusions, coarse to fine: one more than the stream has convolutions.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        image_chans: int = 4,
+        convstream_chans: Sequence[int] = (48, 96, 192),
+        fusion_chans: Sequence[int] = (256, 128, 64, 32),
+    ) -> None:
+        super().__init__()
+        if len(fusion_chans) != len(convstream_chans) + 1:
+            raise ValueError(
+                f"fusion_chans needs one entry more than convstream_chans, got {len(fusion_chans)} and "
+                f"{len(convstream_chans)}"
+            )
+        self.stride = 2 ** len(fusion_chans)
+        self.convstream = ConvStream(image_chans, convstream_chans)
+        detail_chans = [*reversed(convstream_chans), image_chans]
+        coarse_chans = [in_chans, *fusion_chans[:-1]]
+        self.fusion_blks = nn.ModuleList(
+            FusionBlock(coarse + detail, out)
+            for coarse, detail, out in zip(coarse_chans, detail_chans, fusion_chans, strict=True)
+        )
+        self.matting_head = MattingHead(fusion_chans[-1])
+
+    def forward(self, features: Tensor, image: Tensor) -> Tensor:
+        """Predict alpha.
+
+        Args:
+            features: (B, in_chans, H / stride, W / stride) from the backbone.
+            image: (B, image_chans, H, W), the network's input.
+
+        Returns: (B, 1, H, W) float32 in [0, 1].
+        """
+        details = self.convstream(image)
+        for fusion, detail in zip(self.fusion_blks, reversed(details), strict=True):
+            features = fusion(features, detail)
+        return torch.sigmoid(self.matting_head(features).float())

@@ -1,0 +1,60 @@
+"""Optimiser groups: layer-wise learning-rate decay by parameter name, and which parameters decay."""
+
+import re
+from typing import Any
+
+from torch import nn
+
+
+def get_vit_lr_decay_rate(name: str, lr_decay_rate: float, num_layers: int) -> float:
+    """Factor of the learning rate for a parameter of a vision transformer (BEiT, arXiv:2106.08254; ViTDet).
+
+    Block i of n has rate ** (n - i), patch embedding and tokens rate ** (n + 1); the convolution necks, the final
+    norm and everything outside the backbone have 1.
+
+    Args:
+        name: parameter name in the whole model, "backbone.blocks.3.attn.qkv.weight" for example.
+        lr_decay_rate: in (0, 1]; 1 is no decay.
+        num_layers: number n of blocks.
+    """
+    if not name.startswith("backbone."):
+        return 1.0
+    if name.startswith(("backbone.patch_embed.", "backbone.cls_token", "backbone.storage_tokens")):
+        return lr_decay_rate ** (num_layers + 1)
+    block = re.match(r"backbone\.blocks\.(\d+)\.(?!residual\.)", name)
+    return lr_decay_rate ** (num_layers - int(block.group(1))) if block else 1.0
+
+
+def get_optimizer_params(
+    model: nn.Module,
+    base_lr: float,
+    weight_decay: float,
+    lr_decay_rate: float = 1.0,
+    num_layers: int = 12,
+    decoder_lr_factor: float = 1.0,
+) -> list[dict[str, Any]]:
+    """Parameter groups for a torch optimiser, one per learning rate and weight decay.
+
+    Matrices and convolution kernels decay; norms, biases, LayerScale's gammas and tokens do not.
+
+    Args:
+        model: a `ViTMatte`, bare or wrapped for several processes.
+        base_lr: learning rate of the backbone's last layers.
+        weight_decay: for the parameters that decay.
+        lr_decay_rate: see `get_vit_lr_decay_rate`.
+        num_layers: number of blocks of the backbone.
+        decoder_lr_factor: the decoder's learning rate over base_lr.
+
+    Returns: groups with "params", "lr" and "weight_decay"; every trainable parameter is in exactly one.
+    """
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        name = name.removeprefix("module.")
+        factor = get_vit_lr_decay_rate(name, lr_decay_rate, num_layers)
+        lr = base_lr * factor * (decoder_lr_factor if name.startswith("decoder.") else 1.0)
+        is_token = name.endswith(("cls_token", "storage_tokens"))
+        decay = 0.0 if parameter.dim() < 2 or is_token else weight_decay
+        groups.setdefault((lr, decay), {"params": [], "lr": lr, "weight_decay": decay})["params"].append(parameter)
+    return list(groups.values())

@@ -1,0 +1,85 @@
+"""The meta architecture: normalise, pad, backbone, decoder, then losses or the cropped alpha."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+UNKNOWN = 0.5
+"""Value of the unknown region in a trimap tensor; 0 is background, 1 foreground."""
+
+
+class ViTMatte(nn.Module):
+    """Image and trimap to alpha, with a plain vision transformer (arXiv:2305.15272).
+
+    Args:
+        backbone: (B, 4, H, W) -> (B, D, H / 16, W / 16).
+        decoder: that map and the (B, 4, H, W) input -> alpha (B, 1, H, W).
+        criterion: (pred_alpha, alpha, trimap) -> losses by name; needed for training only.
+        pixel_mean: per RGB channel, in [0, 1].
+        pixel_std: per RGB channel. The trimap channel is not normalised.
+        size_divisibility: sides are padded up to the next multiple of this many pixels.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        decoder: nn.Module,
+        criterion: nn.Module | None = None,
+        pixel_mean: Sequence[float] = (0.485, 0.456, 0.406),
+        pixel_std: Sequence[float] = (0.229, 0.224, 0.225),
+        size_divisibility: int = 32,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.decoder = decoder
+        self.criterion = criterion
+        self.size_divisibility = size_divisibility
+        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            self.register_buffer(name, torch.tensor(list(values)).view(3, 1, 1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Losses in training mode, alpha in evaluation mode.
+
+        Args:
+            batch: "image" (B, 3, H, W) RGB in [0, 1], not normalised; "trimap" (B, 1, H, W) of {0, 0.5, 1}; for
+                training also "alpha" (B, 1, H, W) in [0, 1]. On any device; nothing in it is changed.
+
+        Returns: in training the criterion's losses by name; else {"pred_alpha": (B, 1, H, W) float32 in [0, 1]}, with 0
+            and 1 where the trimap knows them.
+
+        Raises:
+            ValueError: for shapes other than these.
+        """
+        image, trimap = (batch[name].to(self.device, non_blocking=True) for name in ("image", "trimap"))
+        if image.dim() != 4 or image.shape[1] != 3 or trimap.shape != (len(image), 1, *image.shape[-2:]):
+            raise ValueError(
+                "expected image (B, 3, H, W) and trimap (B, 1, H, W) of one size, got "
+                f"{tuple(image.shape)} and {tuple(trimap.shape)}"
+            )
+        height, width = image.shape[-2:]
+        network_input = self._network_input(image, trimap)
+        pred_alpha = self.decoder(self.backbone(network_input), network_input)[..., :height, :width]
+        if not self.training:
+            return {"pred_alpha": torch.where(trimap == UNKNOWN, pred_alpha, trimap.to(pred_alpha.dtype))}
+        if self.criterion is None:
+            raise ValueError("this model was built without a criterion, so it can only be evaluated: call .eval()")
+        return self.criterion(pred_alpha, batch["alpha"].to(self.device, non_blocking=True), trimap)
+
+    def _network_input(self, image: Tensor, trimap: Tensor) -> Tensor:
+        """Normalised RGB and trimap, padded at the right and lower edge: image replicated, trimap 0 -> (B, 4, H', W')."""
+        right, lower = ((-side) % self.size_divisibility for side in (image.shape[-1], image.shape[-2]))
+        image = (image - self.pixel_mean) / self.pixel_std
+        if right or lower:
+            image = F.pad(image, (0, right, 0, lower), mode="replicate")
+            trimap = F.pad(trimap, (0, right, 0, lower))
+        x = torch.cat((image, trimap.to(image.dtype)), dim=1)
+        return x.contiguous(memory_format=torch.channels_last)
