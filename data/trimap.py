@@ -1,0 +1,134 @@
+"""The trimap contract: {0, 128, 255} on disk, {0, 0.5, 1} in arrays; one decoder for all who read one."""
+
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data.images import DataError, as_grey, read_raw
+
+BACKGROUND, UNKNOWN, FOREGROUND = 0.0, 0.5, 1.0
+FLOAT_TOLERANCE = 1 / 255  # takes in 127 / 255 and 128 / 255, the two 8-bit neighbours of 0.5
+ALPHA_TOLERANCE = 0.5 / 255  # an alpha this close to 0 or 1 is stored as 0 or 255 in 8 bit
+
+Trimap = TypeVar("Trimap", NDArray[np.floating], Tensor)
+
+
+def decode_trimap(values: NDArray, name: str | Path = "the trimap") -> NDArray[np.float32]:
+    """Turn what people store as a trimap into 0 background, exactly 0.5 unknown, 1 foreground.
+
+    uint8 with maximum 2 holds class ids 0, 1, 2; otherwise 0 and 255 are known and all between is unknown. Floats are
+    0, 0.5 or 1 within `FLOAT_TOLERANCE`.
+
+    Args:
+        values: (H, W) uint8 or float, or RGB(A) copies of it with equal channels.
+        name: what an error calls it, a path for instance.
+
+    Returns: (H, W) in {0, 0.5, 1}, a new array.
+
+    Raises:
+        DataError: another dtype or shape; uint8 with maximum 1, which may be class ids or a mask; other float values.
+    """
+    values = as_grey(values, name)
+    if values.size == 0:
+        raise DataError(f"{name} is empty: shape {values.shape}")
+    if values.dtype == np.uint8:
+        return _decode_uint8(values, name)
+    if np.issubdtype(values.dtype, np.floating):
+        trimap = np.rint(2 * values) / 2
+        if (np.abs(values - trimap) <= FLOAT_TOLERANCE).all() and trimap.min() >= 0 and trimap.max() <= 1:
+            return trimap.astype(np.float32)
+        raise DataError(
+            f"{name} holds floats between {values.min():.4g} and {values.max():.4g} that are not 0, 0.5 or 1: "
+            "round an alpha or a mask to these first"
+        )
+    raise DataError(f"{name} is {values.dtype}; expected uint8 with 0, 128, 255, or floats 0, 0.5, 1: convert it")
+
+
+def _decode_uint8(values: NDArray[np.uint8], name: str | Path) -> NDArray[np.float32]:
+    highest = int(values.max())
+    if highest == 1:
+        raise DataError(
+            f"{name} holds only 0 and 1: class ids without foreground, or a mask? Store 0, 128, 255, "
+            "or make a trimap from the mask"
+        )
+    table = np.full(256, UNKNOWN, np.float32)
+    table[0] = BACKGROUND
+    table[2 if highest == 2 else 255] = FOREGROUND
+    return table[values]
+
+
+def encode_trimap(trimap: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Turn 0, 0.5, 1 into 0, 128, 255, any shape.
+
+    Raises:
+        DataError: another value.
+    """
+    if not np.isin(trimap, (BACKGROUND, UNKNOWN, FOREGROUND)).all():
+        raise DataError("expected a trimap of 0, 0.5 and 1 alone: pass it through decode_trimap first")
+    return np.ceil(trimap * 255).astype(np.uint8)
+
+
+def read_trimap(path: str | Path) -> NDArray[np.float32]:
+    """Read a trimap file as (H, W) in {0, 0.5, 1}; see `decode_trimap`."""
+    return decode_trimap(read_raw(path), path)
+
+
+def unknown_mask(trimap: Trimap) -> Trimap:
+    """Mark the unknown pixels of a decoded trimap: boolean, same shape, array or tensor as given."""
+    return trimap == UNKNOWN
+
+
+def trimap_from_alpha(
+    alpha: NDArray[np.floating], foreground_radius_px: int, background_radius_px: int
+) -> NDArray[np.float32]:
+    """Make a trimap by eroding alpha = 1 and alpha = 0, each by an ellipse of 2 radius + 1 px across.
+
+    Beyond the picture's border both continue, so that a border erodes nothing. All fractional pixels are unknown.
+
+    Args:
+        alpha: (H, W) in [0, 1]; within `ALPHA_TOLERANCE` of 0 and 1 counts as 0 and 1.
+        foreground_radius_px: >= 0; 0 erodes nothing.
+        background_radius_px: as `foreground_radius_px`.
+
+    Returns: (H, W) in {0, 0.5, 1}.
+    """
+    trimap = np.full(alpha.shape, UNKNOWN, np.float32)
+    trimap[_erode(alpha >= 1 - ALPHA_TOLERANCE, foreground_radius_px)] = FOREGROUND
+    trimap[_erode(alpha <= ALPHA_TOLERANCE, background_radius_px)] = BACKGROUND
+    return trimap
+
+
+def _erode(mask: NDArray[np.bool_], radius_px: int) -> NDArray[np.bool_]:
+    side_px = 2 * radius_px + 1
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side_px, side_px))
+    return cv2.erode(mask.astype(np.uint8), kernel).astype(bool)
+
+
+def trivial_alpha(trimap: Trimap) -> Trimap:
+    """Predict 0.5 on every unknown pixel: the trimap read as an alpha, a new array of the same shape."""
+    return trimap * 1
+
+
+def ramp_alpha(trimap: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Predict by distance alone: d_bg / (d_bg + d_fg), the Euclidean distances to the nearest known pixels.
+
+    A side that the trimap lacks is infinitely far: no foreground gives 0, no background 1, neither 0.5.
+
+    Args:
+        trimap: (H, W) in {0, 0.5, 1}.
+
+    Returns: (H, W) in [0, 1]; 0 and 1 on known pixels.
+    """
+    has_foreground, has_background = (trimap == FOREGROUND).any(), (trimap == BACKGROUND).any()
+    if not (has_foreground and has_background):
+        absent = UNKNOWN if not (has_foreground or has_background) else float(has_foreground)
+        return np.full(trimap.shape, absent, np.float32)
+    to_foreground, to_background = (
+        cv2.distanceTransform((trimap != side).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        for side in (FOREGROUND, BACKGROUND)
+    )
+    return to_background / (to_background + to_foreground)
