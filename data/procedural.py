@@ -42,11 +42,12 @@ def resolve(canvas: NDArray[np.uint8]) -> tuple[Array, Array]:
     Returns: alpha (H, W) in [0, 1], the exact share of painted samples, and shade (H, W) in [0, 1], the mean over the
         painted samples, continued smoothly to where there are none.
     """
-    size = (canvas.shape[1] // SCALE, canvas.shape[0] // SCALE)
-    alpha = cv2.resize((canvas > 0).astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    weighted = cv2.resize(canvas.astype(np.float32) / 255, size, interpolation=cv2.INTER_AREA)
-    nearby_weighted, nearby = (cv2.GaussianBlur(x, (0, 0), 4) + 1e-4 * mean for x, mean in ((weighted, 0.5), (alpha, 1)))
-    shade = np.where(alpha > 0, weighted / np.maximum(alpha, 1e-6), nearby_weighted / nearby)
+    samples = canvas.reshape(canvas.shape[0] // SCALE, SCALE, canvas.shape[1] // SCALE, SCALE)
+    alpha = (samples > 0).mean((1, 3), dtype=np.float32)
+    weighted = samples.mean((1, 3), dtype=np.float32) / 255
+    nearby = cv2.GaussianBlur(alpha, (0, 0), 4) + 1e-4
+    nearby_shade = (cv2.GaussianBlur(weighted, (0, 0), 4) + 0.5e-4) / nearby  # half bright where nothing is near
+    shade = np.where(alpha > 0, weighted / np.maximum(alpha, 1e-6), nearby_shade)
     return alpha, shade.astype(np.float32)
 
 
@@ -68,7 +69,9 @@ def blob(rng: Generator, centre: Points, radius: float, roughness: float = 0.12)
     return centre + radius * np.maximum(relative, 0.35)[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
 
 
-def strand(root: Points, control: Points, tip: Points, width: float, taper: float = 0.8, num_points: int = 14) -> Points:
+def strand(
+    root: Points, control: Points, tip: Points, width: float, taper: float = 0.8, num_points: int = 14
+) -> Points:
     """Outline a thin strand along a quadratic Bezier curve.
 
     Args:
@@ -84,10 +87,16 @@ def strand(root: Points, control: Points, tip: Points, width: float, taper: floa
     t = np.linspace(0, 1, num_points)[:, None]
     centre_line = (1 - t) ** 2 * root + 2 * t * (1 - t) * control + t**2 * tip
     tangent = 2 * (1 - t) * (control - root) + 2 * t * (tip - control)
-    normal = np.stack([-tangent[:, 1], tangent[:, 0]], 1) / np.maximum(np.linalg.norm(tangent, axis=1, keepdims=True), 1e-9)
+    tangent /= np.maximum(np.linalg.norm(tangent, axis=1, keepdims=True), 1e-9)
+    normal = np.stack([-tangent[:, 1], tangent[:, 0]], 1)
     # cv2 also paints the samples that an edge passes through: half a sample on either side.
     half_width = np.maximum(width * (1 - taper * t) / 2 - 0.5 / SCALE, 0)
     return np.concatenate([centre_line + half_width * normal, (centre_line - half_width * normal)[::-1]])
+
+
+def thread(canvas: NDArray[np.uint8], line: Points, width: float, shade: int) -> None:
+    """Paint a line of constant width, rounded to 1 / SCALE px, through (N, 2) points in pixels."""
+    cv2.polylines(canvas, [np.round(line * SCALE - 0.5).astype(np.int32)], False, shade, round(width * SCALE))
 
 
 def noise(rng: Generator, size_px: int, cells: int, num_octaves: int = 4) -> Array:
@@ -118,7 +127,7 @@ def texture(rng: Generator, size_px: int) -> Array:
     Returns: (size_px, size_px, 3) RGB in [0, 1].
     """
     hue = rng.uniform(0, 360) + np.array([0, rng.normal(0, 25), rng.uniform(0, 360)])
-    hsv = np.stack([hue % 360, rng.uniform(0.25, 0.95, 3), rng.uniform(0.3, 1.0, 3)], 1).astype(np.float32)
+    hsv = np.stack([hue % 360, rng.uniform(0.1, 0.95, 3), rng.uniform(0.25, 1, 3)], 1).astype(np.float32)
     first, second, third = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]
     y, x = np.mgrid[:size_px, :size_px].astype(np.float32) / size_px - 0.5
     angle = rng.uniform(0, 2 * np.pi, 2)
@@ -129,10 +138,10 @@ def texture(rng: Generator, size_px: int) -> Array:
         mix = 0.5 + 0.5 * np.sin(2 * np.pi * rng.uniform(4, 16) * across + 3 * mix)
     elif pattern == 1:
         mix = np.clip(0.6 * mix + across + 0.2, 0, 1)
-    accent = (noise(rng, size_px, 4) > rng.uniform(0.65, 1))[..., None]
-    surface = np.where(accent, third, first + mix[..., None] * (second - first))
-    grain = rng.normal(0, rng.uniform(0.01, 0.05), (size_px, size_px, 1)) + 0.25 * (noise(rng, size_px, 32, 2) - 0.5)[..., None]
-    return np.clip((surface + grain) * (1 + 0.5 * light)[..., None], 0, 1).astype(np.float32)
+    accent = noise(rng, size_px, 4) > rng.uniform(0.65, 1.1)
+    surface = np.where(accent[..., None], third, first + mix[..., None] * (second - first))
+    grain = rng.normal(0, rng.uniform(0.01, 0.05), (size_px, size_px)) + 0.25 * (noise(rng, size_px, 32, 2) - 0.5)
+    return np.clip((surface + grain[..., None]) * (1 + 0.5 * light)[..., None], 0, 1).astype(np.float32)
 
 
 def canvas_for(size_px: int) -> NDArray[np.uint8]:
@@ -157,7 +166,7 @@ def hair(rng: Generator, size_px: int) -> tuple[Array, Array]:
     centre = random_centre(rng, size_px)
     outline = blob(rng, centre, size_px * rng.uniform(0.16, 0.23))
     fill(canvas, outline, 150)
-    wind = rng.normal(0, 0.35, 2)
+    wind = rng.normal(0, 0.5, 2)
     for _ in range(rng.integers(30, 50)):
         at = rng.integers(len(outline))
         radial = outline[at] - centre
@@ -209,10 +218,8 @@ def glass(rng: Generator, size_px: int) -> tuple[Array, Array]:
     depth = cv2.distanceTransform((coverage > 0).astype(np.uint8), cv2.DIST_L2, 5)
     row, column = np.mgrid[:size_px, :size_px].astype(np.float32)
     across = (column - middle) / np.interp(row, y, half_width)
-    streaks = sum(
-        weight * np.exp(-(((across - at) / width) ** 2))
-        for at, width, weight in zip(rng.uniform(-0.8, 0.8, 3), rng.uniform(0.03, 0.15, 3), rng.uniform(0.3, 0.9, 3), strict=True)
-    )
+    positions, widths, weights = rng.uniform([-0.8, 0.03, 0.3], [0.8, 0.15, 0.9], (3, 3)).T
+    streaks = (weights * np.exp(-(((across[..., None] - positions) / widths) ** 2))).sum(-1)
     rim = np.exp(-depth / (size_px * rng.uniform(0.01, 0.03)))
     base = row > bottom - size_px * rng.uniform(0.06, 0.2)
     density = rng.uniform(0.03, 0.25) + 0.2 * noise(rng, size_px, 3, 2) + rng.uniform(0.5, 0.9) * rim + streaks
@@ -224,7 +231,7 @@ def glass(rng: Generator, size_px: int) -> tuple[Array, Array]:
 
 
 def lace(rng: Generator, size_px: int) -> tuple[Array, Array]:
-    """Draw a cloth of periodic holes, or a net of threads, with a hem; (H, W, 3) RGB and (H, W) alpha."""
+    """Draw a cloth of periodic holes, or a net of threads, with a hem and dense motifs; RGB and alpha as `hair`."""
     canvas, unit = canvas_for(size_px), size_px / REFERENCE_PX
     outline = blob(rng, random_centre(rng, size_px, 0.04), size_px * rng.uniform(0.32, 0.4), roughness=0.06)
     pitch, angle = unit * rng.uniform(11, 20), rng.uniform(0, np.pi)
@@ -247,14 +254,15 @@ def lace(rng: Generator, size_px: int) -> tuple[Array, Array]:
         width = unit * rng.uniform(1.5, 4)
         along = np.linspace(-size_px, size_px, 200)
         for offset in steps:
-            for line in (np.stack([along, along * 0 + offset], 1), np.stack([along * 0 + offset, along], 1)):
-                cv2.polylines(canvas, [np.round(place(line) * SCALE - 0.5).astype(np.int32)], False,
-                              int(rng.integers(120, 256)), round(width * SCALE))
+            line = np.stack([along, np.full_like(along, offset)], 1)
+            thread(canvas, place(line), width, int(rng.integers(120, 256)))
+            thread(canvas, place(line[:, ::-1]), width, int(rng.integers(120, 256)))
         mask = np.zeros_like(canvas)
         fill(mask, outline, 255)
         canvas[mask == 0] = 0
-    hem = np.round(outline * SCALE - 0.5).astype(np.int32)
-    cv2.polylines(canvas, [hem], True, 255, round(unit * rng.uniform(3, 9) * SCALE))
+    for _ in range(rng.integers(1, 4)):
+        fill(canvas, blob(rng, random_centre(rng, size_px, 0.2), size_px * rng.uniform(0.06, 0.11), roughness=0.2), 230)
+    thread(canvas, np.concatenate([outline, outline[:1]]), unit * rng.uniform(3, 9), 255)
     return shaded(rng, canvas)
 
 
@@ -266,7 +274,8 @@ def solid(rng: Generator, size_px: int) -> tuple[Array, Array]:
         corners = outline[:: int(rng.choice([1, 1, 20, 36]))]  # a smooth shape, or one of 9 or 5 corners
         fill(canvas, corners, int(rng.integers(120, 256)))
     foreground, alpha = shaded(rng, canvas)
-    return foreground, cv2.GaussianBlur(alpha, (0, 0), size_px / REFERENCE_PX * rng.uniform(0.3, 2))
+    out_of_focus = cv2.GaussianBlur(alpha, (0, 0), size_px / REFERENCE_PX * rng.uniform(0.3, 2))
+    return foreground, np.asarray(out_of_focus, np.float32)
 
 
 def cutout(rng: Generator, size_px: int) -> tuple[Array, Array]:

@@ -1,0 +1,201 @@
+"""Generate the demo's matting set: procedural foregrounds over photographs that installed packages ship.
+
+    python tools/make_demo_data.py --output output/demo/data --seed 0
+
+writes `train/rgba`, `train/backgrounds`, `test/merged`, `test/trimaps`, `test/alpha_copy` and `manifest.json`. The same
+seed gives the same bytes. Training and test share neither a photograph nor a random stream.
+"""
+
+import _root  # noqa: F401
+
+import argparse
+import importlib.util
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image
+
+from data.composition import composite
+from data.images import read_image, to_float, to_uint8, write_alpha, write_image
+from data.procedural import KINDS, REFERENCE_PX
+from data.trimap import trimap_from_alpha
+
+Array = NDArray[np.float32]
+
+# a file inside its package: the licence, as the package itself states it
+TRAIN_PHOTOGRAPHS = {
+    "skimage/data/astronaut.png": "no known copyright restrictions, released into the public domain (NASA)",
+    "skimage/data/camera.png": "CC0 by the photographer (Lav Varshney)",
+    "skimage/data/grass.png": "Creative Commons CC0",
+    "skimage/data/gravel.png": "Creative Commons CC0",
+    "skimage/data/brick.png": "Creative Commons CC0",
+    "skimage/data/motorcycle_left.png": "none stated; from the Middlebury 2014 stereo benchmark",
+    "sklearn/datasets/images/china.jpg": "CC BY 2.0, danielbuechele",
+    "sklearn/datasets/images/flower.jpg": "CC BY 2.0, vultilion",
+}
+TEST_PHOTOGRAPHS = {
+    "skimage/data/chelsea.png": "CC0 by the photographer (Stefan van der Walt)",
+    "skimage/data/coffee.png": "CC0 by the photographer (Rachel Michetti)",
+    "skimage/data/rocket.jpg": "released in the public domain (SpaceX)",
+}
+TRAIN_FOREGROUND, TRAIN_BACKGROUND, TEST_SAMPLE = STREAMS = ("train_foreground", "train_background", "test_sample")
+MIN_RADIUS_PX, MAX_RADIUS_PX = 4, 16  # of the test trimaps, at REFERENCE_PX
+
+
+@dataclass
+class Sample:
+    """A test sample: foreground and background (H, W, 3) RGB, alpha (H, W), all 8-bit values / 255; trimap (H, W)."""
+
+    foreground: Array
+    alpha: Array
+    background: Array
+    trimap: Array
+
+
+def find_photograph(name: str) -> Path:
+    """Locate a photograph inside an installed package, without importing the package.
+
+    Args:
+        name: `package/path/inside/it`.
+
+    Raises:
+        FileNotFoundError: the package is not installed, or came without the file.
+    """
+    package, _, inside = name.partition("/")
+    spec = importlib.util.find_spec(package)
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if (path := Path(folder, inside)).is_file():
+            return path
+    found = "the package without that file" if spec else "no such package"
+    raise FileNotFoundError(f"expected the photograph {name} among installed packages, found {found}: run `make setup`")
+
+
+def generator(seed: int, stream: str, index: int) -> Generator:
+    """Give one picture's random generator, independent of every other picture's and of their number."""
+    return np.random.default_rng([seed, STREAMS.index(stream), index])
+
+
+def kind_of(index: int) -> str:
+    """Name the kind of the index-th foreground of a stream: all kinds in turn."""
+    return list(KINDS)[index % len(KINDS)]
+
+
+def draw_foreground(rng: Generator, index: int, size_px: int) -> tuple[Array, Array]:
+    """Draw the index-th foreground of a stream: (H, W, 3) RGB and (H, W) alpha, rounded to 8 bit as they are stored."""
+    foreground, alpha = KINDS[kind_of(index)](rng, size_px)
+    return to_float(to_uint8(foreground)), to_float(to_uint8(alpha))
+
+
+def draw_background(rng: Generator, photograph: Path, size_px: int) -> Array:
+    """Cut a random square out of a photograph, change its colours and blur it as a lens would.
+
+    A grey photograph is toned between a dark and a bright colour first.
+
+    Returns: (size_px, size_px, 3) RGB in steps of 1 / 255.
+    """
+    picture = read_image(photograph)
+    height, width = picture.shape[:2]
+    side = int(min(height, width) * rng.uniform(0.5, 1))
+    top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+    shrinking = cv2.INTER_AREA if side > size_px else cv2.INTER_LINEAR
+    square = cv2.resize(picture[top : top + side, left : left + side], (size_px, size_px), interpolation=shrinking)
+    if rng.random() < 0.5:
+        square = square[:, ::-1]
+    if np.ptp(square, axis=2).max() == 0:
+        tones = np.array([[[rng.uniform(0, 360), 0.3, 0.1], [rng.uniform(0, 360), 0.3, 1]]], np.float32)
+        dark, bright = cv2.cvtColor(tones, cv2.COLOR_HSV2RGB)[0]
+        square = dark + square * (bright - dark)
+    hsv = cv2.cvtColor(np.ascontiguousarray(square), cv2.COLOR_RGB2HSV)
+    hsv[..., 0] = (hsv[..., 0] + rng.uniform(-25, 25)) % 360
+    hsv[..., 1] = np.clip(hsv[..., 1] * rng.uniform(0.6, 1.1), 0, 1)
+    hsv[..., 2] = hsv[..., 2] ** rng.uniform(0.7, 1.4)
+    lens_px = size_px / REFERENCE_PX * rng.uniform(0.3, 2.5)
+    return to_float(to_uint8(cv2.GaussianBlur(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), (0, 0), lens_px)))
+
+
+def draw_test_sample(seed: int, index: int, size_px: int) -> Sample:
+    """Draw the index-th test sample: foreground, held-out photograph, and trimap with radii drawn separately."""
+    rng = generator(seed, TEST_SAMPLE, index)
+    foreground, alpha = draw_foreground(rng, index, size_px)
+    names = list(TEST_PHOTOGRAPHS)
+    photograph = names[(index + index // len(KINDS)) % len(names)]  # a kind meets another photograph in each turn
+    background = draw_background(rng, find_photograph(photograph), size_px)
+    radii_px = rng.integers(MIN_RADIUS_PX, MAX_RADIUS_PX + 1, 2) * size_px // REFERENCE_PX
+    return Sample(foreground, alpha, background, trimap_from_alpha(alpha, *map(int, radii_px)))
+
+
+def write_picture(task: tuple[str, int], output: Path, seed: int, size_px: int) -> None:
+    """Draw and write what one (stream, index) stands for: a cut-out, a background, or the three files of a test."""
+    cv2.setNumThreads(1)  # the other cores draw other pictures
+    stream, index = task
+    name = f"{kind_of(index)}_{index:03d}.png"
+    if stream == TRAIN_FOREGROUND:
+        foreground, alpha = draw_foreground(generator(seed, stream, index), index, size_px)
+        Image.fromarray(to_uint8(np.dstack([foreground, alpha]))).save(output / "train" / "rgba" / name)
+    elif stream == TRAIN_BACKGROUND:
+        names = list(TRAIN_PHOTOGRAPHS)
+        photograph = find_photograph(names[index % len(names)])
+        background = draw_background(generator(seed, stream, index), photograph, size_px)
+        write_image(output / "train" / "backgrounds" / f"{photograph.stem}_{index:03d}.png", background)
+    else:
+        sample = draw_test_sample(seed, index, size_px)
+        merged = composite(sample.alpha[..., None], sample.foreground, sample.background)
+        write_image(output / "test" / "merged" / name, merged)
+        write_alpha(output / "test" / "trimaps" / name, sample.trimap)
+        write_alpha(output / "test" / "alpha_copy" / name, sample.alpha)
+
+
+def make_demo_data(
+    output: Path, seed: int, size_px: int, num_train: int, num_backgrounds: int, num_test: int, num_workers: int
+) -> None:
+    """Write the whole set.
+
+    Args:
+        output: folder to create; files of an earlier run with the same names are replaced.
+        seed: any non-negative integer; the same gives the same bytes, whatever the number of workers.
+        size_px: side of every picture.
+        num_train: foregrounds with alpha; every kind once per six.
+        num_backgrounds: squares cut out of the training photographs.
+        num_test: composites of foregrounds and photographs that training does not see.
+        num_workers: processes.
+    """
+    for folder in ("train/rgba", "train/backgrounds", "test/merged", "test/trimaps", "test/alpha_copy"):
+        (output / folder).mkdir(parents=True, exist_ok=True)
+    counts = {TRAIN_FOREGROUND: num_train, TRAIN_BACKGROUND: num_backgrounds, TEST_SAMPLE: num_test}
+    tasks = [(stream, index) for stream, count in counts.items() for index in range(count)]
+    draw = partial(write_picture, output=output, seed=seed, size_px=size_px)
+    with ProcessPoolExecutor(num_workers, get_context("spawn")) as pool:
+        list(pool.map(draw, tasks, chunksize=4))
+    photographs = {"train": TRAIN_PHOTOGRAPHS, "test": TEST_PHOTOGRAPHS}
+    manifest = {"seed": seed, "size_px": size_px, "counts": counts, "photograph_licences": photographs}
+    (output / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line (`sys.argv` by default) and write the set."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size-px", type=int, default=REFERENCE_PX, help="side of every picture")
+    parser.add_argument("--num-train", type=int, default=120, help="training foregrounds")
+    parser.add_argument("--num-backgrounds", type=int, default=64, help="training backgrounds")
+    parser.add_argument("--num-test", type=int, default=24, help="test composites")
+    parser.add_argument("--num-workers", type=int, default=os.cpu_count() or 1, help="processes")
+    options = parser.parse_args(arguments)
+    make_demo_data(**vars(options))
+    counts = f"{options.num_train} foregrounds, {options.num_backgrounds} backgrounds, {options.num_test} composites"
+    print(f"wrote {counts} to {options.output}")
+
+
+if __name__ == "__main__":
+    main()
