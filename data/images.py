@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.ImageFile import ImageFile
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 2**27  # 134 megapixels: four times 8K UHD (33) and above a 100-megapixel camera
@@ -52,15 +53,14 @@ def read_raw(path: str | Path) -> NDArray:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(_too_large(path, f"{image.width} x {image.height}"))
-            stored = image.tile[0].args if image.tile else ""
-            stored_mode = str(stored if isinstance(stored, str) else stored[0])
+            is_16_bit_colour = image.mode in ("RGB", "RGBA") and "16" in _stored_mode(image)
             image.load()
-            if "16" in stored_mode and image.mode in ("RGB", "RGBA"):
+            if is_16_bit_colour:
                 return _read_16_bit_colour(path, image)
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I;16"):
-                return np.asarray(image).astype(np.uint16)
-            return np.asarray(image.convert(_target_mode(path, image)))
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I;16"):
+                return np.asarray(upright).astype(np.uint16)
+            return np.asarray(upright.convert(_target_mode(path, upright)))
     except Image.DecompressionBombError as error:
         raise DataError(_too_large(path, str(error))) from error
     except FileNotFoundError:
@@ -73,6 +73,12 @@ def _too_large(path: Path, size: str) -> str:
     return f"{path} is too large ({size}); the limit is {MAX_PIXELS} pixels, against bombs: resize the picture"
 
 
+def _stored_mode(image: ImageFile) -> str:
+    """Name the layout in the file of a picture not yet loaded, such as "RGB;16B"; empty where Pillow does not tell."""
+    arguments = image.tile[0].args if image.tile else ""
+    return str(arguments if isinstance(arguments, str) or not arguments else arguments[0])
+
+
 def _target_mode(path: Path, image: Image.Image) -> str:
     """Name the Pillow mode to decode to: "L", "RGB" or "RGBA"."""
     if image.has_transparency_data:
@@ -81,7 +87,7 @@ def _target_mode(path: Path, image: Image.Image) -> str:
         return "L"
     if image.mode in ("P", "RGB", "CMYK", "YCbCr"):
         return "RGB"
-    raise DataError(f"{path} has pixel format {image.mode}; expected 8- or 16-bit grey, palette, RGB or RGBA: convert it")
+    raise DataError(f"{path} has pixel format {image.mode}; expected 8- or 16-bit grey, palette, RGB, RGBA: convert it")
 
 
 def _read_16_bit_colour(path: Path, image: Image.Image) -> NDArray[np.uint16]:
@@ -97,7 +103,7 @@ def _read_16_bit_colour(path: Path, image: Image.Image) -> NDArray[np.uint16]:
 
 
 def turn_upright(pixels: NDArray, orientation: int) -> NDArray:
-    """Turn an array (H, W, ...) as its EXIF orientation 1 to 8 says; other values, which EXIF leaves open, turn nothing.
+    """Turn an array (H, W, ...) as its EXIF orientation 1 to 8 says; other values turn nothing.
 
     Source: EXIF 2.32, tag 0x0112; rows 5 to 8 swap the sides.
     """
