@@ -1,0 +1,43 @@
+"""What every test shares: a CUDA check, the folders of real data, hypothesis settings."""
+
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = REPOSITORY.parent / "shared"
+
+# No deadline: the cores are shared with other workers. Derandomised: a red run is red again.
+hypothesis.settings.register_profile("repository", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repository")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked `gpu` where there is no CUDA device."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def shared_folder(name: str) -> Path:
+    """Return a folder of the data kept beside the checkout, or skip the test where it is absent."""
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"../shared/{name} is not beside this checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def matting_folder() -> Path:
+    """Folder of real photographs, trimaps and alphas; see its README.md."""
+    return shared_folder("matting")
+
+
+@pytest.fixture(scope="session")
+def metric_reference() -> Path:
+    """Folder of pred/, alpha/, trimap/ and reference_values.csv, the MATLAB metrics on four cases."""
+    return shared_folder("metric_reference")

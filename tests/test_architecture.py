@@ -1,0 +1,169 @@
+"""Who may import whom: every import in the repository is looked up in one table."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+BACKBONE = "modeling.backbone"
+LEAVES = (f"{BACKBONE}.rope_position_encoding", f"{BACKBONE}.windows", f"{BACKBONE}.layers")
+NETWORK = ("torch", "timm.layers")
+EVALUATION = ("numpy", "cv2", "data.images", "data.trimap", "evaluation.metrics", "evaluation.report")
+
+# Module or room -> what it may import beside the standard library; the longest name that fits a module decides.
+ARROWS: dict[str, tuple[str, ...]] = {
+    # torch for its optimisers and fvcore for detectron2's schedules, which a config names.
+    "configs": ("configs", "modeling", "data", "evaluation", "engine", "detectron2", "fvcore", "torch"),
+    "main": ("engine", "detectron2", "omegaconf"),
+    "preprocess": ("torch", "safetensors", "modeling"),
+    "tools": ("_root", "modeling", "data", "evaluation", "engine", "inference", "preprocess", "*"),
+    "tools.__init__": (),
+    "tools._root": (),
+    "tools.install_detectron2": (),
+    # What runs without detectron2.
+    "inference": ("inference", "modeling", "data.images", "data.trimap", "torch", "torchvision", "timm", "numpy", "cv2",
+                  "PIL", "safetensors"),
+    # fvcore, omegaconf and hydra are detectron2's own interface (event writers, checkpointer, configs, overrides).
+    "engine": ("engine", "torch", "detectron2", "numpy", "fvcore", "omegaconf", "hydra"),
+    "modeling": (*NETWORK, "modeling"),
+    "modeling.vitmatte": NETWORK,
+    f"{BACKBONE}.__init__": (BACKBONE,),
+    BACKBONE: (*NETWORK, f"{BACKBONE}.windows", f"{BACKBONE}.layers"),
+    **dict.fromkeys(LEAVES, NETWORK),
+    f"{BACKBONE}.attention": (*NETWORK, *LEAVES),
+    f"{BACKBONE}.block": (*NETWORK, *LEAVES, f"{BACKBONE}.attention"),
+    f"{BACKBONE}.vit": (*NETWORK, *LEAVES, f"{BACKBONE}.attention", f"{BACKBONE}.block"),
+    "data": ("data", "numpy", "cv2", "PIL", "torch"),
+    "evaluation": EVALUATION,
+    "evaluation.evaluator": (*EVALUATION, "torch", "detectron2"),
+}  # fmt: skip
+NOT_ROOMS = {"tests", "output", "datasets"}
+
+
+def source_files(root: Path) -> Iterator[Path]:
+    """Yield every Python file of the rooms and of the root, tests and hidden folders left out."""
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).parts
+        if parts[0] not in NOT_ROOMS and not any(part.startswith(".") for part in parts):
+            yield path
+
+
+def imported_names(path: Path, module: str) -> Iterator[str]:
+    """Yield what a file imports, anywhere in it, as absolute dotted names: `from a import b` as `a.b`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = module.split(".")[: -node.level] if node.level else []
+            source = ".".join([*package, *filter(None, [node.module])])
+            yield from (f"{source}.{alias.name}" for alias in node.names)
+
+
+def is_within(name: str, prefixes: tuple[str, ...]) -> bool:
+    """Tell whether a dotted name is one of the prefixes or lies below one."""
+    return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
+
+
+def forbidden_arrows(root: Path) -> list[str]:
+    """List the imports under a root that the table does not allow, one line each."""
+    modules = {path: ".".join(path.relative_to(root).with_suffix("").parts) for path in source_files(root)}
+    ours = {module.split(".")[0] for module in modules.values()} | {"tests"}
+    # Run as scripts, tools see each other as top-level modules.
+    ours |= {module.split(".")[1] for module in modules.values() if module.startswith("tools.")}
+    found = []
+    for path, module in modules.items():
+        rules = [rule for rule in ARROWS if is_within(module, (rule,))]
+        if not rules:
+            found.append(f"{module}: a room that the table does not know")
+            continue
+        allowed = ARROWS[max(rules, key=len)]
+        for name in imported_names(path, module):
+            top = name.split(".")[0]
+            is_foreign = top not in ours
+            if is_foreign and (top in sys.stdlib_module_names or "*" in allowed):
+                continue
+            if not is_within(name, allowed):
+                found.append(f"{module} -> {name}")
+    return found
+
+
+def test_no_import_breaks_the_house_rules():
+    assert forbidden_arrows(REPOSITORY) == []
+
+
+def test_every_tool_imports_root_first():
+    own_way = {"__init__.py", "_root.py", "install_detectron2.py"}
+    for path in sorted(REPOSITORY.glob("tools/*.py")):
+        if path.name not in own_way:
+            body = ast.parse(path.read_text(encoding="utf-8")).body
+            first = next(node for node in body if isinstance(node, ast.Import | ast.ImportFrom))
+            assert ast.unparse(first) == "import _root", path.name
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "arrow"),
+    [
+        ("modeling/criterion.py", "from data.images import read_image", "data.images.read_image"),
+        ("modeling/criterion.py", "def f():\n    import numpy as np", "numpy"),
+        ("modeling/criterion.py", "import timm", "timm"),
+        ("modeling/vitmatte.py", "from .detail_capture import DetailCapture", "modeling.detail_capture.DetailCapture"),
+        ("modeling/backbone/windows.py", "from modeling.backbone.layers import Mlp", "modeling.backbone.layers.Mlp"),
+        ("modeling/backbone/attention.py", "from . import block", "modeling.backbone.block"),
+        ("modeling/backbone/block.py", "from ..criterion import Loss", "modeling.criterion.Loss"),
+        ("modeling/backbone/convnext.py", "from .vit import ViT", "modeling.backbone.vit.ViT"),
+        ("data/datasets.py", "from modeling import ViTMatte", "modeling.ViTMatte"),
+        ("data/datasets.py", "import detectron2", "detectron2"),
+        ("evaluation/metrics.py", "import torch", "torch"),
+        ("evaluation/report.py", "from .evaluator import MattingEvaluator", "evaluation.evaluator.MattingEvaluator"),
+        ("evaluation/metrics.py", "import data", "data"),
+        ("evaluation/evaluator.py", "from data.datasets import MattingFolder", "data.datasets.MattingFolder"),
+        ("engine/hooks.py", "from evaluation.report import picture_sheet", "evaluation.report.picture_sheet"),
+        ("inference/predictor.py", "from data import datasets", "data.datasets"),
+        ("inference/predictor.py", "if TYPE_CHECKING:\n    from detectron2.config import CfgNode",
+         "detectron2.config.CfgNode"),
+        ("configs/demo.py", "import numpy", "numpy"),
+        ("main.py", "from modeling import ViTMatte", "modeling.ViTMatte"),
+        ("preprocess.py", "import detectron2", "detectron2"),
+        ("tools/demo.py", "from configs.common.train import train", "configs.common.train.train"),
+        ("tools/demo.py", "from tools.evaluate import main", "tools.evaluate.main"),
+        ("tools/demo.py", "import evaluate", "evaluate"),
+        ("tools/demo.py", "import main", "main"),
+        ("tools/install_detectron2.py", "import torch", "torch"),
+        ("engine/hooks.py", "from tests.conftest import SHARED", "tests.conftest.SHARED"),
+    ],
+)  # fmt: skip
+def test_a_forbidden_arrow_is_caught(tmp_path, file, source, arrow):
+    rooms = ("configs/__init__", "main", "tools/evaluate", "modeling/__init__", "data/__init__")
+    for path in [*(Path(tmp_path, room + ".py") for room in rooms), tmp_path / file]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert forbidden_arrows(tmp_path) == []
+    (tmp_path / file).write_text(source)
+    module = file.removesuffix(".py").replace("/", ".")
+    assert forbidden_arrows(tmp_path) == [f"{module} -> {arrow}"]
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("modeling/backbone/__init__.py", "from modeling.backbone.vit import ViT"),
+        ("modeling/backbone/vit.py", "import math\nimport torch.nn.functional as F\nfrom .block import Block"),
+        ("evaluation/evaluator.py", "from detectron2.utils import comm\nfrom data.images import write_alpha"),
+        ("inference/predictor.py", "from data import images, trimap"),
+        ("tools/train_demo.py", "import _root\nimport skimage\nfrom evaluation.evaluator import MattingEvaluator"),
+        ("configs/demo.py", "from .common.train import train"),
+    ],
+)
+def test_an_allowed_arrow_passes(tmp_path, file, source):
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text(source)
+    assert forbidden_arrows(tmp_path) == []
+
+
+def test_an_unknown_room_is_caught(tmp_path):
+    (tmp_path / "helpers.py").touch()
+    assert forbidden_arrows(tmp_path) == ["helpers: a room that the table does not know"]

@@ -1,0 +1,144 @@
+"""Set-up: the requirement files, the detectron2 installer, the import path of tools, the gate's counting."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools import install_detectron2
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# The spawned worker must find `_root` by itself, so `tools`, which would help it, is imported after.
+PROBE = """
+import _root
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+import probed_room
+
+
+def path_of_root() -> str:
+    return _root.__file__
+
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        print(pool.submit(path_of_root).result())
+    print(probed_room.__file__)
+    import tools
+    print(tools.__file__)
+"""
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    """A repository of one room and one tool named `probed_room` as well, beside a foreign package `tools`."""
+    root = tmp_path / "house"
+    (root / "tools").mkdir(parents=True)
+    for name in ("__init__.py", "_root.py"):
+        shutil.copy(REPOSITORY / "tools" / name, root / "tools" / name)
+    (root / "tools" / "probe.py").write_text(PROBE)
+    (root / "tools" / "probed_room.py").touch()
+    (root / "probed_room.py").touch()
+    (tmp_path / "foreign" / "tools").mkdir(parents=True)
+    (tmp_path / "foreign" / "tools" / "__init__.py").touch()
+    return root
+
+
+@pytest.mark.parametrize("way", [["tools/probe.py"], ["-m", "tools.probe"]], ids=["as a file", "as a module"])
+def test_a_tool_imports_from_the_repository_both_ways(house, way):
+    environment = {**os.environ, "PYTHONPATH": str(house.parent / "foreign")}
+    done = subprocess.run([sys.executable, *way], cwd=house, env=environment, capture_output=True, text=True)
+    expected = [house / "tools" / "_root.py", house / "probed_room.py", house / "tools" / "__init__.py"]
+    assert (done.stdout.split(), done.stderr) == ([str(path) for path in expected], "")
+
+
+def test_a_tool_runs_from_another_folder(house, tmp_path):
+    command = [sys.executable, house / "tools" / "probe.py"]
+    done = subprocess.run(command, cwd=tmp_path / "foreign", capture_output=True, text=True)
+    assert done.stdout.split()[1:] == [str(house / "probed_room.py"), str(house / "tools" / "__init__.py")]
+
+
+def test_import_tools_is_ours():
+    code = "import tools; print(tools.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert Path(done.stdout.strip()) == REPOSITORY / "tools" / "__init__.py"
+
+
+def test_every_requirement_has_bounds_and_a_reason():
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        is_explained = False
+        for line in (REPOSITORY / name).read_text().splitlines():
+            is_requirement = bool(line) and not line.startswith("#")
+            if is_requirement:
+                assert re.fullmatch(r"[a-z0-9-]+>=[\w.]+,<[\w.]+", line), f"{name}: {line}: expected name>=low,<high"
+                assert is_explained, f"{name}: {line} has no comment above it"
+            is_explained = line.startswith("#") or (is_requirement and is_explained)
+
+
+def fake_pip(command: list[str], check: bool) -> None:
+    """Do what pip does for the pinned wheel: unpack it into the folder after --target."""
+    assert check
+    pinned = Path(command[command.index("-r") + 1]).read_text()
+    assert re.search(r"==\S+ --hash=sha256:[0-9a-f]{64}", pinned)
+    target = Path(command[command.index("--target") + 1])
+    for name in ("detectron2", "tools", "sal_detectron2-0.7.2.dist-info"):
+        (target / name).mkdir(parents=True)
+        (target / name / "__init__.py").write_text(name)
+
+
+def test_install_moves_in_detectron2_alone(monkeypatch, tmp_path):
+    site_packages = tmp_path / "site-packages"
+    site_packages.mkdir()
+    monkeypatch.setattr(install_detectron2.subprocess, "run", fake_pip)
+    install_detectron2.install(site_packages)
+    assert sorted(path.name for path in site_packages.iterdir()) == ["detectron2", "sal_detectron2-0.7.2.dist-info"]
+    assert (site_packages / "detectron2" / "__init__.py").read_text() == "detectron2"
+    assert list(tmp_path.iterdir()) == [site_packages]
+
+
+def test_install_does_nothing_where_detectron2_imports(monkeypatch, capsys):
+    monkeypatch.setattr(install_detectron2, "is_importable", lambda: True)
+    monkeypatch.setattr(install_detectron2, "install", lambda site_packages: pytest.fail("installed again"))
+    assert install_detectron2.main() == 0
+    assert "already" in capsys.readouterr().out
+
+
+def test_a_failing_pip_is_reported_and_leaves_nothing(monkeypatch, capsys, tmp_path):
+    def failing_pip(command: list[str], check: bool) -> None:
+        raise subprocess.CalledProcessError(3, command)
+
+    site_packages = tmp_path / "site-packages"
+    site_packages.mkdir()
+    monkeypatch.setattr(install_detectron2, "is_importable", lambda: False)
+    monkeypatch.setattr(install_detectron2.sysconfig, "get_paths", lambda: {"purelib": str(site_packages)})
+    monkeypatch.setattr(install_detectron2.subprocess, "run", failing_pip)
+    assert install_detectron2.main() == 1
+    assert "exit status 3" in capsys.readouterr().err
+    assert list(tmp_path.rglob("*")) == [site_packages]
+
+
+@pytest.mark.parametrize(("lint_status", "failures"), [(0, 0), (1, 0), (0, 1)])
+def test_ci_sums_the_counts_and_fails_if_any_part_failed(tmp_path, lint_status, failures):
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(REPOSITORY / ".ci" / "run", tmp_path / ".ci" / "run")
+    suite = '<testsuites><testsuite tests="{}" failures="{}" errors="{}" skipped="{}"/></testsuites>'
+    fast, slow = suite.format(10, failures, failures, 2), suite.format(3, 0, 0, 1)
+    make = tmp_path / "bin" / "make"
+    make.parent.mkdir()
+    make.write_text(
+        f"#!/bin/sh\ncase $1 in\nlint) exit {lint_status};;\ntest) text='{fast}'; status={failures};;\n"
+        f"test-slow) text='{slow}'; status=0;;\nesac\n"
+        'echo "$text" > "${PYTEST_ADDOPTS#--junitxml=}"\nexit $status\n'
+    )
+    make.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{make.parent}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", tmp_path / ".ci" / "run"], env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == f"{10 - 2 * failures} passed, {2 * failures} failed, 3 skipped"
+    assert done.returncode == (1 if lint_status or failures else 0)
