@@ -1,0 +1,1 @@
+"""Training as such: configs, schedule, step, checkpoints and processes. Nothing here knows what is trained."""

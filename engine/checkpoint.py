@@ -1,0 +1,112 @@
+"""Checkpoints in which every tensor is accounted for."""
+
+import logging
+import pickle
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+NAMES_SHOWN = 8
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that does not fit; the message names the file and the tensors."""
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint without running code from it.
+
+    Returns: a dict with "model" (name -> tensor) and, from a training, "trainer" and "iteration".
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        CheckpointError: where the file holds something else.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"there is no checkpoint {str(path)!r} (seen from {Path.cwd()}). The initial one is made from a published "
+            "DINOv3 checkpoint by preprocess.py; train.init_checkpoint=FILE names another, and an empty FILE starts "
+            "from random weights"
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} is no checkpoint of tensors and plain values: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise CheckpointError(f"{path}: expected a dict with 'model', as preprocess.py and the training write it")
+    return content
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str, may_lack: Iterable[str] = ()) -> None:
+    """Load weights into a model, each name and shape accounted for, or nothing at all.
+
+    Args:
+        model: bare, not wrapped for several processes.
+        weights: name -> tensor.
+        source: where they come from, for messages.
+        may_lack: the model's tensors whose names contain one of these may be missing: they keep their fresh values.
+
+    Raises:
+        CheckpointError: naming tensors that the model does not have, that are missing, or that have another shape.
+    """
+    own = model.state_dict()
+    fresh = [name for name in own if name not in weights]
+    allowed = tuple(may_lack)
+    problems = {
+        "not in the model": [name for name in weights if name not in own],
+        "missing in the file": [name for name in fresh if not any(part in name for part in allowed)],
+        "of another shape": [
+            f"{name} {tuple(tensor.shape)}, the model has {tuple(own[name].shape)}"
+            for name, tensor in weights.items()
+            if name in own and tensor.shape != own[name].shape
+        ],
+    }
+    found = [f"{len(names)} {what}: {_shown(names)}" for what, names in problems.items() if names]
+    if found:
+        raise CheckpointError(
+            f"{source} does not fit the model. {'; '.join(found)}. Convert it again for this config, or set the "
+            "config that it was made for"
+        )
+    model.load_state_dict(weights, strict=False)
+    logger.info("%s: %d of %d tensors loaded, fresh: %s", source, len(weights), len(own), _shown(fresh) or "none")
+
+
+def _shown(names: list[str]) -> str:
+    """The first few names."""
+    rest = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+class Checkpointer(DetectionCheckpointer):
+    """detectron2's checkpointer, where what is loaded must fit to the last tensor.
+
+    It writes {"model", "trainer", "iteration"} files and `last_checkpoint`, in the main process only.
+    """
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load the model and what is tracked beside it.
+
+        Args:
+            path: file that this class saved, or one with weights only.
+            checkpointables: names of what to load beside the model; all that are tracked by default.
+
+        Returns: what else the file holds.
+
+        Raises:
+            FileNotFoundError: where there is no such file.
+            CheckpointError: where a tensor or something tracked is missing or does not fit.
+        """
+        content = read_checkpoint(path)
+        names = list(self.checkpointables) if checkpointables is None else checkpointables
+        if lacking := [name for name in names if name not in content]:
+            raise CheckpointError(f"{path} lacks {', '.join(lacking)}: a training cannot be resumed from it")
+        load_weights(self.model, content.pop("model"), str(path))
+        for name in names:
+            self.checkpointables[name].load_state_dict(content.pop(name))
+        return content

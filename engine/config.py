@@ -1,0 +1,82 @@
+"""Reading a config and its command-line overrides, with misspellings refused."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import LazyConfig
+from hydra.errors import OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import engine.schedule  # noqa: F401  registers the resolvers that configs use
+
+
+class ConfigError(ValueError):
+    """A config or an override that cannot be used; the message is one line for the person who wrote it."""
+
+
+def load_config(path: str | Path) -> DictConfig:
+    """Load a `.py` config, or the `config.yaml` that a training saved.
+
+    Returns: the whole config; setting a key that it does not have is an error from now on.
+
+    Raises:
+        ConfigError: where the file does not exist or has another extension.
+    """
+    path = Path(path)
+    if path.suffix not in (".py", ".yaml", ".yml") or not path.is_file():
+        raise ConfigError(f"--config-file must be an existing .py or .yaml file, got {str(path)!r}")
+    cfg = LazyConfig.load(str(path))
+    OmegaConf.set_struct(cfg, True)
+    return cfg
+
+
+def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Set `key=value` pairs, in place, and resolve the whole config once to see that it is consistent.
+
+    Args:
+        cfg: what `load_config` gave.
+        overrides: "dotted.key=value", value in Hydra's grammar (numbers, strings, [lists], null, true).
+
+    Raises:
+        ConfigError: for a key that the config does not have (naming close ones), a value that cannot be parsed, and an
+            interpolation that cannot be computed afterwards.
+    """
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals or override.startswith("-"):
+            raise ConfigError(f"expected key=value, got {override!r} (options that begin with -- go before overrides)")
+        known = dotted_keys(cfg)
+        if key not in known:
+            raise ConfigError(f"the config has no key {key!r}{_hint(key, known)}")
+        try:
+            LazyConfig.apply_overrides(cfg, [override])
+        except OverrideParseException as error:
+            raise ConfigError(f"cannot parse {override!r}: {str(error).splitlines()[0]}") from error
+    try:
+        OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"config key {error.full_key!r}: {str(error).splitlines()[0]}") from error
+
+
+def dotted_keys(cfg: DictConfig) -> list[str]:
+    """Every key of a config, groups included, as "a.b.c"; nothing is resolved."""
+
+    def walk(node: Any, prefix: str) -> Iterator[str]:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                yield f"{prefix}{key}"
+                yield from walk(value, f"{prefix}{key}.")
+
+    return list(walk(OmegaConf.to_container(cfg, resolve=False), ""))
+
+
+def _hint(key: str, known: list[str]) -> str:
+    """Keys that are spelt alike, or that end alike; "" where there are none."""
+    leaf = key.rpartition(".")[2]
+    close = difflib.get_close_matches(key, known) or [
+        name for name in known if difflib.get_close_matches(leaf, [name.rpartition(".")[2]], cutoff=0.8)
+    ]
+    return f"; did you mean {' or '.join(close[:3])}?" if close else ""

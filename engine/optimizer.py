@@ -1,0 +1,20 @@
+"""Optimiser as a config builds it."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch.optim import AdamW
+
+
+def build_adamw(params: Iterable[dict[str, Any]], lr: float, betas: Sequence[float], weight_decay: float) -> AdamW:
+    """AdamW over parameter groups.
+
+    Args:
+        params: groups, each with its own "lr" and "weight_decay" where they differ.
+        lr: learning rate of groups without one.
+        betas: decay rates of the two moments. A config hands in its own list type, which the optimiser's state would
+            carry into every checkpoint, where `torch.load(weights_only=True)` refuses it: hence the plain floats here.
+        weight_decay: of groups without one.
+    """
+    beta1, beta2 = (float(beta) for beta in betas)
+    return AdamW(params, lr=lr, betas=(beta1, beta2), weight_decay=weight_decay)

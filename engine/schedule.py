@@ -1,0 +1,90 @@
+"""The schedule in epochs and samples, and the OmegaConf resolvers that make iterations of it.
+
+Importing this module registers the resolvers, so that `train.max_iter` of a loaded or reloaded config is a number that
+follows every override of what it is computed from.
+"""
+
+import math
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+MAX_WARMUP_FRACTION = 0.5
+"""A training shorter than twice its warm-up spends half of itself in it, so that the full rate is reached."""
+
+ROUNDING = 1e-6
+"""Added before rounding down: 0.95 * 134700 is 127964.99999999999 in binary, and means 127965."""
+
+
+def iterations_per_epoch(samples_per_epoch: int, batch_size: int, world_size: int) -> int:
+    """Iterations that show every sample of an epoch at least once: the quotient rounded up.
+
+    Args:
+        samples_per_epoch: samples in an epoch, over all processes.
+        batch_size: samples per iteration and process.
+        world_size: number of processes.
+    """
+    return math.ceil(samples_per_epoch / (batch_size * world_size))
+
+
+def epochs_to_iterations(epochs: float, per_epoch: int) -> int:
+    """Iterations in a number of epochs, which may be a fraction; rounded down, at least 1."""
+    return max(1, math.floor(epochs * per_epoch + ROUNDING))
+
+
+def milestones(max_iter: int, *fractions: float) -> list[int]:
+    """Iterations at which the learning rate steps, strictly increasing and inside the training however short it is.
+
+    Args:
+        max_iter: length of the training in iterations.
+        fractions: ascending positions of the steps in (0, 1), as parts of the training.
+
+    Raises:
+        ValueError: where there are not more iterations than steps.
+    """
+    if max_iter <= len(fractions):
+        raise ValueError(f"{max_iter} iterations leave no room for {len(fractions)} steps of the learning rate")
+    steps: list[int] = []
+    for index, fraction in enumerate(fractions):
+        earliest = steps[-1] + 1 if steps else 1
+        latest = max_iter - len(fractions) + index
+        steps.append(min(max(earliest, math.floor(fraction * max_iter + ROUNDING)), latest))
+    return steps
+
+
+def warmup_fraction(warmup_samples: int, batch_size: int, world_size: int, max_iter: int) -> float:
+    """Part of the training that is warm-up: constant in samples, at most `MAX_WARMUP_FRACTION`."""
+    return min(warmup_samples / (batch_size * world_size) / max_iter, MAX_WARMUP_FRACTION)
+
+
+def default_device() -> str:
+    """Name the device to train on: "cuda" where torch finds one, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+for _resolver in (iterations_per_epoch, epochs_to_iterations, milestones, warmup_fraction, default_device):
+    OmegaConf.register_new_resolver(_resolver.__name__, _resolver, replace=True)
+
+
+def samples_per_iteration(cfg: DictConfig) -> int:
+    """Samples that all processes together take in one iteration."""
+    return cfg.dataloader.train.batch_size * cfg.train.world_size
+
+
+def describe_change(cfg: DictConfig, recipe_samples: int) -> str:
+    """One line on what another number of samples per iteration changed in the schedule, and what it did not.
+
+    Args:
+        cfg: the config as it will be trained.
+        recipe_samples: samples per iteration of the recipe, before overrides. The same number gives "".
+    """
+    samples = samples_per_iteration(cfg)
+    if samples == recipe_samples:
+        return ""
+    train = cfg.train
+    warmup_iterations = round(cfg.lr_multiplier.warmup_length * train.max_iter)
+    return (
+        f"{samples} samples per iteration instead of the recipe's {recipe_samples}: {train.iterations_per_epoch} "
+        f"iterations per epoch, epochs kept at {train.epochs} ({train.max_iter} iterations), warm-up kept at "
+        f"{train.warmup_samples} samples ({warmup_iterations} iterations), learning rate not scaled"
+    )

@@ -1,0 +1,101 @@
+"""The training step: precision, step-wise random numbers and the position in the stream of samples."""
+
+import random
+import time
+from typing import Any
+
+import torch
+from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
+from torch import nn
+from torch.utils.data import DataLoader
+
+AUTOCAST_DTYPES = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def step_seed(seed: int, iteration: int, rank: int) -> int:
+    """Seed of one step in one process, in [0, 2**32): torch's CPU generator uses no more bits than these."""
+    return random.Random(f"{seed} {iteration} {rank}").getrandbits(32)
+
+
+class Trainer(SimpleTrainer):
+    """detectron2's trainer in float32, bf16 or fp16, on the CPU and on CUDA, that resumes to the same numbers.
+
+    What a step draws at random depends on (seed, iteration, rank) alone, and its samples on `samples_seen` alone, so a
+    checkpoint needs no generator states. A resume with another batch size or number of processes goes on where the
+    stream of samples stopped, and in the schedule where that many samples belong.
+
+    Args:
+        model: gives a dict of scalar losses in training mode; bare or wrapped for several processes.
+        data_loader: endless; its sampler has the attribute `start`, the number of samples that all processes together
+            have drawn before.
+        optimizer: of the model's parameters.
+        precision: "float32", "bf16" or "fp16" (autocast; fp16 with a scaled loss).
+        seed: of what the model draws.
+
+    Attributes:
+        samples_seen: samples that all processes together have trained on.
+
+    Raises:
+        ValueError: for another name of a precision.
+        FloatingPointError: in training, where a loss is not finite; the weights are still those of the step before.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: DataLoader,
+        optimizer: torch.optim.Optimizer,
+        precision: str = "float32",
+        seed: int = 0,
+    ) -> None:
+        if precision not in AUTOCAST_DTYPES:
+            raise ValueError(f"train.precision must be one of {', '.join(AUTOCAST_DTYPES)}, got {precision!r}")
+        super().__init__(model, data_loader, optimizer)
+        self.seed = seed
+        self.samples_seen = 0
+        self.samples_per_iteration = data_loader.batch_size * comm.get_world_size()
+        self._dtype = AUTOCAST_DTYPES[precision]
+        self._device_type = next(model.parameters()).device.type
+        self._grad_scaler = torch.amp.GradScaler(self._device_type, enabled=precision == "fp16")
+
+    @property
+    def next_iteration(self) -> int:
+        """Iteration to start with: 0, or after a resume the first one whose samples were not seen."""
+        return self.samples_seen // self.samples_per_iteration
+
+    def before_train(self) -> None:
+        self.data_loader.sampler.start = self.samples_seen
+        super().before_train()
+
+    def run_step(self) -> None:
+        assert self.model.training, "a hook left the model in evaluation mode"
+        start = time.perf_counter()
+        batch = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+
+        # After the batch: making the loader's iterator draws from the same generator, in the first step only.
+        torch.manual_seed(step_seed(self.seed, self.iter, comm.get_rank()))
+        with torch.autocast(self._device_type, dtype=self._dtype, enabled=self._dtype is not None):
+            losses = self.model(batch)
+        self.optimizer.zero_grad()
+        self._grad_scaler.scale(sum(losses.values())).backward()
+        self.after_backward()
+        self._write_metrics(losses, data_time)
+        self._grad_scaler.step(self.optimizer)
+        self._grad_scaler.update()
+        self.samples_seen += self.samples_per_iteration
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **super().state_dict(),
+            "samples_seen": self.samples_seen,
+            "grad_scaler": self._grad_scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.samples_seen = state_dict["samples_seen"]
+        # Empty where the training so far had no scaled loss.
+        if state_dict["grad_scaler"]:
+            self._grad_scaler.load_state_dict(state_dict["grad_scaler"])

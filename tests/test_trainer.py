@@ -1,0 +1,289 @@
+"""The trainer, its checkpoints and its processes on a toy model: exact resume, precisions, several processes."""
+
+import argparse
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.engine import hooks
+from detectron2.solver import WarmupParamScheduler
+from detectron2.utils import comm
+from fvcore.common.param_scheduler import MultiStepParamScheduler
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from engine.checkpoint import Checkpointer, CheckpointError, load_weights, read_checkpoint
+from engine.launch import distribute, launch, share_buffers
+from engine.optimizer import build_adamw
+from engine.trainer import Trainer, step_seed
+
+
+class Toy(nn.Module):
+    """Linear, BatchNorm, dropout, linear: weights, buffers and randomness."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(3, 8)
+        self.norm = nn.BatchNorm1d(8)
+        self.out = nn.Linear(8, 1)
+
+    def forward(self, batch):
+        y = self.out(nn.functional.dropout(self.norm(self.hidden(batch["x"])), 0.5, self.training))
+        return {"loss_square": (y - batch["y"]).square().mean(), "loss_size": 0.1 * y.abs().mean()}
+
+
+class Stream(Sampler):
+    """Positions start, start + 1, ... without end, shared out to ranks in blocks of a batch."""
+
+    def __init__(self, batch_size, rank=0, world_size=1):
+        self.batch_size, self.rank, self.world_size, self.start = batch_size, rank, world_size, 0
+
+    def __iter__(self):
+        first = self.start + self.rank * self.batch_size
+        while True:
+            yield from range(first, first + self.batch_size)
+            first += self.batch_size * self.world_size
+
+
+class Samples(Dataset):
+    """Position -> a sample made of it, and a record of the positions asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __getitem__(self, position):
+        self.asked.append(position)
+        x = torch.randn(3, generator=torch.Generator().manual_seed(position))
+        return {"x": x, "y": x.sum(dim=0, keepdim=True)}
+
+
+class Losses(hooks.HookBase):
+    """Keep the losses of each iteration."""
+
+    def __init__(self):
+        self.by_iteration = {}
+
+    def after_step(self):
+        latest = self.trainer.storage.latest()
+        self.by_iteration[self.trainer.iter] = tuple(
+            latest[k][0] for k in ("loss_square", "loss_size", "total_loss", "lr")
+        )
+
+
+def toy_training(folder, batch_size=4, precision="float32", max_iter=12, hooks_too=()):
+    """Trainer, checkpointer and loss record of a toy training that saves every 6 iterations."""
+    folder.mkdir(exist_ok=True)
+    torch.manual_seed(0)
+    model = Toy()
+    optimizer = build_adamw([{"params": list(model.parameters())}], lr=0.01, betas=[0.9, 0.99], weight_decay=0.1)
+    loader = DataLoader(Samples(), batch_size, sampler=Stream(batch_size, comm.get_rank(), comm.get_world_size()))
+    trainer = Trainer(distribute(model), loader, optimizer, precision, seed=3)
+    checkpointer = Checkpointer(model, str(folder), trainer=trainer)
+    multiplier = WarmupParamScheduler(MultiStepParamScheduler([1, 0.5], max_iter, [9]), 0.001, 0.25)
+    losses = Losses()
+    saver = hooks.PeriodicCheckpointer(checkpointer, 6) if comm.is_main_process() else None
+    trainer.register_hooks([hooks.LRScheduler(scheduler=multiplier), saver, *hooks_too])
+    if comm.is_main_process():
+        trainer.register_hooks([losses])
+    return trainer, checkpointer, losses
+
+
+def trained(folder, **options):
+    trainer, checkpointer, losses = toy_training(folder, **options)
+    trainer.train(trainer.next_iteration, 12)
+    return trainer, losses
+
+
+def test_stopped_and_resumed_equals_not_stopped(tmp_path):
+    whole, whole_losses = trained(tmp_path)
+    torch.rand(17)  # another process would stand elsewhere in its random numbers
+    trainer, checkpointer, losses = toy_training(tmp_path / "resumed")
+    checkpointer.load(str(tmp_path / "model_0000005.pth"))
+    assert trainer.next_iteration == 6 and trainer.samples_seen == 24
+    trainer.train(trainer.next_iteration, 12)
+
+    assert list(losses.by_iteration) == list(range(6, 12))
+    assert losses.by_iteration.items() <= whole_losses.by_iteration.items()
+    assert trainer.data_loader.dataset.asked[:24] == whole.data_loader.dataset.asked[24:48]
+    for (name, tensor), other in zip(
+        whole.model.state_dict().items(), trainer.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(tensor, other), name
+    assert len({total for _, _, total, _ in whole_losses.by_iteration.values()}) == 12
+
+
+def test_another_batch_size_goes_on_in_the_same_stream_and_schedule(tmp_path, caplog):
+    trained(tmp_path)
+    trainer, checkpointer, losses = toy_training(tmp_path, batch_size=2, max_iter=24)
+    checkpointer.load(str(tmp_path / "model_0000005.pth"))
+    assert trainer.next_iteration == 12
+    trainer.train(trainer.next_iteration, 14)
+    assert trainer.data_loader.dataset.asked[:4] == [24, 25, 26, 27]
+    assert trainer.samples_seen == 28
+
+
+def test_what_a_step_draws_depends_on_seed_iteration_and_rank():
+    seeds = {step_seed(seed, iteration, rank) for seed in range(3) for iteration in range(200) for rank in range(3)}
+    assert len(seeds) == 1800
+    assert step_seed(0, 0, 0) == step_seed(0, 0, 0)
+    # Had they more bits, torch's CPU generator would drop them and seeds apart would be the same.
+    assert max(seeds) < 2**32
+    torch.manual_seed(1)
+    one = torch.rand(3)
+    torch.manual_seed(2**32 + 1)
+    assert torch.equal(one, torch.rand(3))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_low_precision_trains_near_float32_and_keeps_float32_weights(tmp_path, precision):
+    seen = []
+    hook = hooks.CallbackHook(before_train=lambda trainer: trainer.model.hidden.register_forward_hook(
+        lambda module, args, output: seen.append(output.dtype)))  # fmt: skip
+    exact, exact_losses = trained(tmp_path)
+    trainer, losses = trained(tmp_path, precision=precision, hooks_too=[hook])
+    assert set(seen) == {torch.bfloat16 if precision == "bf16" else torch.float16}
+    assert trainer.model.hidden.weight.dtype == torch.float32
+    total, exact_total = (run.by_iteration[0][2] for run in (losses, exact_losses))
+    assert total != exact_total and total == pytest.approx(exact_total, rel=0.01)
+    torch.manual_seed(0)
+    assert not torch.equal(trainer.model.hidden.weight, Toy().hidden.weight)
+
+
+def test_fp16_scales_the_loss_and_the_scale_survives_a_resume(tmp_path):
+    trainer, _ = trained(tmp_path, precision="fp16")
+    scale = trainer.state_dict()["grad_scaler"]
+    assert scale["scale"] > 1 and scale["_growth_tracker"] > 0
+    again, checkpointer, _ = toy_training(tmp_path, precision="fp16")
+    checkpointer.load(checkpointer.get_checkpoint_file())
+    assert again.state_dict()["grad_scaler"] == scale
+
+
+def test_a_resume_may_change_the_precision(tmp_path):
+    trained(tmp_path)
+    trainer, checkpointer, _ = toy_training(tmp_path, precision="fp16")
+    checkpointer.load(str(tmp_path / "model_0000005.pth"))
+    trainer.train(trainer.next_iteration, 12)
+
+
+def test_an_unknown_precision_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="one of float32, bf16, fp16, got 'half'"):
+        toy_training(tmp_path, precision="half")
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path):
+    trainer, _, _ = toy_training(tmp_path)
+    with torch.no_grad():
+        trainer.model.out.bias.fill_(float("inf"))
+    before = trainer.model.hidden.weight.clone()
+    logging.disable(logging.CRITICAL)  # detectron2 logs the traceback besides raising
+    try:
+        with pytest.raises(FloatingPointError, match="iteration=0"):
+            trainer.train(0, 12)
+    finally:
+        logging.disable(logging.NOTSET)
+    assert torch.equal(before, trainer.model.hidden.weight)
+
+
+def test_checkpoints_hold_tensors_and_plain_values_only(tmp_path):
+    trained(tmp_path)
+    content = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert set(content) == {"model", "trainer", "iteration"}
+    assert content["trainer"]["samples_seen"] == 48
+    assert content["trainer"]["optimizer"]["param_groups"][0]["betas"] == (0.9, 0.99)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda w: w.pop("out.bias"), "1 missing in the file: out.bias"),
+        (lambda w: w.update(head=torch.zeros(1)), "1 not in the model: head"),
+        (lambda w: w.update({"out.weight": torch.zeros(1, 9)}), r"out.weight \(1, 9\), the model has \(1, 8\)"),
+    ],
+    ids=["missing", "unexpected", "shape"],
+)
+def test_weights_that_do_not_fit_are_named_and_nothing_is_loaded(tmp_path, change, words):
+    weights = Toy().state_dict()
+    change(weights)
+    torch.save({"model": weights}, tmp_path / "bad.pth")
+    model = Toy()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=words):
+        Checkpointer(model, str(tmp_path)).load(str(tmp_path / "bad.pth"))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_initial_weights_may_lack_what_the_config_names_and_nothing_else():
+    weights = {name: tensor + 1 for name, tensor in Toy().state_dict().items() if not name.startswith("out.")}
+    model = Toy()
+    fresh = model.out.weight.clone()
+    load_weights(model, weights, "initial", may_lack=["out."])
+    assert torch.equal(model.hidden.weight, weights["hidden.weight"]) and torch.equal(model.out.weight, fresh)
+    with pytest.raises(CheckpointError, match="initial .*2 missing in the file: out.weight, out.bias"):
+        load_weights(Toy(), weights, "initial", may_lack=["hidden."])
+
+
+def test_weights_alone_cannot_be_resumed(tmp_path):
+    torch.save({"model": Toy().state_dict()}, tmp_path / "weights.pth")
+    _, checkpointer, _ = toy_training(tmp_path)
+    with pytest.raises(CheckpointError, match="weights.pth lacks trainer"):
+        checkpointer.load(str(tmp_path / "weights.pth"))
+
+
+def test_files_that_are_no_checkpoint_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint 'absent.pth'.*train.init_checkpoint"):
+        read_checkpoint("absent.pth")
+    torch.save({"state": {}}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match="other.pth: expected a dict with 'model'"):
+        read_checkpoint(tmp_path / "other.pth")
+    torch.save({"model": {}, "code": Path("x")}, tmp_path / "code.pth")
+    with pytest.raises(CheckpointError, match="code.pth is no checkpoint of tensors"):
+        read_checkpoint(tmp_path / "code.pth")
+
+
+def processes(number):
+    return argparse.Namespace(num_gpus=number, num_machines=1, machine_rank=0, dist_url="auto")
+
+
+def train_in_each_process(folder):
+    """What each of two processes does: train, resume one half, compare, leave what it saw in a file."""
+    assert comm.get_world_size() == 2 and torch.distributed.get_backend() == "gloo"
+    torch.set_num_threads(1)
+    rank = comm.get_rank()
+    trainer, losses = trained(folder, batch_size=2)
+    resumed, checkpointer, _ = toy_training(folder / "resumed", batch_size=2)
+    checkpointer.load(str(folder / "model_0000005.pth"))
+    resumed.train(resumed.next_iteration, 12)
+    model = trainer.model.module
+    own_mean = model.norm.running_mean.clone()
+    share_buffers(model)
+    torch.save(
+        {
+            "asked": trainer.data_loader.dataset.asked,
+            "weights": model.state_dict(),
+            "resumed": resumed.model.module.state_dict(),
+            "own_mean": own_mean,
+            "losses": losses.by_iteration,
+        },
+        folder / f"rank{rank}.pth",
+    )
+
+
+def test_two_gloo_processes_train_one_model_on_one_stream(tmp_path):
+    launch(train_in_each_process, processes(2), "cpu", (tmp_path,))
+    first, second = (torch.load(tmp_path / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
+    assert sorted(first["asked"][:24] + second["asked"][:24]) == list(range(48))
+    for name, tensor in first["weights"].items():
+        assert torch.equal(tensor, second["weights"][name]), name
+        if name in dict(Toy().named_parameters()):
+            assert torch.equal(tensor, first["resumed"][name]), name
+            assert torch.equal(tensor, second["resumed"][name]), name
+    # What share_buffers is for: each process has statistics of its own after a step.
+    assert not torch.equal(first["own_mean"], second["own_mean"])
+    assert torch.equal(first["weights"]["norm.running_mean"], first["own_mean"])
+    assert len(first["losses"]) == 12 and not second["losses"]
+
+
+def test_more_gpus_than_the_machine_has_are_refused():
+    with pytest.raises(ValueError, match="--num-gpus 99, but torch finds"):
+        launch(train_in_each_process, processes(99), "cuda", ())
