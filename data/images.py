@@ -4,6 +4,7 @@ Raw arrays are what the file stores (uint8 or uint16, (H, W), (H, W, 3) RGB or (
 arrays are float32 in [0, 1]. Nothing is ever resized here.
 """
 
+from io import BytesIO
 from pathlib import Path
 
 import cv2
@@ -50,13 +51,15 @@ def read_raw(path: str | Path) -> NDArray:
     """
     path = Path(path)
     try:
-        with Image.open(path) as image:
+        # From memory: of a file that Pillow maps, it loses the rotation of grey TIFFs.
+        with Image.open(BytesIO(path.read_bytes())) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(_too_large(path, f"{image.width} x {image.height}"))
             is_16_bit_colour = image.mode in ("RGB", "RGBA") and "16" in _stored_mode(image)
+            orientation = image.getexif().get(ORIENTATION_TAG, 1)
             image.load()
             if is_16_bit_colour:
-                return _read_16_bit_colour(path, image)
+                return _read_16_bit_colour(path, image.format, orientation)
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I;16"):
                 return np.asarray(upright).astype(np.uint16)
@@ -90,10 +93,9 @@ def _target_mode(path: Path, image: Image.Image) -> str:
     raise DataError(f"{path} has pixel format {image.mode}; expected 8- or 16-bit grey, palette, RGB, RGBA: convert it")
 
 
-def _read_16_bit_colour(path: Path, image: Image.Image) -> NDArray[np.uint16]:
-    """Decode 16-bit RGB and RGBA, which Pillow would cut to 8 bit, by OpenCV; `image` is the opened file."""
-    orientation = image.getexif().get(ORIENTATION_TAG, 1)
-    if image.format == "TIFF" and orientation != 1:  # OpenCV turns these itself, or fails where the sides differ
+def _read_16_bit_colour(path: Path, file_format: str | None, orientation: int) -> NDArray[np.uint16]:
+    """Decode 16-bit RGB and RGBA, which Pillow would cut to 8 bit, by OpenCV."""
+    if file_format == "TIFF" and orientation != 1:  # OpenCV turns these itself, or fails where the sides differ
         raise DataError(f"{path} is a rotated 16-bit colour TIFF, which cannot be read: save it upright or as PNG")
     pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3:

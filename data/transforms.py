@@ -130,14 +130,16 @@ class JitterColour:
         self.share = share
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        visible = sample["alpha"][:, :, 0] > 0
+        visible = (sample["alpha"] > 0).view(np.uint8)
         hue_shift = rng.uniform(-self.hue_deg, self.hue_deg)
         shifts = rng.uniform(-self.share, self.share, size=2)
         if not visible.any():
             return sample
         hsv = cv2.cvtColor(sample["foreground"], cv2.COLOR_RGB2HSV)  # hue in degrees, the others in [0, 1]
-        hsv[:, :, 0] = (hsv[:, :, 0] + hue_shift) % 360
-        hsv[:, :, 1:] = (hsv[:, :, 1:] + shifts * (1.1 - hsv[visible, 1:].mean(axis=0))).clip(0, 1)
+        means = np.array(cv2.mean(hsv, visible)[1:3])
+        hue = hsv[:, :, 0] + np.float32(hue_shift)
+        hsv[:, :, 0] = hue - 360 * np.floor(hue / 360)
+        hsv[:, :, 1:] = (hsv[:, :, 1:] + (shifts * (1.1 - means)).astype(np.float32)).clip(0, 1)
         return {**sample, "foreground": cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB).clip(0, 1)}
 
 

@@ -1,0 +1,278 @@
+"""Pictures of every kind come in as what they hold, and broken ones are named."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from data.images import (
+    ORIENTATION_TAG,
+    DataError,
+    as_grey,
+    find_images,
+    read_alpha,
+    read_image,
+    read_raw,
+    read_raw_alpha,
+    read_rgba,
+    to_float,
+    to_uint8,
+    turn_upright,
+    write_alpha,
+    write_image,
+)
+
+GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6  # colour types of the PNG format
+
+
+def write_png(path: Path, pixels: np.ndarray, colour_type: int, chunks: dict[bytes, bytes] | None = None) -> Path:
+    """Write a PNG chunk by chunk, independent of the libraries under test; `chunks` go between header and pixels."""
+    height, width = pixels.shape[:2]
+    rows = pixels.astype(pixels.dtype.newbyteorder(">")).reshape(height, -1)
+    body = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 8 * pixels.dtype.itemsize, colour_type, 0, 0, 0),
+        **(chunks or {}),
+        b"IDAT": zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)),
+        b"IEND": b"",
+    }
+    parts = [struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in body.items()]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    return path
+
+
+def oriented(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = orientation
+    return exif
+
+
+def random_pixels(shape: tuple[int, ...], dtype: type = np.uint8) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(
+    ("colour_type", "channels"), [(GREY, [0]), (RGB, [0, 1, 2]), (GREY_ALPHA, [0, 0, 0, 1]), (RGBA, [0, 1, 2, 3])]
+)
+def test_8_and_16_bit_keep_every_value(tmp_path, dtype, colour_type, channels):
+    pixels = random_pixels((5, 7, max(channels) + 1), dtype)
+    raw = read_raw(write_png(tmp_path / "a.png", pixels, colour_type))
+    assert raw.dtype == dtype
+    np.testing.assert_array_equal(np.atleast_3d(raw), pixels[:, :, channels])
+
+
+def test_16_bit_tiffs_keep_every_value(tmp_path):
+    for name, shape in (("grey.tif", (5, 7)), ("colour.tif", (5, 7, 3))):
+        pixels = random_pixels(shape, np.uint16)
+        cv2.imwrite(str(tmp_path / name), pixels[:, :, ::-1] if pixels.ndim == 3 else pixels)
+        np.testing.assert_array_equal(read_raw(tmp_path / name), pixels)
+
+
+def test_16_bit_becomes_float_without_a_detour_over_8_bit(tmp_path):
+    pixels = random_pixels((5, 7, 4), np.uint16)
+    foreground, alpha = read_rgba(write_png(tmp_path / "a.png", pixels, RGBA))
+    assert foreground.dtype == alpha.dtype == np.float32
+    np.testing.assert_allclose(foreground, pixels[:, :, :3] / 65535, rtol=1e-7)
+    np.testing.assert_allclose(alpha, pixels[:, :, 3] / 65535, rtol=1e-7)
+
+
+def test_palettes_are_looked_up(tmp_path):
+    indexes = random_pixels((5, 7)) % 4
+    palette = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90], [200, 100, 0]], np.uint8)
+    path = write_png(tmp_path / "p.png", indexes, PALETTE, {b"PLTE": palette.tobytes()})
+    np.testing.assert_array_equal(read_raw(path), palette[indexes])
+    opacity = np.array([0, 128, 255, 255], np.uint8)
+    path = write_png(tmp_path / "t.png", indexes, PALETTE, {b"PLTE": palette.tobytes(), b"tRNS": opacity.tobytes()})
+    foreground, alpha = read_rgba(path)
+    np.testing.assert_array_equal(to_uint8(foreground), palette[indexes])
+    np.testing.assert_array_equal(to_uint8(alpha), opacity[indexes])
+
+
+def test_grey_palettes_and_rgb_copies_are_read_as_grey(tmp_path):
+    values = np.array([0, 128, 255], np.uint8)
+    indexes = random_pixels((5, 7)) % 3
+    path = write_png(tmp_path / "p.png", indexes, PALETTE, {b"PLTE": np.repeat(values, 3).tobytes()})
+    np.testing.assert_array_equal(read_raw_alpha(path), values[indexes])
+    grey = random_pixels((5, 7))
+    Image.fromarray(grey).convert("RGB").save(tmp_path / "rgb.png")
+    Image.fromarray(grey).convert("RGBA").save(tmp_path / "opaque.png")
+    Image.fromarray(grey > 99).save(tmp_path / "one_bit.png")
+    np.testing.assert_array_equal(read_raw_alpha(tmp_path / "rgb.png"), grey)
+    np.testing.assert_array_equal(read_raw_alpha(tmp_path / "opaque.png"), grey)
+    np.testing.assert_array_equal(read_alpha(tmp_path / "one_bit.png"), grey > 99)
+
+
+def test_alphas_that_could_mean_two_things_are_refused(tmp_path):
+    Image.fromarray(random_pixels((5, 7, 4))).save(tmp_path / "cut_out.png")
+    Image.fromarray(random_pixels((5, 7, 3))).save(tmp_path / "photo.png")
+    with pytest.raises(DataError, match=r"cut_out\.png has transparency of its own"):
+        read_alpha(tmp_path / "cut_out.png")
+    with pytest.raises(DataError, match=r"photo\.png is coloured"):
+        read_alpha(tmp_path / "photo.png")
+    with pytest.raises(DataError, match=r"photo\.png has no transparency"):
+        read_rgba(tmp_path / "photo.png")
+    with pytest.raises(DataError, match=r"shape \(2, 3, 4, 5\)"):
+        as_grey(np.zeros((2, 3, 4, 5)), "it")
+
+
+def test_transparent_pixels_keep_their_colour(tmp_path):
+    pixels = random_pixels((5, 7, 4))
+    pixels[:, :, 3] = 0
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(to_uint8(read_image(tmp_path / "a.png")), pixels[:, :, :3])
+
+
+def test_grey_images_have_three_channels(tmp_path):
+    grey = random_pixels((5, 7))
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(to_uint8(read_image(tmp_path / "a.png")), np.dstack([grey] * 3))
+
+
+def test_jpeg_orientation_is_honoured(tmp_path):
+    Image.new("RGB", (8, 24)).save(tmp_path / "a.jpg", exif=oriented(6))
+    assert read_raw(tmp_path / "a.jpg").shape == (8, 24, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_honoured_at_any_depth(tmp_path, orientation):
+    for suffix in ("png", "tif"):
+        for shape, dtype in (((5, 7, 3), np.uint8), ((5, 7), np.uint8), ((5, 7), np.uint16)):
+            pixels = random_pixels(shape, dtype)
+            path = tmp_path / f"{len(shape)}_{dtype.__name__}.{suffix}"
+            Image.fromarray(pixels).save(path, exif=oriented(orientation))
+            upright = ImageOps.exif_transpose(with_orientation(pixels, orientation))
+            np.testing.assert_array_equal(read_raw(path), np.asarray(upright), err_msg=path.name)
+    pixels = random_pixels((5, 7, 3), np.uint16)
+    exif = oriented(orientation).tobytes().removeprefix(b"Exif\0\0")
+    raw = read_raw(write_png(tmp_path / "colour16.png", pixels, RGB, {b"eXIf": exif}))
+    for channel in range(3):
+        upright = ImageOps.exif_transpose(with_orientation(pixels[:, :, channel], orientation))
+        np.testing.assert_array_equal(raw[:, :, channel], np.asarray(upright))
+
+
+def with_orientation(pixels: np.ndarray, orientation: int) -> Image.Image:
+    image = Image.fromarray(pixels)
+    image.getexif()[ORIENTATION_TAG] = orientation
+    return image
+
+
+def test_unknown_orientations_turn_nothing():
+    pixels = random_pixels((5, 7, 3))
+    for orientation in (0, 9):
+        np.testing.assert_array_equal(turn_upright(pixels, orientation), pixels)
+
+
+def test_rotated_16_bit_colour_tiff_is_refused_rather_than_turned_twice(tmp_path):
+    path = tmp_path / "a.tif"
+    cv2.imwrite(str(path), random_pixels((6, 6, 3), np.uint16), [cv2.IMWRITE_TIFF_COMPRESSION, 1])
+    content = path.read_bytes()
+    offset = struct.unpack("<I", content[4:8])[0]
+    entries = struct.unpack("<H", content[offset : offset + 2])[0]
+    table = [content[offset + 2 + 12 * i : offset + 14 + 12 * i] for i in range(entries)]
+    table = [entry for entry in table if entry[:2] != struct.pack("<H", 0x0112)]
+    table = sorted([*table, struct.pack("<HHII", 0x0112, 3, 1, 6)], key=lambda entry: struct.unpack("<H", entry[:2]))
+    directory = struct.pack("<H", len(table)) + b"".join(table) + bytes(4)
+    path.write_bytes(content[:4] + struct.pack("<I", len(content)) + content[8:] + directory)
+    with pytest.raises(DataError, match=r"a\.tif is a rotated 16-bit colour TIFF"):
+        read_raw(path)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif", ".bmp"])
+def test_broken_files_are_named(tmp_path, suffix):
+    path = tmp_path / f"broken{suffix}"
+    Image.fromarray(random_pixels((64, 64, 3))).save(path)
+    content = path.read_bytes()
+    for part in (content[: len(content) // 2], b"", b"no picture at all"):
+        path.write_bytes(part)
+        with pytest.raises(DataError, match=rf"broken\{suffix}"):
+            read_raw(path)
+
+
+def test_truncated_16_bit_colour_is_named(tmp_path):
+    path = write_png(tmp_path / "broken.png", random_pixels((64, 64, 3), np.uint16), RGB)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(DataError, match=r"broken\.png"):
+        read_raw(path)
+
+
+def test_missing_files_are_missing_and_not_broken(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.png"):
+        read_raw(tmp_path / "absent.png")
+
+
+def test_float_pictures_are_refused(tmp_path):
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "f.tif")
+    with pytest.raises(DataError, match=r"f\.tif has pixel format F"):
+        read_raw(tmp_path / "f.tif")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side_px", [12_000, 20_000])
+def test_bombs_are_refused_before_they_are_decoded(tmp_path, side_px):
+    path = write_png(tmp_path / "bomb.png", np.zeros((1, 1), np.uint8), GREY)
+    content = bytearray(path.read_bytes())
+    content[16:24] = struct.pack(">II", side_px, side_px)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"bomb\.png is too large .* the limit is 134217728 pixels"):
+        read_raw(path)
+
+
+def test_8k_pictures_are_read(tmp_path):
+    Image.new("L", (7680, 4320), 7).save(tmp_path / "8k.png", compress_level=1)
+    assert read_raw(tmp_path / "8k.png").shape == (4320, 7680)
+
+
+def test_lists_are_sorted_and_hold_pictures_alone(tmp_path):
+    for name in ("b.PNG", "a.jpeg", "c.webp", ".hidden.png", "index.csv", "a.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder").mkdir()
+    assert [path.name for path in find_images(tmp_path)] == ["a.jpeg", "a.png", "b.PNG", "c.webp"]
+    with pytest.raises(FileNotFoundError, match="no picture in"):
+        find_images(tmp_path / "folder")
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        find_images(tmp_path / "absent")
+
+
+@given(st.floats(0, 1))
+def test_to_uint8_rounds(value):
+    assert to_uint8(np.array([value]))[0] == round(255 * value)
+
+
+def test_8_bit_survives_the_way_through_float_and_a_file(tmp_path):
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    np.testing.assert_array_equal(to_uint8(to_float(levels)), levels)
+    write_alpha(tmp_path / "a.png", to_float(levels))
+    np.testing.assert_array_equal(read_raw(tmp_path / "a.png"), levels)
+    image = to_float(random_pixels((5, 7, 3)))
+    write_image(tmp_path / "i.png", image)
+    np.testing.assert_array_equal(read_image(tmp_path / "i.png"), image)
+
+
+def test_what_is_no_float_picture_is_not_written(tmp_path):
+    for values in (np.array([np.nan]), np.array([np.inf]), np.array([3], np.uint8)):
+        with pytest.raises(DataError, match="expected"):
+            to_uint8(values)
+    with pytest.raises(DataError, match="expected uint8 or uint16"):
+        to_float(np.zeros(3))
+    with pytest.raises(DataError, match=r"\(H, W, 3\)"):
+        write_image(tmp_path / "a.png", np.zeros((4, 4)))
+    with pytest.raises(DataError, match=r"\(H, W\)"):
+        write_alpha(tmp_path / "a.png", np.zeros((4, 4, 1)))
+
+
+def test_real_pictures_are_read(matting_folder):
+    image = read_image(matting_folder / "alphamatting" / "image" / "GT01.png")
+    alpha = read_alpha(matting_folder / "alphamatting" / "alpha" / "GT01.png")
+    assert image.shape[:2] == alpha.shape
+    assert 0 < alpha.mean() < 1
+    for path in find_images(matting_folder / "cutouts_tuxpaint" / "rgba"):
+        foreground, alpha = read_rgba(path)
+        assert foreground.shape[:2] == alpha.shape
+        assert alpha.max() > 0.5, path

@@ -1,0 +1,174 @@
+"""One decoder of trimaps, erosion against scipy, the two baselines against closed forms."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from scipy import ndimage
+
+from data.images import DataError, find_images
+from data.trimap import (
+    decode_trimap,
+    encode_trimap,
+    ramp_alpha,
+    read_trimap,
+    trimap_from_alpha,
+    trivial_alpha,
+    unknown_mask,
+)
+
+trimaps = arrays(np.float32, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.sampled_from([0, 0.5, 1]))
+
+
+def test_every_grey_value_is_decoded():
+    values = np.arange(256, dtype=np.uint8)[None]
+    expected = [0.0] + [0.5] * 254 + [1.0]
+    trimap = decode_trimap(values)
+    assert trimap.dtype == np.float32
+    np.testing.assert_array_equal(trimap[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, 1, 2], [0, 0.5, 1]),
+        ([1, 2, 2], [0.5, 1, 1]),
+        ([0, 2, 0], [0, 1, 0]),
+        ([0, 0, 0], [0, 0, 0]),
+        ([0, 1, 3], [0, 0.5, 0.5]),
+        ([0, 2, 255], [0, 0.5, 1]),
+    ],
+)
+def test_class_ids_are_told_by_the_maximum(values, expected):
+    np.testing.assert_array_equal(decode_trimap(np.array([values], np.uint8))[0], expected)
+
+
+@pytest.mark.parametrize("values", [[0, 1], [1, 1]])
+def test_0_and_1_alone_are_ambiguous(values):
+    with pytest.raises(DataError, match=r"mask\.png holds only 0 and 1"):
+        decode_trimap(np.array([values], np.uint8), "mask.png")
+
+
+def test_floats_beside_a_half_become_a_half():
+    trimap = decode_trimap(np.array([[0, 127 / 255, 128 / 255, 0.5, 1, 1e-4]]))
+    np.testing.assert_array_equal(trimap[0], [0, 0.5, 0.5, 0.5, 1, 0])
+
+
+@pytest.mark.parametrize("value", [0.3, 0.51, -0.5, 1.5, 128.0, np.nan])
+def test_other_floats_are_refused(value):
+    with pytest.raises(DataError, match=r"not 0, 0\.5 or 1"):
+        decode_trimap(np.array([[0.0, value]]))
+
+
+@pytest.mark.parametrize("values", [np.zeros((2, 2), bool), np.zeros((2, 2), np.int64), np.zeros((2, 2), np.uint16)])
+def test_other_dtypes_are_refused(values):
+    with pytest.raises(DataError, match=f"is {values.dtype}; expected uint8"):
+        decode_trimap(values)
+
+
+def test_shapes_are_checked():
+    grey = np.array([[0, 128, 255]], np.uint8)
+    np.testing.assert_array_equal(decode_trimap(np.dstack([grey] * 3)), [[0, 0.5, 1]])
+    with pytest.raises(DataError, match="coloured"):
+        decode_trimap(np.dstack([grey, grey, 255 - grey]))
+    with pytest.raises(DataError, match="shape"):
+        decode_trimap(np.zeros((1, 3, 4, 4), np.uint8))
+    with pytest.raises(DataError, match="empty"):
+        decode_trimap(np.zeros((0, 4), np.uint8))
+
+
+@given(trimaps)
+def test_encoding_and_decoding_are_inverse(trimap):
+    np.testing.assert_array_equal(decode_trimap(encode_trimap(trimap)), trimap)
+
+
+def test_encoding_writes_128_and_refuses_the_rest():
+    np.testing.assert_array_equal(encode_trimap(np.array([0, 0.5, 1])), [0, 128, 255])
+    with pytest.raises(DataError, match="decode_trimap first"):
+        encode_trimap(np.array([128 / 255]))
+
+
+def test_the_input_is_left_alone():
+    values = np.array([[0, 0.5, 1]], np.float32)
+    decode_trimap(values)[:] = 7
+    trivial_alpha(values)[:] = 7
+    np.testing.assert_array_equal(values, [[0, 0.5, 1]])
+
+
+def test_the_mask_is_the_half_in_arrays_and_tensors():
+    trimap = np.array([[0, 0.5, 1]], np.float32)
+    np.testing.assert_array_equal(unknown_mask(trimap), [[False, True, False]])
+    assert torch.equal(unknown_mask(torch.from_numpy(trimap)), torch.tensor([[False, True, False]]))
+
+
+def test_files_name_themselves_in_errors(tmp_path):
+    Image.fromarray(np.array([[0, 1]], np.uint8)).save(tmp_path / "t.png")
+    with pytest.raises(DataError, match=r"t\.png holds only 0 and 1"):
+        read_trimap(tmp_path / "t.png")
+
+
+def test_real_trimaps_agree_with_their_alphas(matting_folder):
+    folder = matting_folder / "alphamatting"
+    for path in find_images(folder / "trimap1")[:6]:
+        trimap = read_trimap(path)
+        assert set(np.unique(trimap)) == {0, 0.5, 1}
+        alpha = np.asarray(Image.open(folder / "alpha" / path.name).convert("L"), np.float32) / 255
+        assert alpha[trimap == 1].mean() > 0.99
+        assert alpha[trimap == 0].mean() < 0.01
+
+
+def blob(seed: int) -> np.ndarray:
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(240, 200)), 14)
+    return np.clip(noise / noise.std() + 0.5, 0, 1).astype(np.float32)
+
+
+@pytest.mark.parametrize(("foreground_px", "background_px"), [(0, 0), (1, 6), (9, 2), (14, 14)])
+def test_erosion_agrees_with_distances(foreground_px, background_px):
+    """An ellipse as wide as high is a disc: known are the pixels farther than its radius, up to its pixel outline."""
+    alpha = blob(foreground_px)
+    trimap = trimap_from_alpha(alpha, foreground_px, background_px)
+    for value, side, radius_px in ((1, alpha == 1, foreground_px), (0, alpha == 0, background_px)):
+        distance = ndimage.distance_transform_edt(side)
+        assert (trimap[distance > radius_px + 1] == value).all()
+        assert (trimap[distance <= radius_px] != value).all()
+        assert (distance > radius_px + 1).any()
+    assert unknown_mask(trimap)[(alpha > 0) & (alpha < 1)].all()
+
+
+def test_a_straight_edge_is_moved_by_exactly_the_radius():
+    alpha = np.zeros((40, 40), np.float32)
+    alpha[:, 20:] = 1
+    trimap = trimap_from_alpha(alpha, foreground_radius_px=5, background_radius_px=3)
+    np.testing.assert_array_equal(trimap, np.tile([0.0] * 17 + [0.5] * 8 + [1.0] * 15, (40, 1)))
+
+
+def test_what_8_bit_stores_as_known_is_known():
+    alpha = np.array([[0.4 / 255, 0.6 / 255, 0.5, 1 - 0.6 / 255, 1 - 0.4 / 255]], np.float32)
+    np.testing.assert_array_equal(trimap_from_alpha(alpha, 0, 0), [[0, 0.5, 0.5, 0.5, 1]])
+
+
+@given(trimaps)
+def test_the_trivial_alpha_is_a_half_on_unknown(trimap):
+    np.testing.assert_array_equal(trivial_alpha(trimap), np.where(unknown_mask(trimap), 0.5, trimap))
+
+
+@given(trimaps)
+def test_the_ramp_agrees_with_scipy(trimap):
+    ramp = ramp_alpha(trimap)
+    assert ramp.dtype == np.float32
+    if (trimap == 0).any() and (trimap == 1).any():
+        to_foreground = ndimage.distance_transform_edt(trimap != 1)
+        to_background = ndimage.distance_transform_edt(trimap != 0)
+        np.testing.assert_allclose(ramp, to_background / (to_background + to_foreground), atol=1e-6)
+    else:
+        expected = 1.0 if (trimap == 1).any() else 0.0 if (trimap == 0).any() else 0.5
+        np.testing.assert_array_equal(ramp, np.full(trimap.shape, expected))
+
+
+def test_the_ramp_is_linear_between_two_straight_sides():
+    trimap = np.full((4, 11), 0.5, np.float32)
+    trimap[:, 0], trimap[:, -1] = 0, 1
+    np.testing.assert_allclose(ramp_alpha(trimap), np.tile(np.arange(11) / 10, (4, 1)), atol=1e-6)
