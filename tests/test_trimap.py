@@ -129,13 +129,14 @@ def blob(seed: int) -> np.ndarray:
 def test_erosion_agrees_with_distances(foreground_px, background_px):
     """An ellipse as wide as high is a disc: known are the pixels farther than its radius, up to its pixel outline."""
     alpha = blob(foreground_px)
+    levels = np.rint(255 * alpha)
     trimap = trimap_from_alpha(alpha, foreground_px, background_px)
-    for value, side, radius_px in ((1, alpha == 1, foreground_px), (0, alpha == 0, background_px)):
+    for value, side, radius_px in ((1, levels == 255, foreground_px), (0, levels == 0, background_px)):
         distance = ndimage.distance_transform_edt(side)
         assert (trimap[distance > radius_px + 1] == value).all()
         assert (trimap[distance <= radius_px] != value).all()
         assert (distance > radius_px + 1).any()
-    assert unknown_mask(trimap)[(alpha > 0) & (alpha < 1)].all()
+    assert unknown_mask(trimap)[(levels > 0) & (levels < 255)].all()
 
 
 def test_a_straight_edge_is_moved_by_exactly_the_radius():
