@@ -289,6 +289,7 @@ def cutout(rng: Generator, size_px: int) -> tuple[Array, Array]:
     return shaded(rng, canvas)
 
 
+# (random generator, side in pixels) -> foreground (H, W, 3) RGB, defined everywhere, and alpha (H, W), both in [0, 1]
 KINDS: dict[str, Callable[[Generator, int], tuple[Array, Array]]] = {
     "hair": hair, "fur": fur, "glass": glass, "lace": lace, "solid": solid, "cutout": cutout,
 }  # fmt: skip
