@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from torch import distributed
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from data.datasets import CompositionDataset
-
 
 class InfiniteSampler(Sampler[tuple[int, int]]):
     """Endless keys (epoch, index), every index once an epoch, shuffled anew by (seed, epoch).
@@ -54,7 +52,7 @@ def epoch_order(size: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(size)
 
 
-def build_train_loader(dataset: CompositionDataset, batch_size: int, num_workers: int, seed: int) -> DataLoader:
+def build_train_loader(dataset: Dataset, batch_size: int, num_workers: int, seed: int) -> DataLoader:
     """Build the endless loader of training batches of this process.
 
     Args:
@@ -66,10 +64,11 @@ def build_train_loader(dataset: CompositionDataset, batch_size: int, num_workers
     Returns: a loader without length; set `loader.sampler.start` before iterating to go on in the middle of the stream.
     """
     rank, world_size = rank_and_world_size()
+    size = len(dataset)  # type: ignore[arg-type]  # Dataset itself promises no length
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=InfiniteSampler(len(dataset), batch_size, seed, rank, world_size),
+        sampler=InfiniteSampler(size, batch_size, seed, rank, world_size),
         num_workers=num_workers,
         worker_init_fn=prepare_worker,
         persistent_workers=num_workers > 0,
@@ -81,10 +80,11 @@ def build_train_loader(dataset: CompositionDataset, batch_size: int, num_workers
 def build_test_loader(dataset: Dataset, num_workers: int) -> DataLoader:
     """Build a loader of single images, in order; rank r of W takes images r, r + W, ..., so none comes twice."""
     rank, world_size = rank_and_world_size()
+    size = len(dataset)  # type: ignore[arg-type]  # Dataset itself promises no length
     return DataLoader(
         dataset,
         batch_size=1,
-        sampler=range(rank, len(dataset), world_size),  # type: ignore[arg-type]  # any Dataset here has a length
+        sampler=range(rank, size, world_size),
         num_workers=num_workers,
         worker_init_fn=prepare_worker,
         generator=torch.Generator(),

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -168,7 +169,7 @@ class MattingFolder(Dataset):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor | str]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         paths = self.paths[index]
         readers = {"image": read_image, "trimap": read_trimap, "alpha": read_alpha}
         pictures = {name: reader(path) for (name, reader), path in zip(readers.items(), paths, strict=False)}

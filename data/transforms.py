@@ -21,10 +21,11 @@ from data.images import to_float
 from data.trimap import ALPHA_TOLERANCE, trimap_from_alpha
 
 Sample = dict[str, Any]
-Matrix = NDArray[np.float64]  # 3 x 3, on (x, y, 1) with pixel i reaching from i to i + 1
+Matrix = NDArray[np.floating]  # 3 x 3, on (x, y, 1) with pixel i reaching from i to i + 1
 
 INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 INTERPOLATION_REACH_PX = 4  # Lanczos4 looks this far
+INVISIBLE_ALPHA = 1e-6  # below it a colour cannot be told from its premultiplied value, and does not show
 
 
 class CropAroundUnknown:
@@ -87,14 +88,14 @@ class CropAroundUnknown:
         background = crop_background(sample["background"], frame, window_px, self.crop_px, rng)
         return {"layers": layers, "background": background}
 
-    def _draw_frame(self, alpha: NDArray, rng: np.random.Generator) -> NDArray[np.float64]:
+    def _draw_frame(self, alpha: NDArray, rng: np.random.Generator) -> NDArray[np.floating]:
         """Draw the size (width, height) in px to which the foregrounds are resized first."""
         frame = np.array(alpha.shape[::-1], float)
         if rng.random() < self.square_probability:
             return np.full(2, min(self.square_px, self.max_enlargement * frame.max()))
         return frame
 
-    def _draw_affine(self, frame: NDArray[np.float64], rng: np.random.Generator) -> Matrix:
+    def _draw_affine(self, frame: NDArray[np.floating], rng: np.random.Generator) -> Matrix:
         """Draw rotation, shear, scale and flips about the frame's centre."""
         angle = np.deg2rad(rng.uniform(-self.rotation_deg, self.rotation_deg)) * (frame.max() >= self.rotation_min_px)
         shear = np.deg2rad(rng.uniform(-self.shear_deg, self.shear_deg))
@@ -167,17 +168,17 @@ class CompositeImage:
         return {**sample, "image": image.clip(0, 1)}  # float rounding may leave [0, 1] by 1e-7
 
 
-def translation(offset: NDArray[np.float64]) -> Matrix:
+def translation(offset: NDArray[np.floating]) -> Matrix:
     """Move points by an offset (x, y)."""
     return np.array([[1, 0, offset[0]], [0, 1, offset[1]], [0, 0, 1.0]])
 
 
-def scaling(factor: float | NDArray[np.float64]) -> Matrix:
+def scaling(factor: float | NDArray[np.floating]) -> Matrix:
     """Scale points about the origin by one factor or by one per axis (x, y)."""
     return np.diag([*np.broadcast_to(factor, 2), 1.0])
 
 
-def resize_matrix(picture: NDArray, frame: NDArray[np.float64]) -> Matrix:
+def resize_matrix(picture: NDArray, frame: NDArray[np.floating]) -> Matrix:
     """Map a picture (H, W, ...) onto a frame (width, height) in px."""
     return scaling(frame / picture.shape[1::-1])
 
@@ -188,8 +189,8 @@ def draw_interpolation(rng: np.random.Generator) -> int:
 
 
 def draw_centre(
-    alpha: NDArray, to_frame: Matrix, frame: NDArray[np.float64], window_px: float, rng: np.random.Generator
-) -> NDArray[np.float64]:
+    alpha: NDArray, to_frame: Matrix, frame: NDArray[np.floating], window_px: float, rng: np.random.Generator
+) -> NDArray[np.floating]:
     """Draw the window's centre (x, y) in the frame: a random unknown pixel, moved to keep the window inside.
 
     Unknown pixels are the fractional ones of the alpha; where it has none, those on its edges; an alpha without edges
@@ -204,7 +205,7 @@ def draw_centre(
     """
     points = unknown_points(alpha)
     centre = frame / 2
-    if points is not None:
+    if len(points):
         drawn = points[rng.integers(len(points), size=64)] + 0.5
         drawn = drawn @ to_frame[:2, :2].T + to_frame[:2, 2]
         is_inside = ((drawn >= 0) & (drawn < frame)).all(axis=1)
@@ -213,15 +214,15 @@ def draw_centre(
     return centre.clip(*ends)
 
 
-def unknown_points(alpha: NDArray) -> NDArray | None:
-    """List a raw alpha's fractional pixels, or else those on its edges, as (N, 2) integers x, y; None without any."""
+def unknown_points(alpha: NDArray) -> NDArray:
+    """List a raw alpha's fractional pixels, or else those on its edges, as (N, 2) integers x, y; N may be 0."""
     full = np.iinfo(alpha.dtype).max
     low = int(ALPHA_TOLERANCE * full) + 1
     points = cv2.findNonZero(cv2.inRange(alpha, low, full - low))
     if points is None:
         edges = cv2.morphologyEx(alpha, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
         points = cv2.findNonZero(cv2.inRange(edges, 1, full))
-    return None if points is None else points.reshape(-1, 2)
+    return np.empty((0, 2), np.int32) if points is None else points.reshape(-1, 2)
 
 
 def sample_layer(
@@ -238,6 +239,7 @@ def sample_layer(
 
     Returns: alpha (S, S, 1) and foreground (S, S, 3), not premultiplied, in [0, 1].
     """
+    picture_size = alpha.shape[::-1]
     to_picture = np.linalg.inv(to_crop)
     reduction = max(1, int(np.sqrt(abs(np.linalg.det(to_picture)))))
     corners = crop_px * np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) @ to_picture[:2, :2].T + to_picture[:2, 2]
@@ -257,13 +259,30 @@ def sample_layer(
         to_crop = to_crop @ scaling(np.array([width / size[0], height / size[1]]))
     half = np.full(2, 0.5)
     by_index = translation(-half) @ to_crop @ translation(half)  # OpenCV puts pixel i at i, not at i + 0.5
-    layer = cv2.warpAffine(layer, by_index[:2], (crop_px, crop_px), flags=interpolation)
-    alpha = layer[:, :, 3:].clip(0, 1)
-    return alpha, (layer[:, :, :3] / alpha.clip(ALPHA_TOLERANCE)).clip(0, 1)
+    layer = cv2.warpAffine(
+        layer, by_index[:2], (crop_px, crop_px), flags=interpolation, borderMode=cv2.BORDER_REPLICATE
+    )
+    layer[~is_inside(picture_size, to_picture, crop_px)] = 0
+    alpha = layer[:, :, 3:]  # before clipping: cubic and Lanczos overshoot in colours and alpha alike
+    return alpha.clip(0, 1), (layer[:, :, :3] / alpha.clip(INVISIBLE_ALPHA)).clip(0, 1)
+
+
+def is_inside(size: tuple[int, ...], to_picture: Matrix, crop_px: int) -> NDArray[np.bool_]:
+    """Tell which pixels (S, S) of a crop have their centre inside a picture of this (width, height).
+
+    Sampling repeats the picture's border and this cuts it off: blending with zeros would draw a seam wherever a
+    foreground is cut by its own picture's border.
+    """
+    centres = np.arange(crop_px) + 0.5
+    inside = np.ones((crop_px, crop_px), bool)
+    for (along_x, along_y, offset), side in zip(to_picture[:2], size, strict=True):
+        coordinate = along_x * centres + (along_y * centres[:, None] + offset)
+        inside &= (coordinate >= 0) & (coordinate <= side)
+    return inside
 
 
 def crop_background(
-    background: NDArray, frame: NDArray[np.float64], window_px: float, crop_px: int, rng: np.random.Generator
+    background: NDArray, frame: NDArray[np.floating], window_px: float, crop_px: int, rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """Crop a background as if it were resized to cover the frame, at a random place, and resize the crop.
 

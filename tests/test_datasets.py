@@ -1,0 +1,253 @@
+"""Samples are a function of seed, epoch and index; the folders are checked when a data set is built."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data import datasets
+from data.datasets import CompositionDataset, MattingFolder
+from data.images import DataError, find_images, read_raw_alpha, to_uint8
+
+
+def save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def cut_out(seed: int, size_px: int = 60) -> np.ndarray:
+    """Draw a soft disc of random texture, (S, S, 4) uint8."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size_px, :size_px] - size_px / 2
+    alpha = np.clip((size_px / 3 - np.hypot(x, y)) / 4, 0, 1)
+    return np.dstack([rng.integers(0, 256, (size_px, size_px, 3)), 255 * alpha]).astype(np.uint8)
+
+
+@pytest.fixture()
+def root(tmp_path: Path) -> Path:
+    """Six cut-outs, as RGBA and as foreground and alpha, and five flat backgrounds of mixed formats."""
+    for number in range(6):
+        pixels = cut_out(number)
+        save(tmp_path / "rgba" / f"f{number}.png", pixels)
+        save(tmp_path / "fg" / f"f{number}.png", pixels[:, :, :3])
+        save(tmp_path / "alpha" / f"f{number}.{'png' if number % 2 else 'bmp'}", pixels[:, :, 3])
+    for number, suffix in enumerate((".PNG", ".jpg", ".webp", ".bmp", ".jpeg")):
+        save(tmp_path / "bg" / f"b{number}{suffix}", np.full((80, 100, 3), 40 * number, np.uint8))
+    return tmp_path
+
+
+def build(root: Path, **settings) -> CompositionDataset:
+    return CompositionDataset(root / "rgba", root / "bg", **{"samples_per_epoch": 10, "crop_px": 32, **settings})
+
+
+def same(first: dict, second: dict) -> bool:
+    return all(torch.equal(first[key], second[key]) for key in ("image", "trimap", "alpha"))
+
+
+def test_items_keep_the_contract(root):
+    dataset = build(root)
+    assert len(dataset) == 10
+    for index in range(10):
+        sample = dataset[3, index]
+        assert {key: (tuple(value.shape), value.dtype) for key, value in sample.items()} == {
+            "image": ((3, 32, 32), torch.float32),
+            "trimap": ((1, 32, 32), torch.float32),
+            "alpha": ((1, 32, 32), torch.float32),
+        }
+        assert set(sample["trimap"].unique().tolist()) <= {0, 0.5, 1}
+        for value in sample.values():
+            assert value.min() >= 0
+            assert value.max() <= 1
+        assert (sample["alpha"][sample["trimap"] == 1] > 0.998).all()
+        assert (sample["alpha"][sample["trimap"] == 0] < 0.002).all()
+
+
+def test_a_sample_is_a_function_of_seed_epoch_and_index(root):
+    dataset = build(root)
+    assert same(dataset[2, 7], build(root)[2, 7])
+    dataset[0, 0]
+    assert same(dataset[2, 7], build(root)[2, 7])
+    for other in (dataset[2, 8], dataset[3, 7], build(root, seed=1)[2, 7]):
+        assert not same(dataset[2, 7], other)
+
+
+def test_both_layouts_give_the_same_samples(root):
+    separate = CompositionDataset(root / "fg", root / "bg", root / "alpha", samples_per_epoch=10, crop_px=32)
+    for index in range(10):
+        assert same(build(root)[0, index], separate[0, index])
+
+
+def test_several_folders_are_read_in_the_order_given(root):
+    folders = [root / "fg", root / "fg"]
+    dataset = CompositionDataset(folders, [root / "bg"], [root / "alpha"] * 2, samples_per_epoch=1)
+    assert [path.name for path, _ in dataset.foregrounds] == [f"f{n}.png" for n in range(6)] * 2
+    assert [alpha.stem for _, alpha in dataset.foregrounds if alpha] == [f"f{n}" for n in range(6)] * 2
+    assert [path.name for path in dataset.backgrounds] == ["b0.PNG", "b1.jpg", "b2.webp", "b3.bmp", "b4.jpeg"]
+    with pytest.raises(DataError, match="2 foreground folders and 1 alpha folders"):
+        CompositionDataset(folders, root / "bg", root / "alpha", samples_per_epoch=1)
+
+
+def record(dataset: CompositionDataset, monkeypatch: pytest.MonkeyPatch, keys: list) -> list[tuple[str, str]]:
+    """Return the names of the first foreground and the background of each sample."""
+    used: list[tuple[str, str]] = []
+    read_foreground, read_background = datasets.read_foreground, datasets.read_raw_image
+    opened: list[str] = []
+
+    def foreground(path: Path, alpha_path: Path | None):
+        opened.append(path.name)
+        return read_foreground(path, alpha_path)
+
+    def background(path: Path):
+        opened.append(path.name)
+        return read_background(path)
+
+    monkeypatch.setattr(datasets, "read_foreground", foreground)
+    monkeypatch.setattr(datasets, "read_raw_image", background)
+    for key in keys:
+        opened.clear()
+        dataset[key]
+        used.append((opened[0], opened[-1]))
+    return used
+
+
+def test_pairs_are_drawn_anew_and_foregrounds_take_turns(root, monkeypatch):
+    dataset = build(root, crop_px=8)
+    used = record(dataset, monkeypatch, [(epoch, index) for epoch in range(9) for index in range(10)])
+    assert set(Counter(foreground for foreground, _ in used).values()) == {15}  # 90 samples, 6 foregrounds
+    backgrounds = {number: {b for f, b in used if f == f"f{number}.png"} for number in range(6)}
+    assert all(len(drawn) >= 4 for drawn in backgrounds.values())
+
+
+def test_the_image_is_the_composite_of_what_was_drawn(tmp_path):
+    """With flat colours and no jitter the equation must hold at every pixel, whatever the view."""
+    pixels = cut_out(0)
+    pixels[:, :, :3] = 200
+    for number in range(3):
+        save(tmp_path / "rgba" / f"{number}.png", pixels)
+    save(tmp_path / "bg" / "b.png", np.full((50, 70, 3), 30, np.uint8))
+    dataset = build(tmp_path, hue_deg=0, jitter_share=0)
+    for index in range(10):
+        sample = dataset[0, index]
+        expected = (200 * sample["alpha"] + 30 * (1 - sample["alpha"])) / 255
+        torch.testing.assert_close(sample["image"], expected.expand(3, -1, -1), atol=1e-5, rtol=0)
+
+
+def test_trimaps_are_as_wide_as_the_radii_say_at_the_crops_resolution(tmp_path):
+    """A straight edge stays straight, so that its unknown band measures both radii, whatever the window's size."""
+    pixels = np.full((900, 900, 4), 255, np.uint8)
+    pixels[:, :450, 3] = 0
+    save(tmp_path / "rgba" / "edge.png", pixels)
+    save(tmp_path / "bg" / "b.png", pixels[:50, :50, :3])
+    plain = {"scale_range": (1, 1), "rotation_deg": 0, "shear_deg": 0, "merge_probability": 0}
+    dataset = build(tmp_path, crop_px=64, trimap_radius_px=(6, 6), **plain)
+    for index in range(10):
+        unknown = (dataset[0, index]["trimap"][0] == 0.5).sum(dim=1)
+        assert unknown.min() >= 12
+        assert unknown.max() <= 12 + 8  # and what interpolation blurs
+
+
+def test_an_epoch_may_be_longer_than_the_list_of_foregrounds(root):
+    assert build(root, samples_per_epoch=43_100)[0, 43_099]["alpha"].shape == (1, 32, 32)
+
+
+def test_missing_folders_are_named_at_once_with_the_layout(root):
+    with pytest.raises(FileNotFoundError) as caught:
+        CompositionDataset(root / "no_fg", [root / "bg", root / "no_bg"], root / "no_alpha", samples_per_epoch=1)
+    message = str(caught.value)
+    for part in ("no_fg", "no_bg", "no_alpha", "Composition-1k/train/fg", "train2017", "DETECTRON2_DATASETS"):
+        assert part in message
+    with pytest.raises(FileNotFoundError, match="(?s)no_trimaps.*Composition-1k/test/merged.*DETECTRON2_DATASETS"):
+        MattingFolder(root / "fg", root / "no_trimaps")
+
+
+def test_missing_partners_are_listed_at_once_on_either_side(root):
+    (root / "alpha" / "f1.png").unlink()
+    (root / "alpha" / "f3.png").unlink()
+    (root / "fg" / "f2.png").unlink()
+    with pytest.raises(FileNotFoundError) as caught:
+        CompositionDataset(root / "fg", root / "bg", root / "alpha", samples_per_epoch=1)
+    message = str(caught.value)
+    assert "3 files lack their partners" in message
+    for part in ("alpha/f1.*", "alpha/f3.*", "fg/f2.*", "DETECTRON2_DATASETS"):
+        assert part in message
+
+
+def test_two_pictures_of_one_name_are_refused(root):
+    save(root / "alpha" / "f1.bmp", cut_out(1)[:, :, 3])
+    with pytest.raises(DataError, match="more than one picture called f1"):
+        CompositionDataset(root / "fg", root / "bg", root / "alpha", samples_per_epoch=1)
+
+
+def test_empty_folders_are_refused(root):
+    (root / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no picture in .*empty"):
+        CompositionDataset(root / "rgba", root / "empty", samples_per_epoch=1)
+
+
+def test_sizes_that_differ_name_both_files(root):
+    save(root / "alpha" / "f1.png", cut_out(1, 50)[:, :, 3])
+    dataset = CompositionDataset(root / "fg", root / "bg", root / "alpha", samples_per_epoch=6, merge_probability=0)
+    with pytest.raises(DataError, match=r"fg/f1\.png is 60 x 60 px but .*alpha/f1\.png is 50 x 50 px"):
+        dataset[0, 1]
+    save(root / "tri" / "f1.png", np.zeros((9, 9), np.uint8))
+    save(root / "one" / "f1.png", cut_out(1)[:, :, :3])
+    with pytest.raises(DataError, match=r"one/f1\.png is 60 x 60 px but .*tri/f1\.png is 9 x 9 px"):
+        MattingFolder(root / "one", root / "tri")[0]
+
+
+def test_foregrounds_without_alpha_are_named(root):
+    dataset = CompositionDataset(root / "fg", root / "bg", samples_per_epoch=6)
+    with pytest.raises(DataError, match=r"f0\.png has no transparency"):
+        dataset[0, 0]
+
+
+def test_a_matting_folder_gives_back_what_is_stored(tmp_path):
+    rng = np.random.default_rng(0)
+    stored = {}
+    for name, (height, width) in (("b", (5, 9)), ("a", (7, 4)), ("c.1", (3, 3))):
+        image = rng.integers(0, 256, (height, width, 3), np.uint8)
+        trimap = np.array([0, 128, 255], np.uint8)[rng.integers(0, 3, (height, width))]
+        stored[name] = [image, trimap, rng.integers(0, 256, (height, width), np.uint8)]
+        for folder, pixels in zip(("merged", "trimaps", "alpha_copy"), stored[name], strict=True):
+            save(tmp_path / folder / f"{name}.png", pixels)
+    dataset = MattingFolder(tmp_path / "merged", tmp_path / "trimaps", tmp_path / "alpha_copy")
+    assert [dataset[i]["name"] for i in range(len(dataset))] == ["a", "b", "c.1"]
+    for item in (dataset[i] for i in range(3)):
+        image, trimap, alpha = stored[item["name"]]
+        np.testing.assert_array_equal(to_uint8(item["image"].permute(1, 2, 0).numpy()), image)
+        np.testing.assert_array_equal(item["trimap"][0].numpy(), (trimap > 0) / 2 + (trimap > 128) / 2)
+        np.testing.assert_array_equal(to_uint8(item["alpha"][0].numpy()), alpha)
+    assert set(MattingFolder(tmp_path / "merged", tmp_path / "trimaps")[0]) == {"image", "trimap", "name"}
+
+
+def test_real_photographs_are_read_as_stored(matting_folder):
+    folder = matting_folder / "alphamatting"
+    dataset = MattingFolder(folder / "image", folder / "trimap1", folder / "alpha")
+    assert len(dataset) == 18
+    item = dataset[3]
+    assert item["image"].shape[1:] == item["trimap"].shape[1:] == item["alpha"].shape[1:]
+    stored = read_raw_alpha(folder / "alpha" / f"{item['name']}.png")
+    np.testing.assert_array_equal(to_uint8(item["alpha"][0].numpy()), stored)
+
+
+@pytest.mark.parametrize("crop_px", [160, 320])
+def test_real_cut_outs_give_crops_with_unknown_and_known_pixels(matting_folder, crop_px):
+    folders = [matting_folder / "cutouts_tuxpaint" / "rgba", matting_folder / "cutouts_fluent3d" / "rgba"]
+    backgrounds = matting_folder / "backgrounds" / "image"
+    dataset = CompositionDataset(folders, backgrounds, samples_per_epoch=1000, crop_px=crop_px, seed=3)
+    assert len(dataset.foregrounds) == sum(len(find_images(folder)) for folder in folders)
+    samples = [dataset[0, index] for index in range(0, 1000, 25)]
+    shares = np.array([[(s["trimap"] == value).float().mean().item() for value in (0, 0.5, 1)] for s in samples])
+    assert (shares[:, 1] == 0).sum() <= 1
+    assert 0.1 < shares[:, 1].mean() < 0.5
+    assert (shares.mean(axis=0) > 0.1).all()
+    for sample in samples:
+        assert torch.isfinite(sample["image"]).all()
+        assert sample["image"].min() >= 0
+        assert sample["image"].max() <= 1
+        unknown = sample["trimap"] == 0.5
+        fractional = (sample["alpha"] > 0.01) & (sample["alpha"] < 0.99)
+        assert unknown[fractional].all()
