@@ -4,8 +4,7 @@ A sample is a dict. It starts with "sources", the foregrounds as raw pairs of co
 upper one first, and "background", raw (H, W, 3); raw is uint8 or uint16. It ends with float32 in [0, 1], S x S px:
 "image" (S, S, 3), "trimap" and "alpha" (S, S, 1), made of the float "foreground" and "background" beside them.
 
-Resizing, affine map and crop are one matrix, and each picture is sampled through it once, colours premultiplied: no
-picture is warped where the crop does not look, and hidden colours of transparent pixels do not bleed into edges.
+Resizing, affine map and crop are one matrix, and each picture is sampled through it once (`data.sampling`).
 The defaults of all ranges stand in one place, `data.datasets.CompositionDataset`.
 """
 
@@ -18,14 +17,12 @@ from numpy.typing import NDArray
 
 from data.composition import composite, merge_foregrounds
 from data.images import to_float
+from data.sampling import Matrix, resize_matrix, sample_layer, scaling, translation
 from data.trimap import ALPHA_TOLERANCE, trimap_from_alpha
 
 Sample = dict[str, Any]
-Matrix = NDArray[np.floating]  # 3 x 3, on (x, y, 1) with pixel i reaching from i to i + 1
 
 INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
-INTERPOLATION_REACH_PX = 4  # Lanczos4 looks this far
-INVISIBLE_ALPHA = 1e-6  # below it a colour cannot be told from its premultiplied value, and does not show
 
 
 class CropAroundUnknown:
@@ -168,21 +165,6 @@ class CompositeImage:
         return {**sample, "image": image.clip(0, 1)}  # float rounding may leave [0, 1] by 1e-7
 
 
-def translation(offset: NDArray[np.floating]) -> Matrix:
-    """Move points by an offset (x, y)."""
-    return np.array([[1, 0, offset[0]], [0, 1, offset[1]], [0, 0, 1.0]])
-
-
-def scaling(factor: float | NDArray[np.floating]) -> Matrix:
-    """Scale points about the origin by one factor or by one per axis (x, y)."""
-    return np.diag([*np.broadcast_to(factor, 2), 1.0])
-
-
-def resize_matrix(picture: NDArray, frame: NDArray[np.floating]) -> Matrix:
-    """Map a picture (H, W, ...) onto a frame (width, height) in px."""
-    return scaling(frame / picture.shape[1::-1])
-
-
 def draw_interpolation(rng: np.random.Generator) -> int:
     """Draw one of OpenCV's nearest, linear, cubic and Lanczos."""
     return int(rng.choice(INTERPOLATIONS))
@@ -223,62 +205,6 @@ def unknown_points(alpha: NDArray) -> NDArray:
         edges = cv2.morphologyEx(alpha, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
         points = cv2.findNonZero(cv2.inRange(edges, 1, full))
     return np.empty((0, 2), np.int32) if points is None else points.reshape(-1, 2)
-
-
-def sample_layer(
-    colour: NDArray, alpha: NDArray, to_crop: Matrix, crop_px: int, interpolation: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Sample a foreground and its alpha through a matrix; outside the picture alpha is 0.
-
-    Args:
-        colour: raw (H, W, 3), not premultiplied.
-        alpha: raw (H, W).
-        to_crop: maps the picture's points to the crop's.
-        crop_px: side S of the crop.
-        interpolation: OpenCV's flag; shrinking by 2 and more averages areas first.
-
-    Returns: alpha (S, S, 1) and foreground (S, S, 3), not premultiplied, in [0, 1].
-    """
-    picture_size = alpha.shape[::-1]
-    to_picture = np.linalg.inv(to_crop)
-    reduction = max(1, int(np.sqrt(abs(np.linalg.det(to_picture)))))
-    corners = crop_px * np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) @ to_picture[:2, :2].T + to_picture[:2, 2]
-    reach = INTERPOLATION_REACH_PX * reduction
-    left, top = np.floor(corners.min(axis=0) - reach).astype(int).clip(0)
-    right, bottom = np.ceil(corners.max(axis=0) + reach).astype(int).clip(0)
-    alpha = to_float(alpha[top:bottom, left:right])
-    if alpha.size == 0:
-        return np.zeros((crop_px, crop_px, 1), np.float32), np.zeros((crop_px, crop_px, 3), np.float32)
-    colour = to_float(colour[top:bottom, left:right])
-    layer = np.dstack([colour * alpha[:, :, None], alpha])
-    to_crop = to_crop @ translation(np.array([left, top]))
-    if reduction > 1:
-        height, width = alpha.shape
-        size = max(1, width // reduction), max(1, height // reduction)
-        layer = cv2.resize(layer, size, interpolation=cv2.INTER_AREA)
-        to_crop = to_crop @ scaling(np.array([width / size[0], height / size[1]]))
-    half = np.full(2, 0.5)
-    by_index = translation(-half) @ to_crop @ translation(half)  # OpenCV puts pixel i at i, not at i + 0.5
-    layer = cv2.warpAffine(
-        layer, by_index[:2], (crop_px, crop_px), flags=interpolation, borderMode=cv2.BORDER_REPLICATE
-    )
-    layer[~is_inside(picture_size, to_picture, crop_px)] = 0
-    alpha = layer[:, :, 3:]  # before clipping: cubic and Lanczos overshoot in colours and alpha alike
-    return alpha.clip(0, 1), (layer[:, :, :3] / alpha.clip(INVISIBLE_ALPHA)).clip(0, 1)
-
-
-def is_inside(size: tuple[int, ...], to_picture: Matrix, crop_px: int) -> NDArray[np.bool_]:
-    """Tell which pixels (S, S) of a crop have their centre inside a picture of this (width, height).
-
-    Sampling repeats the picture's border and this cuts it off: blending with zeros would draw a seam wherever a
-    foreground is cut by its own picture's border.
-    """
-    centres = np.arange(crop_px) + 0.5
-    inside = np.ones((crop_px, crop_px), bool)
-    for (along_x, along_y, offset), side in zip(to_picture[:2], size, strict=True):
-        coordinate = along_x * centres + (along_y * centres[:, None] + offset)
-        inside &= (coordinate >= 0) & (coordinate <= side)
-    return inside
 
 
 def crop_background(

@@ -1,18 +1,16 @@
-"""Sampling against slices, block means and scipy; draws against their ranges; colours against colorsys."""
+"""Draws against their ranges, views against what they must show, colours against colorsys."""
 
 import colorsys
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import ndimage
 
 from data.images import to_float
+from data.sampling import translation
 from data.transforms import (
-    INTERPOLATIONS,
     CompositeImage,
     CropAroundUnknown,
     JitterColour,
@@ -20,10 +18,6 @@ from data.transforms import (
     MergeLayers,
     crop_background,
     draw_centre,
-    resize_matrix,
-    sample_layer,
-    scaling,
-    translation,
     unknown_points,
 )
 from data.trimap import trimap_from_alpha
@@ -60,106 +54,6 @@ def picture(height: int, width: int, channels: int = 3, dtype: type = np.uint8) 
 def disc(size_px: int, softness_px: float = 2.0) -> np.ndarray:
     y, x = np.mgrid[:size_px, :size_px] + 0.5 - size_px / 2
     return np.rint(255 * np.clip((size_px / 3 - np.hypot(x, y)) / softness_px + 0.5, 0, 1)).astype(np.uint8)
-
-
-def smooth(height: int, width: int) -> np.ndarray:
-    noise = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=(height, width)), 3)
-    return np.rint(255 * (noise - noise.min()) / np.ptp(noise)).astype(np.uint8)
-
-
-@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_a_shift_by_whole_pixels_is_a_slice_with_zeros_around(interpolation, dtype):
-    colour, alpha = picture(20, 30, dtype=dtype), picture(20, 30, 1, dtype)[:, :, 0]
-    sampled, foreground = sample_layer(colour, alpha, translation(np.array([-5, 4])), 24, interpolation)
-    expected = np.pad(to_float(alpha), ((4, 0), (0, 0)))[:24, 5:29]
-    np.testing.assert_allclose(sampled[:, :, 0], expected, atol=1e-6)
-    colours = np.pad(to_float(colour), ((4, 0), (0, 0), (0, 0)))[:24, 5:29]
-    is_visible = expected > 0.01
-    np.testing.assert_allclose(foreground[is_visible], colours[is_visible], atol=1e-5)
-
-
-@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
-def test_flips_and_quarter_turns_are_exact(interpolation):
-    alpha, colour = smooth(16, 16), picture(16, 16)
-    flip = translation(np.array([16, 0])) @ scaling(np.array([-1, 1]))
-    turn = translation(np.array([16, 0])) @ np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1.0]])
-    for matrix, expected in ((flip, alpha[:, ::-1]), (turn, np.rot90(alpha, -1))):
-        sampled = sample_layer(colour, alpha, matrix, 16, interpolation)[0]
-        np.testing.assert_allclose(sampled[:, :, 0], to_float(expected), atol=1e-5)
-
-
-def test_an_affine_map_agrees_with_scipy():
-    alpha = smooth(90, 120)
-    to_crop = translation(np.array([20, 10])) @ np.array([[0.9, 0.3, 0], [-0.2, 1.1, 0], [0, 0, 1]])
-    to_picture = np.linalg.inv(to_crop)
-    x, y = np.meshgrid(np.arange(64) + 0.5, np.arange(64) + 0.5)
-    columns = to_picture[0, 0] * x + to_picture[0, 1] * y + to_picture[0, 2] - 0.5
-    rows = to_picture[1, 0] * x + to_picture[1, 1] * y + to_picture[1, 2] - 0.5
-    sampled = sample_layer(picture(90, 120), alpha, to_crop, 64, cv2.INTER_LINEAR)[0][:, :, 0]
-    is_inside = (rows > 1) & (rows < 88) & (columns > 1) & (columns < 118)
-    assert is_inside.mean() > 0.4
-    expected = ndimage.map_coordinates(to_float(alpha), [rows, columns], order=1)
-    # OpenCV before 5 knows 32 steps between two pixels, whose greatest difference here is 0.12.
-    np.testing.assert_allclose(sampled[is_inside], expected[is_inside], atol=0.12 / 32)
-    assert (sampled[(rows < -1) | (columns < -1)] == 0).all()
-
-
-@pytest.mark.parametrize("factor", [2, 3])
-def test_shrinking_averages_premultiplied_blocks(factor):
-    colour, alpha = picture(24, 24), picture(24, 24, 1)[:, :, 0]
-    size = 24 // factor
-    sampled, foreground = sample_layer(colour, alpha, scaling(1 / factor), size, cv2.INTER_LINEAR)
-
-    def block_mean(values: np.ndarray) -> np.ndarray:
-        return values.reshape(size, factor, size, factor, -1).mean(axis=(1, 3))
-
-    expected = block_mean(to_float(alpha))
-    np.testing.assert_allclose(sampled, expected, atol=1e-5)
-    premultiplied = block_mean(to_float(alpha)[:, :, None] * to_float(colour))
-    np.testing.assert_allclose(foreground, premultiplied / expected, atol=1e-5)
-
-
-@given(st.sampled_from(INTERPOLATIONS), st.floats(0.2, 4), st.floats(0, 3))
-@settings(max_examples=30)
-def test_hidden_colours_do_not_bleed_and_values_stay_in_range(interpolation, factor, angle):
-    alpha = disc(40)
-    colour = np.zeros((40, 40, 3), np.uint8)
-    colour[alpha > 0] = 255, 128, 0
-    colour[alpha == 0] = 0, 0, 255
-    rotation = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
-    to_crop = translation(np.full(2, 20.0)) @ rotation @ scaling(factor) @ translation(np.full(2, -20.0))
-    sampled, foreground = sample_layer(colour, alpha, to_crop, 40, interpolation)
-    for values in (sampled, foreground):
-        assert values.dtype == np.float32
-        assert values.min() >= 0
-        assert values.max() <= 1
-    assert sampled.max() > 0.9
-    is_visible = sampled[:, :, 0] > 0.02
-    np.testing.assert_allclose(foreground[is_visible], np.tile([1, 128 / 255, 0], (is_visible.sum(), 1)), atol=1e-3)
-
-
-def test_a_view_beside_the_picture_is_empty():
-    alpha, foreground = sample_layer(picture(9, 9), disc(9), translation(np.array([99, 0])), 8, cv2.INTER_CUBIC)
-    assert (alpha == 0).all()
-    assert alpha.shape == (8, 8, 1)
-    assert foreground.shape == (8, 8, 3)
-
-
-@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
-def test_a_foreground_cut_by_its_own_border_ends_there_without_a_seam(interpolation):
-    full = np.full((40, 50), 255, np.uint8)
-    for factor in (0.44, 1.7):
-        alpha, foreground = sample_layer(np.dstack([full] * 3), full, scaling(factor), 100, interpolation)
-        rows, columns = (np.flatnonzero(alpha[:, :, 0].any(axis=axis)) for axis in (1, 0))
-        np.testing.assert_allclose(alpha[: len(rows), : len(columns)], 1, atol=1e-6)
-        assert (len(columns), len(rows)) == (round(50 * factor), round(40 * factor))
-
-
-def test_16_bit_sources_keep_their_precision():
-    alpha = np.full((8, 8), 12_345, np.uint16)
-    sampled = sample_layer(picture(8, 8, dtype=np.uint16), alpha, np.eye(3), 8, cv2.INTER_LINEAR)[0]
-    np.testing.assert_allclose(sampled, 12_345 / 65_535, rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -247,7 +141,6 @@ def test_the_square_step_changes_the_aspect():
         sample, np.random.default_rng(0)
     )
     assert abs(crop["layers"][0][0].mean() - 1 / 3) < 0.02  # the whole picture is in the window
-    np.testing.assert_array_equal(resize_matrix(bars, np.array([150, 150])) @ [300, 100, 1], [150, 150, 1])
 
 
 def test_a_second_foreground_is_laid_into_the_frame_of_the_first():
