@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from data.images import to_float
-from data.sampling import sample_layer, scaling, translation
+from data.sampling import resize_matrix, sample_layer, scaling, translation
 from data.transforms import INTERPOLATIONS
 
 
