@@ -43,13 +43,13 @@ class RopePositionEmbedding(nn.Module):
 
         Returns: two tensors (height * width, head_dim), in float32 at least.
         """
-        dtype = torch.promote_types(self.periods.dtype, torch.float32)
-        periods = self.periods.to(dtype)
-        axes = [(torch.arange(n, device=periods.device, dtype=dtype) + 0.5) / n for n in (height, width)]
+        periods = self.periods.to(torch.promote_types(self.periods.dtype, torch.float32))
+        # Coordinates are float32 also where the network runs in float64: the published networks were built so.
+        axes = [(torch.arange(n, device=periods.device, dtype=torch.float32) + 0.5) / n for n in (height, width)]
         coordinates = 2.0 * torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 2) - 1.0  # (hw, 2)
         if self.training:
             coordinates = self._augment(coordinates)
-        angles = (2.0 * math.pi * coordinates[:, :, None] / periods).flatten(1)  # (hw, head_dim / 2): rows, columns
+        angles = (2.0 * math.pi * coordinates[:, :, None].to(periods.dtype) / periods).flatten(1)  # (hw, head_dim / 2): rows, columns
         angles = angles.tile(2)  # the two halves of a head are paired
         return angles.sin(), angles.cos()
 

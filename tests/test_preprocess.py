@@ -1,0 +1,229 @@
+"""preprocess.convert against the published implementations: every layout must give the official network's features."""
+
+import copy
+import re
+import shutil
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import DINOv3ViTConfig, DINOv3ViTModel
+from transformers.models.dinov3_vit import modeling_dinov3_vit
+
+import modeling.backbone.attention as attention_module
+import preprocess
+from modeling.backbone import DINOV3_SIZES, ViT
+from modeling.backbone.rope_position_encoding import RopePositionEmbedding
+
+SIZES_PX = [(224, 224), (160, 352)]
+
+
+def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Random everything: a fresh LayerScale of 1e-5 would hide every error inside a block."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if re.search(r"gamma|lambda1", name):
+            parameter.data = 0.5 + torch.rand(parameter.shape, generator=generator)
+        elif "norm" in name and name.endswith("weight"):
+            parameter.data = 1.0 + 0.1 * noise
+        else:
+            parameter.data = noise * (0.03 if parameter.dim() > 1 else 0.2)
+    return model.eval()
+
+
+def timm_model(name: str) -> nn.Module:
+    return randomise(timm.create_model(name, num_classes=0))
+
+
+def transformers_model(gated: bool) -> nn.Module:
+    config = DINOv3ViTConfig(
+        hidden_size=384,
+        num_attention_heads=6,
+        num_hidden_layers=12,
+        intermediate_size=1536,
+        num_register_tokens=4,
+        use_gated_mlp=gated,
+        hidden_act="silu" if gated else "gelu",
+    )
+    return randomise(DINOv3ViTModel(config))
+
+
+def official_state(model: nn.Module) -> dict[str, Tensor]:
+    """The official layout, built from timm's by the table: with a bias_mask, stored periods and pre-training leftovers."""
+    state: dict[str, Tensor] = {}
+    for key, value in model.state_dict().items():
+        if key.endswith("q_bias"):
+            key = key.replace("q_bias", "qkv.bias")
+            dead_key_bias = torch.full_like(value, 7.0)  # masked away by the stored mask
+            value = torch.cat((value, dead_key_bias, model.state_dict()[key.replace("qkv.bias", "v_bias")]))
+            state[f"{key}_mask"] = torch.cat([torch.full((384,), float(on)) for on in (1, 0, 1)])
+        elif key.endswith("v_bias"):
+            continue
+        gated = "blocks.0.mlp.fc1_g.weight" in model.state_dict()
+        for old, new in {
+            "reg_token": "storage_tokens",
+            "gamma_": "ls",
+            "mlp.fc1_g": "mlp.w1",
+            "mlp.fc1_x": "mlp.w2",
+            "mlp.fc2": "mlp.w3" if gated else "mlp.fc2",
+        }.items():
+            key = key.replace(old, new)
+        state[re.sub(r"\.ls([12])$", r".ls\1.gamma", key)] = value
+    state["rope_embed.periods"] = RopePositionEmbedding(64).periods.clone()
+    state["mask_token"] = torch.zeros(1, 384)
+    return state
+
+
+def our_vit(state: dict[str, Tensor]) -> ViT:
+    conversion = preprocess.convert(state, keep_prefix=True)
+    args = conversion.vit_args
+    vit = ViT(**args, global_block_indexes=range(args["depth"]), conv_residual_block_indexes=())
+    vit.load_state_dict({k.removeprefix("backbone."): v for k, v in conversion.model.items()})
+    return vit.eval()
+
+
+def our_tokens(vit: ViT, image: Tensor) -> Tensor:
+    trimap = torch.rand(len(image), 1, *image.shape[-2:], dtype=image.dtype)  # its weights are zero: it must not matter
+    return vit.forward_tokens(torch.cat((image, trimap), dim=1))[0]
+
+
+def relative_error(ours: Tensor, theirs: Tensor) -> float:
+    return ((ours - theirs).norm() / theirs.norm()).item()
+
+
+def timm_reference(name: str, layout: str) -> tuple[nn.Module, dict[str, Tensor], Callable[[Tensor], Tensor]]:
+    model = timm_model(name)
+    state = model.state_dict() if layout == "timm" else official_state(model)
+    return model, state, model.forward_features
+
+
+REFERENCES = {
+    "timm-S": lambda: timm_reference("vit_small_patch16_dinov3_qkvb", "timm"),
+    "timm-S+": lambda: timm_reference("vit_small_plus_patch16_dinov3_qkvb", "timm"),
+    "official-S": lambda: timm_reference("vit_small_patch16_dinov3_qkvb", "official"),
+    "official-S+": lambda: timm_reference("vit_small_plus_patch16_dinov3_qkvb", "official"),
+    "transformers-S": lambda: (m := transformers_model(False), m.state_dict(), lambda x: m(x).last_hidden_state),
+    "transformers-S+": lambda: (m := transformers_model(True), m.state_dict(), lambda x: m(x).last_hidden_state),
+}
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+@torch.no_grad()
+def test_features_equal_the_published_implementations(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, state, forward = REFERENCES[name]()
+    vit = our_vit(state)
+    for size in SIZES_PX:
+        image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1))
+        assert relative_error(our_tokens(vit, image), forward(image)) < 1e-6
+    model.double()
+    vit.double()
+    if name.startswith("transformers"):
+        # In float64 it still rounds angles to float32 twice: 1 / period, and 2 pi times the coordinate. Undo both.
+        model.rope_embeddings.inv_freq = 1.0 / vit.rope_embed.periods
+        centres = modeling_dinov3_vit.get_patches_center_coordinates
+        monkeypatch.setattr(
+            modeling_dinov3_vit, "get_patches_center_coordinates", lambda *a, **k: centres(*a, **k).double()
+        )
+    for size in SIZES_PX:
+        image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        assert relative_error(our_tokens(vit, image), forward(image)) < 1e-10
+
+
+def key_bias_not_masked(vit: ViT, monkeypatch: pytest.MonkeyPatch) -> None:
+    for block in vit.blocks:
+        block.attn.qkv.bias_mask = torch.ones_like(block.attn.qkv.bias_mask)
+        block.attn.qkv.bias.data[384:768] = torch.randn(384, dtype=torch.float64)
+    # a shared key bias leaves a softmax alone until RoPE turns the patches' keys by different angles
+
+
+def bfloat16_periods(vit: ViT, monkeypatch: pytest.MonkeyPatch) -> None:
+    vit.rope_embed.periods = vit.rope_embed.periods.bfloat16().double()
+
+
+def other_epsilon(vit: ViT, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in vit.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = 1e-6
+
+
+def tanh_gelu(vit: ViT, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = F.gelu
+    monkeypatch.setattr(F, "gelu", lambda x: exact(x, approximate="tanh"))
+
+
+def prefix_dropped(vit: ViT, monkeypatch: pytest.MonkeyPatch) -> None:
+    vit.cls_token = vit.storage_tokens = None
+
+
+def coordinates_by_longer_side(vit: ViT, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = vit.rope_embed.forward
+
+    def by_longer_side(height: int, width: int) -> tuple[Tensor, Tensor]:
+        side = max(height, width)
+        return tuple(t.view(side, side, -1)[:height, :width].flatten(0, 1) for t in table(side, side))
+
+    monkeypatch.setattr(vit.rope_embed, "forward", by_longer_side)
+
+
+def no_final_norm(vit: ViT, monkeypatch: pytest.MonkeyPatch) -> None:
+    vit.norm = nn.Identity()
+
+
+def rescale_left_on(vit: ViT, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    vit.rope_embed.rescale = 2.0
+    vit.rope_embed.train()
+
+
+def rope_on_prefix(vit: ViT, monkeypatch: pytest.MonkeyPatch) -> None:
+    turned = attention_module.rotate
+
+    def turn_all(x: Tensor, rope: tuple[Tensor, Tensor], num_prefix: int) -> Tensor:
+        tables = [torch.cat((t[:num_prefix], t)) for t in rope]
+        return turned(x, *tables)
+
+    monkeypatch.setattr(attention_module.Attention, "_rotate_patches", staticmethod(turn_all))
+
+
+@pytest.mark.parametrize(
+    "slip",
+    [
+        key_bias_not_masked,
+        bfloat16_periods,
+        other_epsilon,
+        tanh_gelu,
+        prefix_dropped,
+        coordinates_by_longer_side,
+        no_final_norm,
+        rescale_left_on,
+        rope_on_prefix,
+    ],
+)
+@torch.no_grad()
+def test_each_slip_would_be_seen(
+    slip: Callable[..., None],
+    converted_small: tuple[ViT, Tensor, Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The parity test can fail: each known slip moves the patch features beyond its limits."""
+    vit, image, expected = converted_small
+    vit = copy.deepcopy(vit)
+    slip(vit, monkeypatch)
+    assert relative_error(our_tokens(vit, image)[:, -expected.shape[1] :], expected) > 1e-6
+
+
+@pytest.fixture(scope="module")
+def converted_small() -> tuple[ViT, Tensor, Tensor]:
+    """Our ViT-S with timm's weights, an oblong image and timm's patch features of it, in float64; they agree."""
+    model, state, forward = REFERENCES["timm-S"]()
+    vit = our_vit(state).double()
+    image = torch.randn(1, 3, *SIZES_PX[1], generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    with torch.no_grad():
+        expected = model.double().forward_features(image)[:, 5:]
+        assert relative_error(our_tokens(vit, image)[:, 5:], expected) < 1e-10
+    return vit, image, expected
