@@ -1,8 +1,7 @@
 """The evaluator inside training: equal to the tool on files, to one process when run in two, and flat in memory."""
 
-import gc
 import json
-import weakref
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -86,13 +85,12 @@ def test_without_truth_or_without_images_there_is_no_number():
 
 
 def test_no_picture_is_kept():
+    """What the evaluator holds after a picture of 64 K pixels takes no more bytes than a name and three numbers."""
+    inputs = {"alpha": torch.rand(1, 1, 256, 256), "trimap": torch.full((1, 1, 256, 256), 0.5), "name": ["large"]}
     evaluator = MattingEvaluator()
-    inputs, outputs = make_batch(0)
-    kept = [weakref.ref(tensor) for tensor in (inputs["alpha"], inputs["trimap"], outputs["pred_alpha"])]
-    evaluator.process(inputs, outputs)
-    del inputs, outputs
-    gc.collect()
-    assert [reference() for reference in kept] == [None] * 3
+    evaluator.process(inputs, {"pred_alpha": torch.rand(1, 1, 256, 256)})
+    assert evaluator.rows["large"]["SAD"] > 0
+    assert len(pickle.dumps(vars(evaluator))) < 500
 
 
 def evaluate_a_share(rank: int, folder: str) -> None:
