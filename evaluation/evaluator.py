@@ -40,7 +40,7 @@ class MattingEvaluator(DatasetEvaluator):
 
         Args:
             inputs: "alpha" (B, 1, H, W) in [0, 1], "trimap" (B, 1, H, W) in {0, 0.5, 1}, "name" of B texts, which tell
-                images apart: a name that was seen before is the same image again and is left out.
+                images apart: a name that was seen before is the same image again and counts once.
             outputs: "pred_alpha" (B, 1, H, W) in [0, 1].
 
         Raises:
@@ -51,8 +51,6 @@ class MattingEvaluator(DatasetEvaluator):
         predictions, truths = (alpha.float().cpu().numpy() for alpha in (outputs["pred_alpha"], inputs["alpha"]))
         regions = unknown_mask(inputs["trimap"]).cpu().numpy()
         for name, prediction, truth, region in zip(inputs["name"], predictions, truths, regions, strict=True):
-            if name in self.rows:
-                continue
             self.rows[name] = measure(to_uint8(prediction[0]), to_uint8(truth[0]), region[0])
             if self.output_dir is not None:
                 self.output_dir.mkdir(parents=True, exist_ok=True)
