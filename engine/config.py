@@ -53,8 +53,8 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
             raise ConfigError(f"the config has no key {key!r}{_hint(key, known)}")
         try:
             LazyConfig.apply_overrides(cfg, [override])
-        except OverrideParseException as error:
-            raise ConfigError(f"cannot parse {override!r}: {str(error).splitlines()[0]}") from error
+        except (OverrideParseException, OmegaConfBaseException) as error:
+            raise ConfigError(f"cannot use {override!r}: {' '.join(str(error).split())}") from error
     try:
         OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
@@ -76,7 +76,7 @@ def dotted_keys(cfg: DictConfig) -> list[str]:
 def _hint(key: str, known: list[str]) -> str:
     """Keys that are spelt alike, or that end alike; "" where there are none."""
     leaf = key.rpartition(".")[2]
-    close = difflib.get_close_matches(key, known) or [
+    close = difflib.get_close_matches(key, known, cutoff=0.8) or [
         name for name in known if difflib.get_close_matches(leaf, [name.rpartition(".")[2]], cutoff=0.8)
     ]
     return f"; did you mean {' or '.join(close[:3])}?" if close else ""

@@ -1,0 +1,24 @@
+r"""ViT-L/16, 100 epochs of Composition-1k.
+
+Purpose: the large model; a global block and a convolution neck end each quarter of its 24 blocks, layers decay by 0.8.
+Command: python preprocess.py --checkpoint dinov3_vitl16_pretrain.pth --keep-prefix \
+             --output checkpoints/dinov3_vitl16_4ch_prefix.pth
+         python main.py --config-file configs/ViTMatte_L_100ep.py --num-gpus 2
+Cost:    134700 iterations of 32 crops of 512 px; time to be measured.
+Result:  to be measured.
+"""
+
+from .common.dataloader import dataloader
+from .common.model import model
+from .common.optimizer import optimizer
+from .common.schedule import lr_multiplier
+from .common.train import train
+
+train.output_dir = "output/ViTMatte_L_100ep"
+train.init_checkpoint = "checkpoints/dinov3_vitl16_4ch_prefix.pth"
+train.epochs = 100
+model.backbone.embed_dim = 1024
+model.backbone.depth = 24
+model.backbone.num_heads = 16
+model.backbone.global_block_indexes = [5, 11, 17, 23]
+optimizer.params.lr_decay_rate = 0.8

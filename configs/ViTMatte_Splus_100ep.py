@@ -1,0 +1,21 @@
+r"""ViT-S+/16, 100 epochs of Composition-1k.
+
+Purpose: the small model with SwiGLU feed-forward layers of 1.5 times the parameters.
+Command: python preprocess.py --checkpoint dinov3_vits16plus_pretrain.pth --keep-prefix \
+             --output checkpoints/dinov3_vits16plus_4ch_prefix.pth
+         python main.py --config-file configs/ViTMatte_Splus_100ep.py --num-gpus 2
+Cost:    134700 iterations of 32 crops of 512 px; time to be measured.
+Result:  to be measured.
+"""
+
+from .common.dataloader import dataloader
+from .common.model import model
+from .common.optimizer import optimizer
+from .common.schedule import lr_multiplier
+from .common.train import train
+
+train.output_dir = "output/ViTMatte_Splus_100ep"
+train.init_checkpoint = "checkpoints/dinov3_vits16plus_4ch_prefix.pth"
+train.epochs = 100
+model.backbone.ffn_layer = "swiglu"
+model.backbone.mlp_ratio = 6.0

@@ -1,0 +1,33 @@
+"""Composition-1k: training composites made on the fly from it and COCO train2017, its 1000 ready-made test images."""
+
+from detectron2.config import LazyCall as L
+
+from data.build import build_test_loader, build_train_loader
+from data.datasets import CompositionDataset, MattingFolder
+from evaluation.evaluator import MattingEvaluator
+
+dataloader = dict(
+    train=L(build_train_loader)(
+        dataset=L(CompositionDataset)(
+            foreground_dirs=["${oc.env:DETECTRON2_DATASETS,datasets}/Composition-1k/train/fg"],
+            alpha_dirs=["${oc.env:DETECTRON2_DATASETS,datasets}/Composition-1k/train/alpha"],
+            background_dirs=["${oc.env:DETECTRON2_DATASETS,datasets}/train2017"],
+            samples_per_epoch="${train.samples_per_epoch}",
+            crop_px=512,
+            seed="${train.seed}",
+        ),
+        # per GPU
+        batch_size=16,
+        num_workers=2,
+        seed="${train.seed}",
+    ),
+    test=L(build_test_loader)(
+        dataset=L(MattingFolder)(
+            image_dir="${oc.env:DETECTRON2_DATASETS,datasets}/Composition-1k/test/merged",
+            trimap_dir="${oc.env:DETECTRON2_DATASETS,datasets}/Composition-1k/test/trimaps",
+            alpha_dir="${oc.env:DETECTRON2_DATASETS,datasets}/Composition-1k/test/alpha_copy",
+        ),
+        num_workers=2,
+    ),
+    evaluator=L(MattingEvaluator)(output_dir=None),
+)

@@ -1,0 +1,36 @@
+"""Length and bookkeeping of a training. Epochs and samples are the settings; iterations follow from them.
+
+The published recipe, 16 samples on each of 2 GPUs: 43_100 / 32 rounded up is 1347 iterations per epoch, 10 epochs are
+13470, and a checkpoint comes every 2 epochs or 2694.
+"""
+
+import engine.schedule  # noqa: F401  registers the resolvers used here
+
+train = dict(
+    output_dir="output/unnamed",
+    # What preprocess.py makes of a published DINOv3 checkpoint; "" starts from random weights.
+    init_checkpoint="",
+    # Parts of the names of tensors that no pretrained backbone has.
+    init_checkpoint_may_lack=["decoder.", ".residual."],
+    device="${default_device:}",
+    # "float32", "bf16" or "fp16"
+    precision="float32",
+    seed=0,
+    epochs=10,
+    # 431 foregrounds x 100 backgrounds, the Composition-1k convention
+    samples_per_epoch=43_100,
+    # 1000 iterations of 32
+    warmup_samples=32_000,
+    epochs_per_checkpoint=2,
+    # Processes. 2 is the recipe's; main.py sets the number that it starts.
+    world_size=2,
+    iterations_per_epoch="${iterations_per_epoch:${.samples_per_epoch},${dataloader.train.batch_size},${.world_size}}",
+    max_iter="${epochs_to_iterations:${.epochs},${.iterations_per_epoch}}",
+    checkpointer=dict(
+        period="${epochs_to_iterations:${..epochs_per_checkpoint},${..iterations_per_epoch}}",
+        max_to_keep=5,
+    ),
+    eval_period="${.checkpointer.period}",
+    # Iterations between two lines of the log, metrics.json and TensorBoard.
+    log_period=20,
+)

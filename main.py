@@ -1,0 +1,121 @@
+"""Train or evaluate one config.
+
+    python main.py --config-file CONFIG --num-gpus 2 train.output_dir=output/first
+    python main.py --config-file CONFIG --num-gpus 2 --resume train.output_dir=output/first
+    python main.py --config-file CONFIG --eval-only train.init_checkpoint=output/first/model_final.pth
+
+Exit status: 2 for a command line or config that cannot be used, 1 where a data set or checkpoint is missing or unfit.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from detectron2.config import instantiate
+from detectron2.engine import default_argument_parser, default_setup, default_writers, hooks
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig
+
+from engine.checkpoint import Checkpointer, CheckpointError, load_weights, read_checkpoint
+from engine.config import ConfigError, apply_overrides, load_config
+from engine.launch import distribute, launch, share_buffers
+from engine.schedule import describe_change, samples_per_iteration
+from engine.trainer import Trainer
+
+logger = logging.getLogger("engine.main")
+
+
+def train(cfg: DictConfig, resume: bool) -> None:
+    """Train a config from its initial checkpoint, or with `resume` from the last one of its folder if there is any."""
+    settings = cfg.train
+    train_loader, test_loader = instantiate(cfg.dataloader.train), instantiate(cfg.dataloader.test)
+    model = instantiate(cfg.model).to(settings.device)
+    cfg.optimizer.params.model = model
+    trainer = Trainer(distribute(model), train_loader, instantiate(cfg.optimizer), settings.precision, settings.seed)
+    checkpointer = Checkpointer(model, settings.output_dir, trainer=trainer)
+    if resume and checkpointer.has_checkpoint():
+        checkpointer.load(checkpointer.get_checkpoint_file())
+    elif path := settings.init_checkpoint:
+        load_weights(model, read_checkpoint(path)["model"], path, settings.init_checkpoint_may_lack)
+    else:
+        logger.info("Starting from random weights: train.init_checkpoint is empty")
+    is_main = comm.is_main_process()
+    trainer.register_hooks(
+        [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+            hooks.PeriodicCheckpointer(checkpointer, **settings.checkpointer) if is_main else None,
+            hooks.EvalHook(settings.eval_period, lambda: evaluate(model, test_loader, cfg.dataloader.evaluator)),
+            hooks.PeriodicWriter(default_writers(settings.output_dir, settings.max_iter), settings.log_period)
+            if is_main
+            else None,
+        ]
+    )
+    trainer.train(trainer.next_iteration, settings.max_iter)
+
+
+def evaluate(model: Any, test_loader: Any, evaluator: DictConfig) -> dict[str, Any]:
+    """Evaluate a bare model, every process on its part of the test set.
+
+    Returns: metrics by name, in the main process; {} elsewhere and without a test set.
+    """
+    if test_loader is None:
+        return {}
+    share_buffers(model)
+    results = inference_on_dataset(model, test_loader, instantiate(evaluator))
+    print_csv_format(results)
+    return results
+
+
+def evaluate_only(cfg: DictConfig, resume: bool) -> None:
+    """Evaluate `train.init_checkpoint`, or with `resume` the last checkpoint of the config's folder."""
+    if cfg.dataloader.test is None:
+        raise ConfigError("--eval-only needs a test set, and dataloader.test is null")
+    test_loader = instantiate(cfg.dataloader.test)
+    model = instantiate(cfg.model).to(cfg.train.device)
+    last = Checkpointer(model, cfg.train.output_dir).get_checkpoint_file()
+    path = last if resume else cfg.train.init_checkpoint
+    if not path:
+        raise ConfigError(
+            f"nothing to evaluate: {f'no checkpoint in {cfg.train.output_dir}' if resume else 'no checkpoint named'}"
+        )
+    load_weights(model, read_checkpoint(path)["model"], path)
+    evaluate(model, test_loader, cfg.dataloader.evaluator)
+
+
+def run(cfg: DictConfig, args: argparse.Namespace, schedule_change: str) -> None:
+    """What each process does."""
+    default_setup(cfg, args)
+    setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="engine")
+    try:
+        if args.eval_only:
+            evaluate_only(cfg, args.resume)
+        else:
+            if schedule_change:
+                logger.info(schedule_change)
+            train(cfg, args.resume)
+    except (FileNotFoundError, CheckpointError, ConfigError) as error:
+        sys.exit(f"main.py: {error}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    args = default_argument_parser(epilog=__doc__).parse_args(argv)
+    try:
+        cfg = load_config(args.config_file)
+        recipe_samples = samples_per_iteration(cfg)
+        if any(override.startswith("train.world_size=") for override in args.opts):
+            raise ConfigError("train.world_size follows from --num-gpus and --num-machines: set these")
+        apply_overrides(cfg, [*args.opts, f"train.world_size={args.num_gpus * args.num_machines}"])
+        launch(run, args, cfg.train.device, (cfg, args, describe_change(cfg, recipe_samples)))
+    except ConfigError as error:
+        print(f"main.py: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

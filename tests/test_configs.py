@@ -1,0 +1,272 @@
+"""Contracts over all configs: deltas of plain assignments that load, instantiate, save, reload and refuse a typo."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.solver import LRMultiplier
+from omegaconf import OmegaConf
+
+from engine.config import ConfigError, apply_overrides, dotted_keys, load_config
+from engine.schedule import samples_per_iteration
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+EXPERIMENTS = sorted(CONFIGS.glob("*.py"))
+COMMON = {
+    "dataloader": "dataloader",
+    "model": "model",
+    "optimizer": "optimizer",
+    "schedule": "lr_multiplier",
+    "train": "train",
+}
+COMPOSITION_1K = [path for path in EXPERIMENTS if path.stem.startswith("ViTMatte_")]
+
+every_experiment = pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+
+
+def instantiate_on_meta(cfg):
+    with torch.device("meta"):
+        return instantiate(cfg.model)
+
+
+def test_the_experiments_of_the_project_are_here():
+    assert [path.stem for path in EXPERIMENTS] == [
+        "ViTMatte_B_100ep",
+        "ViTMatte_L_100ep",
+        "ViTMatte_S_100ep",
+        "ViTMatte_S_100ep_1024",
+        "ViTMatte_S_10ep",
+        "ViTMatte_Splus_100ep",
+        "demo",
+    ]
+
+
+@every_experiment
+def test_an_experiment_is_a_short_delta_of_plain_assignments(path):
+    source = path.read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= 40
+    head, *body = ast.parse(source).body
+    imports, assignments = body[: len(COMMON)], body[len(COMMON) :]
+    assert [ast.unparse(node) for node in imports] == [
+        f"from .common.{file} import {name}" for file, name in COMMON.items()
+    ]
+    for node in assignments:
+        assert isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute), ast.unparse(node)
+        ast.literal_eval(node.value)
+    text = ast.get_docstring(ast.Module([head, *body], []))
+    for word in ("Purpose:", "Command:", f"configs/{path.name}", "Cost:", "Result:"):
+        assert word in text, word
+
+
+@every_experiment
+def test_an_experiment_has_the_keys_of_its_common_files(path):
+    common = OmegaConf.create(
+        {name: LazyConfig.load(str(CONFIGS / "common" / f"{file}.py"), name) for file, name in COMMON.items()},
+        flags={"allow_objects": True},
+    )
+    assert sorted(dotted_keys(load_config(path))) == sorted(dotted_keys(common))
+
+
+@every_experiment
+def test_it_instantiates_saves_and_reloads_to_the_same(path, tmp_path):
+    cfg = load_config(path)
+    saved = tmp_path / "config.yaml"
+    LazyConfig.save(cfg, str(saved))
+    assert not saved.with_suffix(".yaml.pkl").exists()
+    reloaded = load_config(saved)
+    LazyConfig.save(reloaded, str(tmp_path / "again.yaml"))
+    assert saved.read_text() == (tmp_path / "again.yaml").read_text()
+
+    assert reloaded.train.max_iter == cfg.train.max_iter
+    shapes = {name: tensor.shape for name, tensor in instantiate_on_meta(cfg).state_dict().items()}
+    assert shapes == {name: tensor.shape for name, tensor in instantiate_on_meta(reloaded).state_dict().items()}
+    for loaded in (cfg, reloaded):
+        loaded.optimizer.params.model = instantiate_on_meta(loaded)
+        assert instantiate(loaded.optimizer).param_groups
+        assert 0 < instantiate(loaded.lr_multiplier)(0.5) <= 1
+        apply_overrides(loaded, ["dataloader.train.batch_size=1"])
+        assert samples_per_iteration(loaded) == loaded.train.world_size
+
+
+@every_experiment
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("train.epoch=3", "train.epochs"),
+        ("model.backbone.embed_dmi=3", "model.backbone.embed_dim"),
+        ("batchsize=3", "dataloader.train.batch_size"),
+        ("xyzzy=3", None),
+    ],
+)
+def test_a_misspelt_override_is_refused_with_what_was_meant(path, override, hint, tmp_path):
+    cfg = load_config(path)
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    for loaded in (cfg, load_config(tmp_path / "config.yaml")):
+        before = dotted_keys(loaded)
+        with pytest.raises(ConfigError) as refused:
+            apply_overrides(loaded, [override])
+        message = str(refused.value)
+        assert "\n" not in message and repr(override.partition("=")[0]) in message
+        assert (hint is None) == ("did you mean" not in message) and (hint or "") in message
+        assert dotted_keys(loaded) == before
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.epochs", "expected key=value"),
+        ("--resume", "go before overrides"),
+        ("train.output_dir=out(1)", "cannot use 'train.output_dir=out"),
+        ("train={epoch: 3}", "cannot use 'train={epoch: 3}'"),
+        ("train.max_iter=2", "no room for 2 steps"),
+        ("dataloader.train.batch_size=many", "TypeError"),
+    ],
+)
+def test_an_override_that_cannot_be_used_says_why(override, words):
+    with pytest.raises(ConfigError, match=words):
+        apply_overrides(load_config(CONFIGS / "demo.py"), [override])
+
+
+@pytest.mark.parametrize("path", ["absent.py", "README.md", ""])
+def test_a_config_file_that_is_none_is_refused(path):
+    with pytest.raises(ConfigError, match="existing .py or .yaml file"):
+        load_config(path)
+
+
+def test_the_report_to_the_number():
+    cfg = load_config(CONFIGS / "ViTMatte_S_10ep.py")
+    assert (cfg.train.max_iter, cfg.train.checkpointer.period, cfg.train.eval_period) == (13470, 2694, 2694)
+    assert cfg.lr_multiplier.scheduler["values"] == [1.0, 0.5, 0.2]
+    assert cfg.lr_multiplier.scheduler.milestones == [10776, 12796]  # 8 and 9.5 epochs of 1347
+    assert cfg.optimizer.lr == cfg.optimizer.params.base_lr == 5e-4
+    assert cfg.optimizer.betas == [0.9, 0.999]
+    assert cfg.optimizer.weight_decay == cfg.optimizer.params.weight_decay == 0.1
+    assert (cfg.optimizer.params.lr_decay_rate, cfg.optimizer.params.num_layers) == (0.65, 12)
+    assert cfg.optimizer.params.decoder_lr_factor == 5
+    loader = cfg.dataloader.train
+    assert (loader.batch_size, loader.num_workers, loader.dataset.crop_px) == (16, 2, 512)
+    assert (cfg.train.samples_per_epoch, cfg.train.world_size) == (43_100, 2)
+    backbone = cfg.model.backbone
+    assert (backbone.keep_prefix_tokens, backbone.drop_path_rate, backbone.window_size) == (False, 0.0, 14)
+    assert backbone.global_block_indexes == backbone.conv_residual_block_indexes == [2, 5, 8, 11]
+    assert (backbone.embed_dim, backbone.depth, backbone.num_heads) == (384, 12, 6)
+    assert backbone.rope_shift is backbone.rope_jitter is backbone.rope_rescale is None
+
+
+def test_the_learning_rate_of_the_report_iteration_by_iteration():
+    cfg = load_config(CONFIGS / "ViTMatte_S_10ep.py")
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = LRMultiplier(optimizer, instantiate(cfg.lr_multiplier), cfg.train.max_iter)
+    steps = {10776: 0.5, 12796: 0.2}
+    multiplier = 1.0
+    for iteration in range(cfg.train.max_iter):
+        multiplier = steps.get(iteration, multiplier)
+        warmup = 0.001 + 0.999 * min(iteration / 1000, 1)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(multiplier * warmup, rel=1e-9), iteration
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("ViTMatte_S_10ep", (10, False, 384, 12, 6, "mlp", 4.0, [2, 5, 8, 11], 0.65, 512)),
+        ("ViTMatte_S_100ep", (100, True, 384, 12, 6, "mlp", 4.0, [2, 5, 8, 11], 0.65, 512)),
+        ("ViTMatte_S_100ep_1024", (100, True, 384, 12, 6, "mlp", 4.0, [2, 5, 8, 11], 0.65, 1024)),
+        ("ViTMatte_Splus_100ep", (100, True, 384, 12, 6, "swiglu", 6.0, [2, 5, 8, 11], 0.65, 512)),
+        ("ViTMatte_B_100ep", (100, True, 768, 12, 12, "mlp", 4.0, [2, 5, 8, 11], 0.7, 512)),
+        ("ViTMatte_L_100ep", (100, True, 1024, 24, 16, "mlp", 4.0, [5, 11, 17, 23], 0.8, 512)),
+    ],
+)
+def test_what_distinguishes_the_composition_experiments(path, expected):
+    cfg = load_config(CONFIGS / f"{path}.py")
+    b = cfg.model.backbone
+    assert expected == (
+        cfg.train.epochs,
+        b.keep_prefix_tokens,
+        b.embed_dim,
+        b.depth,
+        b.num_heads,
+        b.ffn_layer,
+        b.mlp_ratio,
+        b.global_block_indexes,
+        cfg.optimizer.params.lr_decay_rate,
+        cfg.dataloader.train.dataset.crop_px,
+    )
+    assert b.conv_residual_block_indexes == b.global_block_indexes
+    assert cfg.optimizer.params.num_layers == b.depth
+    assert cfg.model.decoder.in_chans == b.embed_dim
+    assert b.use_activation_checkpointing == path.endswith("1024")
+    assert cfg.lr_multiplier.scheduler.milestones == [
+        int(0.8 * cfg.train.epochs) * 1347,
+        1347 * cfg.train.epochs * 95 // 100,
+    ]
+    assert cfg.train.output_dir == f"output/{path}"
+    assert cfg.train.init_checkpoint.endswith("_prefix.pth") == b.keep_prefix_tokens
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 16])
+@pytest.mark.parametrize("world_size", [1, 8])
+def test_the_schedule_follows_batch_size_and_processes(batch_size, world_size, tmp_path):
+    cfg = load_config(CONFIGS / "ViTMatte_S_10ep.py")
+    apply_overrides(cfg, [f"dataloader.train.batch_size={batch_size}", f"train.world_size={world_size}"])
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    for loaded in (cfg, load_config(tmp_path / "config.yaml")):
+        samples = batch_size * world_size
+        per_epoch = -(-43_100 // samples)
+        assert loaded.train.max_iter == 10 * per_epoch
+        assert loaded.train.checkpointer.period == loaded.train.eval_period == 2 * per_epoch
+        assert loaded.lr_multiplier.scheduler.milestones == [8 * per_epoch, 19 * per_epoch // 2]
+        warmup_samples = loaded.lr_multiplier.warmup_length * loaded.train.max_iter * samples
+        assert warmup_samples == pytest.approx(32_000, rel=1e-9)
+        assert loaded.optimizer.lr == 5e-4
+
+
+def test_a_length_in_iterations_reaches_all_who_use_it():
+    cfg = load_config(CONFIGS / "ViTMatte_S_10ep.py")
+    apply_overrides(cfg, ["train.max_iter=1000"])
+    assert cfg.lr_multiplier.scheduler.milestones == [800, 950]
+    assert cfg.lr_multiplier.scheduler.num_updates == 1000
+    assert cfg.lr_multiplier.warmup_length == 0.5
+    assert instantiate(cfg.lr_multiplier)(0.9) == 0.5
+
+
+@every_experiment
+def test_every_parameter_is_in_one_group_with_its_rate_and_decay(path):
+    cfg = load_config(path)
+    model = instantiate_on_meta(cfg)
+    cfg.optimizer.params.model = model
+    settings = [
+        (id(parameter), group["lr"], group["weight_decay"])
+        for group in instantiate(cfg.optimizer).param_groups
+        for parameter in group["params"]
+    ]
+    found = {parameter: (lr, decay) for parameter, lr, decay in settings}
+    assert len(found) == len(settings) == len(list(model.parameters()))
+
+    lr, rate, depth = cfg.optimizer.lr, cfg.optimizer.params.lr_decay_rate, cfg.model.backbone.depth
+    factor, weight_decay = cfg.optimizer.params.decoder_lr_factor, cfg.optimizer.weight_decay
+    for name, parameter in model.named_parameters():
+        part = name.split(".")
+        if part[0] == "decoder":
+            expected = factor * lr
+        elif part[1] == "norm" or "residual" in part:
+            expected = lr
+        elif part[1] == "blocks":
+            expected = lr * rate ** (depth - int(part[2]))
+        else:
+            assert part[1] in ("patch_embed", "cls_token", "storage_tokens")
+            expected = lr * rate ** (depth + 1)
+        is_kernel = part[-1] == "weight" and parameter.dim() in (2, 4)
+        assert found[id(parameter)] == pytest.approx((expected, weight_decay if is_kernel else 0), rel=1e-12), name
+
+
+@pytest.mark.parametrize("path", COMPOSITION_1K, ids=lambda path: path.stem)
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_missing_data_set_is_explained(path, part, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="DETECTRON2_DATASETS") as missing:
+        instantiate(load_config(path).dataloader[part])
+    assert str(tmp_path / "nowhere" / "Composition-1k" / part) in str(missing.value)

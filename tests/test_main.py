@@ -1,0 +1,239 @@
+"""main.py from the command line to metrics.json, with a tiny real network on a tiny data set."""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import main
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DEMO = str(REPOSITORY / "configs" / "demo.py")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Three RGBA discs, two backgrounds, and three test images of 96 x 80 px with trimaps and alphas."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:96, :96]
+    for name in ("rgba", "backgrounds", "merged", "trimaps", "alpha_copy"):
+        (folder / name).mkdir()
+    for i in range(3):
+        alpha = np.clip(32 + 4 * i - np.hypot(y - 48, x - 48), 0, 8) / 8
+        picture = rng.integers(0, 256, (96, 96, 3))
+        cv2.imwrite(str(folder / f"rgba/{i}.png"), np.dstack((picture, 255 * alpha)).astype(np.uint8))
+        cv2.imwrite(str(folder / f"backgrounds/{i}.png"), picture[:, ::-1].astype(np.uint8))
+        cv2.imwrite(str(folder / f"merged/{i}.png"), picture[:80].astype(np.uint8))
+        cv2.imwrite(str(folder / f"alpha_copy/{i}.png"), (255 * alpha[:80]).astype(np.uint8))
+        trimap = np.where(alpha == 1, 255, np.where(alpha == 0, 0, 128))[:80]
+        cv2.imwrite(str(folder / f"trimaps/{i}.png"), trimap.astype(np.uint8))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def quiet_afterwards():
+    """Take down the log handlers that detectron2 hangs up for the rest of the process."""
+    yield
+    for name in ("detectron2", "fvcore", "engine"):
+        logger = logging.getLogger(name)
+        for handler in [*logger.handlers]:
+            logger.removeHandler(handler)
+
+
+def overrides(data, output, **changes):
+    """Overrides of configs/demo.py: a network of two blocks, 6 iterations of 2 crops, a checkpoint after 3."""
+    settings = {
+        "train.output_dir": output,
+        "train.init_checkpoint": "''",
+        "train.samples_per_epoch": 6,
+        "train.epochs": 2,
+        "train.epochs_per_checkpoint": 1,
+        "train.warmup_samples": 4,
+        "train.log_period": 1,
+        "model.backbone.embed_dim": 32,
+        "model.backbone.depth": 2,
+        "model.backbone.num_heads": 1,
+        "model.backbone.window_size": 2,
+        "model.backbone.global_block_indexes": "[1]",
+        "model.backbone.drop_path_rate": 0.3,
+        "model.decoder.convstream_chans": "[4,4,4]",
+        "model.decoder.fusion_chans": "[8,8,8,8]",
+        "dataloader.train.batch_size": 2,
+        "dataloader.train.num_workers": 0,
+        "dataloader.train.dataset.crop_px": 64,
+        "dataloader.train.dataset.foreground_dirs": f"[{data}/rgba]",
+        "dataloader.train.dataset.background_dirs": f"[{data}/backgrounds]",
+        "dataloader.test.num_workers": 0,
+        "dataloader.test.dataset.image_dir": data / "merged",
+        "dataloader.test.dataset.trimap_dir": data / "trimaps",
+        "dataloader.test.dataset.alpha_dir": data / "alpha_copy",
+        **changes,
+    }
+    return [f"{key}={value}" for key, value in settings.items()]
+
+
+def metrics(output):
+    """Give iteration -> what metrics.json says of it. Losses there are medians of the last 20."""
+    return {row["iteration"]: row for row in map(json.loads, (output / "metrics.json").read_text().splitlines())}
+
+
+def last_evaluation(output):
+    """Metrics after the last iteration, rounded as the log prints them."""
+    rows = metrics(output)
+    prefix = "matting/"
+    return {name.removeprefix(prefix): round(value, 4) for name, value in rows[max(rows)].items() if prefix in name}
+
+
+def printed_evaluation(text):
+    """Metrics as the log prints them last: a line of names, a line of numbers."""
+    names, numbers = (part.split()[0].split(",") for part in text.split("copypaste: ")[-2:])
+    return dict(zip(names, map(float, numbers), strict=True))
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """Output folder of a whole training."""
+    output = tmp_path_factory.mktemp("whole")
+    main.main(["--config-file", DEMO, *overrides(data, output)])
+    return output
+
+
+def test_a_training_leaves_its_config_metrics_and_checkpoints(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert {
+        "config.yaml",
+        "log.txt",
+        "metrics.json",
+        "last_checkpoint",
+        "model_0000002.pth",
+        "model_final.pth",
+    } <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    rows = metrics(trained)
+    losses = {"total_loss", "loss_unknown_l1", "loss_known_l1", "loss_laplacian", "loss_gradient", "lr"}
+    assert all(losses <= set(rows[iteration]) for iteration in range(6))
+    assert all({"matting/SAD", "matting/MSE"} <= set(rows[iteration]) for iteration in (2, 6))
+    log = (trained / "log.txt").read_text()
+    assert "eta: " in log
+    assert log.count("epochs kept at 2") == 1
+
+
+def test_stopped_and_resumed_equals_not_stopped(trained, data, tmp_path):
+    shutil.copy(trained / "model_0000002.pth", tmp_path)
+    (tmp_path / "last_checkpoint").write_text("model_0000002.pth")
+    main.main(["--config-file", DEMO, "--resume", *overrides(data, tmp_path)])
+    assert set(metrics(tmp_path)) == {3, 4, 5, 6}
+    assert last_evaluation(tmp_path) == last_evaluation(trained)
+    ours, theirs = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (tmp_path, trained))
+    assert ours["trainer"]["samples_seen"] == theirs["trainer"]["samples_seen"] == 12
+    for name, tensor in theirs["model"].items():
+        assert torch.equal(ours["model"][name], tensor), name
+    moments = [run["trainer"]["optimizer"]["state"] for run in (ours, theirs)]
+    assert all(torch.equal(moments[0][i]["exp_avg_sq"], moments[1][i]["exp_avg_sq"]) for i in moments[1])
+
+
+def test_eval_only_gives_the_numbers_of_the_training(trained, data, tmp_path, capfd):
+    weights = {"train.init_checkpoint": trained / "model_final.pth"}
+    main.main(["--config-file", DEMO, "--eval-only", *overrides(data, tmp_path, **weights)])
+    named = printed_evaluation(capfd.readouterr().out)
+    main.main(["--config-file", str(trained / "config.yaml"), "--eval-only", "--resume"])
+    resumed = printed_evaluation(capfd.readouterr().out)
+    assert named == resumed == last_evaluation(trained)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "words"),
+    [
+        ([], {"train.init_checkpoint": "absent.pth"}, "no checkpoint 'absent.pth'"),
+        ([], {"dataloader.train.dataset.background_dirs": "[nowhere]"}, "nowhere"),
+        ([], {"dataloader.test.dataset.image_dir": "nowhere"}, "nowhere"),
+        (["--eval-only"], {}, "nothing to evaluate"),
+        (["--eval-only", "--resume"], {}, "nothing to evaluate: no checkpoint in"),
+        (["--eval-only"], {"dataloader.test": "null"}, "dataloader.test is null"),
+    ],
+)
+def test_what_is_missing_is_one_message_and_status_1(arguments, changes, words, data, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        main.main(["--config-file", DEMO, *arguments, *overrides(data, tmp_path / "out", **changes)])
+    assert isinstance(ended.value.code, str)  # which Python prints before it ends with status 1
+    assert ended.value.code.startswith("main.py: ") and words in ended.value.code
+
+
+def test_a_checkpoint_of_another_network_is_one_message(trained, data, tmp_path):
+    changes = {"train.init_checkpoint": trained / "model_final.pth", "model.backbone.keep_prefix_tokens": "false"}
+    with pytest.raises(SystemExit, match="not in the model: backbone.cls_token, backbone.storage_tokens"):
+        main.main(["--config-file", DEMO, *overrides(data, tmp_path, **changes)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config-file", DEMO, "train.epoch=3"], "did you mean train.epochs?"),
+        (["--config-file", DEMO, "train.world_size=3"], "follows from --num-gpus"),
+        (["--config-file", "absent.py"], "existing .py or .yaml file, got 'absent.py'"),
+        ([], "existing .py or .yaml file"),
+    ],
+)
+def test_a_command_line_that_cannot_be_used_is_one_line_and_status_2(arguments, words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main.main(arguments)
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and words in message
+
+
+def run_two_processes(*arguments):
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "main.py",
+        "--config-file",
+        DEMO,
+        "--num-gpus",
+        "2",
+        "--dist-url",
+        "auto",
+    ]
+    return subprocess.run(
+        [*command, *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_two_processes_on_the_cpu_train_and_evaluate_together(data, tmp_path):
+    ended = run_two_processes(*overrides(data, tmp_path, **{"train.device": "cpu"}))
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert "world_size: 2" in (tmp_path / "config.yaml").read_text()
+    rows = metrics(tmp_path)
+    # 6 samples are 2 iterations of 2 x 2, so 2 epochs are 4.
+    assert [iteration for iteration in rows if "total_loss" in rows[iteration]] == [0, 1, 2, 3]
+    final = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert final["trainer"]["samples_seen"] == 16
+    # The checkpoint gives the same numbers in one process as its training did in two.
+    changes = {"train.init_checkpoint": tmp_path / "model_final.pth"}
+    main.main(["--config-file", DEMO, "--eval-only", *overrides(data, tmp_path / "alone", **changes)])
+    alone = printed_evaluation((tmp_path / "alone" / "log.txt").read_text())
+    # Not exactly: another number of threads may move a prediction from one of 256 values to the next.
+    assert alone == pytest.approx(last_evaluation(tmp_path), rel=2e-3)
+
+
+def test_two_processes_that_miss_the_data_end_with_status_1(data, tmp_path):
+    changes = {"train.device": "cpu", "dataloader.train.dataset.background_dirs": "[nowhere]"}
+    ended = run_two_processes(*overrides(data, tmp_path, **changes))
+    assert ended.returncode == 1
+    assert "main.py: The data set is not there" in ended.stderr and "Traceback" not in ended.stderr
