@@ -48,9 +48,9 @@ def sample_layer(
     to_picture = np.linalg.inv(to_crop)
     reduction = max(1, int(np.sqrt(abs(np.linalg.det(to_picture)))))
     corners = crop_px * np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) @ to_picture[:2, :2].T + to_picture[:2, 2]
-    reach = INTERPOLATION_REACH_PX * reduction
-    left, top = np.floor(corners.min(axis=0) - reach).astype(int).clip(0)
-    right, bottom = np.ceil(corners.max(axis=0) + reach).astype(int).clip(0)
+    # In whole areas counted from the picture's corner, so that no view changes what is averaged.
+    left, top = reduction * np.floor(corners.min(axis=0) / reduction - INTERPOLATION_REACH_PX).astype(int).clip(0)
+    right, bottom = reduction * np.ceil(corners.max(axis=0) / reduction + INTERPOLATION_REACH_PX).astype(int).clip(0)
     alpha = to_float(alpha[top:bottom, left:right])
     if alpha.size == 0:
         return np.zeros((crop_px, crop_px, 1), np.float32), np.zeros((crop_px, crop_px, 3), np.float32)
