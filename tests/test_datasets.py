@@ -90,9 +90,9 @@ def test_several_folders_are_read_in_the_order_given(root):
         CompositionDataset(folders, root / "bg", root / "alpha", samples_per_epoch=1)
 
 
-def record(dataset: CompositionDataset, monkeypatch: pytest.MonkeyPatch, keys: list) -> list[tuple[str, str]]:
-    """Return the names of the first foreground and the background of each sample."""
-    used: list[tuple[str, str]] = []
+def record(dataset: CompositionDataset, monkeypatch: pytest.MonkeyPatch, keys: list) -> list[list[str]]:
+    """Return the names that each sample opens: one or two foregrounds, then the background."""
+    used: list[list[str]] = []
     read_foreground, read_background = datasets.read_foreground, datasets.read_raw_image
     opened: list[str] = []
 
@@ -109,16 +109,24 @@ def record(dataset: CompositionDataset, monkeypatch: pytest.MonkeyPatch, keys: l
     for key in keys:
         opened.clear()
         dataset[key]
-        used.append((opened[0], opened[-1]))
+        used.append(opened.copy())
     return used
 
 
 def test_pairs_are_drawn_anew_and_foregrounds_take_turns(root, monkeypatch):
     dataset = build(root, crop_px=8)
     used = record(dataset, monkeypatch, [(epoch, index) for epoch in range(9) for index in range(10)])
-    assert set(Counter(foreground for foreground, _ in used).values()) == {15}  # 90 samples, 6 foregrounds
-    backgrounds = {number: {b for f, b in used if f == f"f{number}.png"} for number in range(6)}
+    assert set(Counter(names[0] for names in used).values()) == {15}  # 90 samples, 6 foregrounds
+    backgrounds = {number: {names[-1] for names in used if names[0] == f"f{number}.png"} for number in range(6)}
     assert all(len(drawn) >= 4 for drawn in backgrounds.values())
+
+
+@pytest.mark.parametrize("probability", [0, 0.5, 1])
+def test_second_foregrounds_come_as_often_as_asked(root, monkeypatch, probability):
+    dataset = build(root, crop_px=8, merge_probability=probability)
+    used = record(dataset, monkeypatch, [(epoch, index) for epoch in range(10) for index in range(10)])
+    share = np.mean([len(names) == 3 for names in used])
+    assert abs(share - probability) <= (0.15 if 0 < probability < 1 else 0)  # three standard deviations of 100 draws
 
 
 def test_the_image_is_the_composite_of_what_was_drawn(tmp_path):
