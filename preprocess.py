@@ -55,7 +55,7 @@ PRETRAINING_ONLY = {
     r"(dino|ibot)_head\..*": "projection head of pre-training",
 }
 
-# Pattern of a source key -> name in the official layout. "#0", "#1", "#2" behind a name is the query, key or value third.
+# Pattern of a source key -> name in the official layout; "#0", "#1", "#2" behind it: the query, key or value third.
 BLOCK = r"(blocks\.\d+)\."
 AFFINE = r"(weight|bias)"
 SHARED_NAMES = {
@@ -321,7 +321,8 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
             return {key: value for shard in shards for key, value in read_checkpoint(path / shard).items()}
         candidates = sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".bin", ".pth", ".pt"))
         if len(candidates) != 1:
-            raise ConversionError(f"{path}: expected one checkpoint in the folder, found {[p.name for p in candidates]}")
+            found = [candidate.name for candidate in candidates]
+            raise ConversionError(f"{path}: expected one checkpoint in the folder, found {found or 'none'}")
         return read_checkpoint(candidates[0])
     if not path.exists():
         raise ConversionError(f"{path} does not exist; DINOv3 weights are gated, and a user brings the file")

@@ -1,4 +1,4 @@
-"""The four losses of ViTMatte, each a mean over its own region, so that crop size, batch split and ranks do not matter."""
+"""The four losses of ViTMatte, each a mean over its region: crop size, batch split and ranks do not matter."""
 
 from collections.abc import Mapping
 
@@ -27,7 +27,7 @@ class MattingCriterion(nn.Module):
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
         super().__init__()
-        self.weights = {name: 1.0 for name in LOSS_NAMES} if weights is None else dict(weights)
+        self.weights = dict.fromkeys(LOSS_NAMES, 1.0) if weights is None else dict(weights)
         if set(self.weights) != set(LOSS_NAMES):
             raise ValueError(f"weights must name exactly {sorted(LOSS_NAMES)}, got {sorted(self.weights)}")
         binomial = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16.0

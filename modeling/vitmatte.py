@@ -75,7 +75,7 @@ class ViTMatte(nn.Module):
         return self.criterion(pred_alpha, batch["alpha"].to(self.device, non_blocking=True), trimap)
 
     def _network_input(self, image: Tensor, trimap: Tensor) -> Tensor:
-        """Normalised RGB and trimap, padded at the right and lower edge: image replicated, trimap 0 -> (B, 4, H', W')."""
+        """Normalised RGB and trimap (B, 4, H', W'), padded at the right and lower edge: image replicated, trimap 0."""
         right, lower = ((-side) % self.size_divisibility for side in (image.shape[-1], image.shape[-2]))
         image = (image - self.pixel_mean) / self.pixel_std
         if right or lower:

@@ -15,7 +15,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         _, C, H, W = x.shape
-        if C != self.proj.in_channels:
+        if self.proj.in_channels != C:
             raise ValueError(f"the backbone takes {self.proj.in_channels} channels (RGB and trimap), got {C}")
         if H % self.patch_size or W % self.patch_size:
             raise ValueError(f"image sides must be multiples of the patch size {self.patch_size}, got {H} x {W}; pad")
@@ -48,7 +48,7 @@ class QKVLinear(nn.Linear):
         self.register_buffer("bias_mask", mask if bias else None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, None if self.bias is None else self.bias * self.bias_mask)
+        return F.linear(x, self.weight, None if self.bias_mask is None else self.bias * self.bias_mask)
 
 
 class Mlp(nn.Module):

@@ -1,4 +1,4 @@
-"""Axial rotary position embedding of DINOv3: where a patch lies becomes an angle by which its query and key are turned."""
+"""Axial rotary position embedding of DINOv3: a patch's place becomes the angles that turn its query and key."""
 
 import math
 
@@ -49,8 +49,8 @@ class RopePositionEmbedding(nn.Module):
         coordinates = 2.0 * torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 2) - 1.0  # (hw, 2)
         if self.training:
             coordinates = self._augment(coordinates)
-        angles = (2.0 * math.pi * coordinates[:, :, None].to(periods.dtype) / periods).flatten(1)  # (hw, head_dim / 2): rows, columns
-        angles = angles.tile(2)  # the two halves of a head are paired
+        angles = 2.0 * math.pi * coordinates[:, :, None].to(periods.dtype) / periods  # (hw, 2, head_dim / 4)
+        angles = angles.flatten(1).tile(2)  # (hw, head_dim): the two halves of a head are paired
         return angles.sin(), angles.cos()
 
     def _augment(self, coordinates: Tensor) -> Tensor:

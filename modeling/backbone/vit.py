@@ -1,4 +1,4 @@
-"""The DINOv3 vision transformer as a matting backbone: four input channels, windowed and global blocks, one feature map."""
+"""The DINOv3 vision transformer as a matting backbone: four channels in, windowed and global blocks, one map out."""
 
 from collections.abc import Iterable
 
@@ -80,9 +80,6 @@ class ViT(nn.Module):
             if keep_prefix_tokens and num_storage_tokens
             else None
         )
-        self.rope_embed = RopePositionEmbedding(
-            embed_dim // num_heads, rope_base, rope_shift, rope_jitter, rope_rescale
-        )
         self.blocks = nn.ModuleList(
             Block(
                 embed_dim,
@@ -98,6 +95,9 @@ class ViT(nn.Module):
                 has_conv_residual=index in conv_residual_blocks,
             )
             for index in range(depth)
+        )
+        self.rope_embed = RopePositionEmbedding(
+            embed_dim // num_heads, rope_base, rope_shift, rope_jitter, rope_rescale
         )
         self.norm = nn.LayerNorm(embed_dim, eps=norm_eps)
         self._init_weights()

@@ -1,4 +1,4 @@
-"""Cutting a patch grid into windows. A ragged grid has narrower windows at its right and lower edge: nothing is padded."""
+"""Cutting a patch grid into windows; a ragged grid has narrower ones at its right and lower edge, never padding."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ def _spans(length: int, window: int) -> list[tuple[int, int, int]]:
 
 
 def partition(x: Tensor, window_h: int, window_w: int) -> Tensor:
-    """(B, H, W, C) with H and W multiples of the window -> (B * windows, window_h * window_w, C), windows in row order."""
+    """(B, H, W, C), H and W multiples of the window -> (B * windows, window_h * window_w, C), windows in row order."""
     B, H, W, C = x.shape
     x = x.reshape(B, H // window_h, window_h, W // window_w, window_w, C)
     return x.transpose(2, 3).reshape(-1, window_h * window_w, C)

@@ -1,0 +1,1 @@
+"""Matting an image with a trained network."""

@@ -1,0 +1,97 @@
+"""Matte one image or a folder of images.
+
+    python tools/predict.py --config-file configs/ViTMatte_S_100ep.py --weights output/s/model_final.pth \\
+        --image photo.jpg --trimap trimap.png --output alpha.png
+    python tools/predict.py --baseline ramp --image merged --trimap trimaps --output output/ramp
+
+With folders, files belong together by name without suffix, and the alphas are written as NAME.png. The baselines need
+no network: "trivial" is 0.5 on every unknown pixel, "ramp" the background's distance over the sum of both distances.
+Exit status: 0 matted, 1 something is wrong with the files, 2 wrong usage.
+"""
+
+import _root  # noqa: F401
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from data.datasets import FOLDER_LAYOUT, check_folders, check_same_size, match_by_name
+from data.images import read_image, write_alpha
+from data.trimap import ramp_alpha, read_trimap, trivial_alpha
+
+Matte = Callable[[NDArray, NDArray], NDArray]
+
+BASELINES: dict[str, Matte] = {
+    "trivial": lambda image, trimap: trivial_alpha(trimap),
+    "ramp": lambda image, trimap: ramp_alpha(trimap),
+}
+
+
+def load_network(config_file: Path, weights: Path, device: str | None) -> Matte:
+    """Build the network of a config with trained weights.
+
+    Args:
+        config_file: `.py` config or the `config.yaml` of a training.
+        weights: checkpoint of a training.
+        device: None takes the config's.
+    """
+    from detectron2.config import instantiate  # the baselines work without it
+
+    from engine.checkpoint import load_weights, read_checkpoint
+    from engine.config import load_config
+    from inference.predictor import Predictor
+
+    cfg = load_config(config_file)
+    model = instantiate(cfg.model)
+    load_weights(model, read_checkpoint(weights)["model"], str(weights))
+    return Predictor(model, device or cfg.train.device).predict
+
+
+def find_pairs(image: Path, trimap: Path, output: Path) -> list[tuple[Path, Path, Path]]:
+    """List (image, trimap, alpha to write) for one image or a folder."""
+    if not image.is_dir():
+        return [(image, trimap, output)]
+    check_folders([trimap], FOLDER_LAYOUT)
+    pairs = match_by_name([image, trimap], FOLDER_LAYOUT)
+    return [(pair[0], pair[1], output / f"{pair[0].stem}.png") for pair in pairs]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line (`sys.argv` by default) and matte.
+
+    Returns: the exit status.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--image", type=Path, required=True, help="image, or folder of images")
+    parser.add_argument("--trimap", type=Path, required=True, help="trimap, or folder of trimaps")
+    parser.add_argument("--output", type=Path, required=True, help="alpha to write, or folder for them")
+    parser.add_argument("--config-file", type=Path, help="config of the network")
+    parser.add_argument("--weights", type=Path, help="its trained checkpoint")
+    parser.add_argument("--device", help="cpu, cuda ...; the config's by default")
+    parser.add_argument("--baseline", choices=BASELINES, help="instead of a network")
+    options = parser.parse_args(arguments)
+    if (options.baseline is None) == (options.config_file is None) or (options.config_file and not options.weights):
+        parser.error("give either --config-file and --weights, or --baseline")
+    try:
+        pairs = find_pairs(options.image, options.trimap, options.output)
+        if options.baseline:
+            matte = BASELINES[options.baseline]
+        else:
+            matte = load_network(options.config_file, options.weights, options.device)
+        for image_path, trimap_path, alpha_path in tqdm(pairs, unit="image", disable=len(pairs) == 1):
+            image, trimap = read_image(image_path), read_trimap(trimap_path)
+            check_same_size(image, image_path, trimap, trimap_path)
+            alpha_path.parent.mkdir(parents=True, exist_ok=True)
+            write_alpha(alpha_path, matte(image, trimap))
+    except (OSError, ValueError) as error:  # DataError, CheckpointError and ConfigError are ValueErrors
+        print(f"predict.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
