@@ -1,0 +1,143 @@
+"""The small layers against formulas written out, timm's widths and detectron2's neck."""
+
+import math
+import re
+
+import pytest
+import torch
+from detectron2.modeling.backbone.vit import ResBottleneckBlock
+from torch import Tensor, nn
+
+from modeling.backbone.layers import (
+    ChannelLayerNorm,
+    ConvResidual,
+    LayerScale,
+    Mlp,
+    PatchEmbed,
+    QKVLinear,
+    SwiGLU,
+    build_ffn,
+)
+
+
+def randomise(module: nn.Module) -> nn.Module:
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        parameter.data = 0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    return module.double()
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def test_patch_embedding_equals_a_loop_over_patches() -> None:
+    embed = randomise(PatchEmbed(4, 3, 5))
+    image = random(2, 3, 8, 12)
+    out = embed(image)
+    assert out.shape == (2, 2, 3, 5)
+    for row in range(2):
+        for column in range(3):
+            patch = image[:, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+            expected = patch.flatten(1) @ embed.proj.weight.flatten(1).T + embed.proj.bias
+            torch.testing.assert_close(out[:, row, column], expected, rtol=0, atol=1e-12)
+
+
+def test_patch_embedding_names_a_wrong_input() -> None:
+    embed = PatchEmbed(16, 4, 8)
+    with pytest.raises(ValueError, match=re.escape("takes 4 channels (RGB and trimap), got 3")):
+        embed(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(ValueError, match="multiples of the patch size 16, got 32 x 40; pad"):
+        embed(torch.zeros(1, 4, 32, 40))
+
+
+def test_layer_scale_multiplies_each_channel() -> None:
+    scale = LayerScale(3, 1e-5)
+    assert torch.equal(scale.gamma, torch.full((3,), 1e-5))
+    scale.gamma.data = torch.tensor([1.0, 2.0, 3.0])
+    assert torch.equal(scale(torch.ones(2, 4, 3)), torch.tensor([1.0, 2.0, 3.0]).expand(2, 4, 3))
+
+
+def test_no_key_bias_reaches_the_keys_nor_is_learnt() -> None:
+    layer = randomise(QKVLinear(4, bias=True))
+    x = random(2, 5, 4)
+    plain = x @ layer.weight.T + layer.bias
+    out = layer(x)
+    torch.testing.assert_close(out[..., 4:8], x @ layer.weight[4:8].T, rtol=0, atol=1e-12)
+    torch.testing.assert_close(out[..., [0, 1, 2, 3, 8, 9, 10, 11]], plain[..., [0, 1, 2, 3, 8, 9, 10, 11]])
+    out.sum().backward()
+    assert layer.bias.grad.tolist() == [10.0] * 4 + [0.0] * 4 + [10.0] * 4
+    assert set(layer.state_dict()) == {"weight", "bias"}
+
+
+def test_a_projection_without_bias_has_no_mask() -> None:
+    layer = randomise(QKVLinear(4, bias=False))
+    x = random(2, 5, 4)
+    torch.testing.assert_close(layer(x), x @ layer.weight.T, rtol=0, atol=1e-12)
+    assert set(layer.state_dict()) == {"weight"}
+
+
+def test_mlp_is_two_linears_around_the_exact_gelu() -> None:
+    mlp = randomise(Mlp(3, 5))
+    x = random(4, 3)
+    hidden = x @ mlp.fc1.weight.T + mlp.fc1.bias
+    hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
+    torch.testing.assert_close(mlp(x), hidden @ mlp.fc2.weight.T + mlp.fc2.bias, rtol=0, atol=1e-12)
+
+
+def test_swiglu_gates_with_the_first_layer() -> None:
+    ffn = randomise(SwiGLU(3, 5))
+    x = random(4, 3)
+    gate, value = (x @ layer.weight.T + layer.bias for layer in (ffn.w1, ffn.w2))
+    expected = (gate / (1 + torch.exp(-gate)) * value) @ ffn.w3.weight.T + ffn.w3.bias
+    torch.testing.assert_close(ffn(x), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dim", "ratio", "align", "hidden"),
+    [
+        ("mlp", 384, 4.0, 8, 1536),
+        ("swiglu", 384, 6.0, 8, 1536),
+        ("swiglu", 1280, 6.0, 8, 5120),
+        ("swiglu", 4096, 3.0, 64, 8192),
+        ("swiglu", 100, 4.0, 8, 272),  # 2/3 of 400 is 266.7
+        ("swiglu", 100, 4.0, 64, 320),
+    ],
+)
+def test_hidden_widths(kind: str, dim: int, ratio: float, align: int, hidden: int) -> None:
+    with torch.device("meta"):
+        ffn = build_ffn(kind, dim, ratio, align)
+    first, last = (ffn.fc1, ffn.fc2) if kind == "mlp" else (ffn.w1, ffn.w3)
+    assert first.weight.shape == (hidden, dim) and last.weight.shape == (dim, hidden)
+
+
+def test_an_unknown_feed_forward_network_is_named() -> None:
+    with pytest.raises(ValueError, match="\"mlp\" or \"swiglu\", got 'glu'"):
+        build_ffn("glu", 8, 4.0, 8)
+
+
+def test_channel_norm_normalises_each_pixel() -> None:
+    norm = randomise(ChannelLayerNorm(6, eps=1e-6))
+    x = random(2, 6, 3, 4)
+    out = norm(x)
+    for b in range(2):
+        for row in range(3):
+            for column in range(4):
+                pixel = x[b, :, row, column]
+                normal = (pixel - pixel.mean()) / (pixel.var(correction=0) + 1e-6).sqrt()
+                expected = normal * norm.weight + norm.bias
+                torch.testing.assert_close(out[b, :, row, column], expected, rtol=0, atol=1e-12)
+
+
+def test_a_fresh_neck_passes_its_input_on() -> None:
+    x = random(2, 8, 5, 6).float()
+    assert torch.equal(ConvResidual(8)(x), x)
+
+
+def test_neck_equals_detectron2s() -> None:
+    """Same names, same output, every tensor random."""
+    neck = randomise(ConvResidual(12))
+    theirs = ResBottleneckBlock(12, 12, 6).double()
+    theirs.load_state_dict(neck.state_dict())
+    x = random(2, 12, 7, 5)
+    torch.testing.assert_close(neck(x), theirs(x), rtol=0, atol=1e-10)

@@ -1,0 +1,154 @@
+"""The RoPE table against a naive loop over the formula, its augmentations, and the rotation against complex numbers."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from modeling.backbone.rope_position_encoding import RopePositionEmbedding, rotate
+
+GRIDS = [(1, 1), (4, 4), (3, 7), (10, 22)]
+
+
+def naive_angles(height: int, width: int, head_dim: int, base: float = 100.0) -> Tensor:
+    """(height * width, head_dim), one angle at a time: rows' periods, columns' periods, and both once more."""
+    table = []
+    for row in range(height):
+        for column in range(width):
+            angles = []
+            for index, length in ((row, height), (column, width)):
+                coordinate = 2 * (index + 0.5) / length - 1
+                for i in range(head_dim // 4):
+                    angles.append(2 * math.pi * coordinate / base ** (2 * i / (head_dim / 2)))
+            table.append(angles + angles)
+    return torch.tensor(table, dtype=torch.float64)
+
+
+def coordinates(rope: RopePositionEmbedding, height: int, width: int) -> Tensor:
+    """(height * width, 2) read back from the slow second period, which no coordinate here turns by a quarter."""
+    sin, _ = rope(height, width)
+    return torch.asin(sin[:, [1, 3]].double()) * rope.periods[1] / (2 * math.pi)
+
+
+def slow(**augmentations: float) -> RopePositionEmbedding:
+    """Periods 1 and 100."""
+    return RopePositionEmbedding(8, base=1e4, **augmentations)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("head_dim", [4, 16, 64])
+def test_table_equals_a_naive_loop(grid: tuple[int, int], head_dim: int) -> None:
+    sin, cos = RopePositionEmbedding(head_dim).eval()(*grid)
+    angles = naive_angles(*grid, head_dim)
+    assert sin.dtype == cos.dtype == torch.float32
+    torch.testing.assert_close(sin.double(), angles.sin(), rtol=0, atol=2e-6)
+    torch.testing.assert_close(cos.double(), angles.cos(), rtol=0, atol=2e-6)
+
+
+def test_periods_are_a_buffer_that_a_checkpoint_fills() -> None:
+    """A network runs with the stored values, here rounded to bfloat16, not with computed ones."""
+    rope = RopePositionEmbedding(64)
+    assert list(rope.state_dict()) == ["periods"]
+    stored = rope.periods.bfloat16().float()
+    assert not torch.equal(stored, rope.periods)
+    rope.load_state_dict({"periods": stored})
+    sin, _ = rope(1, 2)
+    torch.testing.assert_close(sin[1, 16:32], torch.sin(2 * math.pi * 0.5 / stored), rtol=0, atol=1e-6)
+
+
+def test_a_16_bit_network_still_has_a_float32_table() -> None:
+    rope = RopePositionEmbedding(16).bfloat16()
+    assert {t.dtype for t in rope(3, 5)} == {torch.float32}
+
+
+def test_augmentations_are_off_by_default() -> None:
+    rope = RopePositionEmbedding(16)
+    trained, evaluated = rope.train()(3, 5), rope.eval()(3, 5)
+    assert all(torch.equal(a, b) for a, b in zip(trained, evaluated, strict=True))
+
+
+@pytest.mark.parametrize("augmentation", [dict(shift=0.3), dict(jitter=1.5), dict(rescale=2.0)], ids=str)
+def test_augmentations_happen_in_training_only(augmentation: dict[str, float]) -> None:
+    rope = slow(**augmentation)
+    plain = coordinates(slow(), 3, 5)
+    assert torch.equal(coordinates(rope.eval(), 3, 5), plain)
+    assert not torch.allclose(coordinates(rope.train(), 3, 5), plain, atol=1e-3)
+
+
+def test_shift_adds_one_uniform_draw_per_axis() -> None:
+    torch.manual_seed(0)
+    plain = coordinates(slow(), 3, 5)
+    rope = slow(shift=0.3).train()
+    moves = torch.stack([coordinates(rope, 3, 5) - plain for _ in range(200)])  # (200, 15, 2)
+    torch.testing.assert_close(moves, moves[:, :1].expand_as(moves), rtol=0, atol=1e-5)
+    assert (moves[:, 0, 0] - moves[:, 0, 1]).abs().max() > 0.1
+    assert moves.abs().max() <= 0.3 + 1e-5
+    assert moves.min() < -0.28 and moves.max() > 0.28 and abs(moves.mean()) < 0.05
+
+
+@pytest.mark.parametrize(("name", "is_per_axis"), [("jitter", True), ("rescale", False)])
+def test_jitter_and_rescale_multiply_log_uniformly(name: str, is_per_axis: bool) -> None:
+    torch.manual_seed(0)
+    plain = coordinates(slow(), 4, 6)  # even sides: no coordinate is 0
+    rope = slow(**{name: 2.0}).train()
+    factors = torch.stack([coordinates(rope, 4, 6) / plain for _ in range(200)])  # (200, 24, 2)
+    torch.testing.assert_close(factors, factors[:, :1].expand_as(factors), rtol=1e-4, atol=0)
+    axes_agree = torch.allclose(factors[..., 0], factors[..., 1], rtol=1e-4)
+    assert axes_agree is not is_per_axis
+    logs = factors[:, 0].log2()
+    assert logs.abs().max() <= 1 + 1e-4
+    assert logs.min() < -0.95 and logs.max() > 0.95 and abs(logs.mean()) < 0.1
+
+
+def test_rotation_is_a_complex_product() -> None:
+    """Feature i and feature i + d/2 are real and imaginary part of one number, turned by angle i."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 15, 3, 8, generator=generator, dtype=torch.float64)
+    angles = naive_angles(3, 5, 8)
+    numbers = torch.complex(x[..., :4], x[..., 4:]) * torch.polar(torch.ones(15, 4).double(), angles[:, :4])[:, None]
+    expected = torch.cat((numbers.real, numbers.imag), dim=-1)
+    torch.testing.assert_close(rotate(x, angles.sin(), angles.cos()), expected, rtol=0, atol=1e-12)
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 1000))
+def test_rotation_leaves_the_norm(height: int, width: int, seed: int) -> None:
+    x = torch.randn(1, height * width, 2, 16, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    sin, cos = RopePositionEmbedding(16).double()(height, width)
+    torch.testing.assert_close(rotate(x, sin, cos).norm(dim=-1), x.norm(dim=-1), rtol=1e-12, atol=0)
+
+
+def test_products_depend_on_the_offset_alone() -> None:
+    """What RoPE is for: a query and a key one patch apart agree alike wherever the pair lies."""
+    generator = torch.Generator().manual_seed(0)
+    q, k = torch.randn(2, 1, 1, 1, 16, generator=generator, dtype=torch.float64).expand(2, 1, 40, 1, 16)
+    sin, cos = RopePositionEmbedding(16).double()(4, 10)
+    q, k = (rotate(t, sin, cos).reshape(4, 10, 16) for t in (q, k))
+    products = (q[:-1, :-1] * k[1:, 1:]).sum(dim=-1)
+    assert products.std() < 1e-6
+    assert (q[0, 0] * k).sum(dim=-1).std() > 0.1  # other offsets give other products
+
+
+def test_16_bit_inputs_are_rotated_in_float32() -> None:
+    x = torch.randn(2, 15, 3, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    sin, cos = RopePositionEmbedding(8)(3, 5)
+    turned = rotate(x, sin, cos)
+    assert turned.dtype == torch.bfloat16
+    assert torch.equal(turned, rotate(x.float(), sin, cos).bfloat16())
+    assert not torch.equal(turned, rotate(x, sin.bfloat16(), cos.bfloat16()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(head_dim=6), "divisible by 4.*got 6"),
+        (dict(head_dim=8, shift=-0.1), "rope_shift must be at least 0 .*got -0.1"),
+        (dict(head_dim=8, jitter=0.5), "rope_jitter must be at least 1 .*got 0.5"),
+        (dict(head_dim=8, rescale=0.9), "rope_rescale must be at least 1 .*got 0.9"),
+    ],
+)
+def test_arguments_outside_their_range_are_refused(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RopePositionEmbedding(**arguments)
