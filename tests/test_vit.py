@@ -1,0 +1,233 @@
+"""The whole backbone: prefix, windows, one RoPE table, memory linear in tokens, checkpointing, sizes and errors."""
+
+import copy
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import timm
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from modeling.backbone import DINOV3_SIZES, ViT
+
+TINY = dict(embed_dim=32, depth=4, num_heads=2, patch_size=4, window_size=3)
+HYBRID = dict(global_block_indexes=(1, 3), conv_residual_block_indexes=(1, 3))
+
+
+def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Random everything: fresh gammas of 1e-5 and necks of zero would hide what lies before them."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        is_scale = name.endswith("gamma") or ("norm" in name and name.endswith("weight"))
+        parameter.data = (1.0 + 0.2 * noise if is_scale else 0.2 * noise).to(parameter.dtype)
+    return model
+
+
+def tiny(**changes: Any) -> ViT:
+    return randomise(ViT(**(TINY | HYBRID | changes)))
+
+
+def image(height: int = 20, width: int = 28, batch: int = 2) -> Tensor:
+    return torch.randn(batch, 4, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def tensors(tree: Any) -> Iterator[Tensor]:
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, (list, tuple)):
+        for branch in tree:
+            yield from tensors(branch)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the elements of the largest tensor that any operation gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.elements = max([self.elements, *(tensor.numel() for tensor in tensors(out))])
+        return out
+
+
+@pytest.mark.parametrize("keep_prefix_tokens", [True, False])
+def test_windows_over_the_whole_grid_equal_global_blocks(keep_prefix_tokens: bool) -> None:
+    windowed = tiny(keep_prefix_tokens=keep_prefix_tokens, window_size=7, global_block_indexes=()).double()
+    everywhere = tiny(keep_prefix_tokens=keep_prefix_tokens, global_block_indexes=range(4)).double()
+    x = image().double()
+    torch.testing.assert_close(windowed(x), everywhere(x), rtol=0, atol=1e-10)
+    smaller = tiny(keep_prefix_tokens=keep_prefix_tokens, global_block_indexes=()).double()
+    assert (smaller(x) - everywhere(x)).abs().max() > 1e-3
+
+
+def test_global_block_indexes_choose_the_global_blocks() -> None:
+    vit = tiny(global_block_indexes=(0, 2), conv_residual_block_indexes=(3,))
+    assert [block.attn.window_size for block in vit.blocks] == [0, 3, 0, 3]
+    assert [block.residual is not None for block in vit.blocks] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("changes", "num_prefix"), [({}, 5), (dict(num_storage_tokens=0), 1), (dict(keep_prefix_tokens=False), 0)]
+)
+def test_map_shows_the_patch_tokens_in_row_order(changes: dict[str, Any], num_prefix: int) -> None:
+    vit = tiny(**changes)
+    features = vit(image())
+    tokens, grid = vit.forward_tokens(image())
+    assert grid == (5, 7) and tokens.shape == (2, num_prefix + 35, 32) and features.shape == (2, 32, 5, 7)
+    for row in range(5):
+        for column in range(7):
+            assert torch.equal(features[:, :, row, column], tokens[:, num_prefix + 7 * row + column])
+
+
+def test_dropped_prefix_tokens_leave_no_parameter() -> None:
+    kept, dropped = (dict(tiny(keep_prefix_tokens=keep).named_parameters()) for keep in (True, False))
+    assert kept.keys() - dropped.keys() == {"cls_token", "storage_tokens"}
+    assert dropped.keys() <= kept.keys()
+
+
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+def test_rope_table_is_computed_once_per_forward(is_checkpointed: bool) -> None:
+    """Also where blocks are recomputed, and the augmentation's draw is the same in all blocks."""
+    vit = tiny(use_activation_checkpointing=is_checkpointed, rope_rescale=2.0).train()
+    tables, seen = [], []
+    vit.rope_embed.register_forward_hook(lambda module, args, out: tables.append(out))
+    for block in vit.blocks:
+        block.attn.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
+    vit(image()).sum().backward()
+    assert len(tables) == 1
+    assert len(seen) == (8 if is_checkpointed else 4)
+    assert all(sin is tables[0][0] and cos is tables[0][1] for sin, cos in seen)
+
+
+@pytest.mark.parametrize("keep_prefix_tokens", [True, False])
+def test_memory_is_linear_in_tokens(keep_prefix_tokens: bool) -> None:
+    """Four times the tokens: no tensor of forward or backward grows more than fourfold, none is N x N."""
+    vit = tiny(keep_prefix_tokens=keep_prefix_tokens)
+    elements = []
+    for side in (48, 96):
+        with LargestTensor() as largest:
+            vit(image(side, side, batch=1)).square().sum().backward()
+        elements.append(largest.elements)
+    num_tokens = (96 // 4) ** 2
+    assert elements[1] <= 4 * elements[0]
+    assert elements[1] <= num_tokens * 4 * 32 * 1.1 < num_tokens**2  # the hidden layer of the MLP is the largest
+
+
+def test_a_materialised_attention_map_would_be_seen() -> None:
+    with LargestTensor() as largest:
+        torch.nn.functional.softmax(torch.zeros(100, 8) @ torch.zeros(8, 100), dim=-1)
+    assert largest.elements == 100 * 100
+
+
+def test_activation_checkpointing_changes_neither_loss_nor_gradients() -> None:
+    """Drop path and RoPE's augmentation included: recomputation draws what the first pass drew."""
+    plain = tiny(drop_path_rate=0.5, rope_shift=0.2).train()
+    checkpointed = tiny(drop_path_rate=0.5, rope_shift=0.2, use_activation_checkpointing=True).train()
+    results = []
+    for vit in (plain, checkpointed):
+        torch.manual_seed(3)
+        loss = vit(image(batch=4)).square().mean()
+        loss.backward()
+        results.append((loss, {name: parameter.grad for name, parameter in vit.named_parameters()}))
+    assert torch.equal(results[0][0], results[1][0])
+    for name, gradient in results[0][1].items():
+        torch.testing.assert_close(results[1][1][name], gradient, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_activation_checkpointing_stores_less() -> None:
+    stored = []
+    for is_checkpointed in (False, True):
+        vit = tiny(use_activation_checkpointing=is_checkpointed).train()
+        sizes: list[int] = []
+
+        def store(tensor: Tensor, sizes: list[int] = sizes) -> Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(store, lambda tensor: tensor):
+            vit(image())
+        stored.append(sum(sizes))
+    assert stored[1] < stored[0] / 4
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    vit = tiny(ffn_layer="swiglu").train()
+    (vit(image()) * torch.randn(2, 32, 5, 7)).sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in vit.parameters())
+
+
+def test_drop_path_grows_linearly_and_acts_in_training_only() -> None:
+    vit = tiny(drop_path_rate=0.6)
+    assert [block.drop_path.drop_prob for block in vit.blocks] == pytest.approx([0.0, 0.2, 0.4, 0.6])
+    x = image()
+    assert not torch.equal(vit.train()(x), vit(x))
+    assert torch.equal(vit.eval()(x), tiny().eval()(x))
+
+
+def test_a_dropped_branch_leaves_its_sample_alone() -> None:
+    """With a rate near 1 the last block, which has no neck, passes every sample on as it is."""
+    vit = tiny(drop_path_rate=1 - 1e-7, conv_residual_block_indexes=()).train()
+    x = torch.randn(3, 5 + 35, 32)
+    assert torch.equal(vit.blocks[3](x, vit.rope_embed(5, 7), (5, 7)), x)
+
+
+def test_lists_of_a_config_are_taken() -> None:
+    lists = OmegaConf.create(dict(global_block_indexes=[1, 3], conv_residual_block_indexes=[1, 3]))
+    assert torch.equal(tiny(**lists)(image()), tiny()(image()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(global_block_indexes=(1, 4)), "global_block_indexes: [4] lie outside the 4 blocks (0 to 3)"),
+        (dict(conv_residual_block_indexes=(-1,)), "conv_residual_block_indexes: [-1] lie outside the 4 blocks"),
+        (dict(window_size=0), "window_size must be at least 1 patch, got 0"),
+        (dict(num_heads=3), "width 32 is not divisible by 3 heads"),
+        (dict(num_heads=16), "divisible by 4"),
+        (dict(ffn_layer="glu"), "ffn_layer must be"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        tiny(**changes)
+
+
+@pytest.mark.parametrize("size", [(22, 28), (20, 30)])
+def test_sides_must_be_whole_patches(size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=f"multiples of the patch size 4, got {size[0]} x {size[1]}"):
+        tiny()(image(*size))
+
+
+TIMM_NAMES = {
+    "vits16": "vit_small_patch16_dinov3_qkvb",
+    "vits16plus": "vit_small_plus_patch16_dinov3_qkvb",
+    "vitb16": "vit_base_patch16_dinov3_qkvb",
+    "vitl16": "vit_large_patch16_dinov3_qkvb",
+    "vith16plus": "vit_huge_plus_patch16_dinov3_qkvb",
+    "vit7b16": "vit_7b_patch16_dinov3",
+}
+
+
+@pytest.mark.parametrize(("size", "name"), TIMM_NAMES.items())
+def test_published_sizes_have_timms_number_of_parameters(size: str, name: str) -> None:
+    """Ours besides: a fourth input channel, and a key third of the bias that the mask holds at zero."""
+    args = DINOV3_SIZES[size]
+    with torch.device("meta"):
+        theirs = timm.create_model(name, num_classes=0)
+        ours = ViT(**args, global_block_indexes=(), conv_residual_block_indexes=())
+    besides = 16 * 16 * args["embed_dim"] + args.get("qkv_bias", True) * args["depth"] * args["embed_dim"]
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters()) + besides
+    assert ours.blocks[0].attn.num_heads == theirs.blocks[0].attn.num_heads
+
+
+def test_a_copy_gives_the_same_features() -> None:
+    """EMA copies the network: no state may hide outside parameters and buffers."""
+    vit = tiny().eval()
+    assert torch.equal(copy.deepcopy(vit)(image()), vit(image()))
