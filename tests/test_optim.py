@@ -1,0 +1,132 @@
+"""Every parameter in one group, with the rate and the decay that a table written out here lists."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from modeling import DetailCapture, ViTMatte
+from modeling.backbone import ViT
+from modeling.optim import get_optimizer_params, get_vit_lr_decay_rate
+
+BASE_LR, WEIGHT_DECAY, RATE, DECODER_FACTOR = 5e-4, 0.1, 0.65, 5.0
+
+# A ViT-S by name, 12 blocks: power of 0.65.
+POWERS = {
+    "backbone.cls_token": 13,
+    "backbone.storage_tokens": 13,
+    "backbone.patch_embed.proj.weight": 13,
+    "backbone.patch_embed.proj.bias": 13,
+    "backbone.blocks.0.norm1.weight": 12,
+    "backbone.blocks.0.attn.qkv.weight": 12,
+    "backbone.blocks.1.ls1.gamma": 11,
+    "backbone.blocks.2.attn.proj.bias": 10,
+    "backbone.blocks.2.residual.conv1.weight": 0,
+    "backbone.blocks.3.mlp.fc1.weight": 9,
+    "backbone.blocks.4.mlp.fc2.bias": 8,
+    "backbone.blocks.5.norm2.bias": 7,
+    "backbone.blocks.5.residual.norm3.bias": 0,
+    "backbone.blocks.6.attn.qkv.bias": 6,
+    "backbone.blocks.7.ls2.gamma": 5,
+    "backbone.blocks.8.attn.proj.weight": 4,
+    "backbone.blocks.9.mlp.fc1.bias": 3,
+    "backbone.blocks.10.mlp.fc2.weight": 2,
+    "backbone.blocks.11.attn.qkv.weight": 1,
+    "backbone.blocks.11.residual.conv2.weight": 0,
+    "backbone.norm.weight": 0,
+    "backbone.norm.bias": 0,
+    "decoder.convstream.convs.0.conv.weight": 0,
+    "decoder.fusion_blks.3.conv.bn.bias": 0,
+    "decoder.matting_head.matting_convs.3.weight": 0,
+}
+
+
+class Wrapped(nn.Module):
+    """As a model is wrapped for several processes."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+@pytest.fixture(scope="module")
+def model() -> ViTMatte:
+    """A ViT-S in everything but its width."""
+    return ViTMatte(ViT(embed_dim=24, num_heads=2), DetailCapture(24))
+
+
+def settings(model: nn.Module, **changes: float) -> dict[str, tuple[float, float]]:
+    """Parameter name -> (lr, weight decay); a parameter in two groups or in none fails."""
+    arguments = dict(lr_decay_rate=RATE, num_layers=12, decoder_lr_factor=DECODER_FACTOR) | changes
+    groups = get_optimizer_params(model, BASE_LR, WEIGHT_DECAY, **arguments)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    placed = [names[id(parameter)] for group in groups for parameter in group["params"]]
+    assert sorted(placed) == sorted(name for name, parameter in model.named_parameters() if parameter.requires_grad)
+    return {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+
+
+def expected_decay(model: nn.Module) -> dict[str, float]:
+    """By the kind of module that holds a parameter, not by its shape: kernels and matrices alone decay."""
+    decays = {}
+    for prefix, module in model.named_modules():
+        for name, _ in module.named_parameters(recurse=False):
+            is_kernel = isinstance(module, (nn.Linear, nn.Conv2d)) and name == "weight"
+            decays[f"{prefix}.{name}"] = WEIGHT_DECAY if is_kernel else 0.0
+    return decays
+
+
+@pytest.mark.parametrize(("name", "power"), POWERS.items())
+def test_factor_of_a_vit_s(name: str, power: int) -> None:
+    assert get_vit_lr_decay_rate(name, RATE, 12) == pytest.approx(RATE**power, rel=1e-12)
+
+
+@pytest.mark.parametrize(("name", "power"), POWERS.items())
+def test_rate_in_the_groups(model: ViTMatte, name: str, power: int) -> None:
+    factor = DECODER_FACTOR if name.startswith("decoder.") else 1.0
+    assert settings(model)[name][0] == pytest.approx(BASE_LR * RATE**power * factor, rel=1e-12)
+
+
+def test_rates_of_all_parameters(model: ViTMatte) -> None:
+    """13 steps of decay, the undecayed rest of the backbone, and the decoder."""
+    rates = {name: lr for name, (lr, _) in settings(model).items()}
+    assert {lr for name, lr in rates.items() if name.startswith("decoder.")} == {BASE_LR * DECODER_FACTOR}
+    backbone = sorted({lr for name, lr in rates.items() if name.startswith("backbone.")})
+    assert backbone == pytest.approx([BASE_LR * RATE**power for power in range(13, -1, -1)], rel=1e-12)
+    for index in range(12):
+        own = {lr for name, lr in rates.items() if re.match(rf"backbone\.blocks\.{index}\.(?!residual)", name)}
+        assert own == {BASE_LR * RATE ** (12 - index)}
+
+
+def test_kernels_and_matrices_alone_decay(model: ViTMatte) -> None:
+    decays = {name: decay for name, (_, decay) in settings(model).items()}
+    assert decays == expected_decay(model)
+    assert not any(decays[f"backbone.{name}"] for name in ("cls_token", "storage_tokens", "blocks.0.ls1.gamma"))
+
+
+def test_a_model_wrapped_for_several_processes_is_grouped_alike(model: ViTMatte) -> None:
+    wrapped = settings(Wrapped(model))
+    assert {name.removeprefix("module."): values for name, values in wrapped.items()} == settings(model)
+
+
+def test_deeper_backbones_decay_over_their_own_depth() -> None:
+    assert get_vit_lr_decay_rate("backbone.blocks.23.attn.qkv.weight", 0.8, 24) == pytest.approx(0.8)
+    assert get_vit_lr_decay_rate("backbone.patch_embed.proj.weight", 0.8, 24) == pytest.approx(0.8**25)
+
+
+def test_no_decay_of_the_rate_is_one_rate(model: ViTMatte) -> None:
+    rates = {lr for lr, _ in settings(model, lr_decay_rate=1.0, decoder_lr_factor=1.0).values()}
+    assert rates == {BASE_LR}
+
+
+def test_frozen_parameters_stay_out() -> None:
+    backbone = ViT(embed_dim=24, num_heads=2, depth=2, global_block_indexes=(1,), conv_residual_block_indexes=())
+    backbone.patch_embed.requires_grad_(False)
+    model = ViTMatte(backbone, DetailCapture(24))
+    assert not any("patch_embed" in name for name in settings(model, num_layers=2))
+
+
+def test_groups_are_what_an_optimiser_takes(model: ViTMatte) -> None:
+    groups = get_optimizer_params(model, BASE_LR, WEIGHT_DECAY, RATE, 12, DECODER_FACTOR)
+    optimizer = torch.optim.AdamW(groups, lr=BASE_LR)
+    assert len(optimizer.param_groups) == len({(group["lr"], group["weight_decay"]) for group in groups}) == len(groups)
