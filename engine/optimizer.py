@@ -12,8 +12,8 @@ def build_adamw(params: Iterable[dict[str, Any]], lr: float, betas: Sequence[flo
     Args:
         params: groups, each with its own "lr" and "weight_decay" where they differ.
         lr: learning rate of groups without one.
-        betas: decay rates of the two moments. A config hands in its own list type, which the optimiser's state would
-            carry into every checkpoint, where `torch.load(weights_only=True)` refuses it: hence the plain floats here.
+        betas: decay rates of the two moments. A config hands in its own list type; not every torch copies it, and
+            then `torch.load(weights_only=True)` refuses each checkpoint for it: hence a plain tuple here.
         weight_decay: of groups without one.
     """
     beta1, beta2 = (float(beta) for beta in betas)

@@ -1,6 +1,8 @@
 """Contracts over all configs: deltas of plain assignments that load, instantiate, save, reload and refuse a typo."""
 
 import ast
+import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from omegaconf import OmegaConf
 
 from engine.config import ConfigError, apply_overrides, dotted_keys, load_config
 from engine.schedule import samples_per_iteration
+from modeling.backbone import DINOV3_SIZES
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 EXPERIMENTS = sorted(CONFIGS.glob("*.py"))
@@ -135,6 +138,14 @@ def test_a_config_file_that_is_none_is_refused(path):
         load_config(path)
 
 
+@pytest.mark.parametrize("key", ["model", "model.backbone", "model.decoder", "model.criterion", "optimizer",
+                                 "optimizer.params", "dataloader.train", "dataloader.train.dataset", "dataloader.test",
+                                 "dataloader.test.dataset", "dataloader.evaluator"])  # fmt: skip
+def test_every_argument_can_be_overridden(key):
+    node = OmegaConf.select(load_config(CONFIGS / "ViTMatte_S_10ep.py"), key)
+    assert set(node) - {"_target_"} == set(inspect.signature(node._target_).parameters)
+
+
 def test_the_report_to_the_number():
     cfg = load_config(CONFIGS / "ViTMatte_S_10ep.py")
     assert (cfg.train.max_iter, cfg.train.checkpointer.period, cfg.train.eval_period) == (13470, 2694, 2694)
@@ -204,7 +215,9 @@ def test_what_distinguishes_the_composition_experiments(path, expected):
         1347 * cfg.train.epochs * 95 // 100,
     ]
     assert cfg.train.output_dir == f"output/{path}"
-    assert cfg.train.init_checkpoint.endswith("_prefix.pth") == b.keep_prefix_tokens
+    size, suffix = re.fullmatch(r"checkpoints/dinov3_(\w+?)_4ch(_prefix)?.pth", cfg.train.init_checkpoint).groups()
+    assert DINOV3_SIZES[size].items() <= dict(b).items()
+    assert (suffix is not None) == b.keep_prefix_tokens
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16])

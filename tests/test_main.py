@@ -216,7 +216,8 @@ def run_two_processes(*arguments):
 
 
 def test_two_processes_on_the_cpu_train_and_evaluate_together(data, tmp_path):
-    ended = run_two_processes(*overrides(data, tmp_path, **{"train.device": "cpu"}))
+    # A rate at which BatchNorm's statistics, of which each process has its own, show in the numbers.
+    ended = run_two_processes(*overrides(data, tmp_path, **{"train.device": "cpu", "optimizer.lr": 0.01}))
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert "world_size: 2" in (tmp_path / "config.yaml").read_text()
     rows = metrics(tmp_path)
@@ -229,7 +230,7 @@ def test_two_processes_on_the_cpu_train_and_evaluate_together(data, tmp_path):
     main.main(["--config-file", DEMO, "--eval-only", *overrides(data, tmp_path / "alone", **changes)])
     alone = printed_evaluation((tmp_path / "alone" / "log.txt").read_text())
     # Not exactly: another number of threads may move a prediction from one of 256 values to the next.
-    assert alone == pytest.approx(last_evaluation(tmp_path), rel=2e-3)
+    assert alone == pytest.approx(last_evaluation(tmp_path), rel=1e-3)
 
 
 def test_two_processes_that_miss_the_data_end_with_status_1(data, tmp_path):

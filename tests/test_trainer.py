@@ -10,6 +10,7 @@ from detectron2.engine import hooks
 from detectron2.solver import WarmupParamScheduler
 from detectron2.utils import comm
 from fvcore.common.param_scheduler import MultiStepParamScheduler
+from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -191,6 +192,14 @@ def test_checkpoints_hold_tensors_and_plain_values_only(tmp_path):
     assert set(content) == {"model", "trainer", "iteration"}
     assert content["trainer"]["samples_seen"] == 48
     assert content["trainer"]["optimizer"]["param_groups"][0]["betas"] == (0.9, 0.99)
+
+
+def test_a_configs_own_list_does_not_reach_the_optimizer(monkeypatch):
+    # The installed torch may copy it into a tuple by itself; not every torch does.
+    monkeypatch.setattr("engine.optimizer.AdamW", lambda params, **settings: settings)
+    settings = build_adamw([], lr=0.01, betas=OmegaConf.create([0.9, 0.99]), weight_decay=0.1)
+    assert settings == {"lr": 0.01, "betas": (0.9, 0.99), "weight_decay": 0.1}
+    assert type(settings["betas"]) is tuple
 
 
 @pytest.mark.parametrize(

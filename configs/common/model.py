@@ -14,6 +14,7 @@ model = L(ViTMatte)(
         num_heads=6,
         mlp_ratio=4.0,
         ffn_layer="mlp",
+        ffn_align=8,
         qkv_bias=True,
         layer_scale_init=1e-5,
         norm_eps=1e-5,
