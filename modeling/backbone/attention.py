@@ -46,10 +46,11 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).reshape(B, N, 3, self.num_heads, -1).unbind(2)  # each (B, N, K, d)
         num_prefix = N - grid[0] * grid[1]
         q, k = (self._rotate_patches(t, rope, num_prefix) for t in (q, k))
+        v = v.contiguous()  # or what is kept for the backward pass would keep all of qkv alive
         if not self.window_size or self.window_size >= max(grid):
             out = _attend(q, k, v)
         else:
-            out = self._attend_windows(torch.stack((q, k, v), dim=2), num_prefix, grid)
+            out = self._attend_windows(q, k, v, num_prefix, grid)
         return self.proj(out.reshape(B, N, D))
 
     @staticmethod
@@ -57,22 +58,21 @@ class Attention(nn.Module):
         patches = rotate(x[:, num_prefix:], *rope)
         return torch.cat((x[:, :num_prefix], patches), dim=1) if num_prefix else patches
 
-    def _attend_windows(self, qkv: Tensor, num_prefix: int, grid: tuple[int, int]) -> Tensor:
-        """(B, N, 3, K, d) -> (B, N, K, d)."""
-        B, _, _, K, d = qkv.shape
-        prefix, patches = qkv[:, :num_prefix], qkv[:, num_prefix:]
+    def _attend_windows(self, q: Tensor, k: Tensor, v: Tensor, num_prefix: int, grid: tuple[int, int]) -> Tensor:
+        """(B, N, K, d) queries, keys and values -> (B, N, K, d)."""
+        B, _, K, d = q.shape
 
-        def attend_window(windows: Tensor) -> Tensor:
-            q, k, v = windows.reshape(*windows.shape[:2], 3, K, d).unbind(2)  # (B * windows, tokens, K, d)
+        def attend_window(*windows: Tensor) -> Tensor:
+            window_q, window_k, window_v = (x.unflatten(2, (K, d)) for x in windows)  # (B * windows, tokens, K, d)
             if num_prefix:
-                shared = prefix[:, :, 1:].repeat_interleave(len(windows) // B, dim=0)
-                k, v = torch.cat((shared[:, :, 0], k), dim=1), torch.cat((shared[:, :, 1], v), dim=1)
-            return _attend(q, k, v).flatten(2)
+                count = len(window_q) // B
+                shared_k, shared_v = (x[:, :num_prefix].repeat_interleave(count, dim=0) for x in (k, v))
+                window_k, window_v = torch.cat((shared_k, window_k), dim=1), torch.cat((shared_v, window_v), dim=1)
+            return _attend(window_q, window_k, window_v).flatten(2)
 
-        out = map_windows(attend_window, patches.reshape(B, *grid, -1), self.window_size).reshape(B, -1, K, d)
-        if num_prefix:
-            out = torch.cat((_attend(prefix[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]), out), dim=1)
-        return out
+        patches = [x[:, num_prefix:].reshape(B, *grid, K * d) for x in (q, k, v)]
+        out = map_windows(attend_window, patches, self.window_size).reshape(B, -1, K, d)
+        return torch.cat((_attend(q[:, :num_prefix], k, v), out), dim=1) if num_prefix else out
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Cutting a patch grid into windows; a ragged grid has narrower ones at its right and lower edge, never padding."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -26,25 +26,26 @@ def unpartition(windows: Tensor, window_h: int, window_w: int, H: int, W: int) -
     return x.transpose(2, 3).reshape(-1, H, W, C)
 
 
-def map_windows(function: Callable[[Tensor], Tensor], x: Tensor, window: int) -> Tensor:
-    """Apply a function to every window of a grid and put the results back in place.
+def map_windows(function: Callable[..., Tensor], grids: Sequence[Tensor], window: int) -> Tensor:
+    """Apply a function to every window of one grid or several and put the results back in place.
 
     Windows of one shape go through one call: a ragged grid takes up to four (whole, right, lower, corner), so that no
     padded token is ever computed or attended.
 
     Args:
-        function: (B * windows, tokens, C) -> (B * windows, tokens, C'); windows of one image lie side by side.
-        x: (B, H, W, C).
+        function: takes (B * windows, tokens, C) of each grid and gives (B * windows, tokens, C'); windows of one image
+            lie side by side.
+        grids: tensors (B, H, W, C).
         window: side of a window in patches.
 
     Returns: (B, H, W, C').
     """
-    _, H, W, _ = x.shape
+    _, H, W, _ = grids[0].shape
     rows = []
     for top, bottom, window_h in _spans(H, window):
         row = []
         for left, right, window_w in _spans(W, window):
-            mapped = function(partition(x[:, top:bottom, left:right], window_h, window_w))
+            mapped = function(*(partition(x[:, top:bottom, left:right], window_h, window_w) for x in grids))
             row.append(unpartition(mapped, window_h, window_w, bottom - top, right - left))
         rows.append(torch.cat(row, dim=2) if len(row) > 1 else row[0])
     return torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
