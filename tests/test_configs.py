@@ -6,11 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.solver import LRMultiplier
 from omegaconf import OmegaConf
 
+import preprocess
+from engine.checkpoint import CheckpointError, load_weights
 from engine.config import ConfigError, apply_overrides, dotted_keys, load_config
 from engine.schedule import samples_per_iteration
 from modeling.backbone import DINOV3_SIZES
@@ -274,6 +277,28 @@ def test_every_parameter_is_in_one_group_with_its_rate_and_decay(path):
             expected = lr * rate ** (depth + 1)
         is_kernel = part[-1] == "weight" and parameter.dim() in (2, 4)
         assert found[id(parameter)] == pytest.approx((expected, weight_decay if is_kernel else 0), rel=1e-12), name
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "keep_prefix"),
+    [
+        ("ViTMatte_S_10ep", "vit_small_patch16_dinov3_qkvb", False),
+        ("ViTMatte_S_100ep", "vit_small_patch16_dinov3_qkvb", True),
+        ("ViTMatte_Splus_100ep", "vit_small_plus_patch16_dinov3_qkvb", True),
+    ],
+)
+def test_a_converted_checkpoint_fits_its_config_and_no_other(path, source, keep_prefix):
+    cfg = load_config(CONFIGS / f"{path}.py")
+    model = instantiate(cfg.model)
+    backbone = timm.create_model(source, num_classes=0).state_dict()
+    weights = preprocess.convert(backbone, keep_prefix=keep_prefix).model
+    load_weights(model, weights, "converted", cfg.train.init_checkpoint_may_lack)
+    loaded = model.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in weights.items())
+    assert {name for name in loaded if "decoder." not in name and ".residual." not in name} == set(weights)
+    for other in (preprocess.convert(backbone, keep_prefix=not keep_prefix).model, {}):
+        with pytest.raises(CheckpointError, match="cls_token|missing in the file: backbone.patch_embed"):
+            load_weights(model, other, "converted", cfg.train.init_checkpoint_may_lack)
 
 
 @pytest.mark.parametrize("path", COMPOSITION_1K, ids=lambda path: path.stem)

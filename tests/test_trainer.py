@@ -19,6 +19,9 @@ from engine.launch import distribute, launch, share_buffers
 from engine.optimizer import build_adamw
 from engine.trainer import Trainer, step_seed
 
+# In fp16 the scaler skips first steps until its scale fits, and torch suspects a mistake.
+pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+
 
 class Toy(nn.Module):
     """Linear, BatchNorm, dropout, linear: weights, buffers and randomness."""
@@ -30,8 +33,9 @@ class Toy(nn.Module):
         self.out = nn.Linear(8, 1)
 
     def forward(self, batch):
-        y = self.out(nn.functional.dropout(self.norm(self.hidden(batch["x"])), 0.5, self.training))
-        return {"loss_square": (y - batch["y"]).square().mean(), "loss_size": 0.1 * y.abs().mean()}
+        x, target = (batch[name].to(self.out.weight.device) for name in ("x", "y"))
+        y = self.out(nn.functional.dropout(self.norm(self.hidden(x)), 0.5, self.training))
+        return {"loss_square": (y - target).square().mean(), "loss_size": 0.1 * y.abs().mean()}
 
 
 class Stream(Sampler):
@@ -72,11 +76,11 @@ class Losses(hooks.HookBase):
         )
 
 
-def toy_training(folder, batch_size=4, precision="float32", max_iter=12, hooks_too=()):
+def toy_training(folder, batch_size=4, precision="float32", max_iter=12, hooks_too=(), device="cpu"):
     """Trainer, checkpointer and loss record of a toy training that saves every 6 iterations."""
     folder.mkdir(exist_ok=True)
     torch.manual_seed(0)
-    model = Toy()
+    model = Toy().to(device)
     optimizer = build_adamw([{"params": list(model.parameters())}], lr=0.01, betas=[0.9, 0.99], weight_decay=0.1)
     loader = DataLoader(Samples(), batch_size, sampler=Stream(batch_size, comm.get_rank(), comm.get_world_size()))
     trainer = Trainer(distribute(model), loader, optimizer, precision, seed=3)
@@ -149,6 +153,18 @@ def test_low_precision_trains_near_float32_and_keeps_float32_weights(tmp_path, p
     assert total != exact_total and total == pytest.approx(exact_total, rel=0.01)
     torch.manual_seed(0)
     assert not torch.equal(trainer.model.hidden.weight, Toy().hidden.weight)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
+def test_a_training_on_cuda_stops_and_resumes_as_on_the_cpu(tmp_path, precision):
+    whole, whole_losses = trained(tmp_path, precision=precision, device="cuda")
+    trainer, checkpointer, losses = toy_training(tmp_path / "resumed", precision=precision, device="cuda")
+    checkpointer.load(str(tmp_path / "model_0000005.pth"))
+    trainer.train(trainer.next_iteration, 12)
+    assert trainer.model.hidden.weight.is_cuda
+    assert losses.by_iteration.items() <= whole_losses.by_iteration.items()
+    assert torch.equal(trainer.model.hidden.weight, whole.model.hidden.weight)
 
 
 def test_fp16_scales_the_loss_and_the_scale_survives_a_resume(tmp_path):
