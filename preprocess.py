@@ -151,13 +151,14 @@ def _unwrap(state: Mapping[str, Any], account: dict[str, str]) -> dict[str, Tens
             for key in state.keys() - {wrapper}:
                 account[key] = f'dropped: beside "{wrapper}", which was taken'
             return _unwrap(state[wrapper], account)
-    source = {}
+    source: dict[str, Tensor] = {}
     for key, value in state.items():
-        if not isinstance(value, Tensor):
-            raise ConversionError(f"{key!r} is no tensor but {type(value).__name__}: this is no DINOv3 checkpoint")
-        source[re.sub(r"^((module|_orig_mod)\.)+", "", key)] = value
-    if any(key.startswith("backbone.") for key in source):
-        source = {key.removeprefix("backbone."): value for key, value in source.items()}
+        if not (isinstance(key, str) and isinstance(value, Tensor)):
+            raise ConversionError(f"{key!r} names no tensor but a {type(value).__name__}: this is no DINOv3 checkpoint")
+        name = re.sub(r"^((module|_orig_mod|backbone)\.)+", "", key)
+        if name in source:
+            raise ConversionError(f"{key}: without its prefix this is a second {name}")
+        source[name] = value
     return source
 
 
@@ -203,6 +204,8 @@ def _rename(source: Mapping[str, Tensor], layout: str, account: dict[str, str]) 
             continue
         if not torch.isfinite(value).all():
             raise ConversionError(f"{key} holds values that are not finite")
+        if name in tensors:
+            raise ConversionError(f"{key}: a second {name}")
         tensors[name] = value.float()
         account[key] = f"converted: {name}"
     if unknown:
@@ -219,7 +222,11 @@ def _join_qkv(tensors: dict[str, Tensor]) -> None:
         missing = [part for part, third in zip(("query", "key", "value"), thirds, strict=True) if third is None]
         if missing:
             raise ConversionError(f"{name}: the {' and '.join(missing)} part is missing")
-        tensors[name] = torch.cat([third for third in thirds if third is not None])
+        parts = [third for third in thirds if third is not None]
+        if len({part.shape for part in parts}) > 1 or not parts[0].dim():
+            shapes = [tuple(part.shape) for part in parts]
+            raise ConversionError(f"{name}: query, key and value must be of one shape, got {shapes}")
+        tensors[name] = torch.cat(parts)
 
 
 def _fold_bias_mask(tensors: dict[str, Tensor], account: dict[str, str]) -> None:
@@ -232,17 +239,21 @@ def _fold_bias_mask(tensors: dict[str, Tensor], account: dict[str, str]) -> None
         for key in [k for k, fate in account.items() if fate == f"converted: {name}"]:
             account[key] = f"converted: folded into {bias}"
     for name in [key for key in tensors if key.endswith("qkv.bias")]:
-        if tensors[name].chunk(3)[1].any():
-            raise ConversionError(f"{name}: the key third must be zero, as DINOv3 is trained; largest value "
-                                  f"{tensors[name].chunk(3)[1].abs().max():.3g}")
+        values = tensors[name].flatten()
+        key_third = values[len(values) // 3 : 2 * len(values) // 3]
+        if key_third.any():
+            raise ConversionError(
+                f"{name}: the key third must be zero, as DINOv3 is trained; largest value {key_third.abs().max():.3g}"
+            )
 
 
 def _detect_size(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
     """The published size that the shapes belong to; an unlisted one where the stored periods tell the heads."""
     ffn = "swiglu" if "blocks.0.mlp.w1.weight" in tensors else "mlp"
     first = "blocks.0.mlp.w1.weight" if ffn == "swiglu" else "blocks.0.mlp.fc1.weight"
-    if first not in tensors or tensors["patch_embed.proj.weight"].dim() != 4:
-        raise ConversionError(f"patch_embed.proj.weight or {first} is missing or misshapen: the size cannot be told")
+    for name, dims in {"patch_embed.proj.weight": 4, "storage_tokens": 3, first: 2}.items():
+        if name not in tensors or tensors[name].dim() != dims:
+            raise ConversionError(f"{name} is missing or has not {dims} dimensions: the size cannot be told")
     embed_dim, _, patch_size, _ = tensors["patch_embed.proj.weight"].shape
     hidden_dim = len(tensors[first])
     depth = 1 + max(int(key.split(".")[1]) for key in tensors if key.startswith("blocks."))
@@ -250,7 +261,9 @@ def _detect_size(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
         with torch.device("meta"):
             template = ViT(**_plain(args | {"depth": 1})).state_dict()
         same_ffn = first in template and len(template[first]) == hidden_dim
-        if patch_size == 16 and same_ffn and (embed_dim, depth) == (args["embed_dim"], args["depth"]):
+        if patch_size == 16 and same_ffn and embed_dim == args["embed_dim"]:
+            if depth != args["depth"]:
+                raise ConversionError(f"the widths are those of {size}, which has {args['depth']} blocks, not {depth}")
             return size, dict(args)
     if "rope_embed.periods" not in tensors:
         raise ConversionError(
@@ -258,11 +271,18 @@ def _detect_size(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
             "rope_embed.periods the number of heads cannot be told"
         )
     ratio = hidden_dim / embed_dim * (1.5 if ffn == "swiglu" else 1.0)
-    num_heads = embed_dim // (4 * len(tensors["rope_embed.periods"]))
+    num_periods = tensors["rope_embed.periods"].numel()
+    if not num_periods or embed_dim % (4 * num_periods):
+        raise ConversionError(f"rope_embed.periods: {num_periods} periods fit no head width that divides {embed_dim}")
     return "unlisted", dict(
-        embed_dim=embed_dim, depth=depth, num_heads=num_heads, ffn_layer=ffn, mlp_ratio=ratio, patch_size=patch_size,
+        embed_dim=embed_dim,
+        depth=depth,
+        num_heads=embed_dim // (4 * num_periods),
+        ffn_layer=ffn,
+        mlp_ratio=ratio,
+        patch_size=patch_size,
         num_storage_tokens=tensors["storage_tokens"].shape[1],
-    )  # fmt: skip
+    )
 
 
 def _add_zero_biases(tensors: dict[str, Tensor], vit_args: Mapping[str, Any], account: dict[str, str]) -> None:
@@ -317,7 +337,10 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
     if path.is_dir():
         index = path / "model.safetensors.index.json"
         if index.exists():
-            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            try:
+                shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ConversionError(f"{index}: expected JSON with a weight_map of tensor to file") from error
             return {key: value for shard in shards for key, value in read_checkpoint(path / shard).items()}
         candidates = sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".bin", ".pth", ".pt"))
         if len(candidates) != 1:
