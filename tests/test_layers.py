@@ -97,6 +97,7 @@ def test_swiglu_gates_with_the_first_layer() -> None:
     ("kind", "dim", "ratio", "align", "hidden"),
     [
         ("mlp", 384, 4.0, 8, 1536),
+        ("mlp", 100, 29 / 100, 8, 29),  # in floats 28.999...
         ("swiglu", 384, 6.0, 8, 1536),
         ("swiglu", 1280, 6.0, 8, 5120),
         ("swiglu", 4096, 3.0, 64, 8192),

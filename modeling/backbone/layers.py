@@ -83,7 +83,7 @@ def build_ffn(kind: str, dim: int, mlp_ratio: float, align: int) -> nn.Module:
         kind: "mlp", hidden width mlp_ratio x dim; or "swiglu", two thirds of that, rounded up to a multiple of `align`.
     """
     if kind == "mlp":
-        return Mlp(dim, int(mlp_ratio * dim))
+        return Mlp(dim, round(mlp_ratio * dim))
     if kind == "swiglu":
         hidden_dim = int(mlp_ratio * dim * 2 / 3)
         return SwiGLU(dim, -(-hidden_dim // align) * align)
