@@ -95,6 +95,13 @@ def test_partition_lists_the_windows_in_row_order(window_h: int, window_w: int, 
     assert torch.equal(unpartition(windows, window_h, window_w, *x.shape[1:3]), x)
 
 
+def test_windows_of_several_grids_go_together() -> None:
+    x, y = random(2, 2, 5, 7, 3)
+    mapped = map_windows(lambda a, b: a * b.mean(dim=1, keepdim=True), [x, y], 3)
+    means = map_windows(lambda b: b.mean(dim=1, keepdim=True).expand_as(b), [y], 3)
+    torch.testing.assert_close(mapped, x * means, rtol=0, atol=1e-12)
+
+
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5))
 def test_windows_of_a_ragged_grid_are_mapped_alone(height: int, width: int, window: int) -> None:
     """Each result is its own window's mean, and every patch is seen exactly once: padded ones do not exist."""
@@ -106,7 +113,7 @@ def test_windows_of_a_ragged_grid_are_mapped_alone(height: int, width: int, wind
         num_seen += windows.shape[:2].numel()
         return windows.mean(dim=1, keepdim=True).expand_as(windows)
 
-    out = map_windows(mean, x, window)
+    out = map_windows(mean, [x], window)
     assert num_seen == 2 * height * width
     for row in range(height):
         for column in range(width):
@@ -160,10 +167,9 @@ def test_a_window_over_the_whole_grid_equals_a_global_block(
     arguments = (x, rope_table(grid), grid)
     torch.testing.assert_close(windowed(*arguments), everywhere(*arguments), rtol=0, atol=1e-10)
     # the same through the code that cuts windows, which a window of this size skips
-    qkv = random(2, x.shape[1], 3, HEADS, DIM // HEADS)
-    q, k, v = (t.transpose(1, 2) for t in qkv.unbind(2))
-    expected = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-    torch.testing.assert_close(windowed.attn._attend_windows(qkv, num_prefix, grid), expected, rtol=0, atol=1e-10)
+    qkv = random(3, 2, x.shape[1], HEADS, DIM // HEADS)
+    expected = F.scaled_dot_product_attention(*qkv.transpose(2, 3)).transpose(1, 2)
+    torch.testing.assert_close(windowed.attn._attend_windows(*qkv, num_prefix, grid), expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("num_prefix", NUM_PREFIX)
