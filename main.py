@@ -10,6 +10,7 @@ Exit status: 2 for a command line or config that cannot be used, 1 where a data 
 import argparse
 import logging
 import sys
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,7 +37,8 @@ def train(cfg: DictConfig, resume: bool) -> None:
     model = instantiate(cfg.model).to(settings.device)
     cfg.optimizer.params.model = model
     trainer = Trainer(distribute(model), train_loader, instantiate(cfg.optimizer), settings.precision, settings.seed)
-    checkpointer = Checkpointer(model, settings.output_dir, trainer=trainer)
+    # A proxy, since the trainer's hooks hold the checkpointer: in a cycle, its loader's workers would outlive it.
+    checkpointer = Checkpointer(model, settings.output_dir, trainer=weakref.proxy(trainer))
     if resume and checkpointer.has_checkpoint():
         checkpointer.load(checkpointer.get_checkpoint_file())
     elif path := settings.init_checkpoint:
@@ -61,7 +63,7 @@ def train(cfg: DictConfig, resume: bool) -> None:
 def evaluate(model: Any, test_loader: Any, evaluator: DictConfig) -> dict[str, Any]:
     """Evaluate a bare model, every process on its part of the test set.
 
-    Returns: metrics by name, in the main process; {} elsewhere and without a test set.
+    Returns: what the evaluator gives in this process; {} without a test set.
     """
     if test_loader is None:
         return {}

@@ -14,6 +14,8 @@ from detectron2.utils import comm
 from torch import nn
 from torch.multiprocessing.spawn import ProcessExitedException
 
+from engine.config import ConfigError
+
 
 def launch(main: Callable[..., None], args: argparse.Namespace, device: str, main_args: tuple[Any, ...]) -> None:
     """Call `main(*main_args)` in as many processes as the command line asks for.
@@ -25,11 +27,11 @@ def launch(main: Callable[..., None], args: argparse.Namespace, device: str, mai
         main_args: must pickle.
 
     Raises:
-        ValueError: where this machine has fewer GPUs than asked for.
+        ConfigError: where this machine has fewer GPUs than asked for.
         SystemExit: with the status of a process that ended by itself; it said why.
     """
     if device.startswith("cuda") and args.num_gpus > torch.cuda.device_count():
-        raise ValueError(
+        raise ConfigError(
             f"--num-gpus {args.num_gpus}, but torch finds {torch.cuda.device_count()} CUDA devices; "
             "train.device=cpu runs without"
         )

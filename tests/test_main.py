@@ -130,7 +130,9 @@ def test_a_training_leaves_its_config_metrics_and_checkpoints(trained):
 def test_stopped_and_resumed_equals_not_stopped(trained, data, tmp_path):
     shutil.copy(trained / "model_0000002.pth", tmp_path)
     (tmp_path / "last_checkpoint").write_text("model_0000002.pth")
-    main.main(["--config-file", DEMO, "--resume", *overrides(data, tmp_path)])
+    # Workers that prefetch change nothing either.
+    changes = {"dataloader.train.num_workers": 2}
+    main.main(["--config-file", DEMO, "--resume", *overrides(data, tmp_path, **changes)])
     assert set(metrics(tmp_path)) == {3, 4, 5, 6}
     assert last_evaluation(tmp_path) == last_evaluation(trained)
     ours, theirs = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (tmp_path, trained))
@@ -148,6 +150,12 @@ def test_eval_only_gives_the_numbers_of_the_training(trained, data, tmp_path, ca
     main.main(["--config-file", str(trained / "config.yaml"), "--eval-only", "--resume"])
     resumed = printed_evaluation(capfd.readouterr().out)
     assert named == resumed == last_evaluation(trained)
+
+
+def test_a_training_needs_no_test_set(data, tmp_path):
+    changes = {"dataloader.test": "null", "train.max_iter": 3}
+    main.main(["--config-file", DEMO, *overrides(data, tmp_path, **changes)])
+    assert set(metrics(tmp_path)) == {0, 1, 2}
 
 
 @pytest.mark.parametrize(

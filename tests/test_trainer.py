@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from engine.checkpoint import Checkpointer, CheckpointError, load_weights, read_checkpoint
+from engine.config import ConfigError
 from engine.launch import distribute, launch, share_buffers
 from engine.optimizer import build_adamw
 from engine.trainer import Trainer, step_seed
@@ -310,5 +311,5 @@ def test_two_gloo_processes_train_one_model_on_one_stream(tmp_path):
 
 
 def test_more_gpus_than_the_machine_has_are_refused():
-    with pytest.raises(ValueError, match="--num-gpus 99, but torch finds"):
+    with pytest.raises(ConfigError, match="--num-gpus 99, but torch finds"):
         launch(train_in_each_process, processes(99), "cuda", ())
