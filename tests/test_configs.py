@@ -62,7 +62,8 @@ def test_an_experiment_is_a_short_delta_of_plain_assignments(path):
         assert isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute), ast.unparse(node)
         ast.literal_eval(node.value)
     text = ast.get_docstring(ast.Module([head, *body], []))
-    for word in ("Purpose:", "Command:", f"configs/{path.name}", "Cost:", "Result:"):
+    command = "make demo" if path.stem == "demo" else f"--config-file configs/{path.name}"
+    for word in ("Purpose:", "Command:", command, "Cost:", "Result:"):
         assert word in text, word
 
 
