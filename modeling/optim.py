@@ -16,13 +16,21 @@ def get_vit_lr_decay_rate(name: str, lr_decay_rate: float, num_layers: int) -> f
         name: parameter name in the whole model, "backbone.blocks.3.attn.qkv.weight" for example.
         lr_decay_rate: in (0, 1]; 1 is no decay.
         num_layers: number n of blocks.
+
+    Raises:
+        ValueError: for a block outside the n, whose rate would grow instead.
     """
     if not name.startswith("backbone."):
         return 1.0
     if name.startswith(("backbone.patch_embed.", "backbone.cls_token", "backbone.storage_tokens")):
         return lr_decay_rate ** (num_layers + 1)
     block = re.match(r"backbone\.blocks\.(\d+)\.(?!residual\.)", name)
-    return lr_decay_rate ** (num_layers - int(block.group(1))) if block else 1.0
+    if block is None:
+        return 1.0
+    index = int(block.group(1))
+    if index >= num_layers:
+        raise ValueError(f"{name} lies outside the {num_layers} blocks: set num_layers to the backbone's depth")
+    return lr_decay_rate ** (num_layers - index)
 
 
 def get_optimizer_params(

@@ -114,6 +114,12 @@ def test_deeper_backbones_decay_over_their_own_depth() -> None:
     assert get_vit_lr_decay_rate("backbone.patch_embed.proj.weight", 0.8, 24) == pytest.approx(0.8**25)
 
 
+def test_a_block_outside_the_depth_is_named(model: ViTMatte) -> None:
+    """Left at 11, the last block would learn at the full rate, and deeper ones ever faster."""
+    with pytest.raises(ValueError, match="blocks.11.* lies outside the 11 blocks: set num_layers"):
+        settings(model, num_layers=11)
+
+
 def test_no_decay_of_the_rate_is_one_rate(model: ViTMatte) -> None:
     rates = {lr for lr, _ in settings(model, lr_decay_rate=1.0, decoder_lr_factor=1.0).values()}
     assert rates == {BASE_LR}
