@@ -39,7 +39,7 @@ class Conversion:
         layout: "official", "timm" or "transformers".
         size: key of `DINOV3_SIZES`, or "unlisted".
         vit_args: arguments of `ViT` that the weights fit.
-        account: every key of the input (and each one added) -> what became of it, "fate: detail".
+        account: every key of the input without its wrapping, and each one added -> what became of it, "fate: detail".
     """
 
     model: dict[str, Tensor]
