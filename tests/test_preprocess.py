@@ -2,21 +2,19 @@
 
 import copy
 import re
-import shutil
 from collections.abc import Callable
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 from transformers.models.dinov3_vit import modeling_dinov3_vit
 
 import modeling.backbone.attention as attention_module
 import preprocess
-from modeling.backbone import DINOV3_SIZES, ViT
+from modeling.backbone import ViT
 from modeling.backbone.rope_position_encoding import RopePositionEmbedding
 
 SIZES_PX = [(224, 224), (160, 352)]
@@ -54,7 +52,7 @@ def transformers_model(gated: bool) -> nn.Module:
 
 
 def official_state(model: nn.Module) -> dict[str, Tensor]:
-    """The official layout, built from timm's by the table: with a bias_mask, stored periods and pre-training leftovers."""
+    """The official layout, built from timm's by the table: with bias_mask, stored periods and a mask token."""
     state: dict[str, Tensor] = {}
     for key, value in model.state_dict().items():
         if key.endswith("q_bias"):
