@@ -37,6 +37,8 @@ class Predictor:
                 f"expected an image (H, W, 3) and a trimap (H, W) of one size, got {image.shape} and {trimap.shape}"
             )
         pixels = image if np.issubdtype(image.dtype, np.floating) else to_float(image)
+        if not ((pixels >= 0) & (pixels <= 1)).all():
+            raise ValueError(f"expected float colours in [0, 1], got {pixels.min():.4g} to {pixels.max():.4g}")
         batch = {
             "image": torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32))[None],
             "trimap": torch.from_numpy(decode_trimap(trimap))[None, None],

@@ -1,0 +1,150 @@
+"""Predictor against the model called by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from data.trimap import decode_trimap
+from inference.predictor import Predictor
+from modeling import DetailCapture, ViTMatte
+from modeling.backbone import ViT
+
+SIZES = [(64, 64), (33, 47), (70, 31)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A tiny network whose alphas vary with image and trimap, in training mode as training leaves one."""
+    torch.manual_seed(0)
+    blocks = dict(global_block_indexes=(1,), conv_residual_block_indexes=(1,), drop_path_rate=0.5)
+    backbone = ViT(embed_dim=32, depth=2, num_heads=2, window_size=2, layer_scale_init=1.0, **blocks)
+    network = ViTMatte(backbone, DetailCapture(32, convstream_chans=(4, 4, 4), fusion_chans=(8, 8, 8, 8)))
+    with torch.no_grad():
+        for parameter in network.decoder.parameters():
+            parameter.normal_(std=0.5)
+    return network.train()
+
+
+@pytest.fixture
+def predictor(model):
+    return Predictor(model.train())
+
+
+def picture(height, width, seed=0):
+    """Random uint8 RGB and a uint8 trimap: background above, foreground below, unknown between."""
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    trimap = np.full((height, width), 128, np.uint8)
+    trimap[: height // 5] = 0
+    trimap[-(height // 5) :] = 255
+    return image, trimap
+
+
+def by_hand(model, image, trimap):
+    """Alpha (H, W) of the bare model for a uint8 image and a uint8 trimap of 0, 128, 255."""
+    tensor = torch.stack([torch.tensor(image[:, :, channel].astype(np.float32) / 255) for channel in range(3)])
+    known = {0: 0.0, 128: 0.5, 255: 1.0}
+    values = torch.tensor([[known[int(value)] for value in row] for row in trimap])
+    with torch.no_grad():
+        return model.eval()({"image": tensor[None], "trimap": values[None, None]})["pred_alpha"][0, 0].numpy()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_equals_the_model_by_hand(model, predictor, size):
+    image, trimap = picture(*size)
+    pred_alpha = predictor.predict(image, trimap)
+    assert (pred_alpha.dtype, pred_alpha.shape) == (np.float32, size)
+    assert pred_alpha[trimap == 128].std() > 0.01  # or an oracle would agree with anything
+    np.testing.assert_array_equal(pred_alpha, by_hand(model, image, trimap))
+
+
+def test_the_picture_and_the_trimap_both_matter(predictor):
+    image, trimap = picture(48, 48)
+    unknown = trimap == 128
+    narrower = trimap.copy()
+    narrower[10:14] = 0
+    pred_alpha = predictor.predict(image, trimap)
+    for other in (predictor.predict(picture(48, 48, seed=1)[0], trimap), predictor.predict(image, narrower)):
+        assert np.abs(other - pred_alpha)[unknown].max() > 0.01
+
+
+def test_one_picture_in_any_dtype_gives_one_alpha(predictor):
+    image, trimap = picture(40, 56)
+    expected = predictor.predict(image, trimap)
+    for same in (image.astype(np.float32) / np.float32(255), image.astype(np.uint16) * 257):
+        np.testing.assert_array_equal(predictor.predict(same, trimap), expected)
+    np.testing.assert_allclose(predictor.predict(image / 255, trimap), expected, rtol=0, atol=1e-5)
+
+
+def test_a_trimap_in_any_form_gives_one_alpha(predictor):
+    image, trimap = picture(40, 56)
+    expected = predictor.predict(image, trimap)
+    rng = np.random.default_rng(2)
+    odd_greys = np.where(trimap == 128, rng.integers(1, 255, trimap.shape), trimap).astype(np.uint8)
+    assert len(np.unique(odd_greys)) > 100
+    forms = {
+        "odd greys": odd_greys,
+        "decoded": decode_trimap(odd_greys),
+        "float64": decode_trimap(trimap).astype(np.float64),
+        "class ids": np.where(trimap == 128, 1, trimap // 127).astype(np.uint8),
+        "RGB": np.dstack([trimap] * 3),
+    }
+    for name, form in forms.items():
+        np.testing.assert_array_equal(predictor.predict(image, form), expected, err_msg=name)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_known_pixels_are_exact_and_unknown_ones_within_0_and_1(predictor, size):
+    image, trimap = picture(*size)
+    pred_alpha = predictor.predict(image, trimap)
+    assert (pred_alpha[trimap == 0] == 0).all() and (pred_alpha[trimap == 255] == 1).all()
+    unknown = pred_alpha[trimap == 128]
+    assert unknown.min() >= 0 and unknown.max() <= 1 and not np.isin(unknown, (0, 1)).all()
+
+
+def test_leaves_the_model_in_evaluation_mode_without_a_graph(model):
+    model.train()
+    predictor = Predictor(model)
+    assert not any(module.training for module in model.modules())
+    image, trimap = picture(32, 32)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    outputs = []
+    hook = model.register_forward_hook(lambda module, inputs, output: outputs.append(output["pred_alpha"]))
+    alphas = [predictor.predict(image, trimap) for _ in range(2)]
+    hook.remove()
+    assert not any(module.training for module in model.modules())
+    assert len(outputs) == 2 and not any(output.requires_grad for output in outputs)
+    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+    np.testing.assert_array_equal(*alphas)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_callers_arrays_stay_as_they_are(predictor):
+    image, trimap = picture(45, 52)  # padded, so that something is written next to the picture
+    planes = np.ascontiguousarray((image / np.float32(255)).transpose(2, 0, 1))
+    for mine in (image, image[:, ::-1], image / np.float32(255), planes.transpose(1, 2, 0)):
+        for own_trimap in (trimap, decode_trimap(trimap)):
+            copies = mine.copy(), own_trimap.copy()
+            pred_alpha = predictor.predict(mine, own_trimap)
+            pred_alpha[:] = 7
+            np.testing.assert_array_equal(mine, copies[0])
+            np.testing.assert_array_equal(own_trimap, copies[1])
+
+
+@pytest.mark.parametrize(
+    ("image", "trimap", "words"),
+    [
+        (np.zeros((32, 48, 3), np.uint8), np.zeros((48, 32), np.uint8), r"\(32, 48, 3\) and \(48, 32\)"),
+        (np.zeros((32, 48), np.uint8), np.zeros((32, 48), np.uint8), r"image \(H, W, 3\).*\(32, 48\) and"),
+        (np.zeros((32, 48, 4), np.uint8), np.zeros((32, 48), np.uint8), r"\(32, 48, 4\)"),
+        (np.zeros((32, 48, 3), np.int32), np.zeros((32, 48), np.uint8), "int32"),
+        (np.full((32, 48, 3), 255.0), np.zeros((32, 48), np.uint8), r"\[0, 1\].*255"),
+        (np.full((32, 48, 3), np.nan), np.zeros((32, 48), np.uint8), r"\[0, 1\].*nan"),
+        (np.full((32, 48, 3), -0.1), np.zeros((32, 48), np.uint8), r"\[0, 1\].*-0.1"),
+        (np.zeros((32, 48, 3), np.uint8), np.ones((32, 48), np.uint8), "only 0 and 1"),
+        (np.zeros((32, 48, 3), np.uint8), np.full((32, 48), 0.3), "not 0, 0.5 or 1"),
+    ],
+)
+def test_what_it_cannot_use_is_refused(predictor, image, trimap, words):
+    with pytest.raises(ValueError, match=words):
+        predictor.predict(image, trimap)
