@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data.datasets import FOLDER_LAYOUT, check_folders, check_same_size, match_by_name
-from data.images import read_image, write_alpha
+from data.images import IMAGE_SUFFIXES, DataError, read_image, write_alpha
 from data.trimap import ramp_alpha, read_trimap, trivial_alpha
 
 Matte = Callable[[NDArray, NDArray], NDArray]
@@ -54,6 +54,8 @@ def load_network(config_file: Path, weights: Path, device: str | None) -> Matte:
 def find_pairs(image: Path, trimap: Path, output: Path) -> list[tuple[Path, Path, Path]]:
     """List (image, trimap, alpha to write) for one image or a folder."""
     if not image.is_dir():
+        if output.suffix.lower() not in IMAGE_SUFFIXES:
+            raise DataError(f"--output {output}: expected the name of a picture for one image, such as alpha.png")
         return [(image, trimap, output)]
     check_folders([trimap], FOLDER_LAYOUT)
     pairs = match_by_name([image, trimap], FOLDER_LAYOUT)
@@ -74,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", help="cpu, cuda ...; the config's by default")
     parser.add_argument("--baseline", choices=BASELINES, help="instead of a network")
     options = parser.parse_args(arguments)
-    if (options.baseline is None) == (options.config_file is None) or (options.config_file and not options.weights):
+    if [bool(options.config_file), bool(options.weights)] != [options.baseline is None] * 2:
         parser.error("give either --config-file and --weights, or --baseline")
     try:
         pairs = find_pairs(options.image, options.trimap, options.output)
