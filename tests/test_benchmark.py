@@ -1,0 +1,145 @@
+"""tools/benchmark.py: a tiny run prints what it says, and both sides do the same work."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from test_main import REPOSITORY
+
+from modeling import DetailCapture, MattingCriterion, ViTMatte
+from modeling.backbone import ViT
+from tools import benchmark
+
+TINY = ["--size-px", "64", "--batch-size", "1", "--num-steps", "1"]
+
+
+def tiny(side):
+    """A network of one block in place of either side."""
+    backbone = ViT(embed_dim=16, depth=1, num_heads=1, global_block_indexes=(0,), conv_residual_block_indexes=())
+    return ViTMatte(
+        backbone, DetailCapture(16, convstream_chans=(4, 4, 4), fusion_chans=(8, 8, 8, 8)), MattingCriterion()
+    )
+
+
+@pytest.fixture(scope="module")
+def transformers_side():
+    torch.manual_seed(0)
+    return benchmark.build("transformers")
+
+
+def batch(size_px=64):
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "image": torch.rand(1, 3, size_px, size_px, generator=generator),
+        "trimap": torch.randint(0, 3, (1, 1, size_px, size_px), generator=generator) / 2,
+        "alpha": torch.rand(1, 1, size_px, size_px, generator=generator),
+    }
+
+
+def test_a_tiny_run_prints_seconds_and_memory():
+    """In processes of their own, as it is used: the peak of a test process says nothing."""
+    command = [sys.executable, "tools/benchmark.py", "train-step", *TINY, "--rounds", "1", "--sides", "ours"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stdout.splitlines()
+    figures = [float(figure) for figure in re.findall(r"\d+\.\d+", done.stdout)]
+    assert [line.split(":")[0].split(" ours")[0] for line in lines] == ["round 1", "median seconds", "median peak_gb"]
+    assert len(figures) == 4 and figures[:2] == figures[2:]
+    # 25 million weights get gradients and two moments: 0.3 GB. The activations of 64 px are little beside them.
+    assert 0 < figures[0] < 60 and 0.2 < figures[1] < 2
+
+
+def test_only_prints_one_line_of_json(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(benchmark, "build", lambda side: asked.append(side) or tiny(side))
+    for precision in benchmark.DTYPES:
+        benchmark.main(["train-step", *TINY, "--only", "transformers", "--precision", precision])
+        result = json.loads(capsys.readouterr().out)
+        assert set(result) == {"seconds", "peak_gb"} and result["seconds"] > 0 and result["peak_gb"] >= 0
+    assert asked == ["transformers"] * 2
+
+
+def test_a_step_trains_and_the_first_is_not_timed(monkeypatch):
+    torch.manual_seed(0)
+    model = tiny("ours")
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    seen = []
+    model.register_forward_hook(lambda module, inputs, losses: seen.append((inputs[0], losses)))
+    clock = iter([0.0, 100.0, 200.0, 201.0, 300.0, 302.0, 400.0, 409.0])  # steps of 100, 1, 2 and 9 s
+    monkeypatch.setattr(benchmark, "build", lambda side: model)
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(clock))
+    result = benchmark.measure_train_step("ours", 64, 2, 3, "float32", "cpu")
+    assert result["seconds"] == 2  # the median
+    assert next(clock, None) is None and len(seen) == 4
+    inputs, losses = seen[0]
+    assert {name: tuple(value.shape) for name, value in inputs.items()} == {
+        "image": (2, 3, 64, 64), "trimap": (2, 1, 64, 64), "alpha": (2, 1, 64, 64)
+    }  # fmt: skip
+    assert set(inputs["trimap"].unique().tolist()) == {0, 0.5, 1}
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
+    assert not [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])]
+
+
+def test_rounds_are_summed_up_by_medians_and_ratios(monkeypatch, capsys):
+    seconds = iter([1, 4, 3, 4, 2, 2])  # ours, theirs; three rounds
+    commands = []
+
+    def run(command, **settings):
+        commands.append(command)
+        line = json.dumps({"seconds": next(seconds), "peak_gb": 2.0})
+        return subprocess.CompletedProcess(command, 0, stdout=f"a line of a library\n{line}\n")
+
+    monkeypatch.setattr(benchmark.subprocess, "run", run)
+    benchmark.main(["train-step", *TINY, "--precision", "bf16"])
+    *_, time, memory = capsys.readouterr().out.splitlines()
+    assert time == "median seconds: ours 2.000 s  transformers 4.000 s  ratio 0.750 (0.250 to 1.000)"
+    assert memory == "median peak_gb: ours 2.000 GB  transformers 2.000 GB  ratio 1.000 (1.000 to 1.000)"
+    assert [command[command.index("--only") + 1] for command in commands] == ["ours", "transformers"] * 3
+    assert " ".join(commands[0]).endswith(f"{' '.join(TINY)} --precision bf16 --device cpu")
+
+
+def test_both_sides_have_the_same_losses(transformers_side):
+    losses = transformers_side.train()(batch())
+    ours = tiny("ours").train()(batch())
+    assert losses.keys() == ours.keys() and len(losses) == 4
+    assert all(torch.isfinite(loss) and loss > 0 for loss in losses.values())
+    torch.stack(list(losses.values())).sum().backward()
+    assert not [name for name, parameter in transformers_side.named_parameters() if parameter.grad is None]
+
+
+def test_the_other_side_is_vitmatte_s(transformers_side):
+    """Relative positions of 2 x 14 - 1 in windows and 2 x 32 - 1 in global blocks 2, 5, 8, 11, necks there alone."""
+    layers = transformers_side.network.backbone.encoder.layer
+    global_blocks = [2, 5, 8, 11]
+    assert len(layers) == 12
+    for index, layer in enumerate(layers):
+        reach = 63 if index in global_blocks else 27
+        assert layer.attention.rel_pos_h.shape == layer.attention.rel_pos_w.shape == (reach, 64)
+        assert layer.window_size == (0 if index in global_blocks else 14)
+        assert hasattr(layer, "residual") == (index in global_blocks)
+    decoder = transformers_side.network.decoder
+    ours = benchmark.build("ours").decoder
+    assert sum(p.numel() for p in decoder.parameters()) == sum(p.numel() for p in ours.parameters())
+
+
+def test_the_other_side_sees_the_trimap_as_its_fourth_channel(transformers_side):
+    seen = []
+    hook = transformers_side.network.register_forward_pre_hook(
+        lambda module, arguments, named: seen.append(named["pixel_values"]), with_kwargs=True
+    )
+    transformers_side(batch())
+    hook.remove()
+    torch.testing.assert_close(seen[0][:, :3], 2 * batch()["image"] - 1)
+    assert torch.equal(seen[0][:, 3:], batch()["trimap"])
+
+
+def test_wrong_usage_is_status_2(capsys):
+    for arguments in ([], ["train-steps"], ["train-step", "--sides", "theirs"], ["train-step", "--size", "x"]):
+        with pytest.raises(SystemExit) as stop:
+            benchmark.main(arguments)
+        assert stop.value.code == 2

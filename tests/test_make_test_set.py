@@ -1,0 +1,142 @@
+"""tools/make_test_set.py: what it writes can be trusted as truth, the same seed writes it again."""
+
+import hashlib
+
+import cv2
+import numpy as np
+import pytest
+
+from data.datasets import MattingFolder
+from tools import make_test_set
+
+NUM, CROP_PX = 4, 48
+FOLDERS = ("merged", "trimaps", "alpha_copy")
+RED, BLUE = (220, 30, 40), (20, 60, 200)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """Two soft red discs as RGBA, as fg/ and alpha/ too, and two blue backgrounds: a composite shows its alpha."""
+    folder = tmp_path_factory.mktemp("sources")
+    for name in ("rgba", "fg", "alpha", "backgrounds"):
+        (folder / name).mkdir()
+    y, x = np.mgrid[:128, :128]
+    for i in range(2):
+        alpha = np.rint(255 * np.clip((46 + 8 * i - np.hypot(y - 64, x - 64)) / 16, 0, 1)).astype(np.uint8)
+        red, blue = (np.full((128, 128, 3), colour[::-1], np.uint8) for colour in (RED, BLUE))
+        cv2.imwrite(str(folder / "rgba" / f"{i}.png"), np.dstack([red, alpha]))
+        cv2.imwrite(str(folder / "fg" / f"{i}.png"), red)
+        cv2.imwrite(str(folder / "alpha" / f"{i}.png"), alpha)
+        cv2.imwrite(str(folder / "backgrounds" / f"{i}.png"), blue)
+    return folder
+
+
+def arguments(sources, output, *more, foregrounds="rgba", backgrounds="backgrounds"):
+    paths = ["--foreground-dir", sources / foregrounds, "--background-dir", sources / backgrounds, "--output", output]
+    return [*map(str, paths), "--num", str(NUM), "--crop-px", str(CROP_PX), *map(str, more)]
+
+
+def digests(folder):
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def made(sources, tmp_path_factory):
+    output = tmp_path_factory.mktemp("made") / "set"
+    assert make_test_set.main(arguments(sources, output, "--seed", 3)) == 0
+    return output
+
+
+def stored(made, folder):
+    """Pictures of a folder as stored, RGB where they have colours, int64 to reckon with."""
+    pictures = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in sorted((made / folder).iterdir())]
+    assert all(picture.dtype == np.uint8 for picture in pictures)
+    return [(picture[:, :, ::-1] if picture.ndim == 3 else picture).astype(np.int64) for picture in pictures]
+
+
+def test_layout(made):
+    names = {f"{folder}/{index:04d}.png" for folder in FOLDERS for index in range(NUM)}
+    assert set(digests(made)) == names
+    assert [picture.shape for picture in stored(made, "merged")] == [(CROP_PX, CROP_PX, 3)] * NUM
+    for folder in ("trimaps", "alpha_copy"):
+        assert [picture.shape for picture in stored(made, folder)] == [(CROP_PX, CROP_PX)] * NUM
+
+
+def test_the_composites_are_the_blend_of_their_colours(made):
+    for merged, alpha in zip(stored(made, "merged"), stored(made, "alpha_copy"), strict=True):
+        assert 0 < alpha.mean() < 255
+        for channel in range(3):
+            blend = (alpha * RED[channel] + (255 - alpha) * BLUE[channel]) / 255
+            assert np.abs(merged[:, :, channel] - blend).max() <= 1.5  # picture and alpha, each rounded
+
+
+def test_the_trimaps_fit_their_alphas(made):
+    for trimap, alpha in zip(stored(made, "trimaps"), stored(made, "alpha_copy"), strict=True):
+        assert set(np.unique(trimap)) <= {0, 128, 255} and (trimap == 128).any()
+        assert (alpha[trimap == 0] == 0).all() and (alpha[trimap == 255] == 255).all()
+        assert (trimap[(alpha > 0) & (alpha < 255)] == 128).all()
+        assert np.isin(alpha[trimap == 128], (0, 255)).any()  # wider than the fractional zone
+
+
+def test_the_radii_are_those_asked_for(sources, tmp_path):
+    shares = []
+    for radius in (0, 9):
+        output = tmp_path / str(radius)
+        assert make_test_set.main(arguments(sources, output, "--trimap-radius-px", radius, radius)) == 0
+        alphas, trimaps = (np.stack(stored(output, folder)) for folder in ("alpha_copy", "trimaps"))
+        fractional = (alphas > 0) & (alphas < 255)
+        shares.append((trimaps == 128).sum() / fractional.sum())
+    assert shares[0] == 1 and shares[1] > 1.5
+
+
+def test_reads_as_a_data_set(made):
+    data_set = MattingFolder(*(made / folder for folder in FOLDERS))
+    pictures = [stored(made, folder) for folder in FOLDERS]
+    assert [data_set[index]["name"] for index in range(len(data_set))] == [f"{index:04d}" for index in range(NUM)]
+    for index, (merged, trimap, alpha) in enumerate(zip(*pictures, strict=True)):
+        sample = data_set[index]
+        np.testing.assert_allclose(sample["image"], merged.transpose(2, 0, 1) / 255, atol=1e-7)
+        np.testing.assert_allclose(sample["alpha"][0], alpha / 255, atol=1e-7)
+        np.testing.assert_array_equal(sample["trimap"][0], np.where(trimap == 128, 0.5, trimap / 255))
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_gives_others(sources, made, tmp_path, capsys):
+    for seed in (3, 4):
+        assert make_test_set.main(arguments(sources, tmp_path / str(seed), "--seed", seed)) == 0
+        assert capsys.readouterr().out == f"wrote {NUM} composites to {tmp_path / str(seed)}\n"
+    expected = digests(made)
+    assert digests(tmp_path / "3") == expected
+    other = digests(tmp_path / "4")
+    assert other.keys() == expected.keys() and not any(other[name] == expected[name] for name in expected)
+
+
+def test_colours_beside_alphas_give_what_cut_outs_give(sources, made, tmp_path):
+    more = ("--alpha-dir", sources / "alpha", "--seed", 3)
+    assert make_test_set.main(arguments(sources, tmp_path / "set", *more, foregrounds="fg")) == 0
+    assert digests(tmp_path / "set") == digests(made)
+
+
+@pytest.mark.parametrize(
+    ("changes", "more", "words"),
+    [
+        ({"foregrounds": "nowhere"}, [], "nowhere"),
+        ({"backgrounds": "nowhere"}, [], "nowhere"),
+        ({"foregrounds": "fg"}, [], "0.png has no transparency"),
+        ({"foregrounds": "fg"}, ["--alpha-dir", "absent"], "absent"),
+        ({"foregrounds": "fg"}, ["--alpha-dir", "one", "two"], "one"),
+    ],
+)
+def test_what_is_missing_is_one_message_and_status_1(sources, tmp_path, capsys, changes, more, words):
+    assert make_test_set.main(arguments(sources, tmp_path / "set", *more, **changes)) == 1
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.startswith("make_test_set.py: ") and words in output.err
+    assert not list(tmp_path.rglob("*.png"))
+
+
+@pytest.mark.parametrize("more", [["--nums", "3"], ["--num", "three"], ["--trimap-radius-px", "3"]])
+def test_wrong_usage_is_status_2(sources, tmp_path, capsys, more):
+    with pytest.raises(SystemExit) as stop:
+        make_test_set.main(arguments(sources, tmp_path / "set", *more))
+    assert stop.value.code == 2
+    assert more[0] in capsys.readouterr().err
