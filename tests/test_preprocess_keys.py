@@ -204,7 +204,7 @@ DEFECTS: dict[str, tuple[dict[str, Any], str]] = {
     "mask alone": (without(tiny_state(), QKV), f"{QKV}_mask has no {QKV}"),
     "infinite": (tiny_state() | {"cls_token": torch.full((1, 1, 96), torch.inf)}, "cls_token holds .* not finite"),
     "unlisted": (without(tiny_state(), "rope_embed.periods"), "width 96, depth 2, mlp of 384 is no published.*periods"),
-    "four channels": (tiny_state() | {"patch_embed.proj.weight": torch.zeros(96, 4, 16, 16)}, "3 input channels, got 4"),
+    "four channels": (tiny_state() | {"patch_embed.proj.weight": torch.zeros(96, 4, 16, 16)}, "3 input .*, got 4"),
     "twice": (tiny_state() | {"module.norm.bias": torch.zeros(96)}, "module.norm.bias: .*second norm.bias"),
     "ConvNeXt": ({"stages.0.0.gamma": torch.ones(96), "downsample_layers.0.0.weight": torch.ones(1)}, "ConvNeXt"),
     "DINOv2": (tiny_state() | {"pos_embed": torch.zeros(1, 257, 96)}, "no DINOv3 .*no pos_embed"),
