@@ -55,13 +55,19 @@ def test_a_tiny_run_prints_seconds_and_memory():
 
 
 def test_only_prints_one_line_of_json(monkeypatch, capsys):
-    asked = []
-    monkeypatch.setattr(benchmark, "build", lambda side: asked.append(side) or tiny(side))
-    for precision in benchmark.DTYPES:
+    steps = []
+
+    def build(side):
+        model = tiny(side)
+        model.register_forward_pre_hook(lambda module, inputs: steps.append((side, torch.is_autocast_enabled("cpu"))))
+        return model
+
+    monkeypatch.setattr(benchmark, "build", build)
+    for precision in ("float32", "bf16"):
         benchmark.main(["train-step", *TINY, "--only", "transformers", "--precision", precision])
         result = json.loads(capsys.readouterr().out)
         assert set(result) == {"seconds", "peak_gb"} and result["seconds"] > 0 and result["peak_gb"] >= 0
-    assert asked == ["transformers"] * 2
+    assert steps == [("transformers", False)] * 2 + [("transformers", True)] * 2
 
 
 def test_a_step_trains_and_the_first_is_not_timed(monkeypatch):

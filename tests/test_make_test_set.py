@@ -11,21 +11,21 @@ from tools import make_test_set
 
 NUM, CROP_PX = 4, 48
 FOLDERS = ("merged", "trimaps", "alpha_copy")
-RED, BLUE = (220, 30, 40), (20, 60, 200)
+FOREGROUNDS, BLUE = ((220, 30, 40), (30, 200, 50)), (20, 60, 200)
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """Two soft red discs as RGBA, as fg/ and alpha/ too, and two blue backgrounds: a composite shows its alpha."""
+    """A soft red disc and a green one as RGBA, as fg/ and alpha/ too, over blue: a composite shows its alpha."""
     folder = tmp_path_factory.mktemp("sources")
     for name in ("rgba", "fg", "alpha", "backgrounds"):
         (folder / name).mkdir()
     y, x = np.mgrid[:128, :128]
     for i in range(2):
         alpha = np.rint(255 * np.clip((46 + 8 * i - np.hypot(y - 64, x - 64)) / 16, 0, 1)).astype(np.uint8)
-        red, blue = (np.full((128, 128, 3), colour[::-1], np.uint8) for colour in (RED, BLUE))
-        cv2.imwrite(str(folder / "rgba" / f"{i}.png"), np.dstack([red, alpha]))
-        cv2.imwrite(str(folder / "fg" / f"{i}.png"), red)
+        colours, blue = (np.full((128, 128, 3), colour[::-1], np.uint8) for colour in (FOREGROUNDS[i], BLUE))
+        cv2.imwrite(str(folder / "rgba" / f"{i}.png"), np.dstack([colours, alpha]))
+        cv2.imwrite(str(folder / "fg" / f"{i}.png"), colours)
         cv2.imwrite(str(folder / "alpha" / f"{i}.png"), alpha)
         cv2.imwrite(str(folder / "backgrounds" / f"{i}.png"), blue)
     return folder
@@ -63,11 +63,11 @@ def test_layout(made):
         assert [picture.shape for picture in stored(made, folder)] == [(CROP_PX, CROP_PX)] * NUM
 
 
-def test_the_composites_are_the_blend_of_their_colours(made):
-    for merged, alpha in zip(stored(made, "merged"), stored(made, "alpha_copy"), strict=True):
+def test_the_composites_are_the_blend_of_one_foreground_at_a_time(made):
+    for index, (merged, alpha) in enumerate(zip(stored(made, "merged"), stored(made, "alpha_copy"), strict=True)):
         assert 0 < alpha.mean() < 255
         for channel in range(3):
-            blend = (alpha * RED[channel] + (255 - alpha) * BLUE[channel]) / 255
+            blend = (alpha * FOREGROUNDS[index % 2][channel] + (255 - alpha) * BLUE[channel]) / 255
             assert np.abs(merged[:, :, channel] - blend).max() <= 1.5  # picture and alpha, each rounded
 
 
