@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -68,7 +68,9 @@ def read_raw(path: str | Path) -> NDArray:
         raise DataError(_too_large(path, str(error))) from error
     except FileNotFoundError:
         raise
-    except (OSError, SyntaxError, EOFError) as error:  # what Pillow raises on foreign, broken and cut-off files
+    except UnidentifiedImageError as error:
+        raise DataError(f"cannot read {path}: not a picture that Pillow knows. Replace or remove it") from error
+    except (OSError, SyntaxError, EOFError) as error:  # what Pillow raises on broken and cut-off files
         raise DataError(f"cannot read {path} as a picture: {error}. Is it complete? Replace or remove it") from error
 
 
