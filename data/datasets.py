@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from data.images import DataError, find_images, read_alpha, read_image, read_raw_alpha, read_raw_image, read_raw_rgba
 from data.transforms import CompositeImage, CropAroundUnknown, JitterColour, MakeTrimap, MergeLayers, Sample
-from data.trimap import read_trimap
+from data.trimap import read_strict_trimap, read_trimap
 
 COMPOSITION_LAYOUT = """Expected layout, any picture format, one name for what belongs together:
   $DETECTRON2_DATASETS/                    default: datasets/
@@ -46,8 +46,8 @@ class CompositionDataset(Dataset):
         foreground_dirs: folder or folders of foregrounds; RGBA cut-outs where `alpha_dirs` is None.
         background_dirs: folder or folders of backgrounds.
         alpha_dirs: as many folders as `foreground_dirs`, with an alpha of the same name for each foreground.
-        samples_per_epoch: length of an epoch.
-        crop_px: side S of a sample.
+        samples_per_epoch: length of an epoch, at least 1.
+        crop_px: side S of a sample, at least 1.
         seed: of everything random.
         merge_probability: how often a second foreground is laid under the first.
         square_probability: see `CropAroundUnknown`, as for all until `max_enlargement`.
@@ -66,6 +66,7 @@ class CompositionDataset(Dataset):
     Raises:
         FileNotFoundError: folders are missing or empty, or foregrounds and alphas lack their partners.
         DataError: two files of one name; on reading, foreground and alpha of different size.
+        ValueError: `samples_per_epoch`, `crop_px` or `trimap_radius_px` out of range.
     """
 
     def __init__(
@@ -91,6 +92,11 @@ class CompositionDataset(Dataset):
         hue_deg: float = 40.0,
         jitter_share: float = 0.1,
     ) -> None:
+        if samples_per_epoch < 1 or crop_px < 1:
+            raise ValueError(f"samples_per_epoch and crop_px must be at least 1, got {samples_per_epoch} and {crop_px}")
+        radii = tuple(trimap_radius_px)
+        if len(radii) != 2 or not 0 <= radii[0] <= radii[1]:
+            raise ValueError(f"trimap_radius_px must be (low, high) with 0 <= low <= high, got {radii}")
         foregrounds, backgrounds = as_paths(foreground_dirs), as_paths(background_dirs)
         alphas = None if alpha_dirs is None else as_paths(alpha_dirs)
         check_folders([*foregrounds, *(alphas or []), *backgrounds], COMPOSITION_LAYOUT)
@@ -154,24 +160,26 @@ class MattingFolder(Dataset):
     Args:
         image_dir: folder of images.
         trimap_dir: folder of trimaps.
-        alpha_dir: folder of alphas, or None.
+        alpha_dir: folder of alphas, or None; with it this is a test set, whose trimaps are read strictly.
 
     Raises:
         FileNotFoundError: a folder is missing or empty, or files lack their partners.
-        DataError: two files of one name; on reading, sizes that differ.
+        DataError: two files of one name; on reading, sizes that differ or, beside alphas, trimaps of other values than
+            0, 128 and 255.
     """
 
     def __init__(self, image_dir: str | Path, trimap_dir: str | Path, alpha_dir: str | Path | None = None) -> None:
         folders = [Path(folder) for folder in (image_dir, trimap_dir, alpha_dir) if folder is not None]
         check_folders(folders, FOLDER_LAYOUT)
         self.paths = match_by_name(folders, FOLDER_LAYOUT)
+        self.read_trimap = read_trimap if alpha_dir is None else read_strict_trimap
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         paths = self.paths[index]
-        readers = {"image": read_image, "trimap": read_trimap, "alpha": read_alpha}
+        readers = {"image": read_image, "trimap": self.read_trimap, "alpha": read_alpha}
         pictures = {name: reader(path) for (name, reader), path in zip(readers.items(), paths, strict=False)}
         for picture, path in zip(pictures.values(), paths, strict=True):
             check_same_size(pictures["image"], paths[0], picture, path)

@@ -11,6 +11,7 @@ from torch import Tensor
 from data.images import DataError, as_grey, read_raw
 
 BACKGROUND, UNKNOWN, FOREGROUND = 0.0, 0.5, 1.0
+STORED_VALUES = (0, 128, 255)  # of BACKGROUND, UNKNOWN and FOREGROUND in a file
 FLOAT_TOLERANCE = 1 / 255  # takes in 127 / 255 and 128 / 255, the two 8-bit neighbours of 0.5
 ALPHA_TOLERANCE = 0.5 / 255  # an alpha this close to 0 or 1 is stored as 0 or 255 in 8 bit
 
@@ -75,6 +76,33 @@ def encode_trimap(trimap: NDArray[np.floating]) -> NDArray[np.uint8]:
 def read_trimap(path: str | Path) -> NDArray[np.float32]:
     """Read a trimap file as (H, W) in {0, 0.5, 1}; see `decode_trimap`."""
     return decode_trimap(read_raw(path), path)
+
+
+def read_strict_trimap(path: str | Path) -> NDArray[np.float32]:
+    """Read the trimap file of a test set as (H, W) in {0, 0.5, 1}; see `check_stored`."""
+    values = as_grey(read_raw(path), path)
+    check_stored(values, path)
+    return decode_trimap(values, path)
+
+
+def check_stored(values: NDArray, name: str | Path = "the trimap") -> None:
+    """Refuse what a test set must not store: the reference code of the metrics counts 128 and no other grey.
+
+    Args:
+        values: (H, W) as stored in the file.
+        name: what an error calls it, a path for instance.
+
+    Raises:
+        DataError: not uint8, or values beside `STORED_VALUES`.
+    """
+    if values.dtype != np.uint8:
+        raise DataError(f"{name}: expected a trimap of uint8, got {values.dtype}: store 0, 128 and 255 in 8 bit")
+    others = np.setdiff1d(values, STORED_VALUES)
+    if others.size:
+        listed = ", ".join(str(value) for value in others[:5]) + (", ..." if others.size > 5 else "")
+        raise DataError(
+            f"{name}: expected a trimap of 0, 128 and 255 alone, got {listed} too: set what is unknown to 128"
+        )
 
 
 def unknown_mask(trimap: Trimap) -> Trimap:

@@ -2,9 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from data.images import DataError, as_grey, find_images, read_alpha, read_raw, to_uint8
 from evaluation.metrics import measure, unknown_region
 
@@ -22,7 +19,8 @@ def evaluate_folders(pred_dir: Path, label_dir: Path, trimap_dir: Path) -> dict[
     Returns: name without suffix -> metric -> value, sorted by name.
 
     Raises:
-        DataError: any file missing, extra, unreadable, misshapen or of wrong values; one error lists all of them.
+        DataError: any file missing, extra, unreadable, misshapen or of wrong values, one error lists all of them; or no
+            unknown pixel in the whole set.
     """
     folders = (pred_dir, label_dir, trimap_dir)
     problems: list[str] = []
@@ -32,16 +30,20 @@ def evaluate_folders(pred_dir: Path, label_dir: Path, trimap_dir: Path) -> dict[
         if table and truths:  # of an empty or missing folder, one problem says it all
             problems += [f"{folder}/{name}.* is missing" for name in truths if name not in table]
             problems += [f"{table[name]} is extra: no truth has its name" for name in table if name not in truths]
-    rows = {}
+    rows: dict[str, dict[str, float]] = {}
+    has_unknown = False
     for name in sorted(truths):
         if all(name in table for table in tables):
             pred_path, label_path, trimap_path = (table[name] for table in tables)
             try:
-                rows[name] = _measure_files(pred_path, label_path, trimap_path)
+                rows[name], counts = _measure_files(pred_path, label_path, trimap_path)
+                has_unknown |= counts
             except ValueError as error:  # DataError and what the metrics refuse
                 problems.append(str(error))
     if problems:
         raise DataError("\n".join([f"{len(problems)} problems, nothing evaluated:", *problems]))
+    if not has_unknown:  # each image alone has no error then; an average of none would look like a perfect score
+        raise DataError(f"no trimap in {trimap_dir} has an unknown pixel (128), so that nothing can be measured")
     return rows
 
 
@@ -58,8 +60,9 @@ def _pictures_by_name(folder: Path, problems: list[str]) -> Table:
     return table
 
 
-def _measure_files(pred_path: Path, label_path: Path, trimap_path: Path) -> dict[str, float]:
-    region = _read_region(trimap_path)
+def _measure_files(pred_path: Path, label_path: Path, trimap_path: Path) -> tuple[dict[str, float], bool]:
+    """Measure one image and tell whether it has an unknown pixel."""
+    region = unknown_region(as_grey(read_raw(trimap_path), trimap_path), trimap_path)
     alpha, pred_alpha = (to_uint8(read_alpha(path)) for path in (label_path, pred_path))
     wrong = [
         f"{path} is {picture.shape[1]} x {picture.shape[0]} px"
@@ -68,13 +71,4 @@ def _measure_files(pred_path: Path, label_path: Path, trimap_path: Path) -> dict
     ]
     if wrong:
         raise DataError(f"{', '.join(wrong)}, but {label_path} is {alpha.shape[1]} x {alpha.shape[0]} px")
-    return measure(pred_alpha, alpha, region)
-
-
-def _read_region(path: Path) -> NDArray[np.bool_]:
-    try:
-        return unknown_region(as_grey(read_raw(path), path))
-    except DataError:
-        raise
-    except ValueError as error:
-        raise DataError(f"{path}: {error}") from error
+    return measure(pred_alpha, alpha, region), bool(region.any())

@@ -7,13 +7,15 @@ A region without a pixel has no error: 0.
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data.trimap import check_stored
+
 PROTOCOL = "dim: unknown region (trimap == 128), uint8, SAD/1000, MSE x1e-3"
-STRICT_TRIMAP = (0, 128, 255)
 
 
 def sad(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> float:
@@ -80,23 +82,19 @@ def average(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
     return {name: math.fsum(row[name] for row in table) / len(table) for name in table[0]}
 
 
-def unknown_region(trimap: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def unknown_region(trimap: NDArray[np.uint8], name: str | Path = "the trimap") -> NDArray[np.bool_]:
     """Mark the pixels of a stored trimap that count: 128 and nothing else, as in the reference code.
 
     Args:
         trimap: (H, W) uint8 as stored in the file.
+        name: what an error calls it, a path for instance.
 
     Returns: (H, W) boolean.
 
     Raises:
-        ValueError: not uint8, or values beside 0, 128 and 255, of which the reference would count none.
+        DataError: not uint8, or values beside 0, 128 and 255, of which the reference would count none.
     """
-    if trimap.dtype != np.uint8:
-        raise ValueError(f"expected a trimap of uint8, got {trimap.dtype}: store 0, 128 and 255 in 8 bit")
-    others = np.setdiff1d(trimap, STRICT_TRIMAP)
-    if others.size:
-        listed = ", ".join(str(value) for value in others[:5]) + (", ..." if others.size > 5 else "")
-        raise ValueError(f"expected a trimap of 0, 128 and 255 alone, got {listed} too: set what is unknown to 128")
+    check_stored(trimap, name)
     return trimap == 128
 
 

@@ -231,6 +231,32 @@ def test_a_matting_folder_gives_back_what_is_stored(tmp_path):
     assert set(MattingFolder(tmp_path / "merged", tmp_path / "trimaps")[0]) == {"image", "trimap", "name"}
 
 
+def test_trimaps_beside_alphas_are_read_as_strictly_as_by_the_evaluation(tmp_path):
+    for folder, name in (("image", "a"), ("alpha", "a"), ("trimap", "a")):
+        save(tmp_path / folder / f"{name}.png", np.array([[0, 127, 128, 255]], np.uint8))
+    folders = [tmp_path / folder for folder in ("image", "trimap", "alpha")]
+    with pytest.raises(DataError, match=r"trimap/a\.png: expected a trimap of 0, 128 and 255 alone, got 127 too"):
+        MattingFolder(*folders)[0]
+    assert MattingFolder(*folders[:2])[0]["trimap"].tolist() == [[[0, 0.5, 0.5, 1]]]
+    save(tmp_path / "trimap" / "a.png", np.array([[0, 128, 128, 255]], np.uint8))
+    assert MattingFolder(*folders)[0]["trimap"].tolist() == [[[0, 0.5, 0.5, 1]]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"samples_per_epoch": 0}, "samples_per_epoch .* at least 1, got 0"),
+        ({"crop_px": 0}, "crop_px must be at least 1, got 10 and 0"),
+        ({"trimap_radius_px": (-1, 3)}, r"trimap_radius_px .* got \(-1, 3\)"),
+        ({"trimap_radius_px": (5, 3)}, r"trimap_radius_px .* got \(5, 3\)"),
+        ({"trimap_radius_px": (5,)}, r"trimap_radius_px .* got \(5,\)"),
+    ],
+)
+def test_settings_out_of_range_are_named(root, settings, message):
+    with pytest.raises(ValueError, match=message):
+        build(root, **settings)
+
+
 def test_real_photographs_are_read_as_stored(matting_folder):
     folder = matting_folder / "alphamatting"
     dataset = MattingFolder(folder / "image", folder / "trimap1", folder / "alpha")

@@ -100,6 +100,24 @@ def test_a_missing_folder_is_one_problem(test_set, capsys, folder):
     ]  # fmt: skip
 
 
+def test_a_set_without_any_unknown_pixel_has_no_score(test_set, capsys):
+    known = np.full((20, 10), 255, np.uint8)
+    cv2.imwrite(str(test_set / "trimap" / "b.png"), known)
+    assert evaluate.main(arguments(test_set)) == 0  # a still has some
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["2", "0.010", "20.000", "100.000"]
+    cv2.imwrite(str(test_set / "trimap" / "a.png"), known)
+    assert evaluate.main(arguments(test_set)) == 1
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.count("\n") == 1 and "has an unknown pixel (128)" in output.err
+
+
+@pytest.mark.parametrize("output", ["pred", "pred/a.png/result.json"], ids=["a folder", "below a file"])
+def test_an_output_that_cannot_be_written_is_one_line(test_set, capsys, output):
+    assert evaluate.main([*arguments(test_set), "--output", str(test_set / output)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("evaluate.py: cannot write --output: ") and error.count("\n") == 1
+
+
 @pytest.mark.parametrize("way", [["tools/evaluate.py"], ["-m", "tools.evaluate"]], ids=["as a file", "as a module"])
 def test_runs_both_ways(test_set, way):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

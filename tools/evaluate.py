@@ -43,9 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"Protocol {PROTOCOL}")
     print(format_table([{"images": len(rows), **averages}]))
     if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
         result = {"protocol": PROTOCOL, "images": len(rows), "averages": averages, "per_image": rows}
-        options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        try:
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            print(f"evaluate.py: cannot write --output: {error}", file=sys.stderr)
+            return 1
     return 0
 
 
