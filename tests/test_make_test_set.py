@@ -134,7 +134,17 @@ def test_what_is_missing_is_one_message_and_status_1(sources, tmp_path, capsys, 
     assert not list(tmp_path.rglob("*.png"))
 
 
-@pytest.mark.parametrize("more", [["--nums", "3"], ["--num", "three"], ["--trimap-radius-px", "3"]])
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_that_holds_pictures_gets_no_others(sources, tmp_path, capsys, folder):
+    (tmp_path / "set" / folder).mkdir(parents=True)
+    kept = tmp_path / "set" / folder / "0099.png"
+    cv2.imwrite(str(kept), np.zeros((2, 2), np.uint8))
+    assert make_test_set.main(arguments(sources, tmp_path / "set")) == 1
+    assert f"{tmp_path}/set/{folder} holds files already" in capsys.readouterr().err
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [kept]
+
+
+@pytest.mark.parametrize("more", [["--nums", "3"], ["--num", "three"], ["--num", "0"], ["--trimap-radius-px", "3"]])
 def test_wrong_usage_is_status_2(sources, tmp_path, capsys, more):
     with pytest.raises(SystemExit) as stop:
         make_test_set.main(arguments(sources, tmp_path / "set", *more))

@@ -15,13 +15,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.datasets import CompositionDataset
-from data.images import write_alpha, write_image
+from data.images import DataError, write_alpha, write_image
 
 
 def write_test_set(dataset: CompositionDataset, output: Path) -> None:
-    """Write each sample of a data set's first epoch as 0000.png, 0001.png ... in three folders."""
-    for folder in ("merged", "trimaps", "alpha_copy"):
-        (output / folder).mkdir(parents=True, exist_ok=True)
+    """Write each sample of a data set's first epoch as 0000.png, 0001.png ... in three folders.
+
+    Raises:
+        DataError: one of the folders holds something already, which would become part of the set.
+    """
+    folders = [output / name for name in ("merged", "trimaps", "alpha_copy")]
+    for folder in folders:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise DataError(f"{folder} holds files already: remove them, or name another --output")
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
     for index in range(len(dataset)):
         sample = {key: value.numpy().transpose(1, 2, 0).squeeze() for key, value in dataset[0, index].items()}
         name = f"{index:04d}.png"
@@ -45,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--trimap-radius-px", type=int, nargs=2, default=(2, 14), help="smallest and largest erosion")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    if options.num < 1:
+        parser.error(f"--num must be at least 1, got {options.num}")
     try:
         dataset = CompositionDataset(
             options.foreground_dir,
