@@ -9,8 +9,10 @@ The DINOv3 License travels with the weights and with what is derived from them.
 
 import argparse
 import json
+import os
 import pickle
 import re
+import struct
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -328,6 +330,12 @@ def _check(tensors: Mapping[str, Tensor], vit_args: Mapping[str, Any]) -> None:
     vit.load_state_dict(dict(tensors), strict=True, assign=True)
 
 
+UNREADABLE = (
+    *(SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError),
+    *(LookupError, TypeError, AttributeError, struct.error),  # of torch's unpickler, where text resembles its opcodes
+)
+
+
 def read_checkpoint(path: Path) -> Mapping[str, Any]:
     """Read a .safetensors or pickled file, or a folder that holds one (in shards or whole), executing nothing.
 
@@ -353,12 +361,20 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except UNREADABLE as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConversionError(f"{path} cannot be read as a checkpoint of tensors: {reason}") from error
     if not isinstance(state, Mapping):
         raise ConversionError(f"{path} holds a {type(state).__name__}, expected a dict of tensors")
     return state
+
+
+def _can_write(path: Path) -> bool:
+    """Tell as far as the file system says whether a file can be written, its folder being there or to be made."""
+    if path.exists():
+        return not path.is_dir() and os.access(path, os.W_OK)
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    return nearest.is_dir() and os.access(nearest, os.W_OK)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -368,13 +384,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--keep-prefix", action="store_true", help="keep cls and storage tokens (report: dropped)")
     parser.add_argument("--trimap-init", choices=("zero", "mean"), default="zero", help="fourth channel's weights")
     args = parser.parse_args(argv)
+    if not _can_write(args.output):
+        print(f"preprocess.py: --output {args.output}: expected a file name in a writable folder", file=sys.stderr)
+        return 1
     try:
         result = convert(read_checkpoint(args.checkpoint), keep_prefix=args.keep_prefix, trimap_init=args.trimap_init)
     except ConversionError as error:
         print(f"preprocess.py: {args.checkpoint}: {error}", file=sys.stderr)
         return 1
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"model": result.model}, args.output)
+    try:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"model": result.model}, args.output)
+    except (OSError, RuntimeError) as error:  # torch's writer raises both
+        print(f"preprocess.py: --output {args.output} cannot be written: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 1
     _check({k.removeprefix("backbone."): v for k, v in read_checkpoint(args.output)["model"].items()}, result.vit_args)
     fates = Counter(fate.split(":")[0] for fate in result.account.values())
     print(f"{result.layout} layout, size {result.size}: " + ", ".join(f"{n} {fate}" for fate, n in fates.items()))

@@ -71,6 +71,8 @@ def write_damaged(kind: str, folder: Path) -> Path:
     path = folder / "tiny.pth"
     if kind == "text":
         path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    elif kind in ("hello", "\x8a"):  # opcodes of a pickle: look up what is not there, read a length that is not there
+        path.write_text(kind, encoding="latin-1")
     elif kind == "empty file":
         path.touch()
     elif kind == "code":
@@ -102,6 +104,8 @@ def write_damaged(kind: str, folder: Path) -> Path:
     ("kind", "message"),
     [
         ("text", "tiny.pth cannot be read as a checkpoint"),
+        ("hello", "tiny.pth cannot be read as a checkpoint of tensors: KeyError"),
+        ("\x8a", "tiny.pth cannot be read as a checkpoint"),
         ("empty file", "tiny.pth cannot be read as a checkpoint"),
         ("code", "tiny.pth cannot be read as a checkpoint"),
         ("plain pickle", "tiny.pth cannot be read as a checkpoint"),
@@ -126,3 +130,21 @@ def test_a_file_that_cannot_be_read_is_one_line(
     streams = capsys.readouterr()
     assert message in streams.err and streams.err.startswith("preprocess.py: ") and streams.err.count("\n") == 1
     assert not output.exists() and not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("output", ["in", "in/tiny.pth/new/out.pth", "full"], ids=["folder", "below a file", "late"])
+def test_an_output_that_cannot_be_written_is_one_line(
+    output: str, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the file system tells is told before the conversion, what only writing tells after it."""
+    (tmp_path / "in").mkdir()
+    checkpoint, late = write_as("pth", tmp_path / "in"), output == "full"
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("preprocess.torch.save" if late else "preprocess.convert", full)
+    assert main(["--checkpoint", str(checkpoint), "--output", str(tmp_path / output)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"preprocess.py: --output {tmp_path / output}") and error.count("\n") == 1
+    assert ("No space left" in error) is late
