@@ -155,8 +155,11 @@ def test_missing_partners_are_all_named_before_anything_is_written(folders, caps
         ({"image": "nowhere.png", "trimap": "trimaps/a.bmp"}, "nowhere.png"),
         ({"image": "images/a.png", "trimap": "nowhere.bmp"}, "nowhere.bmp"),
         ({"image": "images/a.png", "trimap": "trimaps/b.bmp"}, "a.png is 56 x 40 px but {}/trimaps/b.bmp is 33 x 48"),
-        ({"image": "images/a.png"}, "trimaps"),
-        ({"image": "text.png", "trimap": "trimaps/a.bmp"}, "cannot read {}/text.png as a picture"),
+        ({"image": "images/a.png"}, "expected two files or two folders"),
+        ({"trimap": "trimaps/a.bmp"}, "expected two files or two folders"),
+        ({"image": "nowhere", "output": "out"}, "--image {}/nowhere: no such file or folder"),
+        ({"trimap": "nowhere", "output": "out"}, "--trimap {}/nowhere: no such file or folder"),
+        ({"image": "text.png", "trimap": "trimaps/a.bmp"}, "cannot read {}/text.png: not a picture that Pillow knows"),
         ({"image": "images/a.png", "trimap": "mask.png"}, "mask.png holds only 0 and 1"),
     ],
 )
@@ -167,14 +170,35 @@ def test_a_file_that_cannot_be_used_is_one_line(folders, capsys, paths, words):
     assert len(lines) == 1 and words.format(folders) in lines[0]
 
 
-def test_a_missing_folder_of_trimaps_is_named(folders, capsys):
-    lines = refused(folders, capsys, trimap="nowhere")
-    assert lines[:2] == ["predict.py: The data set is not there. Missing folders:", f"  {folders}/nowhere"]
+@pytest.mark.parametrize("output", ["alpha", "alpha.jpg", "alpha.webp", "alpha.ppm"])
+def test_an_output_that_is_no_lossless_picture_is_one_line(folders, capsys, output):
+    lines = refused(folders, capsys, image="images/a.png", trimap="trimaps/a.bmp", output=output)
+    assert len(lines) == 1 and f"{output}: expected the name of a lossless picture" in lines[0]
 
 
-def test_an_output_without_a_picture_format_is_one_line(folders, capsys):
-    lines = refused(folders, capsys, image="images/a.png", trimap="trimaps/a.bmp", output="alpha")
-    assert len(lines) == 1 and "alpha" in lines[0]
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".TIFF", ".bmp"])
+def test_a_lossless_output_holds_the_exact_values(folders, suffix):
+    paths = {"image": "images/a.png", "trimap": "trimaps/a.bmp", "output": f"alpha{suffix}"}
+    assert predict.main(arguments(folders, "--baseline", "trivial", **paths)) == 0
+    trimap = trimaps(folders)["a"]
+    np.testing.assert_array_equal(grey(folders / f"alpha{suffix}"), np.where(np.isin(trimap, (0, 255)), trimap, 128))
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        {"output": "images"},
+        {"output": "link"},
+        {"image": "images/a.png", "trimap": "trimaps/a.bmp", "output": "images/a.png"},
+        {"image": "images/a.png", "trimap": "trimaps/a.bmp", "output": "out/../trimaps/a.bmp"},
+    ],
+)
+def test_an_input_is_never_overwritten(folders, capsys, paths):
+    (folders / "link").symlink_to(folders / "images")
+    before = {path: path.read_bytes() for path in folders.rglob("*") if path.is_file()}
+    lines = refused(folders, capsys, **paths)
+    assert len(lines) == 1 and "is an input and would be overwritten" in lines[0]
+    assert {path: path.read_bytes() for path in folders.rglob("*") if path.is_file()} == before
 
 
 def test_weights_and_configs_that_do_not_fit_are_one_line(folders, network, capsys):
@@ -185,6 +209,17 @@ def test_weights_and_configs_that_do_not_fit_are_one_line(folders, network, caps
     assert len(lines) == 1 and "'absent.py'" in lines[0]
     lines = refused(folders, capsys, "--config-file", DEMO, "--weights", weights)
     assert len(lines) == 1 and "weights.pth does not fit the model" in lines[0]
+    part = REPOSITORY / "configs" / "common" / "train.py"
+    lines = refused(folders, capsys, "--config-file", part, "--weights", weights)
+    assert len(lines) == 1 and f"{part} has no model: expected an experiment" in lines[0]
+
+
+@pytest.mark.parametrize("device", ["nosuch", "cuda"])
+def test_a_device_that_is_not_there_is_one_line(folders, network, capsys, device):
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    lines = refused(folders, capsys, *by_network(network), "--device", device)
+    assert len(lines) == 1 and f"device '{device}' cannot be used: " in lines[0]
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,12 @@ from pathlib import Path
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from data.datasets import FOLDER_LAYOUT, check_folders, check_same_size, match_by_name
-from data.images import IMAGE_SUFFIXES, DataError, read_image, write_alpha
+from data.datasets import check_same_size, match_by_name
+from data.images import DataError, read_image, write_alpha
 from data.trimap import ramp_alpha, read_trimap, trivial_alpha
+
+LOSSLESS_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # others would blur what is exactly 0 or 255
+FOLDER_LAYOUT = "An image and its trimap share their name without suffix."
 
 Matte = Callable[[NDArray, NDArray], NDArray]
 
@@ -38,28 +41,55 @@ def load_network(config_file: Path, weights: Path, device: str | None) -> Matte:
         config_file: `.py` config or the `config.yaml` of a training.
         weights: checkpoint of a training.
         device: None takes the config's.
+
+    Raises:
+        OSError, ValueError: a file that is missing or does not fit, or a device that is not there; one line.
     """
+    import torch
     from detectron2.config import instantiate  # the baselines work without it
 
     from engine.checkpoint import load_weights, read_checkpoint
-    from engine.config import load_config
+    from engine.config import ConfigError, load_config
     from inference.predictor import Predictor
 
     cfg = load_config(config_file)
+    if missing := [name for name in ("model", "train") if name not in cfg]:
+        raise ConfigError(f"{config_file} has no {' and no '.join(missing)}: expected an experiment of configs/")
+    device = device or cfg.train.device
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+        raise ConfigError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
     model = instantiate(cfg.model)
     load_weights(model, read_checkpoint(weights)["model"], str(weights))
-    return Predictor(model, device or cfg.train.device).predict
+    return Predictor(model, device).predict
 
 
 def find_pairs(image: Path, trimap: Path, output: Path) -> list[tuple[Path, Path, Path]]:
-    """List (image, trimap, alpha to write) for one image or a folder."""
-    if not image.is_dir():
-        if output.suffix.lower() not in IMAGE_SUFFIXES:
-            raise DataError(f"--output {output}: expected the name of a picture for one image, such as alpha.png")
-        return [(image, trimap, output)]
-    check_folders([trimap], FOLDER_LAYOUT)
-    pairs = match_by_name([image, trimap], FOLDER_LAYOUT)
-    return [(pair[0], pair[1], output / f"{pair[0].stem}.png") for pair in pairs]
+    """List (image, trimap, alpha to write) for one image or a folder.
+
+    Raises:
+        FileNotFoundError: a file or folder is missing, or files lack their partners.
+        DataError: a file beside a folder, a suffix that loses something, an alpha that would replace an input.
+    """
+    for name, path in (("--image", image), ("--trimap", trimap)):
+        if not path.exists():
+            raise FileNotFoundError(f"{name} {path}: no such file or folder")
+    if image.is_dir() != trimap.is_dir():
+        raise DataError(f"--image {image} and --trimap {trimap}: expected two files or two folders, got one of each")
+    if image.is_dir():
+        matched = match_by_name([image, trimap], FOLDER_LAYOUT)
+        pairs = [(pair[0], pair[1], output / f"{pair[0].stem}.png") for pair in matched]
+    elif output.suffix.lower() in LOSSLESS_SUFFIXES:
+        pairs = [(image, trimap, output)]
+    else:
+        suffixes = ", ".join(LOSSLESS_SUFFIXES)
+        raise DataError(f"--output {output}: expected the name of a lossless picture ({suffixes}), such as alpha.png")
+    inputs = {path.resolve() for pair in pairs for path in pair[:2]}
+    for *_, alpha in pairs:
+        if alpha.resolve() in inputs:
+            raise DataError(f"--output {output}: {alpha} is an input and would be overwritten; name another place")
+    return pairs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
