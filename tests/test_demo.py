@@ -16,7 +16,7 @@ from test_main import REPOSITORY
 import preprocess
 from data.datasets import MattingFolder
 from data.trimap import trivial_alpha
-from engine.config import load_config
+from engine.config import apply_overrides, load_config
 from tools import demo
 
 
@@ -53,6 +53,13 @@ def test_the_checkpoint_follows_from_the_seed(cfg, tmp_path):
     name = "blocks.0.attn.qkv.weight"
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     assert not torch.equal(states[0][name], states[2][name])
+
+
+@pytest.mark.parametrize("name", ["démo", "a (1), b=c", "it's", "{x: [y]}", "100%, 'a\\'b'", "end\\"])
+def test_any_output_folder_passes_as_an_override(name):
+    cfg = load_config(demo.CONFIG)
+    apply_overrides(cfg, [f"train.output_dir={demo.quoted(f'/tmp/{name}')}"])
+    assert cfg.train.output_dir == f"/tmp/{name}"
 
 
 @pytest.fixture

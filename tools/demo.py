@@ -23,6 +23,7 @@ import matplotlib
 import numpy as np
 import torch
 from detectron2.config import instantiate
+from hydra.core.override_parser.types import Quote, QuotedString
 from matplotlib import pyplot
 from numpy.typing import NDArray
 from omegaconf import DictConfig
@@ -49,6 +50,11 @@ def run(*command: str) -> None:
     """Show a command that a user could type, and run it from the repository's root; its output goes on ours."""
     print(f"\n$ python {shlex.join(command)}", flush=True)
     subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
+
+
+def quoted(text: str) -> str:
+    """Quote a value for an override: Hydra's grammar gives commas, brackets and quotes in it a meaning of their own."""
+    return QuotedString(text, Quote.single).with_quotes()
 
 
 def write_tiny_checkpoint(cfg: DictConfig, path: Path, seed: int) -> None:
@@ -129,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     start = time.monotonic()
     output = options.output.resolve()
-    overrides = [f"train.output_dir={output}", f"train.seed={options.seed}"]
+    overrides = [f"train.output_dir={quoted(str(output))}", f"train.seed={options.seed}"]
     cfg = load_config(CONFIG)
     apply_overrides(cfg, overrides)
 
