@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 logger = logging.getLogger(__name__)
 
 NAMES_SHOWN = 8
+
+UNREADABLE = (pickle.UnpicklingError, struct.error, EOFError, RuntimeError, OSError, LookupError, ValueError)
+"""What `torch.load` raises for files that are empty, cut off, text or pickles of other things."""
 
 
 class CheckpointError(ValueError):
@@ -36,8 +40,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path} is no checkpoint of tensors and plain values: {error}") from error
+    except UNREADABLE as error:
+        # The first sentence: in the next ones torch advises to run the code that a file may hold.
+        reason = " ".join([f"{type(error).__name__}:", *str(error).partition(". ")[0].split()])
+        raise CheckpointError(f"{path} is no checkpoint of tensors and plain values, or cut off: {reason}") from error
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise CheckpointError(f"{path}: expected a dict with 'model', as preprocess.py and the training write it")
     return content

@@ -16,6 +16,8 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 from engine.config import ConfigError
 
+DEVICES = ("cpu", "cuda")
+
 
 def launch(main: Callable[..., None], args: argparse.Namespace, device: str, main_args: tuple[Any, ...]) -> None:
     """Call `main(*main_args)` in as many processes as the command line asks for.
@@ -27,10 +29,14 @@ def launch(main: Callable[..., None], args: argparse.Namespace, device: str, mai
         main_args: must pickle.
 
     Raises:
-        ConfigError: where this machine has fewer GPUs than asked for.
+        ConfigError: for another device, or where this machine has fewer GPUs than asked for.
         SystemExit: with the status of a process that ended by itself; it said why.
     """
-    if device.startswith("cuda") and args.num_gpus > torch.cuda.device_count():
+    if device not in DEVICES:
+        raise ConfigError(
+            f"train.device must be {' or '.join(DEVICES)}, got {device!r}; CUDA_VISIBLE_DEVICES chooses among GPUs"
+        )
+    if device == "cuda" and args.num_gpus > torch.cuda.device_count():
         raise ConfigError(
             f"--num-gpus {args.num_gpus}, but torch finds {torch.cuda.device_count()} CUDA devices; "
             "train.device=cpu runs without"

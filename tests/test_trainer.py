@@ -267,6 +267,20 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path):
         read_checkpoint(tmp_path / "code.pth")
 
 
+def test_files_that_are_empty_cut_off_or_text_are_refused_in_one_line(tmp_path):
+    torch.save({"model": Toy().state_dict()}, tmp_path / "whole.pth")
+    whole = (tmp_path / "whole.pth").read_bytes()
+    torch.save({"model": Toy().state_dict()}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    old = (tmp_path / "old.pth").read_bytes()
+    contents = [b"", b"version https://example\n", b"hello world", b"{}", whole[:100], whole[: len(whole) // 2],
+                whole[:-1], *(old[:cut] for cut in range(1, len(old), 97))]  # fmt: skip
+    for content in contents:
+        (tmp_path / "bad.pth").write_bytes(content)
+        with pytest.raises(CheckpointError, match="bad.pth is no checkpoint of .* or cut off: [A-Za-z]") as refused:
+            read_checkpoint(tmp_path / "bad.pth")
+        assert "\n" not in str(refused.value)
+
+
 def processes(number):
     return argparse.Namespace(num_gpus=number, num_machines=1, machine_rank=0, dist_url="auto")
 
@@ -308,6 +322,12 @@ def test_two_gloo_processes_train_one_model_on_one_stream(tmp_path):
     assert not torch.equal(first["own_mean"], second["own_mean"])
     assert torch.equal(first["weights"]["norm.running_mean"], first["own_mean"])
     assert len(first["losses"]) == 12 and not second["losses"]
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:0", "meta", ""])
+def test_a_device_that_cannot_be_trained_on_is_refused(device):
+    with pytest.raises(ConfigError, match=f"train.device must be cpu or cuda, got {device!r}"):
+        launch(train_in_each_process, processes(1), device, ())
 
 
 def test_more_gpus_than_the_machine_has_are_refused():
