@@ -5,12 +5,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from detectron2.config import LazyConfig
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import engine.schedule  # noqa: F401  registers the resolvers that configs use
+
+SECTIONS = ("train", "model", "dataloader", "optimizer", "lr_multiplier")
 
 
 class ConfigError(ValueError):
@@ -23,12 +26,21 @@ def load_config(path: str | Path) -> DictConfig:
     Returns: the whole config; setting a key that it does not have is an error from now on.
 
     Raises:
-        ConfigError: where the file does not exist or has another extension.
+        ConfigError: where the file does not exist, has another extension, is not Python or YAML, or lacks a section.
     """
     path = Path(path)
     if path.suffix not in (".py", ".yaml", ".yml") or not path.is_file():
         raise ConfigError(f"--config-file must be an existing .py or .yaml file, got {str(path)!r}")
-    cfg = LazyConfig.load(str(path))
+    try:
+        cfg = LazyConfig.load(str(path))
+    except SyntaxError as error:
+        # detectron2's error names the file, its cause the line; one of the compiler itself names both.
+        raise ConfigError(": ".join(str(part) for part in (error, error.__cause__) if part)) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    lacking = [name for name in SECTIONS if name not in list(cfg or ())]
+    if lacking:
+        raise ConfigError(f"{path} is no config of a training: it lacks {', '.join(lacking)}")
     OmegaConf.set_struct(cfg, True)
     return cfg
 
@@ -41,9 +53,10 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
         overrides: "dotted.key=value", value in Hydra's grammar (numbers, strings, [lists], null, true).
 
     Raises:
-        ConfigError: for a key that the config does not have (naming close ones), a value that cannot be parsed, and an
-            interpolation that cannot be computed afterwards.
+        ConfigError: for a key that the config does not have (naming close ones), a value that cannot be parsed or is
+            of another kind than the number or boolean before, and an interpolation that cannot be computed afterwards.
     """
+    before: dict[str, Any] = {}
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals or override.startswith("-"):
@@ -51,10 +64,13 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
         known = dotted_keys(cfg)
         if key not in known:
             raise ConfigError(f"the config has no key {key!r}{_hint(key, known)}")
+        before.setdefault(key, _value(cfg, key))
         try:
             LazyConfig.apply_overrides(cfg, [override])
         except (OverrideParseException, OmegaConfBaseException) as error:
             raise ConfigError(f"cannot use {override!r}: {' '.join(str(error).split())}") from error
+    for key, value in before.items():
+        _check_kind(key, value, _value(cfg, key))
     try:
         OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
@@ -71,6 +87,20 @@ def dotted_keys(cfg: DictConfig) -> list[str]:
                 yield from walk(value, f"{prefix}{key}.")
 
     return list(walk(OmegaConf.to_container(cfg, resolve=False), ""))
+
+
+def _value(cfg: DictConfig, key: str) -> Any:
+    """What a key stands for; None where its interpolation cannot be computed."""
+    return OmegaConf.select(cfg, key, throw_on_resolution_failure=False)
+
+
+def _check_kind(key: str, before: Any, after: Any) -> None:
+    """Refuse another kind of value where a number or a boolean was; None may stand for either."""
+    for kind, what in ((bool, "true or false"), (int | float, "a number")):
+        if isinstance(before, kind):
+            if after is not None and (not isinstance(after, kind) or isinstance(after, bool) != (kind is bool)):
+                raise ConfigError(f"{key} must be {what}, got {after!r}")
+            return
 
 
 def _hint(key: str, known: list[str]) -> str:

@@ -23,12 +23,29 @@ def iterations_per_epoch(samples_per_epoch: int, batch_size: int, world_size: in
         samples_per_epoch: samples in an epoch, over all processes.
         batch_size: samples per iteration and process.
         world_size: number of processes.
+
+    Raises:
+        ValueError: where one of them is no whole number of at least 1.
     """
+    counts = {
+        "train.samples_per_epoch": samples_per_epoch,
+        "dataloader.train.batch_size": batch_size,
+        "train.world_size": world_size,
+    }
+    for name, number in counts.items():
+        if not isinstance(number, int) or number < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {number!r}")
     return math.ceil(samples_per_epoch / (batch_size * world_size))
 
 
 def epochs_to_iterations(epochs: float, per_epoch: int) -> int:
-    """Iterations in a number of epochs, which may be a fraction; rounded down, at least 1."""
+    """Iterations in a number of epochs, which may be a fraction; rounded down, at least 1.
+
+    Raises:
+        ValueError: where the number is not above 0.
+    """
+    if not 0 < epochs < math.inf:
+        raise ValueError(f"a number of epochs must be finite and above 0, got {epochs}")
     return max(1, math.floor(epochs * per_epoch + ROUNDING))
 
 

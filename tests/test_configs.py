@@ -128,7 +128,16 @@ def test_a_misspelt_override_is_refused_with_what_was_meant(path, override, hint
         ("train.output_dir=out(1)", "cannot use 'train.output_dir=out"),
         ("train={epoch: 3}", "cannot use 'train={epoch: 3}'"),
         ("train.max_iter=2", "no room for 2 steps"),
-        ("dataloader.train.batch_size=many", "TypeError"),
+        ("dataloader.train.batch_size=many", "dataloader.train.batch_size must be a number, got 'many'"),
+        ("dataloader.train.batch_size=0", "dataloader.train.batch_size must be a whole number of at least 1, got 0"),
+        ("dataloader.train.batch_size=1.5", "batch_size must be a whole number of at least 1, got 1.5"),
+        ("train.samples_per_epoch=-3", "train.samples_per_epoch must be a whole number of at least 1, got -3"),
+        ("train.epochs=abc", "^train.epochs must be a number, got 'abc'"),
+        ("train.epochs=true", "^train.epochs must be a number, got True"),
+        ("train.epochs=0", "a number of epochs must be finite and above 0, got 0"),
+        ("train.max_iter=[3]", r"^train.max_iter must be a number, got \[3\]"),
+        ("model.backbone.keep_prefix_tokens=flase", "^model.backbone.keep_prefix_tokens must be true or false"),
+        ("model.backbone.keep_prefix_tokens=1", "^model.backbone.keep_prefix_tokens must be true or false, got 1"),
     ],
 )
 def test_an_override_that_cannot_be_used_says_why(override, words):
@@ -140,6 +149,39 @@ def test_an_override_that_cannot_be_used_says_why(override, words):
 def test_a_config_file_that_is_none_is_refused(path):
     with pytest.raises(ConfigError, match="existing .py or .yaml file"):
         load_config(path)
+
+
+def test_numbers_may_be_replaced_by_numbers_interpolations_and_nothing():
+    cfg = load_config(CONFIGS / "demo.py")
+    apply_overrides(cfg, ["train.epochs=0.5", "train.log_period=${train.seed}", "train.checkpointer.max_to_keep=null"])
+    assert (cfg.train.epochs, cfg.train.log_period, cfg.train.checkpointer.max_to_keep) == (0.5, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.py", "train = dict()\nmodel = dict(\n", r"a.py has syntax error!: '\(' was never closed .*line 2"),
+        ("a.py", "train = dict()\n\n  model = 3", "a.py has syntax error!: unexpected indent .*line 3"),
+        ("a.py", "train = dict()\nreturn", "'return' outside function .*a.py, line 2"),
+        ("a.yaml", "train:\n  seed: [1\nmodel: 2", 'a.yaml is not YAML: .*a.yaml", line 3'),
+        ("a.yaml", "train: {}\nmodel: {}", "a.yaml .*lacks dataloader, optimizer, lr_multiplier"),
+        ("a.yaml", "[1, 2]", "a.yaml .*lacks train, "),
+        ("a.yaml", "", "a.yaml .*lacks train, "),
+        ("a.py", "", "a.py .*lacks train, "),
+    ],
+)
+def test_a_config_file_that_cannot_be_read_is_one_line_with_its_place(name, content, words, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError, match=words) as refused:
+        load_config(tmp_path / name)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_broken_file_that_a_config_imports_is_named(tmp_path):
+    (tmp_path / "a.py").write_text("from .b import train\n")
+    (tmp_path / "b.py").write_text("\ntrain = (\n")
+    with pytest.raises(ConfigError, match="b.py.*line 2"):
+        load_config(tmp_path / "a.py")
 
 
 @pytest.mark.parametrize("key", ["model", "model.backbone", "model.decoder", "model.criterion", "optimizer",
