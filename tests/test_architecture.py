@@ -16,8 +16,8 @@ EVALUATION = ("numpy", "cv2", "data.images", "data.trimap", "evaluation.metrics"
 
 # Module or room -> what it may import beside the standard library; the longest name that fits a module decides.
 ARROWS: dict[str, tuple[str, ...]] = {
-    # torch for its optimisers and fvcore for detectron2's schedules, which a config names.
-    "configs": ("configs", "modeling", "data", "evaluation", "engine", "detectron2", "fvcore", "torch"),
+    # fvcore for detectron2's schedules, which a config names.
+    "configs": ("configs", "modeling", "data", "evaluation", "engine", "detectron2", "fvcore"),
     "main": ("engine", "detectron2", "omegaconf"),
     "preprocess": ("torch", "safetensors", "modeling"),
     "tools": ("_root", "modeling", "data", "evaluation", "engine", "inference", "preprocess", "*"),
@@ -27,8 +27,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
     # What runs without detectron2.
     "inference": ("inference", "modeling", "data.images", "data.trimap", "torch", "torchvision", "timm", "numpy", "cv2",
                   "PIL", "safetensors"),
-    # fvcore, omegaconf and hydra are detectron2's own interface (event writers, checkpointer, configs, overrides).
-    "engine": ("engine", "torch", "detectron2", "numpy", "fvcore", "omegaconf", "hydra"),
+    # omegaconf, hydra and yaml are detectron2's own interface (configs, overrides, saved configs).
+    "engine": ("engine", "torch", "detectron2", "omegaconf", "hydra", "yaml"),
     "modeling": (*NETWORK, "modeling"),
     "modeling.vitmatte": NETWORK,
     f"{BACKBONE}.__init__": (BACKBONE,),
