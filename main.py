@@ -14,14 +14,16 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-from detectron2.config import instantiate
-from detectron2.engine import default_argument_parser, default_setup, default_writers, hooks
+from detectron2.config import LazyConfig, instantiate
+from detectron2.engine import default_argument_parser, default_writers, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
-from engine.checkpoint import Checkpointer, CheckpointError, load_weights, read_checkpoint
+from engine.checkpoint import Checkpointer, load_weights, read_checkpoint
 from engine.config import ConfigError, apply_overrides, load_config
 from engine.launch import distribute, launch, share_buffers
 from engine.schedule import describe_change, samples_per_iteration
@@ -29,22 +31,21 @@ from engine.trainer import Trainer
 
 logger = logging.getLogger("engine.main")
 
+LOGGED = ("fvcore", "detectron2", "engine", "evaluation")
+"""Packages whose messages go to the console and to log.txt."""
+
 
 def train(cfg: DictConfig, resume: bool) -> None:
     """Train a config from its initial checkpoint, or with `resume` from the last one of its folder if there is any."""
     settings = cfg.train
     train_loader, test_loader = instantiate(cfg.dataloader.train), instantiate(cfg.dataloader.test)
+    # Make one sample here: pictures that do not fit are told of before anything starts, and not by a worker.
+    train_loader.dataset[next(iter(train_loader.sampler))]
     model = instantiate(cfg.model).to(settings.device)
     cfg.optimizer.params.model = model
     trainer = Trainer(distribute(model), train_loader, instantiate(cfg.optimizer), settings.precision, settings.seed)
     # A proxy, since the trainer's hooks hold the checkpointer: in a cycle, its loader's workers would outlive it.
     checkpointer = Checkpointer(model, settings.output_dir, trainer=weakref.proxy(trainer))
-    if resume and checkpointer.has_checkpoint():
-        checkpointer.load(checkpointer.get_checkpoint_file())
-    elif path := settings.init_checkpoint:
-        load_weights(model, read_checkpoint(path)["model"], path, settings.init_checkpoint_may_lack)
-    else:
-        logger.info("Starting from random weights: train.init_checkpoint is empty")
     is_main = comm.is_main_process()
     trainer.register_hooks(
         [
@@ -57,6 +58,18 @@ def train(cfg: DictConfig, resume: bool) -> None:
             else None,
         ]
     )
+    if resume and checkpointer.has_checkpoint():
+        checkpointer.load(checkpointer.get_checkpoint_file())
+    elif path := settings.init_checkpoint:
+        load_weights(model, read_checkpoint(path)["model"], path, settings.init_checkpoint_may_lack)
+    else:
+        logger.info("Starting from random weights: train.init_checkpoint is empty")
+    if trainer.next_iteration >= settings.max_iter:
+        logger.info("%s is finished: all %d iterations are done", settings.output_dir, settings.max_iter)
+        return
+    if is_main:
+        cfg.optimizer.params.model = None
+        LazyConfig.save(cfg, f"{settings.output_dir}/config.yaml")
     trainer.train(trainer.next_iteration, settings.max_iter)
 
 
@@ -90,17 +103,20 @@ def evaluate_only(cfg: DictConfig, resume: bool) -> None:
 
 
 def run(cfg: DictConfig, args: argparse.Namespace, schedule_change: str) -> None:
-    """What each process does."""
-    default_setup(cfg, args)
-    setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="engine")
+    """What each process does. detectron2's `default_setup` is not used: it overwrites a saved config in any case."""
+    rank = comm.get_rank()
+    for name in LOGGED:
+        setup_logger(cfg.train.output_dir, distributed_rank=rank, name=name)
+    logger.info("Environment:\n%s\nCommand line: %s", collect_env_info(), args)
     try:
+        seed_all_rng(cfg.train.seed + rank)
         if args.eval_only:
             evaluate_only(cfg, args.resume)
         else:
             if schedule_change:
                 logger.info(schedule_change)
             train(cfg, args.resume)
-    except (FileNotFoundError, CheckpointError, ConfigError) as error:
+    except (FileNotFoundError, ValueError) as error:  # what every room raises for files and settings that do not fit
         sys.exit(f"main.py: {error}")
 
 
@@ -110,6 +126,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         cfg = load_config(args.config_file)
         recipe_samples = samples_per_iteration(cfg)
+        for option, number in (("--num-gpus", args.num_gpus), ("--num-machines", args.num_machines)):
+            if number < 1:
+                raise ConfigError(f"{option} must be at least 1, got {number}; train.device=cpu trains without a GPU")
         if any(override.startswith("train.world_size=") for override in args.opts):
             raise ConfigError("train.world_size follows from --num-gpus and --num-machines: set these")
         apply_overrides(cfg, [*args.opts, f"train.world_size={args.num_gpus * args.num_machines}"])

@@ -12,8 +12,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.config import LazyConfig
+from detectron2.utils.logger import setup_logger
 
 import main
+from evaluation.metrics import PROTOCOL
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEMO = str(REPOSITORY / "configs" / "demo.py")
@@ -41,9 +44,10 @@ def data(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def quiet_afterwards():
-    """Take down the log handlers that detectron2 hangs up for the rest of the process."""
+    """Take down the log handlers that detectron2 hangs up for the rest of the process, once for each folder."""
     yield
-    for name in ("detectron2", "fvcore", "engine"):
+    setup_logger.cache_clear()
+    for name in main.LOGGED:
         logger = logging.getLogger(name)
         for handler in [*logger.handlers]:
             logger.removeHandler(handler)
@@ -124,15 +128,18 @@ def test_a_training_leaves_its_config_metrics_and_checkpoints(trained):
     assert all({"matting/SAD", "matting/MSE"} <= set(rows[iteration]) for iteration in (2, 6))
     log = (trained / "log.txt").read_text()
     assert "eta: " in log
+    assert log.count(PROTOCOL) == 2
+    assert not LazyConfig.load(str(trained / "config.yaml")).optimizer.params.model
     assert log.count("epochs kept at 2") == 1
 
 
-def test_stopped_and_resumed_equals_not_stopped(trained, data, tmp_path):
+def test_stopped_and_resumed_equals_not_stopped(trained, data, tmp_path, capsys):
     shutil.copy(trained / "model_0000002.pth", tmp_path)
     (tmp_path / "last_checkpoint").write_text("model_0000002.pth")
     # Workers that prefetch change nothing either.
     changes = {"dataloader.train.num_workers": 2}
     main.main(["--config-file", DEMO, "--resume", *overrides(data, tmp_path, **changes)])
+    assert "Cannot find the hook" not in capsys.readouterr().out
     assert set(metrics(tmp_path)) == {3, 4, 5, 6}
     assert last_evaluation(tmp_path) == last_evaluation(trained)
     ours, theirs = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (tmp_path, trained))
@@ -143,13 +150,29 @@ def test_stopped_and_resumed_equals_not_stopped(trained, data, tmp_path):
     assert all(torch.equal(moments[0][i]["exp_avg_sq"], moments[1][i]["exp_avg_sq"]) for i in moments[1])
 
 
-def test_eval_only_gives_the_numbers_of_the_training(trained, data, tmp_path, capfd):
+def test_eval_only_gives_the_numbers_of_the_training(trained, data, tmp_path):
     weights = {"train.init_checkpoint": trained / "model_final.pth"}
     main.main(["--config-file", DEMO, "--eval-only", *overrides(data, tmp_path, **weights)])
-    named = printed_evaluation(capfd.readouterr().out)
+    named = printed_evaluation((tmp_path / "log.txt").read_text())
     main.main(["--config-file", str(trained / "config.yaml"), "--eval-only", "--resume"])
-    resumed = printed_evaluation(capfd.readouterr().out)
+    resumed = printed_evaluation((trained / "log.txt").read_text())
     assert named == resumed == last_evaluation(trained)
+
+
+def test_evaluating_and_refused_runs_keep_the_config_of_the_training(trained, data):
+    saved = (trained / "config.yaml").read_text()
+    changes = {"train.init_checkpoint": trained / "model_final.pth", "train.seed": 7}
+    main.main(["--config-file", DEMO, "--eval-only", *overrides(data, trained, **changes)])
+    with pytest.raises(SystemExit, match="train.precision"):
+        main.main(["--config-file", DEMO, *overrides(data, trained, **changes, **{"train.precision": "fp8"})])
+    assert (trained / "config.yaml").read_text() == saved
+
+
+def test_resuming_a_finished_training_says_so_and_changes_nothing(trained, capsys):
+    before = {path.name: path.read_bytes() for path in trained.iterdir() if path.suffix in (".yaml", ".json", ".pth")}
+    main.main(["--config-file", str(trained / "config.yaml"), "--resume"])
+    assert capsys.readouterr().out.count("is finished: all 6 iterations are done") == 1
+    assert {name: (trained / name).read_bytes() for name in before} == before
 
 
 def test_a_training_needs_no_test_set(data, tmp_path):
@@ -167,6 +190,9 @@ def test_a_training_needs_no_test_set(data, tmp_path):
         (["--eval-only"], {}, "nothing to evaluate"),
         (["--eval-only", "--resume"], {}, "nothing to evaluate: no checkpoint in"),
         (["--eval-only"], {"dataloader.test": "null"}, "dataloader.test is null"),
+        ([], {"train.precision": "fp8"}, "train.precision must be one of"),
+        ([], {"model.backbone.num_heads": 5}, "not divisible by 5 heads"),
+        ([], {"train.seed": -1}, "Seed must be between"),
     ],
 )
 def test_what_is_missing_is_one_message_and_status_1(arguments, changes, words, data, tmp_path):
@@ -174,6 +200,26 @@ def test_what_is_missing_is_one_message_and_status_1(arguments, changes, words, 
         main.main(["--config-file", DEMO, *arguments, *overrides(data, tmp_path / "out", **changes)])
     assert isinstance(ended.value.code, str)  # which Python prints before it ends with status 1
     assert ended.value.code.startswith("main.py: ") and words in ended.value.code
+
+
+def test_foregrounds_without_transparency_are_one_message_before_anything_starts(data, tmp_path, capsys):
+    changes = {"dataloader.train.dataset.foreground_dirs": f"[{data}/backgrounds]"}
+    with pytest.raises(SystemExit, match="has no transparency"):
+        main.main(["--config-file", DEMO, *overrides(data, tmp_path, **changes)])
+    assert "Traceback" not in capsys.readouterr().out
+    assert not (tmp_path / "config.yaml").exists()
+
+
+def test_evaluating_without_truth_is_one_message(trained, data, tmp_path):
+    changes = {"train.init_checkpoint": trained / "model_final.pth", "dataloader.test.dataset.alpha_dir": "null"}
+    with pytest.raises(SystemExit, match="^main.py: expected a test batch with its truth.*set alpha_dir"):
+        main.main(["--config-file", DEMO, "--eval-only", *overrides(data, tmp_path, **changes)])
+
+
+def test_crops_too_small_for_a_loss_are_one_message(data, tmp_path):
+    changes = {"dataloader.train.dataset.crop_px": 30}
+    with pytest.raises(SystemExit, match="^main.py: the Laplacian loss needs sides of at least"):
+        main.main(["--config-file", DEMO, *overrides(data, tmp_path, **changes)])
 
 
 def test_a_checkpoint_of_another_network_is_one_message(trained, data, tmp_path):
@@ -187,6 +233,9 @@ def test_a_checkpoint_of_another_network_is_one_message(trained, data, tmp_path)
     [
         (["--config-file", DEMO, "train.epoch=3"], "did you mean train.epochs?"),
         (["--config-file", DEMO, "train.world_size=3"], "follows from --num-gpus"),
+        (["--config-file", DEMO, "--num-gpus", "0"], "--num-gpus must be at least 1, got 0"),
+        (["--config-file", DEMO, "--num-machines", "-1"], "--num-machines must be at least 1, got -1"),
+        (["--config-file", DEMO, "train.device=gpu"], "train.device must be cpu or cuda, got 'gpu'"),
         (["--config-file", "absent.py"], "existing .py or .yaml file, got 'absent.py'"),
         ([], "existing .py or .yaml file"),
     ],
