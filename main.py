@@ -24,7 +24,7 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
 from engine.checkpoint import Checkpointer, load_weights, read_checkpoint
-from engine.config import ConfigError, apply_overrides, load_config
+from engine.config import TRAINING_SECTIONS, ConfigError, apply_overrides, load_config
 from engine.launch import distribute, launch, share_buffers
 from engine.schedule import describe_change, samples_per_iteration
 from engine.trainer import Trainer
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     args = default_argument_parser(epilog=__doc__).parse_args(argv)
     try:
-        cfg = load_config(args.config_file)
+        cfg = load_config(args.config_file, TRAINING_SECTIONS)
         recipe_samples = samples_per_iteration(cfg)
         for option, number in (("--num-gpus", args.num_gpus), ("--num-machines", args.num_machines)):
             if number < 1:

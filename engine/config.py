@@ -13,15 +13,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 import engine.schedule  # noqa: F401  registers the resolvers that configs use
 
-SECTIONS = ("train", "model", "dataloader", "optimizer", "lr_multiplier")
+TRAINING_SECTIONS = ("train", "model", "dataloader", "optimizer", "lr_multiplier")
 
 
 class ConfigError(ValueError):
     """A config or an override that cannot be used; the message is one line for the person who wrote it."""
 
 
-def load_config(path: str | Path) -> DictConfig:
+def load_config(path: str | Path, sections: Sequence[str] = ()) -> DictConfig:
     """Load a `.py` config, or the `config.yaml` that a training saved.
+
+    Args:
+        path: the file.
+        sections: top-level keys that it must have.
 
     Returns: the whole config; setting a key that it does not have is an error from now on.
 
@@ -38,9 +42,9 @@ def load_config(path: str | Path) -> DictConfig:
         raise ConfigError(": ".join(str(part) for part in (error, error.__cause__) if part)) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    lacking = [name for name in SECTIONS if name not in list(cfg or ())]
-    if lacking:
-        raise ConfigError(f"{path} is no config of a training: it lacks {', '.join(lacking)}")
+    names = list(cfg) if OmegaConf.is_dict(cfg) and cfg else []
+    if not names or not set(names).issuperset(sections):
+        raise ConfigError(f"{path}: expected the sections {', '.join(sections)}, got {', '.join(names) or 'none'}")
     OmegaConf.set_struct(cfg, True)
     return cfg
 

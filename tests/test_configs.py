@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 import preprocess
 from engine.checkpoint import CheckpointError, load_weights
-from engine.config import ConfigError, apply_overrides, dotted_keys, load_config
+from engine.config import TRAINING_SECTIONS, ConfigError, apply_overrides, dotted_keys, load_config
 from engine.schedule import samples_per_iteration
 from modeling.backbone import DINOV3_SIZES
 
@@ -164,16 +164,16 @@ def test_numbers_may_be_replaced_by_numbers_interpolations_and_nothing():
         ("a.py", "train = dict()\n\n  model = 3", "a.py has syntax error!: unexpected indent .*line 3"),
         ("a.py", "train = dict()\nreturn", "'return' outside function .*a.py, line 2"),
         ("a.yaml", "train:\n  seed: [1\nmodel: 2", 'a.yaml is not YAML: .*a.yaml", line 3'),
-        ("a.yaml", "train: {}\nmodel: {}", "a.yaml .*lacks dataloader, optimizer, lr_multiplier"),
-        ("a.yaml", "[1, 2]", "a.yaml .*lacks train, "),
-        ("a.yaml", "", "a.yaml .*lacks train, "),
-        ("a.py", "", "a.py .*lacks train, "),
+        ("a.yaml", "train: {}\nmodel: {}", "a.yaml: expected the sections train, .*, lr_multiplier, got train, model$"),
+        ("a.yaml", "[1, 2]", "a.yaml: .*, got none"),
+        ("a.yaml", "", "a.yaml: .*, got none"),
+        ("a.py", "", "a.py: .*, got none"),
     ],
 )
 def test_a_config_file_that_cannot_be_read_is_one_line_with_its_place(name, content, words, tmp_path):
     (tmp_path / name).write_text(content)
     with pytest.raises(ConfigError, match=words) as refused:
-        load_config(tmp_path / name)
+        load_config(tmp_path / name, TRAINING_SECTIONS)
     assert "\n" not in str(refused.value)
 
 
