@@ -140,8 +140,7 @@ def convert(state: Mapping[str, Any], *, keep_prefix: bool = False, trimap_init:
     if not keep_prefix:
         for name in ("cls_token", "storage_tokens"):
             tensors.pop(name, None)
-            for key in [k for k, fate in account.items() if fate == f"converted: {name}"]:
-                account[key] = "dropped: prefix token, kept by --keep-prefix"
+            _change_fate(account, name, "dropped: prefix token, kept by --keep-prefix")
     _check(tensors, vit_args)
     return Conversion({f"backbone.{k}": v for k, v in tensors.items()}, layout, size, vit_args, account)
 
@@ -189,21 +188,17 @@ def _rename(source: Mapping[str, Tensor], layout: str, account: dict[str, str]) 
     tensors: dict[str, Tensor] = {}
     unknown = []
     for key, value in source.items():
-        name = key
-        for pattern, target in LAYOUTS[layout].items():
-            if match := re.fullmatch(pattern, key):
-                name = match.expand(target)
-                break
-        else:
-            if not any(re.fullmatch(pattern, key) for pattern in PRETRAINING_ONLY):
-                unknown.append(key)
-                continue
-        for part, (plain, with_gate) in FFN_NAMES.get(layout, {}).items():
-            name = name.replace(part, with_gate if gated else plain)
-        reason = next((why for pattern, why in PRETRAINING_ONLY.items() if re.fullmatch(pattern, name)), None)
-        if reason:
+        matches = ((re.fullmatch(pattern, key), target) for pattern, target in LAYOUTS[layout].items())
+        name = next((match.expand(target) for match, target in matches if match), None)
+        reasons = (why for pattern, why in PRETRAINING_ONLY.items() if re.fullmatch(pattern, name or key))
+        if reason := next(reasons, None):
             account[key] = f"dropped: {reason}"
             continue
+        if name is None:
+            unknown.append(key)
+            continue
+        for part, (plain, with_gate) in FFN_NAMES.get(layout, {}).items():
+            name = name.replace(part, with_gate if gated else plain)
         if not torch.isfinite(value).all():
             raise ConversionError(f"{key} holds values that are not finite")
         if name in tensors:
@@ -213,6 +208,11 @@ def _rename(source: Mapping[str, Tensor], layout: str, account: dict[str, str]) 
     if unknown:
         raise ConversionError(f"unknown keys for the {layout} layout: {', '.join(sorted(unknown))}")
     return tensors
+
+
+def _change_fate(account: dict[str, str], name: str, fate: str) -> None:
+    """Write down what became in the end of the input key that was converted to a name."""
+    account |= {key: fate for key, old in account.items() if old == f"converted: {name}"}
 
 
 def _join_qkv(tensors: dict[str, Tensor]) -> None:
@@ -238,8 +238,7 @@ def _fold_bias_mask(tensors: dict[str, Tensor], account: dict[str, str]) -> None
         if bias not in tensors or tensors[bias].shape != mask.shape:
             raise ConversionError(f"{name} has no {bias} of the same shape")
         tensors[bias] = tensors[bias] * mask
-        for key in [k for k, fate in account.items() if fate == f"converted: {name}"]:
-            account[key] = f"converted: folded into {bias}"
+        _change_fate(account, name, f"converted: folded into {bias}")
     for name in [key for key in tensors if key.endswith("qkv.bias")]:
         values = tensors[name].flatten()
         key_third = values[len(values) // 3 : 2 * len(values) // 3]
@@ -303,8 +302,7 @@ def _inflate(tensors: dict[str, Tensor], trimap_init: str, account: dict[str, st
         raise ConversionError(f"{name}: expected 3 input channels, got {rgb.shape[1]} (converted already?)")
     mean = rgb.mean(dim=1, keepdim=True)
     tensors[name] = torch.cat((rgb, mean if trimap_init == "mean" else torch.zeros_like(mean)), dim=1)
-    for key in [k for k, fate in account.items() if fate == f"converted: {name}"]:
-        account[key] = f"inflated: {name}, fourth channel {trimap_init}"
+    _change_fate(account, name, f"inflated: {name}, fourth channel {trimap_init}")
 
 
 def _plain(vit_args: Mapping[str, Any]) -> dict[str, Any]:

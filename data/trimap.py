@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.images import DataError, as_grey, read_raw
+from data.images import DataError, as_grey, read_raw, write_alpha
 
 BACKGROUND, UNKNOWN, FOREGROUND = 0.0, 0.5, 1.0
 STORED_VALUES = (0, 128, 255)  # of BACKGROUND, UNKNOWN and FOREGROUND in a file
@@ -76,6 +76,11 @@ def encode_trimap(trimap: NDArray[np.floating]) -> NDArray[np.uint8]:
 def read_trimap(path: str | Path) -> NDArray[np.float32]:
     """Read a trimap file as (H, W) in {0, 0.5, 1}; see `decode_trimap`."""
     return decode_trimap(read_raw(path), path)
+
+
+def write_trimap(path: str | Path, trimap: NDArray[np.floating]) -> None:
+    """Write (H, W) in {0, 0.5, 1} as 8-bit grey of 0, 128, 255; see `encode_trimap`."""
+    write_alpha(path, encode_trimap(trimap) / 255)
 
 
 def read_strict_trimap(path: str | Path) -> NDArray[np.float32]:

@@ -21,6 +21,7 @@ from modeling.backbone.layers import (
 
 
 def randomise(module: nn.Module) -> nn.Module:
+    """Random everything, in float64: a fresh LayerScale or neck would hide what lies before it."""
     generator = torch.Generator().manual_seed(0)
     for parameter in module.parameters():
         parameter.data = 0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)

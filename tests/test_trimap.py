@@ -14,10 +14,12 @@ from data.trimap import (
     decode_trimap,
     encode_trimap,
     ramp_alpha,
+    read_strict_trimap,
     read_trimap,
     trimap_from_alpha,
     trivial_alpha,
     unknown_mask,
+    write_trimap,
 )
 
 trimaps = arrays(np.float32, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.sampled_from([0, 0.5, 1]))
@@ -173,3 +175,12 @@ def test_the_ramp_is_linear_between_two_straight_sides():
     trimap = np.full((4, 11), 0.5, np.float32)
     trimap[:, 0], trimap[:, -1] = 0, 1
     np.testing.assert_allclose(ramp_alpha(trimap), np.tile(np.arange(11) / 10, (4, 1)), atol=1e-6)
+
+
+def test_a_written_trimap_reads_back_and_holds_128(tmp_path):
+    trimap = np.array([[0, 0.5, 1], [1, 0.5, 0]], np.float32)
+    write_trimap(tmp_path / "t.png", trimap)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "t.png")), [[0, 128, 255], [255, 128, 0]])
+    np.testing.assert_array_equal(read_strict_trimap(tmp_path / "t.png"), trimap)
+    with pytest.raises(DataError, match="0.5"):
+        write_trimap(tmp_path / "t.png", np.full((2, 2), 0.502))

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from detectron2.modeling.backbone import vit as detectron2_vit
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from test_layers import random, randomise
+from torch import Tensor
 
 from modeling.backbone.attention import Attention
 from modeling.backbone.block import Block
@@ -17,18 +18,6 @@ from modeling.backbone.windows import map_windows, partition, unpartition
 
 DIM, HEADS = 16, 2
 NUM_PREFIX = [0, 3]
-
-
-def randomise(module: nn.Module) -> nn.Module:
-    """Random everything, in float64: a fresh LayerScale or neck would hide what lies before it."""
-    generator = torch.Generator().manual_seed(0)
-    for parameter in module.parameters():
-        parameter.data = 0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-    return module.double()
-
-
-def random(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
 def rope_table(grid: tuple[int, int]) -> tuple[Tensor, Tensor]:

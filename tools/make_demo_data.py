@@ -28,7 +28,7 @@ from PIL import Image
 from data.composition import composite
 from data.images import read_image, to_float, to_uint8, write_alpha, write_image
 from data.procedural import KINDS, REFERENCE_PX
-from data.trimap import trimap_from_alpha
+from data.trimap import trimap_from_alpha, write_trimap
 
 Array = NDArray[np.float32]
 
@@ -151,7 +151,7 @@ def write_picture(task: tuple[str, int], output: Path, seed: int, size_px: int) 
         sample = draw_test_sample(seed, index, size_px)
         merged = composite(sample.alpha[..., None], sample.foreground, sample.background)
         write_image(output / "test" / "merged" / name, merged)
-        write_alpha(output / "test" / "trimaps" / name, sample.trimap)
+        write_trimap(output / "test" / "trimaps" / name, sample.trimap)
         write_alpha(output / "test" / "alpha_copy" / name, sample.alpha)
 
 

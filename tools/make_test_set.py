@@ -16,6 +16,7 @@ from pathlib import Path
 
 from data.datasets import CompositionDataset
 from data.images import DataError, write_alpha, write_image
+from data.trimap import write_trimap
 
 
 def write_test_set(dataset: CompositionDataset, output: Path) -> None:
@@ -34,7 +35,7 @@ def write_test_set(dataset: CompositionDataset, output: Path) -> None:
         sample = {key: value.numpy().transpose(1, 2, 0).squeeze() for key, value in dataset[0, index].items()}
         name = f"{index:04d}.png"
         write_image(output / "merged" / name, sample["image"])
-        write_alpha(output / "trimaps" / name, sample["trimap"])
+        write_trimap(output / "trimaps" / name, sample["trimap"])
         write_alpha(output / "alpha_copy" / name, sample["alpha"])
 
 
