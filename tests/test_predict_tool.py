@@ -211,7 +211,7 @@ def test_weights_and_configs_that_do_not_fit_are_one_line(folders, network, caps
     assert len(lines) == 1 and "weights.pth does not fit the model" in lines[0]
     part = REPOSITORY / "configs" / "common" / "train.py"
     lines = refused(folders, capsys, "--config-file", part, "--weights", weights)
-    assert len(lines) == 1 and f"{part} has no model: expected an experiment" in lines[0]
+    assert len(lines) == 1 and f"{part}: expected the sections train, model, got train" in lines[0]
 
 
 @pytest.mark.parametrize("device", ["nosuch", "cuda"])

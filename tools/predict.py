@@ -34,37 +34,6 @@ BASELINES: dict[str, Matte] = {
 }
 
 
-def load_network(config_file: Path, weights: Path, device: str | None) -> Matte:
-    """Build the network of a config with trained weights.
-
-    Args:
-        config_file: `.py` config or the `config.yaml` of a training.
-        weights: checkpoint of a training.
-        device: None takes the config's.
-
-    Raises:
-        OSError, ValueError: a file that is missing or does not fit, or a device that is not there; one line.
-    """
-    import torch
-    from detectron2.config import instantiate  # the baselines work without it
-
-    from engine.checkpoint import load_weights, read_checkpoint
-    from engine.config import ConfigError, load_config
-    from inference.predictor import Predictor
-
-    cfg = load_config(config_file)
-    if missing := [name for name in ("model", "train") if name not in cfg]:
-        raise ConfigError(f"{config_file} has no {' and no '.join(missing)}: expected an experiment of configs/")
-    device = device or cfg.train.device
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
-        raise ConfigError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
-    model = instantiate(cfg.model)
-    load_weights(model, read_checkpoint(weights)["model"], str(weights))
-    return Predictor(model, device).predict
-
-
 def find_pairs(image: Path, trimap: Path, output: Path) -> list[tuple[Path, Path, Path]]:
     """List (image, trimap, alpha to write) for one image or a folder.
 
@@ -113,7 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.baseline:
             matte = BASELINES[options.baseline]
         else:
-            matte = load_network(options.config_file, options.weights, options.device)
+            from engine.model import load_model  # the baselines work without detectron2
+            from inference.predictor import Predictor
+
+            model = load_model(options.config_file, options.weights, options.device)
+            matte = Predictor(model, next(model.parameters()).device).predict
         for image_path, trimap_path, alpha_path in tqdm(pairs, unit="image", disable=len(pairs) == 1):
             image, trimap = read_image(image_path), read_trimap(trimap_path)
             check_same_size(image, image_path, trimap, trimap_path)
