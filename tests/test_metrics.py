@@ -1,7 +1,6 @@
-"""Metrics against the MATLAB reference, against naive loops over pixels and closed forms; reports of them."""
+"""Metrics against the MATLAB reference, against naive loops over pixels and closed forms."""
 
 import csv
-import re
 
 import cv2
 import numpy as np
@@ -10,9 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from data.images import read_image
-from evaluation.metrics import METRICS, average, mad, measure, mse, sad, unknown_region
-from evaluation.report import LABEL_PX, format_table, picture_sheet, sheet_row, write_csv
+from evaluation.metrics import average, mad, measure, mse, sad, unknown_region
 
 SHAPES = st.tuples(st.integers(1, 6), st.integers(1, 6))
 
@@ -114,60 +111,3 @@ def test_unknown_is_128_alone():
         unknown_region(np.array([[0, 127, 129, 128]], np.uint8))
     with pytest.raises(ValueError, match="expected a trimap of uint8, got float32"):
         unknown_region(np.array([[0, 0.5, 1]], np.float32))
-
-
-ROWS = [
-    {"method": "trivial", "images": 3, "SAD": 12.34567, "MSE": 0.0061},
-    {"method": "ours", "images": 3, "SAD": 1.0, "ratio": 0.5},
-]
-
-
-def test_a_table_shows_the_units_of_the_field():
-    assert format_table(ROWS).splitlines() == [
-        "method   images  SAD/1000  MSE x1e-3  ratio",
-        "trivial       3    12.346      6.100      -",
-        "ours          3     1.000          -  0.500",
-    ]
-    assert format_table(ROWS[:1], markdown=True).splitlines() == [
-        "| method  | images | SAD/1000 | MSE x1e-3 |",
-        "| ------- | -----: | -------: | --------: |",
-        "| trivial |      3 |   12.346 |     6.100 |",
-    ]
-    assert {name: metric.shown_factor for name, metric in METRICS.items()} == {"SAD": 1, "MSE": 1000, "MAD": 1000}
-
-
-def test_a_csv_file_keeps_natural_units_at_full_precision(tmp_path):
-    rows = [{"name": "a, b", "MSE": 1 / 3}, {"name": "c", "MSE": 2e-7}]
-    write_csv(rows, tmp_path / "rows.csv")
-    with (tmp_path / "rows.csv").open(newline="") as file:
-        assert [{**row, "MSE": float(row["MSE"])} for row in csv.DictReader(file)] == rows
-
-
-def test_a_picture_sheet_holds_every_picture_in_its_cell(tmp_path):
-    """Pictures of one colour: its cell shows it, also when wide, tall, larger or smaller than the cell."""
-    colours = {"image": (1.0, 0.0, 0.0), "trimap": 0.2, "prediction": 0.4, "truth": 1.0, "error": 0.6}
-    sizes = {"small": (4, 4), "wide": (50, 100), "tall": (100, 50)}
-    rows = {}
-    for label, size in sizes.items():
-        trimap, pred_alpha, alpha = (np.full(size, colours[kind]) for kind in ("trimap", "prediction", "truth"))
-        rows[label] = sheet_row(np.broadcast_to(colours["image"], (*size, 3)), trimap, pred_alpha, alpha)
-    picture_sheet(rows, tmp_path / "sheet.png", cell_px=64)
-    sheet = read_image(tmp_path / "sheet.png")
-    assert sheet.shape[1] == 5 * 64 + 4 * 4
-    assert sheet.shape[0] == LABEL_PX * 4 + 64 + 32 + 64
-    tops = {"small": 2 * LABEL_PX, "wide": 3 * LABEL_PX + 64, "tall": 4 * LABEL_PX + 96}
-    for label, (height, width) in {"small": (64, 64), "wide": (32, 64), "tall": (64, 32)}.items():
-        for column, colour in enumerate(colours.values()):
-            left = column * 68
-            cell = sheet[tops[label] : tops[label] + height, left : left + 64]
-            assert np.abs(cell[:, :width] - np.array(colour)).max() < 1 / 255
-            assert (cell[:, width:] == 1).all()
-    assert (sheet[:LABEL_PX] < 0.5).any(), "no column labels"
-
-
-def test_a_picture_sheet_refuses_rows_of_different_columns(tmp_path):
-    grey = np.zeros((2, 2))
-    with pytest.raises(ValueError, match=re.escape("[('a',), ('b',)]")):
-        picture_sheet({"one": {"a": grey}, "two": {"b": grey}}, tmp_path / "sheet.png")
-    with pytest.raises(ValueError, match="no row"):
-        picture_sheet({}, tmp_path / "sheet.png")
