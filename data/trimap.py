@@ -1,21 +1,23 @@
 """The trimap contract: {0, 128, 255} on disk, {0, 0.5, 1} in arrays; one decoder for all who read one."""
 
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from data.images import DataError, as_grey, read_raw, write_alpha
+
+if TYPE_CHECKING:  # the processes that only measure must not load torch
+    from torch import Tensor
 
 BACKGROUND, UNKNOWN, FOREGROUND = 0.0, 0.5, 1.0
 STORED_VALUES = (0, 128, 255)  # of BACKGROUND, UNKNOWN and FOREGROUND in a file
 FLOAT_TOLERANCE = 1 / 255  # takes in 127 / 255 and 128 / 255, the two 8-bit neighbours of 0.5
 ALPHA_TOLERANCE = 0.5 / 255  # an alpha this close to 0 or 1 is stored as 0 or 255 in 8 bit
 
-Trimap = TypeVar("Trimap", NDArray[np.floating], Tensor)
+Trimap = TypeVar("Trimap", NDArray[np.floating], "Tensor")
 
 
 def decode_trimap(values: NDArray, name: str | Path = "the trimap") -> NDArray[np.float32]:

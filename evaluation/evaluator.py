@@ -12,7 +12,7 @@ from detectron2.utils import comm
 
 from data.images import to_uint8, write_alpha
 from data.trimap import unknown_mask
-from evaluation.metrics import PROTOCOL, average, measure
+from evaluation.metrics import PROTOCOLS, average, measure
 from evaluation.report import format_table
 
 logger = logging.getLogger(__name__)
@@ -68,5 +68,5 @@ class MattingEvaluator(DatasetEvaluator):
         rows = {name: row for part in comm.all_gather(self.rows) for name, row in part.items()}
         averages = average(rows.values())
         if comm.is_main_process():
-            logger.info("%s\n%s", PROTOCOL, format_table([{"images": len(rows), **averages}]))
+            logger.info("%s\n%s", PROTOCOLS["dim"].description, format_table([{"images": len(rows), **averages}]))
         return OrderedDict(matting=averages)

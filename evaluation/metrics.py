@@ -1,8 +1,8 @@
 """Errors of a predicted alpha on an explicit region, as the Adobe Deep Image Matting evaluation code defines them.
 
-All functions take numpy arrays (H, W): prediction and truth both uint8, 255 being opaque, or both float in [0, 1], and
-a boolean region. They return one plain float per image in natural units; only reports scale for print (see `METRICS`).
-A region without a pixel has no error: 0.
+The metrics take numpy arrays (H, W): prediction and truth both uint8, 255 being opaque, or both float in [0, 1], and a
+boolean region. They return one plain float per image in natural units; only reports scale for print (see `METRICS`).
+A region without a pixel has no error: 0. A protocol (`PROTOCOLS`) says which region and which rounding a number has.
 """
 
 import math
@@ -10,12 +10,16 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from data.images import to_float, to_uint8
 from data.trimap import check_stored
 
-PROTOCOL = "dim: unknown region (trimap == 128), uint8, SAD/1000, MSE x1e-3"
+GRAD_SIGMA_PX = 1.4
+GRAD_HALF_SIZE_PX = 4  # where the Gaussian falls to 1e-2: ceil(sigma sqrt(-2 ln(sqrt(2 pi) sigma 1e-2)))
+CONN_NUM_THRESHOLDS = 10  # 0.1, 0.2, ... 1.0
 
 
 def sad(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> float:
@@ -30,19 +34,57 @@ def sad(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> float
         ValueError: shapes that differ, one array uint8 and the other float, floats outside [0, 1], a region that is not
             boolean.
     """
-    return float(np.abs(_differences(pred_alpha, alpha, region)).sum()) / 1000
+    differences, full_scale = _differences(pred_alpha, alpha, region)
+    return float(differences.sum()) / full_scale / 1000
 
 
 def mse(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> float:
     """Average the squared differences over the region, in [0, 1]; arguments and errors as for `sad`."""
-    differences = _differences(pred_alpha, alpha, region)
-    return float(np.square(differences).mean()) if differences.size else 0.0
+    differences, full_scale = _differences(pred_alpha, alpha, region)
+    return float(np.square(differences).sum()) / full_scale**2 / max(differences.size, 1)
 
 
 def mad(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> float:
     """Average the absolute differences over the region, in [0, 1]; arguments and errors as for `sad`."""
-    differences = _differences(pred_alpha, alpha, region)
-    return float(np.abs(differences).mean()) if differences.size else 0.0
+    differences, full_scale = _differences(pred_alpha, alpha, region)
+    return float(differences.sum()) / full_scale / max(differences.size, 1)
+
+
+def grad(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> float:
+    """Sum the squared differences of the gradients' lengths over the region, / 1000.
+
+    Prediction and truth are each scaled to [0, 1] by their extremes over the whole image (of a constant one the
+    gradient is 0), then filtered by derivatives of a Gaussian, each filter of length 1, borders replicated; so pixels
+    outside the region have a say. Arguments and errors as for `sad`.
+    """
+    _check(pred_alpha, alpha, region)
+    if not region.any():
+        return 0.0
+    # The filters reach a few pixels beyond the region: the same result from less.
+    window = _window(region, GRAD_HALF_SIZE_PX)
+    lengths = [_gradient_length(values[window], values.min(), values.max()) for values in (pred_alpha, alpha)]
+    return float(np.square((lengths[0] - lengths[1])[region[window]]).sum()) / 1000
+
+
+def conn(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> float:
+    """Sum the differences of connectedness over the region, / 1000.
+
+    For each threshold 0.1, 0.2, ... 1.0, the pixels where both alphas reach it have a largest 4-connected component
+    (of equal ones the first in column order; none where no pixel reaches it). A pixel belongs to the source up to the
+    level l: the last threshold, counted from 0, before it first lies outside; 1 where it never does. Its connectedness
+    in an alpha a is 1 - (a - l), or 1 where a - l is below 0.15. Arguments and errors as for `sad`.
+    """
+    _check(pred_alpha, alpha, region)
+    if not region.any():
+        return 0.0
+    reached = np.minimum(_thresholds_reached(pred_alpha), _thresholds_reached(alpha))
+    is_joined = np.ones(alpha.shape, np.bool_)
+    level = np.zeros(alpha.shape, np.uint8)
+    for threshold in range(1, CONN_NUM_THRESHOLDS + 1):
+        is_joined &= _largest_component(reached >= threshold)
+        level += is_joined
+    connectedness = [_connectedness(values[region], level[region]) for values in (pred_alpha, alpha)]
+    return float(np.abs(connectedness[0] - connectedness[1]).sum()) / 1000
 
 
 class Metric(NamedTuple):
@@ -54,15 +96,61 @@ class Metric(NamedTuple):
 
 
 METRICS = {
-    "SAD": Metric(sad, "SAD/1000", 1.0),  # `sad` has divided already
+    "SAD": Metric(sad, "SAD/1000", 1.0),  # `sad`, `grad` and `conn` have divided already
     "MSE": Metric(mse, "MSE x1e-3", 1e3),
     "MAD": Metric(mad, "MAD x1e-3", 1e3),
+    "Grad": Metric(grad, "Grad/1000", 1.0),
+    "Conn": Metric(conn, "Conn/1000", 1.0),
 }
 
 
-def measure(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> dict[str, float]:
-    """Measure one image by every metric of `METRICS`; arguments and errors as for `sad`."""
-    return {name: metric.measure(pred_alpha, alpha, region) for name, metric in METRICS.items()}
+class Protocol(NamedTuple):
+    """What a number means: whether alphas are rounded to 8 bit, and whether every pixel counts or the unknown ones."""
+
+    name: str
+    is_rounded: bool
+    is_whole: bool
+
+    @property
+    def description(self) -> str:
+        """One line to stand beside every number."""
+        region = "whole image" if self.is_whole else "unknown region (trimap == 128)"
+        return f"{self.name}: {region}, {'uint8' if self.is_rounded else 'float, not rounded'}"
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol("dim", is_rounded=True, is_whole=False),  # the reference code's numbers, and the field's
+        Protocol("float", is_rounded=False, is_whole=False),
+        Protocol("whole", is_rounded=True, is_whole=True),
+    )
+}
+
+
+def measure(
+    pred_alpha: NDArray, alpha: NDArray, unknown: NDArray[np.bool_] | None, protocol: Protocol = PROTOCOLS["dim"]
+) -> dict[str, float]:
+    """Measure one image by every metric of `METRICS`.
+
+    Args:
+        pred_alpha: (H, W) prediction as read, uint8 or uint16, or float in [0, 1]; rounded where the protocol says so.
+        alpha: (H, W) truth, likewise.
+        unknown: (H, W) boolean, True where the trimap is unknown; where the whole image counts, it is not looked at.
+        protocol: one of `PROTOCOLS`.
+
+    Returns: name -> value in natural units (MSE 0.0061, not 6.1), and "pixels", how many counted.
+
+    Raises:
+        ValueError: as for `sad`; no `unknown` where the protocol needs one; NaN.
+    """
+    if protocol.is_whole:
+        unknown = np.ones(alpha.shape, np.bool_)
+    elif unknown is None:
+        raise ValueError(f"protocol {protocol.name} counts unknown pixels: give a trimap, or take 'whole'")
+    pair = [_as_protocol(values, protocol) for values in (pred_alpha, alpha)]
+    values = {name: metric.measure(pair[0], pair[1], unknown) for name, metric in METRICS.items()}
+    return {**values, "pixels": int(np.count_nonzero(unknown))}
 
 
 def average(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
@@ -71,7 +159,7 @@ def average(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
     The sum is exactly rounded, so that neither the order of the images nor their split over processes shows.
 
     Args:
-        rows: the metrics of each image, all with the same names.
+        rows: what `measure` gives for each image.
 
     Raises:
         ValueError: no image.
@@ -79,7 +167,7 @@ def average(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
     table = list(rows)
     if not table:
         raise ValueError("expected the metrics of at least one image, got none: is the test set empty?")
-    return {name: math.fsum(row[name] for row in table) / len(table) for name in table[0]}
+    return {name: math.fsum(row[name] for row in table) / len(table) for name in METRICS}
 
 
 def unknown_region(trimap: NDArray[np.uint8], name: str | Path = "the trimap") -> NDArray[np.bool_]:
@@ -98,16 +186,29 @@ def unknown_region(trimap: NDArray[np.uint8], name: str | Path = "the trimap") -
     return trimap == 128
 
 
-def _differences(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Take prediction minus truth on the region's pixels, (N,) float64 in [-1, 1]; integers before the division."""
-    if not pred_alpha.shape == alpha.shape == region.shape:
-        raise ValueError(f"expected one shape, got prediction {pred_alpha.shape}, truth {alpha.shape}, {region.shape=}")
+def _as_protocol(values: NDArray, protocol: Protocol) -> NDArray:
+    """Turn an alpha as read into uint8, or floats in [0, 1] where the protocol does not round."""
+    if protocol.is_rounded and values.dtype == np.uint8:
+        return values
+    floats = values if np.issubdtype(values.dtype, np.floating) else to_float(values)
+    if not protocol.is_rounded:
+        return floats
+    _full_scale(floats)  # `to_uint8` would clip
+    return to_uint8(floats)
+
+
+def _check(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> int:
+    """Raise what `sad` promises; return what stands for 1."""
+    if not pred_alpha.shape == alpha.shape == region.shape or alpha.ndim != 2:
+        raise ValueError(
+            f"expected one shape (H, W), got prediction {pred_alpha.shape}, truth {alpha.shape}, {region.shape=}"
+        )
     if region.dtype != np.bool_:
         raise ValueError(f"expected a boolean region, got {region.dtype}: compare the trimap with its unknown value")
     full_scale = _full_scale(pred_alpha)
     if full_scale != _full_scale(alpha):
         raise ValueError(f"expected uint8 or float twice, got {pred_alpha.dtype} and {alpha.dtype}: convert one")
-    return (pred_alpha[region].astype(np.float64) - alpha[region]) / full_scale
+    return full_scale
 
 
 def _full_scale(values: NDArray) -> int:
@@ -116,6 +217,83 @@ def _full_scale(values: NDArray) -> int:
         return 255
     if not np.issubdtype(values.dtype, np.floating):
         raise ValueError(f"expected uint8 or float alphas, got {values.dtype}")
-    if not ((values >= 0) & (values <= 1)).all():
+    if values.size and not (values.min() >= 0 and values.max() <= 1):  # false for NaN too
         raise ValueError(f"expected float alphas in [0, 1], got {values.min():.4g} to {values.max():.4g}")
     return 1
+
+
+def _differences(
+    pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], int]:
+    """Take |prediction - truth| on the region's pixels, (N,) float64, and what stands for 1 in it.
+
+    Of uint8 these are whole numbers: sums of them are exact, and the scale divides last.
+    """
+    full_scale = _check(pred_alpha, alpha, region)
+    if full_scale == 255:
+        return cv2.absdiff(pred_alpha, alpha)[region].astype(np.float64), full_scale
+    return np.abs(pred_alpha[region].astype(np.float64) - alpha[region]), full_scale
+
+
+def _window(region: NDArray[np.bool_], margin_px: int) -> tuple[slice, slice]:
+    """Give the rows and columns that hold the region and a margin, cut off at the image's border."""
+    bounds = (np.flatnonzero(region.any(axis=axis)) for axis in (1, 0))
+    rows, columns = (slice(max(b[0] - margin_px, 0), b[-1] + margin_px + 1) for b in bounds)
+    return rows, columns
+
+
+def _gradient_length(values: NDArray, lowest: float, highest: float) -> NDArray[np.float64]:
+    """Filter by derivatives of a Gaussian and take the gradient's length, in units of the range from lowest to highest.
+
+    The filters are linear and their taps sum to 0, so that scaling the result is scaling the values.
+    """
+    if lowest == highest:
+        return np.zeros(values.shape)
+    offsets = np.arange(-GRAD_HALF_SIZE_PX, GRAD_HALF_SIZE_PX + 1)
+    smooth = np.exp(-(offsets**2) / (2 * GRAD_SIGMA_PX**2))
+    derive = -offsets * smooth
+    # An outer product's L2 norm is the product of the norms.
+    smooth, derive = smooth / np.linalg.norm(smooth), derive / np.linalg.norm(derive)
+    source = values if values.dtype == np.uint8 else values.astype(np.float64)
+    along_x, along_y = (
+        cv2.sepFilter2D(source, cv2.CV_64F, *kernels, borderType=cv2.BORDER_REPLICATE)
+        for kernels in ((derive, smooth), (smooth, derive))
+    )
+    return cv2.magnitude(along_x, along_y) / (float(highest) - float(lowest))
+
+
+def _thresholds_reached(values: NDArray) -> NDArray[np.uint8]:
+    """Count the thresholds k / 10 that each alpha reaches, 0 to 10, with no rounding error in between.
+
+    In float64, 153 / 255 lies beyond a threshold 0.6 that was summed up from 0.1: uint8 is decided in whole numbers,
+    floats against the float nearest to k / 10 in their own precision.
+    """
+    if values.dtype == np.uint8:
+        return (np.arange(256) * CONN_NUM_THRESHOLDS // 255).astype(np.uint8)[values]
+    thresholds = np.arange(1, CONN_NUM_THRESHOLDS + 1).astype(values.dtype) / CONN_NUM_THRESHOLDS
+    return np.searchsorted(thresholds, values.ravel(), side="right").reshape(values.shape).astype(np.uint8)
+
+
+def _largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Keep the largest 4-connected component; of equal ones the one whose first pixel in column order comes first."""
+    num_labels, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=4)
+    if num_labels == 1:  # background alone
+        return mask
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    largest = np.flatnonzero(areas == areas.max()) + 1
+    if len(largest) > 1:
+        columns = stats[largest, cv2.CC_STAT_LEFT]
+        firsts = largest[columns == columns.min()]
+        # argmax finds the first row of each
+        rows = [int((labels[:, columns.min()] == label).argmax()) for label in firsts]
+        return labels == firsts[int(np.argmin(rows))]
+    return labels == largest[0]
+
+
+def _connectedness(values: NDArray, level: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Compute 1 - d where d >= 0.15, else 1, with d = alpha - level / 10; (N,) alphas and levels in tenths."""
+    floats = values / 255 if values.dtype == np.uint8 else values
+    # d >= 0.15 as alpha >= (2 level + 3) / 20: no difference is rounded before it is compared
+    bounds = (2 * np.arange(CONN_NUM_THRESHOLDS + 1) + 3).astype(floats.dtype) / 20
+    distance = floats.astype(np.float64) - level / CONN_NUM_THRESHOLDS
+    return 1 - distance * (floats >= bounds[level])

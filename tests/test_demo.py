@@ -16,6 +16,7 @@ import preprocess
 from data.datasets import MattingFolder
 from data.trimap import trivial_alpha
 from engine.config import apply_overrides, load_config
+from evaluation.metrics import METRICS
 from tools import demo
 
 
@@ -179,7 +180,8 @@ def test_the_whole_demo(seed, tmp_path):
     for name in ("metrics.json", "loss_curve.png", "sheet.png", "results.md", "model_final.pth", "config.yaml"):
         assert (tmp_path / "demo" / name).stat().st_size > 0, name
     table = done.stdout[done.stdout.index("held-out composites, dim: ") :].splitlines()
-    assert re.split(r"\s{2,}", table[1]) == ["method", "SAD/1000", "MSE x1e-3", "MAD x1e-3", "SAD / trivial"]
+    heads = ["method", *(metric.label for metric in METRICS.values()), "SAD / trivial"]
+    assert re.split(r"\s{2,}", table[1]) == heads
     rows = {line[:12].strip(): [float(cell) for cell in line[12:].split()] for line in table[2:7]}
     assert list(rows) == ["trivial", "ramp", "untrained", "grey picture", "trained"]
     sad, mse = ({name: row[column] for name, row in rows.items()} for column in (0, 1))

@@ -29,11 +29,10 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from data.datasets import MattingFolder
-from data.images import to_uint8
 from data.trimap import ramp_alpha, trivial_alpha, unknown_mask
 from engine.checkpoint import load_weights, read_checkpoint
 from engine.config import apply_overrides, load_config
-from evaluation.metrics import PROTOCOL, average, measure
+from evaluation.metrics import PROTOCOLS, average, measure
 from evaluation.report import format_table, picture_sheet, sheet_row
 from inference.predictor import Predictor
 from modeling.backbone import ViT
@@ -42,6 +41,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "demo.py"
 TARGETS = {"trivial": {"SAD": 0.6, "MSE": 0.8}, "ramp": {"SAD": 1.0}, "grey picture": {"SAD": 0.9}}
 """Largest allowed quotient of the trained network's error and each row's."""
+PROTOCOL = PROTOCOLS["dim"]
 
 Matte = Callable[[NDArray, NDArray], NDArray]
 
@@ -94,7 +94,7 @@ def compare(methods: Mapping[str, Matte], test_set: MattingFolder, sheet: Path) 
         )
         for name, matte in methods.items():
             pred_alpha = matte(image, trimap)
-            rows[name].append(measure(to_uint8(pred_alpha), to_uint8(alpha), unknown_mask(trimap)))
+            rows[name].append(measure(pred_alpha, alpha, unknown_mask(trimap), PROTOCOL))
         pictures.setdefault(sample["name"].split("_")[0], sheet_row(image, trimap, pred_alpha, alpha))
     picture_sheet(pictures, sheet, cell_px=192)
     return {name: average(measured) for name, measured in rows.items()}
@@ -162,8 +162,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         {"method": name} | values | {"SAD / trivial": values["SAD"] / results["trivial"]["SAD"]}
         for name, values in results.items()
     ]
-    (output / "results.md").write_text(f"{PROTOCOL}\n\n{format_table(rows, markdown=True)}\n", encoding="utf-8")
-    print(f"\n{len(test_set)} held-out composites, {PROTOCOL}\n{format_table(rows)}")
+    table = f"{PROTOCOL.description}\n\n{format_table(rows, markdown=True)}\n"
+    (output / "results.md").write_text(table, encoding="utf-8")
+    print(f"\n{len(test_set)} held-out composites, {PROTOCOL.description}\n{format_table(rows)}")
     print(f"{time.monotonic() - start:.0f} s; look at {output}/sheet.png and loss_curve.png")
     missed = missed_targets(results)
     for line in missed:

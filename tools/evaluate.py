@@ -16,7 +16,7 @@ from pathlib import Path
 
 from data.images import DataError
 from evaluation.folders import evaluate_folders
-from evaluation.metrics import PROTOCOL, average
+from evaluation.metrics import PROTOCOLS, average
 from evaluation.report import format_table
 
 
@@ -40,10 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     averages = average(rows.values())
-    print(f"Protocol {PROTOCOL}")
+    print(f"Protocol {PROTOCOLS["dim"].description}")
     print(format_table([{"images": len(rows), **averages}]))
     if options.output is not None:
-        result = {"protocol": PROTOCOL, "images": len(rows), "averages": averages, "per_image": rows}
+        result = {"protocol": PROTOCOLS["dim"].description, "images": len(rows), "averages": averages, "per_image": rows}
         try:
             options.output.parent.mkdir(parents=True, exist_ok=True)
             options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
