@@ -255,11 +255,9 @@ def _gradient_length(values: NDArray, lowest: float, highest: float) -> NDArray[
     # An outer product's L2 norm is the product of the norms.
     smooth, derive = smooth / np.linalg.norm(smooth), derive / np.linalg.norm(derive)
     source = values if values.dtype == np.uint8 else values.astype(np.float64)
-    along_x, along_y = (
-        cv2.sepFilter2D(source, cv2.CV_64F, *kernels, borderType=cv2.BORDER_REPLICATE)
-        for kernels in ((derive, smooth), (smooth, derive))
-    )
-    return cv2.magnitude(along_x, along_y) / (float(highest) - float(lowest))
+    along_x = cv2.sepFilter2D(source, cv2.CV_64F, derive, smooth, borderType=cv2.BORDER_REPLICATE)
+    along_y = cv2.sepFilter2D(source, cv2.CV_64F, smooth, derive, borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(cv2.magnitude(along_x, along_y), np.float64) / (float(highest) - float(lowest))
 
 
 def _thresholds_reached(values: NDArray) -> NDArray[np.uint8]:

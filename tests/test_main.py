@@ -16,7 +16,7 @@ from detectron2.config import LazyConfig
 from detectron2.utils.logger import setup_logger
 
 import main
-from evaluation.metrics import PROTOCOL
+from evaluation.metrics import PROTOCOLS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEMO = str(REPOSITORY / "configs" / "demo.py")
@@ -128,7 +128,7 @@ def test_a_training_leaves_its_config_metrics_and_checkpoints(trained):
     assert all({"matting/SAD", "matting/MSE"} <= set(rows[iteration]) for iteration in (2, 6))
     log = (trained / "log.txt").read_text()
     assert "eta: " in log
-    assert log.count(PROTOCOL) == 2
+    assert log.count(PROTOCOLS["dim"].description) == 2
     assert not LazyConfig.load(str(trained / "config.yaml")).optimizer.params.model
     assert log.count("epochs kept at 2") == 1
 

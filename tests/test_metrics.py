@@ -215,7 +215,7 @@ def test_grad_and_conn_look_beyond_the_region():
 
 
 def test_of_equal_components_the_first_in_column_order_counts():
-    """Two runs of two pixels: one begins further up, the other further left, and only that one belongs to the source."""
+    """Two runs of two pixels: one begins further up, the other further left, and that one belongs to the source."""
     alpha = np.zeros((4, 4), np.uint8)
     alpha[0, 2:] = alpha[3, :2] = 128
     pred_alpha = alpha.copy()
@@ -236,9 +236,10 @@ def test_alpha_153_of_255_is_on_the_right_side_of_the_threshold_0_6():
     pred_alpha = np.full((3, 3), 204, np.uint8)
     everything = np.ones((3, 3), bool)
     # l = 0.6: phi_g = 1 (0 < 0.15), phi_p = 1 - 0.2
-    for kind in (np.float32, np.float64):
-        assert conn((pred_alpha / 255).astype(kind), (alpha / 255).astype(kind), everything) == pytest.approx(9 * 0.2e-3)
     assert conn(pred_alpha, alpha, everything) == pytest.approx(9 * 0.2e-3)
+    for kind in (np.float32, np.float64):
+        pair = [(values / 255).astype(kind) for values in (pred_alpha, alpha)]
+        assert conn(*pair, everything) == pytest.approx(9 * 0.2e-3)
 
 
 def test_closed_form():
@@ -353,6 +354,6 @@ def test_unknown_is_128_alone():
 
 
 def test_measuring_loads_neither_torch_nor_detectron2():
-    command = "import sys, evaluation.metrics, evaluation.folders; print(sorted({'torch', 'detectron2'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", command], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    code = "import sys, evaluation.metrics; print(sorted({'torch', 'detectron2'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
