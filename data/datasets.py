@@ -1,7 +1,6 @@
 """The composition training set and ready-made image / trimap / alpha folders; both check their folders when built."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.images import DataError, find_images, read_alpha, read_image, read_raw_alpha, read_raw_image, read_raw_rgba
+from data.layouts import COMPOSITION_1K, check_folders, match_by_name
 from data.transforms import CompositeImage, CropAroundUnknown, JitterColour, MakeTrimap, MergeLayers, Sample
 from data.trimap import read_strict_trimap, read_trimap
 
@@ -22,12 +22,7 @@ COMPOSITION_LAYOUT = """Expected layout, any picture format, one name for what b
     train2017/*.jpg                        backgrounds, COCO for instance
 Set DETECTRON2_DATASETS to the folder that holds these, or name other folders in the config."""
 
-FOLDER_LAYOUT = """Expected layout, any picture format, one name for what belongs together:
-  $DETECTRON2_DATASETS/                    default: datasets/
-    Composition-1k/test/merged/NAME.png      images
-    Composition-1k/test/trimaps/NAME.png     trimaps of 0, 128, 255
-    Composition-1k/test/alpha_copy/NAME.png  true alphas
-Set DETECTRON2_DATASETS to the folder that holds these, or name other folders in the config."""
+FOLDER_LAYOUT = COMPOSITION_1K.describe()
 
 Folders = str | Path | Sequence[str | Path]
 
@@ -189,40 +184,6 @@ class MattingFolder(Dataset):
 def as_paths(folders: Folders) -> list[Path]:
     """Make a list of paths of one folder or several."""
     return [Path(folders)] if isinstance(folders, str | Path) else [Path(folder) for folder in folders]
-
-
-def check_folders(folders: Iterable[Path], layout: str) -> None:
-    """Raise one FileNotFoundError that names every missing folder and shows the layout."""
-    missing = [folder for folder in folders if not folder.is_dir()]
-    if missing:
-        names = "\n".join(f"  {folder}" for folder in missing)
-        raise FileNotFoundError(f"The data set is not there. Missing folders:\n{names}\n{layout}")
-
-
-def match_by_name(folders: Sequence[Path], layout: str) -> list[tuple[Path, ...]]:
-    """Match the pictures of several folders by their names without suffix.
-
-    Returns: one path of each folder per name, sorted by name.
-
-    Raises:
-        FileNotFoundError: names that a folder lacks, all of them listed.
-        DataError: a name that a folder holds twice.
-    """
-    tables = []
-    for folder in folders:
-        paths = find_images(folder)
-        twice = sorted(name for name, count in Counter(path.stem for path in paths).items() if count > 1)
-        if twice:
-            raise DataError(f"{folder} holds more than one picture called {', '.join(twice)}: keep one of each")
-        tables.append({path.stem: path for path in paths})
-    names = set().union(*tables)
-    missing = [
-        f"  {folder}/{name}.*" for folder, table in zip(folders, tables, strict=True) for name in names - table.keys()
-    ]
-    if missing:
-        listed = "\n".join(sorted(missing))
-        raise FileNotFoundError(f"{len(missing)} files lack their partners. Missing:\n{listed}\n{layout}")
-    return [tuple(table[name] for table in tables) for name in sorted(names)]
 
 
 def read_foreground(path: Path, alpha_path: Path | None) -> tuple[NDArray, NDArray]:
