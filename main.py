@@ -12,11 +12,10 @@ import logging
 import sys
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import default_argument_parser, default_writers, hooks
-from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
@@ -25,7 +24,8 @@ from omegaconf import DictConfig
 
 from engine.checkpoint import Checkpointer, load_weights, read_checkpoint
 from engine.config import TRAINING_SECTIONS, ConfigError, apply_overrides, load_config
-from engine.launch import distribute, launch, share_buffers
+from engine.hooks import EvaluateAndKeepBest, evaluate
+from engine.launch import distribute, launch
 from engine.schedule import describe_change, samples_per_iteration
 from engine.trainer import Trainer
 
@@ -39,20 +39,28 @@ def train(cfg: DictConfig, resume: bool) -> None:
     """Train a config from its initial checkpoint, or with `resume` from the last one of its folder if there is any."""
     settings = cfg.train
     train_loader, test_loader = instantiate(cfg.dataloader.train), instantiate(cfg.dataloader.test)
-    # Make one sample here: pictures that do not fit are told of before anything starts, and not by a worker.
+    evaluator = instantiate(cfg.dataloader.evaluator)
+    # Make one sample of each here: pictures that do not fit are told of before anything starts, and not by a worker.
     train_loader.dataset[next(iter(train_loader.sampler))]
+    if test_loader is not None:
+        sample = test_loader.dataset[0]
+        if hasattr(evaluator, "check"):  # detectron2's evaluators need not have it
+            evaluator.check(sample)
     model = instantiate(cfg.model).to(settings.device)
     cfg.optimizer.params.model = model
     trainer = Trainer(distribute(model), train_loader, instantiate(cfg.optimizer), settings.precision, settings.seed)
     # A proxy, since the trainer's hooks hold the checkpointer: in a cycle, its loader's workers would outlive it.
     checkpointer = Checkpointer(model, settings.output_dir, trainer=weakref.proxy(trainer))
     is_main = comm.is_main_process()
+    evaluation = partial(evaluate, model, test_loader, evaluator)
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
             hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
             hooks.PeriodicCheckpointer(checkpointer, **settings.checkpointer) if is_main else None,
-            hooks.EvalHook(settings.eval_period, lambda: evaluate(model, test_loader, cfg.dataloader.evaluator)),
+            EvaluateAndKeepBest(settings.eval_period, evaluation, checkpointer, **settings.best_checkpoint)
+            if test_loader is not None
+            else None,
             hooks.PeriodicWriter(default_writers(settings.output_dir, settings.max_iter), settings.log_period)
             if is_main
             else None,
@@ -73,19 +81,6 @@ def train(cfg: DictConfig, resume: bool) -> None:
     trainer.train(trainer.next_iteration, settings.max_iter)
 
 
-def evaluate(model: Any, test_loader: Any, evaluator: DictConfig) -> dict[str, Any]:
-    """Evaluate a bare model, every process on its part of the test set.
-
-    Returns: what the evaluator gives in this process; {} without a test set.
-    """
-    if test_loader is None:
-        return {}
-    share_buffers(model)
-    results = inference_on_dataset(model, test_loader, instantiate(evaluator))
-    print_csv_format(results)
-    return results
-
-
 def evaluate_only(cfg: DictConfig, resume: bool) -> None:
     """Evaluate `train.init_checkpoint`, or with `resume` the last checkpoint of the config's folder."""
     if cfg.dataloader.test is None:
@@ -99,7 +94,7 @@ def evaluate_only(cfg: DictConfig, resume: bool) -> None:
             f"nothing to evaluate: {f'no checkpoint in {cfg.train.output_dir}' if resume else 'no checkpoint named'}"
         )
     load_weights(model, read_checkpoint(path)["model"], path)
-    evaluate(model, test_loader, cfg.dataloader.evaluator)
+    evaluate(model, test_loader, instantiate(cfg.dataloader.evaluator))
 
 
 def run(cfg: DictConfig, args: argparse.Namespace, schedule_change: str) -> None:

@@ -95,6 +95,20 @@ class Checkpointer(DetectionCheckpointer):
     It writes {"model", "trainer", "iteration"} files and `last_checkpoint`, in the main process only.
     """
 
+    def save_weights(self, name: str, **more: Any) -> None:
+        """Write {"model", **more} to NAME.pth, whole or not at all; unlike `save`, a resume will not start from it.
+
+        Args:
+            name: of the file, without suffix.
+            more: plain values to store beside the weights.
+        """
+        if not self.save_to_disk:
+            return
+        path = Path(self.save_dir, f"{name}.pth")
+        unfinished = path.with_suffix(".tmp")
+        torch.save({"model": self.model.state_dict(), **more}, unfinished)
+        unfinished.replace(path)
+
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load the model and what is tracked beside it.
 

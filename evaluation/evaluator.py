@@ -10,7 +10,7 @@ import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from data.images import to_uint8, write_alpha
+from data.images import DataError, write_alpha
 from data.trimap import unknown_mask
 from evaluation.metrics import PROTOCOLS, average, measure
 from evaluation.report import format_table
@@ -19,21 +19,38 @@ logger = logging.getLogger(__name__)
 
 
 class MattingEvaluator(DatasetEvaluator):
-    """Averages SAD, MSE and MAD on the unknown region over the images of all ranks, each image counted once.
+    """Averages the metrics over the images of all ranks, each image counted once.
 
-    Prediction and truth are rounded to 8 bit, as they would be in files; per image only the numbers are kept.
+    Under "dim" and "whole", prediction and truth are rounded to 8 bit, as they would be in files. Under "float" the
+    prediction is measured as the network gives it, which the files written here cannot hold: evaluated from them, the
+    numbers differ by the rounding. Per image only the numbers are kept.
 
     Args:
-        output_dir: folder to write the predictions to as NAME.png; None writes none.
+        output_dir: folder to write the predictions to as NAME.png, 8 bit; None writes none.
+        protocol: name of one of `evaluation.metrics.PROTOCOLS`.
+
+    Attributes:
+        rows: name of an image -> what `measure` gave for it, of this rank alone.
+
+    Raises:
+        ValueError: another name of a protocol.
     """
 
-    def __init__(self, output_dir: str | Path | None = None) -> None:
+    def __init__(self, output_dir: str | Path | None = None, protocol: str = "dim") -> None:
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
         self.output_dir = None if output_dir is None else Path(output_dir)
+        self.protocol = PROTOCOLS[protocol]
         self.rows: dict[str, dict[str, float]] = {}
 
     def reset(self) -> None:
         """Forget what was measured."""
         self.rows = {}
+
+    def check(self, inputs: Mapping[str, Any]) -> None:
+        """Raise a ValueError where a test sample, or a batch of them, has no truth."""
+        if "alpha" not in inputs:
+            raise ValueError(f"expected a test batch with its truth under 'alpha', got {sorted(inputs)}: set alpha_dir")
 
     def process(self, inputs: Mapping[str, Any], outputs: Mapping[str, torch.Tensor]) -> None:
         """Measure a batch.
@@ -44,14 +61,13 @@ class MattingEvaluator(DatasetEvaluator):
             outputs: "pred_alpha" (B, 1, H, W) in [0, 1].
 
         Raises:
-            ValueError: there is no truth, or shapes differ.
+            ValueError: there is no truth, shapes differ, or predictions are outside [0, 1] or NaN.
         """
-        if "alpha" not in inputs:
-            raise ValueError(f"expected a test batch with its truth under 'alpha', got {sorted(inputs)}: set alpha_dir")
+        self.check(inputs)
         predictions, truths = (alpha.float().cpu().numpy() for alpha in (outputs["pred_alpha"], inputs["alpha"]))
         regions = unknown_mask(inputs["trimap"]).cpu().numpy()
         for name, prediction, truth, region in zip(inputs["name"], predictions, truths, regions, strict=True):
-            self.rows[name] = measure(to_uint8(prediction[0]), to_uint8(truth[0]), region[0])
+            self.rows[name] = measure(prediction[0], truth[0], region[0], self.protocol)
             if self.output_dir is not None:
                 self.output_dir.mkdir(parents=True, exist_ok=True)
                 write_alpha(self.output_dir / f"{name}.png", prediction[0])
@@ -60,13 +76,20 @@ class MattingEvaluator(DatasetEvaluator):
         """Average over the images of all ranks.
 
         Returns: {"matting": metric -> value}, in natural units (MSE 0.0061, not 6.1), the same on every rank; the log
-            of the first rank shows them in the units of the field.
+            of the first rank shows them in the units of the field, with the protocol and the number of images that
+            have no pixel to measure.
 
         Raises:
             ValueError: no image was processed on any rank.
+            DataError: no image has a pixel to measure; an average of none would look like a perfect score.
         """
         rows = {name: row for part in comm.all_gather(self.rows) for name, row in part.items()}
         averages = average(rows.values())
+        num_empty = sum(row["pixels"] == 0 for row in rows.values())
+        if num_empty == len(rows):
+            raise DataError(f"no trimap of the {num_empty} test images has an unknown pixel: nothing can be measured")
         if comm.is_main_process():
-            logger.info("%s\n%s", PROTOCOLS["dim"].description, format_table([{"images": len(rows), **averages}]))
+            empty = f"; images without such a pixel, their errors 0: {num_empty}" if num_empty else ""
+            table = format_table([{"images": len(rows), **averages}])
+            logger.info("%s%s\n%s", self.protocol.description, empty, table)
         return OrderedDict(matting=averages)

@@ -16,7 +16,7 @@ from detectron2.config import LazyConfig
 from detectron2.utils.logger import setup_logger
 
 import main
-from evaluation.metrics import PROTOCOLS
+from evaluation.metrics import METRICS, PROTOCOLS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEMO = str(REPOSITORY / "configs" / "demo.py")
@@ -125,7 +125,7 @@ def test_a_training_leaves_its_config_metrics_and_checkpoints(trained):
     rows = metrics(trained)
     losses = {"total_loss", "loss_unknown_l1", "loss_known_l1", "loss_laplacian", "loss_gradient", "lr"}
     assert all(losses <= set(rows[iteration]) for iteration in range(6))
-    assert all({"matting/SAD", "matting/MSE"} <= set(rows[iteration]) for iteration in (2, 6))
+    assert all({f"matting/{name}" for name in METRICS} <= set(rows[iteration]) for iteration in (2, 6))
     log = (trained / "log.txt").read_text()
     assert "eta: " in log
     assert log.count(PROTOCOLS["dim"].description) == 2

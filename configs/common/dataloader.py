@@ -43,5 +43,5 @@ dataloader = dict(
         ),
         num_workers=2,
     ),
-    evaluator=L(MattingEvaluator)(output_dir=None),
+    evaluator=L(MattingEvaluator)(output_dir=None, protocol="dim"),
 )
