@@ -1,55 +1,137 @@
-"""Metrics of a folder of predictions against folders of truths and trimaps, matched by file name without suffix."""
+"""Metrics of a folder of predictions against the folders of a test set, matched by file name without suffix.
 
+Neither this module nor what it imports loads torch: it is what each worker process holds beside one image.
+"""
+
+import hashlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from typing import NamedTuple
 
-from data.images import DataError, as_grey, find_images, read_alpha, read_raw, to_uint8
-from evaluation.metrics import measure, unknown_region
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 
-Table = dict[str, Path]
+from data.images import (
+    DataError,
+    as_grey,
+    find_images,
+    read_raw,
+    read_raw_alpha,
+    read_raw_image,
+    to_float,
+    to_uint8,
+)
+from data.trimap import trimap_from_alpha, unknown_mask
+from evaluation.metrics import PROTOCOLS, Protocol, measure, unknown_region
+
+Row = dict[str, float]
+Files = dict[str, Path]  # of one image: "label", "pred", "trimap" and "image", as far as there are such
 
 
-def evaluate_folders(pred_dir: Path, label_dir: Path, trimap_dir: Path) -> dict[str, dict[str, float]]:
-    """Measure every image of a test set on its unknown region; one image is in memory at a time.
+class Outcome(NamedTuple):
+    """What a worker sends back: the metrics (None without a prediction), the truth's digest, what is wrong."""
+
+    row: Row | None
+    digest: bytes
+    problems: list[str]
+
+
+class Evaluation(NamedTuple):
+    """What was measured.
+
+    Fields:
+        rows: name -> metric -> value and "pixels", as `evaluation.metrics.measure` gives them, sorted by name.
+        files: name -> its files, for every truth, sorted by name.
+        missing: names without a prediction, sorted.
+        digest: SHA-256 over truth and counted pixels of every truth in order of names, in hexadecimal digits; two
+            evaluations under one protocol compare only where it is the same.
+    """
+
+    rows: dict[str, Row]
+    files: dict[str, Files]
+    missing: list[str]
+    digest: str
+
+
+def evaluate_folders(
+    pred_dir: Path,
+    label_dir: Path,
+    trimap_dir: Path | None = None,
+    image_dir: Path | None = None,
+    *,
+    trimap_radius_px: int | None = None,
+    protocol: Protocol = PROTOCOLS["dim"],
+    num_workers: int = 1,
+    allow_missing: bool = False,
+    track: Callable[[Iterable[Outcome], int], Iterable[Outcome]] = lambda outcomes, num_images: outcomes,
+) -> Evaluation:
+    """Measure every image of a test set; one image a worker is in memory at a time.
+
+    The result is the same for any number of workers.
 
     Args:
-        pred_dir: predicted alphas, 8- or 16-bit grey; 16 bit is rounded to 8.
+        pred_dir: predicted alphas, 8- or 16-bit grey.
         label_dir: true alphas, as `pred_dir`; their names are the list of what must be there.
-        trimap_dir: trimaps of 0, 128 and 255 alone.
-
-    Returns: name without suffix -> metric -> value, sorted by name.
+        trimap_dir: trimaps of 0, 128 and 255 alone; None where they are made or every pixel counts.
+        image_dir: images, which are only checked to be there and of the truth's size; None checks none.
+        trimap_radius_px: makes trimaps of the truths by `trimap_from_alpha(alpha, radius, radius)`.
+        protocol: one of `PROTOCOLS`.
+        num_workers: processes; 1 measures in this one.
+        allow_missing: leave images without a prediction out instead of refusing the whole.
+        track: called with the outcomes and their number, gives them on, for a progress bar.
 
     Raises:
         DataError: any file missing, extra, unreadable, misshapen or of wrong values, one error lists all of them; or no
-            unknown pixel in the whole set.
+            counted pixel in the whole set.
+        ValueError: no source of trimaps where the protocol needs one, or two.
+        ChildProcessError: a worker was killed.
     """
-    folders = (pred_dir, label_dir, trimap_dir)
-    problems: list[str] = []
-    tables = [_pictures_by_name(folder, problems) for folder in folders]
-    truths = tables[1]
-    for folder, table in zip(folders, tables, strict=True):
-        if table and truths:  # of an empty or missing folder, one problem says it all
-            problems += [f"{folder}/{name}.* is missing" for name in truths if name not in table]
-            problems += [f"{table[name]} is extra: no truth has its name" for name in table if name not in truths]
-    rows: dict[str, dict[str, float]] = {}
-    has_unknown = False
-    for name in sorted(truths):
-        if all(name in table for table in tables):
-            pred_path, label_path, trimap_path = (table[name] for table in tables)
-            try:
-                rows[name], counts = _measure_files(pred_path, label_path, trimap_path)
-                has_unknown |= counts
-            except ValueError as error:  # DataError and what the metrics refuse
-                problems.append(str(error))
+    if trimap_dir is not None and trimap_radius_px is not None:
+        raise ValueError("expected a folder of trimaps or the radius to make them by, got both")
+    if trimap_dir is None and trimap_radius_px is None and not protocol.is_whole:
+        raise ValueError(f"protocol {protocol.name} counts unknown pixels: give trimaps, or take 'whole'")
+    folders = {"label": label_dir, "pred": pred_dir, "trimap": trimap_dir, "image": image_dir}
+    files, problems = _match(folders, may_lack=("pred",) if allow_missing else ())
+    work = partial(_measure_files, protocol=protocol, trimap_radius_px=trimap_radius_px)
+    measured = _map(work, files.items(), min(num_workers, len(files)))
+    outcomes = dict(zip(files, track(measured, len(files)), strict=True))
+    problems += [problem for outcome in outcomes.values() for problem in outcome.problems]
     if problems:
-        raise DataError("\n".join([f"{len(problems)} problems, nothing evaluated:", *problems]))
-    if not has_unknown:  # each image alone has no error then; an average of none would look like a perfect score
-        raise DataError(f"no trimap in {trimap_dir} has an unknown pixel (128), so that nothing can be measured")
-    return rows
+        count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+        raise DataError("\n".join([f"{count}, nothing evaluated:", *problems]))
+    rows = {name: outcome.row for name, outcome in outcomes.items() if outcome.row is not None}
+    if not any(row["pixels"] for row in rows.values()):  # no image would have an error: as if the score were perfect
+        where = f"in {trimap_dir}" if trimap_dir else f"made from {label_dir}"
+        raise DataError(f"no trimap {where} has an unknown pixel (128), so that nothing can be measured")
+    missing = [name for name, paths in files.items() if "pred" not in paths]
+    digest = hashlib.sha256(b"".join(outcome.digest for outcome in outcomes.values())).hexdigest()
+    return Evaluation(rows, files, missing, digest)
 
 
-def _pictures_by_name(folder: Path, problems: list[str]) -> Table:
+def _match(folders: dict[str, Path | None], may_lack: Sequence[str]) -> tuple[dict[str, Files], list[str]]:
+    """Give each truth its files, and say what is missing or extra."""
+    problems: list[str] = []
+    tables = {kind: _pictures_by_name(folder, problems) for kind, folder in folders.items() if folder is not None}
+    truths = tables["label"]
+    for kind, table in tables.items():
+        if table and truths:  # of an empty or missing folder, one problem says it all
+            if kind not in may_lack:
+                problems += [f"{folders[kind]}/{name}.* is missing" for name in truths if name not in table]
+            problems += [f"{table[name]} is extra: no truth has its name" for name in table if name not in truths]
+    return {name: {k: table[name] for k, table in tables.items() if name in table} for name in sorted(truths)}, problems
+
+
+def _pictures_by_name(folder: Path, problems: list[str]) -> dict[str, Path]:
     """Index a folder by name without suffix; what is wrong with it goes to `problems`."""
-    table: Table = {}
+    table: dict[str, Path] = {}
     try:
         for path in find_images(folder):
             if path.stem in table:
@@ -60,15 +142,91 @@ def _pictures_by_name(folder: Path, problems: list[str]) -> Table:
     return table
 
 
-def _measure_files(pred_path: Path, label_path: Path, trimap_path: Path) -> tuple[dict[str, float], bool]:
-    """Measure one image and tell whether it has an unknown pixel."""
-    region = unknown_region(as_grey(read_raw(trimap_path), trimap_path), trimap_path)
-    alpha, pred_alpha = (to_uint8(read_alpha(path)) for path in (label_path, pred_path))
-    wrong = [
-        f"{path} is {picture.shape[1]} x {picture.shape[0]} px"
-        for path, picture in ((pred_path, pred_alpha), (trimap_path, region))
-        if picture.shape != alpha.shape
-    ]
-    if wrong:
-        raise DataError(f"{', '.join(wrong)}, but {label_path} is {alpha.shape[1]} x {alpha.shape[0]} px")
-    return measure(pred_alpha, alpha, region), bool(region.any())
+def _measure_files(item: tuple[str, Files], protocol: Protocol, trimap_radius_px: int | None) -> Outcome:
+    """Read and measure one image, in a worker."""
+    name, files = item
+    pictures, problems = _read_files(files)
+    if problems:
+        return Outcome(None, b"", problems)
+    alpha: NDArray = to_float(pictures["label"])
+    if protocol.is_whole:
+        unknown: NDArray = np.ones(alpha.shape, np.bool_)
+    elif trimap_radius_px is not None:
+        unknown = unknown_mask(trimap_from_alpha(alpha, trimap_radius_px, trimap_radius_px))
+    elif "trimap" in pictures:
+        unknown = pictures["trimap"]
+    else:
+        return Outcome(None, b"", problems)  # that it is missing has been said
+    if protocol.is_rounded:
+        alpha = to_uint8(alpha)
+    digest = hashlib.sha256(f"{name} {alpha.shape} ".encode() + alpha.tobytes() + unknown.tobytes()).digest()
+    row = measure(pictures["pred"], alpha, unknown, protocol) if "pred" in pictures else None
+    return Outcome(row, digest, problems)
+
+
+def _read_files(files: Files) -> tuple[dict[str, NDArray], list[str]]:
+    """Read the pictures of one image, and say what is wrong with them."""
+    pictures: dict[str, NDArray] = {}
+    problems: list[str] = []
+    for kind, path in files.items():
+        try:
+            pictures[kind] = READERS[kind](path)
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+    if "label" in pictures:
+        sizes = {kind: f"{picture.shape[1]} x {picture.shape[0]} px" for kind, picture in pictures.items()}
+        wrong = [f"{files[kind]} is {size}" for kind, size in sizes.items() if size != sizes["label"]]
+        if wrong:
+            problems.append(f"{', '.join(wrong)}, but {files['label']} is {sizes['label']}")
+    return pictures, problems
+
+
+def _read_region(path: Path) -> NDArray[np.bool_]:
+    """Read which pixels of a trimap file count; see `unknown_region`."""
+    return unknown_region(as_grey(read_raw(path), path), path)
+
+
+READERS: dict[str, Callable[[Path], NDArray]] = {
+    "label": read_raw_alpha,
+    "pred": read_raw_alpha,
+    "trimap": _read_region,
+    "image": read_raw_image,
+}
+
+
+def _map(
+    work: Callable[[tuple[str, Files]], Outcome], items: Iterable[tuple[str, Files]], num_workers: int
+) -> Iterator[Outcome]:
+    """Apply to each item, in order, by this process or by new ones that import nothing else."""
+    if num_workers <= 1:
+        num_threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)  # as in a worker
+        try:
+            yield from map(work, items)
+        finally:
+            cv2.setNumThreads(num_threads)
+        return
+    pool = ProcessPoolExecutor(num_workers, get_context("spawn"), _start_worker)
+    try:
+        yield from pool.map(work, items)
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            f"one of {num_workers} worker processes was killed; if the memory ran out, use fewer"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Prepare a worker: one thread, since the other cores measure other images, and an end with the main process."""
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the main process ends the pool
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    """Wait for the main process: killed, it cannot tell its workers, which would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None, "only workers wait"
+    parent.join()
+    os._exit(1)

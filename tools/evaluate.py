@@ -35,12 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="JSON file to write: protocol, averages, metrics of each image")
     options = parser.parse_args(arguments)
     try:
-        rows = evaluate_folders(options.pred_dir, options.label_dir, options.trimap_dir)
+        rows = evaluate_folders(options.pred_dir, options.label_dir, options.trimap_dir).rows
     except DataError as error:
         print(error, file=sys.stderr)
         return 1
     averages = average(rows.values())
-    print(f"Protocol {PROTOCOLS["dim"].description}")
+    print(f"Protocol {PROTOCOLS['dim'].description}")
     print(format_table([{"images": len(rows), **averages}]))
     if options.output is not None:
         result = {"protocol": PROTOCOLS["dim"].description, "images": len(rows), "averages": averages, "per_image": rows}
