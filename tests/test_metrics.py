@@ -230,6 +230,20 @@ def test_of_equal_components_the_first_in_column_order_counts():
     assert conn(pred_alpha.T, alpha.T, upper.T) == pytest.approx(2 * 0.5 / 1000)
 
 
+def test_of_equal_components_in_one_column_the_upper_one_counts():
+    """Eleven pixels each, both from column 0 on: the lower one climbs higher elsewhere, which is the first in rows."""
+    climbs, upper = np.zeros((7, 5), bool), np.zeros((7, 5), bool)
+    climbs[6], climbs[:, 4] = True, True
+    upper[1:5, :3] = True
+    upper[4, 2] = False
+    assert climbs.sum() == upper.sum() == 11
+    alpha = np.where(climbs | upper, 128, 0).astype(np.uint8)
+    pred_alpha = np.where(climbs | upper, 255, 0).astype(np.uint8)
+    assert conn(pred_alpha, alpha, upper) == pytest.approx(11 * 0.5 / 1000)
+    assert conn(pred_alpha, alpha, climbs) == pytest.approx(11 * 127 / 255 / 1000)
+    assert conn(pred_alpha, alpha, climbs) == pytest.approx(naive_conn(pred_alpha, alpha, climbs))
+
+
 def test_alpha_153_of_255_is_on_the_right_side_of_the_threshold_0_6():
     """153 / 255 is 0.6: all belongs to the source up to 0.6 and both are equally connected, in 8 bit and in floats."""
     alpha = np.full((3, 3), 153, np.uint8)
