@@ -45,12 +45,13 @@ class EvaluateAndKeepBest(hooks.EvalHook):
     """Evaluates as detectron2's hook does, and keeps the weights of the best evaluation as model_best.pth.
 
     The file holds "model", "iteration" (counted as the periodic checkpoints do), "metric" and "value". These are all
-    the memory that the hook has: a resume reads them back, so that it matters neither that a checkpoint is written
-    before the evaluation at its iteration, nor that the training went on after it. A training that starts anew in the
-    same folder sets the file of the one before aside. Of equal evaluations the first is kept.
+    the memory that the hook has: a resume reads them back, and so knows of evaluations after the checkpoint that it
+    starts from. A checkpoint is written before the evaluation at its iteration, and the training may have stopped
+    between the two: a resume makes that evaluation first, unless it was the best and the file tells. A training that
+    starts anew in the same folder sets the file of the one before aside. Of equal evaluations the first is kept.
 
     Args:
-        eval_period: in iterations; the end of the training is evaluated in any case.
+        eval_period: in iterations, 0 for none; the end of the training is evaluated in any case.
         evaluate: takes nothing and gives a nested dict of metrics, in the main process at least.
         checkpointer: knows the weights and the folder.
         metric: name in that dict, such as "group/name"; None keeps no best.
@@ -70,7 +71,9 @@ class EvaluateAndKeepBest(hooks.EvalHook):
     ) -> None:
         if mode not in MODES:
             raise ConfigError(f"train.best_checkpoint.mode must be {' or '.join(MODES)}, got {mode!r}")
-        super().__init__(eval_period, self._evaluate_and_keep)
+        # After the last iteration, the trainer's `iter` is one further.
+        super().__init__(eval_period, lambda: self._evaluate_at(min(self.trainer.iter, self.trainer.max_iter - 1)))
+        self._eval_period = eval_period
         self._evaluate = evaluate
         self._checkpointer = checkpointer
         self._path = Path(checkpointer.save_dir, f"{BEST_NAME}.pth")
@@ -79,36 +82,58 @@ class EvaluateAndKeepBest(hooks.EvalHook):
         self._best: float | None = None
 
     def before_train(self) -> None:
-        if not (comm.is_main_process() and self._metric and self._path.is_file()):
+        start = self.trainer.start_iter
+        if self._metric is None:
             return
-        if self.trainer.start_iter == 0:
-            aside = self._path.with_name(f"{BEST_NAME}_of_earlier_training.pth")
-            self._path.replace(aside)
-            logger.info("%s is of an earlier training: moved to %s", self._path, aside)
+        if start == 0:
+            self._set_aside()
             return
-        kept = read_checkpoint(self._path)
-        if kept.get("metric") == self._metric:
-            self._best = kept["value"]
-            logger.info("Best so far: %s %.5f at iteration %d", self._metric, self._best, kept["iteration"])
+        iteration = self._recall()
+        is_due = self._eval_period > 0 and start % self._eval_period == 0 and start < self.trainer.max_iter
+        if is_due and comm.all_gather(iteration)[0] != start - 1:
+            logger.info("Evaluating at iteration %d, where the training stopped", start - 1)
+            results = self._evaluate_at(start - 1)
+            self.trainer.storage.put_scalars(**flatten_results_dict(results), smoothing_hint=False)
+            comm.synchronize()
 
     def after_train(self) -> None:
         super().after_train()
         del self._evaluate  # as detectron2's hook does with what it calls: it may hold the trainer
 
-    def _evaluate_and_keep(self) -> dict[str, Any]:
+    def _set_aside(self) -> None:
+        """Keep the best of an earlier training in the folder out of this one, in the main process."""
+        if comm.is_main_process() and self._path.is_file():
+            aside = self._path.with_name(f"{BEST_NAME}_of_earlier_training.pth")
+            self._path.replace(aside)
+            logger.info("%s is of an earlier training: moved to %s", self._path, aside)
+
+    def _recall(self) -> int | None:
+        """Read back the best evaluation so far, in the main process.
+
+        Returns: its iteration; None where there is none by this metric.
+        """
+        if not (comm.is_main_process() and self._path.is_file()):
+            return None
+        kept = read_checkpoint(self._path)
+        if kept.get("metric") != self._metric:
+            return None
+        self._best = kept["value"]
+        logger.info("Best so far: %s %.5f at iteration %d", self._metric, self._best, kept["iteration"])
+        return kept["iteration"]
+
+    def _evaluate_at(self, iteration: int) -> dict[str, Any]:
         """Evaluate in every process; the main one keeps the weights where they are the best."""
         results = self._evaluate()
-        if comm.is_main_process() and self._metric:
+        if comm.is_main_process() and self._metric is not None:
             metrics = flatten_results_dict(results)
             if self._metric not in metrics:
                 raise ConfigError(
                     f"train.best_checkpoint.metric is {self._metric!r}, but the evaluation gives {', '.join(metrics)}"
                 )
-            self._keep_if_best(float(metrics[self._metric]))
+            self._keep_if_best(float(metrics[self._metric]), iteration)
         return results
 
-    def _keep_if_best(self, value: float) -> None:
-        iteration = min(self.trainer.iter, self.trainer.max_iter - 1)  # after the last one, `iter` is one further
+    def _keep_if_best(self, value: float, iteration: int) -> None:
         if not math.isfinite(value):
             logger.warning("%s is %s at iteration %d: never the best", self._metric, value, iteration)
         elif self._best is None or self._is_better(value, self._best):

@@ -1,0 +1,176 @@
+"""engine.hooks on a toy model: which weights stay as the best, and that a stop and a resume change nothing of it."""
+
+import math
+
+import pytest
+import torch
+from test_trainer import toy_training
+
+from engine.checkpoint import Checkpointer, CheckpointError, read_checkpoint
+from engine.config import ConfigError
+from engine.hooks import EvaluateAndKeepBest
+
+MAX_ITER = 12
+SCORES = [5.0, 3.0, math.nan, 4.0, 3.0, 7.0]
+OTHER_SCORES = [math.nan, -math.inf, 2.0, 1.0, math.inf, 1.0]
+
+
+class StoppedError(Exception):
+    """What ends a training from outside."""
+
+
+def weights_score(model):
+    """A number in [-1, 1] that jumps about from one training step to the next."""
+    with torch.no_grad():
+        return math.sin(1e4 * float(sum(parameter.sum() for parameter in model.parameters())))
+
+
+def training_with_best(folder, scores=None, stop_at=None, metric="group/score", mode="min", period=2):
+    """Train a toy 12 iterations with a checkpoint every 6, or resume where the folder has one.
+
+    Args:
+        folder: of the training.
+        scores: of the evaluations after 2, 4, ... 12 iterations; None makes them of the weights.
+        stop_at: iteration at whose end the training breaks off, before its evaluation but after its checkpoint.
+        metric: as for the hook, as the rest.
+        mode: as there.
+        period: as there.
+
+    Returns: iteration -> copy of the weights that were evaluated.
+    """
+    trainer, checkpointer, _ = toy_training(folder)
+    evaluated = {}
+
+    def evaluate():
+        iteration = trainer.samples_seen // 4 - 1
+        if iteration == stop_at:
+            raise StoppedError
+        evaluated[iteration] = {name: tensor.clone() for name, tensor in checkpointer.model.state_dict().items()}
+        return {"group": {"score": scores[iteration // 2] if scores else weights_score(checkpointer.model), "other": 1}}
+
+    trainer.register_hooks([EvaluateAndKeepBest(period, evaluate, checkpointer, metric, mode)])
+    if checkpointer.has_checkpoint():
+        checkpointer.load(checkpointer.get_checkpoint_file())
+    trainer.train(trainer.next_iteration, MAX_ITER)
+    return evaluated
+
+
+def best(folder):
+    return read_checkpoint(folder / "model_best.pth")
+
+
+@pytest.mark.parametrize("scores", [SCORES, OTHER_SCORES])
+@pytest.mark.parametrize(("mode", "choose"), [("min", min), ("max", max)])
+def test_the_first_of_the_best_finite_evaluations_is_kept(tmp_path, scores, mode, choose):
+    evaluated = training_with_best(tmp_path, scores, mode=mode)
+    value = choose(filter(math.isfinite, scores))
+    iteration = 2 * scores.index(value) + 1
+    kept = best(tmp_path)
+    weights = kept.pop("model")
+    assert kept == {"iteration": iteration, "metric": "group/score", "value": value}
+    assert weights.keys() == evaluated[iteration].keys()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in evaluated[iteration].items())
+    assert {path.name for path in tmp_path.glob("*model*")} == {"model_best.pth", "model_0000005.pth",
+                                                                 "model_0000011.pth", "model_final.pth"}  # fmt: skip
+
+
+def test_no_finite_evaluation_keeps_nothing(tmp_path):
+    training_with_best(tmp_path, [math.nan, math.inf, -math.inf] * 2)
+    assert not (tmp_path / "model_best.pth").exists()
+
+
+def test_a_resume_starts_from_the_last_checkpoint_and_not_from_the_best(tmp_path):
+    with pytest.raises(StoppedError):
+        training_with_best(tmp_path, [5.0, 4.0, 3.0, 2.0, 1.0, 0.0], stop_at=9)
+    assert best(tmp_path)["iteration"] == 7  # written after the checkpoint
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000005.pth"
+    with pytest.raises(CheckpointError, match="lacks trainer: a training cannot be resumed from it"):
+        toy_training(tmp_path)[1].load(str(tmp_path / "model_best.pth"))
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 5, 7, 9, 11])
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_stopped_and_resumed_keeps_the_same_best(tmp_path, stop_at, mode):
+    evaluated = training_with_best(tmp_path / "whole", mode=mode)
+    assert len({weights["out.weight"].sum() for weights in evaluated.values()}) == 6
+    with pytest.raises(StoppedError):
+        training_with_best(tmp_path / "stopped", mode=mode, stop_at=stop_at)
+    training_with_best(tmp_path / "stopped", mode=mode)
+    ours, theirs = best(tmp_path / "stopped"), best(tmp_path / "whole")
+    weights = ours.pop("model"), theirs.pop("model")
+    assert ours == theirs
+    assert all(torch.equal(weights[0][name], tensor) for name, tensor in weights[1].items())
+
+
+def test_an_evaluation_that_the_stop_cut_off_is_made_up_for(tmp_path):
+    scores = [5.0, 4.0, 1.0, 3.0, 3.0, 3.0]
+    with pytest.raises(StoppedError):
+        training_with_best(tmp_path, scores, stop_at=5)
+    assert (best(tmp_path)["iteration"], best(tmp_path)["value"]) == (3, 4.0)
+    assert list(training_with_best(tmp_path, scores)) == [5, 7, 9, 11]
+    assert (best(tmp_path)["iteration"], best(tmp_path)["value"]) == (5, 1.0)
+    # Now the file tells that it was made.
+    (tmp_path / "last_checkpoint").write_text("model_0000005.pth")
+    assert list(training_with_best(tmp_path, scores)) == [7, 9, 11]
+
+
+def test_a_resume_does_not_give_up_what_was_best(tmp_path):
+    scores = [1.0, 5.0, 5.0, 5.0, 4.0, 3.0]
+    with pytest.raises(StoppedError):
+        training_with_best(tmp_path, scores, stop_at=9)
+    training_with_best(tmp_path, scores)
+    assert (best(tmp_path)["iteration"], best(tmp_path)["value"]) == (1, 1.0)
+
+
+def test_a_resume_by_another_metric_starts_to_compare_anew(tmp_path):
+    with pytest.raises(StoppedError):
+        training_with_best(tmp_path, [0.5] * 6, stop_at=9)
+    training_with_best(tmp_path, metric="group/other")
+    kept = best(tmp_path)
+    assert (kept["iteration"], kept["metric"], kept["value"]) == (5, "group/other", 1)
+
+
+def test_a_new_training_in_the_folder_of_another_does_not_take_its_best_for_its_own(tmp_path):
+    training_with_best(tmp_path, [1.0] * 6)
+    earlier = (tmp_path / "model_best.pth").read_bytes()
+    (tmp_path / "last_checkpoint").unlink()
+    with pytest.raises(StoppedError):
+        training_with_best(tmp_path, period=6, stop_at=5)  # has a checkpoint, and no evaluation yet
+    assert (tmp_path / "model_best_of_earlier_training.pth").read_bytes() == earlier
+    training_with_best(tmp_path, [9.0] * 6, period=6)
+    assert (best(tmp_path)["iteration"], best(tmp_path)["value"]) == (5, 9.0)
+
+
+def test_a_metric_that_the_evaluation_does_not_give_is_refused_with_those_that_it_gives(tmp_path):
+    with pytest.raises(ConfigError, match="'group/scores', but the evaluation gives group/score, group/other"):
+        training_with_best(tmp_path, SCORES, metric="group/scores")
+
+
+def test_no_metric_keeps_none_and_evaluates(tmp_path):
+    assert list(training_with_best(tmp_path, SCORES, metric=None)) == [1, 3, 5, 7, 9, 11]
+    assert not (tmp_path / "model_best.pth").exists()
+
+
+def test_an_unknown_mode_is_refused_before_anything_starts(tmp_path):
+    with pytest.raises(ConfigError, match="best_checkpoint.mode must be min or max, got 'lowest'"):
+        training_with_best(tmp_path, mode="lowest")
+    assert not any(tmp_path.iterdir())
+
+
+def test_weights_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    checkpointer = Checkpointer(torch.nn.Linear(2, 2), str(tmp_path))
+    checkpointer.save_weights("best", value=1.5)
+    before = (tmp_path / "best.pth").read_bytes()
+
+    def disk_full(content, path):
+        path.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", disk_full)
+    with pytest.raises(OSError, match="no space"):
+        checkpointer.save_weights("best", value=2.5)
+    assert (tmp_path / "best.pth").read_bytes() == before
+    monkeypatch.undo()
+    Checkpointer(torch.nn.Linear(2, 2), str(tmp_path), save_to_disk=False).save_weights("best", value=3.5)
+    assert read_checkpoint(tmp_path / "best.pth")["value"] == 1.5
+    assert not (tmp_path / "last_checkpoint").exists()
