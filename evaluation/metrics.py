@@ -222,9 +222,7 @@ def _full_scale(values: NDArray) -> int:
     return 1
 
 
-def _differences(
-    pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], int]:
+def _differences(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> tuple[NDArray[np.float64], int]:
     """Take |prediction - truth| on the region's pixels, (N,) float64, and what stands for 1 in it.
 
     Of uint8 these are whole numbers: sums of them are exact, and the scale divides last.
