@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
-from test_trainer import toy_training
+from detectron2.utils import comm
+from test_trainer import processes, toy_training
 
 from engine.checkpoint import Checkpointer, CheckpointError, read_checkpoint
 from engine.config import ConfigError
 from engine.hooks import EvaluateAndKeepBest
+from engine.launch import launch
 
 MAX_ITER = 12
 SCORES = [5.0, 3.0, math.nan, 4.0, 3.0, 7.0]
@@ -38,7 +40,7 @@ def training_with_best(folder, scores=None, stop_at=None, metric="group/score", 
 
     Returns: iteration -> copy of the weights that were evaluated.
     """
-    trainer, checkpointer, _ = toy_training(folder)
+    trainer, checkpointer, _ = toy_training(folder, batch_size=4 // comm.get_world_size())
     evaluated = {}
 
     def evaluate():
@@ -139,6 +141,26 @@ def test_a_new_training_in_the_folder_of_another_does_not_take_its_best_for_its_
     assert (tmp_path / "model_best_of_earlier_training.pth").read_bytes() == earlier
     training_with_best(tmp_path, [9.0] * 6, period=6)
     assert (best(tmp_path)["iteration"], best(tmp_path)["value"]) == (5, 9.0)
+
+
+def stop_and_resume_in_each_process(folder):
+    """What each of two processes does; which iterations it evaluated is left in a file."""
+    torch.set_num_threads(1)
+    whole = training_with_best(folder / "whole")
+    with pytest.raises(StoppedError):
+        training_with_best(folder / "stopped", stop_at=5)
+    comm.synchronize()
+    resumed = training_with_best(folder / "stopped")
+    torch.save([list(whole), list(resumed)], folder / f"rank{comm.get_rank()}.pth")
+
+
+def test_two_processes_keep_one_best_and_make_up_together(tmp_path):
+    launch(stop_and_resume_in_each_process, processes(2), "cpu", (tmp_path,))
+    for rank in (0, 1):
+        assert torch.load(tmp_path / f"rank{rank}.pth") == [[1, 3, 5, 7, 9, 11], [5, 7, 9, 11]]
+    whole, stopped = (best(tmp_path / name) for name in ("whole", "stopped"))
+    assert (stopped["iteration"], stopped["value"]) == (whole["iteration"], whole["value"])
+    assert all(torch.equal(stopped["model"][name], tensor) for name, tensor in whole["model"].items())
 
 
 def test_a_metric_that_the_evaluation_does_not_give_is_refused_with_those_that_it_gives(tmp_path):
