@@ -1,0 +1,60 @@
+"""Work on pictures shared out to processes that hold nothing but what the work itself imports."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
+from typing import TypeVar
+
+import cv2
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_in_workers(work: Callable[[Item], Result], items: Iterable[Item], num_workers: int) -> Iterator[Result]:
+    """Apply to each item, giving the results in order; OpenCV has one thread, for any number of workers.
+
+    Args:
+        work: picklable, such as a function of a module or a `functools.partial` of one.
+        items: picklable.
+        num_workers: processes, spawned; 1 works in this process.
+
+    Raises:
+        ChildProcessError: a worker was killed. What `work` raises comes through as it is.
+    """
+    if num_workers <= 1:
+        num_threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+        try:
+            yield from map(work, items)
+        finally:
+            cv2.setNumThreads(num_threads)
+        return
+    pool = ProcessPoolExecutor(num_workers, get_context("spawn"), _start_worker)
+    try:
+        yield from pool.map(work, items)
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            f"one of {num_workers} worker processes was killed; if the memory ran out, use fewer"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Prepare a worker: one thread, since the other cores have work of their own, and an end with the main process."""
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the main process ends the pool
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    """Wait for the main process: killed, it cannot tell its workers, which would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None, "only workers wait"
+    parent.join()
+    os._exit(1)

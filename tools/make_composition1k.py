@@ -1,0 +1,199 @@
+"""Build the 1000 test images of Composition-1k from its 50 foregrounds and alphas and the VOC backgrounds.
+
+    python tools/make_composition1k.py --foreground-dir "Test_set/Adobe-licensed images/fg" \\
+        --alpha-dir "Test_set/Adobe-licensed images/alpha" --trimap-dir "Test_set/Adobe-licensed images/trimaps" \\
+        --foreground-list Test_set/test_fg_names.txt --background-list Test_set/test_bg_names.txt \\
+        --background-dir VOCdevkit/VOC2012/JPEGImages --output datasets/Composition-1k/test
+
+writes merged/, alpha_copy/, trimaps/ (copies, where official ones are given) and manifest.json: the rule, versions, the
+SHA-256 of every input and output. Inputs are checked before anything is written. Run again after a stop, it keeps the
+files that the manifest knows and makes the others; any number of workers gives the same bytes. Exit status: 0 built,
+1 something is wrong with the files, 2 wrong usage.
+"""
+
+import _root  # noqa: F401
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+from PIL import Image
+from tqdm import tqdm
+
+from data.composition1k import NUM_BACKGROUNDS, NUM_FOREGROUNDS, RULE, Composite, make_composite, plan_composites
+from data.images import IMAGE_SUFFIXES, DataError
+from data.layouts import COMPOSITION_1K
+from data.workers import map_in_workers
+
+IMAGES, ALPHAS, TRIMAPS = COMPOSITION_1K.image_dir, COMPOSITION_1K.alpha_dir, str(COMPOSITION_1K.trimap_dir)
+MANIFEST = "manifest.json"
+
+Digests = dict[str, str]
+
+
+def describe(composites: Sequence[Composite]) -> dict[str, Any]:
+    """Describe what decides the merged images and alphas: a set is of one piece where all of this is the same."""
+    return {
+        "rule": RULE,
+        "versions": {"numpy": np.__version__, "pillow": PIL.__version__},
+        "inputs": {
+            kind: {path.name: sha256(path) for path in dict.fromkeys(getattr(c, kind) for c in composites)}
+            for kind in ("foreground", "alpha", "background")
+        },
+        "composites": {c.name: {"foreground": c.foreground.name, "background": c.background.name} for c in composites},
+    }
+
+
+def sha256(path: Path) -> str:
+    """Digest a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_manifest(output: Path, description: Mapping[str, Any]) -> Digests:
+    """Read which files an earlier run into this folder has made: path below it -> SHA-256.
+
+    Raises:
+        DataError: that run was of other inputs or versions, or the manifest is not one of this tool.
+    """
+    path = output / MANIFEST
+    if not path.exists():
+        return {}
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        files = dict(manifest["files"])
+        others = [key for key in description if manifest[key] != description[key]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is not a manifest of this tool: remove it, or name another --output") from error
+    if others:
+        raise DataError(
+            f"{path} is of a set that differs in {', '.join(others)}: name another --output, or remove {output}"
+        )
+    return files
+
+
+def write_manifest(output: Path, description: Mapping[str, Any], files: Digests) -> None:
+    """Replace the manifest at once by one that knows these files."""
+    text = json.dumps({**description, "files": dict(sorted(files.items()))}, indent=1) + "\n"
+    write(output / MANIFEST, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def write(path: Path, fill: Callable[[Path], object]) -> str:
+    """Have a file written beside its place and move it there whole, so that a half-written one never counts.
+
+    Returns: its SHA-256.
+    """
+    part = path.with_name(f".{path.name}.part")
+    fill(part)
+    digest = sha256(part)
+    os.replace(part, path)
+    return digest
+
+
+def list_files(composite: Composite) -> list[str]:
+    """Name what a composite gives, below the output: image, alpha and, where there is one, trimap."""
+    trimap = [f"{TRIMAPS}/{composite.name}{composite.trimap.suffix}"] if composite.trimap else []
+    return [f"{IMAGES}/{composite.name}.png", f"{ALPHAS}/{composite.name}.png", *trimap]
+
+
+def build(composite: Composite, output: Path, known: Digests) -> Digests:
+    """Write the files of one composite, in a worker; those whose SHA-256 is known stay as they are.
+
+    Returns: path below `output` -> SHA-256.
+    """
+    blended, copied = list_files(composite)[:2], list_files(composite)[2:]
+    files = {file: known[file] for file in blended if is_intact(output / file, known.get(file))}
+    if len(files) < len(blended):
+        for file, pixels in zip(blended, make_composite(composite), strict=True):
+            files[file] = write(output / file, partial(Image.fromarray(pixels).save, format="PNG"))
+    for file in copied:
+        assert composite.trimap is not None, "only trimaps are copied"
+        files[file] = sha256(composite.trimap)
+        if not is_intact(output / file, files[file]):
+            write(output / file, partial(shutil.copyfile, composite.trimap))
+    return files
+
+
+def is_intact(path: Path, digest: str | None) -> bool:
+    """Tell whether a file is there with this SHA-256."""
+    return digest is not None and path.is_file() and sha256(path) == digest
+
+
+def check_output(composites: Sequence[Composite], output: Path) -> None:
+    """Refuse folders that hold pictures beside those of the set, which would be counted as if they were of it."""
+    files = {file for composite in composites for file in list_files(composite)}
+    folders = [output / folder for folder in sorted({file.split("/")[0] for file in files})]
+    paths = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
+    pictures = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+    if others := [str(path) for path in pictures if path.relative_to(output).as_posix() not in files]:
+        raise DataError("\n".join([f"{len(others)} pictures are not part of this set, move them away:", *others]))
+
+
+def make_test_set(composites: Sequence[Composite], output: Path, num_workers: int) -> None:
+    """Write the set, with a progress bar; the manifest is brought up to date with every foreground and at the end.
+
+    Raises:
+        DataError: the folder holds another set, or a picture is broken.
+        OSError: a file cannot be written, or a worker was killed.
+    """
+    check_output(composites, output)
+    description = describe(composites)
+    files = read_manifest(output, description)
+    for folder in {file.split("/")[0] for file in list_files(composites[0])}:
+        (output / folder).mkdir(parents=True, exist_ok=True)
+    work = partial(build, output=output, known=dict(files))
+    results = tqdm(map_in_workers(work, composites, num_workers), total=len(composites), unit="image")
+    try:
+        for composite, made in zip(composites, results, strict=True):
+            files.update(made)
+            if composite.name.endswith("_0"):
+                write_manifest(output, description, files)
+    finally:
+        write_manifest(output, description, files)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line (`sys.argv` by default) and build the set.
+
+    Returns: the exit status.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--foreground-dir", type=Path, required=True, help="the test foregrounds")
+    parser.add_argument("--alpha-dir", type=Path, required=True, help="their alphas, of the same names")
+    parser.add_argument("--background-dir", type=Path, required=True, help="the VOC photographs")
+    parser.add_argument("--foreground-list", type=Path, required=True, help="names of the foregrounds, one a line")
+    parser.add_argument("--background-list", type=Path, required=True, help="names of the backgrounds, one a line")
+    parser.add_argument("--trimap-dir", type=Path, help="official trimaps NAME_0 ... NAME_19, to be copied")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--num-foregrounds", type=int, default=NUM_FOREGROUNDS, help="expected, 50 for the whole set")
+    parser.add_argument("--num-backgrounds", type=int, default=NUM_BACKGROUNDS, help="of each foreground")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    options = parser.parse_args(arguments)
+    for name in ("num_foregrounds", "num_backgrounds", "workers"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
+    inputs = {key: value for key, value in vars(options).items() if key not in ("output", "workers")}
+    try:
+        composites = plan_composites(**inputs)
+        make_test_set(composites, options.output, min(options.workers, len(composites)))
+    except (OSError, ValueError) as error:
+        print(f"make_composition1k.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("make_composition1k.py: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(f"built {len(composites)} images in {options.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
