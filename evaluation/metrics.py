@@ -20,6 +20,7 @@ from data.trimap import check_stored
 GRAD_SIGMA_PX = 1.4
 GRAD_HALF_SIZE_PX = 4  # where the Gaussian falls to 1e-2: ceil(sigma sqrt(-2 ln(sqrt(2 pi) sigma 1e-2)))
 CONN_NUM_THRESHOLDS = 10  # 0.1, 0.2, ... 1.0
+SEED_STEP_PX = 4
 FLOOD = 4 | cv2.FLOODFILL_FIXED_RANGE | cv2.FLOODFILL_MASK_ONLY | (1 << 8)  # 4-connected; only writes 1 into a mask
 
 
@@ -272,20 +273,21 @@ def _level(reached: NDArray[np.uint8]) -> NDArray[np.uint8]:
     Args:
         reached: (H, W) thresholds that both alphas reach, 0 to 10.
     """
-    level = np.zeros(reached.shape, np.uint8)
-    highest = int(reached.max())
-    if highest == 0:
-        return level
-    at_highest = _largest_component(reached == highest)
-    row, column = (int(i) for i in np.unravel_index(at_highest.argmax(), reached.shape))
-    is_joined = np.ones(reached.shape, np.bool_)
     reached = np.ascontiguousarray(reached)  # as OpenCV floods
-    for threshold in range(1, highest + 1):
-        # Flooding from a pixel that is there at every threshold costs a twentieth of labelling all components, and
-        # where it fills more than half of the pixels there is no need to look at the others.
-        flooded = np.zeros((reached.shape[0] + 2, reached.shape[1] + 2), np.uint8)
-        area = cv2.floodFill(reached, flooded, (column, row), 0, highest - threshold, 0, FLOOD)[0]
+    # Flooding from one pixel costs a twentieth of labelling every component, and where it fills more than half of the
+    # mask no other can be larger. The pixel need only be likely to do so: the deepest one of a coarse look.
+    coarse = reached[::SEED_STEP_PX, ::SEED_STEP_PX]
+    depth = cv2.distanceTransform((coarse == coarse.max()).view(np.uint8), cv2.DIST_L1, 3)
+    row, column = (SEED_STEP_PX * int(i) for i in np.unravel_index(depth.argmax(), coarse.shape))
+    level = np.zeros(reached.shape, np.uint8)
+    is_joined = np.ones(reached.shape, np.bool_)
+    for threshold in range(1, int(reached.max()) + 1):
         mask = reached >= threshold
+        flooded = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2), np.uint8)
+        area = 0
+        if mask[row, column]:
+            spread = int(reached[row, column]) - threshold, CONN_NUM_THRESHOLDS
+            area = cv2.floodFill(reached, flooded, (column, row), 0, *spread, FLOOD)[0]
         is_largest = 2 * area > np.count_nonzero(mask)
         is_joined &= flooded[1:-1, 1:-1].view(np.bool_) if is_largest else _largest_component(mask)
         level += is_joined

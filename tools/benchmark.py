@@ -1,28 +1,43 @@
-"""Measure a training step beside another implementation's, in one run.
+"""Measure this project beside another implementation, in one run.
 
     python tools/benchmark.py train-step
     python tools/benchmark.py train-step --sides ours --precision bf16 --device cuda
+    python tools/benchmark.py metrics
 
-A step is forward, losses, backward and AdamW at 512 px, batch 2: our ViTMatte-S against transformers' VitMatte-S, a ViT
-with relative positions, under the same losses and optimiser. Each side runs in a process of its own, in turn, so that
-its peak memory is its own; "memory" is the peak above what the process holds when model and batch are loaded. Quote the
-ratio: times of a shared machine drift.
+train-step: a step is forward, losses, backward and AdamW at 512 px, batch 2, our ViTMatte-S against transformers'
+VitMatte-S, a ViT with relative positions, under the same losses and optimiser. Each side runs in a process of its own,
+in turn, so that its peak memory is its own; "memory" is the peak above what the process holds when model and batch are
+loaded.
+
+metrics: all five on one image, on one core, ours against the definitions written down with scipy and scikit-image; then
+`tools/evaluate.py` on a folder of such images, as whole processes with one worker and with two.
+
+Quote the ratio: times of a shared machine drift.
 """
 
 import _root  # noqa: F401
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import cv2
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from data.images import to_uint8, write_alpha
+from data.trimap import trimap_from_alpha, unknown_mask, write_trimap
+from evaluation.metrics import METRICS, measure
 from modeling import DetailCapture, MattingCriterion, ViTMatte
 from modeling.backbone import ViT
 
@@ -130,6 +145,115 @@ def compare_train_step(options: argparse.Namespace) -> None:
         print(f"median {name}: {line}")
 
 
+def draw_matte(width: int, height: int, seed: int) -> tuple[NDArray, NDArray, NDArray]:
+    """Draw a subject with a soft, ragged border and strands, a noisy prediction of it, and its trimap.
+
+    Returns: (H, W) prediction, truth and trimap, floats; about a quarter of the pixels is unknown.
+    """
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    noise = cv2.GaussianBlur(rng.standard_normal((height, width), np.float32), (0, 0), 12)
+    distance = np.hypot((x - width / 2) / (0.32 * width), (y - height / 2) / (0.38 * height)) - 1
+    edge = distance + 0.08 * noise / noise.std()
+    strands = 0.5 + 0.5 * np.sin(40 * np.arctan2(y - height / 2, x - width / 2) + noise)
+    alpha = np.clip(0.5 - 12 * edge, 0, 1) + np.clip(1 - np.abs(edge) / 0.2, 0, 1) * strands**8
+    alpha = np.clip(alpha, 0, 1)
+    trimap = trimap_from_alpha(alpha, 8, 8)
+    pred_alpha = np.clip(alpha + 0.08 * rng.standard_normal(alpha.shape, np.float32), 0, 1)
+    return np.where(unknown_mask(trimap), pred_alpha, alpha), alpha, trimap
+
+
+def measure_plainly(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> dict[str, float]:
+    """Compute the metrics of uint8 alphas with scipy and scikit-image as one would write their definitions down."""
+    from scipy import ndimage
+    from skimage.measure import label, regionprops
+
+    differences = (pred_alpha[region].astype(float) - alpha[region]) / 255
+    offsets = np.arange(-4, 5)
+    gauss = np.exp(-(offsets**2) / (2 * 1.4**2)) / (np.sqrt(2 * np.pi) * 1.4)
+    kernel = np.outer(gauss, -offsets * gauss / 1.4**2)
+    kernel /= np.sqrt((kernel**2).sum())
+
+    def gradient_length(values: NDArray) -> NDArray:
+        scaled = (values.astype(float) - values.min()) / (values.max() - float(values.min()))
+        along_x = ndimage.convolve(scaled, kernel, mode="nearest")
+        along_y = ndimage.convolve(scaled, kernel.T, mode="nearest")
+        return np.sqrt(along_x**2 + along_y**2)
+
+    level = np.full(alpha.shape, -1.0)
+    for tenths in range(1, 11):
+        both = (10 * pred_alpha.astype(int) >= 255 * tenths) & (10 * alpha.astype(int) >= 255 * tenths)
+        labels = label(both.T, connectivity=1).T  # numbered in column order
+        components = regionprops(labels)
+        largest = max(components, key=lambda component: component.area).label if components else -1
+        level[(level == -1) & (labels != largest)] = (tenths - 1) / 10
+    level[level == -1] = 1
+
+    def connectedness(values: NDArray) -> NDArray:
+        distance = values / 255 - level
+        return 1 - distance * (distance >= 0.15)
+
+    return {
+        "SAD": float(np.abs(differences).sum() / 1000),
+        "MSE": float((differences**2).mean()),
+        "MAD": float(np.abs(differences).mean()),
+        "Grad": float(((gradient_length(pred_alpha) - gradient_length(alpha))[region] ** 2).sum() / 1000),
+        "Conn": float(np.abs(connectedness(pred_alpha) - connectedness(alpha))[region].sum() / 1000),
+    }
+
+
+def compare_metrics(options: argparse.Namespace) -> None:
+    """Time both ways to the metrics on one core, check that they agree, then time the command."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    cv2.setNumThreads(1)
+    pred_alpha, alpha, trimap = draw_matte(options.width, options.height, seed=0)
+    pred_alpha, alpha, region = to_uint8(pred_alpha), to_uint8(alpha), np.asarray(unknown_mask(trimap), np.bool_)
+    ratios = []
+    for number in range(options.rounds):
+        seconds, results = [], []
+        for side in (measure, measure_plainly):
+            start = time.perf_counter()
+            results.append(side(pred_alpha, alpha, region))
+            seconds.append(time.perf_counter() - start)
+        ratios.append(seconds[1] / seconds[0])
+        line = f"ours {seconds[0]:.3f} s  plainly {seconds[1]:.3f} s  ratio {ratios[-1]:.1f}"
+        print(f"round {number + 1}: {line}", flush=True)
+    off = max(abs(results[0][name] / results[1][name] - 1) for name in METRICS)
+    print(f"median ratio {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}), ", end="")
+    print(f"values differ by {off:.0e} at most; {region.mean():.0%} of {alpha.shape[1]} x {alpha.shape[0]} px unknown")
+
+    os.sched_setaffinity(0, cores)
+    with tempfile.TemporaryDirectory() as folder:
+        compare_workers(Path(folder), options)
+
+
+def compare_workers(folder: Path, options: argparse.Namespace) -> None:
+    """Time `tools/evaluate.py` with one worker and with two, each round in turn."""
+    for name in ("pred", "label", "trimap"):
+        (folder / name).mkdir()
+    for number in range(options.num_images):
+        pred_alpha, alpha, trimap = draw_matte(options.width, options.height, seed=number)
+        write_alpha(folder / "pred" / f"{number}.png", pred_alpha)
+        write_alpha(folder / "label" / f"{number}.png", alpha)
+        write_trimap(folder / "trimap" / f"{number}.png", trimap)
+    command = [sys.executable, str(Path(__file__).with_name("evaluate.py"))]
+    command += [part for name in ("pred", "label", "trimap") for part in (f"--{name}-dir", str(folder / name))]
+    ratios = []
+    for number in range(options.rounds):
+        seconds = []
+        for num_workers in (1, 2):
+            start = time.perf_counter()
+            subprocess.run([*command, "--workers", str(num_workers)], check=True, stdout=subprocess.DEVNULL)
+            seconds.append(time.perf_counter() - start)
+        ratios.append(seconds[0] / seconds[1])
+        line = f"one worker {seconds[0]:.2f} s  two {seconds[1]:.2f} s  ratio {ratios[-1]:.2f}"
+        print(f"round {number + 1}: {line}", flush=True)
+    print(f"median ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), ", end="")
+    # The largest of all ended processes, workers among them.
+    print(f"no process above {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024:.0f} MiB")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line (`sys.argv` by default) and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -143,8 +267,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     step.add_argument("--precision", choices=DTYPES, default="float32")
     step.add_argument("--device", default="cpu")
     step.add_argument("--only", choices=("ours", "transformers"), help=argparse.SUPPRESS)
+    metrics = commands.add_parser("metrics", help="SAD, MSE, MAD, Grad and Conn")
+    metrics.add_argument("--width", type=int, default=1920)
+    metrics.add_argument("--height", type=int, default=1280)
+    metrics.add_argument("--num-images", type=int, default=48, help="of the folder")
+    metrics.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(arguments)
-    if options.only is None:
+    if options.command == "metrics":
+        compare_metrics(options)
+    elif options.only is None:
         compare_train_step(options)
     else:
         names = ("size_px", "batch_size", "num_steps", "precision", "device")
