@@ -14,6 +14,7 @@ from data.datasets import MattingFolder
 from data.images import DataError, find_images
 from data.layouts import LAYOUTS, PLAIN_FOLDER, Layout, find_test_set
 from engine.config import load_config
+from evaluation.folders import evaluate_folders
 from tests.conftest import REPOSITORY
 
 
@@ -108,16 +109,19 @@ def test_an_unknown_name_lists_what_there_is():
 
 
 def test_a_layout_of_ones_own_is_one_entry(root, monkeypatch):
-    """Found and read, from folders and formats of its own."""
+    """Found, read and evaluated: a prediction that is 51 of 255 too low everywhere."""
     monkeypatch.setitem(
         LAYOUTS, "mine", Layout("in/photos", "mattes", "tri", None, root="my/set", num_images=2, source="this test")
     )
     for folder, suffix, value in (("in/photos", "jpg", 99), ("mattes", "png", 153), ("tri", "bmp", 128)):
         fill(root / "my/set" / folder, [f"x.{suffix}", f"y.{suffix}"], np.full((4, 6), value, np.uint8))
+    fill(root / "pred", ["x.png", "y.png"], np.full((4, 6), 102, np.uint8))
     found = find_test_set("mine")
     assert found.trimap_dir
     dataset = MattingFolder(found.image_dir, found.trimap_dir, found.alpha_dir)
     assert [dataset[index]["name"] for index in range(2)] == ["x", "y"]
+    rows = evaluate_folders(root / "pred", found.alpha_dir, found.trimap_dir, found.image_dir).rows
+    assert {name: row["MAD"] for name, row in rows.items()} == {"x": pytest.approx(0.2), "y": pytest.approx(0.2)}
 
 
 def test_trimaps_of_a_stated_rule_take_the_place_of_a_folder(root, monkeypatch):

@@ -378,6 +378,8 @@ def test_names_may_lack_their_suffix_or_carry_another(sources, tmp_path, capsys)
     capsys.readouterr()
     shutil.copy(sources / "fg/rgb.png", sources / "fg/rgb.bmp")
     assert "fg/rgb is one of rgb.bmp, rgb.png: keep one" in refused(sources, tmp_path / "third", capsys)
+    (sources / "fg.txt").write_text("\n".join(FOREGROUNDS))
+    assert build(sources, tmp_path / "fourth") == 0
 
 
 def test_a_broken_picture_names_itself_and_keeps_what_was_made(sources, tmp_path, capsys):
