@@ -4,18 +4,11 @@ Neither this module nor what it imports loads torch: it is what each worker proc
 """
 
 import hashlib
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,6 +23,7 @@ from data.images import (
     to_uint8,
 )
 from data.trimap import trimap_from_alpha, unknown_mask
+from data.workers import map_in_workers
 from evaluation.metrics import PROTOCOLS, Protocol, measure, unknown_region
 
 Row = dict[str, float]
@@ -101,7 +95,7 @@ def evaluate_folders(
     folders = {"label": label_dir, "pred": pred_dir, "trimap": trimap_dir, "image": image_dir}
     files, problems = _match(folders, may_lack=("pred",) if allow_missing else ())
     work = partial(_measure_files, protocol=protocol, trimap_radius_px=trimap_radius_px)
-    measured = _map(work, files.items(), min(num_workers, len(files)))
+    measured = map_in_workers(work, files.items(), min(num_workers, len(files)))
     outcomes = dict(zip(files, track(measured, len(files)), strict=True))
     problems += [problem for outcome in outcomes.values() for problem in outcome.problems]
     if problems:
@@ -192,41 +186,3 @@ READERS: dict[str, Callable[[Path], NDArray]] = {
     "trimap": _read_region,
     "image": read_raw_image,
 }
-
-
-def _map(
-    work: Callable[[tuple[str, Files]], Outcome], items: Iterable[tuple[str, Files]], num_workers: int
-) -> Iterator[Outcome]:
-    """Apply to each item, in order, by this process or by new ones that import nothing else."""
-    if num_workers <= 1:
-        num_threads = cv2.getNumThreads()
-        cv2.setNumThreads(1)  # as in a worker
-        try:
-            yield from map(work, items)
-        finally:
-            cv2.setNumThreads(num_threads)
-        return
-    pool = ProcessPoolExecutor(num_workers, get_context("spawn"), _start_worker)
-    try:
-        yield from pool.map(work, items)
-    except BrokenProcessPool as error:
-        raise ChildProcessError(
-            f"one of {num_workers} worker processes was killed; if the memory ran out, use fewer"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """Prepare a worker: one thread, since the other cores measure other images, and an end with the main process."""
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the main process ends the pool
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    """Wait for the main process: killed, it cannot tell its workers, which would wait for work for ever."""
-    parent = parent_process()
-    assert parent is not None, "only workers wait"
-    parent.join()
-    os._exit(1)

@@ -14,6 +14,7 @@ from evaluation.metrics import METRICS
 
 Row = Mapping[str, str | float]
 
+CELL_PX = 256
 LABEL_PX = 24  # height of a line of labels
 GAP_PX = 4
 FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -51,27 +52,28 @@ def write_csv(rows: Sequence[Row], path: str | Path) -> None:
         writer.writerows(rows)
 
 
-def sheet_row(image: NDArray, trimap: NDArray, pred_alpha: NDArray, alpha: NDArray) -> dict[str, NDArray]:
+def sheet_row(image: NDArray | None, trimap: NDArray | None, pred_alpha: NDArray, alpha: NDArray) -> dict[str, NDArray]:
     """Put together the usual columns of a picture sheet; the error is |prediction - truth|.
 
     Args:
-        image: (H, W, 3) RGB in [0, 1].
-        trimap: (H, W) in {0, 0.5, 1}.
+        image: (H, W, 3) RGB in [0, 1]; None leaves the column out.
+        trimap: (H, W) in {0, 0.5, 1}; None leaves the column out.
         pred_alpha: (H, W) in [0, 1].
         alpha: (H, W) in [0, 1].
     """
     error = np.abs(pred_alpha - alpha)
-    return {"image": image, "trimap": trimap, "prediction": pred_alpha, "truth": alpha, "error": error}
+    columns = {"image": image, "trimap": trimap, "prediction": pred_alpha, "truth": alpha, "error": error}
+    return {kind: picture for kind, picture in columns.items() if picture is not None}
 
 
-def picture_sheet(rows: Mapping[str, Mapping[str, NDArray]], path: str | Path, cell_px: int = 256) -> None:
+def picture_sheet(rows: Mapping[str, Mapping[str, NDArray]], path: str | Path, cell_px: int = CELL_PX) -> None:
     """Write one picture of many, a column per kind and a row per image, each labelled.
 
     Args:
         rows: label of the row -> label of the column -> (H, W) grey or (H, W, 3) RGB float in [0, 1], of any size; see
             `sheet_row`. All rows have the same columns in the same order.
         path: of the file to write, .png for instance.
-        cell_px: each picture is scaled so that its longer side is this long.
+        cell_px: each picture is fitted to this many pixels by `fit_picture`.
 
     Raises:
         ValueError: no row, or rows whose columns differ.
@@ -81,11 +83,28 @@ def picture_sheet(rows: Mapping[str, Mapping[str, NDArray]], path: str | Path, c
         raise ValueError(f"expected rows of the same columns, got {sorted(kinds) if kinds else 'no row'}")
     lines = [_label_line(list(kinds.pop()), cell_px)]
     for label, row in rows.items():
-        cells = [_fit(picture, cell_px) for picture in row.values()]
+        cells = [fit_picture(picture, cell_px) for picture in row.values()]
         height = max(cell.shape[0] for cell in cells)
         lines += [_label_line([label], cell_px * len(cells) + GAP_PX * (len(cells) - 1))]
         lines += [_join([_extend(cell, height, cell_px) for cell in cells])]
     write_image(path, np.concatenate(lines))
+
+
+def fit_picture(picture: NDArray, cell_px: int = CELL_PX) -> NDArray[np.float32]:
+    """Scale a picture for a sheet, as RGB; pixels stay square blocks where enlarged, so that nothing is invented.
+
+    Who draws many large pictures fits each when it is read; what fits already stays as it is.
+
+    Args:
+        picture: (H, W) grey or (H, W, 3) RGB float in [0, 1].
+        cell_px: length of the longer side afterwards.
+    """
+    height, width = picture.shape[:2]
+    scale = cell_px / max(height, width)
+    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    rgb = picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, axis=2)
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    return np.asarray(cv2.resize(rgb.astype(np.float32), size, interpolation=interpolation))
 
 
 def _columns(rows: Iterable[Row]) -> list[str]:
@@ -96,16 +115,6 @@ def _shown(column: str, value: str | float) -> str:
     if isinstance(value, str | Integral):
         return str(value)
     return f"{value * METRICS[column].shown_factor if column in METRICS else value:.3f}"
-
-
-def _fit(picture: NDArray, cell_px: int) -> NDArray[np.float32]:
-    """Scale to the cell, as RGB; pixels stay square blocks where enlarged, so that the sheet invents nothing."""
-    height, width = picture.shape[:2]
-    scale = cell_px / max(height, width)
-    size = (max(round(width * scale), 1), max(round(height * scale), 1))
-    rgb = picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, axis=2)
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
-    return np.asarray(cv2.resize(rgb.astype(np.float32), size, interpolation=interpolation))
 
 
 def _extend(picture: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

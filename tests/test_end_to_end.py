@@ -49,9 +49,9 @@ def matte(folder, image_dir, trimap_dir, output, *how):
 def numbers(folder, pred_dir, label_dir, trimap_dir):
     """Averages that tools/evaluate.py writes."""
     folders = {"--pred-dir": pred_dir, "--label-dir": label_dir, "--trimap-dir": trimap_dir}
-    output = folder / f"{pred_dir.name}.json"
+    output = folder / f"{pred_dir.name}_numbers"
     assert evaluate.main([*(str(p) for pair in folders.items() for p in pair), "--output", str(output)]) == 0
-    return json.loads(output.read_text())["averages"]
+    return json.loads((output / "summary.json").read_text())["averages"]
 
 
 def test_the_training_began_with_the_checkpoint_and_moved_every_tensor(chain):

@@ -1,5 +1,6 @@
 """tools/evaluate.py: its numbers, its words, and all that it refuses at once."""
 
+import csv
 import json
 import os
 import subprocess
@@ -10,40 +11,195 @@ import cv2
 import numpy as np
 import pytest
 
+from data.images import read_image
+from evaluation.metrics import METRICS, PROTOCOLS, average, measure
+from evaluation.report import CELL_PX, GAP_PX
 from tools import evaluate
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-@pytest.fixture
-def test_set(tmp_path: Path) -> Path:
-    """Two images: `a` off by 51 of 255 on 100 unknown pixels, `b` off by 102 on 50."""
+def write_test_set(folder: Path) -> Path:
+    """Write two images in pred/, label/, trimap/: `a` off by 51 of 255 on 100 unknown pixels, `b` off by 102 on 50."""
     for name, error, unknown_rows in (("a", 51, 10), ("b", 102, 5)):
         trimap = np.full((20, 10), 255, np.uint8)
         trimap[:unknown_rows] = 128
         trimap[-2:] = 0
         pictures = {"label": np.full_like(trimap, 100), "pred": np.full_like(trimap, 100 + error), "trimap": trimap}
-        for folder, picture in pictures.items():
-            (tmp_path / folder).mkdir(exist_ok=True)
-            cv2.imwrite(str(tmp_path / folder / f"{name}.png"), picture)
-    return tmp_path
+        for kind, picture in pictures.items():
+            (folder / kind).mkdir(exist_ok=True)
+            cv2.imwrite(str(folder / kind / f"{name}.png"), picture)
+    return folder
 
 
-def arguments(folder: Path) -> list[str]:
-    return [part for name in ("pred", "label", "trimap") for part in (f"--{name}-dir", str(folder / name))]
+@pytest.fixture
+def test_set(tmp_path: Path) -> Path:
+    return write_test_set(tmp_path)
 
 
-def test_prints_the_numbers_with_units_protocol_and_count(test_set, capsys):
-    """SAD: (100 x 0.2 + 50 x 0.4) / 2 / 1000; MSE: (0.04 + 0.16) / 2; MAD: (0.2 + 0.4) / 2."""
-    assert evaluate.main([*arguments(test_set), "--output", str(test_set / "made" / "result.json")]) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "Protocol dim: unknown region (trimap == 128), uint8, SAD/1000, MSE x1e-3",
-        "images  SAD/1000  MSE x1e-3  MAD x1e-3",
-        "     2     0.020    100.000    300.000",
+def arguments(folder: Path, *more: object) -> list[str]:
+    """Options for the folders of a test set in this process; more are appended."""
+    folders = [part for name in ("pred", "label", "trimap") for part in (f"--{name}-dir", str(folder / name))]
+    return [*folders, "--workers", "1", *map(str, more)]
+
+
+def values(folder: Path) -> dict:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def add_composites(folder: Path, errors: dict[str, int]) -> None:
+    """Add images of 4 x 5 unknown pixels, each off by so many of 255."""
+    for name, error in errors.items():
+        pictures = {"label": 100, "pred": 100 + error, "trimap": 128}
+        for kind, value in pictures.items():
+            cv2.imwrite(str(folder / kind / f"{name}.png"), np.full((4, 5), value, np.uint8))
+
+
+def test_prints_the_numbers_with_units_protocol_and_counts(test_set, capsys):
+    """SAD: (100 x 0.2 + 50 x 0.4) / 2 / 1000; MSE: (0.04 + 0.16) / 2; MAD: (0.2 + 0.4) / 2.
+
+    Both alphas are constant: no gradient. The prediction of `a`, 151 / 255 = 0.59, is connected up to 0.3, the last
+    threshold that both reach: 1 - 0.29 against 1 (0.392 - 0.3 < 0.15); that of `b`, 0.79, likewise 1 - 0.49.
+    Of two images, one in four resamples has one of them twice: the ends of the interval are the images themselves.
+    """
+    assert evaluate.main(arguments(test_set, "--output", test_set / "made" / "out")) == 0
+    output = capsys.readouterr()
+    assert output.err == "" and output.out.splitlines() == [
+        "Protocol dim: unknown region (trimap == 128), uint8",
+        "2 images, 2 foregrounds",
+        "                  SAD/1000  MSE x1e-3  MAD x1e-3  Grad/1000  Conn/1000",
+        "mean over images     0.020    100.000    300.000      0.000      0.027",
+        "95% from             0.020     40.000    200.000      0.000      0.025",
+        "95% to               0.020    160.000    400.000      0.000      0.029",
     ]
-    result = json.loads((test_set / "made" / "result.json").read_text())
-    assert result["averages"] == pytest.approx({"SAD": 0.02, "MSE": 0.1, "MAD": 0.3})
-    assert result["per_image"]["b"] == pytest.approx({"SAD": 0.02, "MSE": 0.16, "MAD": 0.4})
+    summary = values(test_set / "made" / "out")
+    assert summary["averages"] == pytest.approx(
+        {"SAD": 0.02, "MSE": 0.1, "MAD": 0.3, "Grad": 0, "Conn": (151 / 255 - 0.3 + (202 / 255 - 0.3) / 2) / 20}
+    )
+    assert summary["per_image"]["b"] == pytest.approx(
+        {"SAD": 0.02, "MSE": 0.16, "MAD": 0.4, "Grad": 0, "Conn": (202 / 255 - 0.3) / 20, "pixels": 50}
+    )
+    assert summary["intervals"]["MSE"] == pytest.approx([0.04, 0.16])
+
+
+def test_the_summary_says_what_was_measured(test_set):
+    out = test_set / "out"
+    assert evaluate.main(arguments(test_set, "--protocol", "float", "--output", out)) == 0
+    summary = values(out)
+    rows = summary.pop("per_image")
+    for name in ("averages", "intervals"):
+        assert summary.pop(name).keys() == METRICS.keys()
+    digest = summary["test_set"].pop("sha256")
+    assert len(digest) == 64 and set(digest) <= set("0123456789abcdef")
+    assert summary.pop("versions").keys() == {"python", "numpy", "opencv", "pillow"}
+    assert summary == {
+        "protocol": "float",
+        "description": PROTOCOLS["float"].description,
+        "test_set": {
+            "dataset": None,
+            **{f"{kind}_dir": str(test_set / kind) for kind in ("label", "trimap", "pred")},
+            "image_dir": None,
+            "trimap_radius_px": None,
+        },
+        "images": 2,
+        "foregrounds": 2,
+        "empty_regions": 0,
+        "missing": [],
+        "bootstrap": {"confidence": 0.95, "resamples": 10_000, "seed": 0, "unit": "foreground"},
+    }
+    with (out / "per_image.csv").open(newline="") as file:
+        table = [
+            {key: cell if key == "name" else float(cell) for key, cell in row.items()} for row in csv.DictReader(file)
+        ]
+    assert table == [{"name": name, **row} for name, row in rows.items()]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_values_are_those_of_the_metrics(test_set, protocol):
+    """Predictions of 16 bit between the levels of 8; each protocol counts its own pixels."""
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        cv2.imwrite(str(test_set / "pred" / f"{name}.png"), rng.integers(0, 65536, (20, 10)).astype(np.uint16))
+    assert evaluate.main(arguments(test_set, "--protocol", protocol, "--output", test_set / "out")) == 0
+    expected = {}
+    for name in "ab":
+        pred, label, trimap = (cv2.imread(str(test_set / f / f"{name}.png"), -1) for f in ("pred", "label", "trimap"))
+        expected[name] = measure(pred, label, trimap == 128, PROTOCOLS[protocol])
+    assert values(test_set / "out")["per_image"] == expected
+
+
+def test_the_whole_image_needs_no_trimap(test_set, capsys):
+    """All of 20 x 10 pixels are off."""
+    parts = ["--pred-dir", str(test_set / "pred"), "--label-dir", str(test_set / "label")]
+    assert evaluate.main([*parts, "--protocol", "whole", "--workers", "1", "--output", str(test_set / "out")]) == 0
+    assert capsys.readouterr().out.startswith(f"Protocol {PROTOCOLS['whole'].description}\n")
+    summary = values(test_set / "out")
+    assert summary["averages"]["SAD"] == pytest.approx(200 * 0.3 / 1000) and summary["test_set"]["trimap_dir"] is None
+    sheet = read_image(test_set / "out" / "worst.png")
+    assert sheet.shape[1] == 3 * CELL_PX + 2 * GAP_PX, "prediction, truth, error"
+
+
+def test_composites_are_grouped_by_foreground(test_set, capsys):
+    """Foregrounds of 1, 1 and 3 images: means over images and over foregrounds differ."""
+    add_composites(test_set, {"f_0": 0, "f_1": 51, "f_2": 102})
+    assert evaluate.main(arguments(test_set, "--group", "--output", test_set / "out")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "5 images, 3 foregrounds"
+    assert [line.split()[:4] for line in lines[2:6]] == [
+        ["foreground", "images", "SAD/1000", "MSE"],
+        ["a", "1", "0.020", "40.000"],
+        ["b", "1", "0.020", "160.000"],
+        ["f", "3", "0.004", "66.667"],
+    ]
+    assert lines[6] == "" and lines[7].split()[:2] == ["SAD/1000", "MSE"]
+    assert lines[8].split()[:5] == ["mean", "over", "images", "0.010", "80.000"]
+    assert lines[11].split()[:5] == ["mean", "over", "foregrounds", "0.015", "88.889"]
+    assert [line.split()[:2] for line in (*lines[9:11], *lines[12:])] == [["95%", "from"], ["95%", "to"]] * 2
+    summary = values(test_set / "out")
+    rows = summary["per_image"]
+    groups = {"a": ["a"], "b": ["b"], "f": ["f_0", "f_1", "f_2"]}
+    expected = {name: average(rows[image] for image in images) for name, images in groups.items()}
+    assert summary["per_foreground"] == {n: {"images": len(groups[n]), **row} for n, row in expected.items()}
+    assert summary["averages_over_foregrounds"] == average(expected.values())
+    low, high = summary["intervals_over_foregrounds"]["SAD"]
+    assert low < summary["averages_over_foregrounds"]["SAD"] < high
+    with (test_set / "out" / "per_foreground.csv").open(newline="") as file:
+        assert [(row["foreground"], float(row["SAD"])) for row in csv.DictReader(file)] == [
+            (name, row["SAD"]) for name, row in expected.items()
+        ]
+    assert evaluate.main(arguments(test_set, "--output", test_set / "out", "--num-worst", "0")) == 0
+    left = {path.name for path in (test_set / "out").iterdir()}
+    assert left == {"summary.json", "per_image.csv"}, "of the run before, nothing stays"
+
+
+def test_one_foreground_has_no_interval(test_set, capsys):
+    for folder in ("pred", "label", "trimap"):
+        for old, new in (("a", "x_0"), ("b", "x_1")):
+            (test_set / folder / f"{old}.png").rename(test_set / folder / f"{new}.png")
+    assert evaluate.main(arguments(test_set, "--output", test_set / "out")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[4:6]] == [["95%", "from", *"-----"], ["95%", "to", *"-----"]]
+    assert lines[6] == "All images are composites of one foreground, by their names: no interval can be given"
+    assert values(test_set / "out")["intervals"] is None
+
+
+def test_the_sheet_shows_the_worst_first(test_set):
+    """Grey cells tell which image a row shows; the image column is there where images are given."""
+    add_composites(test_set, {"c": 150, "d": 10})
+    for name, size in {"a": (20, 10), "b": (20, 10), "c": (4, 5), "d": (4, 5)}.items():
+        (test_set / "image").mkdir(exist_ok=True)
+        cv2.imwrite(str(test_set / "image" / f"{name}.png"), np.full((*size, 3), (0, 0, 255), np.uint8))
+    more = ("--image-dir", test_set / "image", "--num-worst", "3", "--output", test_set / "out")
+    assert evaluate.main(arguments(test_set, *more)) == 0
+    sheet = read_image(test_set / "out" / "worst.png")
+    columns = sheet[:, CELL_PX // 4 :: CELL_PX + GAP_PX]
+    assert columns.shape[1] == 5
+    error = columns[:, 4, 0]
+    steps = [value for value, before in zip(error[1:], error[:-1], strict=True) if value != before and value < 0.9]
+    assert steps == pytest.approx([51 / 255, 102 / 255, 150 / 255], abs=1e-6), "a and b have SAD 0.02, c 0.012"
+    last = [[1, 0, 0], *([value / 255] * 3 for value in (128, 250, 100, 150))]
+    assert columns[-1] == pytest.approx(np.array(last), abs=1e-6)
 
 
 def test_files_of_other_formats_give_the_same_numbers(test_set, capsys):
@@ -72,11 +228,11 @@ def test_all_that_is_wrong_is_listed_at_once(test_set, capsys):
     cv2.imwrite(str(test_set / "pred" / "extra.png"), grey)
     cv2.imwrite(str(test_set / "pred" / "two.jpg"), grey)
 
-    assert evaluate.main([*arguments(test_set), "--output", str(test_set / "result.json")]) == 1
+    assert evaluate.main([*arguments(test_set), "--output", str(test_set / "out")]) == 1
     output = capsys.readouterr()
     assert output.out == ""
     head, *problems = output.err.splitlines()
-    assert head == "8 problems, nothing evaluated:"
+    assert head == "evaluate.py: 8 problems, nothing evaluated:"
     for start, words in (
         ("pred/two.png", "two.jpg have one name"),
         ("pred/missing.*", "is missing"),
@@ -88,7 +244,7 @@ def test_all_that_is_wrong_is_listed_at_once(test_set, capsys):
         ("label/coloured.png", "is coloured"),
     ):
         assert [line for line in problems if str(test_set / start) in line and words in line], (start, problems)
-    assert not (test_set / "result.json").exists()
+    assert not any((test_set / "out").iterdir())
 
 
 @pytest.mark.parametrize("folder", ["pred", "label", "trimap"])
@@ -96,7 +252,7 @@ def test_a_missing_folder_is_one_problem(test_set, capsys, folder):
     (test_set / folder).rename(test_set / "elsewhere")
     assert evaluate.main(arguments(test_set)) == 1
     assert capsys.readouterr().err.splitlines() == [
-        "1 problems, nothing evaluated:", f"no such folder: {test_set / folder}"
+        "evaluate.py: 1 problem, nothing evaluated:", f"no such folder: {test_set / folder}"
     ]  # fmt: skip
 
 
@@ -104,43 +260,84 @@ def test_a_set_without_any_unknown_pixel_has_no_score(test_set, capsys):
     known = np.full((20, 10), 255, np.uint8)
     cv2.imwrite(str(test_set / "trimap" / "b.png"), known)
     assert evaluate.main(arguments(test_set)) == 0  # a still has some
-    assert capsys.readouterr().out.splitlines()[-1].split() == ["2", "0.010", "20.000", "100.000"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "1 of the images have no pixel that counts: 0 in each metric"
+    assert lines[4].split()[3:6] == ["0.010", "20.000", "100.000"]
     cv2.imwrite(str(test_set / "trimap" / "a.png"), known)
     assert evaluate.main(arguments(test_set)) == 1
     output = capsys.readouterr()
     assert output.out == "" and output.err.count("\n") == 1 and "has an unknown pixel (128)" in output.err
 
 
-@pytest.mark.parametrize("output", ["pred", "pred/a.png/result.json"], ids=["a folder", "below a file"])
+@pytest.mark.parametrize("output", ["pred/a.png", "pred/a.png/out"], ids=["a file", "below a file"])
 def test_an_output_that_cannot_be_written_is_one_line(test_set, capsys, output):
-    assert evaluate.main([*arguments(test_set), "--output", str(test_set / output)]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("evaluate.py: cannot write --output: ") and error.count("\n") == 1
+    assert evaluate.main(arguments(test_set, "--output", test_set / output)) == 1
+    output = capsys.readouterr()
+    assert output.err.startswith("evaluate.py: cannot write --output: ") and output.err.count("\n") == 1
+    assert output.out == ""
+
+
+def test_missing_predictions_are_said(test_set, capsys):
+    add_composites(test_set, {"c": 51})
+    (test_set / "pred" / "b.png").unlink()
+    (test_set / "pred" / "c.png").unlink()
+    assert evaluate.main(arguments(test_set)) == 1
+    assert "2 problems" in capsys.readouterr().err
+    assert evaluate.main(arguments(test_set, "--allow-missing", "--output", test_set / "out")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:3] == [
+        "1 images, 1 foregrounds", "2 predictions are missing, the averages are over the rest: b, c"
+    ]  # fmt: skip
+    summary = values(test_set / "out")
+    assert summary["missing"] == ["b", "c"] and list(summary["per_image"]) == ["a"]
+    assert summary["averages"]["SAD"] == pytest.approx(0.02)
 
 
 @pytest.mark.parametrize("way", [["tools/evaluate.py"], ["-m", "tools.evaluate"]], ids=["as a file", "as a module"])
-def test_runs_both_ways(test_set, way):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *way, *arguments(test_set)]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+def test_runs_both_ways_with_workers(test_set, way):
+    command = [sys.executable, *way, *arguments(test_set), "--workers", "2"]
+    done = subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("Protocol dim")
 
 
-def test_wrong_usage_is_status_2(capsys):
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--pred-dir x", "either --label-dir or --dataset"),
+        ("--label-dir x --trimap-dir x", "give --pred-dir"),
+        ("--pred-dir x --label-dir x --trimap-dir x --dataset x", "either --label-dir or --dataset"),
+        ("--pred-dir x --dataset x --trimap-dir x", "--dataset knows its trimaps"),
+        ("--pred-dir x --dataset x --image-dir x", "--dataset knows its trimaps"),
+        ("--pred-dir x --label-dir x", "--protocol dim counts unknown pixels: give --trimap-dir"),
+        ("--pred-dir x --label-dir x --protocol float", "--protocol float counts unknown pixels"),
+        ("--pred-dir x --label-dir x --protocol sad", "invalid choice: 'sad'"),
+        ("--pred-dir x --dataset x --weights x", "belong together"),
+        ("--pred-dir x --dataset x --config-file x", "belong together"),
+        ("--pred-dir x --label-dir x --trimap-dir x --config-file x --weights x", "runs on a --dataset"),
+        ("--pred-dir x --dataset x --device cpu", "--device is for the network"),
+        ("--pred-dir x --dataset x --workers 0", "--workers of at least 1"),
+        ("--pred-dir x --dataset x --num-worst -1", "--num-worst of at least 0"),
+        ("--pred-dir x --label-dir y --trimap-dir z --output x", "--output x holds pictures to evaluate"),
+        ("--compare a b --group", "no other option"),
+        ("--compare a b --pred-dir x", "no other option"),
+        ("--compare a", "expected 2 arguments"),
+    ],
+)
+def test_wrong_usage_is_status_2(capsys, options, words):
     with pytest.raises(SystemExit) as stop:
-        evaluate.main(["--pred-dir", "x"])
+        evaluate.main(options.split())
     assert stop.value.code == 2
-    assert "--label-dir" in capsys.readouterr().err
+    assert words in capsys.readouterr().err
 
 
-def test_values_on_the_reference_folders(metric_reference, capsys, tmp_path):
+def test_values_on_the_reference_folders(metric_reference, tmp_path):
     """The averages of reference_values.csv over its four cases."""
     folders = {"--pred-dir": "pred", "--label-dir": "alpha", "--trimap-dir": "trimap"}
     parts = [part for key, value in folders.items() for part in (key, str(metric_reference / value))]
-    assert evaluate.main([*parts, "--output", str(tmp_path / "result.json")]) == 0
-    rows = [line.split(",") for line in (metric_reference / "reference_values.csv").read_text().split()]
-    averages = json.loads((tmp_path / "result.json").read_text())["averages"]
-    for column, name in enumerate(("SAD", "MSE"), start=1):
-        expected = np.mean([float(row[column].removeprefix(f"{name}=")) for row in rows])
-        assert averages[name] == pytest.approx(expected, rel=1e-6)
+    assert evaluate.main([*parts, "--workers", "1", "--output", str(tmp_path)]) == 0
+    cases = [dict(pair.split("=") for pair in line.split(",")[1:])
+             for line in (metric_reference / "reference_values.csv").read_text().split()]  # fmt: skip
+    averages = values(tmp_path)["averages"]
+    for name in ("SAD", "MSE", "Grad", "Conn"):
+        assert averages[name] == pytest.approx(np.mean([float(case[name.upper()]) for case in cases]), rel=1e-6), name

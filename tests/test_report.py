@@ -8,7 +8,7 @@ import pytest
 
 from data.images import read_image
 from evaluation.metrics import METRICS
-from evaluation.report import LABEL_PX, format_table, picture_sheet, sheet_row, write_csv
+from evaluation.report import LABEL_PX, fit_picture, format_table, picture_sheet, sheet_row, write_csv
 
 ROWS = [
     {"method": "trivial", "images": 3, "SAD": 12.34567, "MSE": 0.0061},
@@ -66,3 +66,20 @@ def test_a_picture_sheet_refuses_rows_of_different_columns(tmp_path):
         picture_sheet({"one": {"a": grey}, "two": {"b": grey}}, tmp_path / "sheet.png")
     with pytest.raises(ValueError, match="no row"):
         picture_sheet({}, tmp_path / "sheet.png")
+
+
+def test_a_sheet_leaves_out_what_there_is_not():
+    grey = np.full((2, 3), 0.5)
+    assert list(sheet_row(None, None, grey, grey)) == ["prediction", "truth", "error"]
+    assert list(sheet_row(None, grey, grey, grey)) == ["trimap", "prediction", "truth", "error"]
+
+
+@pytest.mark.parametrize("size", [(3, 4), (64, 64), (200, 90), (1, 300)])
+def test_a_fitted_picture_stays_as_it_is(size, tmp_path):
+    """So that large pictures can be fitted one by one: the sheet is the same to the byte."""
+    picture = np.random.default_rng(0).random(size, np.float32)
+    fitted = fit_picture(picture, 64)
+    assert max(fitted.shape[:2]) == 64 and (fit_picture(fitted, 64) == fitted).all()
+    for name, shown in (("whole", picture), ("fitted", fitted)):
+        picture_sheet({"a": {"b": shown}}, tmp_path / f"{name}.png", cell_px=64)
+    assert (tmp_path / "whole.png").read_bytes() == (tmp_path / "fitted.png").read_bytes()

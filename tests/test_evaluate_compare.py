@@ -1,0 +1,102 @@
+"""tools/evaluate.py --compare: paired differences of two results, and what forbids them."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from test_evaluate_tool import add_composites, arguments, values, write_test_set
+
+from evaluation.metrics import METRICS, PROTOCOLS
+from tools import evaluate
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Folders A and B of two methods on five images; B is better on a and b, worse on f_0, equal on f_1 and f_2."""
+    write_test_set(tmp_path)
+    add_composites(tmp_path, {"f_0": 20, "f_1": 51, "f_2": 102})
+    assert evaluate.main(arguments(tmp_path, "--output", tmp_path / "A")) == 0
+    for name, size, value in (("a", (20, 10), 110), ("b", (20, 10), 130), ("f_0", (4, 5), 125)):
+        cv2.imwrite(str(tmp_path / "pred" / f"{name}.png"), np.full(size, value, np.uint8))
+    assert evaluate.main(arguments(tmp_path, "--output", tmp_path / "B")) == 0
+    return tmp_path
+
+
+def comparison(folder: Path) -> list[str]:
+    return ["--compare", *(str(folder / name / "summary.json") for name in "AB")]
+
+
+def test_two_results_are_compared_image_by_image(results, capsys):
+    capsys.readouterr()
+    assert evaluate.main(comparison(results)) == 0
+    protocol, a, b, counts, _, *rows = capsys.readouterr().out.splitlines()
+    assert protocol == f"Protocol {PROTOCOLS['dim'].description}" and counts == "5 images, 3 foregrounds"
+    assert (a, b) == (f"A {results}/A/summary.json", f"B {results}/B/summary.json")
+    found = {row[:14].strip(): row[14:].split() for row in rows}
+    sums = {name: values(results / name)["averages"] for name in "AB"}
+    for i, (name, metric) in enumerate(METRICS.items()):
+        factor = metric.shown_factor
+        for key, value in (
+            ("A", sums["A"][name]),
+            ("B", sums["B"][name]),
+            ("B - A", sums["B"][name] - sums["A"][name]),
+        ):
+            assert float(found[key][i]) == pytest.approx(value * factor, abs=6e-4)
+    assert float(found["95% from"][1]) < float(found["B - A"][1]) < float(found["95% to"][1])
+    counts = {name.split()[1]: found[name][:3] for name in found if name.startswith("images")}
+    assert counts == {"better": ["2"] * 3, "worse": ["1"] * 3, "equal": ["2"] * 3}
+    assert [found[f"images {word}"][3] for word in ("better", "worse", "equal")] == ["0", "0", "5"], "Grad is 0"
+
+
+def test_the_paired_interval_is_that_of_the_differences(results, capsys):
+    """Against a loop that draws foregrounds and averages B - A over their images."""
+    a, b = (values(results / name)["per_image"] for name in "AB")
+    groups = [["a"], ["b"], ["f_0", "f_1", "f_2"]]
+    rng = np.random.default_rng(0)
+    means = []
+    for _ in range(10_000):
+        drawn = [name for index in rng.integers(3, size=3) for name in groups[index]]
+        means.append(np.mean([b[name]["MSE"] - a[name]["MSE"] for name in drawn]))
+    capsys.readouterr()
+    evaluate.main(comparison(results))
+    rows = {line[:14].strip(): line[14:].split() for line in capsys.readouterr().out.splitlines()}
+    ends = [float(rows[f"95% {word}"][1]) for word in ("from", "to")]
+    assert ends == pytest.approx(np.percentile(means, [2.5, 97.5]) * 1000, abs=6e-4)
+
+
+def test_what_cannot_be_compared_says_how(results, capsys):
+    label = results / "label" / "a.png"
+    cv2.imwrite(str(label), cv2.imread(str(label), 0) + 1)
+    more = ("--protocol", "whole", "--allow-missing", "--output", results / "B")
+    (results / "pred" / "b.png").unlink()
+    assert evaluate.main(arguments(results, *more)) == 0
+    capsys.readouterr()
+    assert evaluate.main(comparison(results)) == 1
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.splitlines() == [
+        "evaluate.py: these two cannot be compared:",
+        "  protocol: A has dim, B has whole",
+        "  images: 1 of A are not in B: b",
+        "  test set: the pixels of truths or trimaps differ",
+    ]
+
+
+def test_two_incomplete_results_compare_and_say_so(results, capsys):
+    (results / "pred" / "f_1.png").unlink()
+    for name in "AB":
+        evaluate.main(arguments(results, "--allow-missing", "--output", results / name))
+    capsys.readouterr()
+    assert evaluate.main(comparison(results)) == 0
+    assert "1 images of the test set are missing in both: f_1" in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "3", '{"per_image": {}}', '{"per_image": {"a": {"SAD": "1"}}}', None])
+def test_what_is_no_summary_is_one_line(results, capsys, content):
+    path = results / "B" / "summary.json"
+    path.unlink() if content is None else path.write_text(content)
+    capsys.readouterr()
+    assert evaluate.main(comparison(results)) == 1
+    error = capsys.readouterr().err
+    assert str(path) in error and error.count("\n") == 1
+    assert content is None or "is not a summary" in error
