@@ -10,6 +10,9 @@ import pytest
 import torch
 from test_main import REPOSITORY
 
+from data.images import to_uint8
+from data.trimap import unknown_mask
+from evaluation.metrics import METRICS, measure
 from modeling import DetailCapture, MattingCriterion, ViTMatte
 from modeling.backbone import ViT
 from tools import benchmark
@@ -149,3 +152,35 @@ def test_wrong_usage_is_status_2(capsys):
         with pytest.raises(SystemExit) as stop:
             benchmark.main(arguments)
         assert stop.value.code == 2
+
+
+def test_metrics_prints_ratios_and_the_largest_difference():
+    """As it is used, on small pictures; the command's own worker processes are measured too."""
+    command = [sys.executable, "tools/benchmark.py", "metrics", "--width", "96", "--height", "64"]
+    done = subprocess.run(
+        [*command, "--num-images", "10", "--rounds", "1"],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    patterns = (
+        r"round 1: ours \d\.\d{3} s  plainly \d\.\d{3} s  ratio [\d.]+",
+        r"median ratio ([\d.]+) \(\1 to \1\), values differ by (?:0e\+00|\de-1\d) at most; \d\d% of 96 x 64 px unknown",
+        r"round 1: one worker [\d.]+ s  two [\d.]+ s  ratio [\d.]+",
+        r"median ratio ([\d.]+) \(\1 to \1\), no process above (\d+) MiB",
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(patterns)
+    for line, pattern in zip(lines, patterns, strict=True):
+        assert re.fullmatch(pattern, line), line
+    assert int(lines[-1].split()[-2]) < 400, "a process that only measures loaded torch"
+
+
+def test_both_ways_to_the_metrics_agree_on_what_the_benchmark_draws():
+    pred_alpha, alpha, trimap = benchmark.draw_matte(150, 100, seed=3)
+    case = to_uint8(pred_alpha), to_uint8(alpha), unknown_mask(trimap)
+    plainly = benchmark.measure_plainly(*case)
+    assert plainly == pytest.approx({name: measure(*case)[name] for name in METRICS}, rel=1e-12)
+    assert min(plainly.values()) > 0 and 0.1 < case[2].mean() < 0.5
