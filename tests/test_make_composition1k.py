@@ -268,14 +268,14 @@ def test_a_killed_run_goes_on_and_leaves_no_worker(sources, tmp_path):
     for folder, channels in (("fg", (3,)), ("alpha", ())):
         for name in FOREGROUNDS:
             Image.fromarray(random_pixels(rng, (500, 400), *channels)).save(sources / folder / name)
-    shutil.rmtree(sources / "trimaps")
+    (sources / "bg.txt").write_text(3 * ((sources / "bg.txt").read_text() + "\n"))
     output = tmp_path / "set"
-    options = [*arguments(sources, output, "--workers", 2)]
+    options = arguments(sources, output, "--workers", 2, "--num-backgrounds", 3 * NUM_BACKGROUNDS)
     at = options.index("--trimap-dir")
     del options[at : at + 2]
     command = [sys.executable, str(REPOSITORY / "tools/make_composition1k.py"), *options]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-    while process.poll() is None and len(list(output.glob("merged/*.png"))) < 3:
+    while process.poll() is None and not list(output.glob("merged/*.png")):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it was done before it could be killed"
