@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from data.workers import map_in_workers
 from evaluation.metrics import PROTOCOLS, Protocol, measure, unknown_region
 
 Row = dict[str, float]
+Track = Callable[[Iterable[Any], int], Iterable[Any]]
 Files = dict[str, Path]  # of one image: "label", "pred", "trimap" and "image", as far as there are such
 
 
@@ -65,7 +66,7 @@ def evaluate_folders(
     protocol: Protocol = PROTOCOLS["dim"],
     num_workers: int = 1,
     allow_missing: bool = False,
-    track: Callable[[Iterable[Outcome], int], Iterable[Outcome]] = lambda outcomes, num_images: outcomes,
+    track: Track = lambda outcomes, num_images: outcomes,
 ) -> Evaluation:
     """Measure every image of a test set; one image a worker is in memory at a time.
 
@@ -97,10 +98,7 @@ def evaluate_folders(
     work = partial(_measure_files, protocol=protocol, trimap_radius_px=trimap_radius_px)
     measured = map_in_workers(work, files.items(), min(num_workers, len(files)))
     outcomes = dict(zip(files, track(measured, len(files)), strict=True))
-    problems += [problem for outcome in outcomes.values() for problem in outcome.problems]
-    if problems:
-        count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
-        raise DataError("\n".join([f"{count}, nothing evaluated:", *problems]))
+    _refuse([*problems, *(problem for outcome in outcomes.values() for problem in outcome.problems)])
     rows = {name: outcome.row for name, outcome in outcomes.items() if outcome.row is not None}
     if not any(row["pixels"] for row in rows.values()):  # no image would have an error: as if the score were perfect
         where = f"in {trimap_dir}" if trimap_dir else f"made from {label_dir}"
@@ -108,6 +106,42 @@ def evaluate_folders(
     missing = [name for name, paths in files.items() if "pred" not in paths]
     digest = hashlib.sha256(b"".join(outcome.digest for outcome in outcomes.values())).hexdigest()
     return Evaluation(rows, files, missing, digest)
+
+
+def check_test_set(
+    label_dir: Path,
+    trimap_dir: Path | None,
+    image_dir: Path,
+    *,
+    num_workers: int = 1,
+    track: Track = lambda problems, num_images: problems,
+) -> dict[str, Files]:
+    """Read every file of a test set, so that a network does not find out after hours that one is broken.
+
+    Args:
+        label_dir: as for `evaluate_folders`, and so for all.
+        trimap_dir: as there.
+        image_dir: as there.
+        num_workers: as there.
+        track: as there.
+
+    Returns: name -> its files, sorted by name.
+
+    Raises:
+        DataError: as there, of the files.
+        ChildProcessError: a worker was killed.
+    """
+    files, problems = _match({"label": label_dir, "trimap": trimap_dir, "image": image_dir}, may_lack=())
+    found = map_in_workers(_find_problems, files.values(), min(num_workers, len(files)))
+    _refuse([*problems, *(problem for listed in track(found, len(files)) for problem in listed)])
+    return files
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    """Raise one error that lists all problems, if there are any."""
+    if problems:
+        count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+        raise DataError("\n".join([f"{count}, nothing evaluated:", *problems]))
 
 
 def _match(folders: dict[str, Path | None], may_lack: Sequence[str]) -> tuple[dict[str, Files], list[str]]:
@@ -173,6 +207,11 @@ def _read_files(files: Files) -> tuple[dict[str, NDArray], list[str]]:
         if wrong:
             problems.append(f"{', '.join(wrong)}, but {files['label']} is {sizes['label']}")
     return pictures, problems
+
+
+def _find_problems(files: Files) -> list[str]:
+    """Say what is wrong with the pictures of one image, in a worker."""
+    return _read_files(files)[1]
 
 
 def _read_region(path: Path) -> NDArray[np.bool_]:

@@ -81,6 +81,20 @@ def test_written_alphas_evaluate_to_the_numbers_of_the_training(chain, capfd):
     assert alone == last_evaluation(chain / "out") == {name: round(value, 4) for name, value in by_files.items()}
 
 
+def test_a_data_set_is_matted_and_evaluated_by_one_command(chain, tmp_path):
+    """`evaluate --dataset` with a network: the alphas that `predict` writes, and their numbers."""
+    for name, kind in zip(FOLDERS, ("image", "trimap", "alpha"), strict=True):
+        (tmp_path / kind).symlink_to(chain / name)
+    network = ("--config-file", chain / "out" / "config.yaml", "--weights", chain / "out" / "model_final.pth")
+    parts = ["--dataset", tmp_path, *network, "--pred-dir", tmp_path / "pred", "--output", tmp_path / "numbers"]
+    assert evaluate.main([str(part) for part in parts]) == 0
+    assert matte(chain, chain / "merged", chain / "trimaps", tmp_path / "again", *network) == 0
+    for path in (tmp_path / "again").iterdir():
+        assert path.read_bytes() == (tmp_path / "pred" / path.name).read_bytes()
+    averages = json.loads((tmp_path / "numbers" / "summary.json").read_text())["averages"]
+    assert averages == numbers(tmp_path, tmp_path / "again", chain / "alpha_copy", chain / "trimaps")
+
+
 def test_the_trained_network_is_not_a_baseline(chain):
     """The alphas come from the network, and other weights give other numbers."""
     results = {}

@@ -1,5 +1,6 @@
 """tools/evaluate.py --dataset: folders found by a layout, trimaps made by its rule, predictions of a network."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -82,10 +83,16 @@ def test_a_network_writes_the_predictions_first(dataset, capsys, monkeypatch):
     assert evaluate.main([*by_files, "--output", str(dataset / "again")]) == 0
     assert values(dataset / "out") == values(dataset / "again")
 
-    photo = dataset / "sets" / "my_set" / "photos" / "b.png"
-    cv2.imwrite(str(photo), np.zeros((4, 4, 3), np.uint8))
+    for kind in ("photos", "mattes"):
+        cv2.imwrite(str(dataset / "sets" / "my_set" / kind / "c.png"), np.zeros((9, 9), np.uint8))
+    photo = dataset / "sets" / "my_set" / "photos"
+    cv2.imwrite(str(photo / "b.png"), np.zeros((4, 4, 3), np.uint8))
+    (photo / "a.png").write_bytes(b"broken")
+    (photo / "c.png").unlink()
+    monkeypatch.setitem(layouts.LAYOUTS, "mine", replace(layouts.LAYOUTS["mine"], num_images=3))
     assert evaluate.main([*parts, str(dataset / "third")]) == 1
-    assert str(photo) in capsys.readouterr().err
-    photo.unlink()
-    assert evaluate.main([*parts, str(dataset / "fourth")]) == 1
-    assert "photos/b.*" in capsys.readouterr().err and not (dataset / "fourth").exists()
+    problems = capsys.readouterr().err.splitlines()
+    assert problems[0] == "evaluate.py: 3 problems, nothing evaluated:" and len(problems) == 4
+    for words in ("photos/c.* is missing", "photos/a.png: not a picture", "photos/b.png is 4 x 4 px, but"):
+        assert any(words in line for line in problems), words
+    assert not (dataset / "third").exists()

@@ -14,17 +14,18 @@ import _root  # noqa: F401
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 # Worker processes import this file too: what loads torch is imported where a network runs.
 from data.images import IMAGE_SUFFIXES, DataError, read_alpha, read_image, write_alpha
-from data.layouts import TestSet, find_test_set, match_by_name
+from data.layouts import TestSet, find_test_set
 from data.trimap import read_strict_trimap, trimap_from_alpha
-from evaluation.folders import Evaluation, evaluate_folders
+from evaluation.folders import Evaluation, check_test_set, evaluate_folders
 from evaluation.metrics import METRICS, PROTOCOLS
 from evaluation.report import fit_picture, format_table, picture_sheet, sheet_row, write_csv
 from evaluation.summary import Summary, compare, interval_rows, read_summary, summarise, write_summary
@@ -120,7 +121,8 @@ def evaluate(options: argparse.Namespace) -> None:
         except OSError as error:
             raise OSError(f"cannot write --output: {error}") from error
     if options.config_file is not None:
-        predict_test_set(test_set, options.config_file, options.weights, options.device, options.pred_dir)
+        network = (options.config_file, options.weights, options.device)
+        predict_test_set(test_set, network, options.pred_dir, options.workers)
     protocol = PROTOCOLS[options.protocol]
     evaluation = evaluate_folders(
         options.pred_dir,
@@ -131,7 +133,7 @@ def evaluate(options: argparse.Namespace) -> None:
         protocol=protocol,
         num_workers=options.workers,
         allow_missing=options.allow_missing,
-        track=lambda outcomes, num_images: tqdm(outcomes, "metrics", num_images, unit="image", disable=None),
+        track=progress_bar("metrics"),
     )
     places = {"label_dir": label_dir, "trimap_dir": trimap_dir, "image_dir": image_dir, "pred_dir": options.pred_dir}
     names = {name: None if place is None else str(place) for name, place in places.items()}
@@ -142,35 +144,41 @@ def evaluate(options: argparse.Namespace) -> None:
         write_output(options.output, summary, evaluation, radius_px, options.num_worst)
 
 
-def predict_test_set(test_set: TestSet, config_file: Path, weights: Path, device: str | None, pred_dir: Path) -> None:
+def predict_test_set(
+    test_set: TestSet, network: tuple[Path, Path, str | None], pred_dir: Path, num_workers: int
+) -> None:
     """Run a network over the images of a test set and write its alphas as NAME.png.
 
+    Args:
+        test_set: whose files are all checked before.
+        network: config file, weights and device.
+        pred_dir: folder to write; it must not hold pictures, of whatever network.
+        num_workers: processes that check the files.
+
     Raises:
-        DataError: there are predictions already, of whatever network; files that do not fit.
-        OSError, ValueError: files that are missing or cannot be used.
+        OSError, ValueError: something is wrong with files; the message says what.
     """
     if pred_dir.is_dir() and any(path.suffix.lower() in IMAGE_SUFFIXES for path in pred_dir.iterdir()):
         raise DataError(
             f"{pred_dir} holds pictures already: evaluate them without --config-file, or name another folder"
         )
-    kinds = {"image": test_set.image_dir, "label": test_set.alpha_dir, "trimap": test_set.trimap_dir}
-    folders = {kind: folder for kind, folder in kinds.items() if folder is not None}
-    matched = match_by_name(list(folders.values()), f"expected for each of the {test_set.num_images} truths")
     from engine.model import load_model
     from inference.predictor import Predictor
 
-    model = load_model(config_file, weights, device)
+    model = load_model(*network)
     predictor = Predictor(model, next(model.parameters()).device)
+    folders = (test_set.alpha_dir, test_set.trimap_dir, test_set.image_dir)
+    checked = check_test_set(*folders, num_workers=num_workers, track=progress_bar("files"))
     pred_dir.mkdir(parents=True, exist_ok=True)
-    for paths in tqdm(matched, "network", unit="image", disable=None):
-        files = dict(zip(folders, paths, strict=True))
-        image, trimap = read_image(files["image"]), read_or_make_trimap(files, test_set.trimap_radius_px)
+    for name, files in tqdm(checked.items(), "network", unit="image", disable=None):
+        trimap = read_or_make_trimap(files, test_set.trimap_radius_px)
         assert trimap is not None, "a layout names one of the two"
-        try:
-            pred_alpha = predictor.predict(image, trimap)
-        except ValueError as error:
-            raise DataError(f"{files['image']}: {error}") from error
-        write_alpha(pred_dir / f"{files['image'].stem}.png", pred_alpha)
+        write_alpha(pred_dir / f"{name}.png", predictor.predict(read_image(files["image"]), trimap))
+
+
+def progress_bar(title: str) -> Callable[[Iterable[Any], int], Iterable[Any]]:
+    """Make what `evaluate_folders` tracks images by; nothing is drawn where there is no terminal."""
+    return lambda items, num_images: tqdm(items, title, num_images, unit="image", disable=None)
 
 
 def read_or_make_trimap(files: Mapping[str, Path], radius_px: int | None) -> NDArray | None:
