@@ -19,8 +19,9 @@ from pathlib import Path
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from data.datasets import check_same_size, match_by_name
+from data.datasets import check_same_size
 from data.images import DataError, read_image, write_alpha
+from data.layouts import match_by_name
 from data.trimap import ramp_alpha, read_trimap, trivial_alpha
 
 LOSSLESS_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # others would blur what is exactly 0 or 255
