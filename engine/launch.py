@@ -43,9 +43,27 @@ def launch(main: Callable[..., None], args: argparse.Namespace, device: str, mai
         )
     try:
         with hidden_gpus() if device == "cpu" else nullcontext():
-            spawn(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, main_args)
+            processes = args.num_gpus, args.num_machines, args.machine_rank, args.dist_url
+            spawn(leave_together, *processes, (main, *main_args))
     except ProcessExitedException as error:
         sys.exit(error.exit_code)
+
+
+def leave_together(main: Callable[..., None], *main_args: Any) -> None:
+    """Call `main(*main_args)` and close this process's connections to the others.
+
+    Left open, gloo's threads abort the process ("terminate called without an active exception", status -6) where it
+    ends before the others do.
+    """
+    is_done = False
+    try:
+        main(*main_args)
+        comm.synchronize()
+        is_done = True
+    finally:
+        # After an error only gloo's: closing those of NCCL may wait for processes that do not come.
+        if comm.get_world_size() > 1 and (is_done or torch.distributed.get_backend() == "gloo"):
+            torch.distributed.destroy_process_group()
 
 
 @contextmanager

@@ -1,23 +1,30 @@
-"""The evaluator inside training: equal to the tool on files, to one process when run in two, and flat in memory."""
+"""The evaluator inside training: equal to files measured afterwards, to one process when run in two, flat in memory."""
 
 import json
+import logging
+import math
 import pickle
-from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, distributed, multiprocessing
+from detectron2.evaluation import inference_on_dataset
+from detectron2.utils import comm
+from test_trainer import processes
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
 
 from data.build import build_test_loader
 from data.datasets import MattingFolder
-from data.images import read_alpha, write_alpha, write_image
-from data.trimap import unknown_mask
+from data.images import DataError, read_alpha
+from engine.launch import launch
 from evaluation.evaluator import MattingEvaluator
-from evaluation.metrics import average, measure
-from tools import evaluate
+from evaluation.folders import evaluate_folders
+from evaluation.metrics import METRICS, PROTOCOLS, average, measure
 
-SIZES = [(7, 9), (12, 5), (6, 6), (9, 11), (8, 8)]
+SIZES = [(17, 29), (32, 15), (16, 16), (29, 11), (28, 38), (20, 20), (9, 41)]
 
 
 def make_batch(seed: int) -> tuple[dict, dict[str, Tensor]]:
@@ -30,26 +37,64 @@ def make_batch(seed: int) -> tuple[dict, dict[str, Tensor]]:
     return inputs, {"pred_alpha": torch.rand(shape, generator=generator)}
 
 
-def test_equal_to_the_tool_on_written_files_to_the_last_digit(tmp_path, capsys):
-    for name in ("merged", "trimaps", "alpha_copy"):
-        (tmp_path / name).mkdir()
-    for seed in range(5):
-        inputs, _ = make_batch(seed)
-        name = f"{inputs['name'][0]}.png"
-        write_image(tmp_path / "merged" / name, inputs["image"][0].permute(1, 2, 0).numpy())
-        write_alpha(tmp_path / "alpha_copy" / name, inputs["alpha"][0, 0].numpy())
-        write_alpha(tmp_path / "trimaps" / name, inputs["trimap"][0, 0].numpy() * 256 / 255)  # 0.5 becomes 128
-    dataset = MattingFolder(tmp_path / "merged", tmp_path / "trimaps", tmp_path / "alpha_copy")
-    evaluator = MattingEvaluator(tmp_path / "pred")
-    for inputs in build_test_loader(dataset, num_workers=0):
-        evaluator.process(inputs, make_batch(int(inputs["name"][0].split("_")[1]))[1])
+class MeanOfColours(nn.Module):
+    """A network without weights: its values lie between the levels of 8 bit, as those of a real one."""
 
-    folders = {"--pred-dir": "pred", "--label-dir": "alpha_copy", "--trimap-dir": "trimaps", "--output": "result.json"}
-    assert evaluate.main([part for key, value in folders.items() for part in (key, str(tmp_path / value))]) == 0
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert dict(evaluator.evaluate()) == {"matting": result["averages"]}
-    assert evaluator.rows == result["per_image"]
-    assert result["images"] == 5
+    def forward(self, batch: dict) -> dict[str, Tensor]:
+        return {"pred_alpha": batch["image"].mean(dim=1, keepdim=True)}
+
+
+@pytest.fixture
+def test_set(tmp_path):
+    """Folder with 7 images of as many sizes; odd ones have truths of 16 bit, and image 3 has no unknown pixel."""
+    rng = np.random.default_rng(0)
+    for folder in ("merged", "trimaps", "alpha_copy"):
+        (tmp_path / folder).mkdir()
+    for i, (height, width) in enumerate(SIZES):
+        y, x = np.mgrid[:height, :width]
+        alpha = np.clip(8 - np.hypot(y - height / 2, x - width / 2) + rng.normal(0, 1, y.shape), 0, 6) / 6
+        trimap = np.where(alpha == 1, 255, np.where(alpha == 0, 0, 0 if i == 3 else 128))
+        stored = (65535 * alpha).astype(np.uint16) if i % 2 else (255 * alpha).astype(np.uint8)
+        noisy = 255 * np.clip(alpha[:, :, None] + rng.normal(0, 0.3 + i / 20, (height, width, 3)), 0, 1)
+        for folder, picture in {"merged": noisy, "trimaps": trimap, "alpha_copy": stored}.items():
+            depth = np.uint16 if picture.dtype == np.uint16 else np.uint8
+            cv2.imwrite(str(tmp_path / folder / f"{i}.png"), picture.astype(depth))
+    return tmp_path
+
+
+def matting_folder_of(folder):
+    return MattingFolder(folder / "merged", folder / "trimaps", folder / "alpha_copy")
+
+
+def measured_files(folder, protocol):
+    """Name -> metrics of the predictions that an evaluator wrote to `folder`/pred."""
+    folders = (folder / name for name in ("pred", "alpha_copy", "trimaps"))
+    return evaluate_folders(*folders, protocol=PROTOCOLS[protocol]).rows
+
+
+@pytest.mark.parametrize("protocol", ["dim", "whole"])
+def test_equal_to_the_written_files_to_the_last_digit(test_set, protocol):
+    evaluator = MattingEvaluator(test_set / "pred", protocol)
+    loader = build_test_loader(matting_folder_of(test_set), num_workers=0)
+    found = inference_on_dataset(MeanOfColours(), loader, evaluator)
+    expected = measured_files(test_set, protocol)
+    assert evaluator.rows == expected and len(expected) == 7
+    assert dict(found) == {"matting": average(expected.values())}
+    assert list(found["matting"]) == list(METRICS) and all(value > 0 for value in found["matting"].values())
+
+
+def test_the_float_protocol_measures_what_files_cannot_hold(test_set):
+    evaluator = MattingEvaluator(test_set / "pred", "float")
+    dataset = matting_folder_of(test_set)
+    inference_on_dataset(MeanOfColours(), build_test_loader(dataset, num_workers=0), evaluator)
+    rounded = measured_files(test_set, "float")
+    for item in dataset:
+        unknown = (item["trimap"][0] == 0.5).numpy()
+        difference = (item["image"].mean(dim=0).double() - item["alpha"][0].double()).numpy()[unknown]
+        row = evaluator.rows[item["name"]]
+        assert row["SAD"] == pytest.approx(np.abs(difference).sum() / 1000, rel=1e-9)
+        assert (row["SAD"] == rounded[item["name"]]["SAD"]) == (not unknown.any())
+        assert row["SAD"] == pytest.approx(rounded[item["name"]]["SAD"], abs=0.5 / 255 * unknown.sum() / 1000)
 
 
 def test_a_batch_is_measured_image_by_image():
@@ -58,11 +103,31 @@ def test_a_batch_is_measured_image_by_image():
     evaluator = MattingEvaluator()
     evaluator.process(inputs, outputs)
     for i, name in enumerate("abc"):
-        prediction, truth = ((alpha[i, 0].numpy() * 255).round() for alpha in (outputs["pred_alpha"], inputs["alpha"]))
-        expected = measure(prediction / 255, truth / 255, unknown_mask(inputs["trimap"])[i, 0].numpy())
-        assert evaluator.rows[name] == pytest.approx(expected, rel=1e-5)
+        stored = [(255 * alpha[i, 0].double()).round().numpy().astype(np.uint8) for alpha in
+                  (outputs["pred_alpha"], inputs["alpha"])]  # fmt: skip
+        assert evaluator.rows[name] == measure(*stored, (inputs["trimap"][i, 0] == 0.5).numpy())
     evaluator.reset()
     assert evaluator.rows == {}
+
+
+def test_a_truth_of_16_bit_rounds_as_its_file_does_for_all_values(tmp_path):
+    """round(255 v / 65535) = floor((v + 128) / 257): no v lies half way, as 257 is odd."""
+    values = np.arange(65536).reshape(256, 256)
+    levels = (values + 128) // 257
+    assert np.abs(levels * 257 - values).max() == 128
+    for folder, picture in {"merged": levels, "trimaps": np.full_like(values, 128)}.items():
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(str(tmp_path / folder / "all.png"), picture.astype(np.uint8))
+    (tmp_path / "alpha_copy").mkdir()
+    cv2.imwrite(str(tmp_path / "alpha_copy" / "all.png"), values.astype(np.uint16))
+    (inputs,) = build_test_loader(matting_folder_of(tmp_path), num_workers=0)
+    evaluator = MattingEvaluator(tmp_path / "pred")
+    evaluator.process(inputs, {"pred_alpha": torch.from_numpy(levels / 255)[None, None]})
+    expected = {**dict.fromkeys(METRICS, 0), "pixels": 65536}
+    assert evaluator.rows["all"] == measured_files(tmp_path, "dim")["all"] == expected
+    # That each value counts: one that is a level off is seen.
+    evaluator.process(inputs, {"pred_alpha": inputs["alpha"].new_zeros(1, 1, 256, 256)})
+    assert evaluator.rows["all"]["SAD"] == levels.sum() / 255 / 1000
 
 
 def test_predictions_are_rounded_not_truncated(tmp_path):
@@ -71,7 +136,7 @@ def test_predictions_are_rounded_not_truncated(tmp_path):
     inputs["alpha"] = torch.ones_like(inputs["alpha"])
     evaluator = MattingEvaluator(tmp_path)
     evaluator.process(inputs, outputs)
-    assert evaluator.evaluate()["matting"] == {"SAD": 0, "MSE": 0, "MAD": 0}
+    assert evaluator.evaluate()["matting"] == dict.fromkeys(METRICS, 0)
     assert (read_alpha(tmp_path / "image_0.png") == 1).all()
 
 
@@ -84,8 +149,52 @@ def test_without_truth_or_without_images_there_is_no_number():
         MattingEvaluator().evaluate()
 
 
+def test_without_a_pixel_to_measure_there_is_no_number():
+    inputs, outputs = make_batch(0)
+    inputs["trimap"] = torch.zeros_like(inputs["trimap"])
+    for protocol in ("dim", "float"):
+        evaluator = MattingEvaluator(protocol=protocol)
+        evaluator.process(inputs, outputs)
+        with pytest.raises(DataError, match="no trimap of the 1 test images has an unknown pixel"):
+            evaluator.evaluate()
+    whole = MattingEvaluator(protocol="whole")
+    whole.process(inputs, outputs)
+    assert whole.evaluate()["matting"]["SAD"] > 0
+
+
+def test_the_log_says_the_protocol_and_how_many_images_have_nothing_to_measure(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("evaluation"), "propagate", True)  # detectron2's loggers end that
+    caplog.set_level(logging.INFO, "evaluation.evaluator")
+    evaluator = MattingEvaluator(protocol="float")
+    for seed in range(3):
+        evaluator.process(*make_batch(seed))
+    evaluator.evaluate()
+    inputs, outputs = make_batch(3)
+    inputs["trimap"] = torch.ones_like(inputs["trimap"])
+    evaluator.process(inputs, outputs)
+    evaluator.evaluate()
+    heads, numbers = zip(*((text[0], text[2].split()) for text in map(str.splitlines, caplog.messages)), strict=True)
+    description = PROTOCOLS["float"].description
+    assert heads == (description, f"{description}; images without such a pixel, their errors 0: 1")
+    assert [count for count, *_ in numbers] == ["3", "4"]
+    assert float(numbers[0][1]) / 4 * 3 == pytest.approx(float(numbers[1][1]), abs=1e-3)
+
+
+@pytest.mark.parametrize("value", [1.5, -0.1, math.nan])
+def test_a_prediction_that_is_no_alpha_is_refused(value):
+    inputs, outputs = make_batch(0)
+    outputs["pred_alpha"][0, 0, 3, 3] = value
+    with pytest.raises(ValueError, match=r"expected float alphas in \[0, 1\]"):
+        MattingEvaluator().process(inputs, outputs)
+
+
+def test_an_unknown_protocol_is_refused():
+    with pytest.raises(ValueError, match="protocol must be one of dim, float, whole, got 'sad'"):
+        MattingEvaluator(protocol="sad")
+
+
 def test_no_picture_is_kept():
-    """What the evaluator holds after a picture of 64 K pixels takes no more bytes than a name and three numbers."""
+    """What the evaluator holds after a picture of 64 K pixels takes no more bytes than a name and a few numbers."""
     inputs = {"alpha": torch.rand(1, 1, 256, 256), "trimap": torch.full((1, 1, 256, 256), 0.5), "name": ["large"]}
     evaluator = MattingEvaluator()
     evaluator.process(inputs, {"pred_alpha": torch.rand(1, 1, 256, 256)})
@@ -93,23 +202,27 @@ def test_no_picture_is_kept():
     assert len(pickle.dumps(vars(evaluator))) < 500
 
 
-def evaluate_a_share(rank: int, folder: str) -> None:
-    """Process images rank, rank + 2, ... of 5 and, as a padded sampler would, image 0 on both ranks."""
+def evaluate_in_each_process(folder):
+    """What each of two processes does: its share of 7 images, then of the 8 of a sampler that repeats one."""
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    evaluator = MattingEvaluator()
-    for seed in {0, *range(rank, 5, 2)}:
-        evaluator.process(*make_batch(seed))
-    Path(folder, f"{rank}.json").write_text(json.dumps(evaluator.evaluate()))
-    distributed.destroy_process_group()
+    dataset = matting_folder_of(folder)
+    loaders = {
+        "uneven": build_test_loader(dataset, num_workers=0),
+        "padded": DataLoader(dataset, sampler=DistributedSampler(dataset, shuffle=False)),
+    }
+    seen = {}
+    for name, loader in loaders.items():
+        evaluator = MattingEvaluator(folder / name)
+        seen[name] = [inference_on_dataset(MeanOfColours(), loader, evaluator), list(evaluator.rows)]
+    (folder / f"rank{comm.get_rank()}.json").write_text(json.dumps(seen))
 
 
-def test_two_processes_equal_one(tmp_path):
-    multiprocessing.spawn(evaluate_a_share, args=(str(tmp_path),), nprocs=2)
-    evaluator = MattingEvaluator()
-    for seed in range(5):
-        evaluator.process(*make_batch(seed))
-    expected = dict(evaluator.evaluate())
-    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)] == [expected, expected]
-    assert expected["matting"] == average(evaluator.rows.values())
-    assert np.isfinite(list(expected["matting"].values())).all()
+def test_two_processes_equal_one_exactly(test_set):
+    launch(evaluate_in_each_process, processes(2), "cpu", (test_set,))
+    loader = build_test_loader(matting_folder_of(test_set), num_workers=0)
+    expected = inference_on_dataset(MeanOfColours(), loader, MattingEvaluator())
+    first, second = (json.loads((test_set / f"rank{rank}.json").read_text()) for rank in range(2))
+    assert [first[name][0] for name in first] == [second[name][0] for name in first] == [expected, expected]
+    assert [first["uneven"][1], second["uneven"][1]] == [["0", "2", "4", "6"], ["1", "3", "5"]]
+    assert [first["padded"][1], second["padded"][1]] == [["0", "2", "4", "6"], ["1", "3", "5", "0"]]
+    assert {path.stem for path in (test_set / "uneven").iterdir()} == set("0123456")

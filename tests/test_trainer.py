@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import time
 from pathlib import Path
 
 import pytest
@@ -322,6 +323,18 @@ def test_two_gloo_processes_train_one_model_on_one_stream(tmp_path):
     assert not torch.equal(first["own_mean"], second["own_mean"])
     assert torch.equal(first["weights"]["norm.running_mean"], first["own_mean"])
     assert len(first["losses"]) == 12 and not second["losses"]
+
+
+def leave_before_the_main_process():
+    """What each of two processes does: talk once, then the second ends, half a second before the first."""
+    comm.all_gather(comm.get_rank())
+    if comm.is_main_process():
+        time.sleep(0.5)
+
+
+def test_a_process_that_is_done_before_the_others_ends_well():
+    """Before the launcher closed the connections, every second run of this ended by SIGABRT."""
+    launch(leave_before_the_main_process, processes(2), "cpu", ())
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:0", "meta", ""])
