@@ -16,7 +16,9 @@ from detectron2.config import LazyConfig
 from detectron2.utils.logger import setup_logger
 
 import main
-from evaluation.metrics import METRICS, PROTOCOLS
+from evaluation.folders import evaluate_folders
+from evaluation.metrics import METRICS, PROTOCOLS, average
+from evaluation.report import format_table
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEMO = str(REPOSITORY / "configs" / "demo.py")
@@ -120,7 +122,9 @@ def test_a_training_leaves_its_config_metrics_and_checkpoints(trained):
         "last_checkpoint",
         "model_0000002.pth",
         "model_final.pth",
+        "model_best.pth",
     } <= names
+    assert (trained / "last_checkpoint").read_text() == "model_final.pth"
     assert any(name.startswith("events.out.tfevents") for name in names)
     rows = metrics(trained)
     losses = {"total_loss", "loss_unknown_l1", "loss_known_l1", "loss_laplacian", "loss_gradient", "lr"}
@@ -146,6 +150,9 @@ def test_stopped_and_resumed_equals_not_stopped(trained, data, tmp_path, capsys)
     assert ours["trainer"]["samples_seen"] == theirs["trainer"]["samples_seen"] == 12
     for name, tensor in theirs["model"].items():
         assert torch.equal(ours["model"][name], tensor), name
+    # The evaluation at the checkpoint's iteration is made up for: the training may have stopped before it.
+    bests = [torch.load(folder / "model_best.pth", weights_only=True) for folder in (tmp_path, trained)]
+    assert [(best["iteration"], best["value"]) for best in bests] == [best_evaluation(trained)[0]] * 2
     moments = [run["trainer"]["optimizer"]["state"] for run in (ours, theirs)]
     assert all(torch.equal(moments[0][i]["exp_avg_sq"], moments[1][i]["exp_avg_sq"]) for i in moments[1])
 
@@ -179,6 +186,51 @@ def test_a_training_needs_no_test_set(data, tmp_path):
     changes = {"dataloader.test": "null", "train.max_iter": 3}
     main.main(["--config-file", DEMO, *overrides(data, tmp_path, **changes)])
     assert set(metrics(tmp_path)) == {0, 1, 2}
+    assert not (tmp_path / "model_best.pth").exists()
+
+
+def best_evaluation(output):
+    """Iteration and value of the lowest SAD in metrics.json, the iteration counted as checkpoints do."""
+    rows = metrics(output)
+    last = max(rows)  # an evaluation at the end stands one further than the last step
+    sads = {min(iteration, last - 1): row["matting/SAD"] for iteration, row in rows.items() if "matting/SAD" in row}
+    return min(sads.items(), key=lambda item: item[1]), list(sads)
+
+
+def test_the_weights_of_the_lowest_sad_stay_and_give_it_again(data, tmp_path):
+    """At this rate the network gets worse; `max_to_keep` removes periodic checkpoints, not the best."""
+    changes = {"train.eval_period": 1, "train.checkpointer.max_to_keep": 1, "optimizer.lr": 0.1}
+    main.main(["--config-file", DEMO, *overrides(data, tmp_path, **changes)])
+    (iteration, sad), evaluated = best_evaluation(tmp_path)
+    assert evaluated == list(range(6)) and iteration < 5
+    best = torch.load(tmp_path / "model_best.pth", weights_only=True)
+    assert (best["iteration"], best["metric"], best["value"]) == (iteration, "matting/SAD", sad)
+    assert {path.name for path in tmp_path.glob("*.pth")} == {
+        "model_best.pth",
+        "model_0000005.pth",
+        "model_final.pth",
+    }
+
+    weights = {"train.init_checkpoint": tmp_path / "model_best.pth"}
+    main.main(["--config-file", DEMO, "--eval-only", *overrides(data, tmp_path / "alone", **weights)])
+    alone = printed_evaluation((tmp_path / "alone" / "log.txt").read_text())
+    row = metrics(tmp_path)[iteration]
+    assert alone == {name: round(row[f"matting/{name}"], 4) for name in METRICS}
+
+
+def test_predictions_are_written_on_request_and_measure_the_same(trained, data, tmp_path):
+    changes = {
+        "train.init_checkpoint": trained / "model_best.pth",
+        "dataloader.evaluator.output_dir": tmp_path / "pred",
+    }
+    main.main(["--config-file", DEMO, "--eval-only", *overrides(data, tmp_path, **changes)])
+    log = (tmp_path / "log.txt").read_text()
+    assert sorted(path.name for path in (tmp_path / "pred").iterdir()) == ["0.png", "1.png", "2.png"]
+    rows = evaluate_folders(tmp_path / "pred", data / "alpha_copy", data / "trimaps").rows
+    expected = average(rows.values())
+    assert printed_evaluation(log) == {name: round(value, 4) for name, value in expected.items()}
+    assert format_table([{"images": 3, **expected}]) in log and PROTOCOLS["dim"].description in log
+    assert torch.load(trained / "model_best.pth", weights_only=True)["value"] == expected["SAD"]
 
 
 @pytest.mark.parametrize(
@@ -193,6 +245,8 @@ def test_a_training_needs_no_test_set(data, tmp_path):
         ([], {"train.precision": "fp8"}, "train.precision must be one of"),
         ([], {"model.backbone.num_heads": 5}, "not divisible by 5 heads"),
         ([], {"train.seed": -1}, "Seed must be between"),
+        ([], {"dataloader.evaluator.protocol": "sad"}, "protocol must be one of dim, float, whole, got 'sad'"),
+        ([], {"train.best_checkpoint.mode": "low"}, "train.best_checkpoint.mode must be min or max, got 'low'"),
     ],
 )
 def test_what_is_missing_is_one_message_and_status_1(arguments, changes, words, data, tmp_path):
@@ -210,10 +264,20 @@ def test_foregrounds_without_transparency_are_one_message_before_anything_starts
     assert not (tmp_path / "config.yaml").exists()
 
 
-def test_evaluating_without_truth_is_one_message(trained, data, tmp_path):
+@pytest.mark.parametrize("arguments", [[], ["--eval-only"]], ids=["train", "eval-only"])
+def test_evaluating_without_truth_is_one_message_before_anything_starts(trained, data, tmp_path, capsys, arguments):
     changes = {"train.init_checkpoint": trained / "model_final.pth", "dataloader.test.dataset.alpha_dir": "null"}
     with pytest.raises(SystemExit, match="^main.py: expected a test batch with its truth.*set alpha_dir"):
-        main.main(["--config-file", DEMO, "--eval-only", *overrides(data, tmp_path, **changes)])
+        main.main(["--config-file", DEMO, *arguments, *overrides(data, tmp_path, **changes)])
+    assert "Traceback" not in capsys.readouterr().out
+    assert not (tmp_path / "config.yaml").exists()
+
+
+def test_a_metric_that_nothing_gives_is_one_message(data, tmp_path):
+    changes = {"train.best_checkpoint.metric": "matting/SDA", "train.eval_period": 1}
+    with pytest.raises(SystemExit, match="^main.py: .*'matting/SDA', but the evaluation gives matting/SAD, matting/M"):
+        main.main(["--config-file", DEMO, *overrides(data, tmp_path, **changes)])
+    assert not (tmp_path / "model_final.pth").exists()
 
 
 def test_crops_too_small_for_a_loss_are_one_message(data, tmp_path):
@@ -282,6 +346,8 @@ def test_two_processes_on_the_cpu_train_and_evaluate_together(data, tmp_path):
     assert [iteration for iteration in rows if "total_loss" in rows[iteration]] == [0, 1, 2, 3]
     final = torch.load(tmp_path / "model_final.pth", weights_only=True)
     assert final["trainer"]["samples_seen"] == 16
+    best = torch.load(tmp_path / "model_best.pth", weights_only=True)
+    assert (best["iteration"], best["value"]) == best_evaluation(tmp_path)[0]
     # The checkpoint gives the same numbers in one process as its training did in two.
     changes = {"train.init_checkpoint": tmp_path / "model_final.pth"}
     main.main(["--config-file", DEMO, "--eval-only", *overrides(data, tmp_path / "alone", **changes)])
