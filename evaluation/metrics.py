@@ -16,12 +16,10 @@ from numpy.typing import NDArray
 
 from data.images import to_float, to_uint8
 from data.trimap import check_stored
+from evaluation.connectivity import connectedness, source_level
 
 GRAD_SIGMA_PX = 1.4
 GRAD_HALF_SIZE_PX = 4  # where the Gaussian falls to 1e-2: ceil(sigma sqrt(-2 ln(sqrt(2 pi) sigma 1e-2)))
-CONN_NUM_THRESHOLDS = 10  # 0.1, 0.2, ... 1.0
-SEED_STEP_PX = 4
-FLOOD = 4 | cv2.FLOODFILL_FIXED_RANGE | cv2.FLOODFILL_MASK_ONLY | (1 << 8)  # 4-connected; only writes 1 into a mask
 
 
 def sad(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> float:
@@ -71,17 +69,17 @@ def grad(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> floa
 def conn(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> float:
     """Sum the differences of connectedness over the region, / 1000.
 
-    For each threshold 0.1, 0.2, ... 1.0, the pixels where both alphas reach it have a largest 4-connected component
-    (of equal ones the first in column order; none where no pixel reaches it). A pixel belongs to the source up to the
-    level l: the last threshold, counted from 0, before it first lies outside; 1 where it never does. Its connectedness
-    in an alpha a is 1 - (a - l), or 1 where a - l is below 0.15. Arguments and errors as for `sad`.
+    For each threshold 0.1, 0.2, ... 1.0, the source is the largest 4-connected component of the pixels where both
+    alphas reach it (of equal ones the first in column order; none where no pixel does). A pixel's level l is the last
+    threshold, counted from 0, before it first lies outside; 1 where it never does. Its connectedness in an alpha a is
+    1 - (a - l), or 1 where a - l is below 0.15. Arguments and errors as for `sad`.
     """
     _check(pred_alpha, alpha, region)
     if not region.any():
         return 0.0
-    level = _level(np.minimum(_thresholds_reached(pred_alpha), _thresholds_reached(alpha)))
-    connectedness = [_connectedness(values[region], level[region]) for values in (pred_alpha, alpha)]
-    return float(np.abs(connectedness[0] - connectedness[1]).sum()) / 1000
+    level = source_level(pred_alpha, alpha)[region]
+    degrees = [connectedness(values[region], level) for values in (pred_alpha, alpha)]
+    return float(np.abs(degrees[0] - degrees[1]).sum()) / 1000
 
 
 class Metric(NamedTuple):
@@ -253,69 +251,3 @@ def _gradient_length(values: NDArray, lowest: float, highest: float) -> NDArray[
     along_x = cv2.sepFilter2D(source, cv2.CV_64F, derive, smooth, borderType=cv2.BORDER_REPLICATE)
     along_y = cv2.sepFilter2D(source, cv2.CV_64F, smooth, derive, borderType=cv2.BORDER_REPLICATE)
     return np.asarray(cv2.magnitude(along_x, along_y), np.float64) / (float(highest) - float(lowest))
-
-
-def _thresholds_reached(values: NDArray) -> NDArray[np.uint8]:
-    """Count the thresholds k / 10 that each alpha reaches, 0 to 10, with no rounding error in between.
-
-    In float64, 153 / 255 lies beyond a threshold 0.6 that was summed up from 0.1: uint8 is decided in whole numbers,
-    floats against the float nearest to k / 10 in their own precision.
-    """
-    if values.dtype == np.uint8:
-        return (np.arange(256) * CONN_NUM_THRESHOLDS // 255).astype(np.uint8)[values]
-    thresholds = np.arange(1, CONN_NUM_THRESHOLDS + 1).astype(values.dtype) / CONN_NUM_THRESHOLDS
-    return np.searchsorted(thresholds, values.ravel(), side="right").reshape(values.shape).astype(np.uint8)
-
-
-def _level(reached: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Count for each pixel at how many thresholds in turn, from the lowest on, it lies in the largest component.
-
-    Args:
-        reached: (H, W) thresholds that both alphas reach, 0 to 10.
-    """
-    reached = np.ascontiguousarray(reached)  # as OpenCV floods
-    # Flooding from one pixel costs a twentieth of labelling every component, and where it fills more than half of the
-    # mask no other can be larger. The pixel need only be likely to do so: the deepest one of a coarse look.
-    coarse = reached[::SEED_STEP_PX, ::SEED_STEP_PX]
-    depth = cv2.distanceTransform((coarse == coarse.max()).view(np.uint8), cv2.DIST_L1, 3)
-    row, column = (SEED_STEP_PX * int(i) for i in np.unravel_index(depth.argmax(), coarse.shape))
-    level = np.zeros(reached.shape, np.uint8)
-    is_joined = np.ones(reached.shape, np.bool_)
-    for threshold in range(1, int(reached.max()) + 1):
-        mask = reached >= threshold
-        flooded = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2), np.uint8)
-        area = 0
-        if mask[row, column]:
-            spread = int(reached[row, column]) - threshold, CONN_NUM_THRESHOLDS
-            area = cv2.floodFill(reached, flooded, (column, row), 0, *spread, FLOOD)[0]
-        is_largest = 2 * area > np.count_nonzero(mask)
-        is_joined &= flooded[1:-1, 1:-1].view(np.bool_) if is_largest else _largest_component(mask)
-        level += is_joined
-    return level
-
-
-def _largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Keep the largest 4-connected component; of equal ones the one whose first pixel in column order comes first.
-
-    Args:
-        mask: (H, W), not empty.
-    """
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=4)
-    areas = stats[1:, cv2.CC_STAT_AREA]  # 0 is what lies outside the mask
-    largest = np.flatnonzero(areas == areas.max()) + 1
-    if len(largest) > 1:
-        columns = stats[largest, cv2.CC_STAT_LEFT]
-        largest = largest[columns == columns.min()]
-        # argmax finds the first row of each
-        rows = [int((labels[:, columns.min()] == label).argmax()) for label in largest]
-        largest = largest[[int(np.argmin(rows))]]
-    return labels == largest[0]
-
-
-def _connectedness(values: NDArray, level: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Compute 1 - d where d >= 0.15, else 1, with d = alpha - level / 10; (N,) alphas and levels in tenths."""
-    floats = values / 255 if values.dtype == np.uint8 else values
-    # d >= 0.15 as alpha >= (2 level + 3) / 20: no difference is rounded before it is compared
-    bounds = (2 * np.arange(CONN_NUM_THRESHOLDS + 1) + 3).astype(floats.dtype) / 20
-    distance = floats.astype(np.float64) - level / CONN_NUM_THRESHOLDS
-    return 1 - distance * (floats >= bounds[level])
