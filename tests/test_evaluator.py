@@ -1,4 +1,4 @@
-"""The evaluator inside training: equal to files measured afterwards, to one process when run in two, flat in memory."""
+"""The evaluator inside training: equal to the command on its files, to one process when run in two, flat in memory."""
 
 import json
 import logging
@@ -21,8 +21,8 @@ from data.datasets import MattingFolder
 from data.images import DataError, read_alpha
 from engine.launch import launch
 from evaluation.evaluator import MattingEvaluator
-from evaluation.folders import evaluate_folders
-from evaluation.metrics import METRICS, PROTOCOLS, average, measure
+from evaluation.metrics import METRICS, PROTOCOLS, measure
+from tools import evaluate
 
 SIZES = [(17, 29), (32, 15), (16, 16), (29, 11), (28, 38), (20, 20), (9, 41)]
 
@@ -66,10 +66,12 @@ def matting_folder_of(folder):
     return MattingFolder(folder / "merged", folder / "trimaps", folder / "alpha_copy")
 
 
-def measured_files(folder, protocol):
-    """Name -> metrics of the predictions that an evaluator wrote to `folder`/pred."""
-    folders = (folder / name for name in ("pred", "alpha_copy", "trimaps"))
-    return evaluate_folders(*folders, protocol=PROTOCOLS[protocol]).rows
+def by_command(folder, protocol):
+    """What tools/evaluate.py writes of the predictions that an evaluator wrote to `folder`/pred."""
+    folders = {"--pred-dir": "pred", "--label-dir": "alpha_copy", "--trimap-dir": "trimaps", "--output": "result"}
+    options = [part for name, value in folders.items() for part in (name, str(folder / value))]
+    assert evaluate.main([*options, "--protocol", protocol, "--workers", "1"]) == 0
+    return json.loads((folder / "result" / "summary.json").read_text())
 
 
 @pytest.mark.parametrize("protocol", ["dim", "whole"])
@@ -77,9 +79,9 @@ def test_equal_to_the_written_files_to_the_last_digit(test_set, protocol):
     evaluator = MattingEvaluator(test_set / "pred", protocol)
     loader = build_test_loader(matting_folder_of(test_set), num_workers=0)
     found = inference_on_dataset(MeanOfColours(), loader, evaluator)
-    expected = measured_files(test_set, protocol)
-    assert evaluator.rows == expected and len(expected) == 7
-    assert dict(found) == {"matting": average(expected.values())}
+    expected = by_command(test_set, protocol)
+    assert evaluator.rows == expected["per_image"] and expected["images"] == 7
+    assert dict(found) == {"matting": expected["averages"]}
     assert list(found["matting"]) == list(METRICS) and all(value > 0 for value in found["matting"].values())
 
 
@@ -87,7 +89,7 @@ def test_the_float_protocol_measures_what_files_cannot_hold(test_set):
     evaluator = MattingEvaluator(test_set / "pred", "float")
     dataset = matting_folder_of(test_set)
     inference_on_dataset(MeanOfColours(), build_test_loader(dataset, num_workers=0), evaluator)
-    rounded = measured_files(test_set, "float")
+    rounded = by_command(test_set, "float")["per_image"]
     for item in dataset:
         unknown = (item["trimap"][0] == 0.5).numpy()
         difference = (item["image"].mean(dim=0).double() - item["alpha"][0].double()).numpy()[unknown]
@@ -124,7 +126,7 @@ def test_a_truth_of_16_bit_rounds_as_its_file_does_for_all_values(tmp_path):
     evaluator = MattingEvaluator(tmp_path / "pred")
     evaluator.process(inputs, {"pred_alpha": torch.from_numpy(levels / 255)[None, None]})
     expected = {**dict.fromkeys(METRICS, 0), "pixels": 65536}
-    assert evaluator.rows["all"] == measured_files(tmp_path, "dim")["all"] == expected
+    assert evaluator.rows["all"] == by_command(tmp_path, "dim")["per_image"]["all"] == expected
     # That each value counts: one that is a level off is seen.
     evaluator.process(inputs, {"pred_alpha": inputs["alpha"].new_zeros(1, 1, 256, 256)})
     assert evaluator.rows["all"]["SAD"] == levels.sum() / 255 / 1000
