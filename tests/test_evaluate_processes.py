@@ -1,5 +1,6 @@
 """tools/evaluate.py and its workers when one of them is killed or interrupted."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -29,7 +30,8 @@ def long_run(tmp_path):
     assert wait_for(lambda: len(workers(run.pid)) == 2)
     time.sleep(0.5)
     yield run
-    run.kill()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(run.pid, signal.SIGKILL)  # workers that were left would keep the pipe open
     run.communicate()
 
 

@@ -180,7 +180,9 @@ def test_one_foreground_has_no_interval(test_set, capsys):
     assert evaluate.main(arguments(test_set, "--output", test_set / "out")) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines[4:6]] == [["95%", "from", *"-----"], ["95%", "to", *"-----"]]
-    assert lines[6] == "All images are composites of one foreground, by their names: no interval can be given"
+    assert lines[6] == (
+        "No interval: it takes two foregrounds, and images named NAME_0, NAME_1 ... count as composites of one"
+    )
     assert values(test_set / "out")["intervals"] is None
 
 
@@ -291,6 +293,15 @@ def test_missing_predictions_are_said(test_set, capsys):
     summary = values(test_set / "out")
     assert summary["missing"] == ["b", "c"] and list(summary["per_image"]) == ["a"]
     assert summary["averages"]["SAD"] == pytest.approx(0.02)
+
+
+def test_a_missing_composite_leaves_the_others_together(test_set):
+    add_composites(test_set, {"f_0": 0, "f_1": 51, "f_2": 102})
+    (test_set / "pred" / "f_1.png").unlink()
+    assert evaluate.main(arguments(test_set, "--allow-missing", "--group", "--output", test_set / "out")) == 0
+    summary = values(test_set / "out")
+    assert (summary["images"], summary["foregrounds"]) == (4, 3)
+    assert summary["per_foreground"]["f"] == {"images": 2, **average(summary["per_image"][n] for n in ("f_0", "f_2"))}
 
 
 @pytest.mark.parametrize("way", [["tools/evaluate.py"], ["-m", "tools.evaluate"]], ids=["as a file", "as a module"])

@@ -210,7 +210,7 @@ def print_summary(summary: Summary) -> None:
         rows += interval_rows(summary["intervals_over_foregrounds"])
     print(format_table(rows))
     if summary["intervals"] is None:
-        print("All images are composites of one foreground, by their names: no interval can be given")
+        print("No interval: it takes two foregrounds, and images named NAME_0, NAME_1 ... count as composites of one")
 
 
 def write_output(
