@@ -5,12 +5,15 @@ from typing import Any
 
 from torch import nn
 
+TOKENS = ("cls_token", "storage_tokens", "pos_embed")
+"""What is added to or put beside the patches, by the last part of its name."""
+
 
 def get_vit_lr_decay_rate(name: str, lr_decay_rate: float, num_layers: int) -> float:
     """Factor of the learning rate for a parameter of a vision transformer (BEiT, arXiv:2106.08254; ViTDet).
 
-    Block i of n has rate ** (n - i), patch embedding and tokens rate ** (n + 1); the convolution necks, the final
-    norm and everything outside the backbone have 1.
+    Block i of n has rate ** (n - i), patch embedding, tokens and absolute positions rate ** (n + 1); the convolution
+    necks, the final norm and everything outside the backbone have 1.
 
     Args:
         name: parameter name in the whole model, "backbone.blocks.3.attn.qkv.weight" for example.
@@ -22,7 +25,7 @@ def get_vit_lr_decay_rate(name: str, lr_decay_rate: float, num_layers: int) -> f
     """
     if not name.startswith("backbone."):
         return 1.0
-    if name.startswith(("backbone.patch_embed.", "backbone.cls_token", "backbone.storage_tokens")):
+    if name.startswith(("backbone.patch_embed.", *(f"backbone.{token}" for token in TOKENS))):
         return lr_decay_rate ** (num_layers + 1)
     block = re.match(r"backbone\.blocks\.(\d+)\.(?!residual\.)", name)
     if block is None:
@@ -43,7 +46,8 @@ def get_optimizer_params(
 ) -> list[dict[str, Any]]:
     """Parameter groups for a torch optimiser, one per learning rate and weight decay.
 
-    Matrices and convolution kernels decay; norms, biases, LayerScale's gammas and tokens do not.
+    Matrices and convolution kernels decay, and ViTDet's relative positions as in its own recipe; norms, biases,
+    LayerScale's gammas, tokens and absolute positions do not.
 
     Args:
         model: a `ViTMatte`, bare or wrapped for several processes.
@@ -62,7 +66,6 @@ def get_optimizer_params(
         name = name.removeprefix("module.")
         factor = get_vit_lr_decay_rate(name, lr_decay_rate, num_layers)
         lr = base_lr * factor * (decoder_lr_factor if name.startswith("decoder.") else 1.0)
-        is_token = name.endswith(("cls_token", "storage_tokens"))
-        decay = 0.0 if parameter.dim() < 2 or is_token else weight_decay
+        decay = 0.0 if parameter.dim() < 2 or name.endswith(TOKENS) else weight_decay
         groups.setdefault((lr, decay), {"params": [], "lr": lr, "weight_decay": decay})["params"].append(parameter)
     return list(groups.values())

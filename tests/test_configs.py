@@ -29,6 +29,15 @@ COMMON = {
 }
 COMPOSITION_1K = [path for path in EXPERIMENTS if path.stem.startswith("ViTMatte_")]
 
+
+
+def common_files(path):
+    """The files of configs/common that an experiment imports -> the name in each."""
+    if not path.stem.endswith("_original"):
+        return COMMON
+    return {"model_vitdet" if file == "model" else file: name for file, name in COMMON.items()}
+
+
 every_experiment = pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 
 
@@ -40,10 +49,12 @@ def instantiate_on_meta(cfg):
 def test_the_experiments_of_the_project_are_here():
     assert [path.stem for path in EXPERIMENTS] == [
         "ViTMatte_B_100ep",
+        "ViTMatte_B_original",
         "ViTMatte_L_100ep",
         "ViTMatte_S_100ep",
         "ViTMatte_S_100ep_1024",
         "ViTMatte_S_10ep",
+        "ViTMatte_S_original",
         "ViTMatte_Splus_100ep",
         "demo",
     ]
@@ -56,7 +67,7 @@ def test_an_experiment_is_a_short_delta_of_plain_assignments(path):
     head, *body = ast.parse(source).body
     imports, assignments = body[: len(COMMON)], body[len(COMMON) :]
     assert [ast.unparse(node) for node in imports] == [
-        f"from .common.{file} import {name}" for file, name in COMMON.items()
+        f"from .common.{file} import {name}" for file, name in sorted(common_files(path).items())
     ]
     for node in assignments:
         assert isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute), ast.unparse(node)
@@ -70,7 +81,10 @@ def test_an_experiment_is_a_short_delta_of_plain_assignments(path):
 @every_experiment
 def test_an_experiment_has_the_keys_of_its_common_files(path):
     common = OmegaConf.create(
-        {name: LazyConfig.load(str(CONFIGS / "common" / f"{file}.py"), name) for file, name in COMMON.items()},
+        {
+            name: LazyConfig.load(str(CONFIGS / "common" / f"{file}.py"), name)
+            for file, name in common_files(path).items()
+        },
         flags={"allow_objects": True},
     )
     assert sorted(dotted_keys(load_config(path))) == sorted(dotted_keys(common))
@@ -266,6 +280,27 @@ def test_what_distinguishes_the_composition_experiments(path, expected):
     assert (suffix is not None) == b.keep_prefix_tokens
 
 
+@pytest.mark.parametrize(("original", "dinov3"), [("S_original", "S_100ep"), ("B_original", "B_100ep")])
+def test_an_original_differs_from_its_dinov3_experiment_in_the_backbone_alone(original, dinov3):
+    paths = [CONFIGS / f"ViTMatte_{name}.py" for name in (original, dinov3)]
+    configs = [OmegaConf.to_container(load_config(path), resolve=True) for path in paths]
+    backbones = [cfg["model"].pop("backbone") for cfg in configs]
+    for cfg in configs:
+        for key in ("output_dir", "init_checkpoint", "init_checkpoint_may_lack"):
+            cfg["train"].pop(key)
+    assert configs[0] == configs[1]
+    both = backbones[0].keys() & backbones[1].keys() - {"_target_", "norm_eps"}
+    assert {"embed_dim", "depth", "num_heads", "window_size", "global_block_indexes"} <= both
+    assert [backbones[0][key] for key in both] == [backbones[1][key] for key in both]
+
+
+@pytest.mark.parametrize(("path", "num_million"), [("ViTMatte_S_original", 25.8), ("ViTMatte_B_original", 96.7)])
+def test_an_original_has_as_many_parameters_as_the_published_one(path, num_million):
+    """As ViTMatte (arXiv:2305.15272, table 1) counts them; the unread cls position is among them."""
+    model = instantiate_on_meta(load_config(CONFIGS / f"{path}.py"))
+    assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(num_million, abs=0.05)
+
+
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
 @pytest.mark.parametrize("world_size", [1, 8])
 def test_the_schedule_follows_batch_size_and_processes(batch_size, world_size, tmp_path):
@@ -316,10 +351,10 @@ def test_every_parameter_is_in_one_group_with_its_rate_and_decay(path):
         elif part[1] == "blocks":
             expected = lr * rate ** (depth - int(part[2]))
         else:
-            assert part[1] in ("patch_embed", "cls_token", "storage_tokens")
+            assert part[1] in ("patch_embed", "cls_token", "storage_tokens", "pos_embed")
             expected = lr * rate ** (depth + 1)
-        is_kernel = part[-1] == "weight" and parameter.dim() in (2, 4)
-        assert found[id(parameter)] == pytest.approx((expected, weight_decay if is_kernel else 0), rel=1e-12), name
+        does_decay = part[-1] == "weight" and parameter.dim() in (2, 4) or part[-1].startswith("rel_pos_")
+        assert found[id(parameter)] == pytest.approx((expected, weight_decay if does_decay else 0), rel=1e-12), name
 
 
 @pytest.mark.parametrize(

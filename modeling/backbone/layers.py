@@ -1,5 +1,7 @@
 """Small layers of the vision transformer, named as in the DINOv3 and ViTMatte checkpoints."""
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -122,3 +124,12 @@ class ConvResidual(nn.Module):
         out = F.gelu(self.norm1(self.conv1(x)))
         out = F.gelu(self.norm2(self.conv2(out)))
         return x + self.norm3(self.conv3(out))
+
+
+def checked_indexes(name: str, indexes: Iterable[int], depth: int) -> frozenset[int]:
+    """Block indexes as a set; a config hands them over as its own list type."""
+    found = frozenset(int(index) for index in indexes)
+    outside = sorted(index for index in found if not 0 <= index < depth)
+    if outside:
+        raise ValueError(f"{name}: {outside} lie outside the {depth} blocks (0 to {depth - 1})")
+    return found

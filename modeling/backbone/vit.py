@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from modeling.backbone.block import Block
-from modeling.backbone.layers import PatchEmbed
+from modeling.backbone.layers import PatchEmbed, checked_indexes
 from modeling.backbone.rope_position_encoding import RopePositionEmbedding
 
 
@@ -67,8 +67,8 @@ class ViT(nn.Module):
         use_activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        global_blocks = _checked_indexes("global_block_indexes", global_block_indexes, depth)
-        conv_residual_blocks = _checked_indexes("conv_residual_block_indexes", conv_residual_block_indexes, depth)
+        global_blocks = checked_indexes("global_block_indexes", global_block_indexes, depth)
+        conv_residual_blocks = checked_indexes("conv_residual_block_indexes", conv_residual_block_indexes, depth)
         if window_size < 1 and len(global_blocks) < depth:
             raise ValueError(f"window_size must be at least 1 patch, got {window_size}")
         self.embed_dim = embed_dim
@@ -136,12 +136,3 @@ class ViT(nn.Module):
         """(B, in_chans, H, W) -> feature map (B, D, H / patch_size, W / patch_size)."""
         tokens, (h, w) = self.forward_tokens(x)
         return tokens[:, -h * w :].unflatten(1, (h, w)).permute(0, 3, 1, 2)
-
-
-def _checked_indexes(name: str, indexes: Iterable[int], depth: int) -> frozenset[int]:
-    """Block indexes as a set; a config hands them over as its own list type."""
-    found = frozenset(int(index) for index in indexes)
-    outside = sorted(index for index in found if not 0 <= index < depth)
-    if outside:
-        raise ValueError(f"{name}: {outside} lie outside the {depth} blocks (0 to {depth - 1})")
-    return found

@@ -1,0 +1,234 @@
+"""ViTDet's vision transformer, the backbone of the published ViTMatte weights, with memory linear in the tokens."""
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from modeling.backbone.layers import ConvResidual, Mlp, PatchEmbed, checked_indexes
+from modeling.backbone.windows import partition, unpartition
+
+MAX_BIAS_NUMEL = 2**24
+"""Entries of the attention bias that are in memory at once: 64 MiB in float32."""
+
+
+class ViTDet(nn.Module):
+    """Plain vision transformer with absolute and decomposed relative positions (ViTDet, arXiv:2203.16527).
+
+    Parameter names are those of detectron2's ViT, which ViTMatte's published checkpoints use. Windows of a ragged grid
+    are filled up with zeros that are attended to, as these weights were trained (those of `ViT` are narrower).
+
+    Args:
+        patch_size: side of a patch in pixels.
+        in_chans: input channels: RGB and trimap.
+        embed_dim: width D.
+        depth: number of blocks.
+        num_heads: K.
+        mlp_ratio: hidden width of the MLP over D.
+        norm_eps: epsilon of the LayerNorms.
+        drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
+        image_size: side in pixels whose grid the relative positions of global blocks are stored for; of other sizes
+            they are interpolated.
+        pretrain_image_size: side in pixels whose grid the absolute positions are stored for, likewise.
+        window_size: side in patches of the windows of the blocks that are not global.
+        global_block_indexes: blocks with global attention.
+        conv_residual_block_indexes: blocks that end with a convolution neck.
+        use_activation_checkpointing: recompute each block in the backward pass instead of storing its activations.
+
+    Raises:
+        ValueError: for a width that the heads do not divide and block indexes outside the depth.
+    """
+
+    def __init__(
+        self,
+        patch_size: int = 16,
+        in_chans: int = 4,
+        embed_dim: int = 384,
+        depth: int = 12,
+        num_heads: int = 6,
+        mlp_ratio: float = 4.0,
+        norm_eps: float = 1e-6,
+        drop_path_rate: float = 0.0,
+        image_size: int = 512,
+        pretrain_image_size: int = 224,
+        window_size: int = 14,
+        global_block_indexes: Iterable[int] = (2, 5, 8, 11),
+        conv_residual_block_indexes: Iterable[int] = (2, 5, 8, 11),
+        use_activation_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        global_blocks = checked_indexes("global_block_indexes", global_block_indexes, depth)
+        conv_residual_blocks = checked_indexes("conv_residual_block_indexes", conv_residual_block_indexes, depth)
+        if embed_dim % num_heads:
+            raise ValueError(f"width {embed_dim} is not divisible by {num_heads} heads")
+        self.embed_dim = embed_dim
+        self.use_activation_checkpointing = use_activation_checkpointing
+        self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
+        # The first position is that of a cls token, which these checkpoints carry and nobody reads.
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (pretrain_image_size // patch_size) ** 2, embed_dim))
+        self.blocks = nn.ModuleList(
+            RelativeBlock(
+                embed_dim,
+                num_heads,
+                hidden_dim=round(mlp_ratio * embed_dim),
+                norm_eps=norm_eps,
+                drop_path=drop_path_rate * index / max(depth - 1, 1),
+                position_size=image_size // patch_size if index in global_blocks else window_size,
+                window_size=0 if index in global_blocks else window_size,
+                has_conv_residual=index in conv_residual_blocks,
+            )
+            for index in range(depth)
+        )
+        for parameter in (self.pos_embed, *(m.weight for m in self.modules() if isinstance(m, nn.Linear))):
+            nn.init.trunc_normal_(parameter, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_chans, H, W), sides multiples of the patch size -> (B, D, H / patch_size, W / patch_size)."""
+        x = self.patch_embed(x)
+        x = x + self._positions(x.shape[1], x.shape[2])
+        for block in self.blocks:
+            if self.use_activation_checkpointing and self.training:
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return x.permute(0, 3, 1, 2)
+
+    def _positions(self, h: int, w: int) -> Tensor:
+        """Absolute positions of a grid, (1, h, w, D), interpolated where it is not the stored one."""
+        stored = self.pos_embed[:, 1:]
+        side = round(stored.shape[1] ** 0.5)
+        grid = stored.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        if (h, w) != (side, side):
+            grid = F.interpolate(grid, size=(h, w), mode="bicubic", align_corners=False)
+        return grid.permute(0, 2, 3, 1)
+
+
+class RelativeBlock(nn.Module):
+    """Pre-norm block: attention with relative positions, MLP, then the convolution neck where asked for.
+
+    Args:
+        position_size: side of the grid that the relative positions are stored for.
+        window_size: side of the attention windows in patches; 0 is global attention.
+        has_conv_residual: whether a `ConvResidual` ends the block.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        hidden_dim: int,
+        norm_eps: float,
+        drop_path: float,
+        position_size: int,
+        window_size: int,
+        has_conv_residual: bool,
+    ) -> None:
+        super().__init__()
+        self.window_size = window_size
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.attn = RelativeAttention(dim, num_heads, position_size)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = Mlp(dim, hidden_dim)
+        self.drop_path = DropPath(drop_path)
+        self.residual = ConvResidual(dim) if has_conv_residual else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, h, w, D) -> (B, h, w, D)."""
+        attend = self._attend_windows if self.window_size else self.attn
+        x = x + self.drop_path(attend(self.norm1(x)))
+        x = x + self.drop_path(self.mlp(self.norm2(x)))
+        return x if self.residual is None else self.residual(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+    def _attend_windows(self, x: Tensor) -> Tensor:
+        """Attend within windows; those at the lower and right edge are filled up with zeros first."""
+        _, h, w, _ = x.shape
+        side = self.window_size
+        padded_h, padded_w = h + (-h) % side, w + (-w) % side
+        windows = partition(F.pad(x, (0, 0, 0, padded_w - w, 0, padded_h - h)), side, side)
+        out = self.attn(windows.unflatten(1, (side, side))).flatten(1, 2)
+        return unpartition(out, side, side, padded_h, padded_w)[:, :h, :w]
+
+
+class RelativeAttention(nn.Module):
+    """Multi-head attention over a grid with decomposed relative positions (MViTv2, arXiv:2112.01526, equation 4).
+
+    The logit of query i and key j is q_i k_j / sqrt(d) + q_i r_h(i, j) + q_i r_w(i, j), with one learnt vector for each
+    vertical and each horizontal distance. It is computed in pieces of `MAX_BIAS_NUMEL` logits, in training too (where
+    each piece is computed again for the backward pass): memory is linear in the tokens.
+
+    Args:
+        dim: width D.
+        num_heads: K.
+        position_size: side of the grid whose distances are stored, -(size - 1) to size - 1; other grids interpolate.
+    """
+
+    def __init__(self, dim: int, num_heads: int, position_size: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.rel_pos_h = nn.Parameter(torch.zeros(2 * position_size - 1, dim // num_heads))
+        self.rel_pos_w = nn.Parameter(torch.zeros(2 * position_size - 1, dim // num_heads))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, h, w, D) -> (B, h, w, D)."""
+        B, h, w, D = x.shape
+        K = self.num_heads
+        q, k, v = self.qkv(x).view(B, h * w, 3, K, D // K).permute(2, 0, 3, 1, 4)  # each (B, K, N, d)
+        q = q.unflatten(2, (h, w))  # (B, K, h, w, d)
+        positions_h, positions_w = _relative_positions(self.rel_pos_h, h), _relative_positions(self.rel_pos_w, w)
+        # As many images at once as fit, or else as many rows of queries of one image, or parts of one row.
+        images, rows, columns = (
+            min(max(MAX_BIAS_NUMEL // (K * h * w * queries), 1), number)
+            for queries, number in ((h * w, B), (w, h), (1, w))
+        )
+        out = [
+            [
+                self._attend(
+                    q[first : first + images, :, top : top + rows, left : left + columns],
+                    k[first : first + images],
+                    v[first : first + images],
+                    positions_h[top : top + rows],
+                    positions_w[left : left + columns],
+                )
+                for top in range(0, h, rows)
+                for left in range(0, w, columns)
+            ]
+            for first in range(0, B, images)
+        ]
+        attended = torch.cat([torch.cat(pieces, dim=2) for pieces in out])  # (B, K, N, d)
+        return self.proj(attended.transpose(1, 2).reshape(B, h, w, D))
+
+    def _attend(self, *piece: Tensor) -> Tensor:
+        """Attend with a rectangle of queries; see `_attend_rectangle`."""
+        if torch.is_grad_enabled() and any(part.requires_grad for part in piece):
+            return checkpoint(_attend_rectangle, *piece, use_reentrant=False)
+        return _attend_rectangle(*piece)
+
+
+def _attend_rectangle(q: Tensor, k: Tensor, v: Tensor, positions_h: Tensor, positions_w: Tensor) -> Tensor:
+    """Attend with a rectangle of queries to all keys.
+
+    Args:
+        q: (B, K, rows, columns, d).
+        k: (B, K, h * w, d), as `v`.
+        positions_h: (rows, h, d), for each row of queries and each row of keys.
+        positions_w: (columns, w, d), likewise for columns.
+
+    Returns: (B, K, rows * columns, d).
+    """
+    bias_h = torch.einsum("bkrcd,rhd->bkrch", q, positions_h)
+    bias_w = torch.einsum("bkrcd,cwd->bkrcw", q, positions_w)
+    bias = (bias_h.unsqueeze(-1) + bias_w.unsqueeze(-2)).flatten(4).flatten(2, 3)  # (B, K, rows * columns, h * w)
+    return F.scaled_dot_product_attention(q.flatten(2, 3), k, v, attn_mask=bias)
+
+
+def _relative_positions(stored: Tensor, size: int) -> Tensor:
+    """Look up the vector of each distance on an axis: (2 n - 1, d) stored -> (size, size, d) for query and key."""
+    if len(stored) != 2 * size - 1:
+        stored = F.interpolate(stored.T[None], size=2 * size - 1, mode="linear")[0].T
+    index = torch.arange(size, device=stored.device)
+    return stored[index[:, None] - index[None, :] + size - 1]

@@ -1,0 +1,156 @@
+"""ViTDet's backbone against detectron2's and transformers', in pieces against the whole, linear in memory."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from detectron2.modeling.backbone.vit import ViT as DetectronViT
+from test_vit import LargestTensor, randomise
+from torch import Tensor, nn
+
+from modeling.backbone import ViTDet, vitdet
+from modeling.backbone.vitdet import RelativeAttention
+
+TINY: dict[str, Any] = dict(
+    embed_dim=24,
+    depth=4,
+    num_heads=3,
+    patch_size=4,
+    window_size=3,
+    image_size=16,
+    pretrain_image_size=12,
+    global_block_indexes=(1, 3),
+    conv_residual_block_indexes=(1, 3),
+)
+# Grids of patches: the stored one, that of the absolute positions, ragged, oblong, within one window, one patch.
+GRIDS = [(4, 4), (3, 3), (5, 11), (2, 7), (6, 3), (1, 1)]
+
+
+def tiny(**changes: Any) -> ViTDet:
+    return randomise(ViTDet(**(TINY | changes)))
+
+
+def image(grid: tuple[int, int], batch: int = 2) -> Tensor:
+    return torch.randn(batch, 4, 4 * grid[0], 4 * grid[1], generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_features_equal_detectron2s(grid: tuple[int, int]) -> None:
+    """Every name of detectron2's network is one of ours, and with random weights the maps agree."""
+    oracle = DetectronViT(
+        img_size=16,
+        patch_size=4,
+        in_chans=4,
+        embed_dim=24,
+        depth=4,
+        num_heads=3,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=3,
+        window_block_indexes=(0, 2),
+        residual_block_indexes=(1, 3),
+        pretrain_img_size=12,
+    )
+    oracle = randomise(oracle).double().eval()
+    ours = ViTDet(**TINY).double().eval()
+    ours.load_state_dict(oracle.state_dict())
+    x = image(grid).double()
+    expected = oracle(x)["last_feat"]
+    torch.testing.assert_close(ours(x), expected, rtol=0, atol=1e-10 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("name", ["rel_pos_h", "rel_pos_w", "pos_embed"])
+def test_every_position_has_a_say(name: str) -> None:
+    model = tiny().eval()
+    x = image((5, 7))
+    before = model(x)
+    for key, parameter in model.named_parameters():
+        if key.endswith(name):
+            parameter.data.zero_()
+    assert (model(x) - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("max_numel", [1, 400, 1000, 3000])
+def test_pieces_equal_the_whole(max_numel: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Map and gradients of one query, parts of a row, some rows or an image at a time are those of all at once."""
+    model = tiny().double()
+    x = image((5, 7)).double()
+
+    pieces: list[int] = []
+    counts: list[int] = []
+
+    def run() -> tuple[Tensor, list[Tensor]]:
+        out = model(x)
+        counts.append(len(pieces))
+        return out, list(torch.autograd.grad(out.square().sum(), list(model.parameters())))
+
+    whole, whole_gradients = run()
+    attend = vitdet._attend_rectangle
+    monkeypatch.setattr(vitdet, "_attend_rectangle", lambda *piece: (pieces.append(1), attend(*piece))[1])
+    monkeypatch.setattr(vitdet, "MAX_BIAS_NUMEL", max_numel)
+    out, gradients = run()
+    assert counts[-1] > 4 and len(pieces) == 2 * counts[-1]  # more than one a block, and again in the backward pass
+    torch.testing.assert_close(out, whole, rtol=1e-12, atol=1e-12)
+    for gradient, expected in zip(gradients, whole_gradients, strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_memory_is_linear_in_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest tensor of forward and backward at N and 4 N tokens, pieces being smaller than either."""
+    monkeypatch.setattr(vitdet, "MAX_BIAS_NUMEL", 20_000)
+    model = tiny()
+    elements = []
+    for side in (20, 40):
+        with LargestTensor() as largest:
+            model(image((side, side), batch=1)).square().mean().backward()
+        elements.append(largest.elements)
+    num_tokens = 40 * 40
+    assert elements[1] <= 4.2 * elements[0]
+    assert elements[1] < num_tokens**2 / 4
+
+
+def test_a_piece_holds_no_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query of 40 x 40 keys and 3 heads has 4800 logits."""
+    attention = RelativeAttention(24, 3, 16)
+    monkeypatch.setattr(vitdet, "MAX_BIAS_NUMEL", 400_000)
+    with torch.no_grad(), LargestTensor() as largest:
+        attention(torch.randn(2, 40, 40, 24))
+    assert 0.9 * 400_000 < largest.elements <= 400_000
+
+
+def test_activation_checkpointing_changes_neither_map_nor_gradients() -> None:
+    results = []
+    for is_used in (False, True):
+        model = tiny(use_activation_checkpointing=is_used)
+        out = model(image((5, 7)))
+        out.square().mean().backward()
+        results.append([out, *(parameter.grad for parameter in model.parameters())])
+    for plain, recomputed in zip(*results, strict=True):
+        torch.testing.assert_close(recomputed, plain, rtol=1e-5, atol=1e-7)
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    model = tiny()
+    model(image((5, 7))).square().mean().backward()
+    without = [name for name, parameter in model.named_parameters() if not parameter.grad.abs().sum() > 0]
+    assert without == []
+    assert not model.pos_embed.grad[:, 0].any()  # the unread cls position
+
+
+def test_drop_path_grows_linearly() -> None:
+    model = tiny(drop_path_rate=0.3)
+    assert [block.drop_path.drop_prob for block in model.blocks] == pytest.approx([0, 0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(num_heads=5), "width 24 is not divisible by 5 heads"),
+        (dict(global_block_indexes=[4]), r"global_block_indexes: \[4\] lie outside the 4 blocks"),
+        (dict(conv_residual_block_indexes=[-1]), r"conv_residual_block_indexes: \[-1\] lie outside"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny(**changes)
