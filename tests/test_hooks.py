@@ -151,13 +151,19 @@ def stop_and_resume_in_each_process(folder):
         training_with_best(folder / "stopped", stop_at=5)
     comm.synchronize()
     resumed = training_with_best(folder / "stopped")
-    torch.save([list(whole), list(resumed)], folder / f"rank{comm.get_rank()}.pth")
+    # What only the main process reads, all must act by: the best is of the last checkpoint, so that nothing is missing.
+    scores = [5.0, 4.0, 1.0, 3.0, 3.0, 3.0]
+    with pytest.raises(StoppedError):
+        training_with_best(folder / "known", scores, stop_at=7)
+    comm.synchronize()
+    known = training_with_best(folder / "known", scores)
+    torch.save([list(whole), list(resumed), list(known)], folder / f"rank{comm.get_rank()}.pth")
 
 
 def test_two_processes_keep_one_best_and_make_up_together(tmp_path):
     launch(stop_and_resume_in_each_process, processes(2), "cpu", (tmp_path,))
     for rank in (0, 1):
-        assert torch.load(tmp_path / f"rank{rank}.pth") == [[1, 3, 5, 7, 9, 11], [5, 7, 9, 11]]
+        assert torch.load(tmp_path / f"rank{rank}.pth") == [[1, 3, 5, 7, 9, 11], [5, 7, 9, 11], [7, 9, 11]]
     whole, stopped = (best(tmp_path / name) for name in ("whole", "stopped"))
     assert (stopped["iteration"], stopped["value"]) == (whole["iteration"], whole["value"])
     assert all(torch.equal(stopped["model"][name], tensor) for name, tensor in whole["model"].items())

@@ -338,7 +338,7 @@ def run_two_processes(*arguments):
 
 def test_two_processes_on_the_cpu_train_and_evaluate_together(data, tmp_path):
     # A rate at which BatchNorm's statistics, of which each process has its own, show in the numbers.
-    ended = run_two_processes(*overrides(data, tmp_path, **{"train.device": "cpu", "optimizer.lr": 0.01}))
+    ended = run_two_processes(*overrides(data, tmp_path, **{"train.device": "cpu", "optimizer.lr": 0.05}))
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert "world_size: 2" in (tmp_path / "config.yaml").read_text()
     rows = metrics(tmp_path)

@@ -1,6 +1,7 @@
 """The trainer, its checkpoints and its processes on a toy model: exact resume, precisions, several processes."""
 
 import argparse
+import atexit
 import logging
 import time
 from pathlib import Path
@@ -325,16 +326,18 @@ def test_two_gloo_processes_train_one_model_on_one_stream(tmp_path):
     assert len(first["losses"]) == 12 and not second["losses"]
 
 
-def leave_before_the_main_process():
-    """What each of two processes does: talk once, then the second ends, half a second before the first."""
-    comm.all_gather(comm.get_rank())
-    if comm.is_main_process():
-        time.sleep(0.5)
+def leave_one_by_one(folder):
+    """What each of two processes does: talk once, then end, the main one later; leave word that nothing is open."""
+    rank = comm.get_rank()
+    atexit.register(lambda: torch.distributed.is_initialized() or (folder / f"closed{rank}").touch())
+    comm.all_gather(rank)
+    time.sleep(0.5 * (1 - rank))
 
 
-def test_a_process_that_is_done_before_the_others_ends_well():
-    """Before the launcher closed the connections, every second run of this ended by SIGABRT."""
-    launch(leave_before_the_main_process, processes(2), "cpu", ())
+def test_a_process_that_is_done_before_the_others_ends_well(tmp_path):
+    """With connections still open, every second run of this ended by SIGABRT."""
+    launch(leave_one_by_one, processes(2), "cpu", (tmp_path,))
+    assert {path.name for path in tmp_path.iterdir()} == {"closed0", "closed1"}
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:0", "meta", ""])
