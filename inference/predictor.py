@@ -1,5 +1,8 @@
 """Image and trimap in, alpha out."""
 
+import logging
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -7,6 +10,9 @@ from torch import nn
 
 from data.images import to_float
 from data.trimap import decode_trimap
+from inference.model_folder import read_model_folder
+
+logger = logging.getLogger(__name__)
 
 
 class Predictor:
@@ -19,6 +25,23 @@ class Predictor:
 
     def __init__(self, model: nn.Module, device: str | torch.device = "cpu") -> None:
         self.model = model.to(device).eval()
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "auto") -> "Predictor":
+        """Read a model folder, as tools/export.py writes it; detectron2 is not needed.
+
+        Args:
+            folder: see `inference.model_folder`.
+            device: see `choose_device`.
+
+        Raises:
+            FileNotFoundError: the folder or a file of it is not there.
+            ValueError: a file cannot be used, or there is no such device.
+        """
+        chosen = choose_device(device)
+        model = read_model_folder(folder)
+        logger.info("%s runs on %s (asked for: %s)", folder, chosen, device)
+        return cls(model, chosen)
 
     def predict(self, image: NDArray, trimap: NDArray) -> NDArray[np.float32]:
         """Predict alpha, with known pixels pasted back.
@@ -45,3 +68,20 @@ class Predictor:
         }
         with torch.inference_mode():
             return self.model(batch)["pred_alpha"][0, 0].cpu().numpy()
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Find the device of a name.
+
+    Args:
+        name: "cpu", "cuda", "cuda:1", "mps" ...; "auto" is the first of cuda, mps and cpu that is there.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}; try cpu") from error

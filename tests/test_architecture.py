@@ -124,6 +124,7 @@ def test_every_tool_imports_root_first():
         ("evaluation/evaluator.py", "from data.datasets import MattingFolder", "data.datasets.MattingFolder"),
         ("engine/hooks.py", "from evaluation.report import picture_sheet", "evaluation.report.picture_sheet"),
         ("inference/predictor.py", "from data import datasets", "data.datasets"),
+        ("inference/model_folder.py", "import omegaconf", "omegaconf"),
         ("inference/predictor.py", "if TYPE_CHECKING:\n    from detectron2.config import CfgNode",
          "detectron2.config.CfgNode"),
         ("configs/demo.py", "import numpy", "numpy"),

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from data.trimap import decode_trimap
-from inference.predictor import Predictor
+from inference.model_folder import ModelFolderError, build, write_model_folder
+from inference.predictor import Predictor, choose_device
 from modeling import DetailCapture, ViTMatte
 from modeling.backbone import ViT
 
@@ -148,3 +149,55 @@ def test_the_callers_arrays_stay_as_they_are(predictor):
 def test_what_it_cannot_use_is_refused(predictor, image, trimap, words):
     with pytest.raises(ValueError, match=words):
         predictor.predict(image, trimap)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A model folder of a tiny network with random weights."""
+    blocks = dict(global_block_indexes=[1], conv_residual_block_indexes=[1])
+    description = {
+        "type": "ViTMatte",
+        "backbone": {"type": "ViT", "embed_dim": 32, "depth": 2, "num_heads": 2, "window_size": 2, **blocks},
+        "decoder": {"type": "DetailCapture", "in_chans": 32},
+    }
+    write_model_folder(tmp_path / "model", description, build("model", description).state_dict(), "a test", "")
+    return tmp_path / "model"
+
+
+def test_a_model_folder_is_loaded_onto_the_device_and_said_so(folder, caplog):
+    with caplog.at_level("INFO"):
+        predictor = Predictor.load(folder, device="cpu")
+    assert f"{folder} runs on cpu (asked for: cpu)" in caplog.text
+    assert not any(module.training for module in predictor.model.modules())
+    image, trimap = picture(33, 47)
+    pred_alpha = predictor.predict(image, trimap)
+    np.testing.assert_array_equal(pred_alpha, by_hand(predictor.model, image, trimap))
+    np.testing.assert_array_equal(Predictor.load(str(folder), "cpu").predict(image, trimap), pred_alpha)
+
+
+@pytest.mark.parametrize(
+    ("has_cuda", "has_mps", "expected"),
+    [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_auto_takes_the_best_device(monkeypatch, has_cuda, has_mps, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: has_mps)
+    asked = []
+    monkeypatch.setattr(torch, "empty", lambda *_, device: (asked.append(device), torch.zeros(0))[1])
+    choose_device("auto")
+    assert asked == [expected]
+
+
+@pytest.mark.parametrize("device", ["nosuch", "cuda:99", ""])
+def test_a_device_that_is_not_there_is_one_line(folder, device):
+    with pytest.raises(ValueError, match=rf"device '{device}' cannot be used: .*; try cpu") as error:
+        Predictor.load(folder, device)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_folder_that_is_none_is_refused(folder):
+    with pytest.raises(FileNotFoundError, match="nowhere is no model folder"):
+        Predictor.load(folder.parent / "nowhere")
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(ModelFolderError, match='expected "format": 1'):
+        Predictor.load(folder)

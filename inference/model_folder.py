@@ -1,0 +1,238 @@
+"""A trained network in a folder of its own, read without detectron2 and without running anything from it.
+
+- config.json: what to build, names from `CONSTRUCTORS` with plain arguments
+- model.safetensors: every parameter and buffer of it
+- LICENSE.txt: the terms that come with the weights, for people
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from modeling import DetailCapture, ViTMatte
+from modeling.backbone import ViT, ViTDet
+
+CONFIG_FILE, WEIGHTS_FILE, LICENSE_FILE = "config.json", "model.safetensors", "LICENSE.txt"
+
+FORMAT = 1
+"""Of config.json; a reader refuses what it does not know."""
+
+CONSTRUCTORS: dict[str, dict[str, type[nn.Module]]] = {
+    "model": {"ViTMatte": ViTMatte},
+    "backbone": {"ViT": ViT, "ViTDet": ViTDet},
+    "decoder": {"DetailCapture": DetailCapture},
+}
+"""Part of a network -> its "type" in config.json -> what is built. Nothing else ever is."""
+
+MAX_INTEGER = 2**16
+"""No size of a network comes near; without a bound a depth of a stranger's could keep the reader busy for ever."""
+
+NAMES_SHOWN = 4
+
+WORDS = {
+    int: f"an integer of at most {MAX_INTEGER}",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    NoneType: "null",
+}
+
+NO_NETWORK = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError)
+"""What constructors raise for sizes that contradict each other."""
+
+
+class ModelFolderError(ValueError):
+    """A model folder that cannot be used or written; the message names the file and what to do."""
+
+
+def write_model_folder(
+    folder: str | Path, description: dict[str, Any], tensors: Mapping[str, Tensor], source: str, licence: str
+) -> None:
+    """Write a network into a new folder, after proving that it can be read.
+
+    Args:
+        folder: must be absent or empty; parents are made.
+        description: of the model; see `build`.
+        tensors: name -> tensor, all that the network has.
+        source: where the weights come from, one line for people.
+        licence: text of the licence note.
+
+    Raises:
+        ModelFolderError: the tensors do not fit the description, or the folder has something in it.
+        OSError: it cannot be written.
+    """
+    folder = Path(folder)
+    _check_fit(description, tensors, source)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ModelFolderError(f"{folder} exists and is no empty folder: name a new one, nothing is overwritten")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS_FILE)
+    except SafetensorError as error:
+        raise OSError(f"{folder / WEIGHTS_FILE} cannot be written: {_first_line(error)}") from error
+    (folder / LICENSE_FILE).write_text(licence, encoding="utf-8")
+    # Last, so that a folder cut off half-way says what it lacks.
+    config = {"format": FORMAT, "source": source, "model": description}
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def read_model_folder(folder: str | Path) -> nn.Module:
+    """Build the network of a model folder with its weights.
+
+    Returns: a `ViTMatte` on the CPU, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: the folder or a file of it is not there.
+        ModelFolderError: a file that is damaged, or says what this program does not build, or tensors that do not fit.
+    """
+    folder = Path(folder)
+    if missing := [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]:
+        raise FileNotFoundError(
+            f"{folder} is no model folder: it lacks {' and '.join(missing)}. tools/export.py makes one of a config and "
+            "its checkpoint or of published ViTMatte weights"
+        )
+    description = _read_config(folder / CONFIG_FILE)
+    try:
+        tensors = load_file(folder / WEIGHTS_FILE)
+    except SafetensorError as error:
+        raise ModelFolderError(
+            f"{folder / WEIGHTS_FILE} is damaged or no safetensors file ({_first_line(error)}): copy or export it again"
+        ) from error
+    try:
+        _check_fit(description, tensors, WEIGHTS_FILE)
+        model = build("model", description)
+    except ModelFolderError as error:
+        raise ModelFolderError(f"{folder}: {error}") from error
+    model.load_state_dict(tensors)
+    return model.eval()
+
+
+def build(part: str, description: Any) -> nn.Module:
+    """Build a part of a network with fresh weights, from names and plain values that are checked first.
+
+    Args:
+        part: key of `CONSTRUCTORS`.
+        description: {"type": name of a constructor, argument: value ...} as JSON gives it; arguments that are parts are
+            descriptions themselves. A criterion has no place in it.
+
+    Raises:
+        ModelFolderError: an unknown name, or an argument that is unknown, ill-typed or fits no network.
+    """
+    kind = description.get("type") if isinstance(description, dict) else None
+    known = CONSTRUCTORS[part]
+    if not isinstance(kind, str) or kind not in known:
+        raise ModelFolderError(
+            f'{CONFIG_FILE}: expected the {part} to have the "type" {" or ".join(known)}, got {_shown(kind)}; '
+            "nothing else is built"
+        )
+    hints = get_type_hints(known[kind].__init__)
+    hints = {name: hint for name, hint in hints.items() if name not in ("return", "criterion")}
+    arguments = {name: value for name, value in description.items() if name != "type"}
+    for name, value in arguments.items():
+        if name not in hints:
+            raise ModelFolderError(
+                f"{CONFIG_FILE}: {kind} has no argument {_shown(name)}: remove it, or export the folder again"
+            )
+        if name in CONSTRUCTORS:
+            arguments[name] = build(name, value)
+        elif not _fits(value, hints[name]):
+            expected = _in_words(hints[name])
+            raise ModelFolderError(f"{CONFIG_FILE}: {name} of {kind} must be {expected}, got {_shown(value)}")
+    try:
+        return known[kind](**arguments)
+    except NO_NETWORK as error:
+        raise ModelFolderError(
+            f"{CONFIG_FILE}: no {kind} can be built with these arguments: {_first_line(error)}"
+        ) from error
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Tell whether a JSON value may stand for an argument of that type."""
+    if isinstance(hint, UnionType):
+        return any(_fits(value, choice) for choice in get_args(hint))
+    if get_origin(hint) in (Iterable, Sequence):
+        return isinstance(value, list) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if hint is float:
+        return type(value) in (int, float) and abs(value) < math.inf  # JSON as Python reads it has NaN and Infinity
+    return type(value) is hint and (hint is not int or abs(value) <= MAX_INTEGER)
+
+
+def _in_words(hint: Any) -> str:
+    """Say what `_fits` expects."""
+    if isinstance(hint, UnionType):
+        return " or ".join(map(_in_words, get_args(hint)))
+    if get_origin(hint) in (Iterable, Sequence):
+        return f"a list of which each is {_in_words(get_args(hint)[0])}"
+    return WORDS[hint]
+
+
+def _read_config(path: Path) -> Any:
+    """Read the description of the model."""
+    try:
+        config = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        reason = _first_line(error)
+        raise ModelFolderError(f"{path} is damaged or no JSON ({reason}): export the folder again") from error
+    found = config.get("format") if isinstance(config, dict) else None
+    if found != FORMAT or "model" not in config:
+        raise ModelFolderError(
+            f'{path}: expected "format": {FORMAT} and a "model", got format {_shown(found)}: export the folder again, '
+            "with this version of the program"
+        )
+    return config["model"]
+
+
+def _check_fit(description: Any, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Compare tensors with the network that a description makes, without giving it memory.
+
+    Raises:
+        ModelFolderError: naming tensors that are missing, left over, of another shape or type, or not finite.
+    """
+    with torch.device("meta"):
+        own = build("model", description).state_dict()
+    problems = {
+        "missing": [name for name in own if name not in tensors],
+        "left over": [name for name in tensors if name not in own],
+        "of another shape": [
+            f"{name} {tuple(tensor.shape)}, the network has {tuple(own[name].shape)}"
+            for name, tensor in tensors.items()
+            if name in own and tensor.shape != own[name].shape
+        ],
+        "of another type": [
+            f"{name} {tensor.dtype}, the network has {own[name].dtype}"
+            for name, tensor in tensors.items()
+            if name in own and tensor.dtype != own[name].dtype
+        ],
+        "with values that are not finite": [
+            name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()
+        ],
+    }
+    found = [f"{len(names)} {what} ({_few(names)})" for what, names in problems.items() if names]
+    if found:
+        raise ModelFolderError(
+            f"{source}: {len(tensors)} tensors do not fit the {len(own)} of the network: {'; '.join(found)}. Use the "
+            "weights that belong to this configuration"
+        )
+
+
+def _few(names: list[str]) -> str:
+    rest = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _shown(value: Any) -> str:
+    """A stranger's value on one short line."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -1,0 +1,281 @@
+"""Model folders: the same network comes back to the bit; a stranger's is checked, never run."""
+
+import copy
+import io
+import json
+import os
+import pickle
+import re
+import time
+from inspect import signature
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from test_detail_capture import randomise
+
+from inference import model_folder
+from inference.model_folder import CONSTRUCTORS, ModelFolderError, build, read_model_folder, write_model_folder
+
+BACKBONES = {
+    "ViT": dict(type="ViT", embed_dim=32, depth=2, num_heads=2, layer_scale_init=0.5, mlp_ratio=3, rope_shift=None),
+    "ViTDet": dict(type="ViTDet", embed_dim=24, depth=2, num_heads=3, image_size=64, pretrain_image_size=48),
+}
+COMMON = dict(window_size=2, global_block_indexes=[1], conv_residual_block_indexes=[1])
+REMOVED = object()
+BIAS = "backbone.norm.bias"
+
+
+def description(kind="ViT"):
+    """A tiny network whose normalisation is nobody's default."""
+    backbone = BACKBONES[kind] | COMMON
+    chans = dict(convstream_chans=[4, 6, 8], fusion_chans=[8, 8, 8, 8])
+    return {
+        "type": "ViTMatte",
+        "backbone": backbone,
+        "decoder": {"type": "DetailCapture", "in_chans": backbone["embed_dim"], **chans},
+        "pixel_mean": [0.4, 0.5, 0.6],
+        "pixel_std": [0.2, 0.25, 1],
+    }
+
+
+def network(kind="ViT"):
+    return randomise(build("model", description(kind))).eval()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A model folder as the program writes it."""
+    write_model_folder(tmp_path / "model", description(), network().state_dict(), "a test", "No terms.\n")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("kind", BACKBONES)
+def test_the_network_comes_back_to_the_bit(tmp_path, kind):
+    model = network(kind)
+    folder = tmp_path / "new" / "model"
+    write_model_folder(folder, description(kind), model.state_dict(), "a test", "No terms.\n")
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "LICENSE.txt"}
+    assert (folder / "LICENSE.txt").read_text() == "No terms.\n"
+    again = read_model_folder(folder)
+    expected, found = model.state_dict(), again.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert not any(module.training for module in again.modules())
+    image = torch.rand(1, 3, 70, 43, generator=torch.Generator().manual_seed(1))
+    batch = {"image": image, "trimap": torch.full((1, 1, 70, 43), 0.5)}
+    with torch.inference_mode():
+        alphas = [net(batch)["pred_alpha"] for net in (model, again)]
+    assert alphas[0].std() > 0.001
+    assert torch.equal(*alphas)
+    batch["image"] = batch["image"].flip(1)
+    with torch.inference_mode():  # so the three values of mean and std are the channels' own
+        assert not torch.equal(again(batch)["pred_alpha"], alphas[0])
+
+
+@pytest.mark.parametrize(("part", "kind"), [(part, kind) for part, kinds in CONSTRUCTORS.items() for kind in kinds])
+def test_every_argument_of_a_constructor_can_be_stated(part, kind):
+    """Each default, written down as JSON, is accepted: no argument has a type that config.json cannot hold."""
+    parts = {name: description()[name] for name in CONSTRUCTORS if name != "model"}
+    stated = {"type": kind} | (parts if part == "model" else {"in_chans": 32} if part == "decoder" else {})
+    for parameter in signature(CONSTRUCTORS[part][kind]).parameters.values():
+        if parameter.default is not parameter.empty and parameter.name != "criterion":
+            stated[parameter.name] = parameter.default
+    with torch.device("meta"):
+        build(part, json.loads(json.dumps(stated)))
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "words"),
+    [
+        ("model", {"type": "os.system"}, "expected the model to have the \"type\" ViTMatte, got 'os.system'"),
+        ("model", {"type": ["ViTMatte"]}, "expected the model to have the \"type\" ViTMatte, got ['ViTMatte']"),
+        ("", {"model": "ViTMatte"}, 'expected the model to have the "type" ViTMatte, got None; nothing else is built'),
+        ("backbone", {"type": "Linear"}, "expected the backbone to have the \"type\" ViT or ViTDet, got 'Linear'"),
+        ("backbone", {"type": "DetailCapture"}, 'expected the backbone to have the "type" ViT or ViTDet, got \'Detail'),
+        ("decoder", {"type": "ViT"}, "expected the decoder to have the \"type\" DetailCapture, got 'ViT'"),
+        ("model", {"backbone": 7}, 'expected the backbone to have the "type" ViT or ViTDet, got None'),
+        ("backbone", {"_target_": "os.system"}, "ViT has no argument '_target_'"),
+        ("backbone", {"image_size": 64}, "ViT has no argument 'image_size': remove it, or export the folder again"),
+        ("backbone", {"return": None}, "ViT has no argument 'return'"),
+        ("backbone", {"self": 1}, "ViT has no argument 'self'"),
+        ("model", {"criterion": None}, "ViTMatte has no argument 'criterion'"),
+        ("decoder", {"backbone": {"type": "ViT"}}, "DetailCapture has no argument 'backbone'"),
+        ("model", {"decoder": REMOVED}, "missing 1 required positional argument: 'decoder'"),
+        ("decoder", {"in_chans": REMOVED}, "missing 1 required positional argument: 'in_chans'"),
+        ("backbone", {"depth": "2"}, "depth of ViT must be an integer of at most 65536, got '2'"),
+        ("backbone", {"depth": 2.0}, "depth of ViT must be an integer of at most 65536, got 2.0"),
+        ("backbone", {"depth": True}, "depth of ViT must be an integer of at most 65536, got True"),
+        ("backbone", {"depth": 10**9}, "depth of ViT must be an integer of at most 65536, got 1000000000"),
+        ("backbone", {"depth": None}, "depth of ViT must be an integer of at most 65536, got None"),
+        ("backbone", {"qkv_bias": 1}, "qkv_bias of ViT must be true or false, got 1"),
+        ("backbone", {"ffn_layer": 1}, "ffn_layer of ViT must be text, got 1"),
+        ("backbone", {"norm_eps": "x" * 99}, "norm_eps of ViT must be a number, got 'xxxxxxxx"),
+        ("backbone", {"norm_eps": float("nan")}, "norm_eps of ViT must be a number, got nan"),
+        ("backbone", {"rope_shift": "a"}, "rope_shift of ViT must be a number or null, got 'a'"),
+        ("backbone", {"rope_base": False}, "rope_base of ViT must be a number, got False"),
+        ("backbone", {"global_block_indexes": 1}, "must be a list of which each is an integer of at most 65536, got 1"),
+        (
+            "backbone",
+            {"global_block_indexes": [0.5]},
+            "must be a list of which each is an integer of at most 65536, got [0.5]",
+        ),
+        ("model", {"pixel_std": [1, 1, float("inf")]}, "must be a list of which each is a number, got [1, 1, inf]"),
+        ("model", {"pixel_std": [1, [1], 1]}, "must be a list of which each is a number, got [1, [1], 1]"),
+        ("model", {"pixel_mean": [0, 0]}, "no ViTMatte can be built with these arguments: RuntimeError"),
+        ("backbone", {"num_heads": 0}, "no ViT can be built with these arguments: ZeroDivisionError"),
+        ("backbone", {"embed_dim": -8}, "no ViT can be built with these arguments: "),
+        ("backbone", {"rope_base": 10**400}, "no ViT can be built with these arguments: OverflowError"),
+        ("backbone", {"global_block_indexes": [9]}, "global_block_indexes: [9] lie outside the 2 blocks"),
+        ("backbone", {"ffn_layer": "eval"}, 'ffn_layer must be "mlp" or "swiglu", got \'eval\''),
+        ("decoder", {"fusion_chans": []}, "no DetailCapture can be built with these arguments: ValueError"),
+        ("backbone", {"depth": 3}, "missing (backbone.blocks.2.norm1.weight, "),
+        ("backbone", {"embed_dim": 24}, "of another shape (backbone.blocks.0.attn."),
+        ("backbone", {"keep_prefix_tokens": False}, "2 left over (backbone.cls_token, backbone.storage_tokens)"),
+        ("", {"format": 2}, 'expected "format": 1 and a "model", got format 2'),
+        ("", {"format": REMOVED}, 'expected "format": 1 and a "model", got format None'),
+        ("", {"model": REMOVED}, 'expected "format": 1 and a "model", got format 1'),
+    ],
+)
+def test_a_config_that_cannot_be_used_is_one_line(folder, where, change, words):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    model = config["model"]
+    part = {"": config, "model": model, "backbone": model["backbone"], "decoder": model["decoder"]}[where]
+    part.update(change)
+    for name in [name for name, value in change.items() if value is REMOVED]:
+        del part[name]
+    path.write_text(json.dumps(config))
+    start = time.monotonic()
+    with pytest.raises(ModelFolderError, match=re.escape(words)) as error:
+        read_model_folder(folder)
+    message = str(error.value)
+    assert message.startswith(str(folder)) and len(message.splitlines()) == 1 and len(message) < 600
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b'{"format": 1', b"\xff\xfe\x00", b"[" * 100_000, b"[1, 2]", b"import os", b"9" * 5000, b"null"],
+    ids=range(9),
+)
+def test_a_config_that_is_no_json_object_is_one_line(folder, content):
+    (folder / "config.json").write_bytes(content)
+    with pytest.raises(ModelFolderError, match=re.escape(str(folder / "config.json"))) as error:
+        read_model_folder(folder)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("missing", [["config.json"], ["model.safetensors"], ["config.json", "model.safetensors"]])
+def test_a_missing_file_is_named_with_what_makes_it(folder, missing):
+    for name in missing:
+        (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"it lacks {' and '.join(missing)}\. tools/export.py makes"):
+        read_model_folder(folder)
+
+
+@pytest.mark.parametrize("absent", ["nowhere", "model/config.json"])
+def test_what_is_no_folder_is_named(folder, absent):
+    with pytest.raises(FileNotFoundError, match=f"{absent} is no model folder"):
+        read_model_folder(folder.parent / absent)
+
+
+class Code:
+    """A pickle that would make a folder when it is read."""
+
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+@pytest.mark.parametrize("kind", ["empty", "cut off", "text", "a pickle with code", "a torch checkpoint"])
+def test_weights_that_are_no_safetensors_are_one_line_and_run_nothing(folder, monkeypatch, kind):
+    monkeypatch.chdir(folder)
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    checkpoint = io.BytesIO()
+    torch.save(network().state_dict(), checkpoint)
+    made = {
+        "empty": b"",
+        "cut off": content[:-9],
+        "text": b"weights",
+        "a pickle with code": pickle.dumps(Code()),
+        "a torch checkpoint": checkpoint.getvalue(),
+    }
+    path.write_bytes(made[kind])
+    with pytest.raises(ModelFolderError, match=r"model\.safetensors is damaged or no safetensors file") as error:
+        read_model_folder(folder)
+    assert len(str(error.value).splitlines()) == 1
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"decoder.matting_head.matting_convs.3.bias": REMOVED},
+            "1 missing (decoder.matting_head.matting_convs.3.bias)",
+        ),
+        ({"extra": torch.zeros(1)}, "1 left over (extra)"),
+        ({BIAS: torch.zeros(1)}, f"1 of another shape ({BIAS} (1,), the network has (32,))"),
+        ({BIAS: torch.zeros(32).half()}, f"1 of another type ({BIAS} torch.float16, the network has torch.float32)"),
+        ({BIAS: torch.full((32,), float("nan"))}, f"1 with values that are not finite ({BIAS})"),
+        ({BIAS: torch.tensor([float("-inf"), *[0.0] * 31])}, f"1 with values that are not finite ({BIAS})"),
+        ({BIAS: REMOVED, "extra": torch.zeros(1)}, f"1 missing ({BIAS}); 1 left over (extra)"),
+    ],
+    ids=range(7),
+)
+def test_tensors_that_do_not_fit_are_counted_and_named(folder, tmp_path, change, words):
+    tensors = network().state_dict() | change
+    tensors = {name: tensor for name, tensor in tensors.items() if tensor is not REMOVED}
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ModelFolderError, match=re.escape(words)) as error:
+        read_model_folder(folder)
+    assert len(str(error.value).splitlines()) == 1
+    with pytest.raises(ModelFolderError, match=re.escape(words)):  # nor are such tensors written
+        write_model_folder(tmp_path / "new", description(), tensors, "a test", "")
+    assert not (tmp_path / "new").exists()
+
+
+def test_names_beyond_a_few_are_counted(folder):
+    with pytest.raises(ModelFolderError, match=r"\d+ missing \(.*, .*, .*, .* and \d+ more\)"):
+        write_model_folder(folder, description(), {}, "a test", "")
+
+
+def test_nothing_is_overwritten(folder, tmp_path):
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    (tmp_path / "file").write_text("mine")
+    for taken in (folder, tmp_path / "file"):
+        with pytest.raises(ModelFolderError, match="exists and is no empty folder"):
+            write_model_folder(taken, description(), network().state_dict(), "a test", "")
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert (tmp_path / "file").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    write_model_folder(tmp_path / "empty", description(), network().state_dict(), "a test", "")
+    read_model_folder(tmp_path / "empty")
+
+
+def test_a_folder_cut_off_half_way_lacks_its_config(tmp_path, monkeypatch):
+    def full_disk(*_, **__):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(model_folder.json, "dumps", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        write_model_folder(tmp_path / "model", description(), network().state_dict(), "a test", "")
+    with pytest.raises(FileNotFoundError, match="lacks config.json"):
+        read_model_folder(tmp_path / "model")
+
+
+def test_weights_that_cannot_be_written_are_one_line(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model").chmod(0o500)
+    if os.access(tmp_path / "model", os.W_OK):
+        pytest.skip("this user may write everywhere")
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        write_model_folder(tmp_path / "model", description(), network().state_dict(), "a test", "")
+
+
+def test_a_description_is_left_as_it_was():
+    given = description()
+    before = copy.deepcopy(given)
+    build("model", given)
+    assert given == before
