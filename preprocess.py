@@ -360,7 +360,8 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        # The first sentence: in the next ones torch advises to run the code that a file may hold.
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].partition(". ")[0]
         raise ConversionError(f"{path} cannot be read as a checkpoint of tensors: {reason}") from error
     if not isinstance(state, Mapping):
         raise ConversionError(f"{path} holds a {type(state).__name__}, expected a dict of tensors")

@@ -231,6 +231,9 @@ def test_a_device_that_is_not_there_is_one_line(folders, network, capsys, device
         ["--weights", "w.pth"],
         ["--baseline", "ramp", "--config-file", DEMO, "--weights", "w.pth"],
         ["--baseline", "ramp", "--weights", "w.pth"],
+        ["--model", "m", "--baseline", "ramp"],
+        ["--model", "m", "--weights", "w.pth"],
+        ["--model", "m", "--config-file", DEMO, "--weights", "w.pth"],
         ["--baseline", "ramp", "--outputs", "x"],
     ],
 )

@@ -2,10 +2,12 @@
 
     python tools/predict.py --config-file configs/ViTMatte_S_100ep.py --weights output/s/model_final.pth \\
         --image photo.jpg --trimap trimap.png --output alpha.png
+    python tools/predict.py --model models/s --image photo.jpg --trimap trimap.png --output alpha.png
     python tools/predict.py --baseline ramp --image merged --trimap trimaps --output output/ramp
 
-With folders, files belong together by name without suffix, and the alphas are written as NAME.png. The baselines need
-no network: "trivial" is 0.5 on every unknown pixel, "ramp" the background's distance over the sum of both distances.
+With folders, files belong together by name without suffix, and the alphas are written as NAME.png. A model
+folder (tools/export.py) needs no detectron2. The baselines need no network: "trivial" is 0.5 on every unknown pixel,
+"ramp" the background's distance over the sum of both distances.
 Exit status: 0 matted, 1 something is wrong with the files, 2 wrong usage.
 """
 
@@ -71,19 +73,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--image", type=Path, required=True, help="image, or folder of images")
     parser.add_argument("--trimap", type=Path, required=True, help="trimap, or folder of trimaps")
     parser.add_argument("--output", type=Path, required=True, help="alpha to write, or folder for them")
-    parser.add_argument("--config-file", type=Path, help="config of the network")
+    parser.add_argument("--model", type=Path, help="model folder of tools/export.py")
+    parser.add_argument("--config-file", type=Path, help="instead: config of a network")
     parser.add_argument("--weights", type=Path, help="its trained checkpoint")
-    parser.add_argument("--device", help="cpu, cuda ...; the config's by default")
+    parser.add_argument(
+        "--device", help="cpu, cuda ...; default: the config's, or for a model folder the best there is"
+    )
     parser.add_argument("--baseline", choices=BASELINES, help="instead of a network")
     options = parser.parse_args(arguments)
-    if [bool(options.config_file), bool(options.weights)] != [options.baseline is None] * 2:
-        parser.error("give either --config-file and --weights, or --baseline")
+    ways = [options.model, options.config_file, options.baseline]
+    if sum(way is not None for way in ways) != 1 or bool(options.config_file) != bool(options.weights):
+        parser.error("give one of --model, --config-file with --weights, and --baseline")
     try:
         pairs = find_pairs(options.image, options.trimap, options.output)
         if options.baseline:
             matte = BASELINES[options.baseline]
+        elif options.model:
+            from inference.predictor import Predictor  # the baselines work without timm
+
+            matte = Predictor.load(options.model, options.device or "auto").predict
         else:
-            from engine.model import load_model  # the baselines work without detectron2
+            from engine.model import load_model  # the other ways work without detectron2
             from inference.predictor import Predictor
 
             model = load_model(options.config_file, options.weights, options.device)

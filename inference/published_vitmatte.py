@@ -1,0 +1,106 @@
+"""Published ViTMatte weights as this project's network: hustvl's .pth files and transformers' folders."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+BACKBONE: dict[str, Any] = dict(
+    patch_size=16,
+    in_chans=4,
+    depth=12,
+    mlp_ratio=4.0,
+    norm_eps=1e-6,
+    image_size=512,
+    pretrain_image_size=224,
+    window_size=14,
+    global_block_indexes=[2, 5, 8, 11],
+    conv_residual_block_indexes=[2, 5, 8, 11],
+)
+SIZES: dict[str, dict[str, Any]] = {
+    "S": dict(embed_dim=384, num_heads=6),
+    "B": dict(embed_dim=768, num_heads=12),
+}
+"""Size -> arguments of `ViTDet` that are not those of `BACKBONE`, which both sizes share."""
+
+DECODER: dict[str, Any] = dict(image_chans=4, convstream_chans=[48, 96, 192], fusion_chans=[256, 128, 64, 32])
+
+TRANSFORMERS_NAMES = {
+    "backbone.embeddings.position_embeddings": "backbone.pos_embed",
+    "backbone.embeddings.projection.": "backbone.patch_embed.proj.",
+    "backbone.encoder.layer.": "backbone.blocks.",
+    ".attention.": ".attn.",
+    "decoder.fusion_blocks.": "decoder.fusion_blks.",
+    ".batch_norm.": ".bn.",
+}
+"""Part of a name in transformers' `VitMatteForImageMatting` -> the same in hustvl's files, which is also ours."""
+
+NORMALISATION: dict[str, dict[str, list[float]]] = {
+    "hustvl": dict(pixel_mean=[0.485, 0.456, 0.406], pixel_std=[0.229, 0.224, 0.225]),  # ImageNet's
+    "transformers": dict(pixel_mean=[0.5, 0.5, 0.5], pixel_std=[0.5, 0.5, 0.5]),
+}
+"""Layout -> mean and standard deviation by which its own code normalises RGB in [0, 1]."""
+
+
+class PublishedError(ValueError):
+    """Weights that are not ViTMatte's as published; the message says what was found."""
+
+
+class Published(NamedTuple):
+    """Converted weights.
+
+    Attributes:
+        layout: "hustvl" or "transformers".
+        size: key of `SIZES`.
+        description: of the network, as `inference.model_folder.build` takes it.
+        tensors: name -> tensor, each of the source.
+    """
+
+    layout: str
+    size: str
+    description: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def convert_published(state: Mapping[str, Any]) -> Published:
+    """Rename the tensors of a published ViTMatte and describe the network that they fit.
+
+    None is dropped and none added; whether they fit to the last is for who builds the network to see.
+
+    Args:
+        state: name -> tensor, of either layout.
+
+    Raises:
+        PublishedError: something else than tensors, no ViTMatte, or of no published size.
+    """
+    for name, value in state.items():
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
+            raise PublishedError(f"expected tensors by name, got a {type(value).__name__} as {name!r}")
+    layout = "transformers" if any(name.startswith("backbone.encoder.") for name in state) else "hustvl"
+    tensors = {}
+    for name, tensor in state.items():
+        if layout == "transformers":
+            for theirs, ours in TRANSFORMERS_NAMES.items():
+                name = name.replace(theirs, ours)
+        if name in tensors:
+            raise PublishedError(f"two tensors are {name}, one of them under the other layout's name")
+        tensors[name] = tensor.float() if tensor.is_floating_point() else tensor
+    positions = tensors.get("backbone.pos_embed", torch.empty(0))
+    if positions.dim() != 3 or not any(name.startswith("decoder.") for name in tensors):
+        raise PublishedError(
+            "expected a ViTMatte, with backbone.pos_embed and decoder. among its names, got "
+            f"{len(state)} names such as {', '.join(sorted(state)[:4])}"
+        )
+    embed_dim = positions.shape[2]
+    size = next((size for size, arguments in SIZES.items() if arguments["embed_dim"] == embed_dim), None)
+    if size is None:
+        widths = ", ".join(f"{size} {arguments['embed_dim']}" for size, arguments in SIZES.items())
+        raise PublishedError(f"the backbone is {embed_dim} wide, which no published ViTMatte is ({widths})")
+    description = {
+        "type": "ViTMatte",
+        "backbone": {"type": "ViTDet"} | BACKBONE | SIZES[size],
+        "decoder": {"type": "DetailCapture", "in_chans": embed_dim} | DECODER,
+        "size_divisibility": 32,
+    } | NORMALISATION[layout]
+    return Published(layout, size, description, tensors)

@@ -1,0 +1,209 @@
+"""Write a model folder: a network that runs by itself, without detectron2, its config or its checkpoint.
+
+    python tools/export.py --config-file configs/ViTMatte_S_100ep.py --weights output/s/model_best.pth --output models/s
+    python tools/export.py --from-vitmatte ViTMatte_S_Com.pth --output models/vitmatte_s
+    python tools/export.py --from-vitmatte vitmatte-small-composition-1k --output models/vitmatte_s_hf
+
+--from-vitmatte takes published ViTMatte weights, S or B: hustvl's .pth, or a transformers folder, hustvl/vitmatte-*.
+The folder gets model.safetensors, config.json and LICENSE.txt, and is read again and compared to the bit. Nothing is
+run from the files of weights, and every tensor is accounted for. Exit status: 0 written, 1 something is wrong with the
+files, 2 wrong usage.
+"""
+
+import _root  # noqa: F401
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inference.model_folder import (
+    CONSTRUCTORS,
+    LICENSE_FILE,
+    WEIGHTS_FILE,
+    ModelFolderError,
+    read_model_folder,
+    write_model_folder,
+)
+from inference.published_vitmatte import PublishedError, convert_published
+from preprocess import read_checkpoint
+
+LICENCES = {
+    "ViT": """Built with DINOv3.
+
+The backbone of this network is, or is trained from, a DINOv3 checkpoint. The weights come under the DINOv3 License
+(https://ai.meta.com/resources/models-and-libraries/dinov3-license/): whoever passes this folder on passes that licence
+on with it and says "Built with DINOv3". The owners of the training data may have set further terms.
+""",
+    "ViTDet": """ViTMatte weights.
+
+Published ViTMatte checkpoints (https://github.com/hustvl/ViTMatte, arXiv:2305.15272) are their authors'. Their code is
+under the MIT License; the weights come with the terms stated where they were downloaded, and are trained on sets
+(Adobe's Composition-1k, Distinctions-646) whose owners give them out for research. Weights trained with this
+architecture by others come with the terms of their makers and of their training data.
+""",
+}
+"""Type of the backbone -> text of the licence note."""
+
+# What changes a transformers network but no shape of its tensors: dotted name in its config.json -> value as published.
+TRANSFORMERS_SETTINGS: dict[str, Any] = {
+    "model_type": "vitmatte",
+    "batch_norm_eps": 1e-5,
+    "backbone_config.hidden_act": "gelu",
+    "backbone_config.layer_norm_eps": 1e-6,
+    "backbone_config.out_features": ["stage12"],
+}
+
+
+def from_config(config_file: Path, weights: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a network of this project.
+
+    Returns: its description, as `inference.model_folder.build` takes it, and its tensors.
+
+    Raises:
+        ValueError: a config or checkpoint that cannot be used (`ConfigError`, `CheckpointError`, `ModelFolderError`).
+    """
+    from engine.config import load_config  # published weights are converted without detectron2
+    from engine.model import load_model
+
+    description = describe("model", load_config(config_file, ("train", "model")).model)
+    return description, load_model(config_file, weights, "cpu").state_dict()
+
+
+def describe(part: str, node: Any) -> dict[str, Any]:
+    """Turn a node of a config into what config.json says; the criterion, which only training needs, is left out.
+
+    Args:
+        part: key of `CONSTRUCTORS`.
+        node: a LazyCall, in its whole config.
+
+    Raises:
+        ModelFolderError: it builds something that a model folder cannot.
+    """
+    from detectron2.utils.registry import locate
+    from omegaconf import OmegaConf
+
+    target = node["_target_"]
+    target = locate(target) if isinstance(target, str) else target
+    kind = next((kind for kind, constructor in CONSTRUCTORS[part].items() if constructor is target), None)
+    if kind is None:
+        known = " or ".join(CONSTRUCTORS[part])
+        raise ModelFolderError(f"the config's {part} is {target}: a model folder can hold {known} alone")
+    values = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(values, dict)
+    return {"type": kind} | {
+        str(name): describe(str(name), node[name]) if name in CONSTRUCTORS else value
+        for name, value in values.items()
+        if name not in ("_target_", "criterion")
+    }
+
+
+def from_vitmatte(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read published ViTMatte weights and print what they are.
+
+    Args:
+        source: a file, or a transformers folder.
+
+    Returns: as `from_config`.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: it cannot be read (`ConversionError`), or is no published ViTMatte (`PublishedError`).
+    """
+    config_file, preprocessor_file = source / "config.json", source / "preprocessor_config.json"
+    weights = source / "model.safetensors" if source.is_dir() else source
+    for path in (weights, config_file) if source.is_dir() else (weights,):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: --from-vitmatte takes a .pth file or a transformers folder")
+    state = read_checkpoint(weights)
+    beside = []
+    if isinstance(state.get("model"), Mapping):
+        beside = sorted(map(str, state.keys() - {"model"}))
+        state = state["model"]
+    layout, size, description, tensors = convert_published(state)
+    if source.is_dir():
+        check_settings(config_file)
+        if preprocessor_file.is_file():
+            stated = read_json(preprocessor_file)
+            for name, theirs in {"pixel_mean": "image_mean", "pixel_std": "image_std"}.items():
+                description[name] = stated.get(theirs, description[name])
+    print(f"{weights.name}: ViTMatte-{size}, {layout} layout, {len(state)} tensors read, {len(tensors)} converted")
+    if beside:
+        print(f"left aside, as not of the network: {', '.join(beside)}")
+    mean, std = description["pixel_mean"], description["pixel_std"]
+    reason = (
+        "hustvl's code (ImageNet's)" if layout == "hustvl" else "transformers' processor (hustvl's code: ImageNet's)"
+    )
+    print(f"normalisation: mean {mean}, std {std}, as {reason}; config.json holds it")
+    return description, tensors
+
+
+def check_settings(path: Path) -> None:
+    """Compare a transformers config.json with what the published networks are; what it leaves out is taken as such.
+
+    Raises:
+        PublishedError: it states another value.
+    """
+    config = read_json(path)
+    for name, expected in TRANSFORMERS_SETTINGS.items():
+        *section, key = name.split(".")
+        values = config.get(section[0], {}) if section else config
+        if isinstance(values, dict) and values.get(key, expected) != expected:
+            raise PublishedError(f"{path}: {name} is {values[key]!r}, which no published ViTMatte has ({expected!r})")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        PublishedError: the file holds something else.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise PublishedError(f"{path} is damaged or no JSON ({error}): download it again") from error
+    if not isinstance(content, dict):
+        raise PublishedError(f"{path}: expected a JSON object, got a {type(content).__name__}: download it again")
+    return content
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line (`sys.argv` by default) and export.
+
+    Returns: the exit status.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", type=Path, help="config of the network")
+    parser.add_argument("--weights", type=Path, help="its trained checkpoint")
+    parser.add_argument("--from-vitmatte", type=Path, help="published ViTMatte weights instead: .pth file or folder")
+    parser.add_argument("--output", type=Path, required=True, help="model folder to write; absent or empty")
+    options = parser.parse_args(arguments)
+    if [bool(options.config_file), bool(options.weights)] != [options.from_vitmatte is None] * 2:
+        parser.error("give either --config-file and --weights, or --from-vitmatte")
+    try:
+        if options.from_vitmatte:
+            source = options.from_vitmatte.resolve().name
+            description, tensors = from_vitmatte(options.from_vitmatte)
+        else:
+            source = f"{options.weights.name} with {options.config_file.name}"
+            description, tensors = from_config(options.config_file, options.weights)
+        licence = LICENCES[description["backbone"]["type"]]
+        write_model_folder(options.output, description, tensors, source, licence)
+        written = read_model_folder(options.output).state_dict()
+    except (OSError, ValueError) as error:  # each room's own error is a ValueError
+        print(f"export.py: {error}", file=sys.stderr)
+        return 1
+    assert written.keys() == tensors.keys() and all(torch.equal(written[name], tensors[name]) for name in tensors)
+    size_mb = (options.output / WEIGHTS_FILE).stat().st_size / 1e6
+    print(f"wrote {options.output}: {len(written)} tensors, {size_mb:.1f} MB; read again, they are the same to the bit")
+    print(f"{licence.splitlines()[0]} {LICENSE_FILE} belongs to the folder: pass it on with it.")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
