@@ -32,7 +32,9 @@ def test_a_config_and_its_checkpoint_give_the_same_alpha_to_the_bit(tmp_path, ca
     config_file = REPOSITORY / "configs" / name
     cfg = load_config(config_file)
     if name == "demo.py":
-        apply_overrides(cfg, [*overrides(tmp_path, tmp_path), "model.pixel_mean=[0.4,0.5,0.6]"])
+        apply_overrides(
+            cfg, [*overrides(tmp_path, tmp_path), "model.pixel_mean=[0.4,0.5,0.6]", "model.backbone.norm_eps=0.1"]
+        )
     save_checkpoint(cfg, tmp_path)
     if name == "demo.py":
         config_file = tmp_path / "config.yaml"
@@ -70,7 +72,7 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, capsys):
     taken = ["--config-file", tmp_path / "config.yaml", "--weights", tmp_path / "weights.pth", "--output", tmp_path]
     assert run(*taken) == 1
     assert "exists and is no empty folder" in capsys.readouterr().err
-    for part, target in (("backbone", "torch.nn.Identity"), ("decoder", "modeling.backbone.ViT")):
+    for part, target in (("backbone", "detectron2.modeling.backbone.vit.ViT"), ("decoder", "modeling.backbone.ViT")):
         other = load_config(tmp_path / "config.yaml")
         other.model[part]._target_ = target
         LazyConfig.save(other, str(tmp_path / "other.yaml"))
