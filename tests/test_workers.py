@@ -1,12 +1,15 @@
 """Work shared out to processes gives what a loop gives, and says when a worker is gone."""
 
 import os
+import subprocess
+import sys
 from operator import methodcaller
+from pathlib import Path
 
 import cv2
 import pytest
 
-from data.workers import map_in_workers
+from data.workers import default_workers, map_in_workers
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -36,3 +39,22 @@ def test_errors_of_the_work_come_through(num_workers):
 def test_a_worker_that_dies_is_an_error_and_not_an_endless_wait():
     with pytest.raises(ChildProcessError, match="one of 2 worker processes was killed"):
         list(map_in_workers(os._exit, [9], 2))
+
+
+def test_a_script_without_a_guard_is_told_of_it(tmp_path):
+    """Each spawned worker runs the script again, and may not spawn its own."""
+    (tmp_path / "mine.py").write_text("from data.workers import map_in_workers\nprint(*map_in_workers(abs, [-1], 2))\n")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent), "OMP_NUM_THREADS": "1"}
+    run = subprocess.run([sys.executable, tmp_path / "mine.py"], env=environment, capture_output=True, text=True)
+    assert run.returncode == 1 and 'under `if __name__ == "__main__":`' in run.stderr.splitlines()[-1]
+
+
+def test_the_default_is_the_cores_of_this_process_up_to_a_limit(monkeypatch):
+    for num_cores, num_workers in ((1, 1), (3, 3), (8, 8), (100, 8)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, n=num_cores: set(range(n)), raising=False)
+        monkeypatch.setattr(os, "cpu_count", lambda: 99)
+        assert default_workers() == num_workers
+    monkeypatch.delattr(os, "sched_getaffinity")
+    for num_cores, num_workers in ((5, 5), (99, 8), (None, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda n=num_cores: n)
+        assert default_workers() == num_workers

@@ -12,7 +12,6 @@ Exit status: 0 evaluated, 1 something is wrong with the files, 2 wrong usage, 13
 import _root  # noqa: F401
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,12 +24,12 @@ from tqdm import tqdm
 from data.images import IMAGE_SUFFIXES, DataError, read_alpha, read_image, write_alpha
 from data.layouts import TestSet, find_test_set
 from data.trimap import read_strict_trimap, trimap_from_alpha
+from data.workers import default_workers
 from evaluation.folders import Evaluation, check_test_set, evaluate_folders
 from evaluation.metrics import METRICS, PROTOCOLS
 from evaluation.report import fit_picture, format_table, picture_sheet, sheet_row, write_csv
 from evaluation.summary import Summary, compare, interval_rows, read_summary, summarise, write_summary
 
-MAX_DEFAULT_WORKERS = 8  # each holds an image and its filters, some 200 MB at 1920 x 1280
 SUMMARY, PER_IMAGE, PER_FOREGROUND, SHEET = "summary.json", "per_image.csv", "per_foreground.csv", "worst.png"
 
 
@@ -96,12 +95,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.output is not None and options.output.resolve() in [d.resolve() for d in folders.values() if d]:
         parser.error(f"--output {options.output} holds pictures to evaluate: name another folder")
     return options
-
-
-def default_workers() -> int:
-    """Count the cores that this process may use, up to a limit."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MAX_DEFAULT_WORKERS)
 
 
 def evaluate(options: argparse.Namespace) -> None:
