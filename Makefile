@@ -35,3 +35,4 @@ lint: setup
 
 bench: setup
 	$(PY) tools/benchmark.py train-step
+	$(PY) tools/benchmark.py metrics

@@ -40,6 +40,8 @@ def source_level(pred_alpha: NDArray, alpha: NDArray) -> NDArray[np.uint8]:
             area = cv2.floodFill(reached, flooded, (column, row), 0, *spread, FLOOD)[0]
         is_largest = 2 * area > np.count_nonzero(mask)
         is_joined &= flooded[1:-1, 1:-1].view(np.bool_) if is_largest else largest_component(mask)
+        if not is_joined.any():
+            break
         level += is_joined
     return level
 

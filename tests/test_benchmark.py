@@ -165,12 +165,19 @@ def test_metrics_prints_ratios_and_the_largest_difference():
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    patterns = (
-        r"round 1: ours \d\.\d{3} s  plainly \d\.\d{3} s  ratio [\d.]+",
-        r"median ratio ([\d.]+) \(\1 to \1\), values differ by (?:0e\+00|\de-1\d) at most; \d\d% of 96 x 64 px unknown",
+    patterns = [
+        pattern
+        for kind in ("matte", "fragments")
+        for pattern in (
+            rf"{kind}, round 1: ours \d\.\d{{3}} s  plainly \d\.\d{{3}} s  ratio [\d.]+",
+            rf"{kind}, median ratio ([\d.]+) \(\1 to \1\), values differ by (?:0e\+00|\de-1\d) at most; "
+            r"\d+% of 96 x 64 px unknown",
+        )
+    ]
+    patterns += [
         r"round 1: one worker [\d.]+ s  two [\d.]+ s  ratio [\d.]+",
         r"median ratio ([\d.]+) \(\1 to \1\), no process above (\d+) MiB",
-    )
+    ]
     lines = done.stdout.splitlines()
     assert len(lines) == len(patterns)
     for line, pattern in zip(lines, patterns, strict=True):
@@ -178,9 +185,10 @@ def test_metrics_prints_ratios_and_the_largest_difference():
     assert int(lines[-1].split()[-2]) < 400, "a process that only measures loaded torch"
 
 
-def test_both_ways_to_the_metrics_agree_on_what_the_benchmark_draws():
-    pred_alpha, alpha, trimap = benchmark.draw_matte(150, 100, seed=3)
+@pytest.mark.parametrize("draw", [benchmark.draw_matte, benchmark.draw_fragments])
+def test_both_ways_to_the_metrics_agree_on_what_the_benchmark_draws(draw):
+    pred_alpha, alpha, trimap = draw(150, 100, seed=3)
     case = to_uint8(pred_alpha), to_uint8(alpha), unknown_mask(trimap)
     plainly = benchmark.measure_plainly(*case)
     assert plainly == pytest.approx({name: measure(*case)[name] for name in METRICS}, rel=1e-12)
-    assert min(plainly.values()) > 0 and 0.1 < case[2].mean() < 0.5
+    assert min(plainly.values()) > 0 and case[2].mean() > 0.1
