@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+LOSSLESS_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # others would blur what is exactly 0 or 255
 MAX_PIXELS = 2**27  # 134 megapixels: four times 8K UHD (33) and above a 100-megapixel camera
 ORIENTATION_TAG = 0x0112
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images import DataError, as_grey, read_raw, write_alpha
+from data.images import DataError, as_grey, read_raw, to_float, write_alpha
 
 if TYPE_CHECKING:  # the processes that only measure must not load torch
     from torch import Tensor
@@ -143,6 +143,90 @@ def _erode(mask: NDArray[np.bool_], radius_px: int) -> NDArray[np.bool_]:
     return cv2.erode(mask.astype(np.uint8), kernel).astype(bool)
 
 
+def trimap_from_mask(mask: NDArray, width_px: int, name: str | Path = "the mask") -> NDArray[np.float32]:
+    """Make a trimap from a mask: unknown is a band of the stated width around the boundary, and all fractional pixels.
+
+    Foreground is what is 1 and farther than half the width from all that is not, background what is 0 and farther than
+    the other half from all that is not; of an odd width the larger half lies outside. Distances are Euclidean between
+    pixel centres, so that a straight hard edge gets exactly `width_px` pixels. What is thinner than the band, a hair or
+    a hole, is unknown as a whole: no pixel changes sides. The picture's border is no boundary.
+
+    Args:
+        mask: hard or soft, (H, W) or what else `decode_mask` takes.
+        width_px: >= 1; a soft mask's fractional zone comes on top.
+        name: what an error calls the mask, a path for instance.
+
+    Returns: (H, W) in {0, 0.5, 1}.
+
+    Raises:
+        DataError: the mask lies on one side of a half everywhere, or is none.
+        ValueError: a width below 1.
+    """
+    if width_px < 1:
+        raise ValueError(f"expected a band of at least 1 px, got {width_px}")
+    soft = decode_mask(mask, name)
+    if soft.max() <= 0.5 or soft.min() >= 0.5:
+        raise DataError(
+            f"{name} holds {soft.min():.4g} to {soft.max():.4g} of 0 to 1: expected foreground above a half and "
+            "background below it, or there is no boundary to lay a band around"
+        )
+    inside_px = width_px // 2
+    trimap = np.full(soft.shape, UNKNOWN, np.float32)
+    trimap[_distance_to(soft < 1 - ALPHA_TOLERANCE) > inside_px] = FOREGROUND
+    trimap[_distance_to(soft > ALPHA_TOLERANCE) > width_px - inside_px] = BACKGROUND
+    return trimap
+
+
+def read_mask(path: str | Path) -> NDArray[np.float32]:
+    """Read a mask file as (H, W) in [0, 1]; see `decode_mask`."""
+    return decode_mask(read_raw(path), path)
+
+
+def decode_mask(values: NDArray, name: str | Path = "the mask") -> NDArray[np.float32]:
+    """Turn what people store as a mask into 0 background to 1 foreground.
+
+    Integers with maximum 1 are class ids 0 and 1; otherwise full scale is 1. Where transparency differs between pixels,
+    it is the mask. Of colours, one beside black is the foreground, as in a palette of classes.
+
+    Args:
+        values: (H, W), (H, W, 3) or (H, W, 4) bool, uint8, uint16 or float in [0, 1].
+        name: what an error calls it, a path for instance.
+
+    Returns: (H, W) in [0, 1], a new array.
+
+    Raises:
+        DataError: another dtype, shape or range; several colours.
+    """
+    if values.size == 0:
+        raise DataError(f"{name} is empty: shape {values.shape}")
+    if values.ndim == 3 and values.shape[2] == 4 and np.ptp(values[:, :, 3]):
+        values = values[:, :, 3]
+    elif values.ndim == 3 and values.shape[2] == 3 and np.ptp(values, axis=2).any():
+        values = _one_colour(values, name)
+    values = as_grey(values, name)
+    if values.dtype == bool:
+        return values.astype(np.float32)
+    if values.dtype in (np.uint8, np.uint16):
+        return values.astype(np.float32) if values.max() == 1 else to_float(values)
+    if np.issubdtype(values.dtype, np.floating):
+        if values.min() >= 0 and values.max() <= 1:  # false for NaN
+            return values.astype(np.float32)
+        raise DataError(f"{name} holds floats between {values.min():.4g} and {values.max():.4g}: scale them to [0, 1]")
+    raise DataError(f"{name} is {values.dtype}; expected bool, uint8, uint16 or floats in [0, 1]: convert it")
+
+
+def _one_colour(values: NDArray, name: str | Path) -> NDArray[np.bool_]:
+    """Mark where (H, W, 3) is not black, if that is one colour."""
+    is_coloured = values.max(axis=2) > 0
+    colours = np.unique(values[is_coloured], axis=0)
+    if len(colours) > 1:
+        raise DataError(
+            f"{name} holds {len(colours)} colours beside black; expected grey, transparency or one colour: "
+            "keep one object's"
+        )
+    return is_coloured
+
+
 def trivial_alpha(trimap: Trimap) -> Trimap:
     """Predict 0.5 on every unknown pixel: the trimap read as an alpha, a new array of the same shape."""
     return trimap * 1
@@ -162,8 +246,11 @@ def ramp_alpha(trimap: NDArray[np.floating]) -> NDArray[np.float32]:
     if not (has_foreground and has_background):
         absent = UNKNOWN if not (has_foreground or has_background) else float(has_foreground)
         return np.full(trimap.shape, absent, np.float32)
-    to_foreground, to_background = (
-        cv2.distanceTransform((trimap != side).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        for side in (FOREGROUND, BACKGROUND)
-    )
+    to_foreground, to_background = (_distance_to(trimap == side) for side in (FOREGROUND, BACKGROUND))
     return to_background / (to_background + to_foreground)
+
+
+def _distance_to(marked: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Measure each pixel's exact Euclidean distance to the nearest marked one, of which there must be one."""
+    distance = cv2.distanceTransform((~marked).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return distance.astype(np.float32)

@@ -1,4 +1,4 @@
-"""One decoder of trimaps, erosion against scipy, the two baselines against closed forms."""
+"""One decoder of trimaps, erosion against scipy, bands around masks against loops, baselines against closed forms."""
 
 import numpy as np
 import pytest
@@ -11,12 +11,15 @@ from scipy import ndimage
 
 from data.images import DataError, find_images
 from data.trimap import (
+    decode_mask,
     decode_trimap,
     encode_trimap,
     ramp_alpha,
+    read_mask,
     read_strict_trimap,
     read_trimap,
     trimap_from_alpha,
+    trimap_from_mask,
     trivial_alpha,
     unknown_mask,
     write_trimap,
@@ -151,6 +154,136 @@ def test_a_straight_edge_is_moved_by_exactly_the_radius():
 def test_what_8_bit_stores_as_known_is_known():
     alpha = np.array([[0.4 / 255, 0.6 / 255, 0.5, 1 - 0.6 / 255, 1 - 0.4 / 255]], np.float32)
     np.testing.assert_array_equal(trimap_from_alpha(alpha, 0, 0), [[0, 0.5, 0.5, 0.5, 1]])
+
+
+soft_masks = arrays(
+    np.float32, st.tuples(st.integers(1, 9), st.integers(2, 9)), elements=st.sampled_from([0, 1, 0, 1, 0.3, 0.8])
+).filter(lambda mask: mask.min() < 0.5 < mask.max())
+
+
+def naive_band(mask: np.ndarray, width_px: int) -> np.ndarray:
+    """Look from each known pixel at every other: one that is not of its side and near enough makes it unknown."""
+    trimap = np.where((mask == 0) | (mask == 1), mask, 0.5)
+    for y, x in np.ndindex(mask.shape):
+        reach_px = width_px // 2 if mask[y, x] == 1 else width_px - width_px // 2
+        for other in np.ndindex(mask.shape):
+            squared_px = (y - other[0]) ** 2 + (x - other[1]) ** 2
+            if mask[other] != mask[y, x] and squared_px <= reach_px**2:
+                trimap[y, x] = 0.5
+    return trimap
+
+
+@given(soft_masks, st.integers(1, 9))
+def test_a_band_agrees_with_looking_at_every_pair_of_pixels(mask, width_px):
+    trimap = trimap_from_mask(mask, width_px)
+    assert trimap.dtype == np.float32
+    np.testing.assert_array_equal(trimap, naive_band(mask, width_px))
+
+
+@given(soft_masks, st.integers(1, 30))
+def test_no_pixel_changes_sides_and_fractional_ones_are_unknown(mask, width_px):
+    trimap = trimap_from_mask(mask, width_px)
+    known = ~unknown_mask(trimap)
+    np.testing.assert_array_equal(trimap[known], mask[known])
+
+
+@pytest.mark.parametrize(("width_px", "inside_px", "outside_px"), [(1, 0, 1), (2, 1, 1), (5, 2, 3), (14, 7, 7)])
+def test_a_straight_edge_gets_exactly_the_width_up_to_the_border(width_px, inside_px, outside_px):
+    mask = np.zeros((30, 40), bool)
+    mask[:, 20:] = True
+    columns = [0.0] * (20 - outside_px) + [0.5] * width_px + [1.0] * (20 - inside_px)
+    np.testing.assert_array_equal(trimap_from_mask(mask, width_px), np.tile(columns, (30, 1)))
+
+
+@pytest.mark.parametrize("width_px", [1, 8, 21])
+def test_the_band_of_a_disc_is_a_ring(width_px):
+    """Of radius R, a half h inside: nearer than R - h to the centre is known; one diagonal of a pixel is left open."""
+    y, x = np.mgrid[-90:91, -80:81]
+    from_centre = np.hypot(y, x)
+    trimap = trimap_from_mask(from_centre <= 50, width_px)
+    inner, outer = 50 - width_px // 2, 50 + width_px - width_px // 2
+    assert (trimap[from_centre <= inner] == 1).all()
+    assert (trimap[from_centre > outer] == 0).all()
+    assert unknown_mask(trimap)[(from_centre > inner + 2**0.5) & (from_centre <= outer - 2**0.5)].all()
+
+
+def test_thin_parts_and_small_holes_are_unknown_as_a_whole():
+    mask = np.zeros((80, 120), bool)
+    mask[20:60, 20:60] = True
+    mask[35:45, 35:45] = False  # a hole as wide as the band
+    mask[40, 60:115] = True  # a hair
+    trimap = trimap_from_mask(mask, 10)
+    assert unknown_mask(trimap)[35:45, 35:45].all() and unknown_mask(trimap)[40, 60:115].all()
+    assert (trimap[26:30, 26:54] == 1).all()
+    mask[33:47, 33:47] = False  # a wider one keeps its middle
+    assert trimap_from_mask(mask, 10)[39:41, 39:41].max() == 0
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.uint16, np.float32, np.float64])
+def test_every_kind_of_hard_mask_gives_one_trimap(kind):
+    hard = blob(3) > 0.5
+    expected = trimap_from_mask(hard, 7)
+    scales = [1] if kind in (bool, np.float32, np.float64) else [1, np.iinfo(kind).max]
+    for scale in scales:
+        np.testing.assert_array_equal(trimap_from_mask(hard.astype(kind) * kind(scale), 7), expected)
+
+
+def test_a_soft_mask_keeps_its_levels():
+    np.testing.assert_array_equal(decode_mask(np.array([[0, 1, 51, 255]], np.uint8))[0] * 255, [0, 1, 51, 255])
+    np.testing.assert_array_equal(
+        decode_mask(np.array([[0, 13107, 65535]], np.uint16))[0], np.float32([0, 13107 / 65535, 1])
+    )
+    values = np.array([[0, 0.25, 1]], np.float32)
+    decode_mask(values)[:] = 7
+    np.testing.assert_array_equal(values, [[0, 0.25, 1]])
+
+
+def test_transparency_one_colour_or_equal_channels_are_a_mask():
+    soft = np.rint(255 * blob(4)).astype(np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (*soft.shape, 3), np.uint8)
+    opaque = np.full_like(soft, 255)
+    for picture in (np.dstack([noise, soft]), np.dstack([soft] * 3), np.dstack([soft] * 3 + [opaque])):
+        np.testing.assert_array_equal(decode_mask(picture), np.float32(soft / 255))
+    red = np.zeros((*soft.shape, 3), np.uint8)
+    red[soft > 99] = (128, 0, 0)
+    np.testing.assert_array_equal(decode_mask(red), soft > 99)
+
+
+def test_a_palette_of_classes_is_read_from_its_file(tmp_path):
+    hard = blob(5) > 0.5
+    picture = Image.fromarray(hard.astype(np.uint8), "P")
+    picture.putpalette([0, 0, 0, 128, 0, 0])
+    picture.save(tmp_path / "m.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), hard)
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (np.zeros((4, 4), np.uint8), "mask holds 0 to 0 of 0 to 1: expected foreground above a half"),
+        (np.ones((4, 4), bool), "mask holds 1 to 1 of 0 to 1"),
+        (np.array([[0, 2]], np.uint8), r"holds 0 to 0\.00784"),
+        (np.array([[0, 255]], np.uint16), r"holds 0 to 0\.00389"),
+        (np.array([[0.0, 0.5]]), r"holds 0 to 0\.5 of"),
+        (np.array([[0.5, 1.0]]), r"holds 0\.5 to 1 of"),
+        (np.array([[0.0, 1.5]]), r"floats between 0 and 1\.5"),
+        (np.array([[-0.1, 1.0]]), r"floats between -0\.1 and 1"),
+        (np.array([[np.nan, 1.0]]), "floats between nan and nan"),
+        (np.array([[0, 1]]), "is int64; expected bool, uint8"),
+        (np.zeros((0, 4)), "is empty"),
+        (np.zeros((4, 4, 2), np.uint8), "has shape"),
+        (np.eye(3, dtype=np.uint8)[None], "holds 3 colours beside black"),
+        (np.zeros((2, 2, 4), np.uint8), "has transparency of its own"),
+    ],
+)
+def test_what_is_no_mask_is_refused(mask, words):
+    with pytest.raises(DataError, match=words):
+        trimap_from_mask(mask, 3)
+
+
+def test_a_band_has_a_width():
+    with pytest.raises(ValueError, match="at least 1 px, got 0"):
+        trimap_from_mask(np.array([[0, 1]], bool), 0)
 
 
 @given(trimaps)

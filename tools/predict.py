@@ -22,11 +22,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data.datasets import check_same_size
-from data.images import DataError, read_image, write_alpha
+from data.images import LOSSLESS_SUFFIXES, DataError, read_image, write_alpha
 from data.layouts import match_by_name
 from data.trimap import ramp_alpha, read_trimap, trivial_alpha
 
-LOSSLESS_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # others would blur what is exactly 0 or 255
 FOLDER_LAYOUT = "An image and its trimap share their name without suffix."
 
 Matte = Callable[[NDArray, NDArray], NDArray]

@@ -1,0 +1,222 @@
+"""tools/make_trimap.py: the band by its files, the overlay pixel by pixel, all that it refuses."""
+
+import os
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from scipy.ndimage import binary_dilation, distance_transform_edt
+from test_main import REPOSITORY
+
+from tools import make_trimap
+
+SIZES = {"a": (60, 90), "b": (70, 50)}
+BLUE, ORANGE = np.array([0, 0.45, 0.7]), np.array([0.84, 0.37, 0])
+
+
+def disc(name):
+    height, width = SIZES[name]
+    y, x = np.mgrid[:height, :width]
+    return np.hypot(y - height / 2, x - width / 2) < 18
+
+
+def band(hard, width_px):
+    """0, 128, 255 by scipy's distances."""
+    trimap = np.full(hard.shape, 128)
+    trimap[distance_transform_edt(hard) > width_px // 2] = 255
+    trimap[distance_transform_edt(~hard) > width_px - width_px // 2] = 0
+    return trimap
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """`masks/NAME.png` of 0 and 1, `cutouts/NAME.png` of noise whose transparency is the mask, `images/NAME.bmp`."""
+    rng = np.random.default_rng(0)
+    for folder in ("masks", "cutouts", "images"):
+        (tmp_path / folder).mkdir()
+    for name, size in SIZES.items():
+        picture = rng.integers(0, 256, (*size, 3), np.uint8)
+        hard = disc(name).astype(np.uint8)
+        cv2.imwrite(str(tmp_path / "masks" / f"{name}.png"), hard)
+        cv2.imwrite(str(tmp_path / "cutouts" / f"{name}.png"), np.dstack([picture, 255 * hard]))
+        cv2.imwrite(str(tmp_path / "images" / f"{name}.bmp"), picture)
+    return tmp_path
+
+
+def arguments(folder, *more, **paths):
+    """Command line of options --NAME VALUE over paths below a folder."""
+    chosen = {"mask": "masks", "output": "out"} | paths
+    return [*(str(part) for option, path in chosen.items() for part in (f"--{option}", folder / path)), *more]
+
+
+def grey(path):
+    """Stored grey values, which must be one 8-bit channel."""
+    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert picture is not None and picture.dtype == np.uint8 and picture.ndim == 2, path
+    return picture
+
+
+@pytest.mark.parametrize("masks", ["masks", "cutouts"])
+def test_a_folder_gets_bands_by_pixels(folders, capsys, masks):
+    before = {path: path.read_bytes() for path in folders.rglob("*") if path.is_file()}
+    assert make_trimap.main(arguments(folders, "--width-px", "9", mask=masks, output="made/anew")) == 0
+    assert {path.name for path in (folders / "made" / "anew").iterdir()} == {"a.png", "b.png"}
+    lines = capsys.readouterr().out.splitlines()
+    for name, line in zip(SIZES, lines, strict=True):
+        expected = band(disc(name), 9)
+        written = folders / "made" / "anew" / f"{name}.png"
+        np.testing.assert_array_equal(grey(written), expected)
+        shares = [f"{(expected == value).mean():.1%}" for value in (255, 128, 0)]
+        assert line == "{}: {} foreground, {} unknown, {} background, band 9 px".format(written, *shares)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(("percent", "widths_px"), [("10", (9, 7)), ("2", (2, 1)), ("0.01", (1, 1))])
+def test_percent_are_of_the_longer_side_and_at_least_a_pixel(folders, percent, widths_px):
+    assert make_trimap.main(arguments(folders, "--width-percent", percent)) == 0
+    for name, width_px in zip(SIZES, widths_px, strict=True):
+        np.testing.assert_array_equal(grey(folders / "out" / f"{name}.png"), band(disc(name), width_px))
+
+
+def test_a_threshold_cuts_a_noisy_mask(folders):
+    noise = np.random.default_rng(1).integers(1, 60, SIZES["a"])
+    noisy = np.where(disc("a"), 255 - noise, noise).astype(np.uint8)
+    noisy[30, 45] = 153  # 0.6 of 255, exactly the threshold: foreground
+    cv2.imwrite(str(folders / "noisy.png"), noisy)
+    line = arguments(folders, "--width-px", "4", mask="noisy.png", output="trimap.png")
+    assert make_trimap.main(line) == 0
+    assert (grey(folders / "trimap.png") == 128).all()
+    assert make_trimap.main([*line, "--threshold", "0.6"]) == 0
+    np.testing.assert_array_equal(grey(folders / "trimap.png"), band(disc("a"), 4))
+
+
+def test_an_overlay_tints_what_is_known_and_leaves_the_band(folders):
+    paths = {"image": "images", "overlay": "look"}
+    assert make_trimap.main(arguments(folders, "--width-px", "10", **paths)) == 0
+    for name in SIZES:
+        trimap = grey(folders / "out" / f"{name}.png")
+        image = cv2.imread(str(folders / "images" / f"{name}.bmp"))[:, :, ::-1] / 255
+        overlay = cv2.imread(str(folders / "look" / f"{name}.png"))[:, :, ::-1]
+        border = binary_dilation(trimap == 128, np.ones((3, 3))) & (trimap != 128)
+        expected = image.copy()
+        for value, tint in ((255, BLUE), (0, ORANGE)):
+            expected[trimap == value] = (image[trimap == value] + tint) / 2
+            expected[(trimap == value) & border] = tint
+        assert np.abs(overlay - 255 * expected).max() <= 0.5 + 1e-3
+        np.testing.assert_array_equal(overlay[trimap == 128], np.rint(255 * image[trimap == 128]))
+
+
+def test_borders_are_wider_on_large_pictures():
+    trimap = np.zeros((4, 1200), np.float32)
+    trimap[:, 600:] = 0.5
+    overlay = make_trimap.draw_overlay(np.ones((4, 1200, 3), np.float32), trimap)
+    assert np.isclose(overlay, ORANGE).all(axis=2)[0].nonzero()[0].tolist() == [597, 598, 599]
+
+
+@pytest.mark.parametrize("way", [["tools/make_trimap.py"], ["-m", "tools.make_trimap"]], ids=["file", "module"])
+def test_one_mask_both_ways_of_running(folders, way):
+    paths = {"mask": "masks/b.png", "output": "new/t.tif", "image": "images/b.bmp", "overlay": "new/look.jpg"}
+    done = subprocess.run(
+        [sys.executable, *way, *arguments(folders, "--width-px", "6", **paths)],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {path.name for path in (folders / "new").iterdir()} == {"t.tif", "look.jpg"}
+    np.testing.assert_array_equal(grey(folders / "new" / "t.tif"), band(disc("b"), 6))
+
+
+def refused(folder, capsys, **paths):
+    """Run, see status 1 and nothing written or changed, and give the message."""
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert make_trimap.main(arguments(folder, "--width-px", "6", **paths)) == 1
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.startswith("make_trimap.py: ")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    return output.err.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("paths", "words"),
+    [
+        ({"mask": "nowhere"}, "--mask {}/nowhere: no such file or folder"),
+        ({"image": "nowhere", "overlay": "look"}, "--image {}/nowhere: no such file or folder"),
+        ({"image": "images/a.bmp", "overlay": "look"}, "expected two files or two folders, got one of each"),
+        ({"mask": "masks/a.png", "image": "images", "overlay": "look.png"}, "expected two files or two folders"),
+        (
+            {"mask": "masks/a.png", "output": "t.jpg"},
+            "--output {}/t.jpg: expected the name of a picture ending in .bmp",
+        ),
+        (
+            {"mask": "masks/a.png", "output": "t.png", "image": "images/a.bmp", "overlay": "look"},
+            "--overlay {}/look: exp",
+        ),
+        (
+            {"mask": "masks/a.png", "output": "t.png", "image": "images/b.bmp", "overlay": "look.png"},
+            "b.bmp is 50 x 70 px but {}/masks/a.png is 90 x 60 px",
+        ),
+        ({"mask": "text.png", "output": "t.png"}, "cannot read {}/text.png: not a picture that Pillow knows"),
+        ({"mask": "images/a.bmp", "output": "t.png"}, "a.bmp holds 5400 colours beside black"),
+        ({"mask": "empty.png", "output": "t.png"}, "empty.png holds 0 to 0 of 0 to 1"),
+        ({"output": "masks"}, "masks/a.png is an input or an output already"),
+        ({"output": "link"}, "link/a.png is an input or an output already"),
+        ({"image": "images", "overlay": "masks"}, "masks/a.png is an input or an output already"),
+        ({"image": "images", "overlay": "out"}, "out/a.png is an input or an output already"),
+        (
+            {"mask": "masks/a.png", "output": "t.png", "image": "images/a.bmp", "overlay": "images/a.bmp"},
+            "images/a.bmp is an input or an output already",
+        ),
+    ],
+)
+def test_files_that_cannot_be_used_are_one_line(folders, capsys, paths, words):
+    (folders / "text.png").write_text("no picture")
+    (folders / "link").symlink_to(folders / "masks")
+    cv2.imwrite(str(folders / "empty.png"), np.zeros((4, 4), np.uint8))
+    lines = refused(folders, capsys, **paths)
+    assert len(lines) == 1 and words.format(folders) in lines[0]
+
+
+def test_missing_partners_are_all_named(folders, capsys):
+    (folders / "images" / "a.bmp").unlink()
+    (folders / "masks" / "b.png").unlink()
+    lines = refused(folders, capsys, image="images", overlay="look")
+    assert lines[0] == "make_trimap.py: 2 files lack their partners. Missing:"
+    assert lines[1:3] == [f"  {folders}/images/a.*", f"  {folders}/masks/b.*"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        ["--width-px", "0"],
+        ["--width-px", "3", "--width-percent", "1"],
+        ["--width-percent", "0"],
+        ["--width-percent", "nan"],
+        ["--width-percent", "101"],
+        ["--width-px", "3", "--threshold", "0"],
+        ["--width-px", "3", "--threshold", "1.1"],
+        ["--width-px", "3", "--image", "images"],
+        ["--width-px", "3", "--overlay", "look"],
+    ],
+)
+def test_wrong_usage_is_status_2(folders, capsys, more):
+    with pytest.raises(SystemExit) as stop:
+        make_trimap.main(arguments(folders, *more))
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].partition(": error: ")[2]
+    assert not (folders / "out").exists()
+
+
+def test_real_bands_contradict_no_official_trimap(matting_folder, tmp_path):
+    folder = matting_folder / "alphamatting"
+    paths = ["--mask", str(folder / "alpha"), "--output", str(tmp_path)]
+    assert make_trimap.main([*paths, "--threshold", "0.5", "--width-percent", "4"]) == 0
+    for path in sorted((folder / "trimap1").iterdir()):
+        made, official = grey(tmp_path / path.name), cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        alpha = cv2.imread(str(folder / "alpha" / path.name), cv2.IMREAD_GRAYSCALE)
+        assert not (made == 255)[official == 0].any() and not (made == 0)[official == 255].any(), path.name
+        assert alpha[made == 255].mean() > 0.99 * 255 and alpha[made == 0].mean() < 0.01 * 255, path.name

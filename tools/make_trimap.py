@@ -1,0 +1,170 @@
+"""Make a trimap from a mask, or trimaps from a folder of masks.
+
+    python tools/make_trimap.py --mask mask.png --width-px 20 --output trimap.png --image photo.jpg --overlay look.jpg
+    python tools/make_trimap.py --mask masks --width-percent 2 --output trimaps --image photos --overlay looks
+
+Unknown is a band of that width around the mask's boundary, half of it inside, and all fractional pixels of a soft mask;
+percent are of the picture's longer side. A mask is 8- or 16-bit grey (0 background, full scale foreground; where the
+maximum is 1: classes 0 and 1), a picture whose transparency is the mask, or one colour on black. With folders, files
+belong together by name without suffix, and NAME.png is written. An overlay shows the picture with the foreground
+tinted blue, the background orange, their borders to the band drawn and the band left as it is.
+Exit status: 0 made, 1 something is wrong with the files, 2 wrong usage.
+"""
+
+import _root  # noqa: F401
+
+import argparse
+import sys
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from data.datasets import check_same_size
+from data.images import IMAGE_SUFFIXES, LOSSLESS_SUFFIXES, DataError, read_image, write_image
+from data.layouts import match_by_name
+from data.trimap import BACKGROUND, FOREGROUND, UNKNOWN, read_mask, trimap_from_mask, write_trimap
+
+FOLDER_LAYOUT = "A mask and its image share their name without suffix."
+TINTS = {FOREGROUND: (0.0, 0.45, 0.7), BACKGROUND: (0.84, 0.37, 0.0)}  # blue and orange: told apart by all eyes
+TINT_STRENGTH = 0.5
+BORDER_SHARE = 1 / 400  # of the longer side, so that it is seen on large pictures too
+
+
+class Job(NamedTuple):
+    """Files of one trimap; image and overlay are both there or both None."""
+
+    mask: Path
+    trimap: Path
+    image: Path | None
+    overlay: Path | None
+
+
+def find_jobs(mask: Path, output: Path, image: Path | None, overlay: Path | None) -> list[Job]:
+    """List what to make for one mask or a folder.
+
+    Raises:
+        FileNotFoundError: a file or folder is missing, or files lack their partners.
+        DataError: a file beside a folder, a suffix that cannot hold the output, an output that would replace an input
+            or another output.
+    """
+    inputs = {"--mask": mask} | ({"--image": image} if image else {})
+    for option, path in inputs.items():
+        if not path.exists():
+            raise FileNotFoundError(f"{option} {path}: no such file or folder")
+    if image and image.is_dir() != mask.is_dir():
+        raise DataError(f"--mask {mask} and --image {image}: expected two files or two folders, got one of each")
+    if mask.is_dir():
+        jobs = [
+            Job(paths[0], output / name, paths[1] if image else None, overlay / name if overlay else None)
+            for paths in match_by_name(list(inputs.values()), FOLDER_LAYOUT)
+            for name in [f"{paths[0].stem}.png"]
+        ]
+    else:
+        check_suffix("--output", output, LOSSLESS_SUFFIXES)
+        if overlay:
+            check_suffix("--overlay", overlay, IMAGE_SUFFIXES)
+        jobs = [Job(mask, output, image, overlay)]
+    taken = {path.resolve() for job in jobs for path in (job.mask, job.image) if path}
+    for path in (path for job in jobs for path in (job.trimap, job.overlay) if path):
+        if path.resolve() in taken:
+            raise DataError(f"{path} is an input or an output already and would be overwritten; name another place")
+        taken.add(path.resolve())
+    return jobs
+
+
+def check_suffix(option: str, path: Path, suffixes: Collection[str]) -> None:
+    """Raise a DataError where a file's name does not end as one of these picture formats."""
+    if path.suffix.lower() not in suffixes:
+        raise DataError(f"{option} {path}: expected the name of a picture ending in {', '.join(sorted(suffixes))}")
+
+
+def draw_overlay(image: NDArray[np.float32], trimap: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Tint what a trimap knows, with full colour along the band.
+
+    Args:
+        image: (H, W, 3) RGB in [0, 1].
+        trimap: (H, W) in {0, 0.5, 1}.
+
+    Returns: (H, W, 3) RGB in [0, 1]; unknown pixels as they were.
+    """
+    unknown = trimap == UNKNOWN
+    border_px = max(round(max(trimap.shape) * BORDER_SHARE), 1)
+    square = np.ones((2 * border_px + 1, 2 * border_px + 1), np.uint8)
+    is_border = cv2.dilate(unknown.astype(np.uint8), square).astype(bool) & ~unknown
+    overlay = image.copy()
+    for value, tint in TINTS.items():
+        known = trimap == value
+        overlay[known] += TINT_STRENGTH * (np.array(tint, np.float32) - overlay[known])
+        overlay[known & is_border] = tint
+    return overlay
+
+
+def make_trimap(job: Job, band_px: Callable[[int], int], threshold: float | None) -> str:
+    """Write one trimap and its overlay.
+
+    Args:
+        job: the files.
+        band_px: gives the band's width for a picture's longer side, both in px.
+        threshold: makes a mask hard first: foreground is what reaches it. None keeps a soft mask soft.
+
+    Returns: a line that says how large each region became.
+    """
+    mask = read_mask(job.mask)
+    if threshold is not None:
+        mask = (mask >= threshold).astype(np.float32)
+    width_px = band_px(max(mask.shape))
+    trimap = trimap_from_mask(mask, width_px, job.mask)
+    if job.image and job.overlay:
+        image = read_image(job.image)
+        check_same_size(image, job.image, trimap, job.mask)
+        job.overlay.parent.mkdir(parents=True, exist_ok=True)
+        write_image(job.overlay, draw_overlay(image, trimap))
+    job.trimap.parent.mkdir(parents=True, exist_ok=True)
+    write_trimap(job.trimap, trimap)
+    regions = {"foreground": FOREGROUND, "unknown": UNKNOWN, "background": BACKGROUND}
+    shares = ", ".join(f"{(trimap == value).mean():.1%} {region}" for region, value in regions.items())
+    return f"{job.trimap}: {shares}, band {width_px} px"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line (`sys.argv` by default) and make the trimaps.
+
+    Returns: the exit status.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mask", type=Path, required=True, help="mask, or folder of masks")
+    parser.add_argument("--output", type=Path, required=True, help="trimap to write, or folder for them")
+    width = parser.add_mutually_exclusive_group(required=True)
+    width.add_argument("--width-px", type=int, help="width of the unknown band, half inside and half outside")
+    width.add_argument("--width-percent", type=float, help="the same in percent of the picture's longer side")
+    parser.add_argument("--threshold", type=float, help="cut the mask here first, for JPEG and network masks; 0 to 1")
+    parser.add_argument("--image", type=Path, help="the mask's image, or folder of images, for --overlay")
+    parser.add_argument("--overlay", type=Path, help="picture to check the trimap by, or folder for them")
+    options = parser.parse_args(arguments)
+    if options.width_px is not None and options.width_px < 1:
+        parser.error(f"--width-px must be at least 1, got {options.width_px}")
+    if options.width_percent is not None and not 0 < options.width_percent <= 100:
+        parser.error(f"--width-percent must be above 0 and at most 100, got {options.width_percent}")
+    if options.threshold is not None and not 0 < options.threshold <= 1:
+        parser.error(f"--threshold must be above 0 and at most 1, got {options.threshold}")
+    if bool(options.image) != bool(options.overlay):
+        parser.error("give --image and --overlay together, or neither")
+
+    def band_px(longer_px: int) -> int:
+        return options.width_px or max(round(options.width_percent / 100 * longer_px), 1)
+
+    try:
+        for job in find_jobs(options.mask, options.output, options.image, options.overlay):
+            print(make_trimap(job, band_px, options.threshold))
+    except (OSError, ValueError) as error:  # DataError is a ValueError
+        print(f"make_trimap.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
