@@ -6,13 +6,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from data.images import to_float
-from data.trimap import decode_trimap
+from data.trimap import UNKNOWN, decode_trimap
 from inference.model_folder import read_model_folder
+from inference.tiling import decode_tiled
+from modeling import ViTMatte
 
 logger = logging.getLogger(__name__)
+
+TILE_PX = 512
 
 
 class Predictor:
@@ -21,18 +25,29 @@ class Predictor:
     Args:
         model: a `ViTMatte`; it is moved to the device and put into evaluation mode.
         device: "cpu", "cuda" ...
+        tile_px: side of the tiles that the decoder takes in turn, at least 1. It changes memory and time, not alpha.
+
+    Raises:
+        TypeError: the model is something else.
+        ValueError: no such tiles.
     """
 
-    def __init__(self, model: nn.Module, device: str | torch.device = "cpu") -> None:
+    def __init__(self, model: nn.Module, device: str | torch.device = "cpu", tile_px: int = TILE_PX) -> None:
+        if not isinstance(model, ViTMatte):
+            raise TypeError(f"expected a ViTMatte, got a {type(model).__name__}")
+        if tile_px < 1:
+            raise ValueError(f"expected tiles of at least 1 px, got tile_px {tile_px}; {TILE_PX} is a good choice")
         self.model = model.to(device).eval()
+        self.tile_px = tile_px
 
     @classmethod
-    def load(cls, folder: str | Path, device: str = "auto") -> "Predictor":
+    def load(cls, folder: str | Path, device: str = "auto", tile_px: int = TILE_PX) -> "Predictor":
         """Read a model folder, as tools/export.py writes it; detectron2 is not needed.
 
         Args:
             folder: see `inference.model_folder`.
             device: see `choose_device`.
+            tile_px: see the class.
 
         Raises:
             FileNotFoundError: the folder or a file of it is not there.
@@ -41,10 +56,10 @@ class Predictor:
         chosen = choose_device(device)
         model = read_model_folder(folder)
         logger.info("%s runs on %s (asked for: %s)", folder, chosen, device)
-        return cls(model, chosen)
+        return cls(model, chosen, tile_px)
 
     def predict(self, image: NDArray, trimap: NDArray) -> NDArray[np.float32]:
-        """Predict alpha, with known pixels pasted back.
+        """Predict alpha, with known pixels pasted back; where all are known, no network runs.
 
         Args:
             image: (H, W, 3) RGB, uint8 or uint16, or float in [0, 1].
@@ -62,12 +77,25 @@ class Predictor:
         pixels = image if np.issubdtype(image.dtype, np.floating) else to_float(image)
         if not ((pixels >= 0) & (pixels <= 1)).all():
             raise ValueError(f"expected float colours in [0, 1], got {pixels.min():.4g} to {pixels.max():.4g}")
-        batch = {
-            "image": torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32))[None],
-            "trimap": torch.from_numpy(decode_trimap(trimap))[None, None],
-        }
+        known = decode_trimap(trimap)
+        if not (known == UNKNOWN).any():
+            return known
         with torch.inference_mode():
-            return self.model(batch)["pred_alpha"][0, 0].cpu().numpy()
+            return self._alpha(
+                torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32))[None],
+                torch.from_numpy(known)[None, None],
+            )
+
+    def _alpha(self, image: Tensor, trimap: Tensor) -> NDArray[np.float32]:
+        """What `ViTMatte.forward` gives for one image, its decoder run on tiles: (H, W)."""
+        image, trimap = image.to(self.model.device), trimap.to(self.model.device)
+        network_input = self.model.network_input(image, trimap)
+        features = self.model.backbone(network_input)
+        # The padding is known, so that its tokens are decoded for no one.
+        is_needed = network_input[:, 3:] == UNKNOWN
+        alpha = decode_tiled(self.model.decoder, features, network_input, is_needed, self.tile_px)
+        alpha = alpha[..., : image.shape[-2], : image.shape[-1]]
+        return torch.where(trimap == UNKNOWN, alpha, trimap)[0, 0].float().cpu().numpy()
 
 
 def choose_device(name: str = "auto") -> torch.device:

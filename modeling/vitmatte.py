@@ -66,7 +66,7 @@ class ViTMatte(nn.Module):
                 f"{tuple(image.shape)} and {tuple(trimap.shape)}"
             )
         height, width = image.shape[-2:]
-        network_input = self._network_input(image, trimap)
+        network_input = self.network_input(image, trimap)
         pred_alpha = self.decoder(self.backbone(network_input), network_input)[..., :height, :width]
         if not self.training:
             return {"pred_alpha": torch.where(trimap == UNKNOWN, pred_alpha, trimap.to(pred_alpha.dtype))}
@@ -74,8 +74,15 @@ class ViTMatte(nn.Module):
             raise ValueError("this model was built without a criterion, so it can only be evaluated: call .eval()")
         return self.criterion(pred_alpha, batch["alpha"].to(self.device, non_blocking=True), trimap)
 
-    def _network_input(self, image: Tensor, trimap: Tensor) -> Tensor:
-        """Normalised RGB and trimap (B, 4, H', W'), padded at the right and lower edge: image replicated, trimap 0."""
+    def network_input(self, image: Tensor, trimap: Tensor) -> Tensor:
+        """Make what backbone and decoder are given: normalised RGB and trimap.
+
+        Args:
+            image: (B, 3, H, W) RGB in [0, 1], on the model's device.
+            trimap: (B, 1, H, W) of {0, 0.5, 1}, on the model's device.
+
+        Returns: (B, 4, H', W'), padded at the right and lower edge: image replicated, trimap 0.
+        """
         right, lower = ((-side) % self.size_divisibility for side in (image.shape[-1], image.shape[-2]))
         image = (image - self.pixel_mean) / self.pixel_std
         if right or lower:

@@ -1,5 +1,11 @@
 """Predictor against the model called by hand."""
 
+import copy
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +15,27 @@ from inference.model_folder import ModelFolderError, build, write_model_folder
 from inference.predictor import Predictor, choose_device
 from modeling import DetailCapture, ViTMatte
 from modeling.backbone import ViT
+from tests.conftest import REPOSITORY
 
 SIZES = [(64, 64), (33, 47), (70, 31)]
+
+PREDICT_AND_PRINT_PAGES = """
+from pathlib import Path
+import numpy as np
+from inference.predictor import Predictor
+from modeling import DetailCapture, ViTMatte
+from modeling.backbone import ViT
+
+backbone = ViT(embed_dim=16, depth=1, num_heads=2, global_block_indexes=[0], conv_residual_block_indexes=[0])
+predictor = Predictor(ViTMatte(backbone, DetailCapture(16, convstream_chans=[4, 4, 4], fusion_chans=[4, 4, 4, 4])))
+rng = np.random.default_rng(0)
+image, trimap = rng.integers(0, 256, (200, 200, 3), np.uint8), np.full((200, 200), 128, np.uint8)
+for num_predictions in (20, 100):
+    for _ in range(num_predictions):
+        predictor.predict(image, trimap)
+    print(Path("/proc/self/statm").read_text().split()[1])
+"""
+"""Resident memory after a start that fills torch's caches, and after 100 predictions more."""
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +81,79 @@ def test_equals_the_model_by_hand(model, predictor, size):
     assert (pred_alpha.dtype, pred_alpha.shape) == (np.float32, size)
     assert pred_alpha[trimap == 128].std() > 0.01  # or an oracle would agree with anything
     np.testing.assert_array_equal(pred_alpha, by_hand(model, image, trimap))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_tiles_change_nothing_beyond_rounding(model, seed):
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(1, 250, 2)
+    image, trimap = picture(height, width, seed)
+    trimap[rng.random((height, width)) < 0.3] = 0
+    trimap[: rng.integers(height), : rng.integers(width)] = 255
+    trimap[-1, -1] = 128
+    pred_alpha = Predictor(model, tile_px=int(rng.integers(1, 100))).predict(image, trimap)
+    np.testing.assert_allclose(pred_alpha, by_hand(model, image, trimap), rtol=0, atol=1e-5)
+
+
+def test_the_backbone_runs_once_and_the_decoder_only_where_alpha_is_unknown(model):
+    image, trimap = picture(160, 320)
+    trimap[:] = 0
+    trimap[20:30, 20:100] = 128
+    trimap[100, 300] = 128
+    calls = []
+    hooks = [
+        part.register_forward_hook(lambda module, inputs, output: calls.append(tuple(inputs[-1].shape[-2:])))
+        for part in (model.backbone, model.decoder)
+    ]
+    Predictor(model, tile_px=64).predict(image, trimap)
+    for hook in hooks:
+        hook.remove()
+    # The band, rows 16 to 32, is cut at column 64; 32 px are added on each side, but not beyond the border.
+    assert calls == [(160, 320), (64, 96), (64, 112), (80, 64)]
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_an_image_without_an_unknown_pixel_runs_no_network(model, value):
+    def fail(*_):
+        raise AssertionError("the network ran")
+
+    image, trimap = picture(40, 50)
+    trimap[:] = value
+    trimap[:20] = 0
+    hooks = [module.register_forward_pre_hook(fail) for module in model.modules()]
+    try:
+        predictor = Predictor(model)
+        pred_alpha = predictor.predict(image, trimap)
+        with pytest.raises(AssertionError, match="the network ran"):
+            predictor.predict(*picture(40, 50))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert pred_alpha.dtype == np.float32
+    np.testing.assert_array_equal(pred_alpha, trimap / 255)
+
+
+def test_a_network_in_float64_gives_float32_too(model):
+    image, trimap = picture(40, 56)
+    expected = Predictor(model).predict(image, trimap)
+    pred_alpha = Predictor(copy.deepcopy(model).double()).predict(image, trimap)
+    assert pred_alpha.dtype == np.float32
+    np.testing.assert_allclose(pred_alpha, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read as Linux tells it")
+def test_memory_is_flat_over_many_predictions():
+    command = [sys.executable, "-c", PREDICT_AND_PRINT_PAGES]
+    done = subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.PIPE, text=True)
+    start, end = (int(pages) * resource.getpagesize() for pages in done.stdout.split())
+    assert end - start < 8e6  # the alphas alone are 16 MB
+
+
+def test_what_is_no_network_or_no_tile_is_refused(model):
+    with pytest.raises(TypeError, match="expected a ViTMatte, got a DetailCapture"):
+        Predictor(model.decoder)
+    with pytest.raises(ValueError, match="tile_px 0"):
+        Predictor(model, tile_px=0)
 
 
 def test_the_picture_and_the_trimap_both_matter(predictor):
@@ -109,7 +207,7 @@ def test_leaves_the_model_in_evaluation_mode_without_a_graph(model):
     image, trimap = picture(32, 32)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     outputs = []
-    hook = model.register_forward_hook(lambda module, inputs, output: outputs.append(output["pred_alpha"]))
+    hook = model.decoder.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     alphas = [predictor.predict(image, trimap) for _ in range(2)]
     hook.remove()
     assert not any(module.training for module in model.modules())
