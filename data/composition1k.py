@@ -5,7 +5,7 @@ Source: the compositing script that comes with Deep Image Matting (Xu et al. 201
 """
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.images import DataError, find_images
+from data.images import IMAGE_SUFFIXES, DataError, read_raw_alpha
+from data.layouts import find_by_stem
+from data.trimap import check_stored
 
 NUM_FOREGROUNDS, NUM_BACKGROUNDS = 50, 20  # 50 test foregrounds, each over 20 backgrounds of its own
 RULE = (
@@ -48,7 +50,7 @@ def plan_composites(
     """Say what is made of what, having checked that all of it is there and fits.
 
     Foreground i of its list meets lines i n to i n + n - 1 of the background list; the composites of NAME.png are
-    NAME_0 to NAME_19.
+    NAME_0 to NAME_19. Trimaps are read wholly, of the other pictures the heads.
 
     Args:
         foreground_dir: colours; a picture is found by its listed name, or by that name with another suffix.
@@ -56,26 +58,27 @@ def plan_composites(
         background_dir: backgrounds.
         foreground_list: text file, a name a line.
         background_list: text file, a name a line; a name may come again.
-        trimap_dir: official trimaps NAME_0 ... NAME_19 of each foreground; None where there are none.
+        trimap_dir: official trimaps NAME_0 ... NAME_19 of each foreground, of 0, 128 and 255 alone; None where there
+            are none.
         num_foregrounds: lines that the foreground list must have.
         num_backgrounds: n, backgrounds of each foreground; the background list must have as many lines as images.
 
     Raises:
-        DataError: one error that lists whatever is missing, twice, unreadable or misshapen.
+        DataError: one error that lists whatever is missing, twice, unreadable, misshapen or of wrong values.
     """
     problems: list[str] = []
     num_images = num_foregrounds * num_backgrounds
     foregrounds = read_names(foreground_list, num_foregrounds, problems)
     backgrounds = read_names(background_list, num_images, problems)
-    counts = Counter(Path(name).stem for name in foregrounds)
+    counts = Counter(map(drop_suffix, foregrounds))
     problems += [f"{foreground_list} lists {stem} {count} times" for stem, count in counts.items() if count > 1]
     colours = find_listed(foreground_dir, foregrounds, problems)
     alphas = find_listed(alpha_dir, foregrounds, problems)
     photographs = find_listed(background_dir, backgrounds, problems)
-    owners = {f"{Path(name).stem}_{i}": name for name in foregrounds for i in range(num_backgrounds)}
+    owners = {f"{drop_suffix(name)}_{i}": name for name in foregrounds for i in range(num_backgrounds)}
     trimaps = find_listed(trimap_dir, owners, problems) if trimap_dir else {}
-    tables = (colours, alphas, photographs, trimaps)
-    sizes = read_sizes([path for table in tables for path in table.values()], problems)
+    sizes = read_sizes([path for table in (colours, alphas, photographs) for path in table.values()], problems)
+    sizes |= check_trimaps(trimaps.values(), problems)
     pairs = [(alpha, colours.get(name)) for name, alpha in alphas.items()]
     pairs += [(trimap, colours.get(owners[name])) for name, trimap in trimaps.items()]
     for path, colour in pairs:
@@ -93,7 +96,7 @@ def plan_composites(
 def read_names(path: Path, count: int, problems: list[str]) -> list[str]:
     """Read the lines of a list, blank ones left out; another count than expected is a problem."""
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         problems.append(f"cannot read the list {path}: {error}")
         return []
@@ -102,20 +105,23 @@ def read_names(path: Path, count: int, problems: list[str]) -> list[str]:
     return names
 
 
+def drop_suffix(name: str) -> str:
+    """Take a picture's suffix off a listed name; what else follows a dot, as in "c.v1", belongs to the name."""
+    suffix = Path(name).suffix
+    return name.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else name
+
+
 def find_listed(folder: Path, names: Iterable[str], problems: list[str]) -> dict[str, Path]:
     """Find pictures by listed name, or by that name with another suffix; a missing or ambiguous one is a problem."""
     try:
-        paths = find_images(folder)
+        by_stem = find_by_stem(folder)
     except FileNotFoundError as error:
         problems.append(str(error))
         return {}
-    by_name = {path.name: path for path in paths}
-    by_stem = defaultdict(list)
-    for path in paths:
-        by_stem[path.stem].append(path)
     found = {}
     for name in dict.fromkeys(names):
-        fitting = [by_name[name]] if name in by_name else by_stem.get(name) or by_stem.get(Path(name).stem, [])
+        fitting = by_stem.get(drop_suffix(name), [])
+        fitting = [path for path in fitting if path.name == name] or fitting
         if len(fitting) == 1:
             found[name] = fitting[0]
         elif fitting:
@@ -139,6 +145,20 @@ def read_sizes(paths: Iterable[Path], problems: list[str]) -> dict[Path, tuple[i
     return sizes
 
 
+def check_trimaps(paths: Iterable[Path], problems: list[str]) -> dict[Path, tuple[int, int]]:
+    """Read width and height of trimaps; what a test set must not store is a problem."""
+    sizes = {}
+    for path in paths:
+        try:
+            values = read_raw_alpha(path)
+            check_stored(values, path)
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+        else:
+            sizes[path] = (values.shape[1], values.shape[0])
+    return sizes
+
+
 def make_composite(composite: Composite) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Read the three pictures and blend them.
 
@@ -147,12 +167,10 @@ def make_composite(composite: Composite) -> tuple[NDArray[np.uint8], NDArray[np.
     Raises:
         DataError: a picture is broken.
     """
-    foreground, alpha, background = (
-        _read(path) for path in (composite.foreground, composite.alpha, composite.background)
-    )
-    fitted = fit_background(background, foreground.size)
-    opacity = np.asarray(alpha)[:, :, 0]
-    return blend(opacity, np.asarray(foreground), np.asarray(fitted)), opacity
+    foreground = np.asarray(_read(composite.foreground))
+    alpha = np.asarray(_read(composite.alpha).getchannel(0))
+    background = np.asarray(fit_background(_read(composite.background), alpha.shape[::-1]))
+    return blend(alpha, foreground, background), alpha
 
 
 def _read(path: Path) -> Image.Image:
@@ -187,7 +205,8 @@ def blend(alpha: NDArray[np.uint8], foreground: NDArray[np.uint8], background: N
     Returns: (H, W, 3).
     """
     image = np.where(alpha[:, :, None] == 255, foreground, background)
-    mixed = (alpha > 0) & (alpha < 255)
-    opacity = alpha[mixed][:, None] / 255
-    image[mixed] = opacity * foreground[mixed] + (1 - opacity) * background[mixed]  # the cast cuts off
+    for y, row in enumerate(alpha):  # the floats of a whole picture would be many times its size
+        mixed = (row > 0) & (row < 255)
+        opacity = row[mixed][:, None] / 255
+        image[y, mixed] = opacity * foreground[y, mixed] + (1 - opacity) * background[y, mixed]  # the cast cuts off
     return image

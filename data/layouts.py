@@ -6,7 +6,7 @@ A layout of one's own is one more entry:
 """
 
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +80,8 @@ PLAIN_FOLDER = Layout(
     "image", "alpha", "trimap", None, root="", num_images=None, source="this project: any folder given by its path"
 )
 ALPHAMATTING_SOURCE = (
-    "this project: image/ and alpha/ for the training set of alphamatting.com, trimap1/ and trimap2/ for its trimaps"
+    "an arrangement of this project, not of the download: from the training set of alphamatting.com, the photographs "
+    "go to image/, the true alphas to alpha/, the two sets of trimaps to trimap1/ and trimap2/"
 )
 LAYOUTS = {
     "Composition-1k": COMPOSITION_1K,
@@ -95,7 +96,10 @@ LAYOUTS = {
 
 @dataclass(frozen=True)
 class TestSet:
-    """A test set that was found: its folders, and the trimap rule's radius where `trimap_dir` is None."""
+    """A test set that was found: its folders, and the trimap rule's radius where trimaps are made.
+
+    Both `trimap_dir` and `trimap_radius_px` are None where `find_test_set` could do without trimaps, and did.
+    """
 
     name: str
     image_dir: Path
@@ -105,11 +109,12 @@ class TestSet:
     num_images: int
 
 
-def find_test_set(name_or_folder: str) -> TestSet:
+def find_test_set(name_or_folder: str, needs_trimaps: bool = True) -> TestSet:
     """Find a set of `LAYOUTS` below $DETECTRON2_DATASETS, or take a folder's own image/, alpha/ and trimap/.
 
     Args:
         name_or_folder: a name of `LAYOUTS`, or else the path of a folder.
+        needs_trimaps: whether the folder of trimaps must be there; else it is left out where it is not.
 
     Raises:
         FileNotFoundError: folders are missing, all of them named, or the truths are.
@@ -127,6 +132,8 @@ def find_test_set(name_or_folder: str) -> TestSet:
         )
     image_dir, alpha_dir = root / layout.image_dir, root / layout.alpha_dir
     trimap_dir = None if layout.trimap_dir is None else root / layout.trimap_dir
+    if trimap_dir is not None and not (needs_trimaps or trimap_dir.is_dir()):
+        trimap_dir = None
     check_folders([folder for folder in (image_dir, alpha_dir, trimap_dir) if folder is not None], layout.describe())
     num_images = len(find_images(alpha_dir))
     if layout.num_images not in (None, num_images):
@@ -156,11 +163,11 @@ def match_by_name(folders: Sequence[Path], layout: str) -> list[tuple[Path, ...]
     """
     tables = []
     for folder in folders:
-        paths = find_images(folder)
-        twice = sorted(name for name, count in Counter(path.stem for path in paths).items() if count > 1)
+        found = find_by_stem(folder)
+        twice = [name for name, paths in found.items() if len(paths) > 1]
         if twice:
             raise DataError(f"{folder} holds more than one picture called {', '.join(twice)}: keep one of each")
-        tables.append({path.stem: path for path in paths})
+        tables.append({name: paths[0] for name, paths in found.items()})
     names = set().union(*tables)
     missing = [
         f"  {folder}/{name}.*" for folder, table in zip(folders, tables, strict=True) for name in names - table.keys()
@@ -169,3 +176,11 @@ def match_by_name(folders: Sequence[Path], layout: str) -> list[tuple[Path, ...]
         listed = "\n".join(sorted(missing))
         raise FileNotFoundError(f"{len(missing)} files lack their partners. Missing:\n{listed}\n{layout}")
     return [tuple(table[name] for table in tables) for name in sorted(names)]
+
+
+def find_by_stem(folder: Path) -> dict[str, list[Path]]:
+    """Group the pictures of a folder by name without suffix, in the order of `find_images`, whose errors these are."""
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for path in find_images(folder):
+        groups[path.stem].append(path)
+    return dict(groups)

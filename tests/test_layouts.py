@@ -101,6 +101,23 @@ def test_a_plain_folder_is_taken_by_its_path(tmp_path):
         find_test_set(str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["alphamatting-trimap1", None])
+def test_trimaps_may_be_absent_where_none_are_needed(root, name):
+    folder = root / LAYOUTS[name].root if name else root
+    for kind in ("image", "alpha"):
+        fill(folder / kind, ["a.png"], GREY)
+    with pytest.raises(FileNotFoundError, match="trimap"):
+        find_test_set(name or str(root))
+    found = find_test_set(name or str(root), needs_trimaps=False)
+    assert (found.trimap_dir, found.trimap_radius_px, found.alpha_dir) == (None, None, folder / "alpha")
+    trimaps = folder / (name or "trimap").removeprefix("alphamatting-")
+    fill(trimaps, ["a.png"], GREY)
+    assert find_test_set(name or str(root), needs_trimaps=False).trimap_dir == trimaps
+    (folder / "image").rename(folder / "images")
+    with pytest.raises(FileNotFoundError, match="image\n"):
+        find_test_set(name or str(root), needs_trimaps=False)
+
+
 def test_an_unknown_name_lists_what_there_is():
     with pytest.raises(DataError) as caught:
         find_test_set("Composition-2k")

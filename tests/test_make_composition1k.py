@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,8 @@ def sources(tmp_path: Path) -> Path:
         alpha[:10] = rng.choice(np.array([0, 255], np.uint8), alpha[:10].shape)
         Image.fromarray(alpha).save(folder / "alpha" / name)
         for index in range(NUM_BACKGROUNDS):
-            Image.fromarray(random_pixels(rng, size)).save(folder / "trimaps" / f"{Path(name).stem}_{index}.png")
+            trimap = rng.choice(np.array([0, 128, 255], np.uint8), size[::-1])
+            Image.fromarray(trimap).save(folder / "trimaps" / f"{Path(name).stem}_{index}.png")
     backgrounds = []
     for index in range(len(FOREGROUNDS) * NUM_BACKGROUNDS):
         size = BACKGROUND_SIZES[index % len(BACKGROUND_SIZES)]
@@ -138,6 +140,18 @@ def test_a_blend_cuts_off_in_float64_for_every_alpha_and_colour():
         np.testing.assert_array_equal(image[255], foreground[255])
 
 
+def test_a_blend_takes_little_memory_beside_its_pictures():
+    """The image itself is 3 bytes a pixel; all pixels are mixed, whose float64 colours take 24 bytes each."""
+    foreground, background = np.random.default_rng(3).integers(0, 256, (2, 400, 500, 3), np.uint8)
+    alpha = np.full((400, 500), 100, np.uint8)
+    tracemalloc.start()
+    try:
+        blend(alpha, foreground, background)
+        assert tracemalloc.get_traced_memory()[1] < 5 * alpha.size
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize(
     ("size", "enlarged"), [((40, 30), (40, 30)), ((90, 31), (90, 31)), ((39, 90), (40, 93)), ((41, 29), (43, 31))]
 )
@@ -166,6 +180,16 @@ def test_any_number_of_workers_gives_the_same_bytes(sources, tmp_path):
     assert build(sources, tmp_path / "one") == 0
     assert build(sources, tmp_path / "two", "--workers", 2) == 0
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_the_cores_of_this_process_say_how_many_workers(sources, tmp_path, monkeypatch):
+    options = arguments(sources, tmp_path / "set")
+    asked = []
+    monkeypatch.setattr(make_composition1k, "default_workers", lambda: 5)
+    monkeypatch.setattr(make_composition1k, "make_test_set", lambda composites, output, workers: asked.append(workers))
+    for line in (options[: options.index("--workers")], [*options, "--workers", "3"], [*options, "--workers", "99"]):
+        assert make_composition1k.main(line) == 0
+    assert asked == [5, 3, len(FOREGROUNDS) * NUM_BACKGROUNDS]
 
 
 def test_the_manifest_accounts_for_every_file(sources, tmp_path):
@@ -339,6 +363,25 @@ def test_whatever_is_wrong_with_the_inputs_is_listed_at_once(sources, tmp_path, 
         assert part in message
 
 
+def test_trimaps_hold_0_128_255_alone_as_the_metrics_will_ask(sources, tmp_path, capsys):
+    folder = sources / "trimaps"
+    pixels = np.asarray(Image.open(folder / "rgb_1.png")).copy()
+    pixels[3, 4] = 127
+    Image.fromarray(pixels).save(folder / "rgb_1.png")
+    Image.fromarray(np.full((30, 30), 128, np.uint16)).save(folder / "grey_0.png")
+    (folder / "b.1_2.png").write_bytes((folder / "b.1_2.png").read_bytes()[:-30])
+    (sources / "alpha/grey.png").unlink()
+    message = refused(sources, tmp_path / "set", capsys)
+    assert "4 problems, nothing made:" in message
+    for part in (
+        f"{folder}/rgb_1.png: expected a trimap of 0, 128 and 255 alone, got 127 too",
+        f"{folder}/grey_0.png: expected a trimap of uint8, got uint16",
+        f"cannot read {folder}/b.1_2.png",
+        f"{sources}/alpha/grey.png is missing",
+    ):
+        assert part in message
+
+
 def test_lists_of_another_length_are_refused_with_the_counts(sources, tmp_path, capsys):
     message = refused(sources, tmp_path / "set", capsys, "--num-foregrounds", 50, "--num-backgrounds", 20)
     assert f"{sources}/fg.txt lists 3 names, expected 50" in message
@@ -354,8 +397,19 @@ def test_the_whole_set_is_asked_for_by_default(sources, tmp_path, capsys):
     assert "lists 3 names, expected 50" in (message := capsys.readouterr().err) and "expected 1000" in message
 
 
-def test_a_foreground_listed_twice_is_refused(sources, tmp_path, capsys):
-    (sources / "fg.txt").write_text("rgb.png\nb.1.png\nrgb.jpg\n")
+@pytest.mark.parametrize(
+    ("names", "twice"), [("rgb.png b.1.png rgb.jpg", "rgb"), ("b.1 rgb.png b.1.png", "b.1"), ("grey grey b.1", "grey")]
+)
+def test_a_foreground_listed_twice_is_refused(sources, tmp_path, capsys, names, twice):
+    (sources / "fg.txt").write_text(names.replace(" ", "\n"))
+    message = refused(sources, tmp_path / "set", capsys)
+    assert "1 problem," in message and f"{sources}/fg.txt lists {twice} 2 times" in message
+
+
+def test_two_foregrounds_that_would_be_written_as_one_are_refused(sources, tmp_path, capsys):
+    for folder in ("fg", "alpha"):
+        shutil.copy(sources / folder / "rgb.png", sources / folder / "rgb.bmp")
+    (sources / "fg.txt").write_text("rgb.png\nb.1.png\nrgb.bmp\n")
     assert f"{sources}/fg.txt lists rgb 2 times" in refused(sources, tmp_path / "set", capsys)
 
 
@@ -372,10 +426,15 @@ def test_a_list_that_is_no_text_is_refused(sources, tmp_path, capsys):
 
 def test_names_may_lack_their_suffix_or_carry_another(sources, tmp_path, capsys):
     assert build(sources, tmp_path / "exact") == 0
-    (sources / "fg.txt").write_text("rgb\nb.1.jpg\ngrey.png\n")
-    assert build(sources, tmp_path / "other") == 0
-    assert contents(tmp_path / "exact") == contents(tmp_path / "other")
+    for index, names in enumerate(("rgb\nb.1.jpg\ngrey.PNG\n", "rgb\nb.1\ngrey.png\n", "\ufeffrgb.png\nb.1\ngrey")):
+        (sources / "fg.txt").write_text(names, encoding="utf-8")
+        assert build(sources, tmp_path / f"other{index}") == 0
+        assert contents(tmp_path / "exact") == contents(tmp_path / f"other{index}")
     capsys.readouterr()
+    (sources / "fg.txt").write_text("rgb\nb\nfg/grey.png\n")
+    message = refused(sources, tmp_path / "third", capsys)
+    assert "fg/b is missing" in message and "fg/fg/grey.png is missing" in message
+    (sources / "fg.txt").write_text("rgb\nb.1\ngrey.png\n")
     shutil.copy(sources / "fg/rgb.png", sources / "fg/rgb.bmp")
     assert "fg/rgb is one of rgb.bmp, rgb.png: keep one" in refused(sources, tmp_path / "third", capsys)
     (sources / "fg.txt").write_text("\n".join(FOREGROUNDS))

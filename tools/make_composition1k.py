@@ -32,7 +32,7 @@ from tqdm import tqdm
 from data.composition1k import NUM_BACKGROUNDS, NUM_FOREGROUNDS, RULE, Composite, make_composite, plan_composites
 from data.images import IMAGE_SUFFIXES, DataError
 from data.layouts import COMPOSITION_1K
-from data.workers import map_in_workers
+from data.workers import default_workers, map_in_workers
 
 IMAGES, ALPHAS, TRIMAPS = COMPOSITION_1K.image_dir, COMPOSITION_1K.alpha_dir, str(COMPOSITION_1K.trimap_dir)
 MANIFEST = "manifest.json"
@@ -172,11 +172,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--background-dir", type=Path, required=True, help="the VOC photographs")
     parser.add_argument("--foreground-list", type=Path, required=True, help="names of the foregrounds, one a line")
     parser.add_argument("--background-list", type=Path, required=True, help="names of the backgrounds, one a line")
-    parser.add_argument("--trimap-dir", type=Path, help="official trimaps NAME_0 ... NAME_19, to be copied")
+    parser.add_argument("--trimap-dir", type=Path, help="official trimaps NAME_0 ... NAME_19, of 0, 128, 255")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--num-foregrounds", type=int, default=NUM_FOREGROUNDS, help="expected, 50 for the whole set")
     parser.add_argument("--num-backgrounds", type=int, default=NUM_BACKGROUNDS, help="of each foreground")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--workers", type=int, default=default_workers(), help="processes (default: %(default)s)")
     options = parser.parse_args(arguments)
     for name in ("num_foregrounds", "num_backgrounds", "workers"):
         if getattr(options, name) < 1:
