@@ -26,7 +26,6 @@ from data.trimap import trimap_from_alpha, unknown_mask
 from data.workers import map_in_workers
 from evaluation.metrics import PROTOCOLS, Protocol, measure, unknown_region
 
-Row = dict[str, float]
 Track = Callable[[Iterable[Any], int], Iterable[Any]]
 Files = dict[str, Path]  # of one image: "label", "pred", "trimap" and "image", as far as there are such
 
@@ -34,7 +33,7 @@ Files = dict[str, Path]  # of one image: "label", "pred", "trimap" and "image", 
 class Outcome(NamedTuple):
     """What a worker sends back: the metrics (None without a prediction), the truth's digest, what is wrong."""
 
-    row: Row | None
+    row: dict[str, float] | None
     digest: bytes
     problems: list[str]
 
@@ -50,7 +49,7 @@ class Evaluation(NamedTuple):
             evaluations under one protocol compare only where it is the same.
     """
 
-    rows: dict[str, Row]
+    rows: dict[str, dict[str, float]]
     files: dict[str, Files]
     missing: list[str]
     digest: str
@@ -162,12 +161,24 @@ def _pictures_by_name(folder: Path, problems: list[str]) -> dict[str, Path]:
     table: dict[str, Path] = {}
     try:
         for path in find_images(folder):
+            if not _is_utf_8(path.name):
+                problems.append(f"{folder}: the name {ascii(path.name)} is not UTF-8: rename the file")
+                continue
             if path.stem in table:
                 problems.append(f"{path} and {table[path.stem].name} have one name: keep one of them")
             table[path.stem] = path
     except FileNotFoundError as error:
         problems.append(str(error))
     return table
+
+
+def _is_utf_8(name: str) -> bool:
+    """Tell whether a file's name was; of another, Python keeps bytes that are no text and cannot be written."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _measure_files(item: tuple[str, Files], protocol: Protocol, trimap_radius_px: int | None) -> Outcome:

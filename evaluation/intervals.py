@@ -22,30 +22,49 @@ DRAWS_AT_ONCE = 2**20  # three tables of 8 MB each
 Rows = Mapping[str, Mapping[str, float]]
 
 
-def group_by_foreground(names: Iterable[str]) -> dict[str, list[str]]:
-    """Find which images of a test set are composites of one foreground, by the Composition-1k convention.
-
-    Where NAME_0, NAME_1, ... NAME_(k-1) are all there, k at least 2, they are the composites of NAME. Every other image
-    is a foreground of its own; so are frames NAME_0001 and numbers with gaps.
+def group_by_foreground(names: Iterable[str], pattern: str | None = None) -> dict[str, list[str]]:
+    """Find which images of a test set are composites of one foreground.
 
     Args:
         names: of all images, whether or not they were measured.
+        pattern: regular expression, searched for in each name; its first group, or all that it finds if it has none, is
+            the foreground. None goes by the Composition-1k convention: where NAME_0, NAME_1, ... NAME_(k-1) are all
+            there, k at least 2, they are the composites of NAME; frames NAME_0001 and numbers with gaps are none.
 
-    Returns: foreground -> its images, both in order of names; "NAME_*" where NAME is an image of its own.
+    Returns: foreground -> its images, both in order of names. An image without one is a foreground of its own; where it
+        is called like the foreground of others, theirs is called "NAME_*".
     """
     names = sorted(names)
+    found = _numbered(names) if pattern is None else _searched(names, re.compile(pattern))
+    alone = set(names) - found.keys()
+    foregrounds: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        foreground = found.get(name, name)
+        foregrounds[f"{foreground}_*" if name in found and foreground in alone else foreground].append(name)
+    return dict(foregrounds)
+
+
+def describe_rule(pattern: str | None) -> str:
+    """Say in one line how `group_by_foreground` groups."""
+    if pattern is None:
+        return "NAME_0 ... NAME_(k-1) without a gap are composites of NAME"
+    return f"names in which the regular expression {pattern} finds the same are composites of one foreground"
+
+
+def _numbered(names: Iterable[str]) -> dict[str, str]:
+    """Give each composite its foreground, by the Composition-1k convention."""
     numbered: dict[str, dict[int, str]] = defaultdict(dict)
     for name in names:
         if match := COMPOSITE_NAME.fullmatch(name):
             numbered[match[1]][int(match[2])] = name
-    foreground_of = {name: name for name in names}
-    for stem, composites in numbered.items():
-        if len(composites) > 1 and max(composites) == len(composites) - 1:
-            foreground_of |= dict.fromkeys(composites.values(), f"{stem}_*" if stem in foreground_of else stem)
-    foregrounds: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        foregrounds[foreground_of[name]].append(name)
-    return dict(foregrounds)
+    complete = {stem: c for stem, c in numbered.items() if len(c) > 1 and max(c) == len(c) - 1}
+    return {name: stem for stem, composites in complete.items() for name in composites.values()}
+
+
+def _searched(names: Iterable[str], pattern: re.Pattern[str]) -> dict[str, str]:
+    """Give each image in whose name the pattern finds something its foreground."""
+    matches = {name: match for name in names if (match := pattern.search(name))}
+    return {name: match[min(pattern.groups, 1)] for name, match in matches.items() if match[min(pattern.groups, 1)]}
 
 
 def bootstrap_intervals(

@@ -52,16 +52,25 @@ def write_csv(rows: Sequence[Row], path: str | Path) -> None:
         writer.writerows(rows)
 
 
-def sheet_row(image: NDArray | None, trimap: NDArray | None, pred_alpha: NDArray, alpha: NDArray) -> dict[str, NDArray]:
-    """Put together the usual columns of a picture sheet; the error is |prediction - truth|.
+def sheet_row(
+    image: NDArray | None,
+    trimap: NDArray | None,
+    pred_alpha: NDArray,
+    alpha: NDArray,
+    region: NDArray[np.bool_] | None = None,
+) -> dict[str, NDArray]:
+    """Put together the usual columns of a picture sheet; the error is |prediction - truth| where it counts, else 0.
 
     Args:
         image: (H, W, 3) RGB in [0, 1]; None leaves the column out.
         trimap: (H, W) in {0, 0.5, 1}; None leaves the column out.
         pred_alpha: (H, W) in [0, 1].
         alpha: (H, W) in [0, 1].
+        region: (H, W) boolean, which pixels count; None for all.
     """
     error = np.abs(pred_alpha - alpha)
+    if region is not None:
+        error = np.where(region, error, 0)
     columns = {"image": image, "trimap": trimap, "prediction": pred_alpha, "truth": alpha, "error": error}
     return {kind: picture for kind, picture in columns.items() if picture is not None}
 

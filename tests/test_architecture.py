@@ -13,7 +13,8 @@ BACKBONE = "modeling.backbone"
 LEAVES = (f"{BACKBONE}.rope_position_encoding", f"{BACKBONE}.windows", f"{BACKBONE}.layers")
 NETWORK = ("torch", "timm.layers")
 EVALUATION = ("numpy", "cv2", "data.images", "data.trimap", "data.workers", "evaluation.metrics",
-              "evaluation.connectivity", "evaluation.intervals", "evaluation.folders", "evaluation.report")  # fmt: skip
+              "evaluation.connectivity", "evaluation.intervals", "evaluation.folders", "evaluation.report",
+              "evaluation.summary")  # fmt: skip
 
 # Module or room -> what it may import beside the standard library; the longest name that fits a module decides.
 ARROWS: dict[str, tuple[str, ...]] = {

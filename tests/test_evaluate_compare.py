@@ -1,13 +1,16 @@
 """tools/evaluate.py --compare: paired differences of two results, and what forbids them."""
 
+import json
+import math
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from test_evaluate_tool import add_composites, arguments, values, write_test_set
+from test_evaluate_tool import RULE, add_composites, arguments, values, write_test_set
 
 from evaluation.metrics import METRICS, PROTOCOLS
+from evaluation.summary import write_summary
 from tools import evaluate
 
 
@@ -24,14 +27,14 @@ def results(tmp_path):
 
 
 def comparison(folder: Path) -> list[str]:
-    return ["--compare", *(str(folder / name / "summary.json") for name in "AB")]
+    return ["--compare", str(folder / "A" / "summary.json"), str(folder / "B" / "summary.json")]
 
 
 def test_two_results_are_compared_image_by_image(results, capsys):
     capsys.readouterr()
     assert evaluate.main(comparison(results)) == 0
     protocol, a, b, counts, _, *rows = capsys.readouterr().out.splitlines()
-    assert protocol == f"Protocol {PROTOCOLS['dim'].description}" and counts == "5 images, 3 foregrounds"
+    assert protocol == f"Protocol {PROTOCOLS['dim'].description}" and counts == f"5 images, 3 foregrounds: {RULE}"
     assert (a, b) == (f"A {results}/A/summary.json", f"B {results}/B/summary.json")
     found = {row[:14].strip(): row[14:].split() for row in rows}
     sums = {name: values(results / name)["averages"] for name in "AB"}
@@ -91,7 +94,91 @@ def test_two_incomplete_results_compare_and_say_so(results, capsys):
     assert "1 images of the test set are missing in both: f_1" in capsys.readouterr().out.splitlines()
 
 
-@pytest.mark.parametrize("content", ["", "[]", "3", '{"per_image": {}}', '{"per_image": {"a": {"SAD": "1"}}}', None])
+def test_the_folders_of_results_are_enough(results, capsys):
+    capsys.readouterr()
+    evaluate.main(comparison(results))
+    by_files = capsys.readouterr().out
+    assert evaluate.main(["--compare", str(results / "A"), str(results / "B")]) == 0
+    assert capsys.readouterr().out == by_files.replace("/summary.json", "")
+
+
+def test_the_stored_foregrounds_count_and_not_the_names(results, capsys):
+    """All five images are of one foreground by the pattern: no interval, where the names alone would give one."""
+    for folder in ("pred", "label", "trimap"):
+        for name in ("a", "b"):
+            (results / folder / f"{name}.png").rename(results / folder / f"f_{name}.png")
+    for name in "AB":
+        assert evaluate.main(arguments(results, "--foreground", "^f", "--output", results / name)) == 0
+    capsys.readouterr()
+    assert evaluate.main(comparison(results)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[3].startswith("5 images, 1 foregrounds: names in which the regular expression ^f finds")
+    assert [line.split()[2:] for line in lines if line.startswith("95%")] == [["-"] * 5] * 2
+
+
+def test_other_foregrounds_cannot_be_compared(results, capsys):
+    assert evaluate.main(arguments(results, "--foreground", "^[ab]|f_.", "--output", results / "B")) == 0
+    capsys.readouterr()
+    assert evaluate.main(comparison(results)) == 1
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "  foregrounds: of 3 images they differ: evaluate both with one --foreground"
+    ]
+
+
+BROKEN = {
+    "NaN": ("per_image", "a", "SAD", math.nan),
+    "infinity": ("per_image", "a", "SAD", math.inf),
+    "negative": ("per_image", "a", "Conn", -1e-9),
+    "whole number beyond floats": ("per_image", "a", "Grad", 10**400),
+    "sum beyond floats": ("per_image", "a", "MAD", 1.7e308),
+    "truth value": ("per_image", "a", "MSE", True),
+    "text": ("per_image", "a", "MSE", "0.1"),
+    "no foreground": ("per_image", "a", "foreground", None),
+    "no images": ("per_image", {}),
+    "text for a list": ("missing", "abc"),
+    "numbers for names": ("missing", [1]),
+    "unknown protocol": ("protocol", "sad"),
+    "list for a protocol": ("protocol", []),
+    "no description": ("description", None),
+    "no rule": ("foreground_rule", 3),
+    "no digest": ("test_set", "sha256", None),
+}
+
+
+@pytest.mark.parametrize("change", BROKEN.values(), ids=BROKEN)
+def test_a_broken_summary_is_one_line(results, capsys, change):
+    """In both, so that the difference between the two is not what is refused."""
+    *keys, last, value = change
+    for name in "AB":
+        summary = values(results / name)
+        place = summary
+        for key in keys:
+            place = place[key]
+        place[last] = value
+        (results / name / "summary.json").write_text(json.dumps(summary))
+    capsys.readouterr()
+    assert evaluate.main(comparison(results)) == 1
+    error = capsys.readouterr().err
+    assert "summary.json is not a summary" in error and error.count("\n") == 1
+
+
+def test_what_is_not_finite_is_not_written(results):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_summary({**values(results / "A"), "images": math.nan}, results / "new.json")
+
+
+NO_SUMMARY = {
+    "nothing": "",
+    "list": "[]",
+    "number": "3",
+    "nested": "[" * 100_000,
+    "no images": '{"per_image": {}}',
+    "other rows": '{"per_image": {"a": {"SAD": "1"}}}',
+    "no file": None,
+}
+
+
+@pytest.mark.parametrize("content", NO_SUMMARY.values(), ids=NO_SUMMARY)
 def test_what_is_no_summary_is_one_line(results, capsys, content):
     path = results / "B" / "summary.json"
     path.unlink() if content is None else path.write_text(content)

@@ -1,12 +1,16 @@
 """tools/evaluate.py --dataset: folders found by a layout, trimaps made by its rule, predictions of a network."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from test_evaluate_tool import values
+from torch.nn import Linear
 
 from data import layouts
 from data.images import read_image, read_raw_alpha
@@ -42,7 +46,8 @@ def test_a_data_set_is_found_by_name(dataset, capsys):
     summary = values(dataset / "out")
     label = read_raw_alpha(dataset / "sets" / "my_set" / "mattes" / "a.png")
     unknown = trimap_from_alpha(label / 255, 2, 2) == 0.5
-    assert summary["per_image"]["a"] == measure(np.full((20, 30), 60, np.uint8), label, unknown)
+    row = measure(np.full((20, 30), 60, np.uint8), label, unknown)
+    assert summary["per_image"]["a"] == {"foreground": "a", **row}
     assert (summary["test_set"]["dataset"], summary["test_set"]["trimap_radius_px"]) == ("mine", 2)
     sheet = read_image(dataset / "out" / "worst.png")
     assert sheet.shape[1] == 5 * CELL_PX + 4 * GAP_PX, "image, made trimap, prediction, truth, error"
@@ -53,36 +58,95 @@ def test_a_data_set_is_found_by_name(dataset, capsys):
     assert "Composition-1k" in capsys.readouterr().err
 
 
-def test_a_network_writes_the_predictions_first(dataset, capsys, monkeypatch):
-    """The network here gives the image's first channel; the predictor pastes nothing, it only hands over."""
-    import torch
+@pytest.fixture
+def network(monkeypatch):
+    """A network that gives the image's first channel, in place of those of a config and of a model folder.
 
+    Returns: what it was loaded from, and, to be set, the number of images after which it is interrupted.
+    """
     from engine import model
+    from inference import predictor
 
-    class FirstChannel(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.ones(()))
+    seen = SimpleNamespace(loaded=[], num_images=None)
 
-        def forward(self, batch):
-            assert set(batch["trimap"].unique().tolist()) == {0, 0.5, 1}
-            return {"pred_alpha": batch["image"][:, :1]}
+    class FirstChannel:
+        def __init__(self, module, device):
+            assert next(module.parameters()).device == device
 
-    calls = []
-    monkeypatch.setattr(model, "load_model", lambda *arguments: calls.append(arguments) or FirstChannel())
-    network = ["--config-file", "c.py", "--weights", "w.pth", "--device", "cpu"]
-    parts = ["--dataset", "mine", *network, "--workers", "1", "--pred-dir"]
-    assert evaluate.main([*parts, str(dataset / "pred")]) == 1
-    assert "pred holds pictures already" in capsys.readouterr().err and not calls
-    assert evaluate.main([*parts, str(dataset / "new"), "--output", str(dataset / "out")]) == 0
-    assert calls == [(Path("c.py"), Path("w.pth"), "cpu")]
+        @classmethod
+        def load(cls, folder, device):
+            seen.loaded.append((folder, device))
+            return cls(Linear(1, 1), torch.device("cpu"))
+
+        def predict(self, image, trimap):
+            assert set(np.unique(trimap)) == {0, 0.5, 1}
+            if seen.num_images == 0:
+                raise KeyboardInterrupt
+            seen.num_images = seen.num_images and seen.num_images - 1
+            return image[:, :, 0]
+
+    monkeypatch.setattr(model, "load_model", lambda *source: seen.loaded.append(source) or Linear(1, 1))
+    monkeypatch.setattr(predictor, "Predictor", FirstChannel)
+    return seen
+
+
+@pytest.fixture
+def by_network(dataset):
+    """Options of a network on "mine", whose checkpoint is a file, all but the folder to write."""
+    (dataset / "w.pth").write_bytes(b"weights")
+    options = ["--config-file", "c.py", "--weights", str(dataset / "w.pth"), "--device", "cpu"]
+    return ["--dataset", "mine", *options, "--workers", "1", "--pred-dir"]
+
+
+def test_a_network_writes_the_predictions_first(dataset, network, by_network, capsys):
+    assert evaluate.main([*by_network, str(dataset / "pred")]) == 1
+    assert "pred holds pictures already" in capsys.readouterr().err and not network.loaded
+    new, out = dataset / "new", dataset / "new" / "out"
+    assert evaluate.main([*by_network, str(new), "--output", str(out)]) == 0
+    assert network.loaded == [(Path("c.py"), dataset / "w.pth", "cpu")]
+    assert {path.name for path in new.iterdir()} == {"a.png", "b.png", "out"}
     for name in "ab":
         photograph = cv2.imread(str(dataset / "sets" / "my_set" / "photos" / f"{name}.png"))
-        assert (cv2.imread(str(dataset / "new" / f"{name}.png"), -1) == photograph[:, :, 2]).all()
-    by_files = ["--dataset", "mine", "--workers", "1", "--pred-dir", str(dataset / "new")]
+        assert (cv2.imread(str(new / f"{name}.png"), -1) == photograph[:, :, 2]).all()
+    by_files = ["--dataset", "mine", "--workers", "1", "--pred-dir", str(new)]
     assert evaluate.main([*by_files, "--output", str(dataset / "again")]) == 0
-    assert values(dataset / "out") == values(dataset / "again")
+    ours, theirs = values(out), values(dataset / "again")
+    assert ours.pop("predictions") == {
+        "dir": str(new),
+        "config_file": "c.py",
+        "weights": str(dataset / "w.pth"),
+        "weights_sha256": hashlib.sha256(b"weights").hexdigest(),
+        "torch": torch.__version__,
+    }
+    nothing = dict.fromkeys(("config_file", "weights", "weights_sha256", "torch"))
+    assert theirs.pop("predictions") == {"dir": str(new), **nothing}
+    assert ours == theirs
 
+
+def test_a_model_folder_is_a_network_too(dataset, network):
+    (dataset / "model").mkdir()
+    (dataset / "model" / "model.safetensors").write_bytes(b"tensors")
+    parts = ["--dataset", "mine", "--model", dataset / "model", "--workers", "1", "--pred-dir", dataset / "new"]
+    assert evaluate.main([*map(str, parts), "--output", str(dataset / "out")]) == 0
+    assert network.loaded == [(dataset / "model", "auto")]
+    found = values(dataset / "out")["predictions"]
+    assert found["weights_sha256"] == hashlib.sha256(b"tensors").hexdigest()
+    assert found["config_file"] == str(dataset / "model" / "config.json")
+
+
+def test_an_interrupted_network_can_be_run_again(dataset, network, by_network, capsys):
+    """Of the first run one alpha of two is there, and one that the second run does not make."""
+    network.num_images = 1
+    assert evaluate.main([*by_network, str(dataset / "new")]) == 130
+    (unfinished,) = (dataset / "new").iterdir()
+    assert unfinished.is_dir() and [path.name for path in unfinished.iterdir()] == ["a.png"]
+    (unfinished / "z.png").write_bytes(b"of another test set")
+    network.num_images = None
+    assert evaluate.main([*by_network, str(dataset / "new")]) == 0
+    assert {path.name for path in (dataset / "new").iterdir()} == {"a.png", "b.png"}
+
+
+def test_a_network_starts_only_on_a_whole_test_set(dataset, network, by_network, capsys, monkeypatch):
     for kind in ("photos", "mattes"):
         cv2.imwrite(str(dataset / "sets" / "my_set" / kind / "c.png"), np.zeros((9, 9), np.uint8))
     photo = dataset / "sets" / "my_set" / "photos"
@@ -90,9 +154,37 @@ def test_a_network_writes_the_predictions_first(dataset, capsys, monkeypatch):
     (photo / "a.png").write_bytes(b"broken")
     (photo / "c.png").unlink()
     monkeypatch.setitem(layouts.LAYOUTS, "mine", replace(layouts.LAYOUTS["mine"], num_images=3))
-    assert evaluate.main([*parts, str(dataset / "third")]) == 1
+    assert evaluate.main([*by_network, str(dataset / "third")]) == 1
     problems = capsys.readouterr().err.splitlines()
     assert problems[0] == "evaluate.py: 3 problems, nothing evaluated:" and len(problems) == 4
     for words in ("photos/c.* is missing", "photos/a.png: not a picture", "photos/b.png is 4 x 4 px, but"):
         assert any(words in line for line in problems), words
     assert not (dataset / "third").exists()
+
+
+@pytest.fixture
+def plain_folder(dataset):
+    """The photographs and truths of "mine" as image/ and alpha/, without trimap/."""
+    for theirs, ours in (("photos", "image"), ("mattes", "alpha")):
+        (dataset / "sets" / "my_set" / theirs).rename(dataset / ours)
+    return dataset
+
+
+def test_a_plain_folder_needs_trimaps_where_they_count(plain_folder, network, by_network, capsys):
+    by_files = ["--dataset", str(plain_folder), "--pred-dir", str(plain_folder / "pred"), "--workers", "1"]
+    assert evaluate.main([*by_files, "--protocol", "whole", "--output", str(plain_folder / "out")]) == 0
+    assert values(plain_folder / "out")["test_set"]["trimap_dir"] is None
+    network_too = ["--dataset", str(plain_folder), *by_network[2:], str(plain_folder / "new")]
+    for parts in (by_files, [*network_too, "--protocol", "whole"]):
+        assert evaluate.main(parts) == 1
+        assert f"Missing folders:\n  {plain_folder / 'trimap'}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["image", "alpha", "pred"])
+def test_results_never_go_among_the_pictures(plain_folder, capsys, kind):
+    (plain_folder / "trimap").symlink_to(plain_folder / "alpha")
+    before = sorted(plain_folder.rglob("*"))
+    parts = ["--dataset", plain_folder, "--pred-dir", plain_folder / "pred", "--output", plain_folder / kind]
+    assert evaluate.main([*map(str, parts), "--workers", "1"]) == 1
+    assert f"--output {plain_folder / kind} holds pictures to evaluate" in capsys.readouterr().err
+    assert sorted(plain_folder.rglob("*")) == before

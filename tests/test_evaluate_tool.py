@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 
 from data.images import read_image
+from data.workers import default_workers
+from evaluation import results
 from evaluation.metrics import METRICS, PROTOCOLS, average, measure
 from evaluation.report import CELL_PX, GAP_PX
 from tools import evaluate
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+RULE = "NAME_0 ... NAME_(k-1) without a gap are composites of NAME"
 
 
 def write_test_set(folder: Path) -> Path:
@@ -67,7 +70,7 @@ def test_prints_the_numbers_with_units_protocol_and_counts(test_set, capsys):
     output = capsys.readouterr()
     assert output.err == "" and output.out.splitlines() == [
         "Protocol dim: unknown region (trimap == 128), uint8",
-        "2 images, 2 foregrounds",
+        f"2 images, 2 foregrounds: {RULE}",
         "                  SAD/1000  MSE x1e-3  MAD x1e-3  Grad/1000  Conn/1000",
         "mean over images     0.020    100.000    300.000      0.000      0.027",
         "95% from             0.020     40.000    200.000      0.000      0.025",
@@ -78,7 +81,15 @@ def test_prints_the_numbers_with_units_protocol_and_counts(test_set, capsys):
         {"SAD": 0.02, "MSE": 0.1, "MAD": 0.3, "Grad": 0, "Conn": (151 / 255 - 0.3 + (202 / 255 - 0.3) / 2) / 20}
     )
     assert summary["per_image"]["b"] == pytest.approx(
-        {"SAD": 0.02, "MSE": 0.16, "MAD": 0.4, "Grad": 0, "Conn": (202 / 255 - 0.3) / 20, "pixels": 50}
+        {
+            "SAD": 0.02,
+            "MSE": 0.16,
+            "MAD": 0.4,
+            "Grad": 0,
+            "Conn": (202 / 255 - 0.3) / 20,
+            "pixels": 50,
+            "foreground": "b",
+        }
     )
     assert summary["intervals"]["MSE"] == pytest.approx([0.04, 0.16])
 
@@ -98,19 +109,25 @@ def test_the_summary_says_what_was_measured(test_set):
         "description": PROTOCOLS["float"].description,
         "test_set": {
             "dataset": None,
-            **{f"{kind}_dir": str(test_set / kind) for kind in ("label", "trimap", "pred")},
+            **{f"{kind}_dir": str(test_set / kind) for kind in ("label", "trimap")},
             "image_dir": None,
             "trimap_radius_px": None,
         },
+        "predictions": {
+            "dir": str(test_set / "pred"),
+            **dict.fromkeys(("config_file", "weights", "weights_sha256", "torch")),
+        },
         "images": 2,
         "foregrounds": 2,
+        "foreground_rule": RULE,
         "empty_regions": 0,
         "missing": [],
         "bootstrap": {"confidence": 0.95, "resamples": 10_000, "seed": 0, "unit": "foreground"},
     }
     with (out / "per_image.csv").open(newline="") as file:
         table = [
-            {key: cell if key == "name" else float(cell) for key, cell in row.items()} for row in csv.DictReader(file)
+            {key: cell if key in ("name", "foreground") else float(cell) for key, cell in row.items()}
+            for row in csv.DictReader(file)
         ]
     assert table == [{"name": name, **row} for name, row in rows.items()]
 
@@ -125,7 +142,7 @@ def test_values_are_those_of_the_metrics(test_set, protocol):
     expected = {}
     for name in "ab":
         pred, label, trimap = (cv2.imread(str(test_set / f / f"{name}.png"), -1) for f in ("pred", "label", "trimap"))
-        expected[name] = measure(pred, label, trimap == 128, PROTOCOLS[protocol])
+        expected[name] = {"foreground": name, **measure(pred, label, trimap == 128, PROTOCOLS[protocol])}
     assert values(test_set / "out")["per_image"] == expected
 
 
@@ -145,7 +162,7 @@ def test_composites_are_grouped_by_foreground(test_set, capsys):
     add_composites(test_set, {"f_0": 0, "f_1": 51, "f_2": 102})
     assert evaluate.main(arguments(test_set, "--group", "--output", test_set / "out")) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1] == "5 images, 3 foregrounds"
+    assert lines[1] == f"5 images, 3 foregrounds: {RULE}"
     assert [line.split()[:4] for line in lines[2:6]] == [
         ["foreground", "images", "SAD/1000", "MSE"],
         ["a", "1", "0.020", "40.000"],
@@ -180,14 +197,12 @@ def test_one_foreground_has_no_interval(test_set, capsys):
     assert evaluate.main(arguments(test_set, "--output", test_set / "out")) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines[4:6]] == [["95%", "from", *"-----"], ["95%", "to", *"-----"]]
-    assert lines[6] == (
-        "No interval: it takes two foregrounds, and images named NAME_0, NAME_1 ... count as composites of one"
-    )
+    assert lines[6] == "No interval: it takes two foregrounds; --foreground says which images are of one"
     assert values(test_set / "out")["intervals"] is None
 
 
 def test_the_sheet_shows_the_worst_first(test_set):
-    """Grey cells tell which image a row shows; the image column is there where images are given."""
+    """Grey cells tell which image a row shows, 0 where no pixel counts; the image column is there where it is given."""
     add_composites(test_set, {"c": 150, "d": 10})
     for name, size in {"a": (20, 10), "b": (20, 10), "c": (4, 5), "d": (4, 5)}.items():
         (test_set / "image").mkdir(exist_ok=True)
@@ -199,7 +214,8 @@ def test_the_sheet_shows_the_worst_first(test_set):
     assert columns.shape[1] == 5
     error = columns[:, 4, 0]
     steps = [value for value, before in zip(error[1:], error[:-1], strict=True) if value != before and value < 0.9]
-    assert steps == pytest.approx([51 / 255, 102 / 255, 150 / 255], abs=1e-6), "a and b have SAD 0.02, c 0.012"
+    expected = [51 / 255, 0, 102 / 255, 0, 150 / 255]
+    assert steps == pytest.approx(expected, abs=1e-6), "a and b have SAD 0.02, c 0.012"
     last = [[1, 0, 0], *([value / 255] * 3 for value in (128, 250, 100, 150))]
     assert columns[-1] == pytest.approx(np.array(last), abs=1e-6)
 
@@ -288,7 +304,7 @@ def test_missing_predictions_are_said(test_set, capsys):
     assert evaluate.main(arguments(test_set, "--allow-missing", "--output", test_set / "out")) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1:3] == [
-        "1 images, 1 foregrounds", "2 predictions are missing, the averages are over the rest: b, c"
+        f"1 images, 1 foregrounds: {RULE}", "2 predictions are missing, the averages are over the rest: b, c"
     ]  # fmt: skip
     summary = values(test_set / "out")
     assert summary["missing"] == ["b", "c"] and list(summary["per_image"]) == ["a"]
@@ -302,6 +318,59 @@ def test_a_missing_composite_leaves_the_others_together(test_set):
     summary = values(test_set / "out")
     assert (summary["images"], summary["foregrounds"]) == (4, 3)
     assert summary["per_foreground"]["f"] == {"images": 2, **average(summary["per_image"][n] for n in ("f_0", "f_2"))}
+
+
+def test_the_foreground_can_be_named_by_a_pattern(test_set, capsys):
+    """Four composites numbered from 1: as many foregrounds by the default rule, one by the pattern."""
+    add_composites(test_set, {"f_1": 0, "f_2": 51, "f_3": 102, "f_05": 20})
+    counts = []
+    for pattern in ((), ("--foreground", r"^(.+)_\d+$")):
+        assert evaluate.main(arguments(test_set, *pattern, "--group", "--output", test_set / "out")) == 0
+        summary = values(test_set / "out")
+        counts.append(summary["foregrounds"])
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[1] == f"6 images, {counts[-1]} foregrounds: {summary['foreground_rule']}"
+    assert counts == [6, 3] and r"^(.+)_\d+$" in summary["foreground_rule"]
+    foregrounds = {"a": "a", "b": "b", **dict.fromkeys(("f_05", "f_1", "f_2", "f_3"), "f")}
+    assert {name: row["foreground"] for name, row in summary["per_image"].items()} == foregrounds
+    with (test_set / "out" / "per_image.csv").open(newline="") as file:
+        assert {row["name"]: row["foreground"] for row in csv.DictReader(file)} == foregrounds
+    assert summary["per_foreground"]["f"]["images"] == 4
+
+
+def test_a_refused_evaluation_leaves_no_older_result(test_set):
+    out = test_set / "out"
+    assert evaluate.main(arguments(test_set, "--group", "--output", out)) == 0
+    (out / "notes.txt").write_text("mine")
+    assert len(list(out.iterdir())) == 5
+    (test_set / "pred" / "a.png").unlink()
+    assert evaluate.main(arguments(test_set, "--output", out)) == 1
+    assert [path.name for path in out.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("kind", ["pred", "label", "trimap"])
+def test_results_never_go_among_the_pictures(test_set, capsys, kind):
+    assert evaluate.main(arguments(test_set, "--output", test_set / "x" / ".." / kind)) == 1
+    assert f"{kind} holds pictures to evaluate: name another folder" in capsys.readouterr().err
+    assert {path.name for path in (test_set / kind).iterdir()} == {"a.png", "b.png"}
+
+
+def test_the_sheet_names_its_rows_in_one_line(test_set, monkeypatch):
+    """SAD first, since long names are cut off."""
+    add_composites(test_set, {"c\nd": 150})
+    drawn = {}
+    monkeypatch.setattr(results, "picture_sheet", lambda rows, path: drawn.update(rows))
+    assert evaluate.main(arguments(test_set, "--output", test_set / "out")) == 0
+    assert list(drawn) == ["SAD/1000 0.020   a", "SAD/1000 0.020   b", "SAD/1000 0.012   c d"]
+
+
+@pytest.mark.parametrize(("protocol", "known"), [("dim", 0), ("float", 0), ("whole", 51 / 255)])
+def test_the_sheet_shows_the_error_of_the_pixels_that_count(test_set, monkeypatch, protocol, known):
+    drawn = {}
+    monkeypatch.setattr(results, "picture_sheet", lambda rows, path: drawn.update(rows))
+    assert evaluate.main(arguments(test_set, "--protocol", protocol, "--output", test_set / "out")) == 0
+    (error,) = (row["error"] for label, row in drawn.items() if label.endswith(" a"))
+    assert (error[0, 0, 0], error[-1, 0, 0]) == pytest.approx((51 / 255, known))
 
 
 @pytest.mark.parametrize("way", [["tools/evaluate.py"], ["-m", "tools.evaluate"]], ids=["as a file", "as a module"])
@@ -329,8 +398,13 @@ def test_runs_both_ways_with_workers(test_set, way):
         ("--pred-dir x --dataset x --device cpu", "--device is for the network"),
         ("--pred-dir x --dataset x --workers 0", "--workers of at least 1"),
         ("--pred-dir x --dataset x --num-worst -1", "--num-worst of at least 0"),
-        ("--pred-dir x --label-dir y --trimap-dir z --output x", "--output x holds pictures to evaluate"),
+        ("--pred-dir x --dataset x --model x --config-file x --weights x", "or --model"),
+        ("--pred-dir x --label-dir x --trimap-dir x --model x", "runs on a --dataset"),
+        ("--pred-dir x --dataset x --foreground (", "( is no regular expression: "),
+        ("--pred-dir x --dataset x --foreground a{99999999999}", "is no regular expression: "),
         ("--compare a b --group", "no other option"),
+        (f"--compare a b --workers {default_workers()}", "no other option"),
+        ("--compare a b --protocol dim", "no other option"),
         ("--compare a b --pred-dir x", "no other option"),
         ("--compare a", "expected 2 arguments"),
     ],

@@ -71,7 +71,9 @@ def by_command(folder, protocol):
     folders = {"--pred-dir": "pred", "--label-dir": "alpha_copy", "--trimap-dir": "trimaps", "--output": "result"}
     options = [part for name, value in folders.items() for part in (name, str(folder / value))]
     assert evaluate.main([*options, "--protocol", protocol, "--workers", "1"]) == 0
-    return json.loads((folder / "result" / "summary.json").read_text())
+    summary = json.loads((folder / "result" / "summary.json").read_text())
+    assert all(row.pop("foreground") == name for name, row in summary["per_image"].items())
+    return summary
 
 
 @pytest.mark.parametrize("protocol", ["dim", "whole"])

@@ -134,6 +134,28 @@ def test_the_digest_tells_test_sets_apart(test_set):
     assert digest() != first
 
 
+def test_the_digest_knows_the_shape(tmp_path):
+    """The same bytes in rows of another length are another test set."""
+    digests = set()
+    for size in ((2, 6), (3, 4)):
+        for folder in ("pred", "label", "trimap"):
+            write(tmp_path / folder / "a.png", np.full(size, 128, np.uint8))
+        digests.add(evaluate_folders(*folders(tmp_path, "trimap")).digest)
+    assert len(digests) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")
+def test_a_name_that_is_no_text_is_a_problem_of_its_file(test_set):
+    folder = test_set / "label"
+    os.rename(folder / "b.png", os.fsencode(folder) + b"/b\xff.png")
+    with pytest.raises(DataError) as error:
+        evaluate_folders(*folders(test_set, "trimap"))
+    problems = str(error.value).splitlines()[1:]
+    assert f"{folder}: the name 'b\\udcff.png' is not UTF-8: rename the file" in problems
+    others = [f"{test_set / kind / 'b.png'} is extra: no truth has its name" for kind in ("pred", "trimap")]
+    assert sorted(problems)[1:] == others
+
+
 def test_missing_predictions_are_left_out_on_request_alone(test_set):
     full = evaluate_folders(*folders(test_set, "trimap"))
     (test_set / "pred" / "a_1.png").unlink()

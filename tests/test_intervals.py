@@ -34,6 +34,24 @@ def test_composites_are_numbered_from_0_without_a_gap(names, foregrounds):
     assert grouped == group_by_foreground(reversed(names))
 
 
+@pytest.mark.parametrize(
+    ("pattern", "names", "foregrounds"),
+    [
+        ("^img_(.+)", ["img_0", "img_1"], {"0": ["img_0"], "1": ["img_1"]}),
+        ("[a-z]+", ["a1", "a2", "3b"], {"b": ["3b"], "a": ["a1", "a2"]}),
+        (r"(.+)_\d+$", ["f_01", "f_02", "f_4", "g"], {"f": ["f_01", "f_02", "f_4"], "g": ["g"]}),
+        ("(x)|y", ["x1", "x2", "y1", "y2"], {"x": ["x1", "x2"], "y1": ["y1"], "y2": ["y2"]}),
+        ("z*", ["a", "b"], {"a": ["a"], "b": ["b"]}),
+        ("(.+)_", ["f", "f_0", "f_1"], {"f": ["f"], "f_*": ["f_0", "f_1"]}),
+        ("^[^_]+", ["f", "f_0"], {"f": ["f", "f_0"]}),
+        ("(f)(.)", ["f0", "f1"], {"f": ["f0", "f1"]}),
+    ],
+)
+def test_a_pattern_names_the_foreground(pattern, names, foregrounds):
+    """Its first group, or all it finds; an image in which it finds nothing is its own."""
+    assert group_by_foreground(names, pattern) == foregrounds
+
+
 def naive_means(rows, foregrounds, metric, num_resamples, seed):
     """Draw foregrounds one by one and average over all of their images, with Python's own numbers."""
     rng = np.random.default_rng(seed)

@@ -83,3 +83,25 @@ def test_a_fitted_picture_stays_as_it_is(size, tmp_path):
     for name, shown in (("whole", picture), ("fitted", fitted)):
         picture_sheet({"a": {"b": shown}}, tmp_path / f"{name}.png", cell_px=64)
     assert (tmp_path / "whole.png").read_bytes() == (tmp_path / "fitted.png").read_bytes()
+
+
+@pytest.mark.parametrize("size", [(300, 200), (128, 128), (65, 3)])
+def test_a_shrunk_picture_is_averaged(size):
+    """Each pixel stands for an area: the mean stays, where one pixel in each area would be drawn by chance."""
+    picture = np.random.default_rng(1).integers(0, 2, size).astype(np.float32)
+    fitted = fit_picture(picture, 64)
+    assert max(fitted.shape[:2]) == 64 and fitted.mean() == pytest.approx(picture.mean(), abs=0.01)
+    if size == (128, 128):
+        assert fitted[:, :, 0] == pytest.approx(picture.reshape(64, 2, 64, 2).mean(axis=(1, 3)), abs=1e-6)
+
+
+def test_an_enlarged_picture_keeps_its_pixels():
+    fitted = fit_picture(np.array([[0, 1], [0.25, 0.5]]), 64)
+    assert (fitted[:, :, 0] == np.kron([[0, 1], [0.25, 0.5]], np.ones((32, 32)))).all()
+
+
+def test_the_error_is_shown_where_it_counts():
+    pred_alpha, alpha = np.array([[0.25, 1, 0.5]]), np.array([[0.75, 0, 0.5]])
+    region = np.array([[True, False, True]])
+    assert sheet_row(None, None, pred_alpha, alpha, region)["error"].tolist() == [[0.5, 0, 0]]
+    assert sheet_row(None, None, pred_alpha, alpha)["error"].tolist() == [[0.5, 1, 0]]

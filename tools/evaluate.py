@@ -2,7 +2,7 @@
 
     python tools/evaluate.py --pred-dir PRED --label-dir alpha_copy --trimap-dir trimaps --output RESULT
     python tools/evaluate.py --pred-dir PRED --dataset Composition-1k --config-file CONFIG --weights WEIGHTS
-    python tools/evaluate.py --compare A/summary.json B/summary.json
+    python tools/evaluate.py --compare RESULT_A RESULT_B
 
 Files belong together by name without suffix. A missing, extra, unreadable or misshapen file is an error, and one run
 lists all of them. --output takes summary.json, per_image.csv and worst.png, the images of largest SAD.
@@ -12,25 +12,36 @@ Exit status: 0 evaluated, 1 something is wrong with the files, 2 wrong usage, 13
 import _root  # noqa: F401
 
 import argparse
+import hashlib
+import re
+import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 # Worker processes import this file too: what loads torch is imported where a network runs.
-from data.images import IMAGE_SUFFIXES, DataError, read_alpha, read_image, write_alpha
+from data.images import IMAGE_SUFFIXES, DataError, read_image, write_alpha
 from data.layouts import TestSet, find_test_set
-from data.trimap import read_strict_trimap, trimap_from_alpha
 from data.workers import default_workers
-from evaluation.folders import Evaluation, check_test_set, evaluate_folders
-from evaluation.metrics import METRICS, PROTOCOLS
-from evaluation.report import fit_picture, format_table, picture_sheet, sheet_row, write_csv
-from evaluation.summary import Summary, compare, interval_rows, read_summary, summarise, write_summary
+from evaluation.folders import check_test_set, evaluate_folders
+from evaluation.metrics import PROTOCOLS
+from evaluation.report import format_table
+from evaluation.results import prepare_output, read_or_make_trimap, write_output
+from evaluation.summary import Summary, compare, interval_rows, read_summary, stored_foregrounds, summarise
 
-SUMMARY, PER_IMAGE, PER_FOREGROUND, SHEET = "summary.json", "per_image.csv", "per_foreground.csv", "worst.png"
+UNFINISHED = "unfinished_predictions"
+
+
+class Network(NamedTuple):
+    """Where a network comes from: a config file and a checkpoint, or a model folder (the config file is None)."""
+
+    config_file: Path | None
+    weights: Path
+    device: str | None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; options that contradict each other end the process with status 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pred-dir", type=Path, help="predicted alphas, 8- or 16-bit grey")
     parser.add_argument("--label-dir", type=Path, help="true alphas; their names are the list of images")
@@ -63,21 +75,27 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset", help="instead of these three: a known data set, or a folder image/ alpha/ trimap/")
     parser.add_argument("--config-file", type=Path, help="with --dataset: network that first writes to --pred-dir")
     parser.add_argument("--weights", type=Path, help="its trained checkpoint")
-    parser.add_argument("--device", help="its device, cpu, cuda ...; the config's by default")
+    parser.add_argument("--model", type=Path, help="instead of these two: model folder of tools/export.py")
+    parser.add_argument("--device", help="its device, cpu, cuda ...; default: the config's, or the best there is")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="dim", help="what counts, and how it is rounded")
     parser.add_argument("--workers", type=int, default=default_workers(), help="processes (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="folder for JSON, CSV and picture sheet")
     parser.add_argument("--group", action="store_true", help="average within each foreground as well")
+    parser.add_argument(
+        "--foreground",
+        type=read_pattern,
+        metavar="PATTERN",
+        help="regular expression, whose first group in an image's name is its foreground (default: NAME_0, NAME_1 ... "
+        "are composites of NAME)",
+    )
     parser.add_argument("--allow-missing", action="store_true", help="leave out images without a prediction")
     parser.add_argument("--num-worst", type=int, default=8, help="images in the picture sheet (default: 8)")
-    parser.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="summary.json of two evaluations")
+    parser.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="--output of two evaluations")
     options = parser.parse_args(arguments)
     if options.compare:
-        others = [name for name in vars(options) if getattr(options, name) != parser.get_default(name)]
-        if others != ["compare"]:
+        if len(arguments) != 3:
             parser.error("--compare reads what was measured: it goes with no other option")
         return options
-    folders = {name: getattr(options, f"{name}_dir") for name in ("pred", "label", "trimap", "image")}
     if options.pred_dir is None or (options.label_dir is None) == (options.dataset is None):
         parser.error("give --pred-dir, and either --label-dir or --dataset")
     if options.dataset is not None and (options.trimap_dir or options.image_dir):
@@ -86,15 +104,25 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--protocol {options.protocol} counts unknown pixels: give --trimap-dir")
     if (options.config_file is None) != (options.weights is None):
         parser.error("--config-file and --weights belong together")
-    if options.config_file is not None and options.dataset is None:
+    if options.config_file is not None and options.model is not None:
+        parser.error("give --config-file with --weights, or --model")
+    has_network = options.config_file is not None or options.model is not None
+    if has_network and options.dataset is None:
         parser.error("a network runs on a --dataset; tools/predict.py runs it on other folders")
-    if options.device is not None and options.config_file is None:
-        parser.error("--device is for the network of --config-file")
+    if options.device is not None and not has_network:
+        parser.error("--device is for the network of --config-file or --model")
     if options.workers < 1 or options.num_worst < 0:
         parser.error("expected --workers of at least 1 and --num-worst of at least 0")
-    if options.output is not None and options.output.resolve() in [d.resolve() for d in folders.values() if d]:
-        parser.error(f"--output {options.output} holds pictures to evaluate: name another folder")
     return options
+
+
+def read_pattern(text: str) -> str:
+    """Check a regular expression of the command line."""
+    try:
+        re.compile(text)
+    except (re.error, OverflowError) as error:  # the latter for a count that is too large
+        raise argparse.ArgumentTypeError(f"{text} is no regular expression: {error}") from error
+    return text
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -103,20 +131,22 @@ def evaluate(options: argparse.Namespace) -> None:
     Raises:
         OSError, ValueError: something is wrong with files; the message says what.
     """
+    protocol = PROTOCOLS[options.protocol]
+    network = None
+    if options.model is not None:
+        network = Network(None, options.model, options.device)
+    elif options.config_file is not None:
+        network = Network(options.config_file, options.weights, options.device)
     label_dir, trimap_dir, image_dir, radius_px = options.label_dir, options.trimap_dir, options.image_dir, None
     if options.dataset is not None:
-        test_set = find_test_set(options.dataset)
+        test_set = find_test_set(options.dataset, needs_trimaps=network is not None or not protocol.is_whole)
         label_dir, trimap_dir, image_dir = test_set.alpha_dir, test_set.trimap_dir, test_set.image_dir
         radius_px = test_set.trimap_radius_px
     if options.output is not None:
-        try:
-            options.output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(f"cannot write --output: {error}") from error
-    if options.config_file is not None:
-        network = (options.config_file, options.weights, options.device)
-        predict_test_set(test_set, network, options.pred_dir, options.workers)
-    protocol = PROTOCOLS[options.protocol]
+        prepare_output(options.output, [options.pred_dir, label_dir, trimap_dir, image_dir])
+    predictions: dict[str, str | None] = dict.fromkeys(("config_file", "weights", "weights_sha256", "torch"))
+    if network is not None:
+        predictions = predict_test_set(test_set, network, options.pred_dir, options.workers)
     evaluation = evaluate_folders(
         options.pred_dir,
         label_dir,
@@ -128,57 +158,85 @@ def evaluate(options: argparse.Namespace) -> None:
         allow_missing=options.allow_missing,
         track=progress_bar("metrics"),
     )
-    places = {"label_dir": label_dir, "trimap_dir": trimap_dir, "image_dir": image_dir, "pred_dir": options.pred_dir}
+    places = {"label_dir": label_dir, "trimap_dir": trimap_dir, "image_dir": image_dir}
     names = {name: None if place is None else str(place) for name, place in places.items()}
-    source = {"dataset": options.dataset, **names, "trimap_radius_px": radius_px}
-    summary = summarise(evaluation, protocol, source, options.group)
+    summary = summarise(
+        evaluation,
+        protocol,
+        {"dataset": options.dataset, **names, "trimap_radius_px": radius_px},
+        {"dir": str(options.pred_dir), **predictions},
+        pattern=options.foreground,
+        is_grouped=options.group,
+    )
     print_summary(summary)
     if options.output is not None:
         write_output(options.output, summary, evaluation, radius_px, options.num_worst)
 
 
-def predict_test_set(
-    test_set: TestSet, network: tuple[Path, Path, str | None], pred_dir: Path, num_workers: int
-) -> None:
+def predict_test_set(test_set: TestSet, network: Network, pred_dir: Path, num_workers: int) -> dict[str, str | None]:
     """Run a network over the images of a test set and write its alphas as NAME.png.
+
+    Until all are written they lie in a folder of their own, which the next run replaces if this one is interrupted.
 
     Args:
         test_set: whose files are all checked before.
-        network: config file, weights and device.
+        network: what runs.
         pred_dir: folder to write; it must not hold pictures, of whatever network.
         num_workers: processes that check the files.
+
+    Returns: what a summary says of the network.
 
     Raises:
         OSError, ValueError: something is wrong with files; the message says what.
     """
     if pred_dir.is_dir() and any(path.suffix.lower() in IMAGE_SUFFIXES for path in pred_dir.iterdir()):
         raise DataError(
-            f"{pred_dir} holds pictures already: evaluate them without --config-file, or name another folder"
+            f"{pred_dir} holds pictures already: evaluate them without a network, remove them, or name another folder"
         )
-    from engine.model import load_model
-    from inference.predictor import Predictor
+    import torch
 
-    model = load_model(*network)
-    predictor = Predictor(model, next(model.parameters()).device)
+    predict, config_file, weights = load_network(network)
     folders = (test_set.alpha_dir, test_set.trimap_dir, test_set.image_dir)
     checked = check_test_set(*folders, num_workers=num_workers, track=progress_bar("files"))
-    pred_dir.mkdir(parents=True, exist_ok=True)
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    unfinished = pred_dir / UNFINISHED
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    unfinished.mkdir(parents=True)
     for name, files in tqdm(checked.items(), "network", unit="image", disable=None):
         trimap = read_or_make_trimap(files, test_set.trimap_radius_px)
         assert trimap is not None, "a layout names one of the two"
-        write_alpha(pred_dir / f"{name}.png", predictor.predict(read_image(files["image"]), trimap))
+        write_alpha(unfinished / f"{name}.png", predict(read_image(files["image"]), trimap))
+    for name in checked:
+        (unfinished / f"{name}.png").rename(pred_dir / f"{name}.png")
+    shutil.rmtree(unfinished)
+    names = {"config_file": str(config_file), "weights": str(weights)}
+    return {**names, "weights_sha256": digest, "torch": str(torch.__version__)}
+
+
+def load_network(network: Network) -> tuple[Callable[[NDArray, NDArray], NDArray], Path, Path]:
+    """Load what gives alphas; what loads torch is imported here.
+
+    Returns: image and trimap -> alpha, and the files of its config and its weights.
+    """
+    from inference.predictor import Predictor
+
+    if network.config_file is None:
+        from inference.model_folder import CONFIG_FILE, WEIGHTS_FILE
+
+        predictor = Predictor.load(network.weights, network.device or "auto")
+        return predictor.predict, network.weights / CONFIG_FILE, network.weights / WEIGHTS_FILE
+    from engine.model import load_model  # a model folder works without detectron2
+
+    model = load_model(network.config_file, network.weights, network.device)
+    predictor = Predictor(model, next(model.parameters()).device)
+    return predictor.predict, network.config_file, network.weights
 
 
 def progress_bar(title: str) -> Callable[[Iterable[Any], int], Iterable[Any]]:
     """Make what `evaluate_folders` tracks images by; nothing is drawn where there is no terminal."""
     return lambda items, num_images: tqdm(items, title, num_images, unit="image", disable=None)
-
-
-def read_or_make_trimap(files: Mapping[str, Path], radius_px: int | None) -> NDArray | None:
-    """Read the trimap of an image, or make it from the truth by the radius; None where there is neither."""
-    if "trimap" in files:
-        return read_strict_trimap(files["trimap"])
-    return None if radius_px is None else trimap_from_alpha(read_alpha(files["label"]), radius_px, radius_px)
 
 
 def print_summary(summary: Summary) -> None:
@@ -189,7 +247,7 @@ def print_summary(summary: Summary) -> None:
         print(f"Data set {test_set['dataset']}")
     if test_set["trimap_radius_px"] is not None:
         print("Trimaps made from the truths: trimap_from_alpha(alpha, {0}, {0})".format(test_set["trimap_radius_px"]))
-    print(f"{summary['images']} images, {summary['foregrounds']} foregrounds")
+    print(f"{summary['images']} images, {summary['foregrounds']} foregrounds: {summary['foreground_rule']}")
     if summary["empty_regions"]:
         print(f"{summary['empty_regions']} of the images have no pixel that counts: 0 in each metric")
     if missing:
@@ -203,31 +261,7 @@ def print_summary(summary: Summary) -> None:
         rows += interval_rows(summary["intervals_over_foregrounds"])
     print(format_table(rows))
     if summary["intervals"] is None:
-        print("No interval: it takes two foregrounds, and images named NAME_0, NAME_1 ... count as composites of one")
-
-
-def write_output(
-    output: Path, summary: Summary, evaluation: Evaluation, trimap_radius_px: int | None, num_worst: int
-) -> None:
-    """Write the files of --output, and remove what an earlier evaluation left there."""
-    for name in (SUMMARY, PER_IMAGE, PER_FOREGROUND, SHEET):
-        (output / name).unlink(missing_ok=True)
-    write_summary(summary, output / SUMMARY)
-    write_csv([{"name": name, **row} for name, row in summary["per_image"].items()], output / PER_IMAGE)
-    if "per_foreground" in summary:
-        rows = [{"foreground": name, **row} for name, row in summary["per_foreground"].items()]
-        write_csv(rows, output / PER_FOREGROUND)
-    sads = {name: row["SAD"] for name, row in evaluation.rows.items()}
-    pictures = {}
-    for name in sorted(sads, key=lambda name: (-sads[name], name))[:num_worst]:
-        files = evaluation.files[name]
-        image = read_image(files["image"]) if "image" in files else None
-        trimap = read_or_make_trimap(files, trimap_radius_px)
-        row = sheet_row(image, trimap, read_alpha(files["pred"]), read_alpha(files["label"]))
-        label = f"{name}   {METRICS['SAD'].label} {sads[name] * METRICS['SAD'].shown_factor:.3f}"
-        pictures[label] = {kind: fit_picture(picture) for kind, picture in row.items()}
-    if pictures:
-        picture_sheet(pictures, output / SHEET)
+        print("No interval: it takes two foregrounds; --foreground says which images are of one")
 
 
 def print_comparison(path_a: Path, path_b: Path) -> None:
@@ -236,7 +270,7 @@ def print_comparison(path_a: Path, path_b: Path) -> None:
     table = format_table(compare(a, b))
     print(f"Protocol {a['description']}")
     print(f"A {path_a}\nB {path_b}")
-    print(f"{len(a['per_image'])} images, {a['foregrounds']} foregrounds")
+    print(f"{len(a['per_image'])} images, {len(stored_foregrounds(a))} foregrounds: {a['foreground_rule']}")
     if a["missing"]:
         print(f"{len(a['missing'])} images of the test set are missing in both: {', '.join(a['missing'])}")
     print(table)
