@@ -218,11 +218,10 @@ def decode_mask(values: NDArray, name: str | Path = "the mask") -> NDArray[np.fl
 def _one_colour(values: NDArray, name: str | Path) -> NDArray[np.bool_]:
     """Mark where (H, W, 3) is not black, if that is one colour."""
     is_coloured = values.max(axis=2) > 0
-    colours = np.unique(values[is_coloured], axis=0)
-    if len(colours) > 1:
+    colours = values[is_coloured]
+    if (colours != colours[0]).any():
         raise DataError(
-            f"{name} holds {len(colours)} colours beside black; expected grey, transparency or one colour: "
-            "keep one object's"
+            f"{name} holds several colours beside black; expected grey, transparency or one colour: keep one object's"
         )
     return is_coloured
 

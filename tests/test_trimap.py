@@ -272,7 +272,7 @@ def test_a_palette_of_classes_is_read_from_its_file(tmp_path):
         (np.array([[0, 1]]), "is int64; expected bool, uint8"),
         (np.zeros((0, 4)), "is empty"),
         (np.zeros((4, 4, 2), np.uint8), "has shape"),
-        (np.eye(3, dtype=np.uint8)[None], "holds 3 colours beside black"),
+        (np.eye(3, dtype=np.uint8)[None], "holds several colours beside black"),
         (np.zeros((2, 2, 4), np.uint8), "has transparency of its own"),
     ],
 )
