@@ -36,7 +36,10 @@ LOGGED = ("fvcore", "detectron2", "engine", "evaluation")
 
 
 def train(cfg: DictConfig, resume: bool) -> None:
-    """Train a config from its initial checkpoint, or with `resume` from the last one of its folder if there is any."""
+    """Train a config from its initial checkpoint, or with `resume` from the last one of its folder if there is any.
+
+    Of a finished training only the last evaluation is made, where a stop cut it off.
+    """
     settings = cfg.train
     train_loader, test_loader = instantiate(cfg.dataloader.train), instantiate(cfg.dataloader.test)
     evaluator = instantiate(cfg.dataloader.evaluator)
@@ -44,7 +47,7 @@ def train(cfg: DictConfig, resume: bool) -> None:
     train_loader.dataset[next(iter(train_loader.sampler))]
     if test_loader is not None:
         sample = test_loader.dataset[0]
-        if hasattr(evaluator, "check"):  # detectron2's evaluators need not have it
+        if hasattr(evaluator, "check"):  # detectron2's evaluators have neither this nor metric_names
             evaluator.check(sample)
     model = instantiate(cfg.model).to(settings.device)
     cfg.optimizer.params.model = model
@@ -58,7 +61,13 @@ def train(cfg: DictConfig, resume: bool) -> None:
             hooks.IterationTimer(),
             hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
             hooks.PeriodicCheckpointer(checkpointer, **settings.checkpointer) if is_main else None,
-            EvaluateAndKeepBest(settings.eval_period, evaluation, checkpointer, **settings.best_checkpoint)
+            EvaluateAndKeepBest(
+                settings.eval_period,
+                evaluation,
+                checkpointer,
+                **(settings.get("best_checkpoint") or {}),  # configs saved by earlier versions lack it
+                metrics=getattr(evaluator, "metric_names", None),
+            )
             if test_loader is not None
             else None,
             hooks.PeriodicWriter(default_writers(settings.output_dir, settings.max_iter), settings.log_period)
@@ -74,8 +83,7 @@ def train(cfg: DictConfig, resume: bool) -> None:
         logger.info("Starting from random weights: train.init_checkpoint is empty")
     if trainer.next_iteration >= settings.max_iter:
         logger.info("%s is finished: all %d iterations are done", settings.output_dir, settings.max_iter)
-        return
-    if is_main:
+    elif is_main:
         cfg.optimizer.params.model = None
         LazyConfig.save(cfg, f"{settings.output_dir}/config.yaml")
     trainer.train(trainer.next_iteration, settings.max_iter)

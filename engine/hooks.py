@@ -1,8 +1,9 @@
 """Evaluation during training, with the best weights kept."""
 
+import itertools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 from engine.checkpoint import Checkpointer, read_checkpoint
 from engine.config import ConfigError
 from engine.launch import share_buffers
+from engine.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +43,14 @@ def evaluate(model: nn.Module, test_loader: DataLoader, evaluator: DatasetEvalua
     return results
 
 
-class EvaluateAndKeepBest(hooks.EvalHook):
-    """Evaluates as detectron2's hook does, and keeps the weights of the best evaluation as model_best.pth.
+class EvaluateAndKeepBest(hooks.HookBase):
+    """Evaluates every so often and at the end, and keeps the weights of the best evaluation as model_best.pth.
 
-    The file holds "model", "iteration" (counted as the periodic checkpoints do), "metric" and "value". These are all
-    the memory that the hook has: a resume reads them back, and so knows of evaluations after the checkpoint that it
-    starts from. A checkpoint is written before the evaluation at its iteration, and the training may have stopped
-    between the two: a resume makes that evaluation first, unless it was the best and the file tells. A training that
-    starts anew in the same folder sets the file of the one before aside. Of equal evaluations the first is kept.
+    The file holds "model", "iteration" (counted as the periodic checkpoints do), "metric" and "value"; a resume reads
+    it back, and so knows of evaluations after the checkpoint that it starts from. A checkpoint is written before the
+    evaluation at its iteration, and the training may have stopped between the two: a resume makes that evaluation
+    first, that of a finished training as well, unless the file last_evaluation tells that it was made. A training that
+    starts anew in the same folder sets the best of those before aside. Of equal evaluations the first is kept.
 
     Args:
         eval_period: in iterations, 0 for none; the end of the training is evaluated in any case.
@@ -56,82 +58,108 @@ class EvaluateAndKeepBest(hooks.EvalHook):
         checkpointer: knows the weights and the folder.
         metric: name in that dict, such as "group/name"; None keeps no best.
         mode: "min" or "max", what is better.
+        metrics: all such names, where they are known beforehand.
 
     Raises:
-        ConfigError: another mode; at the first evaluation, a metric that it does not give.
+        ConfigError: another mode; a metric that the evaluation does not give, at the first one where `metrics` is None.
     """
+
+    trainer: Trainer
 
     def __init__(
         self,
         eval_period: int,
         evaluate: Callable[[], dict[str, Any]],
         checkpointer: Checkpointer,
-        metric: str | None,
-        mode: str,
+        metric: str | None = None,
+        mode: str = "min",
+        metrics: Collection[str] | None = None,
     ) -> None:
         if mode not in MODES:
             raise ConfigError(f"train.best_checkpoint.mode must be {' or '.join(MODES)}, got {mode!r}")
-        # After the last iteration, the trainer's `iter` is one further.
-        super().__init__(eval_period, lambda: self._evaluate_at(min(self.trainer.iter, self.trainer.max_iter - 1)))
         self._eval_period = eval_period
         self._evaluate = evaluate
         self._checkpointer = checkpointer
         self._path = Path(checkpointer.save_dir, f"{BEST_NAME}.pth")
+        self._record = self._path.with_name("last_evaluation")
         self._metric = metric
         self._is_better = MODES[mode]
         self._best: float | None = None
+        if metrics is not None:
+            self._check_metric(metrics)
 
     def before_train(self) -> None:
-        start = self.trainer.start_iter
         if self._metric is None:
-            return
+            logger.info("No best weights are kept: train.best_checkpoint names no metric")
+        start = self.trainer.start_iter
         if start == 0:
             self._set_aside()
             return
-        iteration = self._recall()
-        is_due = self._eval_period > 0 and start % self._eval_period == 0 and start < self.trainer.max_iter
-        if is_due and comm.all_gather(iteration)[0] != start - 1:
-            logger.info("Evaluating at iteration %d, where the training stopped", start - 1)
-            results = self._evaluate_at(start - 1)
-            self.trainer.storage.put_scalars(**flatten_results_dict(results), smoothing_hint=False)
-            comm.synchronize()
+        self._recall()
+        if start == self.trainer.max_iter or self._is_due(start):
+            was_made = (
+                comm.is_main_process() and self._record.is_file() and self._record.read_text() == self._position()
+            )
+            if not comm.all_gather(was_made)[0]:  # what the main process sees
+                logger.info("Making up the evaluation after iteration %d, that a stop cut off", start - 1)
+                self._evaluate_now()
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done < self.trainer.max_iter and self._is_due(done):
+            self._evaluate_now()
 
     def after_train(self) -> None:
-        super().after_train()
+        # An error in the last step stands one before; a training that was finished before is none of this.
+        if self.trainer.start_iter < self.trainer.iter == self.trainer.max_iter:
+            self._evaluate_now()
         del self._evaluate  # as detectron2's hook does with what it calls: it may hold the trainer
 
+    def _is_due(self, iterations: int) -> bool:
+        """Whether an evaluation belongs after so many iterations on the way."""
+        return self._eval_period > 0 and iterations % self._eval_period == 0
+
+    def _position(self) -> str:
+        """What tells one evaluation from the others, for any number of processes."""
+        return f"{self._metric} after {self.trainer.samples_seen} samples"
+
     def _set_aside(self) -> None:
-        """Keep the best of an earlier training in the folder out of this one, in the main process."""
-        if comm.is_main_process() and self._path.is_file():
-            aside = self._path.with_name(f"{BEST_NAME}_of_earlier_training.pth")
+        """Keep what earlier trainings in the folder left out of this one, in the main process."""
+        if not comm.is_main_process():
+            return
+        self._record.unlink(missing_ok=True)
+        if self._path.is_file():
+            names = (f"{BEST_NAME}_of_earlier_training_{number}.pth" for number in itertools.count(1))
+            aside = next(path for path in map(self._path.with_name, names) if not path.exists())
             self._path.replace(aside)
             logger.info("%s is of an earlier training: moved to %s", self._path, aside)
 
-    def _recall(self) -> int | None:
-        """Read back the best evaluation so far, in the main process.
-
-        Returns: its iteration; None where there is none by this metric.
-        """
-        if not (comm.is_main_process() and self._path.is_file()):
-            return None
+    def _recall(self) -> None:
+        """Read back the best evaluation so far, where there is one by this metric, in the main process."""
+        if not (comm.is_main_process() and self._metric is not None and self._path.is_file()):
+            return
         kept = read_checkpoint(self._path)
-        if kept.get("metric") != self._metric:
-            return None
-        self._best = kept["value"]
-        logger.info("Best so far: %s %.5f at iteration %d", self._metric, self._best, kept["iteration"])
-        return kept["iteration"]
+        if kept.get("metric") == self._metric:
+            self._best = kept["value"]
+            logger.info("Best so far: %s %.5f at iteration %d", self._metric, self._best, kept["iteration"])
 
-    def _evaluate_at(self, iteration: int) -> dict[str, Any]:
-        """Evaluate in every process; the main one keeps the weights where they are the best."""
-        results = self._evaluate()
-        if comm.is_main_process() and self._metric is not None:
-            metrics = flatten_results_dict(results)
-            if self._metric not in metrics:
-                raise ConfigError(
-                    f"train.best_checkpoint.metric is {self._metric!r}, but the evaluation gives {', '.join(metrics)}"
-                )
-            self._keep_if_best(float(metrics[self._metric]), iteration)
-        return results
+    def _evaluate_now(self) -> None:
+        """Evaluate in every process; the main one keeps the weights where they are the best, and then the record."""
+        metrics = flatten_results_dict(self._evaluate())
+        if comm.is_main_process():
+            self._check_metric(metrics)
+            if self._metric is not None:
+                self._keep_if_best(float(metrics[self._metric]), self.trainer.next_iteration - 1)
+            self._record.write_text(self._position())
+        self.trainer.storage.put_scalars(**metrics, smoothing_hint=False)
+        comm.synchronize()  # as detectron2's hook does: evaluations may take unlike times
+
+    def _check_metric(self, metrics: Collection[str]) -> None:
+        """Raise a ConfigError where the evaluation gives other metrics."""
+        if self._metric is not None and self._metric not in metrics:
+            raise ConfigError(
+                f"train.best_checkpoint.metric is {self._metric!r}, but the evaluation gives {', '.join(metrics)}"
+            )
 
     def _keep_if_best(self, value: float, iteration: int) -> None:
         if not math.isfinite(value):

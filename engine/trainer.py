@@ -64,9 +64,18 @@ class Trainer(SimpleTrainer):
         """Iteration to start with: 0, or after a resume the first one whose samples were not seen."""
         return self.samples_seen // self.samples_per_iteration
 
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """Do the steps from `start_iter` to before `max_iter`; where none is left, the hooks before and after alone."""
+        super().train(min(start_iter, max_iter), max_iter)
+
     def before_train(self) -> None:
         self.data_loader.sampler.start = self.samples_seen
         super().before_train()
+
+    def after_train(self) -> None:
+        if self.start_iter == self.max_iter:
+            self.iter = self.max_iter  # detectron2 counts one step where none was left to do
+        super().after_train()
 
     def run_step(self) -> None:
         assert self.model.training, "a hook left the model in evaluation mode"

@@ -12,7 +12,7 @@ from detectron2.utils import comm
 
 from data.images import DataError, write_alpha
 from data.trimap import unknown_mask
-from evaluation.metrics import PROTOCOLS, average, measure
+from evaluation.metrics import METRICS, PROTOCOLS, average, measure
 from evaluation.report import format_table
 
 logger = logging.getLogger(__name__)
@@ -30,11 +30,14 @@ class MattingEvaluator(DatasetEvaluator):
         protocol: name of one of `evaluation.metrics.PROTOCOLS`.
 
     Attributes:
+        metric_names: of what `evaluate` gives, as "group/name".
         rows: name of an image -> what `measure` gave for it, of this rank alone.
 
     Raises:
         ValueError: another name of a protocol.
     """
+
+    metric_names = tuple(f"matting/{name}" for name in METRICS)
 
     def __init__(self, output_dir: str | Path | None = None, protocol: str = "dim") -> None:
         if protocol not in PROTOCOLS:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.evaluation import inference_on_dataset
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from test_trainer import processes
 from torch import Tensor, nn
@@ -144,6 +145,12 @@ def test_predictions_are_rounded_not_truncated(tmp_path):
     assert (read_alpha(tmp_path / "image_0.png") == 1).all()
 
 
+def test_the_names_of_the_metrics_are_known_before_any_is_measured():
+    evaluator = MattingEvaluator()
+    evaluator.process(*make_batch(0))
+    assert list(evaluator.metric_names) == list(flatten_results_dict(evaluator.evaluate()))
+
+
 def test_without_truth_or_without_images_there_is_no_number():
     inputs, outputs = make_batch(0)
     del inputs["alpha"]
@@ -167,7 +174,9 @@ def test_without_a_pixel_to_measure_there_is_no_number():
 
 
 def test_the_log_says_the_protocol_and_how_many_images_have_nothing_to_measure(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("evaluation"), "propagate", True)  # detectron2's loggers end that
+    # Once, whether detectron2 set this logger up before, which ends its propagation, or not.
+    monkeypatch.setattr(logging.getLogger("evaluation"), "handlers", [caplog.handler])
+    monkeypatch.setattr(logging.getLogger("evaluation"), "propagate", False)
     caplog.set_level(logging.INFO, "evaluation.evaluator")
     evaluator = MattingEvaluator(protocol="float")
     for seed in range(3):

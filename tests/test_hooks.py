@@ -11,6 +11,7 @@ from engine.checkpoint import Checkpointer, CheckpointError, read_checkpoint
 from engine.config import ConfigError
 from engine.hooks import EvaluateAndKeepBest
 from engine.launch import launch
+from engine.trainer import Trainer
 
 MAX_ITER = 12
 SCORES = [5.0, 3.0, math.nan, 4.0, 3.0, 7.0]
@@ -27,7 +28,17 @@ def weights_score(model):
         return math.sin(1e4 * float(sum(parameter.sum() for parameter in model.parameters())))
 
 
-def training_with_best(folder, scores=None, stop_at=None, metric="group/score", mode="min", period=2):
+def training_with_best(
+    folder,
+    scores=None,
+    stop_at=None,
+    metric="group/score",
+    mode="min",
+    period=2,
+    metrics=None,
+    num_iter=MAX_ITER,
+    batch_size=4,
+):
     """Train a toy 12 iterations with a checkpoint every 6, or resume where the folder has one.
 
     Args:
@@ -37,23 +48,26 @@ def training_with_best(folder, scores=None, stop_at=None, metric="group/score", 
         metric: as for the hook, as the rest.
         mode: as there.
         period: as there.
+        metrics: as there.
+        num_iter: length of the training.
+        batch_size: over all processes.
 
     Returns: iteration -> copy of the weights that were evaluated.
     """
-    trainer, checkpointer, _ = toy_training(folder, batch_size=4 // comm.get_world_size())
+    trainer, checkpointer, _ = toy_training(folder, batch_size=batch_size // comm.get_world_size())
     evaluated = {}
 
     def evaluate():
-        iteration = trainer.samples_seen // 4 - 1
+        iteration = trainer.samples_seen // batch_size - 1
         if iteration == stop_at:
             raise StoppedError
         evaluated[iteration] = {name: tensor.clone() for name, tensor in checkpointer.model.state_dict().items()}
         return {"group": {"score": scores[iteration // 2] if scores else weights_score(checkpointer.model), "other": 1}}
 
-    trainer.register_hooks([EvaluateAndKeepBest(period, evaluate, checkpointer, metric, mode)])
+    trainer.register_hooks([EvaluateAndKeepBest(period, evaluate, checkpointer, metric, mode, metrics)])
     if checkpointer.has_checkpoint():
         checkpointer.load(checkpointer.get_checkpoint_file())
-    trainer.train(trainer.next_iteration, MAX_ITER)
+    trainer.train(trainer.next_iteration, num_iter)
     return evaluated
 
 
@@ -109,11 +123,55 @@ def test_an_evaluation_that_the_stop_cut_off_is_made_up_for(tmp_path):
     with pytest.raises(StoppedError):
         training_with_best(tmp_path, scores, stop_at=5)
     assert (best(tmp_path)["iteration"], best(tmp_path)["value"]) == (3, 4.0)
-    assert list(training_with_best(tmp_path, scores)) == [5, 7, 9, 11]
+    with pytest.raises(StoppedError):
+        training_with_best(tmp_path, scores, stop_at=7)
     assert (best(tmp_path)["iteration"], best(tmp_path)["value"]) == (5, 1.0)
-    # Now the file tells that it was made.
-    (tmp_path / "last_checkpoint").write_text("model_0000005.pth")
-    assert list(training_with_best(tmp_path, scores)) == [7, 9, 11]
+    assert list(training_with_best(tmp_path, scores)) == [7, 9, 11]  # that of 5 was made now
+
+
+@pytest.mark.parametrize("metric", ["group/score", None])
+@pytest.mark.parametrize("scores", [[5.0, 4.0, 3.0, 3.0, 3.0, 1.0], [1.0] * 6], ids=["best", "not the best"])
+def test_the_last_evaluation_is_made_up_for_once(tmp_path, metric, scores):
+    with pytest.raises(StoppedError):
+        training_with_best(tmp_path, scores, stop_at=11, metric=metric)
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    assert list(training_with_best(tmp_path, scores, metric=metric)) == [11]
+    assert list(training_with_best(tmp_path, scores, metric=metric)) == []
+    assert list(training_with_best(tmp_path, scores, metric="group/other")) == [11]
+
+
+def test_without_a_period_the_end_alone_is_evaluated_and_made_up_for(tmp_path):
+    with pytest.raises(StoppedError):
+        training_with_best(tmp_path, period=0, stop_at=11)
+    assert list(training_with_best(tmp_path, period=0)) == [11]
+    assert list(training_with_best(tmp_path, period=0, num_iter=6)) == []  # of a shorter schedule
+
+
+def test_a_last_step_that_failed_is_not_evaluated_in_place_of_the_end(tmp_path, monkeypatch):
+    """The weights are those of the step before, which no evaluation is due for."""
+    monkeypatch.setattr(Trainer, "run_step", fail_in_the_last_step(Trainer.run_step))
+    with pytest.raises(StoppedError):
+        training_with_best(tmp_path / "stopped", mode="max")
+    monkeypatch.undo()
+    assert best(tmp_path / "stopped")["iteration"] < 10
+    assert list(training_with_best(tmp_path / "stopped", mode="max"))[-3:] == [7, 9, 11]
+
+
+def fail_in_the_last_step(run_step):
+    def run_step_or_fail(trainer):
+        if trainer.iter == MAX_ITER - 1:
+            raise StoppedError
+        run_step(trainer)
+
+    return run_step_or_fail
+
+
+def test_with_another_batch_size_no_evaluation_is_taken_for_another(tmp_path):
+    with pytest.raises(StoppedError):
+        training_with_best(tmp_path, [1.0] * 6, period=3, stop_at=5)
+    assert best(tmp_path)["iteration"] == 2  # and 5 would be 2 as well in the new count
+    assert list(training_with_best(tmp_path, [0.5] * 6, period=3, num_iter=6, batch_size=8)) == [2, 5]
+    assert (best(tmp_path)["iteration"], best(tmp_path)["value"]) == (2, 0.5)
 
 
 def test_a_resume_does_not_give_up_what_was_best(tmp_path):
@@ -132,13 +190,16 @@ def test_a_resume_by_another_metric_starts_to_compare_anew(tmp_path):
     assert (kept["iteration"], kept["metric"], kept["value"]) == (5, "group/other", 1)
 
 
-def test_a_new_training_in_the_folder_of_another_does_not_take_its_best_for_its_own(tmp_path):
-    training_with_best(tmp_path, [1.0] * 6)
-    earlier = (tmp_path / "model_best.pth").read_bytes()
-    (tmp_path / "last_checkpoint").unlink()
+def test_new_trainings_in_one_folder_keep_the_best_of_each_apart(tmp_path):
+    earlier = []
+    for scores in ([1.0] * 6, [2.0] * 6):
+        training_with_best(tmp_path, scores)
+        (tmp_path / "last_checkpoint").unlink()
+        earlier.append((tmp_path / "model_best.pth").read_bytes())
     with pytest.raises(StoppedError):
         training_with_best(tmp_path, period=6, stop_at=5)  # has a checkpoint, and no evaluation yet
-    assert (tmp_path / "model_best_of_earlier_training.pth").read_bytes() == earlier
+    assert [(tmp_path / f"model_best_of_earlier_training_{n}.pth").read_bytes() for n in (1, 2)] == earlier
+    assert not (tmp_path / "last_evaluation").exists()
     training_with_best(tmp_path, [9.0] * 6, period=6)
     assert (best(tmp_path)["iteration"], best(tmp_path)["value"]) == (5, 9.0)
 
@@ -172,6 +233,14 @@ def test_two_processes_keep_one_best_and_make_up_together(tmp_path):
 def test_a_metric_that_the_evaluation_does_not_give_is_refused_with_those_that_it_gives(tmp_path):
     with pytest.raises(ConfigError, match="'group/scores', but the evaluation gives group/score, group/other"):
         training_with_best(tmp_path, SCORES, metric="group/scores")
+
+
+def test_a_metric_that_is_known_not_to_be_given_is_refused_before_anything_starts(tmp_path):
+    with pytest.raises(ConfigError, match="'group/scores', but the evaluation gives group/score, group/other"):
+        training_with_best(tmp_path, metric="group/scores", metrics=("group/score", "group/other"))
+    assert not any(tmp_path.iterdir())
+    assert training_with_best(tmp_path, metrics=("group/score", "group/other"))
+    assert training_with_best(tmp_path / "none", metric=None, metrics=("group/score", "group/other"))
 
 
 def test_no_metric_keeps_none_and_evaluates(tmp_path):

@@ -16,6 +16,7 @@ from detectron2.config import LazyConfig
 from detectron2.utils.logger import setup_logger
 
 import main
+from engine.hooks import evaluate
 from evaluation.folders import evaluate_folders
 from evaluation.metrics import METRICS, PROTOCOLS, average
 from evaluation.report import format_table
@@ -182,10 +183,63 @@ def test_resuming_a_finished_training_says_so_and_changes_nothing(trained, capsy
     assert {name: (trained / name).read_bytes() for name in before} == before
 
 
+def test_a_stop_in_the_last_evaluation_is_made_up_for_once(trained, data, tmp_path, monkeypatch, capsys):
+    # By the mode in which the last evaluation is the best, so that without it the best is another.
+    first, last = (metrics(trained)[iteration]["matting/SAD"] for iteration in (2, 6))
+    assert first != last
+    changes = {"train.best_checkpoint.mode": "min" if last < first else "max"}
+    calls = []
+
+    def stopped_evaluation(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return evaluate(*args)
+
+    monkeypatch.setattr(main, "evaluate", stopped_evaluation)
+    with pytest.raises(KeyboardInterrupt):
+        main.main(["--config-file", DEMO, *overrides(data, tmp_path, **changes)])
+    best = torch.load(tmp_path / "model_best.pth", weights_only=True)
+    assert (best["iteration"], best["value"]) == (2, first) and (tmp_path / "model_final.pth").exists()
+    saved = (tmp_path / "config.yaml").read_text()
+
+    main.main(["--config-file", str(tmp_path / "config.yaml"), "--resume"])
+    best = torch.load(tmp_path / "model_best.pth", weights_only=True)
+    assert (best["iteration"], best["value"]) == (5, last) and len(calls) == 3
+    final = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
+    assert all(torch.equal(best["model"][name], tensor) for name, tensor in final.items())
+    assert last_evaluation(tmp_path) == last_evaluation(trained) and max(metrics(tmp_path)) == 6
+    assert " iter: " not in capsys.readouterr().out.rpartition("is finished: all 6 iterations are done")[2]
+    assert (tmp_path / "config.yaml").read_text() == saved
+
+    main.main(["--config-file", str(tmp_path / "config.yaml"), "--resume"])
+    assert len(calls) == 3
+
+
+def test_a_config_saved_before_there_was_a_best_checkpoint_resumes(trained, tmp_path, capsys):
+    cfg = LazyConfig.load(str(trained / "config.yaml"))
+    del cfg.train.best_checkpoint, cfg.dataloader.evaluator.protocol
+    cfg.train.output_dir = str(tmp_path)
+    LazyConfig.save(cfg, str(tmp_path / "earlier.yaml"))
+    shutil.copy(trained / "model_0000002.pth", tmp_path)
+    (tmp_path / "last_checkpoint").write_text("model_0000002.pth")
+    main.main(["--config-file", str(tmp_path / "earlier.yaml"), "--resume"])
+    assert last_evaluation(tmp_path) == last_evaluation(trained)
+    assert "No best weights are kept: train.best_checkpoint names no metric" in capsys.readouterr().out
+    assert not (tmp_path / "model_best.pth").exists()
+
+
 def test_a_training_needs_no_test_set(data, tmp_path):
     changes = {"dataloader.test": "null", "train.max_iter": 3}
     main.main(["--config-file", DEMO, *overrides(data, tmp_path, **changes)])
     assert set(metrics(tmp_path)) == {0, 1, 2}
+    assert not (tmp_path / "model_best.pth").exists()
+
+
+def test_a_training_needs_no_best_checkpoint(data, tmp_path):
+    changes = {"train.best_checkpoint": "null", "train.max_iter": 3}
+    main.main(["--config-file", DEMO, *overrides(data, tmp_path, **changes)])
+    assert "matting/SAD" in metrics(tmp_path)[3]
     assert not (tmp_path / "model_best.pth").exists()
 
 
@@ -273,11 +327,13 @@ def test_evaluating_without_truth_is_one_message_before_anything_starts(trained,
     assert not (tmp_path / "config.yaml").exists()
 
 
-def test_a_metric_that_nothing_gives_is_one_message(data, tmp_path):
-    changes = {"train.best_checkpoint.metric": "matting/SDA", "train.eval_period": 1}
-    with pytest.raises(SystemExit, match="^main.py: .*'matting/SDA', but the evaluation gives matting/SAD, matting/M"):
+def test_a_metric_that_nothing_gives_is_one_message_before_anything_starts(data, tmp_path, capsys):
+    changes = {"train.best_checkpoint.metric": "matting/SDA"}
+    names = ", ".join(f"matting/{name}" for name in METRICS)
+    with pytest.raises(SystemExit, match=f"^main.py: .*'matting/SDA', but the evaluation gives {names}$"):
         main.main(["--config-file", DEMO, *overrides(data, tmp_path, **changes)])
-    assert not (tmp_path / "model_final.pth").exists()
+    assert "Traceback" not in capsys.readouterr().out
+    assert not (tmp_path / "config.yaml").exists()
 
 
 def test_crops_too_small_for_a_loss_are_one_message(data, tmp_path):

@@ -31,7 +31,7 @@ train = dict(
         max_to_keep=5,
     ),
     eval_period="${.checkpointer.period}",
-    # Which evaluation's weights stay as model_best.pth; a null metric keeps none.
+    # Which evaluation's weights stay as model_best.pth; null, or a null metric, keeps none.
     best_checkpoint=dict(metric="matting/SAD", mode="min"),
     # Iterations between two lines of the log, metrics.json and TensorBoard.
     log_period=20,
