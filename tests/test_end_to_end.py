@@ -1,7 +1,9 @@
 """The whole chain by its command lines: data, checkpoint, conversion, training, alphas, numbers."""
 
+import hashlib
 import json
 import math
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,7 +15,7 @@ from test_main import DEMO, last_evaluation, metrics, overrides, printed_evaluat
 import main
 import preprocess
 from engine.config import apply_overrides, load_config
-from tools import demo, evaluate, make_demo_data, make_test_set, predict
+from tools import demo, evaluate, export, make_demo_data, make_test_set, predict
 
 FOLDERS = ("merged", "trimaps", "alpha_copy")
 
@@ -82,17 +84,23 @@ def test_written_alphas_evaluate_to_the_numbers_of_the_training(chain, capfd):
 
 
 def test_a_data_set_is_matted_and_evaluated_by_one_command(chain, tmp_path):
-    """`evaluate --dataset` with a network: the alphas that `predict` writes, and their numbers."""
+    """`evaluate --dataset` with a network, and with its model folder: the alphas of `predict`, and their numbers."""
     for name, kind in zip(FOLDERS, ("image", "trimap", "alpha"), strict=True):
         (tmp_path / kind).symlink_to(chain / name)
-    network = ("--config-file", chain / "out" / "config.yaml", "--weights", chain / "out" / "model_final.pth")
-    parts = ["--dataset", tmp_path, *network, "--pred-dir", tmp_path / "pred", "--output", tmp_path / "numbers"]
-    assert evaluate.main([str(part) for part in parts]) == 0
+    network = ("--config-file", str(chain / "out" / "config.yaml"), "--weights", str(chain / "out" / "model_final.pth"))
+    assert export.main([*network, "--output", str(tmp_path / "model")]) == 0
     assert matte(chain, chain / "merged", chain / "trimaps", tmp_path / "again", *network) == 0
-    for path in (tmp_path / "again").iterdir():
-        assert path.read_bytes() == (tmp_path / "pred" / path.name).read_bytes()
-    averages = json.loads((tmp_path / "numbers" / "summary.json").read_text())["averages"]
-    assert averages == numbers(tmp_path, tmp_path / "again", chain / "alpha_copy", chain / "trimaps")
+    expected = numbers(tmp_path, tmp_path / "again", chain / "alpha_copy", chain / "trimaps")
+    for how in (network, ("--model", str(tmp_path / "model"), "--device", "cpu")):
+        pred_dir, output = tmp_path / f"pred{how[0]}", tmp_path / f"numbers{how[0]}"
+        parts = ["--dataset", str(tmp_path), *how, "--pred-dir", str(pred_dir), "--output", str(output)]
+        assert evaluate.main(parts) == 0
+        for path in (tmp_path / "again").iterdir():
+            assert path.read_bytes() == (pred_dir / path.name).read_bytes()
+        summary = json.loads((output / "summary.json").read_text())
+        assert summary["averages"] == expected
+        weights = Path(summary["predictions"]["weights"])
+        assert summary["predictions"]["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 def test_the_trained_network_is_not_a_baseline(chain):

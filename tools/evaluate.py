@@ -2,6 +2,7 @@
 
     python tools/evaluate.py --pred-dir PRED --label-dir alpha_copy --trimap-dir trimaps --output RESULT
     python tools/evaluate.py --pred-dir PRED --dataset Composition-1k --config-file CONFIG --weights WEIGHTS
+    python tools/evaluate.py --pred-dir PRED --dataset my_folder --model MODEL
     python tools/evaluate.py --compare RESULT_A RESULT_B
 
 Files belong together by name without suffix. A missing, extra, unreadable or misshapen file is an error, and one run
