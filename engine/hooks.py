@@ -97,10 +97,9 @@ class EvaluateAndKeepBest(hooks.HookBase):
             return
         self._recall()
         if start == self.trainer.max_iter or self._is_due(start):
-            was_made = (
-                comm.is_main_process() and self._record.is_file() and self._record.read_text() == self._position()
-            )
-            if not comm.all_gather(was_made)[0]:  # what the main process sees
+            # What the main process has on record, all act by.
+            made = self._record.read_text() if comm.is_main_process() and self._record.is_file() else ""
+            if comm.all_gather(made)[0] != self._position():
                 logger.info("Making up the evaluation after iteration %d, that a stop cut off", start - 1)
                 self._evaluate_now()
 

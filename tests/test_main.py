@@ -178,7 +178,7 @@ def test_evaluating_and_refused_runs_keep_the_config_of_the_training(trained, da
 
 def test_resuming_a_finished_training_says_so_and_changes_nothing(trained, capsys):
     before = {path.name: path.read_bytes() for path in trained.iterdir() if path.suffix in (".yaml", ".json", ".pth")}
-    main.main(["--config-file", str(trained / "config.yaml"), "--resume"])
+    main.main(["--config-file", str(trained / "config.yaml"), "--resume", "train.log_period=7"])
     assert capsys.readouterr().out.count("is finished: all 6 iterations are done") == 1
     assert {name: (trained / name).read_bytes() for name in before} == before
 
