@@ -16,7 +16,8 @@ from modeling import ViTMatte
 
 logger = logging.getLogger(__name__)
 
-TILE_PX = 512
+TILE_PX = 256
+"""Measured in docs/performance.md: 512 takes longer and, at 1024 x 1024, twice the memory."""
 
 
 class Predictor:

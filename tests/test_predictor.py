@@ -267,6 +267,7 @@ def test_a_model_folder_is_loaded_onto_the_device_and_said_so(folder, caplog):
         predictor = Predictor.load(folder, device="cpu")
     assert f"{folder} runs on cpu (asked for: cpu)" in caplog.text
     assert not any(module.training for module in predictor.model.modules())
+    assert Predictor.load(folder, "cpu", tile_px=80).tile_px == 80
     assert {tensor.device.type for tensor in Predictor.load(folder, "meta").model.state_dict().values()} == {"meta"}
     image, trimap = picture(33, 47)
     pred_alpha = predictor.predict(image, trimap)
