@@ -177,7 +177,7 @@ def evaluate(options: argparse.Namespace) -> None:
 def predict_test_set(test_set: TestSet, network: Network, pred_dir: Path, num_workers: int) -> dict[str, str | None]:
     """Run a network over the images of a test set and write its alphas as NAME.png.
 
-    Until all are written they lie in a folder of their own, which the next run replaces if this one is interrupted.
+    Until all are written they lie in a folder of their own, which the next run writes anew if this one is interrupted.
 
     Args:
         test_set: whose files are all checked before.
@@ -202,9 +202,7 @@ def predict_test_set(test_set: TestSet, network: Network, pred_dir: Path, num_wo
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     unfinished = pred_dir / UNFINISHED
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
-    unfinished.mkdir(parents=True)
+    unfinished.mkdir(parents=True, exist_ok=True)
     for name, files in tqdm(checked.items(), "network", unit="image", disable=None):
         trimap = read_or_make_trimap(files, test_set.trimap_radius_px)
         assert trimap is not None, "a layout names one of the two"
