@@ -250,4 +250,5 @@ def _gradient_length(values: NDArray, lowest: float, highest: float) -> NDArray[
     source = values if values.dtype == np.uint8 else values.astype(np.float64)
     along_x = cv2.sepFilter2D(source, cv2.CV_64F, derive, smooth, borderType=cv2.BORDER_REPLICATE)
     along_y = cv2.sepFilter2D(source, cv2.CV_64F, smooth, derive, borderType=cv2.BORDER_REPLICATE)
-    return np.asarray(cv2.magnitude(along_x, along_y), np.float64) / (float(highest) - float(lowest))
+    # Not cv2.magnitude, whose last digit depends on where the arrays lie in memory.
+    return np.sqrt(np.square(along_x) + np.square(along_y)) / (float(highest) - float(lowest))

@@ -371,3 +371,14 @@ def test_measuring_loads_neither_torch_nor_detectron2():
     code = "import sys, evaluation.metrics; print(sorted({'torch', 'detectron2'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+def test_where_the_arrays_lie_in_memory_does_not_show(protocol):
+    """Copies give the same to the last digit: so do workers, other processes and the evaluator of a training."""
+    rng = np.random.default_rng(6)
+    for _ in range(200):
+        pred_alpha, alpha = rng.integers(0, 256, (2, *rng.integers(3, 12, 2))).astype(np.uint8)
+        region = rng.random(alpha.shape) < 0.4
+        rows = [measure(pred_alpha.copy(), alpha.copy(), region.copy(), protocol) for _ in range(4)]
+        assert all(row == rows[0] for row in rows)
