@@ -6,7 +6,7 @@ from pathlib import Path
 from numpy.typing import NDArray
 
 from data.images import DataError, read_alpha, read_image
-from data.trimap import read_strict_trimap, trimap_from_alpha
+from data.trimap import read_strict_trimap, trimap_from_alpha, unknown_mask
 from evaluation.folders import Evaluation
 from evaluation.metrics import METRICS, PROTOCOLS
 from evaluation.report import fit_picture, picture_sheet, sheet_row, write_csv
@@ -47,7 +47,7 @@ def write_output(
         files = evaluation.files[name]
         image = read_image(files["image"]) if "image" in files else None
         trimap = read_or_make_trimap(files, trimap_radius_px)
-        region = None if trimap is None or PROTOCOLS[summary["protocol"]].is_whole else trimap == 0.5
+        region = None if trimap is None or PROTOCOLS[summary["protocol"]].is_whole else unknown_mask(trimap)
         row = sheet_row(image, trimap, read_alpha(files["pred"]), read_alpha(files["label"]), region)
         one_line = " ".join(name.splitlines())
         label = f"{METRICS['SAD'].label} {sads[name] * METRICS['SAD'].shown_factor:.3f}   {one_line}"
