@@ -57,7 +57,7 @@ def sheet_row(
     trimap: NDArray | None,
     pred_alpha: NDArray,
     alpha: NDArray,
-    region: NDArray[np.bool_] | None = None,
+    region: NDArray | None = None,
 ) -> dict[str, NDArray]:
     """Put together the usual columns of a picture sheet; the error is |prediction - truth| where it counts, else 0.
 
