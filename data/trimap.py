@@ -199,6 +199,8 @@ def decode_mask(values: NDArray, name: str | Path = "the mask") -> NDArray[np.fl
     """
     if values.size == 0:
         raise DataError(f"{name} is empty: shape {values.shape}")
+    if values.dtype == bool and values.ndim == 3:
+        values = values.astype(np.uint8) * 255
     if values.ndim == 3 and values.shape[2] == 4 and np.ptp(values[:, :, 3]):
         values = values[:, :, 3]
     elif values.ndim == 3 and values.shape[2] == 3 and np.ptp(values, axis=2).any():

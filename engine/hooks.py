@@ -82,7 +82,7 @@ class EvaluateAndKeepBest(hooks.HookBase):
         self._checkpointer = checkpointer
         self._path = Path(checkpointer.save_dir, f"{BEST_NAME}.pth")
         self._record = self._path.with_name("last_evaluation")
-        self._metric = metric
+        self._metric, self._mode = metric, mode
         self._is_better = MODES[mode]
         self._best: float | None = None
         if metrics is not None:
@@ -100,7 +100,7 @@ class EvaluateAndKeepBest(hooks.HookBase):
             # What the main process has on record, all act by.
             made = self._record.read_text() if comm.is_main_process() and self._record.is_file() else ""
             if comm.all_gather(made)[0] != self._position():
-                logger.info("Making up the evaluation after iteration %d, that a stop cut off", start - 1)
+                logger.info("Making up the evaluation after iteration %d, of which there is no record", start - 1)
                 self._evaluate_now()
 
     def after_step(self) -> None:
@@ -124,21 +124,26 @@ class EvaluateAndKeepBest(hooks.HookBase):
 
     def _set_aside(self) -> None:
         """Keep what earlier trainings in the folder left out of this one, in the main process."""
-        if not comm.is_main_process():
-            return
-        self._record.unlink(missing_ok=True)
-        if self._path.is_file():
-            names = (f"{BEST_NAME}_of_earlier_training_{number}.pth" for number in itertools.count(1))
-            aside = next(path for path in map(self._path.with_name, names) if not path.exists())
-            self._path.replace(aside)
-            logger.info("%s is of an earlier training: moved to %s", self._path, aside)
+        if comm.is_main_process():
+            self._record.unlink(missing_ok=True)
+            if self._path.is_file():
+                self._move_best("an earlier training")
+
+    def _move_best(self, owner: str) -> None:
+        """Give the file of the best a name under which nothing overwrites it."""
+        names = (f"{BEST_NAME}_of_earlier_training_{number}.pth" for number in itertools.count(1))
+        aside = next(path for path in map(self._path.with_name, names) if not path.exists())
+        self._path.replace(aside)
+        logger.info("%s is of %s: moved to %s", self._path, owner, aside)
 
     def _recall(self) -> None:
-        """Read back the best evaluation so far, where there is one by this metric, in the main process."""
+        """Read back the best evaluation so far, in the main process; one by another metric or mode is moved aside."""
         if not (comm.is_main_process() and self._metric is not None and self._path.is_file()):
             return
         kept = read_checkpoint(self._path)
-        if kept.get("metric") == self._metric:
+        if (kept.get("metric"), kept.get("mode")) != (self._metric, self._mode):
+            self._move_best("another metric or mode")
+        else:
             self._best = kept["value"]
             logger.info("Best so far: %s %.5f at iteration %d", self._metric, self._best, kept["iteration"])
 
@@ -164,7 +169,8 @@ class EvaluateAndKeepBest(hooks.HookBase):
         if not math.isfinite(value):
             logger.warning("%s is %s at iteration %d: never the best", self._metric, value, iteration)
         elif self._best is None or self._is_better(value, self._best):
-            self._checkpointer.save_weights(BEST_NAME, iteration=iteration, metric=self._metric, value=value)
+            kept = {"iteration": iteration, "metric": self._metric, "mode": self._mode, "value": value}
+            self._checkpointer.save_weights(BEST_NAME, **kept)
             before = "" if self._best is None else f", before {self._best:.5f}"
             logger.info("Best so far: %s %.5f at iteration %d%s", self._metric, value, iteration, before)
             self._best = value

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from data.images import DataError
 from evaluation.metrics import METRICS
 
 NUM_RESAMPLES = 10_000
@@ -33,9 +34,14 @@ def group_by_foreground(names: Iterable[str], pattern: str | None = None) -> dic
 
     Returns: foreground -> its images, both in order of names. An image without one is a foreground of its own; where it
         is called like the foreground of others, theirs is called "NAME_*".
+
+    Raises:
+        DataError: the pattern finds something in no name, as one that is misspelt.
     """
     names = sorted(names)
     found = _numbered(names) if pattern is None else _searched(names, re.compile(pattern))
+    if pattern is not None and not found:
+        raise DataError(f"--foreground {pattern!r} finds nothing in any name, such as {names[0]!r}: correct it")
     alone = set(names) - found.keys()
     foregrounds: dict[str, list[str]] = defaultdict(list)
     for name in names:
@@ -48,7 +54,7 @@ def describe_rule(pattern: str | None) -> str:
     """Say in one line how `group_by_foreground` groups."""
     if pattern is None:
         return "NAME_0 ... NAME_(k-1) without a gap are composites of NAME"
-    return f"names in which the regular expression {pattern} finds the same are composites of one foreground"
+    return f"names in which '{pattern}' finds the same are composites of one foreground, others their own"
 
 
 def _numbered(names: Iterable[str]) -> dict[str, str]:

@@ -6,7 +6,6 @@
 """
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
@@ -32,8 +31,11 @@ CONSTRUCTORS: dict[str, dict[str, type[nn.Module]]] = {
 }
 """Part of a network -> its "type" in config.json -> what is built. Nothing else ever is."""
 
-MAX_INTEGER = 2**16
-"""No size of a network comes near; without a bound a depth of a stranger's could keep the reader busy for ever."""
+MAX_INTEGER = 2**13
+"""No size of a network is above it; without a bound a depth of a stranger's could keep the reader busy for ever."""
+
+MAX_NUMBER = 1e30
+"""Of a number that is no integer: far below what float32 holds, far above what a network needs."""
 
 NAMES_SHOWN = 4
 
@@ -161,7 +163,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if get_origin(hint) in (Iterable, Sequence):
         return isinstance(value, list) and all(_fits(item, get_args(hint)[0]) for item in value)
     if hint is float:
-        return type(value) in (int, float) and abs(value) < math.inf  # JSON as Python reads it has NaN and Infinity
+        return type(value) in (int, float) and abs(value) <= MAX_NUMBER  # false for NaN, which JSON may have
     return type(value) is hint and (hint is not int or abs(value) <= MAX_INTEGER)
 
 

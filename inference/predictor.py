@@ -96,6 +96,8 @@ class Predictor:
         is_needed = network_input[:, 3:] == UNKNOWN
         alpha = decode_tiled(self.model.decoder, features, network_input, is_needed, self.tile_px)
         alpha = alpha[..., : image.shape[-2], : image.shape[-1]]
+        if not alpha.isfinite().all():
+            raise ValueError("the network gives values that are not finite: its weights or settings cannot be used")
         return torch.where(trimap == UNKNOWN, alpha, trimap)[0, 0].float().cpu().numpy()
 
 

@@ -77,6 +77,8 @@ def convert_published(state: Mapping[str, Any]) -> Published:
     for name, value in state.items():
         if not (isinstance(name, str) and isinstance(value, Tensor)):
             raise PublishedError(f"expected tensors by name, got a {type(value).__name__} as {name!r}")
+        if value.layout != torch.strided or value.is_quantized:
+            raise PublishedError(f"{name} is a sparse or quantised tensor: save it as a plain one")
     layout = "transformers" if any(name.startswith("backbone.encoder.") for name in state) else "hustvl"
     tensors = {}
     for name, tensor in state.items():

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 UNKNOWN = 0.5
 """Value of the unknown region in a trimap tensor; 0 is background, 1 foreground."""
 
+MAX_SIZE_DIVISIBILITY = 1024
+"""In pixels; more would pad a small image to what no memory holds."""
+
 
 class ViTMatte(nn.Module):
     """Image and trimap to alpha, with a plain vision transformer (arXiv:2305.15272).
@@ -19,7 +22,10 @@ class ViTMatte(nn.Module):
         criterion: (pred_alpha, alpha, trimap) -> losses by name; needed for training only.
         pixel_mean: per RGB channel, in [0, 1].
         pixel_std: per RGB channel. The trimap channel is not normalised.
-        size_divisibility: sides are padded up to the next multiple of this many pixels.
+        size_divisibility: sides are padded up to the next multiple of this many pixels, 1 to 1024.
+
+    Raises:
+        ValueError: a size_divisibility out of range, a pixel_std that is not above 0.
     """
 
     pixel_mean: Tensor
@@ -35,6 +41,10 @@ class ViTMatte(nn.Module):
         size_divisibility: int = 32,
     ) -> None:
         super().__init__()
+        if not 1 <= size_divisibility <= MAX_SIZE_DIVISIBILITY:
+            raise ValueError(f"size_divisibility must be 1 to {MAX_SIZE_DIVISIBILITY} px, got {size_divisibility}")
+        if not all(value > 0 for value in pixel_std):
+            raise ValueError(f"pixel_std must be above 0, got {list(pixel_std)}")
         self.backbone = backbone
         self.decoder = decoder
         self.criterion = criterion

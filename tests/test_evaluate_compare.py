@@ -112,7 +112,7 @@ def test_the_stored_foregrounds_count_and_not_the_names(results, capsys):
     capsys.readouterr()
     assert evaluate.main(comparison(results)) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[3].startswith("5 images, 1 foregrounds: names in which the regular expression ^f finds")
+    assert lines[3].startswith("5 images, 1 foregrounds: names in which '^f' finds")
     assert [line.split()[2:] for line in lines if line.startswith("95%")] == [["-"] * 5] * 2
 
 

@@ -83,7 +83,7 @@ def test_the_first_of_the_best_finite_evaluations_is_kept(tmp_path, scores, mode
     iteration = 2 * scores.index(value) + 1
     kept = best(tmp_path)
     weights = kept.pop("model")
-    assert kept == {"iteration": iteration, "metric": "group/score", "value": value}
+    assert kept == {"iteration": iteration, "metric": "group/score", "mode": mode, "value": value}
     assert weights.keys() == evaluated[iteration].keys()
     assert all(torch.equal(weights[name], tensor) for name, tensor in evaluated[iteration].items())
     assert {path.name for path in tmp_path.glob("*model*")} == {"model_best.pth", "model_0000005.pth",
@@ -182,12 +182,16 @@ def test_a_resume_does_not_give_up_what_was_best(tmp_path):
     assert (best(tmp_path)["iteration"], best(tmp_path)["value"]) == (1, 1.0)
 
 
-def test_a_resume_by_another_metric_starts_to_compare_anew(tmp_path):
+@pytest.mark.parametrize("change", [{"metric": "group/other"}, {"mode": "max"}], ids=lambda change: next(iter(change)))
+def test_a_resume_by_another_metric_or_mode_compares_anew_and_loses_nothing(tmp_path, change):
     with pytest.raises(StoppedError):
         training_with_best(tmp_path, [0.5] * 6, stop_at=9)
-    training_with_best(tmp_path, metric="group/other")
+    before = (tmp_path / "model_best.pth").read_bytes()
+    training_with_best(tmp_path, [0.25] * 6, **change)
     kept = best(tmp_path)
-    assert (kept["iteration"], kept["metric"], kept["value"]) == (5, "group/other", 1)
+    assert {"metric": kept["metric"], "mode": kept["mode"]} == {"metric": "group/score", "mode": "min"} | change
+    assert kept["iteration"] == 5  # the first evaluation after the resume
+    assert (tmp_path / "model_best_of_earlier_training_1.pth").read_bytes() == before
 
 
 def test_new_trainings_in_one_folder_keep_the_best_of_each_apart(tmp_path):

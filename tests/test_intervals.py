@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from data.images import DataError
 from evaluation import intervals
 from evaluation.intervals import bootstrap_intervals, group_by_foreground
 from evaluation.metrics import METRICS
@@ -41,7 +42,7 @@ def test_composites_are_numbered_from_0_without_a_gap(names, foregrounds):
         ("[a-z]+", ["a1", "a2", "3b"], {"b": ["3b"], "a": ["a1", "a2"]}),
         (r"(.+)_\d+$", ["f_01", "f_02", "f_4", "g"], {"f": ["f_01", "f_02", "f_4"], "g": ["g"]}),
         ("(x)|y", ["x1", "x2", "y1", "y2"], {"x": ["x1", "x2"], "y1": ["y1"], "y2": ["y2"]}),
-        ("z*", ["a", "b"], {"a": ["a"], "b": ["b"]}),
+        ("z*", ["a", "b", "z"], {"a": ["a"], "b": ["b"], "z": ["z"]}),
         ("(.+)_", ["f", "f_0", "f_1"], {"f": ["f"], "f_*": ["f_0", "f_1"]}),
         ("^[^_]+", ["f", "f_0"], {"f": ["f", "f_0"]}),
         ("(f)(.)", ["f0", "f1"], {"f": ["f0", "f1"]}),
@@ -133,3 +134,9 @@ def test_one_foreground_has_no_interval():
     assert bootstrap_intervals(rows, group_by_foreground(rows)) is None
     assert bootstrap_intervals(rows, group_by_foreground([*rows, "b"])) is None, "b was not measured"
     assert bootstrap_intervals({**rows, "b": rows["a_0"]}, group_by_foreground([*rows, "b"])) is not None
+
+
+@pytest.mark.parametrize("pattern", ["zzz", "", "a(x)?"])
+def test_a_pattern_that_finds_nothing_is_an_error(pattern):
+    with pytest.raises(DataError, match="finds nothing in any name, such as 'a_1'"):
+        group_by_foreground(["a_1", "a_2"], pattern)

@@ -235,6 +235,7 @@ def test_a_device_that_is_not_there_is_one_line(folders, network, capsys, device
         ["--model", "m", "--weights", "w.pth"],
         ["--model", "m", "--config-file", DEMO, "--weights", "w.pth"],
         ["--baseline", "ramp", "--outputs", "x"],
+        ["--baseline", "ramp", "--device", "cpu"],
     ],
 )
 def test_wrong_usage_is_status_2(folders, capsys, more):

@@ -301,3 +301,11 @@ def test_a_folder_that_is_none_is_refused(folder):
     (folder / "config.json").write_text("{}")
     with pytest.raises(ModelFolderError, match='expected "format": 1'):
         Predictor.load(folder)
+
+
+def test_alphas_that_are_not_finite_are_an_error(model):
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        next(broken.backbone.parameters()).fill_(3e38)
+    with pytest.raises(ValueError, match="not finite: its weights or settings cannot be used"):
+        Predictor(broken).predict(*picture(40, 50))

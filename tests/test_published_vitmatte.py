@@ -18,7 +18,7 @@ from transformers import VitDetConfig, VitMatteConfig, VitMatteForImageMatting, 
 
 from inference.model_folder import build, read_model_folder
 from inference.predictor import Predictor
-from inference.published_vitmatte import SIZES, convert_published
+from inference.published_vitmatte import SIZES, PublishedError, convert_published
 from modeling import DetailCapture
 from tools import export, predict
 
@@ -329,3 +329,8 @@ def test_published_weights_run_without_detectron2(source, tmp_path, capsys):
     again = ["--model", tmp_path / "absent", "--image", files[0], "--trimap", files[1], "--output", files[2]]
     assert predict.main([str(argument) for argument in again]) == 1
     assert "absent is no model folder: it lacks config.json and model.safetensors" in capsys.readouterr().err
+
+
+def test_a_sparse_tensor_is_refused_by_name():
+    with pytest.raises(PublishedError, match="backbone.pos_embed is a sparse or quantised tensor"):
+        convert_published({"backbone.pos_embed": torch.zeros(1, 197, 24).to_sparse(), "decoder.x": torch.zeros(1)})

@@ -317,3 +317,14 @@ def test_a_written_trimap_reads_back_and_holds_128(tmp_path):
     np.testing.assert_array_equal(read_strict_trimap(tmp_path / "t.png"), trimap)
     with pytest.raises(DataError, match="0.5"):
         write_trimap(tmp_path / "t.png", np.full((2, 2), 0.502))
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_boolean_mask_may_have_channels(channels):
+    mask = np.zeros((9, 9), bool)
+    mask[3:6, 2:7] = True
+    expected = trimap_from_mask(mask, 3)
+    repeated = np.repeat(mask[:, :, None], channels, axis=2)
+    if channels == 4:
+        repeated[:, :, 3] = True  # opaque
+    assert np.array_equal(trimap_from_mask(repeated, 3), expected)

@@ -206,3 +206,16 @@ def test_training_without_a_criterion_says_so() -> None:
 def test_other_shapes_are_named(image: tuple[int, ...], trimap: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=re.escape(f"got {image} and {trimap}")):
         spied()({"image": torch.zeros(image), "trimap": torch.zeros(trimap)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(size_divisibility=0), "size_divisibility must be 1 to 1024 px, got 0"),
+        (dict(size_divisibility=65536), "size_divisibility must be 1 to 1024 px, got 65536"),
+        (dict(pixel_std=(0.2, 0.0, 0.2)), r"pixel_std must be above 0, got \[0.2, 0.0, 0.2\]"),
+    ],
+)
+def test_settings_that_no_image_survives_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ViTMatte(nn.Identity(), nn.Identity(), **changes)

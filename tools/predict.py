@@ -83,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ways = [options.model, options.config_file, options.baseline]
     if sum(way is not None for way in ways) != 1 or bool(options.config_file) != bool(options.weights):
         parser.error("give one of --model, --config-file with --weights, and --baseline")
+    if options.baseline is not None and options.device is not None:
+        parser.error("--device is for a network: a baseline has none")
     try:
         pairs = find_pairs(options.image, options.trimap, options.output)
         if options.baseline:
