@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.images import IMAGE_SUFFIXES, DataError, read_raw_alpha
+from data.images import IMAGE_SUFFIXES, DataError
 from data.layouts import find_by_stem
-from data.trimap import check_stored
+from data.trimap import read_strict_trimap
 
 NUM_FOREGROUNDS, NUM_BACKGROUNDS = 50, 20  # 50 test foregrounds, each over 20 backgrounds of its own
 RULE = (
@@ -150,12 +150,10 @@ def check_trimaps(paths: Iterable[Path], problems: list[str]) -> dict[Path, tupl
     sizes = {}
     for path in paths:
         try:
-            values = read_raw_alpha(path)
-            check_stored(values, path)
+            height, width = read_strict_trimap(path).shape
+            sizes[path] = (width, height)
         except (OSError, ValueError) as error:
             problems.append(str(error))
-        else:
-            sizes[path] = (values.shape[1], values.shape[0])
     return sizes
 
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images import DataError, as_grey, read_raw, to_float, write_alpha
+from data.images import DataError, as_grey, read_raw, read_raw_alpha, to_float, write_alpha
 
 if TYPE_CHECKING:  # the processes that only measure must not load torch
     from torch import Tensor
@@ -87,7 +87,7 @@ def write_trimap(path: str | Path, trimap: NDArray[np.floating]) -> None:
 
 def read_strict_trimap(path: str | Path) -> NDArray[np.float32]:
     """Read the trimap file of a test set as (H, W) in {0, 0.5, 1}; see `check_stored`."""
-    values = as_grey(read_raw(path), path)
+    values = read_raw_alpha(path)
     check_stored(values, path)
     return decode_trimap(values, path)
 

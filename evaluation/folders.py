@@ -12,19 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images import (
-    DataError,
-    as_grey,
-    find_images,
-    read_raw,
-    read_raw_alpha,
-    read_raw_image,
-    to_float,
-    to_uint8,
-)
+from data.images import DataError, find_images, read_raw_alpha, read_raw_image, to_float
 from data.trimap import trimap_from_alpha, unknown_mask
 from data.workers import map_in_workers
-from evaluation.metrics import PROTOCOLS, Protocol, measure, unknown_region
+from evaluation.metrics import PROTOCOLS, Protocol, as_protocol, measure, unknown_region
 
 Track = Callable[[Iterable[Any], int], Iterable[Any]]
 Files = dict[str, Path]  # of one image: "label", "pred", "trimap" and "image", as far as there are such
@@ -187,17 +178,16 @@ def _measure_files(item: tuple[str, Files], protocol: Protocol, trimap_radius_px
     pictures, problems = _read_files(files)
     if problems:
         return Outcome(None, b"", problems)
-    alpha: NDArray = to_float(pictures["label"])
+    alpha = as_protocol(pictures["label"], protocol)
     if protocol.is_whole:
         unknown: NDArray = np.ones(alpha.shape, np.bool_)
     elif trimap_radius_px is not None:
-        unknown = unknown_mask(trimap_from_alpha(alpha, trimap_radius_px, trimap_radius_px))
+        truth = to_float(pictures["label"])
+        unknown = unknown_mask(trimap_from_alpha(truth, trimap_radius_px, trimap_radius_px))
     elif "trimap" in pictures:
         unknown = pictures["trimap"]
     else:
         return Outcome(None, b"", problems)  # that it is missing has been said
-    if protocol.is_rounded:
-        alpha = to_uint8(alpha)
     digest = hashlib.sha256(f"{name} {alpha.shape} ".encode() + alpha.tobytes() + unknown.tobytes()).digest()
     row = measure(pictures["pred"], alpha, unknown, protocol) if "pred" in pictures else None
     return Outcome(row, digest, problems)
@@ -227,7 +217,7 @@ def _find_problems(files: Files) -> list[str]:
 
 def _read_region(path: Path) -> NDArray[np.bool_]:
     """Read which pixels of a trimap file count; see `unknown_region`."""
-    return unknown_region(as_grey(read_raw(path), path), path)
+    return unknown_region(read_raw_alpha(path), path)
 
 
 READERS: dict[str, Callable[[Path], NDArray]] = {

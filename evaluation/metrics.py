@@ -143,9 +143,28 @@ def measure(
         unknown = np.ones(alpha.shape, np.bool_)
     elif unknown is None:
         raise ValueError(f"protocol {protocol.name} counts unknown pixels: give a trimap, or take 'whole'")
-    pair = [_as_protocol(values, protocol) for values in (pred_alpha, alpha)]
+    pair = [as_protocol(values, protocol) for values in (pred_alpha, alpha)]
     values = {name: metric.measure(pair[0], pair[1], unknown) for name, metric in METRICS.items()}
     return {**values, "pixels": int(np.count_nonzero(unknown))}
+
+
+def as_protocol(values: NDArray, protocol: Protocol) -> NDArray:
+    """Turn an alpha as read into what a protocol measures: uint8, or floats in [0, 1] where it does not round.
+
+    Args:
+        values: uint8, uint16, or float in [0, 1].
+        protocol: one of `PROTOCOLS`.
+
+    Raises:
+        ValueError: another dtype, or floats outside [0, 1].
+    """
+    if protocol.is_rounded and values.dtype == np.uint8:
+        return values
+    floats = values if np.issubdtype(values.dtype, np.floating) else to_float(values)
+    if not protocol.is_rounded:
+        return floats
+    _full_scale(floats)  # `to_uint8` would clip
+    return to_uint8(floats)
 
 
 def average(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
@@ -179,17 +198,6 @@ def unknown_region(trimap: NDArray[np.uint8], name: str | Path = "the trimap") -
     """
     check_stored(trimap, name)
     return trimap == 128
-
-
-def _as_protocol(values: NDArray, protocol: Protocol) -> NDArray:
-    """Turn an alpha as read into uint8, or floats in [0, 1] where the protocol does not round."""
-    if protocol.is_rounded and values.dtype == np.uint8:
-        return values
-    floats = values if np.issubdtype(values.dtype, np.floating) else to_float(values)
-    if not protocol.is_rounded:
-        return floats
-    _full_scale(floats)  # `to_uint8` would clip
-    return to_uint8(floats)
 
 
 def _check(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> int:
