@@ -12,7 +12,7 @@ ROOMS := $(wildcard modeling data evaluation engine inference tools main.py prep
 
 setup: $(STAMP)
 
-$(STAMP): requirements.txt requirements-dev.txt tools/install_detectron2.py
+$(STAMP): requirements.txt requirements-extra.txt requirements-dev.txt tools/install_detectron2.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
 	$(PY) -m pip install --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
