@@ -15,6 +15,7 @@ NETWORK = ("torch", "timm.layers")
 EVALUATION = ("numpy", "cv2", "data.images", "data.trimap", "data.workers", "evaluation.metrics",
               "evaluation.connectivity", "evaluation.intervals", "evaluation.folders", "evaluation.report",
               "evaluation.summary")  # fmt: skip
+TOOLS = ("_root", "modeling", "data", "evaluation", "engine", "inference", "preprocess", "*")
 
 # Module or room -> what it may import beside the standard library; the longest name that fits a module decides.
 ARROWS: dict[str, tuple[str, ...]] = {
@@ -22,7 +23,10 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "configs": ("configs", "modeling", "data", "evaluation", "engine", "detectron2", "fvcore"),
     "main": ("engine", "detectron2", "omegaconf"),
     "preprocess": ("torch", "safetensors", "modeling"),
-    "tools": ("_root", "modeling", "data", "evaluation", "engine", "inference", "preprocess", "*"),
+    "tools": TOOLS,
+    # What is behind a tool too long for one file.
+    "tools.benchmark": (*TOOLS, "tools.benchmarks"),
+    "tools.benchmarks": (*TOOLS, "tools.benchmarks"),
     "tools.__init__": (),
     "tools._root": (),
     "tools.install_detectron2": (),
@@ -135,6 +139,8 @@ def test_every_tool_imports_root_first():
         ("tools/demo.py", "from tools.evaluate import main", "tools.evaluate.main"),
         ("tools/demo.py", "import evaluate", "evaluate"),
         ("tools/demo.py", "import main", "main"),
+        ("tools/demo.py", "from tools.benchmarks import fresh", "tools.benchmarks.fresh"),
+        ("tools/benchmarks/infer.py", "from tools.evaluate import main", "tools.evaluate.main"),
         ("tools/install_detectron2.py", "import torch", "torch"),
         ("engine/hooks.py", "from tests.conftest import SHARED", "tests.conftest.SHARED"),
     ],
@@ -158,6 +164,7 @@ def test_a_forbidden_arrow_is_caught(tmp_path, file, source, arrow):
         ("evaluation/evaluator.py", "from detectron2.utils import comm\nfrom data.images import write_alpha"),
         ("inference/predictor.py", "from data import images, trimap"),
         ("tools/train_demo.py", "import _root\nimport skimage\nfrom evaluation.evaluator import MattingEvaluator"),
+        ("tools/benchmarks/infer.py", "from tools.benchmarks.fresh import run_fresh"),
         ("configs/demo.py", "from .common.train import train"),
     ],
 )

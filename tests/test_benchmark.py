@@ -16,6 +16,7 @@ from evaluation.metrics import METRICS, measure
 from modeling import DetailCapture, MattingCriterion, ViTMatte
 from modeling.backbone import ViT
 from tools import benchmark
+from tools.benchmarks import fresh, metrics, train_step
 
 TINY = ["--size-px", "64", "--batch-size", "1", "--num-steps", "1"]
 
@@ -31,7 +32,7 @@ def tiny(side):
 @pytest.fixture(scope="module")
 def transformers_side():
     torch.manual_seed(0)
-    return benchmark.build("transformers")
+    return train_step.build("transformers")
 
 
 def batch(size_px=64):
@@ -65,7 +66,7 @@ def test_only_prints_one_line_of_json(monkeypatch, capsys):
         model.register_forward_pre_hook(lambda module, inputs: steps.append((side, torch.is_autocast_enabled("cpu"))))
         return model
 
-    monkeypatch.setattr(benchmark, "build", build)
+    monkeypatch.setattr(train_step, "build", build)
     for precision in ("float32", "bf16"):
         benchmark.main(["train-step", *TINY, "--only", "transformers", "--precision", precision])
         result = json.loads(capsys.readouterr().out)
@@ -80,9 +81,9 @@ def test_a_step_trains_and_the_first_is_not_timed(monkeypatch):
     seen = []
     model.register_forward_hook(lambda module, inputs, losses: seen.append((inputs[0], losses)))
     clock = iter([0.0, 100.0, 200.0, 201.0, 300.0, 302.0, 400.0, 409.0])  # steps of 100, 1, 2 and 9 s
-    monkeypatch.setattr(benchmark, "build", lambda side: model)
-    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(clock))
-    result = benchmark.measure_train_step("ours", 64, 2, 3, "float32", "cpu")
+    monkeypatch.setattr(train_step, "build", lambda side: model)
+    monkeypatch.setattr(train_step.time, "perf_counter", lambda: next(clock))
+    result = train_step.measure_train_step("ours", 64, 2, 3, "float32", "cpu")
     assert result["seconds"] == 2  # the median
     assert next(clock, None) is None and len(seen) == 4
     inputs, losses = seen[0]
@@ -103,7 +104,7 @@ def test_rounds_are_summed_up_by_medians_and_ratios(monkeypatch, capsys):
         line = json.dumps({"seconds": next(seconds), "peak_gb": 2.0})
         return subprocess.CompletedProcess(command, 0, stdout=f"a line of a library\n{line}\n")
 
-    monkeypatch.setattr(benchmark.subprocess, "run", run)
+    monkeypatch.setattr(fresh.subprocess, "run", run)
     benchmark.main(["train-step", *TINY, "--precision", "bf16"])
     *_, time, memory = capsys.readouterr().out.splitlines()
     assert time == "median seconds: ours 2.000 s  transformers 4.000 s  ratio 0.750 (0.250 to 1.000)"
@@ -132,7 +133,7 @@ def test_the_other_side_is_vitmatte_s(transformers_side):
         assert layer.window_size == (0 if index in global_blocks else 14)
         assert hasattr(layer, "residual") == (index in global_blocks)
     decoder = transformers_side.network.decoder
-    ours = benchmark.build("ours").decoder
+    ours = train_step.build("ours").decoder
     assert sum(p.numel() for p in decoder.parameters()) == sum(p.numel() for p in ours.parameters())
 
 
@@ -185,10 +186,10 @@ def test_metrics_prints_ratios_and_the_largest_difference():
     assert int(lines[-1].split()[-2]) < 400, "a process that only measures loaded torch"
 
 
-@pytest.mark.parametrize("draw", [benchmark.draw_matte, benchmark.draw_fragments])
+@pytest.mark.parametrize("draw", [metrics.draw_matte, metrics.draw_fragments])
 def test_both_ways_to_the_metrics_agree_on_what_the_benchmark_draws(draw):
     pred_alpha, alpha, trimap = draw(150, 100, seed=3)
     case = to_uint8(pred_alpha), to_uint8(alpha), unknown_mask(trimap)
-    plainly = benchmark.measure_plainly(*case)
+    plainly = metrics.measure_plainly(*case)
     assert plainly == pytest.approx({name: measure(*case)[name] for name in METRICS}, rel=1e-12)
     assert min(plainly.values()) > 0 and case[2].mean() > 0.1
