@@ -33,6 +33,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
     # What runs without detectron2.
     "inference": ("inference", "modeling", "data.images", "data.trimap", "torch", "torchvision", "timm", "numpy", "cv2",
                   "PIL", "safetensors"),
+    # A config and its checkpoint are read as training reads them, where one is asked for.
+    "inference.predictor": ("inference", "data.images", "data.trimap", "torch", "numpy", "engine.model"),
     # omegaconf, hydra and yaml are detectron2's own interface (configs, overrides, saved configs).
     "engine": ("engine", "torch", "detectron2", "omegaconf", "hydra", "yaml"),
     "modeling": (*NETWORK, "modeling"),

@@ -11,7 +11,6 @@ from test_main import DEMO, REPOSITORY, overrides
 from test_published_vitmatte import picture, randomised, refused, run
 
 from engine.config import apply_overrides, load_config
-from engine.model import load_model
 from inference.model_folder import build
 from inference.predictor import Predictor
 from tools import export
@@ -43,9 +42,9 @@ def test_a_config_and_its_checkpoint_give_the_same_alpha_to_the_bit(tmp_path, ca
     shown = capsys.readouterr().out
     assert ("ViTMatte weights." if "original" in name else "Built with DINOv3.") in shown
     assert "they are the same to the bit" in shown
-    expected = Predictor(load_model(config_file, tmp_path / "weights.pth", "cpu")).predict(*picture())
+    expected = Predictor.load(config_file, tmp_path / "weights.pth").predict(*picture())
     assert expected[picture()[1] == 128].std() > 0.02
-    np.testing.assert_array_equal(Predictor.load(tmp_path / "model", "cpu").predict(*picture()), expected)
+    np.testing.assert_array_equal(Predictor.load(tmp_path / "model").predict(*picture()), expected)
 
 
 @pytest.mark.parametrize("config_file", CONFIGS, ids=lambda path: path.stem)

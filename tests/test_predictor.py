@@ -12,7 +12,8 @@ import torch
 
 from data.trimap import decode_trimap
 from inference.model_folder import ModelFolderError, build, write_model_folder
-from inference.predictor import Predictor, choose_device
+from inference.network import TorchNetwork, choose_device
+from inference.predictor import Predictor
 from modeling import DetailCapture, ViTMatte
 from modeling.backbone import ViT
 from tests.conftest import REPOSITORY
@@ -22,12 +23,14 @@ SIZES = [(64, 64), (33, 47), (70, 31)]
 PREDICT_AND_PRINT_PAGES = """
 from pathlib import Path
 import numpy as np
+from inference.network import TorchNetwork
 from inference.predictor import Predictor
 from modeling import DetailCapture, ViTMatte
 from modeling.backbone import ViT
 
 backbone = ViT(embed_dim=16, depth=1, num_heads=2, global_block_indexes=[0], conv_residual_block_indexes=[0])
-predictor = Predictor(ViTMatte(backbone, DetailCapture(16, convstream_chans=[4, 4, 4], fusion_chans=[4, 4, 4, 4])))
+model = ViTMatte(backbone, DetailCapture(16, convstream_chans=[4, 4, 4], fusion_chans=[4, 4, 4, 4]))
+predictor = Predictor(TorchNetwork(model))
 rng = np.random.default_rng(0)
 image, trimap = rng.integers(0, 256, (200, 200, 3), np.uint8), np.full((200, 200), 128, np.uint8)
 for num_predictions in (20, 100):
@@ -53,7 +56,7 @@ def model():
 
 @pytest.fixture
 def predictor(model):
-    return Predictor(model.train())
+    return Predictor(TorchNetwork(model.train()))
 
 
 def picture(height, width, seed=0):
@@ -91,7 +94,7 @@ def test_tiles_change_nothing_beyond_rounding(model, seed):
     trimap[rng.random((height, width)) < 0.3] = 0
     trimap[: rng.integers(height), : rng.integers(width)] = 255
     trimap[-1, -1] = 128
-    pred_alpha = Predictor(model, tile_px=int(rng.integers(1, 100))).predict(image, trimap)
+    pred_alpha = Predictor(TorchNetwork(model, tile_px=int(rng.integers(1, 100)))).predict(image, trimap)
     np.testing.assert_allclose(pred_alpha, by_hand(model, image, trimap), rtol=0, atol=1e-5)
 
 
@@ -105,7 +108,7 @@ def test_the_backbone_runs_once_and_the_decoder_only_where_alpha_is_unknown(mode
         part.register_forward_hook(lambda module, inputs, output: calls.append(tuple(inputs[-1].shape[-2:])))
         for part in (model.backbone, model.decoder)
     ]
-    Predictor(model, tile_px=64).predict(image, trimap)
+    Predictor(TorchNetwork(model, tile_px=64)).predict(image, trimap)
     for hook in hooks:
         hook.remove()
     # The band, rows 16 to 32, is cut at column 64; 32 px are added on each side, but not beyond the border.
@@ -122,7 +125,7 @@ def test_an_image_without_an_unknown_pixel_runs_no_network(model, value):
     trimap[:20] = 0
     hooks = [module.register_forward_pre_hook(fail) for module in model.modules()]
     try:
-        predictor = Predictor(model)
+        predictor = Predictor(TorchNetwork(model))
         pred_alpha = predictor.predict(image, trimap)
         with pytest.raises(AssertionError, match="the network ran"):
             predictor.predict(*picture(40, 50))
@@ -135,8 +138,8 @@ def test_an_image_without_an_unknown_pixel_runs_no_network(model, value):
 
 def test_a_network_in_float64_gives_float32_too(model):
     image, trimap = picture(40, 56)
-    expected = Predictor(model).predict(image, trimap)
-    pred_alpha = Predictor(copy.deepcopy(model).double()).predict(image, trimap)
+    expected = Predictor(TorchNetwork(model)).predict(image, trimap)
+    pred_alpha = Predictor(TorchNetwork(copy.deepcopy(model).double())).predict(image, trimap)
     assert pred_alpha.dtype == np.float32
     np.testing.assert_allclose(pred_alpha, expected, rtol=0, atol=1e-5)
 
@@ -151,9 +154,9 @@ def test_memory_is_flat_over_many_predictions():
 
 def test_what_is_no_network_or_no_tile_is_refused(model):
     with pytest.raises(TypeError, match="expected a ViTMatte, got a DetailCapture"):
-        Predictor(model.decoder)
+        TorchNetwork(model.decoder)
     with pytest.raises(ValueError, match="tile_px 0"):
-        Predictor(model, tile_px=0)
+        TorchNetwork(model, tile_px=0)
 
 
 def test_the_picture_and_the_trimap_both_matter(predictor):
@@ -202,7 +205,7 @@ def test_known_pixels_are_exact_and_unknown_ones_within_0_and_1(predictor, size)
 
 def test_leaves_the_model_in_evaluation_mode_without_a_graph(model):
     model.train()
-    predictor = Predictor(model)
+    predictor = Predictor(TorchNetwork(model))
     assert not any(module.training for module in model.modules())
     image, trimap = picture(32, 32)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -265,14 +268,16 @@ def folder(tmp_path):
 def test_a_model_folder_is_loaded_onto_the_device_and_said_so(folder, caplog):
     with caplog.at_level("INFO"):
         predictor = Predictor.load(folder, device="cpu")
-    assert f"{folder} runs on cpu (asked for: cpu)" in caplog.text
-    assert not any(module.training for module in predictor.model.modules())
-    assert Predictor.load(folder, "cpu", tile_px=80).tile_px == 80
-    assert {tensor.device.type for tensor in Predictor.load(folder, "meta").model.state_dict().values()} == {"meta"}
+    assert f"{folder} runs on cpu, float32 (asked for: cpu, auto)" in caplog.text
+    assert not any(module.training for module in predictor.network.model.modules())
+    assert Predictor.load(folder, tile_px=80).network.tile_px == 80
+    assert {
+        tensor.device.type for tensor in Predictor.load(folder, device="meta").network.model.state_dict().values()
+    } == {"meta"}
     image, trimap = picture(33, 47)
     pred_alpha = predictor.predict(image, trimap)
-    np.testing.assert_array_equal(pred_alpha, by_hand(predictor.model, image, trimap))
-    np.testing.assert_array_equal(Predictor.load(str(folder), "cpu").predict(image, trimap), pred_alpha)
+    np.testing.assert_array_equal(pred_alpha, by_hand(predictor.network.model, image, trimap))
+    np.testing.assert_array_equal(Predictor.load(str(folder)).predict(image, trimap), pred_alpha)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +296,7 @@ def test_auto_takes_the_best_device(monkeypatch, has_cuda, has_mps, expected):
 @pytest.mark.parametrize("device", ["nosuch", "cuda:99", ""])
 def test_a_device_that_is_not_there_is_one_line(folder, device):
     with pytest.raises(ValueError, match=rf"device '{device}' cannot be used: .*; try cpu") as error:
-        Predictor.load(folder, device)
+        Predictor.load(folder, device=device)
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -308,4 +313,4 @@ def test_alphas_that_are_not_finite_are_an_error(model):
     with torch.no_grad():
         next(broken.backbone.parameters()).fill_(3e38)
     with pytest.raises(ValueError, match="not finite: its weights or settings cannot be used"):
-        Predictor(broken).predict(*picture(40, 50))
+        Predictor(TorchNetwork(broken)).predict(*picture(40, 50))

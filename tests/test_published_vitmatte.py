@@ -172,7 +172,7 @@ def test_colours_are_normalised_as_by_the_sources_own_code(source, tiny, tmp_pat
     by_hand = torch.tensor((image / 255 - mean) / std).permute(2, 0, 1)[None].float()
     for origin, colours in ((source, theirs[:, :3]), (tmp_path / "w.pth", by_hand)):
         assert run("--from-vitmatte", origin, "--output", tmp_path / f"of_{origin.name}") == 0
-        predictor = Predictor.load(tmp_path / f"of_{origin.name}", "cpu")
+        predictor = Predictor.load(tmp_path / f"of_{origin.name}")
         seen = []
         predictor.model.backbone.register_forward_pre_hook(lambda module, inputs, seen=seen: seen.append(inputs[0]))
         predictor.predict(image, trimap)
@@ -323,7 +323,7 @@ def test_published_weights_run_without_detectron2(source, tmp_path, capsys):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    expected = Predictor.load(tmp_path / "model", "cpu").predict(np.ascontiguousarray(image[:, :, ::-1]), trimap)
+    expected = Predictor.load(tmp_path / "model").predict(np.ascontiguousarray(image[:, :, ::-1]), trimap)
     written = cv2.imread(str(files[2]), cv2.IMREAD_UNCHANGED)
     assert np.abs(written - 255 * expected.astype(np.float64)).max() <= 0.5 + 1e-3
     again = ["--model", tmp_path / "absent", "--image", files[0], "--trimap", files[1], "--output", files[2]]

@@ -34,6 +34,7 @@ from engine.checkpoint import load_weights, read_checkpoint
 from engine.config import apply_overrides, load_config
 from evaluation.metrics import PROTOCOLS, average, measure
 from evaluation.report import format_table, picture_sheet, sheet_row
+from inference.network import TorchNetwork
 from inference.predictor import Predictor
 from modeling.backbone import ViT
 
@@ -77,7 +78,7 @@ def build_matte(cfg: DictConfig, weights: Path, may_lack: Sequence[str] = ()) ->
     """Build the config's network with the weights of a file; what the file may lack stays random."""
     model = instantiate(cfg.model)
     load_weights(model, read_checkpoint(weights)["model"], str(weights), may_lack)
-    return Predictor(model).predict
+    return Predictor(TorchNetwork(model)).predict
 
 
 def compare(methods: Mapping[str, Matte], test_set: MattingFolder, sheet: Path) -> dict[str, dict[str, float]]:

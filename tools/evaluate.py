@@ -219,17 +219,15 @@ def load_network(network: Network) -> tuple[Callable[[NDArray, NDArray], NDArray
 
     Returns: image and trimap -> alpha, and the files of its config and its weights.
     """
+    from inference.model_folder import CONFIG_FILE, WEIGHTS_FILE
     from inference.predictor import Predictor
 
+    device = network.device or "auto"
     if network.config_file is None:
-        from inference.model_folder import CONFIG_FILE, WEIGHTS_FILE
-
-        predictor = Predictor.load(network.weights, network.device or "auto")
-        return predictor.predict, network.weights / CONFIG_FILE, network.weights / WEIGHTS_FILE
-    from engine.model import load_model  # a model folder works without detectron2
-
-    model = load_model(network.config_file, network.weights, network.device)
-    predictor = Predictor(model, next(model.parameters()).device)
+        folder = network.weights
+        predictor = Predictor.load(folder, device=device, precision="float32")
+        return predictor.predict, folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    predictor = Predictor.load(network.config_file, network.weights, device, precision="float32")
     return predictor.predict, network.config_file, network.weights
 
 

@@ -89,16 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pairs = find_pairs(options.image, options.trimap, options.output)
         if options.baseline:
             matte = BASELINES[options.baseline]
-        elif options.model:
+        else:
             from inference.predictor import Predictor  # the baselines work without timm
 
-            matte = Predictor.load(options.model, options.device or "auto").predict
-        else:
-            from engine.model import load_model  # the other ways work without detectron2
-            from inference.predictor import Predictor
-
-            model = load_model(options.config_file, options.weights, options.device)
-            matte = Predictor(model, next(model.parameters()).device).predict
+            source = options.model or options.config_file
+            matte = Predictor.load(source, options.weights, options.device or "auto").predict
         for image_path, trimap_path, alpha_path in tqdm(pairs, unit="image", disable=len(pairs) == 1):
             image, trimap = read_image(image_path), read_trimap(trimap_path)
             check_same_size(image, image_path, trimap, trimap_path)

@@ -1,0 +1,125 @@
+"""A ViTMatte made ready to matte: its device, its precision, and its decoder on tiles."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from data.trimap import UNKNOWN
+from inference.tiling import decode_tiled
+from modeling import ViTMatte
+
+TILE_PX = 256
+"""Measured in docs/performance.md: 512 takes longer and, at 1024 x 1024, twice the memory."""
+
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+"""Precision -> type in which convolutions, linear layers and attention compute; norms and sums keep the model's own."""
+
+BF16_CAPABILITY = (8, 0)
+"""Of CUDA devices: the first that multiplies bf16 natively."""
+
+
+class Network(Protocol):
+    """What a `inference.predictor.Predictor` runs."""
+
+    name: str
+    """One line for people: where and how it runs."""
+
+    def alpha(self, image: Tensor, trimap: Tensor) -> Tensor:
+        """Predict alpha.
+
+        Args:
+            image: (B, 3, H, W) float32 RGB in [0, 1], of any size.
+            trimap: (B, 1, H, W) float32 of {0, 0.5, 1}.
+
+        Returns: (B, 1, H, W) in [0, 1]; where the trimap knows it, anything.
+        """
+        ...
+
+
+class TorchNetwork:
+    """A `ViTMatte` in evaluation mode on a device.
+
+    Args:
+        model: it is moved to the device and put into evaluation mode.
+        device: see `choose_device`; None leaves the model where it is.
+        precision: see `choose_precision`.
+        tile_px: side of the tiles that the decoder takes in turn, at least 1. It changes memory and time, not alpha.
+
+    Raises:
+        TypeError: the model is something else.
+        ValueError: no such device, precision or tiles.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        device: str | torch.device | None = None,
+        precision: str = "float32",
+        tile_px: int = TILE_PX,
+    ) -> None:
+        if not isinstance(model, ViTMatte):
+            raise TypeError(f"expected a ViTMatte, got a {type(model).__name__}")
+        if tile_px < 1:
+            raise ValueError(f"expected tiles of at least 1 px, got tile_px {tile_px}; {TILE_PX} is a good choice")
+        self.device = model.device if device is None else choose_device(str(device))
+        self.precision = choose_precision(precision, self.device)
+        self.model = model.to(self.device).eval()
+        self.tile_px = tile_px
+        self.name = f"{self.device}, {self.precision}"
+
+    def alpha(self, image: Tensor, trimap: Tensor) -> Tensor:
+        """See `Network.alpha`.
+
+        Raises:
+            ValueError: weights or settings that give values that are not finite.
+        """
+        height, width = image.shape[-2:]
+        image, trimap = image.to(self.device), trimap.to(self.device)
+        dtype = DTYPES[self.precision]
+        with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=self.precision != "float32"):
+            network_input = self.model.network_input(image, trimap)
+            features = self.model.backbone(network_input)
+            # The padding is known, so that its tokens are decoded for no one.
+            is_needed = network_input[:, 3:] == UNKNOWN
+            alpha = decode_tiled(self.model.decoder, features, network_input, is_needed, self.tile_px)
+        if not alpha.isfinite().all():
+            raise ValueError("the network gives values that are not finite: its weights or settings cannot be used")
+        return alpha[..., :height, :width]
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Find the device of a name.
+
+    Args:
+        name: "cpu", "cuda", "cuda:1", "mps" ...; "auto" is the first of cuda, mps and cpu that is there.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}; try cpu") from error
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """Find the precision of a name.
+
+    Args:
+        name: "float32", "bf16", or "auto": bf16 on CUDA from compute capability 8.0 on, float32 elsewhere.
+        device: where the network runs.
+
+    Returns: a key of `DTYPES`.
+
+    Raises:
+        ValueError: there is no such precision.
+    """
+    if name == "auto":
+        is_native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
+        return "bf16" if is_native else "float32"
+    if name not in DTYPES:
+        raise ValueError(f"precision must be auto, {' or '.join(DTYPES)}, got {name!r}")
+    return name
