@@ -1,22 +1,25 @@
-"""Reading and writing pictures: 8 and 16 bit, grey, palette, RGB, RGBA, EXIF rotation honoured, sizes limited.
+"""Reading and writing pictures; what files can hold is decided in `data.decoding` and `data.encoding`.
 
 Raw arrays are what the file stores (uint8 or uint16, (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, alpha straight); float
 arrays are float32 in [0, 1]. Nothing is ever resized here.
 """
 
-from io import BytesIO
+import logging
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
+from uuid import uuid4
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.ImageFile import ImageFile
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-LOSSLESS_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # others would blur what is exactly 0 or 255
-MAX_PIXELS = 2**27  # 134 megapixels: four times 8K UHD (33) and above a 100-megapixel camera
-ORIENTATION_TAG = 0x0112
+from data.decoding import decode
+from data.encoding import FORMATS, encode
+
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = frozenset(FORMATS)
+LOSSLESS_SUFFIXES = (".png", ".tif", ".tiff", ".webp", ".bmp")  # others would blur what is exactly 0 or 255
 
 
 class DataError(ValueError):
@@ -41,82 +44,19 @@ def find_images(folder: str | Path) -> list[Path]:
 
 
 def read_raw(path: str | Path) -> NDArray:
-    """Decode a picture as stored, turned upright by its EXIF orientation.
+    """Read a picture as stored, upright; see `data.decoding.decode`.
 
-    Returns: uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA. Palettes and CMYK become RGB; whatever
-        carries transparency (palette entries and transparent colours too) becomes RGBA.
+    Returns: uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA.
 
     Raises:
-        DataError: not a picture, truncated, of an unsupported pixel format or above `MAX_PIXELS`.
-        FileNotFoundError: no such file.
+        DataError: the file is no picture that can be used.
+        OSError: no such file, or it may not be read.
     """
-    path = Path(path)
+    content = Path(path).read_bytes()
     try:
-        # From memory: of a file that Pillow maps, it loses the rotation of grey TIFFs.
-        with Image.open(BytesIO(path.read_bytes())) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(_too_large(path, f"{image.width} x {image.height}"))
-            is_16_bit_colour = image.mode in ("RGB", "RGBA") and "16" in _stored_mode(image)
-            orientation = image.getexif().get(ORIENTATION_TAG, 1)
-            image.load()
-            if is_16_bit_colour:
-                return _read_16_bit_colour(path, image.format, orientation)
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I;16"):
-                return np.asarray(upright).astype(np.uint16)
-            return np.asarray(upright.convert(_target_mode(path, upright)))
-    except Image.DecompressionBombError as error:
-        raise DataError(_too_large(path, str(error))) from error
-    except FileNotFoundError:
-        raise
-    except UnidentifiedImageError as error:
-        raise DataError(f"cannot read {path}: not a picture that Pillow knows. Replace or remove it") from error
-    except (OSError, SyntaxError, EOFError) as error:  # what Pillow raises on broken and cut-off files
-        raise DataError(f"cannot read {path} as a picture: {error}. Is it complete? Replace or remove it") from error
-
-
-def _too_large(path: Path, size: str) -> str:
-    return f"{path} is too large ({size}); the limit is {MAX_PIXELS} pixels, against bombs: resize the picture"
-
-
-def _stored_mode(image: ImageFile) -> str:
-    """Name the layout in the file of a picture not yet loaded, such as "RGB;16B"; empty where Pillow does not tell."""
-    arguments = image.tile[0].args if image.tile else ""
-    return str(arguments if isinstance(arguments, str) or not arguments else arguments[0])
-
-
-def _target_mode(path: Path, image: Image.Image) -> str:
-    """Name the Pillow mode to decode to: "L", "RGB" or "RGBA"."""
-    if image.has_transparency_data:
-        return "RGBA"
-    if image.mode in ("1", "L"):
-        return "L"
-    if image.mode in ("P", "RGB", "CMYK", "YCbCr"):
-        return "RGB"
-    raise DataError(f"{path} has pixel format {image.mode}; expected 8- or 16-bit grey, palette, RGB, RGBA: convert it")
-
-
-def _read_16_bit_colour(path: Path, file_format: str | None, orientation: int) -> NDArray[np.uint16]:
-    """Decode 16-bit RGB and RGBA, which Pillow would cut to 8 bit, by OpenCV."""
-    if file_format == "TIFF" and orientation != 1:  # OpenCV turns these itself, or fails where the sides differ
-        raise DataError(f"{path} is a rotated 16-bit colour TIFF, which cannot be read: save it upright or as PNG")
-    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3:
-        raise DataError(f"cannot read {path} as 16-bit colour: save it as 16-bit PNG")
-    order = [2, 1, 0, 3] if pixels.shape[2] == 4 else [2, 1, 0]
-    return np.ascontiguousarray(turn_upright(pixels[:, :, order], orientation))
-
-
-def turn_upright(pixels: NDArray, orientation: int) -> NDArray:
-    """Turn an array (H, W, ...) as its EXIF orientation 1 to 8 says; other values turn nothing.
-
-    Source: EXIF 2.32, tag 0x0112; rows 5 to 8 swap the sides.
-    """
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    flip_rows = orientation in (3, 4, 7, 8)
-    flip_columns = orientation in (2, 3, 6, 7)
-    return pixels[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+        return decode(content)
+    except ValueError as error:
+        raise DataError(f"cannot read {path}: {error}") from error
 
 
 def as_grey(pixels: NDArray, name: str | Path) -> NDArray:
@@ -143,10 +83,35 @@ def as_grey(pixels: NDArray, name: str | Path) -> NDArray:
     return grey
 
 
+def as_colours(pixels: NDArray, name: str | Path = "the image") -> NDArray:
+    """Bring grey, RGB or RGBA to (H, W, 3) RGB, dtype kept: grey is repeated, transparency left out with a warning.
+
+    Args:
+        pixels: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); alpha is straight, so that colours stand without it.
+        name: what error and warning call it.
+
+    Raises:
+        DataError: another shape.
+    """
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
+        raise DataError(f"{name} has shape {pixels.shape}; expected (H, W, 3) RGB, (H, W, 4) RGBA or (H, W) grey")
+    if pixels.shape[2] == 1:
+        return np.repeat(pixels, 3, axis=2)
+    if pixels.shape[2] == 4 and np.ptp(pixels[:, :, 3]):
+        _warn_of_transparency(str(name))
+    return pixels[:, :, :3]
+
+
+@lru_cache(maxsize=1024)  # a training reads a file many times
+def _warn_of_transparency(name: str) -> None:
+    logger.warning("%s: its transparency is ignored, its colours are taken as they are", name)
+
+
 def read_raw_image(path: str | Path) -> NDArray:
-    """Read colours as (H, W, 3) uint8 or uint16 RGB; grey is repeated, transparency is left out (alpha is straight)."""
-    pixels = read_raw(path)
-    return np.repeat(pixels[:, :, None], 3, axis=2) if pixels.ndim == 2 else pixels[:, :, :3]
+    """Read colours as (H, W, 3) uint8 or uint16 RGB; see `as_colours`."""
+    return as_colours(read_raw(path), path)
 
 
 def read_raw_alpha(path: str | Path) -> NDArray:
@@ -199,22 +164,81 @@ def to_uint8(values: NDArray) -> NDArray[np.uint8]:
     Raises:
         DataError: not a float array, or NaN or infinity in it.
     """
+    return _rounded(values).astype(np.uint8)
+
+
+def to_uint16(values: NDArray) -> NDArray[np.uint16]:
+    """Round 65535 times the values to uint16; otherwise as `to_uint8`."""
+    return _rounded(values, np.iinfo(np.uint16).max).astype(np.uint16)
+
+
+def _rounded(values: NDArray, full_scale: int = 255) -> NDArray:
     if not np.issubdtype(values.dtype, np.floating):
         raise DataError(f"expected float values in [0, 1], got {values.dtype}")
     if not np.isfinite(values).all():
         raise DataError("expected values in [0, 1], got NaN or infinity")
-    return np.rint(values.clip(0, 1) * 255).astype(np.uint8)
+    scaled = values.astype(np.promote_types(values.dtype, np.float32))  # float16 ends at 65504
+    np.multiply(scaled.clip(0, 1, out=scaled), full_scale, out=scaled)
+    return np.rint(scaled, out=scaled)
 
 
-def write_image(path: str | Path, image: NDArray) -> None:
-    """Write (H, W, 3) RGB floats in [0, 1] as 8 bit, in the format that the suffix names (.png loses nothing more)."""
+def write_image(path: str | Path, image: NDArray, bits: int = 8) -> None:
+    """Write (H, W, 3) RGB floats in [0, 1].
+
+    Args:
+        path: the suffix names the format; see `data.encoding`. What stands there is replaced once all is written.
+        image: values outside [0, 1] are clipped.
+        bits: 8, or for PNG and TIFF also 16.
+
+    Raises:
+        DataError: another shape, values that are not finite, or a format that cannot hold this.
+        OSError: no rights, no room on the disk; no half of a file is left.
+    """
     if image.ndim != 3 or image.shape[2] != 3:
         raise DataError(f"expected an image (H, W, 3) for {path}, got {image.shape}")
-    Image.fromarray(to_uint8(image)).save(path)
+    _write(Path(path), image, bits)
 
 
-def write_alpha(path: str | Path, alpha: NDArray) -> None:
-    """Write (H, W) floats in [0, 1] as 8-bit grey, `round(255 * alpha)`."""
+def write_alpha(path: str | Path, alpha: NDArray, bits: int = 8) -> None:
+    """Write (H, W) floats in [0, 1] as grey, `round(255 * alpha)` or `round(65535 * alpha)`; see `write_image`."""
     if alpha.ndim != 2:
         raise DataError(f"expected an alpha (H, W) for {path}, got {alpha.shape}")
-    Image.fromarray(to_uint8(alpha)).save(path)
+    _write(Path(path), alpha, bits)
+
+
+def write_rgba(path: str | Path, rgba: NDArray, bits: int = 8, is_premultiplied: bool = False) -> None:
+    """Write a cut-out (H, W, 4), colours and alpha in [0, 1], as PNG, TIFF or, 8 bit alone, WebP; see `write_image`.
+
+    Args:
+        path: as for `write_image`.
+        rgba: values outside [0, 1] are clipped.
+        bits: as for `write_image`.
+        is_premultiplied: the colours come multiplied by alpha, and are written so. A TIFF says it, and readers divide.
+            PNG and WebP, straight by their specifications, cannot: whoever opens the file must know.
+
+    Raises: as `write_image`.
+    """
+    if rgba.ndim != 3 or rgba.shape[2] != 4:
+        raise DataError(f"expected a cut-out (H, W, 4) for {path}, got {rgba.shape}")
+    _write(Path(path), rgba, bits, is_premultiplied)
+
+
+def _write(path: Path, values: NDArray, bits: int, is_premultiplied: bool = False) -> None:
+    """Put a file under its name only when all of it is on the disk."""
+    if bits not in (8, 16):
+        raise DataError(f"{path}: expected 8 or 16 bit, got {bits}")
+    try:
+        pixels = to_uint16(values) if bits == 16 else to_uint8(values)
+        content = encode(pixels, path.suffix, is_premultiplied)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+    target = path.resolve()  # a link stays one
+    unfinished = target.with_name(f".{uuid4().hex}.tmp")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        with suppress(OSError):
+            unfinished.unlink()

@@ -1,5 +1,7 @@
-"""What every test shares: a CUDA check, the folders of real data, hypothesis settings."""
+"""What every test shares: a CUDA check, the folders of real data, a folder without rights, hypothesis settings."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -41,3 +43,19 @@ def matting_folder() -> Path:
 def metric_reference() -> Path:
     """Folder of pred/, alpha/, trimap/ and reference_values.csv, the MATLAB metrics on four cases."""
     return shared_folder("metric_reference")
+
+
+@pytest.fixture
+def closed_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder with a picture that the process may neither list, read nor write."""
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    (folder / "a.png").touch()
+    folder.chmod(0)
+    if os.geteuid() == 0:  # whom no folder is closed to
+        os.seteuid(65534)  # nobody
+        yield folder
+        os.seteuid(0)
+    else:
+        yield folder
+    folder.chmod(0o700)

@@ -1,32 +1,42 @@
 """Pictures of every kind come in as what they hold, and broken ones are named."""
 
+import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from data import decoding
+from data.decoding import ORIENTATION_TAG, turn_upright
 from data.images import (
-    ORIENTATION_TAG,
     DataError,
+    as_colours,
     as_grey,
     find_images,
     read_alpha,
     read_image,
     read_raw,
     read_raw_alpha,
+    read_raw_image,
+    read_raw_rgba,
     read_rgba,
     to_float,
     to_uint8,
-    turn_upright,
+    to_uint16,
     write_alpha,
     write_image,
+    write_rgba,
 )
+from tests.conftest import REPOSITORY
 
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6  # colour types of the PNG format
 
@@ -128,6 +138,61 @@ def test_transparent_pixels_keep_their_colour(tmp_path):
     np.testing.assert_array_equal(to_uint8(read_image(tmp_path / "a.png")), pixels[:, :, :3])
 
 
+def test_a_picture_with_transparency_is_read_without_it_and_said_so(tmp_path, caplog):
+    pixels = random_pixels((5, 7, 4))
+    Image.fromarray(pixels).save(tmp_path / "cut_out.png")
+    for _ in range(3):  # epochs
+        np.testing.assert_array_equal(read_raw_image(tmp_path / "cut_out.png"), pixels[:, :, :3])
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"{tmp_path}/cut_out.png: its transparency is ignored, its colours are taken as they are"
+    ]
+    Image.fromarray(pixels).convert("RGB").convert("RGBA").save(tmp_path / "opaque.png")
+    read_image(tmp_path / "opaque.png")
+    assert "opaque.png" not in caplog.text
+
+
+def test_colours_are_taken_from_arrays_of_any_kind():
+    pixels = random_pixels((5, 7, 4), np.uint16)
+    for kind, expected in (
+        (pixels[:, :, 0], pixels[:, :, [0, 0, 0]]),
+        (pixels[:, :, :1], pixels[:, :, [0, 0, 0]]),
+        (pixels[:, :, :3], pixels[:, :, :3]),
+        (pixels, pixels[:, :, :3]),
+    ):
+        colours = as_colours(kind)
+        assert colours.dtype == np.uint16
+        np.testing.assert_array_equal(colours, expected)
+    for shape in ((5, 7, 2), (7,), (1, 5, 7, 3)):
+        with pytest.raises(DataError, match="the image has shape"):
+            as_colours(np.zeros(shape))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+def test_cmyk_is_converted(tmp_path, suffix):
+    ink = cv2.resize(random_pixels((4, 4, 4)), (48, 40), interpolation=cv2.INTER_LINEAR)  # smooth, for JPEG
+    Image.fromarray(ink, "CMYK").save(tmp_path / f"ink.{suffix}", quality=100, subsampling=0)
+    light = 1 - ink / 255  # that each ink lets through
+    tolerance = 1.5 if suffix == "tif" else 12
+    raw = read_raw(tmp_path / f"ink.{suffix}")
+    np.testing.assert_allclose(raw, 255 * light[:, :, :3] * light[:, :, 3:], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_what_a_tiff_calls_premultiplied_is_divided(tmp_path, dtype):
+    full_scale = np.iinfo(dtype).max
+    straight = random_pixels((20, 30, 4), dtype)
+    alpha = straight[:, :, 3] = np.maximum(straight[:, :, 3], full_scale // 2)
+    multiplied = straight.copy()
+    multiplied[:, :, :3] = np.rint(straight[:, :, :3] * (alpha[:, :, None] / full_scale))
+    multiplied[0, 0] = 0
+    tifffile.imwrite(tmp_path / "a.tif", multiplied, photometric="rgb", extrasamples=["assocalpha"])
+    raw = read_raw(tmp_path / "a.tif")
+    assert raw.dtype == dtype and (raw[0, 0] == 0).all()
+    np.testing.assert_array_equal(raw[:, :, 3], multiplied[:, :, 3])
+    steps = np.abs(raw.astype(int) - straight)[:, :, :3].ravel()[3:]
+    assert steps.max() <= 2 and (dtype == np.uint8 or steps.max() == 1)  # Pillow cuts 8 bit, alpha is at least a half
+
+
 def test_grey_images_have_three_channels(tmp_path):
     grey = random_pixels((5, 7))
     Image.fromarray(grey).save(tmp_path / "a.png")
@@ -179,7 +244,7 @@ def test_rotated_16_bit_colour_tiff_is_refused_rather_than_turned_twice(tmp_path
     table = sorted([*table, struct.pack("<HHII", 0x0112, 3, 1, 6)], key=lambda entry: struct.unpack("<H", entry[:2]))
     directory = struct.pack("<H", len(table)) + b"".join(table) + bytes(4)
     path.write_bytes(content[:4] + struct.pack("<I", len(content)) + content[8:] + directory)
-    with pytest.raises(DataError, match=r"a\.tif is a rotated 16-bit colour TIFF"):
+    with pytest.raises(DataError, match=r"a\.tif: a rotated 16-bit colour TIFF"):
         read_raw(path)
 
 
@@ -201,14 +266,63 @@ def test_truncated_16_bit_colour_is_named(tmp_path):
         read_raw(path)
 
 
+@pytest.mark.filterwarnings("ignore")  # of Pillow: what a damaged tag may be
+def test_no_damage_gets_out_as_another_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 10_000)  # or it is spent on clearing memory
+    rng = np.random.default_rng(0)
+    Image.fromarray(random_pixels((8, 9, 3))).save(tmp_path / "a.ppm")
+    Image.fromarray(random_pixels((8, 9, 3))).convert("P").save(tmp_path / "a.bmp")
+    write_png(tmp_path / "a.png", random_pixels((8, 9, 3), np.uint16), RGB)
+    write_image(tmp_path / "a.tif", rng.random((8, 9, 3)), bits=16)
+    num_refused = 0
+    for path in find_images(tmp_path):
+        content = path.read_bytes()
+        for _ in range(100):
+            damaged = bytearray(content)
+            damaged[rng.integers(min(40, len(content)))] = rng.integers(256)
+            path.write_bytes(damaged[: rng.integers(len(content), 2 * len(content))])
+            try:
+                read_raw(path)
+            except DataError as error:
+                assert str(error).startswith(f"cannot read {path}: ")
+                assert error.args[0].endswith((" it", " picture", " PNG"))  # what to do: replace it ...
+                num_refused += 1
+    assert num_refused > 100
+
+
+def test_what_opencv_alone_refuses_is_named(tmp_path):
+    write_image(tmp_path / "tall.tif", np.zeros((2**20 + 1, 1, 3), np.float32), bits=16)
+    with pytest.raises(DataError, match=r"cannot read .*tall\.tif: .* Replace or remove it"):
+        read_raw(tmp_path / "tall.tif")
+
+
+@pytest.mark.parametrize(("width", "height"), [(0, 0), (0, 5), (5, 0)])
+def test_pictures_without_a_pixel_are_named(tmp_path, width, height):
+    path = write_png(tmp_path / "nothing.png", np.zeros((1, 1), np.uint8), GREY)
+    content = bytearray(path.read_bytes())
+    content[16:24] = struct.pack(">II", width, height)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"cannot read .*nothing\.png: "):
+        read_raw(path)
+
+
 def test_missing_files_are_missing_and_not_broken(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.png"):
         read_raw(tmp_path / "absent.png")
 
 
+def test_a_folder_without_rights_is_that_and_not_broken(closed_folder):
+    for act in (read_raw, lambda path: write_alpha(path, np.zeros((4, 4)))):
+        with pytest.raises(PermissionError, match=rf"Permission denied: '{closed_folder}/a\.png'"):
+            act(closed_folder / "a.png")
+    with pytest.raises(PermissionError, match=str(closed_folder)):
+        find_images(closed_folder)
+
+
 def test_float_pictures_are_refused(tmp_path):
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "f.tif")
-    with pytest.raises(DataError, match=r"f\.tif has pixel format F"):
+    with pytest.raises(DataError, match=r"f\.tif: pixel format F"):
         read_raw(tmp_path / "f.tif")
 
 
@@ -220,7 +334,7 @@ def test_bombs_are_refused_before_they_are_decoded(tmp_path, side_px):
     content[16:24] = struct.pack(">II", side_px, side_px)
     content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"bomb\.png is too large .* the limit is 134217728 pixels"):
+    with pytest.raises(DataError, match=r"bomb\.png: too large .* the limit is 134217728 pixels"):
         read_raw(path)
 
 
@@ -265,6 +379,99 @@ def test_what_is_no_float_picture_is_not_written(tmp_path):
         write_image(tmp_path / "a.png", np.zeros((4, 4)))
     with pytest.raises(DataError, match=r"\(H, W\)"):
         write_alpha(tmp_path / "a.png", np.zeros((4, 4, 1)))
+
+
+@given(st.floats(0, 1))
+def test_to_uint16_rounds(value):
+    assert to_uint16(np.array([value]))[0] == round(65535 * value)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_16_bit_survives_the_way_through_float(dtype):
+    levels = np.arange(65536, dtype=np.uint16)
+    floats = to_float(levels).astype(dtype)
+    tolerance = 16 if dtype == np.float16 else 0
+    assert np.abs(to_uint16(floats).astype(int) - levels).max() <= tolerance
+
+
+@pytest.mark.parametrize(("suffix", "bits"), [(".png", 8), (".png", 16), (".tif", 8), (".tif", 16), (".webp", 8)])
+def test_what_is_written_is_read_to_half_a_step(tmp_path, suffix, bits):
+    rgba = np.random.default_rng(0).random((12, 17, 4), np.float32)
+    rgba[0, :, 3], rgba[1, :, 3] = 0, 1
+    half_step = (0.5 + 1e-2) / (2**bits - 1)  # float32 has its own steps
+    before = rgba.copy()
+    write_rgba(tmp_path / f"rgba{suffix}", rgba, bits)
+    write_image(tmp_path / f"image{suffix}", rgba[:, :, :3], bits)
+    write_alpha(tmp_path / f"alpha{suffix}", rgba[:, :, 3], bits)
+    np.testing.assert_array_equal(rgba, before)
+    np.testing.assert_allclose(np.dstack(read_rgba(tmp_path / f"rgba{suffix}")), rgba, rtol=0, atol=half_step)
+    np.testing.assert_allclose(read_image(tmp_path / f"image{suffix}"), rgba[:, :, :3], rtol=0, atol=half_step)
+    np.testing.assert_allclose(read_alpha(tmp_path / f"alpha{suffix}"), rgba[:, :, 3], rtol=0, atol=half_step)
+    assert {read_raw(path).dtype for path in tmp_path.iterdir()} == {np.dtype(f"uint{bits}")}
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_only_a_tiff_says_that_it_is_premultiplied(tmp_path, bits):
+    alpha, full_scale = np.linspace(0.5, 1, 40, dtype=np.float32), 2**bits - 1
+    straight = np.dstack([np.full((1, 40), colour, np.float32) for colour in (0.9, 0.5, 0.1)])
+    rgba = np.dstack([straight * alpha[:, None], alpha[None]])
+    for suffix, expected in ((".tif", straight), (".png", straight * alpha[:, None])):
+        write_rgba(tmp_path / f"a{suffix}", rgba, bits, is_premultiplied=True)
+        colours, read = read_raw_rgba(tmp_path / f"a{suffix}")
+        np.testing.assert_allclose(colours, full_scale * expected, rtol=0, atol=2.1)
+        np.testing.assert_array_equal(read, np.rint(full_scale * alpha)[None])
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (lambda path: write_alpha(path, np.zeros((4, 4)), bits=12), "a.png: expected 8 or 16 bit, got 12"),
+        (lambda path: write_rgba(path, np.zeros((4, 4, 3))), r"a cut-out \(H, W, 4\) for .*a.png, got \(4, 4, 3"),
+        (lambda path: write_alpha(path, np.full((4, 4), np.nan)), r"a.png: expected values in \[0, 1\], got NaN"),
+        (lambda path: write_alpha(path, np.zeros((4, 4), np.uint8)), "a.png: expected float values"),
+        (lambda path: write_alpha(path.with_suffix(".webp"), np.eye(4), bits=16), "a.webp: WebP holds no 16 bit"),
+        (lambda path: write_rgba(path.with_suffix(".jpg"), np.zeros((4, 4, 4))), "a.jpg: JPEG holds no transparency"),
+        (lambda path: write_image(path.with_suffix(""), np.zeros((4, 4, 3))), "a: expected the name of a picture"),
+    ],
+)
+def test_what_cannot_be_written_leaves_what_was_there(tmp_path, write, words):
+    (tmp_path / "a.png").write_bytes(b"before")
+    with pytest.raises(DataError, match=words):
+        write(tmp_path / "a.png")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
+
+
+WRITE_ON_A_FULL_DISK = """
+import resource, sys
+import numpy as np
+from data.images import write_image
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+for path in sys.argv[1:]:
+    try:
+        write_image(path, np.random.default_rng(0).random((100, 100, 3)))
+    except OSError as error:
+        print(error.filename)
+"""
+"""A file may have 10 kB, and the picture has 30."""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the limit is one of Unix")
+def test_a_full_disk_leaves_no_half_of_a_picture(tmp_path):
+    paths = [tmp_path / f"a{suffix}" for suffix in (".png", ".tif", ".jpg", ".webp", ".bmp")]
+    paths[0].write_bytes(b"before")
+    command = [sys.executable, "-c", WRITE_ON_A_FULL_DISK, *paths]
+    done = subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.PIPE, text=True)
+    assert done.stdout.split() == [str(path) for path in paths]
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"before"]
+
+
+def test_a_picture_is_written_through_a_link_and_with_the_usual_rights(tmp_path):
+    (tmp_path / "link.png").symlink_to(tmp_path / "there.png")
+    write_alpha(tmp_path / "link.png", np.ones((4, 4)))
+    (tmp_path / "usual").touch()
+    assert (tmp_path / "link.png").is_symlink()
+    assert (tmp_path / "there.png").stat().st_mode == (tmp_path / "usual").stat().st_mode
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_real_pictures_are_read(matting_folder):

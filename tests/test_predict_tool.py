@@ -170,7 +170,7 @@ def test_a_file_that_cannot_be_used_is_one_line(folders, capsys, paths, words):
     assert len(lines) == 1 and words.format(folders) in lines[0]
 
 
-@pytest.mark.parametrize("output", ["alpha", "alpha.jpg", "alpha.webp", "alpha.ppm"])
+@pytest.mark.parametrize("output", ["alpha", "alpha.jpg", "alpha.ppm"])
 def test_an_output_that_is_no_lossless_picture_is_one_line(folders, capsys, output):
     lines = refused(folders, capsys, image="images/a.png", trimap="trimaps/a.bmp", output=output)
     assert len(lines) == 1 and f"{output}: expected the name of a lossless picture" in lines[0]

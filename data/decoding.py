@@ -1,0 +1,97 @@
+"""Pictures from the bytes of a file: grey, palette, RGB, CMYK, transparency, 8 and 16 bit, upright, limited in size."""
+
+from io import BytesIO
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
+
+MAX_PIXELS = 2**27  # 134 megapixels: four times 8K UHD (33) and above a 100-megapixel camera
+ORIENTATION_TAG = 0x0112
+
+UNREADABLE = (OSError, SyntaxError, EOFError, ValueError)
+"""What Pillow raises on broken and cut-off files."""
+
+
+def decode(content: bytes) -> NDArray:
+    """Decode a picture as stored, turned upright by its EXIF orientation.
+
+    Returns: uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, alpha straight. Palettes and CMYK become
+        RGB; whatever carries transparency (palette entries and transparent colours too) becomes RGBA.
+
+    Raises:
+        ValueError: not a picture, truncated, of an unsupported pixel format or above `MAX_PIXELS`; the message goes on
+            after a file's name.
+    """
+    try:
+        with Image.open(BytesIO(content)) as image:  # of a file that Pillow maps, it loses the rotation of grey TIFFs
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width} x {image.height}")  # as Pillow does beyond its limit
+            stored_mode = _stored_mode(image)
+            orientation = image.getexif().get(ORIENTATION_TAG, 1)
+            image.load()
+    except Image.DecompressionBombError as error:
+        limit = f"the limit is {MAX_PIXELS} pixels, against decompression bombs"
+        raise ValueError(f"too large ({error}); {limit}. Resize the picture") from error
+    except UnidentifiedImageError as error:
+        raise ValueError("not a picture that Pillow knows. Replace or remove it") from error
+    except UNREADABLE as error:
+        raise ValueError(f"{error}. Is it complete? Replace or remove it") from error
+    if image.mode in ("RGB", "RGBA") and "16" in stored_mode:
+        if image.format == "TIFF" and orientation != 1:  # OpenCV turns these itself, or fails where the sides differ
+            raise ValueError("a rotated 16-bit colour TIFF. Save it upright or as PNG")
+        pixels = _decode_16_bit_colour(content, is_premultiplied=stored_mode.startswith("RGBa"))
+        return np.ascontiguousarray(turn_upright(pixels, orientation))
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I;16"):
+        return np.asarray(upright).astype(np.uint16)
+    return np.asarray(upright.convert(_target_mode(upright)))
+
+
+def _stored_mode(image: ImageFile) -> str:
+    """Name the layout in the file of a picture not yet loaded, such as "RGB;16B"; empty where Pillow does not tell."""
+    arguments = image.tile[0].args if image.tile else ""
+    return str(arguments if isinstance(arguments, str) or not arguments else arguments[0])
+
+
+def _target_mode(image: Image.Image) -> str:
+    """Name the Pillow mode to decode to: "L", "RGB" or "RGBA"."""
+    if image.has_transparency_data:
+        return "RGBA"
+    if image.mode in ("1", "L"):
+        return "L"
+    if image.mode in ("P", "RGB", "CMYK", "YCbCr"):
+        return "RGB"
+    raise ValueError(f"pixel format {image.mode}; expected 8- or 16-bit grey, palette, RGB, RGBA. Convert it")
+
+
+def _decode_16_bit_colour(content: bytes, is_premultiplied: bool) -> NDArray:
+    """Decode 16-bit RGB and RGBA, which Pillow would cut to 8 bit, by OpenCV."""
+    try:
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ValueError(f"{error.err}. Is it complete? Replace or remove it") from error
+    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3:
+        raise ValueError("a layout of 16-bit colour that OpenCV does not read. Save it as 16-bit PNG")
+    if pixels.shape[2] == 3:
+        return pixels[:, :, ::-1]
+    rgba = pixels[:, :, [2, 1, 0, 3]]
+    if is_premultiplied:  # Pillow divides 8-bit colours itself
+        full_scale = np.iinfo(np.uint16).max
+        scale = np.float32(full_scale) / np.maximum(rgba[:, :, 3:], 1)
+        rgba[:, :, :3] = np.rint(np.minimum(rgba[:, :, :3] * scale, full_scale))
+    return rgba
+
+
+def turn_upright(pixels: NDArray, orientation: int) -> NDArray:
+    """Turn an array (H, W, ...) as its EXIF orientation 1 to 8 says; other values turn nothing.
+
+    Source: EXIF 2.32, tag 0x0112; rows 5 to 8 swap the sides.
+    """
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    flip_rows = orientation in (3, 4, 7, 8)
+    flip_columns = orientation in (2, 3, 6, 7)
+    return pixels[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
