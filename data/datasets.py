@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.images import DataError, find_images, read_alpha, read_image, read_raw_alpha, read_raw_image, read_raw_rgba
-from data.layouts import COMPOSITION_1K, check_folders, match_by_name
+from data.layouts import COMPOSITION_1K, check_folders, check_same_size, match_by_name
 from data.transforms import CompositeImage, CropAroundUnknown, JitterColour, MakeTrimap, MergeLayers, Sample
 from data.trimap import read_strict_trimap, read_trimap
 
@@ -193,15 +193,6 @@ def read_foreground(path: Path, alpha_path: Path | None) -> tuple[NDArray, NDArr
     colour, alpha = read_raw_image(path), read_raw_alpha(alpha_path)
     check_same_size(colour, path, alpha, alpha_path)
     return colour, alpha
-
-
-def check_same_size(first: NDArray, first_path: Path, second: NDArray, second_path: Path) -> None:
-    """Raise a DataError that names both files where height or width differ."""
-    if first.shape[:2] != second.shape[:2]:
-        raise DataError(
-            f"{first_path} is {first.shape[1]} x {first.shape[0]} px but {second_path} is "
-            f"{second.shape[1]} x {second.shape[0]} px: they must be of one size"
-        )
 
 
 def as_tensor(picture: NDArray) -> Tensor:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from numpy.typing import NDArray
+
 from data.images import DataError, find_images
 
 
@@ -184,3 +186,12 @@ def find_by_stem(folder: Path) -> dict[str, list[Path]]:
     for path in find_images(folder):
         groups[path.stem].append(path)
     return dict(groups)
+
+
+def check_same_size(first: NDArray, first_path: Path, second: NDArray, second_path: Path) -> None:
+    """Raise a DataError that names both files where height or width differ."""
+    if first.shape[:2] != second.shape[:2]:
+        raise DataError(
+            f"{first_path} is {first.shape[1]} x {first.shape[0]} px but {second_path} is "
+            f"{second.shape[1]} x {second.shape[0]} px: they must be of one size"
+        )
