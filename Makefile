@@ -36,3 +36,4 @@ lint: setup
 bench: setup
 	$(PY) tools/benchmark.py train-step
 	$(PY) tools/benchmark.py metrics
+	$(PY) tools/benchmark.py infer

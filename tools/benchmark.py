@@ -3,6 +3,8 @@
     python tools/benchmark.py train-step
     python tools/benchmark.py train-step --sides ours --precision bf16 --device cuda
     python tools/benchmark.py metrics
+    python tools/benchmark.py infer
+    python tools/benchmark.py infer --sides ours --sizes 3840x2160 7680x4320 --trimaps band --max-memory 8
 
 train-step: a step is forward, losses, backward and AdamW at 512 px, batch 2, our ViTMatte-S against transformers'
 VitMatte-S, a ViT with relative positions, under the same losses and optimiser. Each side runs in a process of its own,
@@ -12,6 +14,12 @@ loaded.
 metrics: all five on a usual and on a hard picture, on one core, ours against the definitions written down with scipy
 and scikit-image; then `tools/evaluate.py` on a folder of pictures, as whole processes with one worker and with two.
 
+infer: the first prediction of its size in a process of its own, by transformers' VitMatte-S, by ours with the same
+weights, and by DINOv3-ViTMatte-S, weights random. Trimaps: "band" is a closed band around a subject, 20 % of the
+pixels, "unknown" is all unknown. Transformers' input is normalised and padded beforehand; ours is
+`Predictor.predict` on 8-bit arrays. "Above loading" is the peak resident size less that with network and image loaded
+(on CUDA what torch has allocated). Linux alone, for that on CPUs.
+
 Quote the ratio: times of a shared machine drift.
 """
 
@@ -20,7 +28,7 @@ import _root  # noqa: F401
 import argparse
 from collections.abc import Sequence
 
-from tools.benchmarks import metrics, train_step
+from tools.benchmarks import infer, metrics, train_step
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, module, summary in (
         ("train-step", train_step, "forward, losses, backward, AdamW"),
         ("metrics", metrics, "SAD, MSE, MAD, Grad and Conn"),
+        ("infer", infer, "alpha of an image"),
     ):
         command = commands.add_parser(name, help=summary)
         module.add_arguments(command)

@@ -1,5 +1,6 @@
 """What the measurements share: processes of their own, the memory of one, ratios."""
 
+import ctypes
 import gc
 import json
 import re
@@ -47,9 +48,11 @@ class PeakMemory:
         self.is_cuda = device.startswith("cuda")
         gc.collect()
         if self.is_cuda:
+            torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
             self.loaded = torch.cuda.memory_allocated()
         else:
+            ctypes.CDLL(None).malloc_trim(0)  # otherwise the work would reuse, unseen, what loading has freed
             self.highest_before = _status_bytes("VmHWM")
             Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM to VmRSS (man 5 proc)
             self.loaded = _status_bytes("VmRSS")

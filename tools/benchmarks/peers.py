@@ -1,9 +1,9 @@
 """Other people's implementations."""
 
-from torch import nn
+from typing import Any
 
 
-def transformers_vitmatte() -> nn.Module:
+def transformers_vitmatte() -> Any:
     """Build transformers' VitMatte-S with random weights; it takes `pixel_values` (B, 4, H, W)."""
     from transformers import VitDetConfig, VitMatteConfig, VitMatteForImageMatting
 

@@ -1,0 +1,145 @@
+"""The networks whose predictions are compared: written into a folder once, loaded by each process."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data.trimap import UNKNOWN, decode_trimap, encode_trimap
+from inference.model_folder import build, write_model_folder
+from inference.predictor import Predictor
+from inference.published_vitmatte import convert_published
+from tools.benchmarks.fresh import DTYPES
+from tools.benchmarks.peers import transformers_vitmatte
+from tools.benchmarks.scene import TRIMAPS, draw_image
+
+WEIGHTS = {"transformers": "ViTMatte-S", "ours-vitmatte": "ViTMatte-S", "ours": "DINOv3-ViTMatte-S"}
+"""Side -> network whose weights it has. Sides with the same weights must give the same alpha."""
+
+DINOV3 = {"type": "ViTMatte", "backbone": {"type": "ViT"}, "decoder": {"type": "DetailCapture", "in_chans": 384}}
+"""Description of DINOv3-ViTMatte-S, as `inference.model_folder.build` takes it."""
+
+CALIBRATION_PX, LOGIT_DEVIATION = 256, 2.0
+
+NOTE = "Random weights, for measuring."
+
+Prepare = Callable[[NDArray, NDArray], Callable[[], NDArray]]
+"""Image (H, W, 3) uint8 and trimap (H, W) uint8 of {0, 128, 255} -> what predicts alpha, (H, W) float32."""
+
+
+def write_networks(folder: Path, sides: Iterable[str]) -> None:
+    """Write what `load` reads; ViTMatte-S is transformers' and converted as the published weights are."""
+    sides = set(sides)
+    if sides & {"transformers", "ours-vitmatte"}:
+        theirs = transformers_vitmatte()
+        randomise(theirs, theirs)
+        theirs.save_pretrained(folder / "transformers")
+        published = convert_published(theirs.state_dict())
+        write_model_folder(folder / "ours-vitmatte", published.description, published.tensors, NOTE, NOTE)
+    if "ours" in sides:
+        ours: Any = build("model", DINOV3)
+        randomise(ours, lambda pixels: ours.decoder(ours.backbone(pixels), pixels))
+        write_model_folder(folder / "ours", DINOV3, ours.state_dict(), NOTE, NOTE)
+
+
+@torch.no_grad()
+def randomise(network: Any, forward: Callable[[Tensor], Any]) -> None:
+    """Give a network random weights and running statistics, and alphas of all sizes.
+
+    Args:
+        network: of either implementation; it is put into evaluation mode.
+        forward: the network, called with (B, 4, H, W) colours and trimap.
+    """
+    generator = torch.Generator().manual_seed(0)
+    statistics = ((name, buffer) for name, buffer in network.named_buffers() if ".running_" in name)
+    for name, tensor in [*network.named_parameters(), *statistics]:
+        noise = torch.randn(tensor.shape, generator=generator)
+        if name.endswith("running_var"):
+            tensor.copy_(0.5 + noise.abs())
+        elif tensor.dim() > 1:
+            tensor.copy_(noise * (2 / tensor[0].numel()) ** 0.5)
+        elif name.endswith(("gamma", "weight")):  # of layer scales and norms
+            tensor.copy_(1 + 0.2 * noise)
+        else:
+            tensor.copy_(0.2 * noise)
+    network.eval()
+    # An alpha that is nearly the same everywhere would hide errors.
+    last = network.decoder.matting_head.matting_convs[-1]
+    found: list[Tensor] = []
+    hook = last.register_forward_hook(lambda module, inputs, output: found.append(output))
+    size = CALIBRATION_PX, CALIBRATION_PX
+    pixels = torch.cat([transformers_input(draw_image(*size), encode_trimap(draw(*size))) for draw in TRIMAPS.values()])
+    forward(pixels)
+    hook.remove()
+    logits = found[0][pixels[:, 3:] == UNKNOWN]
+    scale = LOGIT_DEVIATION / logits.std()
+    last.weight.mul_(scale)
+    last.bias.sub_(logits.mean()).mul_(scale)
+
+
+def load(
+    side: str, folder: Path, device: str, precision: str, is_compiled: bool = False, max_memory_gb: float | None = None
+) -> Prepare:
+    """Load the network of a side.
+
+    Args:
+        side: key of `WEIGHTS`.
+        folder: of `write_networks`.
+        device: "cpu", "cuda" ...
+        precision: key of `DTYPES`.
+        is_compiled: by `torch.compile`.
+        max_memory_gb: limit that ours keeps.
+    """
+    if side == "transformers":
+        return load_transformers(folder / side, device, precision, is_compiled)
+    asked = {"is_compiled": is_compiled, "max_memory_gb": max_memory_gb}
+    settings: dict[str, Any] = {name: value for name, value in asked.items() if value}
+    predictor = Predictor.load(folder / side, device=device, precision=precision, **settings)
+    return lambda image, trimap: lambda: predictor.predict(image, trimap)
+
+
+def load_transformers(folder: Path, device: str, precision: str, is_compiled: bool) -> Prepare:
+    """Load transformers' network. Normalising, padding and the copy to the device are done in preparing."""
+    from transformers import VitMatteForImageMatting, logging
+
+    logging.disable_progress_bar()
+    network: Any = VitMatteForImageMatting.from_pretrained(folder)
+    network.to(device).eval()
+    forward = torch.compile(network) if is_compiled else network
+    is_autocast = precision != "float32"
+
+    def prepare(image: NDArray, trimap: NDArray) -> Callable[[], NDArray]:
+        height, width = trimap.shape
+        pixel_values = transformers_input(image, trimap).to(device)
+
+        @torch.inference_mode()
+        def predict() -> NDArray:
+            with torch.autocast(torch.device(device).type, DTYPES[precision], enabled=is_autocast):
+                alphas = forward(pixel_values=pixel_values).alphas
+            return alphas[0, 0, :height, :width].float().cpu().numpy()
+
+        return predict
+
+    return prepare
+
+
+def transformers_input(image: NDArray, trimap: NDArray) -> Tensor:
+    """Normalise by mean 0.5 and deviation 0.5 and pad to multiples of 32 px, as our ViTMatte does with their weights.
+
+    Their processor pads with zeros where ours repeats the edge; alphas could then not be compared.
+
+    Args:
+        image: (H, W, 3) uint8.
+        trimap: (H, W), see `data.trimap.decode_trimap`.
+
+    Returns: (1, 4, H', W').
+    """
+    height, width = trimap.shape
+    padding = (0, -width % 32, 0, -height % 32)
+    colours = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    known = torch.from_numpy(decode_trimap(trimap))[None, None]
+    return torch.cat((F.pad((colours - 0.5) / 0.5, padding, mode="replicate"), F.pad(known, padding)), dim=1)
