@@ -1,12 +1,14 @@
 """A ViTMatte made ready to matte: its device, its precision, and its decoder on tiles."""
 
+import copy
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from data.trimap import UNKNOWN
-from inference.tiling import decode_tiled
+from inference.tiling import HALO_TOKENS, decode_tiled, needed_tokens
 from modeling import ViTMatte
 
 TILE_PX = 256
@@ -41,7 +43,7 @@ class TorchNetwork:
     """A `ViTMatte` in evaluation mode on a device.
 
     Args:
-        model: it is moved to the device and put into evaluation mode.
+        model: it is copied; its decoder's BatchNorms become part of the convolutions, which alters alpha by rounding.
         device: see `choose_device`; None leaves the model where it is.
         precision: see `choose_precision`.
         tile_px: side of the tiles that the decoder takes in turn, at least 1. It changes memory and time, not alpha.
@@ -64,7 +66,7 @@ class TorchNetwork:
             raise ValueError(f"expected tiles of at least 1 px, got tile_px {tile_px}; {TILE_PX} is a good choice")
         self.device = model.device if device is None else choose_device(str(device))
         self.precision = choose_precision(precision, self.device)
-        self.model = model.to(self.device).eval()
+        self.model = prepared(model, DTYPES[self.precision]).to(self.device)
         self.tile_px = tile_px
         self.name = f"{self.device}, {self.precision}"
 
@@ -79,13 +81,34 @@ class TorchNetwork:
         dtype = DTYPES[self.precision]
         with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=self.precision != "float32"):
             network_input = self.model.network_input(image, trimap)
-            features = self.model.backbone(network_input)
             # The padding is known, so that its tokens are decoded for no one.
             is_needed = network_input[:, 3:] == UNKNOWN
+            is_read = needed_tokens(is_needed, self.model.decoder.stride, HALO_TOKENS)
+            features = self.model.backbone(network_input, is_read)
             alpha = decode_tiled(self.model.decoder, features, network_input, is_needed, self.tile_px)
         if not alpha.isfinite().all():
             raise ValueError("the network gives values that are not finite: its weights or settings cannot be used")
         return alpha[..., :height, :width]
+
+
+def prepared(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Copy a network for evaluation.
+
+    Each BatchNorm that follows a convolution becomes part of it. In bfloat16 the weights of convolutions and linear
+    layers are rounded, once instead of at each call.
+    """
+    model = copy.deepcopy(model).eval()  # what is fused must be in evaluation mode
+    for parent in list(model.modules()):
+        children = list(parent.named_children())
+        for (name, module), (next_name, following) in zip(children[:-1], children[1:], strict=True):
+            if isinstance(module, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
+                setattr(parent, name, fuse_conv_bn_eval(module, following))
+                setattr(parent, next_name, nn.Identity())
+    if dtype != torch.float32:
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.to(dtype)
+    return model.eval().requires_grad_(False)
 
 
 def choose_device(name: str = "auto") -> torch.device:

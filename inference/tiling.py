@@ -66,13 +66,27 @@ def decode_tiled(
     stride = network_input.shape[-1] // width
     shape = (len(network_input), 1, *network_input.shape[-2:])
     alpha = network_input.new_zeros(shape, dtype=torch.promote_types(network_input.dtype, torch.float32))
-    needed_tokens = F.max_pool2d(is_needed.to(torch.float32), stride).amax(dim=(0, 1)) > 0
-    for box in needed_boxes(needed_tokens.cpu(), max(tile_px // stride, 1)):
+    for box in needed_boxes(needed_tokens(is_needed, stride).cpu(), max(tile_px // stride, 1)):
         cut = box.widened(halo_tokens, height, width)
         decoded = decoder(features[..., *cut.slices()], network_input[..., *cut.slices(stride)])
         inner = Box(box.top - cut.top, box.bottom - cut.top, box.left - cut.left, box.right - cut.left)
         alpha[..., *box.slices(stride)] = decoded[..., *inner.slices(stride)]
     return alpha
+
+
+def needed_tokens(is_needed: Tensor, stride: int, halo_tokens: int = 0) -> Tensor:
+    """Find the tokens that hold a needed pixel of any image, and those within a halo of these.
+
+    With `HALO_TOKENS`, these are the tokens whose features the needed pixels depend on.
+
+    Args:
+        is_needed: (B, 1, H, W) bool.
+        stride: side of a token in pixels.
+
+    Returns: (H / stride, W / stride) bool.
+    """
+    tokens = F.max_pool2d(is_needed.to(torch.float32), stride).amax(dim=0, keepdim=True)
+    return F.max_pool2d(tokens, 2 * halo_tokens + 1, stride=1, padding=halo_tokens)[0, 0] > 0
 
 
 def needed_boxes(is_needed: Tensor, tile: int) -> Iterator[Box]:

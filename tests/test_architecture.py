@@ -10,7 +10,8 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 BACKBONE = "modeling.backbone"
-LEAVES = (f"{BACKBONE}.rope_position_encoding", f"{BACKBONE}.windows", f"{BACKBONE}.layers")
+LEAVES = (f"{BACKBONE}.rope_position_encoding", f"{BACKBONE}.windows", f"{BACKBONE}.layers",
+          f"{BACKBONE}.softmax")
 NETWORK = ("torch", "timm.layers")
 EVALUATION = ("numpy", "cv2", "data.images", "data.trimap", "data.workers", "evaluation.metrics",
               "evaluation.connectivity", "evaluation.intervals", "evaluation.folders", "evaluation.report",
@@ -33,6 +34,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
     # What runs without detectron2.
     "inference": ("inference", "modeling", "data.images", "data.trimap", "torch", "torchvision", "timm", "numpy", "cv2",
                   "PIL", "safetensors"),
+    "inference.foreground": ("inference.extras", "data.images", "data.composition", "numpy", "cv2"),
+    "inference.jobs": ("numpy", "data.images", "data.encoding"),
     # A config and its checkpoint are read as training reads them, where one is asked for.
     "inference.predictor": ("inference", "data.images", "data.trimap", "torch", "numpy", "engine.model"),
     # omegaconf, hydra and yaml are detectron2's own interface (configs, overrides, saved configs).
@@ -40,7 +43,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "modeling": (*NETWORK, "modeling"),
     "modeling.vitmatte": NETWORK,
     f"{BACKBONE}.__init__": (BACKBONE,),
-    BACKBONE: (*NETWORK, f"{BACKBONE}.windows", f"{BACKBONE}.layers"),
+    BACKBONE: (*NETWORK, f"{BACKBONE}.windows", f"{BACKBONE}.layers", f"{BACKBONE}.softmax"),
     **dict.fromkeys(LEAVES, NETWORK),
     f"{BACKBONE}.attention": (*NETWORK, *LEAVES),
     f"{BACKBONE}.block": (*NETWORK, *LEAVES, f"{BACKBONE}.attention"),

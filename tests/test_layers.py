@@ -8,6 +8,7 @@ import torch
 from detectron2.modeling.backbone.vit import ResBottleneckBlock
 from torch import Tensor, nn
 
+from modeling.backbone import layers
 from modeling.backbone.layers import (
     ChannelLayerNorm,
     ConvResidual,
@@ -17,6 +18,7 @@ from modeling.backbone.layers import (
     QKVLinear,
     SwiGLU,
     build_ffn,
+    in_pieces,
 )
 
 
@@ -114,7 +116,7 @@ def test_hidden_widths(kind: str, dim: int, ratio: float, align: int, hidden: in
 
 
 def test_an_unknown_feed_forward_network_is_named() -> None:
-    with pytest.raises(ValueError, match="\"mlp\" or \"swiglu\", got 'glu'"):
+    with pytest.raises(ValueError, match='"mlp" or "swiglu", got \'glu\''):
         build_ffn("glu", 8, 4.0, 8)
 
 
@@ -143,3 +145,25 @@ def test_neck_equals_detectron2s() -> None:
     theirs.load_state_dict(neck.state_dict())
     x = random(2, 12, 7, 5)
     torch.testing.assert_close(neck(x), theirs(x), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 7, 8, 9, 31])
+def test_pieces_of_tokens_equal_the_whole(num_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "PIECE_TOKENS", 8)
+    seen: list[int] = []
+
+    def function(x: Tensor, y: Tensor) -> Tensor:
+        seen.append(x.shape[1])
+        return (x * y).unsqueeze(-1).expand(-1, -1, -1, 2)
+
+    x, y = random(2, num_tokens, 3), random(1, num_tokens, 3)
+    with torch.no_grad():
+        assert torch.equal(in_pieces(function, x, y), function(x, y))
+    assert seen == [8] * (num_tokens // 8) + [num_tokens % 8] * (num_tokens % 8 > 0) + [num_tokens]
+
+
+def test_a_graph_is_recorded_of_the_whole_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "PIECE_TOKENS", 2)
+    seen: list[int] = []
+    in_pieces(lambda x: (seen.append(x.shape[1]), x)[1], random(1, 9, 3))
+    assert seen == [9]

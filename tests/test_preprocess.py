@@ -179,13 +179,10 @@ def rescale_left_on(vit: ViT, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rope_on_prefix(vit: ViT, monkeypatch: pytest.MonkeyPatch) -> None:
-    turned = attention_module.rotate
+    def turn_all(sin: Tensor, cos: Tensor, num_prefix: int) -> tuple[Tensor, Tensor]:
+        return torch.cat((sin[:num_prefix], sin)), torch.cat((cos[:num_prefix], cos))
 
-    def turn_all(x: Tensor, rope: tuple[Tensor, Tensor], num_prefix: int) -> Tensor:
-        tables = [torch.cat((t[:num_prefix], t)) for t in rope]
-        return turned(x, *tables)
-
-    monkeypatch.setattr(attention_module.Attention, "_rotate_patches", staticmethod(turn_all))
+    monkeypatch.setattr(attention_module, "with_prefix", turn_all)
 
 
 @pytest.mark.parametrize(

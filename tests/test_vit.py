@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modeling.backbone import DINOV3_SIZES, ViT
+from modeling.backbone import DINOV3_SIZES, ViT, attention, layers
 
 TINY = dict(embed_dim=32, depth=4, num_heads=2, patch_size=4, window_size=3)
 HYBRID = dict(global_block_indexes=(1, 3), conv_residual_block_indexes=(1, 3))
@@ -231,3 +231,43 @@ def test_a_copy_gives_the_same_features() -> None:
     """EMA copies the network: no state may hide outside parameters and buffers."""
     vit = tiny().eval()
     assert torch.equal(copy.deepcopy(vit)(image()), vit(image()))
+
+
+@pytest.mark.parametrize("changes", [{}, dict(conv_residual_block_indexes=()), dict(keep_prefix_tokens=False),
+                                     dict(global_block_indexes=())], ids=str)  # fmt: skip
+@pytest.mark.parametrize("seed", range(4))
+def test_features_that_are_read_equal_those_of_the_whole(seed: int, changes: dict[str, Any]) -> None:
+    vit = tiny(**changes).double().eval()
+    x = image().double()
+    is_read = torch.rand(5, 7, generator=torch.Generator().manual_seed(seed)) < (0.03, 0.1, 0.5, 1)[seed]
+    is_read[seed, 2] = True
+    with torch.no_grad():
+        whole, partial = vit(x), vit(x, is_read)
+    torch.testing.assert_close(partial[..., is_read], whole[..., is_read], rtol=0, atol=1e-10)
+    assert partial.isfinite().all()
+
+
+@pytest.mark.parametrize("has_neck", [False, True])
+def test_the_last_block_attends_for_what_is_read_and_its_neighbours_alone(
+    has_neck: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vit = tiny(global_block_indexes=range(4), conv_residual_block_indexes=(3,) if has_neck else ()).eval()
+    numbers: list[int] = []
+    attend = attention.attend
+    monkeypatch.setattr(attention, "attend", lambda q, k, v: (numbers.append(q.shape[2]), attend(q, k, v))[1])
+    is_read = torch.zeros(5, 7, dtype=torch.bool)
+    is_read[0, 3] = is_read[4, 6] = True
+    with torch.no_grad():
+        vit(image(), is_read)
+    assert numbers == [40, 40, 40, 6 + 4 if has_neck else 2]
+
+
+def test_pieces_change_neither_features_nor_what_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    vit = tiny().double().eval()
+    x = image().double()
+    before = x.clone()
+    with torch.no_grad():
+        whole = vit(x)
+        monkeypatch.setattr(layers, "PIECE_TOKENS", 7)
+        torch.testing.assert_close(vit(x), whole, rtol=0, atol=1e-10)
+    assert torch.equal(x, before)

@@ -86,8 +86,8 @@ def test_pieces_equal_the_whole(max_numel: int, monkeypatch: pytest.MonkeyPatch)
         return out, list(torch.autograd.grad(out.square().sum(), list(model.parameters())))
 
     whole, whole_gradients = run()
-    attend = vitdet._attend_rectangle
-    monkeypatch.setattr(vitdet, "_attend_rectangle", lambda *piece: (pieces.append(1), attend(*piece))[1])
+    attend = vitdet._attend_piece
+    monkeypatch.setattr(vitdet, "_attend_piece", lambda *piece: (pieces.append(1), attend(*piece))[1])
     monkeypatch.setattr(vitdet, "MAX_BIAS_NUMEL", max_numel)
     out, gradients = run()
     assert counts[-1] > 4 and len(pieces) == 2 * counts[-1]  # more than one a block, and again in the backward pass
@@ -154,3 +154,31 @@ def test_drop_path_grows_linearly() -> None:
 def test_arguments_that_do_not_fit_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny(**changes)
+
+
+@pytest.mark.parametrize("changes", [{}, dict(conv_residual_block_indexes=()), dict(global_block_indexes=())], ids=str)
+@pytest.mark.parametrize("seed", range(4))
+def test_features_that_are_read_equal_those_of_the_whole(seed: int, changes: dict[str, Any]) -> None:
+    model = tiny(**changes).double().eval()
+    x = image((5, 7)).double()
+    is_read = torch.rand(5, 7, generator=torch.Generator().manual_seed(seed)) < (0.03, 0.1, 0.5, 1)[seed]
+    is_read[seed, 2] = True
+    with torch.no_grad():
+        whole, partial = model(x), model(x, is_read)
+    torch.testing.assert_close(partial[..., is_read], whole[..., is_read], rtol=0, atol=1e-10)
+    assert partial.isfinite().all()
+
+
+@pytest.mark.parametrize("has_neck", [False, True])
+def test_the_last_block_attends_for_what_is_read_and_its_neighbours_alone(
+    has_neck: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny(global_block_indexes=range(4), conv_residual_block_indexes=(3,) if has_neck else ()).eval()
+    numbers: list[int] = []
+    attend = vitdet.attend
+    monkeypatch.setattr(vitdet, "attend", lambda q, k, v, b: (numbers.append(q.shape[2]), attend(q, k, v, b))[1])
+    is_read = torch.zeros(5, 7, dtype=torch.bool)
+    is_read[0, 3] = is_read[4, 6] = True
+    with torch.no_grad():
+        model(image((5, 7)), is_read)
+    assert numbers == [35, 35, 35, 6 + 4 if has_neck else 2]

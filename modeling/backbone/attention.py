@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.backbone.layers import QKVLinear
+from modeling.backbone.layers import QKVLinear, in_pieces
 from modeling.backbone.rope_position_encoding import rotate
+from modeling.backbone.softmax import attend
 from modeling.backbone.windows import map_windows
 
 
@@ -32,31 +33,33 @@ class Attention(nn.Module):
         self.qkv = QKVLinear(dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], grid: tuple[int, int]) -> Tensor:
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], grid: tuple[int, int], queries: Tensor | None = None
+    ) -> Tensor:
         """Attend.
 
         Args:
             x: (B, P + h * w, D), P prefix tokens first, then the patches in row order.
             rope: sines and cosines (h * w, D / K) of the whole grid.
             grid: (h, w).
+            queries: (n,) indexes of the tokens that attend; None is all.
 
-        Returns: (B, P + h * w, D).
+        Returns: (B, P + h * w, D), or (B, n, D) for these queries alone.
         """
-        B, N, D = x.shape
-        q, k, v = self.qkv(x).reshape(B, N, 3, self.num_heads, -1).unbind(2)  # each (B, N, K, d)
-        num_prefix = N - grid[0] * grid[1]
-        q, k = (self._rotate_patches(t, rope, num_prefix) for t in (q, k))
-        v = v.contiguous()  # or what is kept for the backward pass would keep all of qkv alive
-        if not self.window_size or self.window_size >= max(grid):
-            out = _attend(q, k, v)
-        else:
+        num_prefix = x.shape[1] - grid[0] * grid[1]
+        tables = (table[None] for table in with_prefix(*rope, num_prefix))
+        q, k, v = in_pieces(self._project, x, *tables).unbind(2)  # each (B, N, K, d)
+        if self.window_size and self.window_size < max(grid):
             out = self._attend_windows(q, k, v, num_prefix, grid)
-        return self.proj(out.reshape(B, N, D))
+            out = out if queries is None else out[:, queries]
+        else:
+            out = _attend(q if queries is None else q[:, queries], k, v)
+        return in_pieces(self.proj, out.flatten(2))
 
-    @staticmethod
-    def _rotate_patches(x: Tensor, rope: tuple[Tensor, Tensor], num_prefix: int) -> Tensor:
-        patches = rotate(x[:, num_prefix:], *rope)
-        return torch.cat((x[:, :num_prefix], patches), dim=1) if num_prefix else patches
+    def _project(self, x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
+        """(B, N, D) and two tables (1, N, d) -> turned queries, turned keys and values (B, N, 3, K, d)."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+        return torch.stack((rotate(q, sin[0], cos[0]), rotate(k, sin[0], cos[0]), v), dim=2)
 
     def _attend_windows(self, q: Tensor, k: Tensor, v: Tensor, num_prefix: int, grid: tuple[int, int]) -> Tensor:
         """(B, N, K, d) queries, keys and values -> (B, N, K, d)."""
@@ -75,7 +78,11 @@ class Attention(nn.Module):
         return torch.cat((_attend(q[:, :num_prefix], k, v), out), dim=1) if num_prefix else out
 
 
+def with_prefix(sin: Tensor, cos: Tensor, num_prefix: int) -> tuple[Tensor, Tensor]:
+    """Put rows for the prefix tokens, which are not turned, before those of the patches."""
+    return F.pad(sin, (0, 0, num_prefix, 0)), F.pad(cos, (0, 0, num_prefix, 0), value=1.0)
+
+
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention of (B, Nq, K, d) queries over (B, Nk, K, d) keys and values -> (B, Nq, K, d)."""
-    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    return attend(*(t.transpose(1, 2) for t in (q, k, v))).transpose(1, 2)

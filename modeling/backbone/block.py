@@ -5,7 +5,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from modeling.backbone.attention import Attention
-from modeling.backbone.layers import ConvResidual, LayerScale, build_ffn
+from modeling.backbone.layers import ConvResidual, LayerScale, build_ffn, in_pieces
 
 
 class Block(nn.Module):
@@ -40,10 +40,25 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
         self.residual = ConvResidual(dim) if has_conv_residual else None
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], grid: tuple[int, int]) -> Tensor:
-        """(B, P + h * w, D) -> the same; `rope` and `grid` as for `Attention`."""
-        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x), rope, grid)))
-        x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], grid: tuple[int, int], queries: Tensor | None = None
+    ) -> Tensor:
+        """Apply the block.
+
+        Args:
+            x: (B, P + h * w, D).
+            rope: as for `Attention`.
+            grid: (h, w).
+            queries: (n,) indexes of the tokens whose output is asked for; None is all. The others attend to nothing and
+                keep what they were, up to the neck, which takes each token's eight neighbours too.
+
+        Returns: (B, P + h * w, D).
+        """
+        attended = self.attn(self.norm1(x), rope, grid, queries)
+        if queries is None:
+            x = in_pieces(self._add, x, attended)
+        else:
+            x = x.index_copy(1, queries, in_pieces(self._add, x[:, queries], attended))
         if self.residual is None:
             return x
         B, N, D = x.shape
@@ -51,3 +66,8 @@ class Block(nn.Module):
         patches = self.residual(x[:, num_prefix:].reshape(B, *grid, D).permute(0, 3, 1, 2))
         patches = patches.permute(0, 2, 3, 1).reshape(B, -1, D)
         return torch.cat((x[:, :num_prefix], patches), dim=1) if num_prefix else patches
+
+    def _add(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Add both residual branches, token by token: (B, N, D) -> (B, N, D)."""
+        x = x + self.drop_path(self.ls1(attended))
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))

@@ -1,10 +1,13 @@
 """Small layers of the vision transformer, named as in the DINOv3 and ViTMatte checkpoints."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+PIECE_TOKENS = 2048
+"""Tokens that `in_pieces` takes at once: what a ViT-S needs between the layers of its MLP is then 12 MiB."""
 
 
 class PatchEmbed(nn.Module):
@@ -133,3 +136,40 @@ def checked_indexes(name: str, indexes: Iterable[int], depth: int) -> frozenset[
     if outside:
         raise ValueError(f"{name}: {outside} lie outside the {depth} blocks (0 to {depth - 1})")
     return found
+
+
+def in_pieces(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Apply a function that takes each token by itself; where no gradient is recorded, to `PIECE_TOKENS` at a time.
+
+    What lies between its layers then stays in caches and adds next to nothing to memory.
+
+    Args:
+        function: of tensors (B, n, ...), gives one (B, n, ...).
+        inputs: tensors (B, N, ...).
+    """
+    num_tokens = inputs[0].shape[1]
+    if torch.is_grad_enabled() or num_tokens <= PIECE_TOKENS:
+        return function(*inputs)
+    out: Tensor | None = None
+    for start in range(0, num_tokens, PIECE_TOKENS):
+        piece = slice(start, start + PIECE_TOKENS)
+        done = function(*(x[:, piece] for x in inputs))
+        if out is None:
+            out = done.new_empty(done.shape[0], num_tokens, *done.shape[2:])
+        out[:, piece] = done
+    assert out is not None
+    return out
+
+
+def read_indexes(is_read: Tensor, has_conv_residual: bool) -> Tensor:
+    """List the patches that a last block has to compute for those that are read.
+
+    Args:
+        is_read: (h, w) bool.
+        has_conv_residual: whether a `ConvResidual` follows, whose 3x3 convolution takes each patch's neighbours too.
+
+    Returns: (n,) indexes in row order.
+    """
+    if has_conv_residual:
+        is_read = F.max_pool2d(is_read[None, None].float(), 3, stride=1, padding=1)[0, 0] > 0
+    return is_read.flatten().nonzero()[:, 0]

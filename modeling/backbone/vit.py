@@ -1,13 +1,14 @@
 """The DINOv3 vision transformer as a matting backbone: four channels in, windowed and global blocks, one map out."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from modeling.backbone.block import Block
-from modeling.backbone.layers import PatchEmbed, checked_indexes
+from modeling.backbone.layers import PatchEmbed, checked_indexes, read_indexes
 from modeling.backbone.rope_position_encoding import RopePositionEmbedding
 
 
@@ -112,11 +113,12 @@ class ViT(nn.Module):
             if token is not None:
                 nn.init.normal_(token, std=0.02)
 
-    def forward_tokens(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def forward_tokens(self, x: Tensor, is_read: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
         """All tokens after the final norm.
 
         Args:
             x: (B, in_chans, H, W), sides multiples of the patch size.
+            is_read: see `forward`; prefix tokens are not read.
 
         Returns: (B, P + h * w, D), prefix tokens first; and the grid (h, w).
         """
@@ -124,15 +126,28 @@ class ViT(nn.Module):
         B, h, w, _ = x.shape
         prefix = [token.expand(B, -1, -1) for token in (self.cls_token, self.storage_tokens) if token is not None]
         x = torch.cat([*prefix, x.flatten(1, 2)], dim=1)
+        num_prefix = x.shape[1] - h * w
         rope = self.rope_embed(h, w)
-        for block in self.blocks:
-            if self.use_activation_checkpointing and self.training:
-                x = checkpoint(block, x, rope, (h, w), use_reentrant=False)
-            else:
-                x = block(x, rope, (h, w))
-        return self.norm(x), (h, w)
+        for block in self.blocks[:-1]:
+            x = self._run(block, x, rope, (h, w), None)
+        last = self.blocks[-1]
+        queries = None if is_read is None else num_prefix + read_indexes(is_read, last.residual is not None)
+        return self.norm(self._run(last, x, rope, (h, w), queries)), (h, w)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) -> feature map (B, D, H / patch_size, W / patch_size)."""
-        tokens, (h, w) = self.forward_tokens(x)
+    def _run(self, block: nn.Module, *inputs: Any) -> Tensor:
+        if self.use_activation_checkpointing and self.training:
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
+
+    def forward(self, x: Tensor, is_read: Tensor | None = None) -> Tensor:
+        """Compute the feature map.
+
+        Args:
+            x: (B, in_chans, H, W), sides multiples of the patch size.
+            is_read: (h, w) bool, the patches whose features are asked for; None is all. The last block leaves the
+                others out, and they may hold anything.
+
+        Returns: (B, D, H / patch_size, W / patch_size).
+        """
+        tokens, (h, w) = self.forward_tokens(x, is_read)
         return tokens[:, -h * w :].unflatten(1, (h, w)).permute(0, 3, 1, 2)

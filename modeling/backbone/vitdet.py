@@ -1,6 +1,7 @@
 """ViTDet's vision transformer, the backbone of the published ViTMatte weights, with memory linear in the tokens."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,11 +9,13 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from modeling.backbone.layers import ConvResidual, Mlp, PatchEmbed, checked_indexes
+from modeling.backbone.layers import ConvResidual, Mlp, PatchEmbed, checked_indexes, in_pieces, read_indexes
+from modeling.backbone.softmax import attend
 from modeling.backbone.windows import partition, unpartition
 
-MAX_BIAS_NUMEL = 2**24
-"""Entries of the attention bias that are in memory at once: 64 MiB in float32."""
+MAX_BIAS_NUMEL = 2**22
+"""Entries of the attention bias that are in memory at once: 16 MiB in float32, which caches hold for the most part (64
+MiB: 1.5 times as long at 16384 tokens)."""
 
 
 class ViTDet(nn.Module):
@@ -85,16 +88,28 @@ class ViTDet(nn.Module):
         for parameter in (self.pos_embed, *(m.weight for m in self.modules() if isinstance(m, nn.Linear))):
             nn.init.trunc_normal_(parameter, std=0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W), sides multiples of the patch size -> (B, D, H / patch_size, W / patch_size)."""
+    def forward(self, x: Tensor, is_read: Tensor | None = None) -> Tensor:
+        """Compute the feature map.
+
+        Args:
+            x: (B, in_chans, H, W), sides multiples of the patch size.
+            is_read: (h, w) bool, the patches whose features are asked for; None is all. The last block leaves the
+                others out, and they may hold anything.
+
+        Returns: (B, D, H / patch_size, W / patch_size).
+        """
         x = self.patch_embed(x)
         x = x + self._positions(x.shape[1], x.shape[2])
-        for block in self.blocks:
-            if self.use_activation_checkpointing and self.training:
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
-        return x.permute(0, 3, 1, 2)
+        for block in self.blocks[:-1]:
+            x = self._run(block, x)
+        last = self.blocks[-1]
+        queries = None if is_read is None else read_indexes(is_read, last.residual is not None)
+        return self._run(last, x, queries).permute(0, 3, 1, 2)
+
+    def _run(self, block: nn.Module, *inputs: Any) -> Tensor:
+        if self.use_activation_checkpointing and self.training:
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
 
     def _positions(self, h: int, w: int) -> Tensor:
         """Absolute positions of a grid, (1, h, w, D), interpolated where it is not the stored one."""
@@ -135,12 +150,32 @@ class RelativeBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
         self.residual = ConvResidual(dim) if has_conv_residual else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, h, w, D) -> (B, h, w, D)."""
-        attend = self._attend_windows if self.window_size else self.attn
-        x = x + self.drop_path(attend(self.norm1(x)))
-        x = x + self.drop_path(self.mlp(self.norm2(x)))
+    def forward(self, x: Tensor, queries: Tensor | None = None) -> Tensor:
+        """Apply the block.
+
+        Args:
+            x: (B, h, w, D).
+            queries: (n,) indexes of the patches whose output is asked for; None is all. The others of a global block
+                attend to nothing and keep what they were, up to the neck, which takes their eight neighbours too.
+
+        Returns: (B, h, w, D).
+        """
+        _, h, w, _ = x.shape
+        normed = self.norm1(x)
+        x = x.flatten(1, 2)
+        if self.window_size:
+            x = in_pieces(self._add, x, self._attend_windows(normed).flatten(1, 2))
+        elif queries is None:
+            x = in_pieces(self._add, x, self.attn(normed))
+        else:
+            x = x.index_copy(1, queries, in_pieces(self._add, x[:, queries], self.attn(normed, queries)))
+        x = x.unflatten(1, (h, w))
         return x if self.residual is None else self.residual(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+    def _add(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Add both residual branches, token by token: (B, N, D) -> (B, N, D)."""
+        x = x + self.drop_path(attended)
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def _attend_windows(self, x: Tensor) -> Tensor:
         """Attend within windows; those at the lower and right edge are filled up with zeros first."""
@@ -148,7 +183,7 @@ class RelativeBlock(nn.Module):
         side = self.window_size
         padded_h, padded_w = h + (-h) % side, w + (-w) % side
         windows = partition(F.pad(x, (0, 0, 0, padded_w - w, 0, padded_h - h)), side, side)
-        out = self.attn(windows.unflatten(1, (side, side))).flatten(1, 2)
+        out = self.attn(windows.unflatten(1, (side, side)))
         return unpartition(out, side, side, padded_h, padded_w)[:, :h, :w]
 
 
@@ -173,57 +208,64 @@ class RelativeAttention(nn.Module):
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * position_size - 1, dim // num_heads))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * position_size - 1, dim // num_heads))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, h, w, D) -> (B, h, w, D)."""
-        B, h, w, D = x.shape
-        K = self.num_heads
-        q, k, v = self.qkv(x).view(B, h * w, 3, K, D // K).permute(2, 0, 3, 1, 4)  # each (B, K, N, d)
-        q = q.unflatten(2, (h, w))  # (B, K, h, w, d)
+    def forward(self, x: Tensor, queries: Tensor | None = None) -> Tensor:
+        """Attend.
+
+        Args:
+            x: (B, h, w, D).
+            queries: (n,) indexes of the patches that attend, in row order; None is all.
+
+        Returns: (B, h * w, D), or (B, n, D) for these queries alone.
+        """
+        B, h, w, _ = x.shape
+        qkv = in_pieces(self.qkv, x.flatten(1, 2)).unflatten(-1, (3, self.num_heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, K, N, d)
+        if queries is None:
+            queries = torch.arange(h * w, device=x.device)
+        else:
+            q = q[:, :, queries]
         positions_h, positions_w = _relative_positions(self.rel_pos_h, h), _relative_positions(self.rel_pos_w, w)
-        # As many images at once as fit, or else as many rows of queries of one image, or parts of one row.
-        images, rows, columns = (
-            min(max(MAX_BIAS_NUMEL // (K * h * w * queries), 1), number)
-            for queries, number in ((h * w, B), (w, h), (1, w))
-        )
+        # As many images at once as fit, or else as many queries of one image.
+        at_once = max(MAX_BIAS_NUMEL // (self.num_heads * h * w), 1)
+        images = min(max(at_once // len(queries), 1), B)
         out = [
             [
                 self._attend(
-                    q[first : first + images, :, top : top + rows, left : left + columns],
+                    q[first : first + images, :, start : start + at_once],
                     k[first : first + images],
                     v[first : first + images],
-                    positions_h[top : top + rows],
-                    positions_w[left : left + columns],
+                    positions_h[queries[start : start + at_once] // w],
+                    positions_w[queries[start : start + at_once] % w],
                 )
-                for top in range(0, h, rows)
-                for left in range(0, w, columns)
+                for start in range(0, len(queries), at_once)
             ]
             for first in range(0, B, images)
         ]
-        attended = torch.cat([torch.cat(pieces, dim=2) for pieces in out])  # (B, K, N, d)
-        return self.proj(attended.transpose(1, 2).reshape(B, h, w, D))
+        attended = torch.cat([torch.cat(pieces, dim=2) for pieces in out])  # (B, K, n, d)
+        return in_pieces(self.proj, attended.transpose(1, 2).flatten(2))
 
     def _attend(self, *piece: Tensor) -> Tensor:
-        """Attend with a rectangle of queries; see `_attend_rectangle`."""
+        """Attend with some queries; see `_attend_piece`."""
         if torch.is_grad_enabled() and any(part.requires_grad for part in piece):
-            return checkpoint(_attend_rectangle, *piece, use_reentrant=False)
-        return _attend_rectangle(*piece)
+            return checkpoint(_attend_piece, *piece, use_reentrant=False)
+        return _attend_piece(*piece)
 
 
-def _attend_rectangle(q: Tensor, k: Tensor, v: Tensor, positions_h: Tensor, positions_w: Tensor) -> Tensor:
-    """Attend with a rectangle of queries to all keys.
+def _attend_piece(q: Tensor, k: Tensor, v: Tensor, positions_h: Tensor, positions_w: Tensor) -> Tensor:
+    """Attend with some queries, whose bias is in memory as a whole.
 
     Args:
-        q: (B, K, rows, columns, d).
+        q: (B, K, n, d).
         k: (B, K, h * w, d), as `v`.
-        positions_h: (rows, h, d), for each row of queries and each row of keys.
-        positions_w: (columns, w, d), likewise for columns.
+        positions_h: (n, h, d), for each query and each row of keys.
+        positions_w: (n, w, d), likewise for columns.
 
-    Returns: (B, K, rows * columns, d).
+    Returns: (B, K, n, d).
     """
-    bias_h = torch.einsum("bkrcd,rhd->bkrch", q, positions_h)
-    bias_w = torch.einsum("bkrcd,cwd->bkrcw", q, positions_w)
-    bias = (bias_h.unsqueeze(-1) + bias_w.unsqueeze(-2)).flatten(4).flatten(2, 3)  # (B, K, rows * columns, h * w)
-    return F.scaled_dot_product_attention(q.flatten(2, 3), k, v, attn_mask=bias)
+    bias_h = torch.einsum("bknd,nhd->bknh", q, positions_h)
+    bias_w = torch.einsum("bknd,nwd->bknw", q, positions_w)
+    bias = (bias_h.unsqueeze(-1) + bias_w.unsqueeze(-2)).flatten(3)  # (B, K, n, h * w)
+    return attend(q, k, v, bias)
 
 
 def _relative_positions(stored: Tensor, size: int) -> Tensor:

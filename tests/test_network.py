@@ -1,0 +1,109 @@
+"""A network made ready to matte: what is fused, rounded and chosen."""
+
+import copy
+
+import pytest
+import torch
+from test_predictor import picture, tiny_model
+from torch import nn
+
+from data.trimap import decode_trimap
+from inference.network import TorchNetwork, choose_precision
+from inference.tiling import needed_tokens
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Tiny, with statistics of its BatchNorms as training leaves them."""
+    network = tiny_model()
+    generator = torch.Generator().manual_seed(1)
+    for name, tensor in network.decoder.named_buffers():
+        if tensor.is_floating_point():
+            tensor.uniform_(*(0.5, 2) if name.endswith("var") else (-0.5, 0.5), generator=generator)
+    head = network.decoder.matting_head
+    logits = []
+    hook = head.register_forward_hook(lambda module, inputs, output: logits.append(output))
+    image, trimap = tensors(45, 70)
+    with torch.no_grad():
+        network.eval()({"image": image, "trimap": trimap})
+        head.matting_convs[3].bias -= logits[0].median()  # or its alphas would all be near 0
+    hook.remove()
+    return network
+
+
+def tensors(height, width):
+    image, trimap = picture(height, width)
+    return torch.from_numpy(image / 255).permute(2, 0, 1)[None].float(), torch.from_numpy(decode_trimap(trimap))[
+        None, None
+    ]
+
+
+def test_batch_norms_become_part_of_the_convolutions_and_alpha_changes_by_rounding(model):
+    image, trimap = tensors(45, 70)
+    network = TorchNetwork(model)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.model.modules())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    with torch.no_grad():
+        expected = model({"image": image, "trimap": trimap})["pred_alpha"]
+    unknown = trimap == 0.5
+    torch.testing.assert_close(network.alpha(image, trimap)[unknown], expected[unknown], rtol=0, atol=5e-6)
+    broken = copy.deepcopy(model)
+    broken.decoder.convstream.convs[0].bn.running_mean += 0.1
+    assert (TorchNetwork(broken).alpha(image, trimap) - expected)[unknown].abs().max() > 1e-4
+
+
+def test_bf16_computes_in_bfloat16_and_is_near_float32(model):
+    image, trimap = tensors(45, 70)
+    network = TorchNetwork(model, precision="bf16")
+    types = set()
+    for module in network.model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            module.register_forward_hook(lambda module, inputs, output: types.add(output.dtype))
+    alpha, expected = network.alpha(image, trimap), TorchNetwork(model).alpha(image, trimap)
+    assert types == {torch.bfloat16} and alpha.dtype == torch.float32 and network.name == "cpu, bf16"
+    unknown = trimap == 0.5
+    difference = (alpha - expected)[unknown].abs()
+    assert 0 < difference.mean() < 0.01 and expected[unknown].std() > 0.1
+    assert next(model.backbone.parameters()).dtype == torch.float32
+
+
+def test_a_batch_is_what_its_images_are(model):
+    pairs = [tensors(45, 70), tensors(45, 70)]
+    pairs[1] = (pairs[1][0].flip(-1), pairs[1][1].flip(-2))
+    network = TorchNetwork(model)
+    together = network.alpha(*(torch.cat(parts) for parts in zip(*pairs, strict=True)))
+    for alpha, (image, trimap) in zip(together, pairs, strict=True):
+        unknown = trimap[0] == 0.5
+        torch.testing.assert_close(alpha[unknown], network.alpha(image, trimap)[0][unknown], rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "capability", "expected"),
+    [
+        ("auto", "cpu", None, "float32"),
+        ("auto", "mps", None, "float32"),
+        ("auto", "cuda", (7, 5), "float32"),
+        ("auto", "cuda", (8, 0), "bf16"),
+        ("auto", "cuda", (9, 0), "bf16"),
+        ("bf16", "cpu", None, "bf16"),
+        ("float32", "cuda", (9, 0), "float32"),
+    ],
+)
+def test_auto_precision_is_bf16_where_cuda_multiplies_it_natively(monkeypatch, name, device, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert choose_precision(name, torch.device(device)) == expected
+
+
+def test_a_precision_that_there_is_not_is_refused(model):
+    with pytest.raises(ValueError, match="precision must be auto, float32 or bf16, got 'fp8'"):
+        TorchNetwork(model, precision="fp8")
+
+
+@pytest.mark.parametrize("halo", [0, 1, 2])
+def test_needed_tokens_against_a_loop(halo):
+    is_needed = torch.rand(2, 1, 24, 32, generator=torch.Generator().manual_seed(halo)) < 0.003
+    expected = torch.zeros(6, 8, dtype=torch.bool)
+    for _, _, y, x in is_needed.nonzero().tolist():
+        expected[max(y // 4 - halo, 0) : y // 4 + halo + 1, max(x // 4 - halo, 0) : x // 4 + halo + 1] = True
+    assert 0 < expected.sum() < 48
+    assert torch.equal(needed_tokens(is_needed, 4, halo), expected)
