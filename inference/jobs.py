@@ -1,0 +1,128 @@
+"""Which images a run reads and which files it makes of them, settled before anything is written."""
+
+import glob
+import os
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data.encoding import RGBA_SUFFIXES, encode
+from data.images import IMAGE_SUFFIXES, LOSSLESS_SUFFIXES, DataError, find_images
+
+
+class Kind(NamedTuple):
+    """A sort of picture that is made of an alpha.
+
+    Attributes:
+        ending: of the name where none is given, before the suffix.
+        channels: shape of one pixel.
+        suffixes: that the file may have.
+    """
+
+    ending: str
+    channels: tuple[int, ...]
+    suffixes: Collection[str]
+
+
+KINDS = {
+    "alpha": Kind("_alpha", (), LOSSLESS_SUFFIXES),
+    "rgba": Kind("_cutout", (4,), RGBA_SUFFIXES),
+    "composite": Kind("_composite", (3,), IMAGE_SUFFIXES),
+}
+
+
+class Job(NamedTuple):
+    """An image, and the file that is made of it."""
+
+    image: Path
+    output: Path
+
+
+def find_jobs(images: Sequence[str], output: Path | None, kind: Kind, suffix: str) -> list[Job]:
+    """List what to make of files, folders and patterns, each image once.
+
+    Args:
+        images: paths or glob patterns; what is in a folder or matches comes sorted by name.
+        output: file for a single image given by its path, else folder, where NAME is written as NAME + `suffix`.
+            None writes a file's result beside it, and those of a folder, or of the folder that a pattern looks into,
+            to a folder beside that one; either gets the kind's ending.
+        kind: of what is made.
+        suffix: of files that `output` does not name.
+
+    Raises:
+        FileNotFoundError: a file or folder is missing, a folder or pattern holds no picture.
+        DataError: one file for several images.
+    """
+    if output and output.suffix and not output.is_dir() and len(images) == 1 and Path(images[0]).is_file():
+        return [Job(Path(images[0]), output)]
+    jobs: dict[str, Job] = {}  # a link to another frame is a frame of its own
+    for name in images:
+        given = Path(name)
+        if given.is_file():
+            folder = output or given.parent
+            found = [(given, folder / f"{given.stem}{'' if output else kind.ending}{suffix}")]
+        else:
+            pictures, origin = (find_images(given), given) if given.is_dir() else find_matches(name)
+            folder = output or Path(f"{os.path.abspath(origin)}{kind.ending}")
+            found = [(picture, folder / f"{picture.stem}{suffix}") for picture in pictures]
+        for image, path in found:
+            jobs.setdefault(os.path.abspath(image), Job(image, path))
+    if output and len(jobs) > 1 and (output.is_file() or output.suffix.lower() in IMAGE_SUFFIXES):
+        raise DataError(f"--output {output}: expected a folder for {len(jobs)} images, got the name of a file")
+    made_of: dict[Path, Path] = {}
+    for image, path in jobs.values():
+        other = made_of.setdefault(path.resolve(), image)
+        if other != image:
+            raise DataError(f"{other} and {image} would both be written to {path}: matte one of them elsewhere")
+    return list(jobs.values())
+
+
+def find_matches(pattern: str) -> tuple[list[Path], Path]:
+    """Find the pictures that a pattern matches, sorted by name, and the folder that it looks into.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    if not glob.has_magic(pattern):
+        raise FileNotFoundError(f"{pattern}: no such file or folder")
+    paths = map(Path, sorted(glob.glob(pattern, recursive=True)))
+    pictures = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    if not pictures:
+        raise FileNotFoundError(f"{pattern}: no picture matches this pattern")
+    return pictures, Path(os.path.commonpath([path.parent for path in pictures]))
+
+
+def check_outputs(jobs: Sequence[Job], inputs: Iterable[Path], kind: Kind, bits: int) -> None:
+    """Refuse what would destroy an input or fail for every image, while nothing is written yet.
+
+    Args:
+        jobs: what is to be made.
+        inputs: files that are read beside the images.
+        kind: of what is made.
+        bits: of its values, 8 or 16.
+
+    Raises:
+        DataError: a file that would replace an input, a format that cannot hold the kind or the bits.
+        OSError: a folder that cannot be made or written.
+    """
+    inputs = {path.resolve() for path in (*inputs, *(job.image for job in jobs))}
+    pixel = np.zeros((1, 1, *kind.channels), np.uint16 if bits == 16 else np.uint8)
+    for suffix, path in {job.output.suffix.lower(): job.output for job in jobs}.items():
+        if suffix not in kind.suffixes:
+            listed = ", ".join(sorted(kind.suffixes))
+            raise DataError(f"--output {path}: expected the name of a picture ending in {listed}")
+        try:
+            encode(pixel, suffix)
+        except ValueError as error:
+            raise DataError(f"--output {path}: {error}") from error
+    for job in jobs:
+        if job.output.resolve() in inputs:
+            raise DataError(f"{job.output} is an input and would be overwritten; name another place by --output")
+    for folder in {job.output.parent for job in jobs}:
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(f"{there} is no folder: name another place by --output")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(f"no right to write into {there}: name another place by --output")

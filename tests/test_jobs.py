@@ -1,0 +1,139 @@
+"""inference/jobs.py: what is made of files, folders and patterns, and what is refused before anything is written."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from data.images import DataError
+from inference.jobs import KINDS, Job, check_outputs, find_jobs
+
+ALPHA, RGBA, COMPOSITE = (KINDS[name] for name in ("alpha", "rgba", "composite"))
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path, monkeypatch):
+    """Empty files, of which the names alone matter, in the working directory, and an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("v2.0").mkdir()
+    for name in (
+        "photo.jpg",
+        "shot.v2.png",
+        "a/2.png",
+        "a/10.JPG",
+        "a/note.txt",
+        "a/.hidden.png",
+        "b/2.png",
+        "b/c/3.tif",
+    ):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    return tmp_path
+
+
+def table(*images, output=None, kind=ALPHA, suffix=".png"):
+    """Image -> what is made of it, both as seen from the working directory."""
+    jobs = find_jobs(images, output and Path(output), kind, suffix)
+    return {str(job.image): os.path.relpath(job.output) for job in jobs}
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "expected"),
+    [
+        (["photo.jpg"], {}, {"photo.jpg": "photo_alpha.png"}),
+        (["photo.jpg"], {"kind": RGBA, "suffix": ".tif"}, {"photo.jpg": "photo_cutout.tif"}),
+        (["shot.v2.png"], {"kind": COMPOSITE}, {"shot.v2.png": "shot.v2_composite.png"}),
+        (["photo.jpg"], {"output": "new/alpha.tif"}, {"photo.jpg": "new/alpha.tif"}),
+        (["photo.jpg"], {"output": "new"}, {"photo.jpg": "new/photo.png"}),
+        (["photo.jpg"], {"output": "a"}, {"photo.jpg": "a/photo.png"}),
+        (["photo.jpg"], {"output": "v2.0"}, {"photo.jpg": "v2.0/photo.png"}),
+        (["photo.jpg", "a/2.png"], {}, {"photo.jpg": "photo_alpha.png", "a/2.png": "a/2_alpha.png"}),
+        (["photo.jpg", "a/2.png"], {"output": "v1.0"}, {"photo.jpg": "v1.0/photo.png", "a/2.png": "v1.0/2.png"}),
+        (["a"], {}, {"a/10.JPG": "a_alpha/10.png", "a/2.png": "a_alpha/2.png"}),
+        (["a/"], {"kind": RGBA}, {"a/10.JPG": "a_cutout/10.png", "a/2.png": "a_cutout/2.png"}),
+        (["a"], {"output": "o.2"}, {"a/10.JPG": "o.2/10.png", "a/2.png": "o.2/2.png"}),
+        (["b"], {"output": "out"}, {"b/2.png": "out/2.png"}),
+        (["a/*"], {}, {"a/10.JPG": "a_alpha/10.png", "a/2.png": "a_alpha/2.png"}),
+        (["b/**/*"], {}, {"b/2.png": "b_alpha/2.png", "b/c/3.tif": "b_alpha/3.png"}),
+        (["a", "b"], {}, {"a/10.JPG": "a_alpha/10.png", "a/2.png": "a_alpha/2.png", "b/2.png": "b_alpha/2.png"}),
+        (["a/2.png", "a/*.png", "b/../a/2.png"], {}, {"a/2.png": "a/2_alpha.png"}),
+    ],
+)
+def test_files_lie_beside_their_images_or_where_they_are_told(images, options, expected):
+    found = table(*images, **options)
+    assert found == expected and list(found) == list(expected)  # in this order
+
+
+def test_here_is_a_folder_too(monkeypatch):
+    monkeypatch.chdir("a")
+    assert set(table(".").values()) == {"../a_alpha/2.png", "../a_alpha/10.png"}
+    assert set(table("*.png").values()) == {"../a_alpha/2.png"}
+
+
+def test_frames_that_are_links_to_one_file_are_frames():
+    Path("a/3.png").symlink_to(Path("a/2.png").absolute())
+    assert table("a/?.png") == {"a/2.png": "a_alpha/2.png", "a/3.png": "a_alpha/3.png"}
+
+
+@pytest.mark.parametrize(
+    ("images", "output", "error", "words"),
+    [
+        (["nowhere.png"], None, FileNotFoundError, "nowhere.png: no such file or folder"),
+        (["photo.jpg", "nowhere"], None, FileNotFoundError, "nowhere: no such file or folder"),
+        (["a/*.bmp"], None, FileNotFoundError, r"a/\*.bmp: no picture matches this pattern"),
+        (["a/*.txt"], None, FileNotFoundError, r"a/\*.txt: no picture matches this pattern"),
+        (["b/c", "empty"], None, FileNotFoundError, "no picture in empty"),
+        (["a", "b"], "out", DataError, "a/2.png and b/2.png would both be written to out/2.png"),
+        (["?/2.*"], None, DataError, "a/2.png and b/2.png would both be written to"),
+        (["a"], "photo.jpg", DataError, "--output photo.jpg: expected a folder for 2 images"),
+        (["a"], "alpha.png", DataError, "--output alpha.png: expected a folder for 2 images"),
+    ],
+)
+def test_what_cannot_be_found_or_told_apart_is_an_error(images, output, error, words):
+    Path("empty").mkdir()
+    with pytest.raises(error, match=words):
+        table(*images, output=output)
+
+
+@pytest.mark.parametrize(
+    ("output", "kind", "bits", "words"),
+    [
+        ("alpha.jpg", ALPHA, 8, "expected the name of a picture ending in .bmp, .png, .tif, .tiff, .webp"),
+        ("alpha.txt", ALPHA, 8, "expected the name of a picture"),
+        ("alpha", ALPHA, 8, "expected the name of a picture"),
+        ("cut.bmp", RGBA, 8, "expected the name of a picture ending in .png, .tif, .tiff, .webp"),
+        ("cut.WEBP", RGBA, 16, "--output cut.WEBP: WebP holds no 16 bit"),
+        ("alpha.bmp", ALPHA, 16, "BMP holds no 16 bit"),
+        ("new.gif", COMPOSITE, 8, "expected the name of a picture"),
+        ("photo.jpg", COMPOSITE, 8, "photo.jpg is an input and would be overwritten"),
+        ("b/../a/2.png", ALPHA, 8, "is an input and would be overwritten"),
+        ("link/2.png", ALPHA, 8, "link/2.png is an input and would be overwritten"),
+        ("b/2.png", ALPHA, 8, "b/2.png is an input and would be overwritten"),
+        ("a/2.png/deep/alpha.png", ALPHA, 8, "a/2.png is no folder"),
+    ],
+)
+def test_what_would_fail_or_destroy_is_refused_at_once(output, kind, bits, words):
+    Path("link").symlink_to("a")
+    before = sorted(Path().rglob("*"))
+    jobs = [Job(Path("photo.jpg"), Path("made/fine.png")), Job(Path("a/2.png"), Path(output))]
+    with pytest.raises((DataError, OSError), match=words):
+        check_outputs(jobs, [Path("b/2.png")], kind, bits)
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("output", "kind", "bits"),
+    [("new/deep/alpha.TIF", ALPHA, 16), ("alpha.webp", ALPHA, 8), ("c.tiff", RGBA, 16), ("c.jpg", COMPOSITE, 8)],
+)
+def test_what_can_be_written_passes_and_nothing_is_made(output, kind, bits):
+    before = sorted(Path().rglob("*"))
+    check_outputs([Job(Path("photo.jpg"), Path(output))], [], kind, bits)
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_folder_without_rights_is_named(monkeypatch):
+    """Asked of the nearest folder that is there; simulated, since a superuser has all rights."""
+    monkeypatch.setattr(os, "access", lambda path, mode: path != Path("a"))
+    check_outputs([Job(Path("photo.jpg"), Path("b/new/alpha.png"))], [], ALPHA, 8)
+    with pytest.raises(PermissionError, match="no right to write into a: name another place by --output"):
+        check_outputs([Job(Path("photo.jpg"), Path("a/new/alpha.png"))], [], ALPHA, 8)
