@@ -4,13 +4,15 @@ Written in plain arithmetic that numpy arrays and torch tensors share; shapes on
 (H, W, 1) with (H, W, 3), or (B, 1, H, W) with (B, 3, H, W).
 """
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-Pixels = TypeVar("Pixels", NDArray[np.floating], Tensor)
+if TYPE_CHECKING:  # who cuts out with numpy alone must not load torch
+    from torch import Tensor
+
+Pixels = TypeVar("Pixels", NDArray[np.floating], "Tensor")
 
 
 def composite(alpha: Pixels, foreground: Pixels, background: Pixels) -> Pixels:

@@ -158,6 +158,23 @@ def to_float(pixels: NDArray) -> NDArray[np.float32]:
     return np.divide(pixels, np.iinfo(pixels.dtype).max, dtype=np.float32)
 
 
+def as_unit_floats(pixels: NDArray, name: str | Path = "the image") -> NDArray[np.float32]:
+    """Bring uint8, uint16 or floats in [0, 1] of any shape to float32; float32 is returned as it is, not copied.
+
+    Args:
+        pixels: see above.
+        name: what an error calls it.
+
+    Raises:
+        DataError: another dtype, or floats outside [0, 1].
+    """
+    if not np.issubdtype(pixels.dtype, np.floating):
+        return to_float(pixels)
+    if not ((pixels >= 0) & (pixels <= 1)).all():  # false for NaN
+        raise DataError(f"expected {name} in [0, 1], got {pixels.min():.4g} to {pixels.max():.4g}: scale it")
+    return pixels.astype(np.float32, copy=False)
+
+
 def to_uint8(values: NDArray) -> NDArray[np.uint8]:
     """Round 255 times the values to uint8, never truncating; values outside [0, 1] are clipped.
 

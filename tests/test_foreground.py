@@ -1,0 +1,181 @@
+"""Colours without their background: against exact ones, against pymatting, against loops and identities."""
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from pymatting import estimate_foreground_ml
+
+from data.composition import composite
+from data.images import DataError
+from data.procedural import KINDS, texture
+from inference import extras
+from inference.extras import MissingExtraError
+from inference.foreground import cover, cut_out, estimate_foreground, over
+from tests.conftest import REPOSITORY
+
+
+def scene(kind="hair", size_px=128, seed=0):
+    """An exact foreground (H, W, 3) and alpha (H, W), and what a camera sees of them in 8 bit, (H, W, 3) float32."""
+    rng = np.random.default_rng(seed)
+    foreground, alpha = KINDS[kind](rng, size_px)
+    image = composite(alpha[..., None], foreground, texture(rng, size_px))
+    return foreground, alpha, np.rint(255 * image).astype(np.float32) / 255
+
+
+def visible_error(estimate, foreground, alpha):
+    """Mean of alpha |estimate - F| over the unknown region: how far the estimate's composites are off."""
+    return (alpha[..., None] * np.abs(estimate - foreground))[(alpha > 0) & (alpha < 1)].mean()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_estimated_colours_are_nearer_to_the_exact_ones_than_the_pictures(kind):
+    foreground, alpha, image = scene(kind)
+    estimate = estimate_foreground(image, alpha)
+    assert (estimate.dtype, estimate.shape) == (np.float32, image.shape)
+    assert estimate.min() >= 0 and estimate.max() <= 1
+    error = visible_error(estimate, foreground, alpha)
+    assert error < 0.6 * visible_error(image, foreground, alpha)
+    assert error <= 1.05 * visible_error(estimate_foreground_ml(image, alpha), foreground, alpha)
+
+
+def test_opaque_pixels_keep_their_colour_to_the_bit():
+    _, alpha, image = scene("solid")
+    opaque = alpha == 1
+    assert 0.1 < opaque.mean() < 0.9
+    np.testing.assert_array_equal(estimate_foreground(image, alpha)[opaque], image[opaque])
+
+
+def test_one_colour_over_another_is_found_exactly():
+    alpha = scene("hair")[1]
+    orange, blue = np.array([0.9, 0.5, 0.1], np.float32), np.array([0.1, 0.2, 0.8], np.float32)
+    estimate = estimate_foreground(composite(alpha[..., None], orange, blue), alpha)
+    np.testing.assert_allclose(
+        estimate[alpha > 0.02], np.broadcast_to(orange, (*alpha.shape, 3))[alpha > 0.02], atol=2e-3
+    )
+
+
+def test_images_of_any_dtype_give_one_estimate_and_stay_as_they_are():
+    _, alpha, image = scene(size_px=48)
+    expected = estimate_foreground(image, alpha)
+    pixels = np.rint(255 * image).astype(np.uint8)
+    for same in (pixels, pixels.astype(np.uint16) * 257, image.astype(np.float64), np.asfortranarray(image)):
+        before, alpha_before = same.copy(), alpha.copy()
+        np.testing.assert_allclose(estimate_foreground(same, alpha.astype(np.float64)), expected, rtol=0, atol=1e-5)
+        estimate_foreground(same, alpha)[:] = 7
+        np.testing.assert_array_equal(same, before)
+        np.testing.assert_array_equal(alpha, alpha_before)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 3)])
+@pytest.mark.parametrize("value", [0, 0.5, 1])
+def test_any_size_and_any_alpha_are_estimated(size, value):
+    image = np.random.default_rng(0).random((*size, 3), np.float32)
+    estimate = estimate_foreground(image, np.full(size, value, np.float32))
+    assert estimate.shape == image.shape and np.isfinite(estimate).all()
+    if value == 1 or size == (1, 1):
+        np.testing.assert_array_equal(estimate, image)
+
+
+def test_threads_take_turns():
+    _, alpha, image = scene(size_px=64)
+    expected = estimate_foreground(image, alpha)
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(estimate_foreground(image, alpha))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    for estimate in found:
+        np.testing.assert_array_equal(estimate, expected)
+
+
+def test_a_cut_out_holds_colours_and_alpha():
+    foreground, alpha, _ = scene(size_px=32)
+    straight = cut_out(foreground, alpha)
+    assert straight.dtype == np.float32
+    np.testing.assert_array_equal(straight[:, :, :3], foreground)  # where alpha is 0 too
+    np.testing.assert_array_equal(straight[:, :, 3], alpha)
+    multiplied = cut_out(foreground, alpha, is_premultiplied=True)
+    np.testing.assert_array_equal(multiplied, straight * np.dstack([alpha, alpha, alpha, np.ones_like(alpha)]))
+
+
+def test_a_subject_over_its_own_background_is_the_image():
+    rng = np.random.default_rng(0)
+    foreground, alpha = KINDS["glass"](rng, 64)
+    background = texture(rng, 64)
+    image = over(foreground, alpha, background)
+    for row, column in rng.integers(0, 64, (50, 2)):
+        opacity = float(alpha[row, column])
+        for channel in range(3):
+            expected = foreground[row, column, channel] * opacity + background[row, column, channel] * (1 - opacity)
+            assert abs(image[row, column, channel] - expected) < 1e-6
+    colour = np.array([0.2, 0.9, 0.4])
+    everywhere = np.broadcast_to(colour, image.shape)
+    np.testing.assert_array_equal(over(foreground, alpha, colour), over(foreground, alpha, everywhere))
+    in_8_bit = over(foreground, alpha, np.array([51, 0, 255], np.uint8))
+    np.testing.assert_array_equal(in_8_bit[alpha == 0], np.float32([[0.2, 0, 1]]).repeat((alpha == 0).sum(), axis=0))
+
+
+def test_over_nothing_but_alpha_is_premultiplied():
+    foreground, alpha, _ = scene(size_px=32)
+    on_black = over(foreground, alpha, np.zeros(3))
+    np.testing.assert_array_equal(on_black, cut_out(foreground, alpha, is_premultiplied=True)[:, :, :3])
+
+
+@pytest.mark.parametrize("size", [(20, 30), (30, 20), (7, 200), (1, 1), (64, 48)])
+@pytest.mark.parametrize("own_size", [(64, 48), (10, 11), (1, 5), (300, 100)])
+def test_a_background_covers_and_keeps_its_proportions_and_its_centre(size, own_size):
+    """A ramp over rows and columns says where each pixel was taken from."""
+    rows, columns = np.mgrid[: own_size[0], : own_size[1]].astype(np.float32)
+    found = cover(np.dstack([rows, columns, rows]), *size)
+    assert found.shape == (*size, 3)
+    scale = max(size[0] / own_size[0], size[1] / own_size[1])
+    for axis, own in enumerate((rows, columns)):
+        assert abs(found[..., axis].mean() - own.mean()) <= 0.51 * max(
+            1 / scale, 1
+        )  # the centre, but for a rounded half
+        if size[axis] > 4 and own_size[axis] > 4 and scale < 1:
+            steps = np.diff(found[..., axis], axis=axis)
+            np.testing.assert_allclose(np.median(steps), 1 / scale, rtol=0.1)
+    if size == own_size:
+        np.testing.assert_array_equal(found[..., 0], rows)
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        (lambda F, a: estimate_foreground(F[1:], a), r"of one size, got \(7, 8, 3\) and \(8, 8\)"),
+        (lambda F, a: estimate_foreground(F, F), r"alpha \(H, W\) of one size, got \(8, 8, 3\) and \(8, 8, 3\)"),
+        (lambda F, a: estimate_foreground(F[:0], a[:0]), r"got \(0, 8, 3\)"),
+        (lambda F, a: estimate_foreground(F[..., :2], a), r"the image has shape \(8, 8, 2\)"),
+        (lambda F, a: estimate_foreground(F * 255, a), r"the image in \[0, 1\], got 127.5 to 127.5"),
+        (lambda F, a: estimate_foreground(F, a * np.nan), r"the alpha in \[0, 1\], got nan to nan"),
+        (lambda F, a: estimate_foreground(F, a.astype(int)), "expected uint8 or uint16"),
+        (lambda F, a: cut_out(F - 1, a), r"the foreground in \[0, 1\], got -0.5"),
+        (lambda F, a: over(F, a, np.full(3, 255.0)), r"the background in \[0, 1\], got 255"),
+        (lambda F, a: over(F, a, np.zeros((5, 5, 2))), r"the background has shape \(5, 5, 2\)"),
+        (lambda F, a: over(F, a, np.zeros(4)), r"the background has shape \(4,\)"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(act, words):
+    with pytest.raises(DataError, match=words):
+        act(np.full((8, 8, 3), 0.5, np.float32), np.full((8, 8), 0.5, np.float32))
+
+
+def test_without_pymatting_the_way_to_get_it_is_said(monkeypatch):
+    def absent(name):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(extras.importlib, "import_module", absent)
+    with pytest.raises(MissingExtraError, match="foreground estimation needs the optional package pymatting"):
+        estimate_foreground(np.zeros((2, 2, 3)), np.zeros((2, 2)))
+
+
+def test_cutting_out_loads_neither_torch_nor_pymatting():
+    code = "import sys, inference.foreground; print({'torch', 'pymatting', 'numba'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, stdout=subprocess.PIPE, text=True)
+    assert done.stdout.strip() == "set()"
