@@ -44,8 +44,7 @@ def chain(tmp_path_factory):
 
 
 def matte(folder, image_dir, trimap_dir, output, *how):
-    paths = {"--image": image_dir, "--trimap": trimap_dir, "--output": output}
-    return predict.main([*(str(part) for pair in paths.items() for part in pair), *map(str, how)])
+    return predict.main([*map(str, (image_dir, "--trimap-dir", trimap_dir, "--output", output, *how))])
 
 
 def numbers(folder, pred_dir, label_dir, trimap_dir):

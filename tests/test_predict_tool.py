@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,7 +13,12 @@ from detectron2.config import LazyConfig, instantiate
 from scipy.ndimage import distance_transform_edt
 from test_main import DEMO, REPOSITORY, overrides
 
+from data.images import read_image, read_raw
+from data.trimap import ramp_alpha, read_trimap, trimap_from_mask
 from engine.config import apply_overrides, load_config
+from inference.classical import closed_form_alpha
+from inference.foreground import cut_out, estimate_foreground, over
+from inference.predictor import Predictor
 from tools import predict
 
 SIZES = {"a": (40, 56), "b": (48, 33), "c.d": (31, 64)}
@@ -50,9 +56,11 @@ def network(tmp_path_factory):
 
 
 def arguments(folder, *more, image="images", trimap="trimaps", output="out"):
-    """Command line over paths below a folder."""
-    paths = {"--image": folder / image, "--trimap": folder / trimap, "--output": folder / output}
-    return [*(str(part) for pair in paths.items() for part in pair), *map(str, more)]
+    """Command line over paths below a folder; None leaves one out."""
+    option = "--trimap" if trimap and Path(trimap).suffix else "--trimap-dir"
+    paths = {option: trimap, "--output": output}
+    options = [part for name, path in paths.items() if path for part in (name, folder / path)]
+    return [str(part) for part in (folder / image, *options, *more)]
 
 
 def by_network(network):
@@ -126,54 +134,14 @@ def test_one_image_both_ways_of_running(folders, way):
     assert set(np.unique(grey(folders / "new" / "alpha.png"))) == {0, 128, 255}
 
 
-def test_a_baseline_needs_neither_detectron2_nor_a_network():
-    code = "import sys; from tools import predict; print({'detectron2', 'timm', 'modeling'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+def test_a_baseline_needs_neither_torch_nor_detectron2_nor_an_optional_package(folders):
+    code = (
+        "import sys; from tools import predict; assert predict.main(sys.argv[1:]) == 0; "
+        "print({'torch', 'detectron2', 'timm', 'modeling', 'pymatting', 'onnxruntime'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, *arguments(folders, "--baseline", "ramp")]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr
-
-
-def refused(folder, capsys, *more, **paths):
-    """Run, see status 1 and nothing written, and give the message."""
-    assert predict.main(arguments(folder, *(more or ("--baseline", "ramp")), **paths)) == 1
-    output = capsys.readouterr()
-    assert output.out == "" and output.err.startswith("predict.py: ") and "Traceback" not in output.err
-    assert not (folder / "out").exists()
-    return output.err.splitlines()
-
-
-def test_missing_partners_are_all_named_before_anything_is_written(folders, capsys):
-    (folders / "trimaps" / "a.bmp").unlink()
-    (folders / "images" / "c.d.png").unlink()
-    lines = refused(folders, capsys)
-    assert lines[0] == "predict.py: 2 files lack their partners. Missing:"
-    assert lines[1:3] == [f"  {folders}/images/c.d.*", f"  {folders}/trimaps/a.*"]
-
-
-@pytest.mark.parametrize(
-    ("paths", "words"),
-    [
-        ({"image": "nowhere.png", "trimap": "trimaps/a.bmp"}, "nowhere.png"),
-        ({"image": "images/a.png", "trimap": "nowhere.bmp"}, "nowhere.bmp"),
-        ({"image": "images/a.png", "trimap": "trimaps/b.bmp"}, "a.png is 56 x 40 px but {}/trimaps/b.bmp is 33 x 48"),
-        ({"image": "images/a.png"}, "expected two files or two folders"),
-        ({"trimap": "trimaps/a.bmp"}, "expected two files or two folders"),
-        ({"image": "nowhere", "output": "out"}, "--image {}/nowhere: no such file or folder"),
-        ({"trimap": "nowhere", "output": "out"}, "--trimap {}/nowhere: no such file or folder"),
-        ({"image": "text.png", "trimap": "trimaps/a.bmp"}, "cannot read {}/text.png: not a picture that Pillow knows"),
-        ({"image": "images/a.png", "trimap": "mask.png"}, "mask.png holds only 0 and 1"),
-    ],
-)
-def test_a_file_that_cannot_be_used_is_one_line(folders, capsys, paths, words):
-    (folders / "text.png").write_text("no picture")
-    cv2.imwrite(str(folders / "mask.png"), np.eye(40, 56, dtype=np.uint8))
-    lines = refused(folders, capsys, **{"output": "out/alpha.png"} | paths)
-    assert len(lines) == 1 and words.format(folders) in lines[0]
-
-
-@pytest.mark.parametrize("output", ["alpha", "alpha.jpg", "alpha.ppm"])
-def test_an_output_that_is_no_lossless_picture_is_one_line(folders, capsys, output):
-    lines = refused(folders, capsys, image="images/a.png", trimap="trimaps/a.bmp", output=output)
-    assert len(lines) == 1 and f"{output}: expected the name of a lossless picture" in lines[0]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".TIFF", ".bmp"])
@@ -184,66 +152,124 @@ def test_a_lossless_output_holds_the_exact_values(folders, suffix):
     np.testing.assert_array_equal(grey(folders / f"alpha{suffix}"), np.where(np.isin(trimap, (0, 255)), trimap, 128))
 
 
-@pytest.mark.parametrize(
-    "paths",
-    [
-        {"output": "images"},
-        {"output": "link"},
-        {"image": "images/a.png", "trimap": "trimaps/a.bmp", "output": "images/a.png"},
-        {"image": "images/a.png", "trimap": "trimaps/a.bmp", "output": "out/../trimaps/a.bmp"},
-    ],
-)
-def test_an_input_is_never_overwritten(folders, capsys, paths):
-    (folders / "link").symlink_to(folders / "images")
-    before = {path: path.read_bytes() for path in folders.rglob("*") if path.is_file()}
-    lines = refused(folders, capsys, **paths)
-    assert len(lines) == 1 and "is an input and would be overwritten" in lines[0]
-    assert {path: path.read_bytes() for path in folders.rglob("*") if path.is_file()} == before
-
-
-def test_weights_and_configs_that_do_not_fit_are_one_line(folders, network, capsys):
-    config, weights = network / "config.yaml", network / "weights.pth"
-    lines = refused(folders, capsys, "--config-file", config, "--weights", "absent.pth")
-    assert len(lines) == 1 and "no checkpoint 'absent.pth'" in lines[0]
-    lines = refused(folders, capsys, "--config-file", "absent.py", "--weights", weights)
-    assert len(lines) == 1 and "'absent.py'" in lines[0]
-    lines = refused(folders, capsys, "--config-file", DEMO, "--weights", weights)
-    assert len(lines) == 1 and "weights.pth does not fit the model" in lines[0]
-    part = REPOSITORY / "configs" / "common" / "train.py"
-    lines = refused(folders, capsys, "--config-file", part, "--weights", weights)
-    assert len(lines) == 1 and f"{part}: expected the sections train, model, got train" in lines[0]
-
-
-@pytest.mark.parametrize("device", ["nosuch", "cuda"])
-def test_a_device_that_is_not_there_is_one_line(folders, network, capsys, device):
-    if device == "cuda" and torch.cuda.is_available():
-        pytest.skip("this machine has a CUDA device")
-    lines = refused(folders, capsys, *by_network(network), "--device", device)
-    assert len(lines) == 1 and f"device '{device}' cannot be used: " in lines[0]
+def test_without_a_network_alpha_is_the_closed_forms(folders, capsys):
+    """And a file's result lies beside it."""
+    paths = {"image": "images/a.png", "trimap": "trimaps/a.bmp", "output": None}
+    assert predict.main(arguments(folders, **paths)) == 0
+    assert capsys.readouterr().err == "predict.py: no network given: closed-form matting\n"
+    expected = closed_form_alpha(read_image(folders / "images/a.png"), read_trimap(folders / "trimaps/a.bmp"))
+    written = grey(folders / "images" / "a_alpha.png")
+    np.testing.assert_array_equal(written, np.rint(255 * expected.astype(np.float64)))
+    assert predict.main(arguments(folders, "--baseline", "closed-form", **paths | {"output": "again.png"})) == 0
+    assert capsys.readouterr().err == ""
+    np.testing.assert_array_equal(grey(folders / "again.png"), written)
 
 
 @pytest.mark.parametrize(
-    "more",
-    [
-        [],
-        ["--baseline", "rampe"],
-        ["--config-file", DEMO],
-        ["--weights", "w.pth"],
-        ["--baseline", "ramp", "--config-file", DEMO, "--weights", "w.pth"],
-        ["--baseline", "ramp", "--weights", "w.pth"],
-        ["--model", "m", "--baseline", "ramp"],
-        ["--model", "m", "--weights", "w.pth"],
-        ["--model", "m", "--config-file", DEMO, "--weights", "w.pth"],
-        ["--baseline", "ramp", "--outputs", "x"],
-        ["--baseline", "ramp", "--device", "cpu"],
-    ],
+    ("width", "width_px"), [(["--width-px", "7"], 7), (["--width-percent", "10"], 6), (["--width-percent", "0.1"], 1)]
 )
-def test_wrong_usage_is_status_2(folders, capsys, more):
-    with pytest.raises(SystemExit) as stop:
-        predict.main(arguments(folders, *more))
-    assert stop.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1].partition(": error: ")[2]
-    assert not (folders / "out").exists()
+def test_a_mask_becomes_a_trimap_by_its_width(folders, width, width_px):
+    """Of a folder of masks, and of one; with a threshold for what is never quite 0 or 255."""
+    (folders / "masks").mkdir()
+    hard = grey(folders / "trimaps" / "a.bmp") == 255
+    cv2.imwrite(str(folders / "masks" / "a.tif"), np.where(hard, 250, 5).astype(np.uint8))
+    expected = np.ceil(255 * trimap_from_mask(hard, width_px))
+    for mask, output in (("masks", "out"), ("masks/a.tif", "out2")):
+        options = ["--mask", folders / mask, *width, "--threshold", "0.5", "--baseline", "trivial"]
+        assert predict.main(arguments(folders, *options, image="images/a.png", trimap=None, output=output)) == 0
+        np.testing.assert_array_equal(grey(folders / output / "a.png"), expected)
+
+
+def by_hand(folders):
+    """Image, ramp and estimated foreground of image "a"."""
+    image = read_image(folders / "images" / "a.png")
+    alpha = ramp_alpha(read_trimap(folders / "trimaps" / "a.bmp"))
+    return image, alpha, estimate_foreground(image, alpha)
+
+
+ONE = {"image": "images/a.png", "trimap": "trimaps/a.bmp", "output": None}
+
+
+@pytest.mark.parametrize("is_premultiplied", [False, True])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_cut_out_has_the_estimated_colours(folders, bits, is_premultiplied):
+    more = ["--as", "rgba", "--bits", bits, "--format", "png", *(["--premultiplied"] if is_premultiplied else [])]
+    assert predict.main(arguments(folders, "--baseline", "ramp", *more, **ONE)) == 0
+    _, alpha, foreground = by_hand(folders)
+    written = read_raw(folders / "images" / "a_cutout.png")
+    assert written.shape == (*alpha.shape, 4) and written.dtype == (np.uint8 if bits == 8 else np.uint16)
+    expected = cut_out(foreground, alpha, is_premultiplied).astype(np.float64)
+    assert np.abs(written - (2**bits - 1) * expected).max() <= 0.5 + 1e-2
+
+
+@pytest.mark.parametrize(
+    ("background", "expected"),
+    [("#20A040", (32, 160, 64)), ("teal", (0, 128, 128)), ("rgb(0%, 100%, 0%)", (0, 255, 0)), ("beach.png", None)],
+)
+def test_a_composite_lies_over_a_colour_or_a_picture(folders, monkeypatch, background, expected):
+    monkeypatch.chdir(folders)
+    cv2.imwrite("beach.png", np.random.default_rng(5).integers(0, 256, (90, 50, 3), np.uint8))
+    paths = ONE | {"output": "new.tif"}
+    assert predict.main(arguments(folders, "--baseline", "ramp", "--background", background, **paths)) == 0
+    _, alpha, foreground = by_hand(folders)
+    behind = np.array(expected) / 255 if expected else read_image("beach.png")
+    error = read_raw("new.tif") - 255 * over(foreground, alpha, behind).astype(np.float64)
+    assert np.abs(error).max() <= 0.5 + 1e-2
+
+
+def test_auto_finds_the_subject_and_gives_a_cut_out(folders, monkeypatch, capsys):
+    """Which subject is another module's; here, that its trimap is used and the width handed on."""
+    widths = []
+
+    def trimap_of_subject(image, width_percent=3, name=""):
+        widths.append((width_percent, Path(name).name))
+        return read_trimap(folders / "trimaps" / "a.bmp")
+
+    monkeypatch.setattr("inference.subject.trimap_of_subject", trimap_of_subject)
+    paths = ONE | {"trimap": None}
+    assert predict.main(arguments(folders, "--auto", **paths)) == 0
+    assert capsys.readouterr().err == "predict.py: no network given: closed-form matting\n"
+    image = read_image(folders / "images" / "a.png")
+    alpha = closed_form_alpha(image, read_trimap(folders / "trimaps" / "a.bmp"))
+    expected = cut_out(estimate_foreground(image, alpha), alpha)
+    assert np.abs(read_raw(folders / "images" / "a_cutout.png") - 255.0 * expected).max() <= 0.5 + 1e-2
+    assert predict.main(arguments(folders, "--auto", "--width-percent", "5", "--as", "alpha", **paths)) == 0
+    assert (folders / "images" / "a_alpha.png").exists() and widths == [(3, "a.png"), (5, "a.png")]
+
+
+def test_the_lemur_by_itself(matting_folder, tmp_path):
+    """A photograph and nothing else: near the alpha that pymatting publishes with it, made of its own trimap."""
+    lemur = matting_folder / "lemur"
+    assert predict.main([str(lemur / "image" / "lemur.png"), "--auto", "--output", str(tmp_path / "cutout.png")]) == 0
+    written = read_raw(tmp_path / "cutout.png")
+    alpha = cv2.imread(str(lemur / "alpha_est" / "lemur.png"), cv2.IMREAD_GRAYSCALE)
+    assert written.shape == (*alpha.shape, 4)
+    assert np.abs(written[:, :, 3] - alpha.astype(float)).mean() < 0.02 * 255
+
+
+def test_settings_of_the_network_are_handed_on(folders, network, monkeypatch):
+    given = []
+    load = Predictor.load
+
+    def recording(source, weights=None, **settings):
+        given.append((source, weights, settings))
+        return load(network / "config.yaml", network / "weights.pth", device="cpu")
+
+    monkeypatch.setattr(Predictor, "load", recording)
+    settings = ["--device", "cpu", "--precision", "bf16", "--max-memory", "2.5", "--compile", "--tile-px", "64"]
+    assert predict.main(arguments(folders, "--model", "m.onnx", *settings)) == 0
+    assert predict.main(arguments(folders, *by_network(network))) == 0
+    expected = {"device": "cpu", "precision": "bf16", "max_memory_gb": 2.5, "is_compiled": True, "tile_px": 64}
+    assert given == [
+        (Path("m.onnx"), None, expected),
+        (network / "config.yaml", network / "weights.pth", {}),
+    ]
+
+
+def test_a_network_says_where_it_runs(folders, network):
+    command = [sys.executable, "tools/predict.py", *arguments(folders, *by_network(network), "--device", "cpu", **ONE)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0 and "config.yaml runs on cpu, float32" in done.stderr, done.stderr
 
 
 def test_every_argument_has_a_help_text_and_the_guide_is_shown(capsys):

@@ -1,0 +1,247 @@
+"""tools/predict.py with files that cannot be used, interruptions, full disks and wrong usage."""
+# ruff: noqa: F811  # fixtures are imported, and are arguments
+
+import errno
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from test_main import DEMO, REPOSITORY
+from test_predict_tool import arguments, by_network, folders, grey, network  # noqa: F401
+
+from inference import classical
+from inference.extras import MissingExtraError
+from tools import predict
+
+RAMP = ("--baseline", "ramp")
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def refused(folder, capsys, *more, **paths):
+    """Run, see status 1 and nothing written, and give the message."""
+    before = contents(folder)
+    assert predict.main(arguments(folder, *(more or RAMP), **paths)) == 1
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.startswith("predict.py: ") and "Traceback" not in output.err
+    assert contents(folder) == before and not (folder / "out").exists()
+    return output.err.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("paths", "words"),
+    [
+        ({"image": "nowhere.png"}, "{}/nowhere.png: no such file or folder"),
+        ({"image": "images/*.jpg"}, "{}/images/*.jpg: no picture matches this pattern"),
+        ({"trimap": "nowhere"}, "{}/nowhere is not there, or not a folder"),
+        ({"trimap": "nowhere.bmp"}, "{}/nowhere.bmp is not there, or not a file"),
+        ({"trimap": "dotted.d"}, "{}/dotted.d is not there, or not a file"),
+        ({"trimap": "empty"}, "no picture in {}/empty"),
+        ({"trimap": "trimaps/a.bmp"}, "a.bmp is one file for 3 images: give a folder of trimaps or masks"),
+        ({"output": "alpha.png"}, "--output {}/alpha.png: expected a folder for 3 images"),
+        ({"output": "images"}, "images/a.png is an input and would be overwritten"),
+        ({"output": "link"}, "link/a.png is an input and would be overwritten"),
+        ({"image": "images/a.png", "output": "images/a.png"}, "a.png is an input and would be overwritten"),
+        ({"image": "images/a.png", "output": "out/../trimaps/b.bmp"}, "b.bmp is an input and would be overwritten"),
+        ({"image": "images/a.png", "output": "alpha.jpg"}, "alpha.jpg: expected the name of a picture ending in"),
+        ({"output": "images/a.png/deep"}, "images/a.png is no folder"),
+    ],
+)
+def test_what_cannot_be_begun_is_one_line(folders, capsys, paths, words):
+    for name in ("empty", "dotted.d"):
+        (folders / name).mkdir()
+    (folders / "link").symlink_to(folders / "images")
+    lines = refused(folders, capsys, **paths)
+    assert len(lines) == 1 and words.format(folders) in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (["--bits", "16", "--format", "webp"], "WebP holds no 16 bit"),
+        (["--background", "no colour"], "--background no colour: neither a picture nor a colour"),
+        (["--background", "#11223344"], "--background #11223344: expected an opaque colour"),
+        (["--background", str(REPOSITORY / "README.md")], "README.md: not a picture that Pillow knows"),
+        (["--model", "nowhere"], "nowhere"),
+    ],
+)
+def test_an_option_that_cannot_be_met_is_one_line(folders, capsys, option, words):
+    more = option if "--model" in option else [*RAMP, *option]
+    lines = refused(folders, capsys, *more)
+    assert len(lines) == 1 and words in lines[0]
+
+
+def test_weights_and_configs_that_do_not_fit_are_one_line(folders, network, capsys):
+    config, weights = network / "config.yaml", network / "weights.pth"
+    part = REPOSITORY / "configs" / "common" / "train.py"
+    for more, words in (
+        (["--config-file", config, "--weights", "absent.pth"], "no checkpoint 'absent.pth'"),
+        (["--config-file", "absent.py", "--weights", weights], "'absent.py'"),
+        (["--config-file", DEMO, "--weights", weights], "weights.pth does not fit the model"),
+        (["--config-file", part, "--weights", weights], f"{part}: expected the sections train, model, got train"),
+        ([*by_network(network), "--device", "nosuch"], "device 'nosuch' cannot be used: "),
+    ):
+        lines = refused(folders, capsys, *more)
+        assert len(lines) == 1 and words in lines[0]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_device_that_is_not_there_is_one_line(folders, network, capsys):
+    lines = refused(folders, capsys, *by_network(network), "--device", "cuda")
+    assert len(lines) == 1 and "device 'cuda' cannot be used: " in lines[0]
+
+
+def test_bad_files_stop_no_other_and_are_listed_at_the_end(folders, capsys):
+    """Then --resume makes what is missing and touches nothing else."""
+    for name in ("d", "e", "f", "g"):
+        cv2.imwrite(str(folders / "images" / f"{name}.png"), np.zeros((9, 9, 3), np.uint8))
+        cv2.imwrite(str(folders / "trimaps" / f"{name}.bmp"), np.full((9, 9), 128, np.uint8))
+    (folders / "images" / "a.png").write_text("no picture")
+    (folders / "trimaps" / "b.bmp").unlink()
+    cv2.imwrite(str(folders / "trimaps" / "d.bmp"), np.full((8, 9), 128, np.uint8))
+    cv2.imwrite(str(folders / "trimaps" / "e.bmp"), np.eye(9, dtype=np.uint8))
+    cv2.imwrite(str(folders / "trimaps" / "f.png"), np.full((9, 9), 128, np.uint8))
+    assert predict.main(arguments(folders, *RAMP)) == 1
+    assert sorted(path.name for path in (folders / "out").iterdir()) == ["c.d.png", "g.png"]
+    lines = capsys.readouterr().err.splitlines()
+    start = lines.index("predict.py: 5 of 7 images failed:")
+    assert len(lines) == start + 6
+    for line, name, reason in zip(
+        lines[start + 1 :],
+        ("a", "b", "d", "e", "f"),
+        (
+            "a.png: not a picture that Pillow knows",
+            "trimaps holds no pictures called b, expected one",
+            "d.png is 9 x 9 px but",
+            "e.bmp holds only 0 and 1",
+            "trimaps holds 2 pictures called f, expected one",
+        ),
+        strict=True,
+    ):
+        assert line.startswith(f"  {folders}/images/{name}.png: ") and reason in line
+
+    cv2.imwrite(str(folders / "trimaps" / "d.bmp"), np.full((9, 9), 128, np.uint8))
+    (folders / "out" / "g.png").write_text("complete, by its name")
+    before = contents(folders / "out")
+    assert predict.main(arguments(folders, *RAMP, "--resume")) == 1
+    assert "predict.py: 2 of 7 are there already" in capsys.readouterr().err
+    after = contents(folders / "out")
+    assert after.keys() - before.keys() == {folders / "out" / "d.png"} and before.items() <= after.items()
+
+
+def test_resuming_what_is_done_loads_no_network(folders, capsys):
+    assert predict.main(arguments(folders, *RAMP)) == 0
+    capsys.readouterr()
+    assert predict.main(arguments(folders, "--model", "nowhere", "--resume")) == 0
+    assert capsys.readouterr().err == "predict.py: 3 of 3 are there already\n"
+
+
+def test_an_interruption_is_130_and_resume_goes_on(folders, capsys, monkeypatch):
+    interrupted = False
+
+    def ramp(image, trimap):
+        nonlocal interrupted
+        if image.shape[:2] == (48, 33) and not interrupted:  # the second
+            interrupted = True
+            raise KeyboardInterrupt
+        return trimap
+
+    monkeypatch.setitem(predict.BASELINES, "ramp", ramp)
+    assert predict.main(arguments(folders, *RAMP)) == 130
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1] == "predict.py: interrupted; the same command with --resume goes on"
+    assert [path.name for path in (folders / "out").iterdir()] == ["a.png"]
+    assert predict.main(arguments(folders, *RAMP, "--resume")) == 0
+    assert sorted(path.name for path in (folders / "out").iterdir()) == ["a.png", "b.png", "c.d.png"]
+
+
+def test_a_full_disk_ends_the_run_and_leaves_no_half_file(folders, capsys, monkeypatch):
+    """The second file finds no room; a bad first image is listed all the same."""
+    (folders / "images" / "a.png").write_text("no picture")
+    write_bytes = Path.write_bytes
+
+    def full(path, content):
+        write_bytes(path, content[:10])
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert predict.main(arguments(folders, *RAMP)) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == f"predict.py: [Errno 28] No space left on device: '{folders}/out/b.png'"
+    assert lines[-3] == "predict.py: 1 of 3 images failed:" and "images/a.png: " in lines[-2]
+    assert list((folders / "out").iterdir()) == []
+
+
+def test_a_file_that_cannot_be_written_stops_no_other(folders, capsys):
+    (folders / "out" / "b.png").mkdir(parents=True)
+    assert predict.main(arguments(folders, *RAMP)) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-2] == "predict.py: 1 of 3 images failed:" and lines[-1].startswith(f"  {folders}/images/b.png: ")
+    assert grey(folders / "out" / "a.png").shape == (40, 56) and (folders / "out" / "c.d.png").exists()
+
+
+def test_no_memory_for_an_image_stops_no_other_and_says_what_to_do(folders, capsys, monkeypatch):
+    def ramp(image, trimap):
+        if image.shape[:2] == (48, 33):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+        return trimap
+
+    monkeypatch.setitem(predict.BASELINES, "ramp", ramp)
+    assert predict.main(arguments(folders, *RAMP)) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "images/b.png: out of memory" in last and "--max-memory" in last and "--tile-px" in last
+    assert sorted(path.name for path in (folders / "out").iterdir()) == ["a.png", "c.d.png"]
+
+
+def test_an_optional_package_that_is_missing_is_one_line(folders, capsys, monkeypatch):
+    def missing(name, purpose):
+        raise MissingExtraError(f"{purpose} needs the optional package {name}")
+
+    monkeypatch.setattr(classical, "import_extra", missing)
+    one = {"image": "images/a.png", "trimap": "trimaps/a.bmp"}
+    lines = refused(folders, capsys, "--baseline", "closed-form", **one)
+    assert lines == ["predict.py: closed-form matting needs the optional package pymatting"]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ([], "give one of --trimap, --trimap-dir, --mask and --auto"),
+        (["--trimap", "t.png", "--auto"], "give one of --trimap, --trimap-dir, --mask and --auto"),
+        (["--mask", "m.png"], "--mask needs either --width-px or --width-percent"),
+        (["--mask", "m.png", "--width-px", "3", "--width-percent", "3"], "--mask needs either"),
+        (["--mask", "m.png", "--width-px", "0"], "argument --width-px: must be at least 1, got 0"),
+        (["--mask", "m.png", "--width-px", "x"], "argument --width-px: invalid"),
+        (["--mask", "m.png", "--width-percent", "101"], "must be above 0 and at most 100, got 101"),
+        (["--mask", "m.png", "--width-percent", "nan"], "must be above 0 and at most 100, got nan"),
+        (["--mask", "m.png", "--width-px", "3", "--threshold", "1.5"], "must be above 0 and at most 1, got 1.5"),
+        (["--auto", "--width-px", "3"], "--width-px and --threshold are for --mask"),
+        (["--trimap", "t.png", "--threshold", "0.5"], "--width-px and --threshold are for --mask"),
+        (["--trimap", "t.png", "--width-percent", "3"], "--width-percent is for --mask and --auto"),
+        (["--auto", "--baseline", "rampe"], "invalid choice: 'rampe'"),
+        (["--auto", "--config-file", "c.py"], "--config-file and --weights belong together"),
+        (["--auto", "--model", "m", "--weights", "w.pth"], "--config-file and --weights belong together"),
+        (["--auto", "--baseline", "ramp", "--weights", "w.pth"], "--config-file and --weights belong together"),
+        (["--auto", "--model", "m", "--baseline", "ramp"], "give one of --model, --config-file with --weights"),
+        (["--auto", "--model", "m", "--config-file", "c.py", "--weights", "w.pth"], "give one of --model"),
+        (["--auto", "--baseline", "ramp", "--device", "cpu"], "for --model or --config-file"),
+        (["--auto", "--compile"], "for --model or --config-file"),
+        (["--auto", "--model", "m", "--max-memory", "0"], "argument --max-memory: must be above 0"),
+        (["--auto", "--model", "m", "--tile-px", "0"], "argument --tile-px: must be at least 1, got 0"),
+        (["--auto", "--as", "composite"], "--as composite and --background belong together"),
+        (["--auto", "--as", "rgba", "--background", "teal"], "--as composite and --background belong together"),
+        (["--auto", "--as", "alpha", "--premultiplied"], "--premultiplied is for --as rgba"),
+        (["--auto", "--outputs", "x"], "unrecognized arguments"),
+    ],
+)
+def test_wrong_usage_is_status_2(folders, capsys, more, words):
+    before = contents(folders)
+    with pytest.raises(SystemExit) as stop:
+        predict.main([str(folders / "images" / "a.png"), *more])
+    assert stop.value.code == 2
+    assert words in capsys.readouterr().err.splitlines()[-1].partition(": error: ")[2]
+    assert contents(folders) == before
