@@ -73,14 +73,18 @@ def as_grey(pixels: NDArray, name: str | Path) -> NDArray:
         return pixels
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
         raise DataError(f"{name} has shape {pixels.shape}; expected (H, W) grey, or RGB or RGBA of equal channels")
-    if pixels.shape[2] == 4:
-        opaque = np.iinfo(pixels.dtype).max if np.issubdtype(pixels.dtype, np.integer) else 1
-        if (pixels[:, :, 3] != opaque).any():
-            raise DataError(f"{name} has transparency of its own where grey values are expected: save one grey channel")
+    if _has_transparency(pixels):
+        raise DataError(f"{name} has transparency of its own where grey values are expected: save one grey channel")
     grey = pixels[:, :, 0]
     if (pixels[:, :, :3] != grey[:, :, None]).any():
         raise DataError(f"{name} is coloured where grey values are expected: save one grey channel")
     return grey
+
+
+def _has_transparency(pixels: NDArray) -> bool:
+    """Tell whether any pixel of (H, W, C) is not opaque."""
+    opaque = np.iinfo(pixels.dtype).max if np.issubdtype(pixels.dtype, np.integer) else 1
+    return pixels.shape[2] == 4 and bool((pixels[:, :, 3] != opaque).any())
 
 
 def as_colours(pixels: NDArray, name: str | Path = "the image") -> NDArray:
@@ -99,7 +103,7 @@ def as_colours(pixels: NDArray, name: str | Path = "the image") -> NDArray:
         raise DataError(f"{name} has shape {pixels.shape}; expected (H, W, 3) RGB, (H, W, 4) RGBA or (H, W) grey")
     if pixels.shape[2] == 1:
         return np.repeat(pixels, 3, axis=2)
-    if pixels.shape[2] == 4 and np.ptp(pixels[:, :, 3]):
+    if _has_transparency(pixels):
         _warn_of_transparency(str(name))
     return pixels[:, :, :3]
 

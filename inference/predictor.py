@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data.images import to_float
+from data.images import as_colours, as_unit_floats
 from data.trimap import UNKNOWN, decode_trimap
 from inference.model_folder import read_model_folder
 from inference.network import TILE_PX, Network, TorchNetwork
@@ -75,7 +75,8 @@ class Predictor:
         """Predict alpha, with known pixels pasted back; where all are known, no network runs.
 
         Args:
-            image: (H, W, 3) RGB, uint8 or uint16, or float in [0, 1].
+            image: (H, W, 3) RGB, or grey or RGBA, whose alpha is ignored with a warning; uint8, uint16, or float in
+                [0, 1].
             trimap: (H, W), in any way that `data.trimap.decode_trimap` reads.
 
         Returns: (H, W) float32 in [0, 1].
@@ -83,17 +84,15 @@ class Predictor:
         Raises:
             ValueError: the sizes differ, or the values are not those above.
         """
-        if image.ndim != 3 or image.shape[2] != 3 or image.shape[:2] != trimap.shape[:2]:
+        if image.shape[:2] != trimap.shape[:2]:
             raise ValueError(
                 f"expected an image (H, W, 3) and a trimap (H, W) of one size, got {image.shape} and {trimap.shape}"
             )
-        pixels = image if np.issubdtype(image.dtype, np.floating) else to_float(image)
-        if not ((pixels >= 0) & (pixels <= 1)).all():
-            raise ValueError(f"expected float colours in [0, 1], got {pixels.min():.4g} to {pixels.max():.4g}")
+        colours = as_unit_floats(as_colours(image))
         known = decode_trimap(trimap)
         if not (known == UNKNOWN).any():
             return known
-        planes = np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32)
+        planes = np.ascontiguousarray(colours.transpose(2, 0, 1))
         alpha = self.network.alpha(torch.from_numpy(planes)[None], torch.from_numpy(known)[None, None])
         return np.where(known == UNKNOWN, alpha[0, 0].float().cpu().numpy(), known)
 

@@ -146,6 +146,10 @@ def test_a_picture_with_transparency_is_read_without_it_and_said_so(tmp_path, ca
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
         f"{tmp_path}/cut_out.png: its transparency is ignored, its colours are taken as they are"
     ]
+    pixels[:, :, 3] = 200
+    Image.fromarray(pixels).save(tmp_path / "veil.png")
+    read_image(tmp_path / "veil.png")
+    assert "veil.png: its transparency is ignored" in caplog.text
     Image.fromarray(pixels).convert("RGB").convert("RGBA").save(tmp_path / "opaque.png")
     read_image(tmp_path / "opaque.png")
     assert "opaque.png" not in caplog.text

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from data import images
 from data.trimap import decode_trimap
 from inference.model_folder import ModelFolderError, build, read_model_folder, write_model_folder
 from inference.network import TorchNetwork, choose_device
@@ -183,6 +184,16 @@ def test_one_picture_in_any_dtype_gives_one_alpha(predictor):
     np.testing.assert_allclose(predictor.predict(image / 255, trimap), expected, rtol=0, atol=1e-5)
 
 
+def test_grey_and_transparent_arrays_are_taken_by_their_colours(predictor, caplog):
+    images._warn_of_transparency.cache_clear()  # it warns once of each name
+    image, trimap = picture(40, 56)
+    grey = image[:, :, :1].repeat(3, axis=2)
+    expected = predictor.predict(grey, trimap)
+    for same in (image[:, :, 0], image[:, :, :1], np.dstack([grey, image[:, :, 1]])):
+        np.testing.assert_array_equal(predictor.predict(same, trimap), expected)
+    assert caplog.messages == ["the image: its transparency is ignored, its colours are taken as they are"]
+
+
 def test_a_trimap_in_any_form_gives_one_alpha(predictor):
     image, trimap = picture(40, 56)
     expected = predictor.predict(image, trimap)
@@ -243,8 +254,8 @@ def test_the_callers_arrays_stay_as_they_are(predictor):
     ("image", "trimap", "words"),
     [
         (np.zeros((32, 48, 3), np.uint8), np.zeros((48, 32), np.uint8), r"\(32, 48, 3\) and \(48, 32\)"),
-        (np.zeros((32, 48), np.uint8), np.zeros((32, 48), np.uint8), r"image \(H, W, 3\).*\(32, 48\) and"),
-        (np.zeros((32, 48, 4), np.uint8), np.zeros((32, 48), np.uint8), r"\(32, 48, 4\)"),
+        (np.zeros((32, 48, 2), np.uint8), np.zeros((32, 48), np.uint8), r"the image has shape \(32, 48, 2\)"),
+        (np.zeros((0, 48, 3), np.uint8), np.zeros((0, 48), np.uint8), "is empty"),
         (np.zeros((32, 48, 3), np.int32), np.zeros((32, 48), np.uint8), "int32"),
         (np.full((32, 48, 3), 255.0), np.zeros((32, 48), np.uint8), r"\[0, 1\].*255"),
         (np.full((32, 48, 3), np.nan), np.zeros((32, 48), np.uint8), r"\[0, 1\].*nan"),
