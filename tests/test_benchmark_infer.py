@@ -172,7 +172,7 @@ def test_a_small_prediction_goes_before_the_one_that_is_measured(tmp_path, monke
     assert result["above_gb"] == pytest.approx(0.1, abs=0.01)
     small, full = ("predict", (64, 64, 3), (64, 64)), ("predict", (50, 70, 3), (50, 70))
     loaded = ("load", "ours", tmp_path, "cpu", "bf16", is_compiled, 8.0)
-    assert calls == [loaded, small, *[full] * (1 + is_compiled)]
+    assert calls == [loaded, full if is_compiled else small, full]
     assert np.array_equal(np.load(tmp_path / case.alpha_file), np.full((50, 70), 0.5, np.float32))
 
 
@@ -260,6 +260,17 @@ def test_memory_is_drawn_by_median_and_its_growth_described(tmp_path):
         assert (np.abs(drawn.astype(int) - bgr).max(axis=2) < 4).sum() > 100
     colours = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in memory_plot.COLOURS])
     assert len({tuple(colour) for colour in colours}) == len(memory_plot.MARKERS) == 6
+
+
+def test_a_side_that_fails_is_one_line_and_status_1(monkeypatch, capsys):
+    def run(command, **settings):
+        raise subprocess.CalledProcessError(-9, "a side")
+
+    monkeypatch.setattr(infer, "write_networks", lambda folder, sides: None)
+    monkeypatch.setattr(fresh.subprocess, "run", run)
+    with pytest.raises(SystemExit) as stop:
+        benchmark.main(["infer", "--sizes", "60x40"])
+    assert stop.value.code == "benchmark.py: Command 'a side' died with <Signals.SIGKILL: 9>."
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,14 @@ pixels, "unknown" is all unknown. Transformers' input is normalised and padded b
 `Predictor.predict` on 8-bit arrays. "Above loading" is the peak resident size less that with network and image loaded
 (on CUDA what torch has allocated). Linux alone, for that on CPUs.
 
-Quote the ratio: times of a shared machine drift.
+Exit status: 0 measured, 1 a side failed, 2 wrong usage. Quote the ratio: times of a shared machine drift.
 """
 
 import _root  # noqa: F401
 
 import argparse
+import subprocess
+import sys
 from collections.abc import Sequence
 
 from tools.benchmarks import infer, metrics, train_step
@@ -44,7 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     options = parser.parse_args(arguments)
-    options.run(options)
+    try:
+        options.run(options)
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        sys.exit(f"benchmark.py: {error}")
 
 
 if __name__ == "__main__":

@@ -55,19 +55,22 @@ def measure_prediction(
 ) -> dict[str, float]:
     """Time the first prediction of this size in this process, after a small one that starts threads and kernels.
 
+    A compiled network has predicted this very size instead: compiling is not timed.
+
     Args:
         case: whose alpha is written into the folder.
         folder: with networks, image and trimap, as `compare_scene` writes them.
-        device, is_compiled, max_memory_gb: see `load`. What is compiled has predicted this size once before.
+        device, is_compiled, max_memory_gb: see `load`.
 
     Returns: "seconds"; "above_gb", the peak above the loaded process; "whole_gb", that of its life. See `PeakMemory`.
     """
     image, trimap = np.load(folder / IMAGE_FILE), np.load(folder / TRIMAP_FILE)
     prepare = load(case.side, folder, device, case.precision, is_compiled, max_memory_gb)
-    prepare(np.zeros((WARM_UP_PX, WARM_UP_PX, 3), np.uint8), np.full((WARM_UP_PX, WARM_UP_PX), 128, np.uint8))()
     predict = prepare(image, trimap)
     if is_compiled:
         predict()
+    else:
+        prepare(np.zeros((WARM_UP_PX, WARM_UP_PX, 3), np.uint8), np.full((WARM_UP_PX, WARM_UP_PX), 128, np.uint8))()
     memory = PeakMemory(device)
     start = time.perf_counter()
     alpha = predict()  # in the main memory, so that a CUDA device has finished
@@ -195,7 +198,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trimaps", nargs="+", choices=TRIMAPS, default=list(TRIMAPS))
     parser.add_argument("--precisions", nargs="+", choices=DTYPES, default=["float32"], help="each for every side")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--compile", action="store_true", help="torch.compile; the first prediction is then not timed")
+    parser.add_argument("--compile", action="store_true", help="by torch.compile, which is not timed")
     parser.add_argument("--max-memory", type=float, metavar="GB", help="limit that our sides keep")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--records", type=Path, help="file to which every measurement is added, as a line of JSON")

@@ -109,7 +109,7 @@ def load_transformers(folder: Path, device: str, precision: str, is_compiled: bo
     logging.disable_progress_bar()
     network: Any = VitMatteForImageMatting.from_pretrained(folder)
     network.to(device).eval()
-    forward = torch.compile(network) if is_compiled else network
+    forward = torch.compile(network, dynamic=False) if is_compiled else network
     is_autocast = precision != "float32"
 
     def prepare(image: NDArray, trimap: NDArray) -> Callable[[], NDArray]:
