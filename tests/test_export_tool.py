@@ -1,18 +1,21 @@
-"""tools/export.py --config-file: a training's network to a model folder that gives the same alpha."""
+"""tools/export.py --config-file: a training's network to a model folder that gives the same alpha; --format onnx."""
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
 from test_main import DEMO, REPOSITORY, overrides
-from test_published_vitmatte import picture, randomised, refused, run
+from test_published_vitmatte import picture, randomised, refused, run, transformers_vitmatte
 
 from engine.config import apply_overrides, load_config
 from inference.model_folder import build
+from inference.network import TorchNetwork
 from inference.predictor import Predictor
+from inference.published_vitmatte import SIZES
 from tools import export
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
@@ -84,11 +87,114 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["--weights", "w"], ["--config-file", "c"], ["--from-vitmatte", "p", "--weights", "w"]],
-    ids=["nothing", "weights alone", "config alone", "both ways"],
+    [
+        [],
+        ["--weights", "w"],
+        ["--config-file", "c"],
+        ["--from-vitmatte", "p", "--weights", "w"],
+        ["--model", "m", "--weights", "w"],
+        ["--model", "m", "--from-vitmatte", "p"],
+    ],
+    ids=["nothing", "weights alone", "config alone", "both ways", "a folder's weights", "two folders"],
 )
 def test_wrong_usage_is_status_2(tmp_path, capsys, arguments):
     with pytest.raises(SystemExit) as stop:
         run(*arguments, "--output", tmp_path / "model")
     assert stop.value.code == 2
-    assert "give either --config-file and --weights, or --from-vitmatte" in capsys.readouterr().err
+    assert "give either --config-file and --weights, or --from-vitmatte, or --model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "m", "--output", "m2"], "--model is a model folder already: copy it, or give --format onnx"),
+        (
+            ["--model", "m", "--format", "onnx", "--output", "m.pt"],
+            "does not fit --format onnx: ONNX files end in",
+        ),
+        (["--from-vitmatte", "p", "--output", "m.onnx"], "--output m.onnx does not fit --format folder"),
+    ],
+)
+def test_a_format_that_contradicts_source_or_output_is_status_2(capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        run(*arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """The arguments of `write_onnx`, which tests/test_onnx.py tests and which writes 7 bytes here."""
+    calls = []
+
+    def write(model, path, source, licence):
+        calls.append((model, source, licence))
+        path.write_bytes(b"a graph")
+        return 2e-7
+
+    monkeypatch.setattr(export, "write_onnx", write)
+    return calls
+
+
+@pytest.fixture
+def demo(tmp_path):
+    """Command of the demo's config with random weights."""
+    cfg = load_config(DEMO)
+    apply_overrides(cfg, overrides(tmp_path, tmp_path))
+    save_checkpoint(cfg, tmp_path)
+    return ["--config-file", tmp_path / "config.yaml", "--weights", tmp_path / "weights.pth"]
+
+
+def test_onnx_is_written_of_a_config_and_of_a_model_folder(tmp_path, capsys, graphs, demo):
+    assert run(*demo, "--output", tmp_path / "model") == 0
+    expected = Predictor.load(tmp_path / "model").predict(*picture())
+    assert run(*demo, "--format", "onnx", "--output", tmp_path / "a.onnx") == 0
+    assert run("--model", tmp_path / "model", "--format", "onnx", "--output", tmp_path / "b.onnx") == 0
+    shown = capsys.readouterr().out
+    assert f"wrote {tmp_path / 'a.onnx'}: opset 18, 0.0 MB; run by onnxruntime at 97 x 250 px, its alpha is" in shown
+    assert shown.count("within 2.0e-07") == shown.count("The licence note is in the file") == 2
+    assert len(graphs) == 2
+    for model, source, licence in graphs:
+        np.testing.assert_array_equal(Predictor(TorchNetwork(model)).predict(*picture()), expected)
+        assert source == "weights.pth with config.yaml"
+        assert licence == (tmp_path / "model" / "LICENSE.txt").read_text()
+
+
+def test_onnx_is_written_of_published_weights(tmp_path, capsys, graphs, monkeypatch):
+    monkeypatch.setitem(SIZES, "tiny", dict(embed_dim=24, num_heads=3))
+    published = transformers_vitmatte(24, 3)
+    published.save_pretrained(tmp_path / "source")
+    command = ["--from-vitmatte", tmp_path / "source", "--format", "onnx", "--output", tmp_path / "model.onnx"]
+    assert run(*command) == 0
+    assert "ViTMatte weights. The licence note is in the file" in capsys.readouterr().out
+    ((model, source, licence),) = graphs
+    assert source == "source" and licence == export.LICENCES["ViTDet"]
+    expected = [tensor.flatten() for tensor in published.state_dict().values()]
+    assert torch.equal(
+        torch.cat(expected).sort()[0], torch.cat([t.flatten() for t in model.state_dict().values()]).sort()[0]
+    )
+
+
+def test_what_becomes_no_onnx_is_one_line(tmp_path, capsys, monkeypatch, demo):
+    command = ["--format", "onnx", "--output", tmp_path / "model.onnx"]
+    assert run("--model", tmp_path / "absent", *command) == 1
+    assert "absent is no model folder: it lacks" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert run(*demo, *command) == 1
+    error = capsys.readouterr().err
+    assert (
+        error.startswith("export.py: ONNX export needs the optional package onnx: pip install")
+        and error.count("\n") == 1
+    )
+    assert not (tmp_path / "model.onnx").exists()
+    (tmp_path / "model.onnx").touch()
+    monkeypatch.undo()
+    assert run(*demo, *command) == 1
+    assert "model.onnx exists: name a new file" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_onnx_file_of_a_config_gives_its_alpha(tmp_path, demo):
+    assert run(*demo, "--format", "onnx", "--output", tmp_path / "model.onnx") == 0
+    expected = Predictor.load(demo[1], demo[3]).predict(*picture())
+    np.testing.assert_allclose(Predictor.load(tmp_path / "model.onnx").predict(*picture()), expected, rtol=0, atol=1e-5)

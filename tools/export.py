@@ -1,13 +1,15 @@
-"""Write a model folder: a network that runs by itself, without detectron2, its config or its checkpoint.
+"""Write a model folder or ONNX file: a network that runs by itself, without detectron2, its config or its checkpoint.
 
     python tools/export.py --config-file configs/ViTMatte_S_100ep.py --weights output/s/model_best.pth --output models/s
     python tools/export.py --from-vitmatte ViTMatte_S_Com.pth --output models/vitmatte_s
     python tools/export.py --from-vitmatte vitmatte-small-composition-1k --output models/vitmatte_s_hf
+    python tools/export.py --model models/vitmatte_s --format onnx --output models/vitmatte_s.onnx
 
 --from-vitmatte takes published ViTMatte weights, S or B: hustvl's .pth, or a transformers folder, hustvl/vitmatte-*.
 The folder gets model.safetensors, config.json and LICENSE.txt, and is read again and compared to the bit. Nothing is
-run from the files of weights, and every tensor is accounted for. Exit status: 0 written, 1 something is wrong with the
-files, 2 wrong usage.
+run from the files of weights, and every tensor is accounted for. --format onnx writes one ONNX file instead, of a model
+folder or of the same sources, after onnxruntime has given torch's alpha with it. Exit status: 0 written, 1 something is
+wrong with the files, 2 wrong usage.
 """
 
 import _root  # noqa: F401
@@ -17,12 +19,15 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from inference.extras import MissingExtraError
 from inference.model_folder import (
+    CONFIG_FILE,
     CONSTRUCTORS,
     LICENSE_FILE,
     WEIGHTS_FILE,
@@ -30,7 +35,9 @@ from inference.model_folder import (
     read_model_folder,
     write_model_folder,
 )
+from inference.onnx_export import CHECKED_SIZE, OPSET, write_onnx
 from inference.published_vitmatte import PublishedError, convert_published
+from modeling import ViTMatte
 from preprocess import read_checkpoint
 
 LICENCES = {
@@ -49,6 +56,12 @@ architecture by others come with the terms of their makers and of their training
 """,
 }
 """Type of the backbone -> text of the licence note."""
+
+LICENCE_PLACES = {
+    "folder": f"{LICENSE_FILE} belongs to the folder",
+    "onnx": "The licence note is in the file, under `licence` of its metadata",
+}
+"""Format -> where the licence note is."""
 
 # What changes a transformers network but no shape of its tensors: dotted name in its config.json -> value as published.
 TRANSFORMERS_SETTINGS: dict[str, Any] = {
@@ -172,6 +185,46 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def export_folder(options: argparse.Namespace, folder: Path) -> str:
+    """Write the model folder of the source that the command line names, and read it again.
+
+    Returns: what was written, for people.
+
+    Raises:
+        OSError, ValueError: see `from_config`, `from_vitmatte`, `write_model_folder` and `read_model_folder`.
+    """
+    if options.from_vitmatte:
+        source = options.from_vitmatte.resolve().name
+        description, tensors = from_vitmatte(options.from_vitmatte)
+    else:
+        source = f"{options.weights.name} with {options.config_file.name}"
+        description, tensors = from_config(options.config_file, options.weights)
+    write_model_folder(folder, description, tensors, source, LICENCES[description["backbone"]["type"]])
+    written = read_model_folder(folder).state_dict()
+    assert written.keys() == tensors.keys() and all(torch.equal(written[name], tensors[name]) for name in tensors)
+    size_mb = (folder / WEIGHTS_FILE).stat().st_size / 1e6
+    return f"{len(written)} tensors, {size_mb:.1f} MB; read again, they are the same to the bit"
+
+
+def export_onnx(folder: Path, path: Path) -> str:
+    """Write the ONNX file of a model folder, with its source and its licence note.
+
+    Returns: what was written, for people.
+
+    Raises:
+        OSError, ValueError, MissingExtraError: see `read_model_folder` and `write_onnx`.
+    """
+    model = read_model_folder(folder)
+    assert isinstance(model, ViTMatte)
+    source = read_json(folder / CONFIG_FILE).get("source")
+    difference = write_onnx(model, path, str(source), (folder / LICENSE_FILE).read_text(encoding="utf-8"))
+    height, width = CHECKED_SIZE
+    return (
+        f"opset {OPSET}, {path.stat().st_size / 1e6:.1f} MB; run by onnxruntime at {width} x {height} px, its alpha is "
+        f"torch's within {difference:.1e}"
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line (`sys.argv` by default) and export.
 
@@ -181,27 +234,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config-file", type=Path, help="config of the network")
     parser.add_argument("--weights", type=Path, help="its trained checkpoint")
     parser.add_argument("--from-vitmatte", type=Path, help="published ViTMatte weights instead: .pth file or folder")
-    parser.add_argument("--output", type=Path, required=True, help="model folder to write; absent or empty")
+    parser.add_argument("--model", type=Path, help="model folder instead, for --format onnx")
+    parser.add_argument("--format", choices=tuple(LICENCE_PLACES), default="folder", help="what to write")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write, absent or empty; or .onnx file")
     options = parser.parse_args(arguments)
-    if [bool(options.config_file), bool(options.weights)] != [options.from_vitmatte is None] * 2:
-        parser.error("give either --config-file and --weights, or --from-vitmatte")
+    sources = [options.config_file, options.from_vitmatte, options.model]
+    if sum(map(bool, sources)) != 1 or bool(options.config_file) != bool(options.weights):
+        parser.error("give either --config-file and --weights, or --from-vitmatte, or --model")
+    if options.model and options.format == "folder":
+        parser.error("--model is a model folder already: copy it, or give --format onnx")
+    if (options.output.suffix == ".onnx") != (options.format == "onnx"):
+        parser.error(f"--output {options.output} does not fit --format {options.format}: ONNX files end in .onnx")
     try:
-        if options.from_vitmatte:
-            source = options.from_vitmatte.resolve().name
-            description, tensors = from_vitmatte(options.from_vitmatte)
-        else:
-            source = f"{options.weights.name} with {options.config_file.name}"
-            description, tensors = from_config(options.config_file, options.weights)
-        licence = LICENCES[description["backbone"]["type"]]
-        write_model_folder(options.output, description, tensors, source, licence)
-        written = read_model_folder(options.output).state_dict()
-    except (OSError, ValueError) as error:  # each room's own error is a ValueError
+        with TemporaryDirectory() as temporary:
+            folder = options.output if options.format == "folder" else options.model or Path(temporary, "model")
+            if not options.model:
+                written = export_folder(options, folder)
+            if options.format == "onnx":
+                written = export_onnx(folder, options.output)
+            licence = (folder / LICENSE_FILE).read_text(encoding="utf-8").partition("\n")[0]
+    except (OSError, ValueError, MissingExtraError) as error:  # each room's own error is a ValueError
         print(f"export.py: {error}", file=sys.stderr)
         return 1
-    assert written.keys() == tensors.keys() and all(torch.equal(written[name], tensors[name]) for name in tensors)
-    size_mb = (options.output / WEIGHTS_FILE).stat().st_size / 1e6
-    print(f"wrote {options.output}: {len(written)} tensors, {size_mb:.1f} MB; read again, they are the same to the bit")
-    print(f"{licence.splitlines()[0]} {LICENSE_FILE} belongs to the folder: pass it on with it.")
+    print(f"wrote {options.output}: {written}")
+    print(f"{licence} {LICENCE_PLACES[options.format]}: pass it on with it.")
     return 0
 
 
