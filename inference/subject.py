@@ -24,6 +24,7 @@ LARGE_PART = 0.05  # of the largest part's area: smaller ones are not kept
 SMALL_HOLE = 0.005  # of the subject's area: eyes, buttons; they are filled
 CONTRADICTION = 0.1, 0.5  # heat, from background level 0 to subject level 1: outside above, inside below
 DOUBT_REACH = 0.15  # how far from the boundary doubt counts, of the longer side: hair, and no rock on the horizon
+SPECK = 0.01  # radius of doubt that is noise, of the longer side
 WIDTH_PERCENT = 3.0
 
 
@@ -102,7 +103,7 @@ def _find(image: NDArray[np.floating], name: str | Path) -> tuple[NDArray[np.boo
 
 
 def _look(image: NDArray[np.floating], name: str | Path) -> _Look:
-    """Reduce a picture (H, W, 3) to `REFINED_PX`, or enlarge it to what the network sees, and find what is hot in it."""
+    """Bring a picture (H, W, 3) to the size that is refined, and find what is hot in it."""
     height, width = image.shape[:2]
     scale = min(max(height, width, INPUT_PX), REFINED_PX) / max(height, width)
     size = max(round(width * scale), SMALLEST_PX), max(round(height * scale), SMALLEST_PX)
@@ -180,7 +181,10 @@ def _contradicted(heat: NDArray[np.float32], subject: NDArray[np.bool_]) -> NDAr
     outside, inside = CONTRADICTION
     heat = cv2.resize(heat, subject.shape[::-1]).astype(np.float32)
     contradicts = np.where(subject, heat < inside, heat > outside)
-    return contradicts & (_distance_to(subject) + _distance_to(~subject) < DOUBT_REACH * max(heat.shape))
+    speck_px = 2 * round(SPECK * max(heat.shape)) + 1
+    speck = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (speck_px, speck_px))
+    is_wide = cv2.morphologyEx(contradicts.astype(np.uint8), cv2.MORPH_OPEN, speck).astype(bool)
+    return is_wide & (_distance_to(subject) + _distance_to(~subject) < DOUBT_REACH * max(heat.shape))
 
 
 def _distance_to(marked: NDArray[np.bool_]) -> NDArray[np.float32]:
