@@ -242,16 +242,17 @@ def record(megapixels, above_gb, side="ours, float32"):
     return {"side": side, "trimap": "band", "width": int(megapixels * 1e6), "height": 1, "above_gb": above_gb}
 
 
-def test_memory_is_drawn_by_median_and_its_growth_described(tmp_path):
-    records = [record(4, 1.2), record(1, 0.3), record(1, 0.9), record(1, 0.2), record(2, 0.6)]
+def test_memory_is_drawn_by_median_with_the_line_that_fits(tmp_path):
+    records = [record(4, 1.3), record(1, 0.4), record(1, 0.9), record(1, 0.2), record(2, 0.7)]
     records += [record(size, size**2, "theirs") for size in (1, 2, 4)]
     points = memory_plot.memory_points(records)
-    assert points == {"ours, float32, band": {1: 0.3, 2: 0.6, 4: 1.2}, "theirs, band": {1: 1, 2: 4, 4: 16}}
+    assert points == {"ours, float32, band": {1: 0.4, 2: 0.7, 4: 1.3}, "theirs, band": {1: 1, 2: 4, 4: 16}}
     assert [list(line) for line in points.values()] == [[1, 2, 4]] * 2
-    described = [memory_plot.describe_growth(line) for line in points.values()]
-    assert described[0] == ": power 1.00, 0.30 GB a megapixel"
-    assert described[1].startswith(": power 2.00, ")
-    assert memory_plot.describe_growth({1: 2}) == ""
+    ours, theirs = (memory_plot.describe_line(line) for line in points.values())
+    assert ours == ": 0.30 GB a megapixel +0.10 GB, off by 0.0%"
+    # Through (1, 1), (2, 4), (4, 16): slope 24 / (14 / 3), start 7 - 12, at 2 it is 9 / 7 too high.
+    assert theirs == ": 5.14 GB a megapixel -5.00 GB, off by 8.0%"
+    assert memory_plot.describe_line({1: 2, 2: 3}) == ""
     memory_plot.draw_memory(records, tmp_path / "memory.png")
     drawn = cv2.imread(str(tmp_path / "memory.png"))
     assert (tmp_path / "memory.png").stat().st_size < 60_000

@@ -30,31 +30,34 @@ def memory_points(records: Iterable[dict[str, Any]]) -> dict[str, dict[float, fl
     }
 
 
-def describe_growth(points: dict[float, float]) -> str:
-    """Say with which power of the pixels memory grows, and how much a megapixel takes, by least squares."""
-    if len(points) < 2:
+def describe_line(points: dict[float, float]) -> str:
+    """Give the straight line through points, by least squares, and how far they are from it, in parts of the highest.
+
+    Two points or one are on a line anyway: nothing is said.
+    """
+    if len(points) < 3:
         return ""
     megapixels, peaks = np.array(list(points)), np.array(list(points.values()))
-    power = np.polyfit(np.log(megapixels), np.log(peaks), 1)[0]
-    return f": power {power:.2f}, {np.polyfit(megapixels, peaks, 1)[0]:.2f} GB a megapixel"
+    slope, start = np.polyfit(megapixels, peaks, 1)
+    off = np.abs(slope * megapixels + start - peaks).max() / peaks.max()
+    return f": {slope:.2f} GB a megapixel {start:+.2f} GB, off by {off:.1%}"
 
 
 def draw_memory(records: Iterable[dict[str, Any]], path: Path) -> None:
-    """Draw a line for each side and trimap, both axes logarithmic, so that a slope is a power of the pixels."""
+    """Draw peak memory against pixels, for each side and trimap, and say how straight that is."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     for index, (line, points) in enumerate(memory_points(records).items()):
-        axes.loglog(
+        axes.plot(
             list(points),
             list(points.values()),
             color=COLOURS[index % len(COLOURS)],
             marker=MARKERS[index % len(MARKERS)],
-            label=line + describe_growth(points),
+            label=line + describe_line(points),
         )
-    axes.set_xlabel("megapixels")
-    axes.set_ylabel("peak memory above the loaded process, GB")
-    axes.grid(which="both", alpha=0.3)
+    axes.set(xlabel="megapixels", ylabel="peak memory above the loaded process, GB", xlim=0, ylim=0)
+    axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=90)
