@@ -17,9 +17,13 @@ from data.decoding import ORIENTATION_TAG
 from data.images import read_alpha, read_image, write_alpha
 from data.layouts import check_same_size
 from data.trimap import read_trimap
+from engine.checkpoint import CheckpointError
+from engine.checkpoint import read_checkpoint as read_of_training
 from inference.model_folder import WEIGHTS_FILE, ModelFolderError, build, write_model_folder
 from inference.predictor import Predictor
-from tools import predict
+from preprocess import ConversionError
+from preprocess import read_checkpoint as read_published
+from tools import export, predict
 
 HEIGHT, WIDTH = 37, 50
 
@@ -190,7 +194,7 @@ BAD_FILES = {
     "truncated": (truncated, ValueError, "Is it complete"),
     "no byte": (lambda path: path.write_bytes(b""), ValueError, "not a picture that Pillow knows"),
     "no pixel": (of_size(0, HEIGHT), ValueError, "Replace or remove it"),
-    "bomb": (of_size(2**14, 2**14), ValueError, "too large .* the limit is 134217728 pixels"),
+    "bomb": (of_size(2**14, 2**13 + 1), ValueError, "too large .* the limit is 134217728 pixels"),
     "another size": (turned, ValueError, f"{WIDTH} x {HEIGHT} px"),
     "absent": (lambda path: path.unlink(), FileNotFoundError, "No such file|no such file|is not there"),
     "a folder": (
@@ -265,3 +269,20 @@ def test_weights_that_cannot_be_used_are_named_and_run_nothing(tmp_path, model_f
         Predictor.load(folder, device="cpu")
     assert str(folder) in str(error.value)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("is_zipped", [True, False])
+def test_no_checkpoint_with_code_is_read_by_any_reader(tmp_path, monkeypatch, capsys, is_zipped):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "weights.pth"
+    content = {"model": {"a": torch.zeros(1)}, "more": Code()}
+    torch.save(content, path) if is_zipped else path.write_bytes(pickle.dumps(content, protocol=2))
+    with pytest.raises(CheckpointError, match=f"{path} is no checkpoint of tensors and plain values"):
+        read_of_training(path)
+    with pytest.raises(ConversionError, match=f"{path} cannot be read as a checkpoint of tensors"):
+        read_published(path)
+    assert export.main(["--from-vitmatte", str(path), "--output", str(tmp_path / "model")]) == 1
+    assert f"export.py: {path} cannot be read" in capsys.readouterr().err
+    assert os.listdir() == ["weights.pth"]
+    torch.load(path, weights_only=False) if is_zipped else pickle.loads(path.read_bytes())
+    assert (tmp_path / "ran").exists()  # it would have
