@@ -101,15 +101,22 @@ def test_transformers_is_given_what_its_processor_makes_but_for_the_padding(size
     assert not ours[:, 3, height:].any() and not ours[:, 3, :, width:].any()
 
 
-@pytest.mark.parametrize("trimap_kind", scene.TRIMAPS)
-def test_both_sides_of_the_same_weights_give_the_same_alpha(folder, trimap_kind):
-    trimap = scene.TRIMAPS[trimap_kind](120, 90)
+@pytest.mark.parametrize(
+    ("size", "trimap_kind"),
+    [
+        ((120, 90), "band"),
+        ((120, 90), "unknown"),
+        *(pytest.param(size, "unknown", marks=pytest.mark.slow) for size in [(512, 512), (650, 490), (1024, 768)]),
+    ],
+)
+def test_both_sides_of_the_same_weights_give_the_same_alpha(folder, size, trimap_kind):
+    trimap = scene.TRIMAPS[trimap_kind](*size)
     unknown = trimap == 0.5
     theirs, ours = (
-        networks.load(side, folder, "cpu", "float32")(scene.draw_image(120, 90), encode_trimap(trimap))()
+        networks.load(side, folder, "cpu", "float32")(scene.draw_image(*size), encode_trimap(trimap))()
         for side in ("transformers", "ours-vitmatte")
     )
-    assert theirs.shape == ours.shape == (90, 120) and theirs.dtype == np.float32
+    assert theirs.shape == ours.shape == trimap.shape and theirs.dtype == np.float32
     assert theirs[unknown].std() > 0.1
     np.testing.assert_allclose(ours[unknown], theirs[unknown], rtol=0, atol=1e-4)
 
