@@ -77,12 +77,16 @@ def test_peak_memory_is_what_is_held_at_most_above_the_start():
 
 def test_on_cuda_memory_is_what_torch_allocates(monkeypatch):
     state = {"allocated": 3e9, "peak": 9e9}
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: state.update(peak=state["allocated"]))
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: state["allocated"])
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: state["peak"])
-    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 11e9)
-    memory = fresh.PeakMemory("cuda:0")
+    fakes = {
+        "synchronize": lambda: None,
+        "reset_peak_memory_stats": lambda: state.update(peak=state["allocated"]),
+        "memory_allocated": lambda: state["allocated"],
+        "max_memory_allocated": lambda: state["peak"],
+        "max_memory_reserved": lambda: 11e9,
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, fake=fake: fake() if device == "cuda:1" else None)
+    memory = fresh.PeakMemory("cuda:1")
     assert memory.above_gb() == 0
     state["peak"] = 5e9
     assert (memory.above_gb(), memory.whole_gb()) == (2, 11)

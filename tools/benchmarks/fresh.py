@@ -45,12 +45,12 @@ class PeakMemory:
     """
 
     def __init__(self, device: str) -> None:
-        self.is_cuda = device.startswith("cuda")
+        self.device, self.is_cuda = device, device.startswith("cuda")
         gc.collect()
         if self.is_cuda:
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            self.loaded = torch.cuda.memory_allocated()
+            torch.cuda.synchronize(device)
+            torch.cuda.reset_peak_memory_stats(device)
+            self.loaded = torch.cuda.memory_allocated(device)
         else:
             ctypes.CDLL(None).malloc_trim(0)  # otherwise the work would reuse, unseen, what loading has freed
             self.highest_before = _status_bytes("VmHWM")
@@ -63,11 +63,11 @@ class PeakMemory:
 
     def whole_gb(self) -> float:
         """Peak of the process's whole life, loading included; on CUDA the peak of what torch holds of the device."""
-        whole = torch.cuda.max_memory_reserved() if self.is_cuda else max(self.highest_before, self._peak())
+        whole = torch.cuda.max_memory_reserved(self.device) if self.is_cuda else max(self.highest_before, self._peak())
         return whole / 1e9
 
     def _peak(self) -> int:
-        return torch.cuda.max_memory_allocated() if self.is_cuda else _status_bytes("VmHWM")
+        return torch.cuda.max_memory_allocated(self.device) if self.is_cuda else _status_bytes("VmHWM")
 
 
 def _status_bytes(name: str) -> int:

@@ -63,7 +63,7 @@ def measure_train_step(
         torch.stack(list(losses.values())).sum().backward()
         optimizer.step()
         if memory.is_cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
     return {"seconds": statistics.median(seconds[1:]), "peak_gb": memory.above_gb()}
 
