@@ -10,8 +10,7 @@ IMAGES are files, folders and quoted patterns. In folders, trimaps and masks bel
 Without --output, what is made of a file lies beside it as NAME_alpha.png, NAME_cutout.png or NAME_composite.png, and
 what is made of a folder, or of a pattern in a folder, lies beside that one as FOLDER_alpha/NAME.png and so on.
 Alpha comes from a model folder or an .onnx file of tools/export.py, or from a config with its checkpoint; without a
-network by closed-form matting. The other baselines are "trivial", 0.5 on every unknown pixel, and "ramp", the
-background's distance over the sum of both distances.
+network by closed-form matting. The baseline "trivial" is 0.5 wherever unknown, "ramp" follows the distances alone.
 A file that cannot be used stops no other; all such are listed at the end. A file has its name only when it is complete,
 so that --resume makes just those that are not there.
 Exit status: 0 all matted, 1 something is wrong with files, 2 wrong usage, 130 interrupted.
@@ -93,13 +92,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     group = parser.add_argument_group("how a network runs")
     group.add_argument("--device", help="cpu, cuda ... (default: the best there is)")
     group.add_argument("--precision", choices=("auto", "float32", "bf16"), help="default: auto, by the device")
-    group.add_argument(
-        "--max-memory",
-        type=number_up_to(math.inf),
-        dest="max_memory_gb",
-        metavar="GB",
-        help="plan for so many 1e9 bytes",
-    )
+    group.add_argument("--max-memory", type=number_up_to(math.inf), dest="max_memory_gb", metavar="GB", help="a limit")
     group.add_argument("--compile", action="store_true", default=None, dest="is_compiled", help="by torch.compile")
     group.add_argument("--tile-px", type=positive_integer, help="side of the tiles that the decoder takes in turn")
     group = parser.add_argument_group("what is written")
