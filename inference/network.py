@@ -1,13 +1,14 @@
 """A ViTMatte made ready to matte: its device, its precision, and its decoder on tiles."""
 
 import copy
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from data.trimap import UNKNOWN
+from inference.memory import plan_tile
 from inference.tiling import HALO_TOKENS, decode_tiled, needed_tokens
 from modeling import ViTMatte
 
@@ -47,10 +48,14 @@ class TorchNetwork:
         device: see `choose_device`; None leaves the model where it is.
         precision: see `choose_precision`.
         tile_px: side of the tiles that the decoder takes in turn, at least 1. It changes memory and time, not alpha.
+        max_memory_gb: what may be in use during a prediction, see `inference.memory.plan_tile`: tiles become smaller
+            where needed, and what cannot fit is refused. None is no limit.
+        is_compiled: whether torch.compile makes code of blocks and decoder, at the first prediction, which then takes
+            minutes.
 
     Raises:
         TypeError: the model is something else.
-        ValueError: no such device, precision or tiles.
+        ValueError: no such device, precision, tiles or limit.
     """
 
     def __init__(
@@ -59,24 +64,35 @@ class TorchNetwork:
         device: str | torch.device | None = None,
         precision: str = "float32",
         tile_px: int = TILE_PX,
+        max_memory_gb: float | None = None,
+        is_compiled: bool = False,
     ) -> None:
         if not isinstance(model, ViTMatte):
             raise TypeError(f"expected a ViTMatte, got a {type(model).__name__}")
         if tile_px < 1:
             raise ValueError(f"expected tiles of at least 1 px, got tile_px {tile_px}; {TILE_PX} is a good choice")
+        if max_memory_gb is not None and not max_memory_gb > 0:
+            raise ValueError(f"expected a limit of memory above 0 GB, got {max_memory_gb}")
         self.device = model.device if device is None else choose_device(str(device))
         self.precision = choose_precision(precision, self.device)
         self.model = prepared(model, DTYPES[self.precision]).to(self.device)
-        self.tile_px = tile_px
-        self.name = f"{self.device}, {self.precision}"
+        self.tile_px, self.max_memory_gb = tile_px, max_memory_gb
+        self.name = f"{self.device}, {self.precision}{', compiled' if is_compiled else ''}"
+        if is_compiled:
+            for part in (*self.model.backbone.blocks, self.model.decoder):
+                part.compile(dynamic=True)
 
     def alpha(self, image: Tensor, trimap: Tensor) -> Tensor:
         """See `Network.alpha`.
 
         Raises:
+            MemoryLimitError: the images do not fit into `max_memory_gb`.
             ValueError: weights or settings that give values that are not finite.
         """
         height, width = image.shape[-2:]
+        tile_px = self.tile_px
+        if self.max_memory_gb is not None:
+            tile_px = plan_tile(self.model, len(image) * height, width, tile_px, self.max_memory_gb)
         image, trimap = image.to(self.device), trimap.to(self.device)
         dtype = DTYPES[self.precision]
         with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=self.precision != "float32"):
@@ -85,13 +101,13 @@ class TorchNetwork:
             is_needed = network_input[:, 3:] == UNKNOWN
             is_read = needed_tokens(is_needed, self.model.decoder.stride, HALO_TOKENS)
             features = self.model.backbone(network_input, is_read)
-            alpha = decode_tiled(self.model.decoder, features, network_input, is_needed, self.tile_px)
+            alpha = decode_tiled(self.model.decoder, features, network_input, is_needed, tile_px)
         if not alpha.isfinite().all():
             raise ValueError("the network gives values that are not finite: its weights or settings cannot be used")
         return alpha[..., :height, :width]
 
 
-def prepared(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+def prepared(model: ViTMatte, dtype: torch.dtype) -> Any:
     """Copy a network for evaluation.
 
     Each BatchNorm that follows a convolution becomes part of it. In bfloat16 the weights of convolutions and linear

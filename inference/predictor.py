@@ -36,6 +36,8 @@ class Predictor:
         device: str = "auto",
         precision: str = "auto",
         tile_px: int = TILE_PX,
+        max_memory_gb: float | None = None,
+        is_compiled: bool = False,
     ) -> "Predictor":
         """Read a network, and log where and how it runs.
 
@@ -45,7 +47,8 @@ class Predictor:
             weights: trained checkpoint of a config.
             device: see `inference.network.choose_device`.
             precision: see `inference.network.choose_precision`; an `.onnx` file has its own.
-            tile_px: see `TorchNetwork`; an `.onnx` file takes images whole.
+            tile_px, max_memory_gb, is_compiled: see `TorchNetwork`; of no use to an `.onnx` file, which takes images
+                whole.
 
         Raises:
             FileNotFoundError: a file is not there.
@@ -59,6 +62,8 @@ class Predictor:
         if source.suffix == ".onnx":
             from inference.onnx_network import OnnxNetwork
 
+            if max_memory_gb is not None or is_compiled or precision == "bf16":
+                raise ValueError(f"{source}: an .onnx file has no limit of memory, bf16 or compilation; a folder has")
             network = OnnxNetwork(source, device)
         else:
             if weights is not None:
@@ -67,7 +72,7 @@ class Predictor:
                 model = load_model(source, weights, "cpu")
             else:
                 model = read_model_folder(source)
-            network = TorchNetwork(model, device, precision, tile_px)
+            network = TorchNetwork(model, device, precision, tile_px, max_memory_gb, is_compiled)
         logger.info("%s runs on %s (asked for: %s, %s)", source, network.name, device, precision)
         return cls(network)
 
@@ -92,8 +97,8 @@ class Predictor:
         known = decode_trimap(trimap)
         if not (known == UNKNOWN).any():
             return known
-        planes = np.ascontiguousarray(colours.transpose(2, 0, 1))
-        alpha = self.network.alpha(torch.from_numpy(planes)[None], torch.from_numpy(known)[None, None])
+        pixels = torch.from_numpy(np.ascontiguousarray(colours)).permute(2, 0, 1)
+        alpha = self.network.alpha(pixels[None], torch.from_numpy(known)[None, None])
         return np.where(known == UNKNOWN, alpha[0, 0].float().cpu().numpy(), known)
 
     def predict_many(self, pairs: Iterable[tuple[NDArray, NDArray]]) -> Iterator[NDArray[np.float32]]:

@@ -150,14 +150,31 @@ def in_pieces(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     num_tokens = inputs[0].shape[1]
     if torch.is_grad_enabled() or num_tokens <= PIECE_TOKENS:
         return function(*inputs)
+    pieces = (slice(start, start + PIECE_TOKENS) for start in range(0, num_tokens, PIECE_TOKENS))
+    return join((function(*(x[:, piece] for x in inputs)) for piece in pieces), 1, num_tokens)
+
+
+def join(pieces: Iterable[Tensor], dim: int, size: int) -> Tensor:
+    """Concatenate pieces that are computed as they are asked for.
+
+    Where no gradient is recorded each goes to its place at once: if all were kept until the last, the memory between
+    them, which is used for a while only, could not be given back.
+
+    Args:
+        pieces: at least one.
+        dim: along which they follow each other.
+        size: of all of them along it.
+    """
+    if torch.is_grad_enabled():
+        return torch.cat(list(pieces), dim)
     out: Tensor | None = None
-    for start in range(0, num_tokens, PIECE_TOKENS):
-        piece = slice(start, start + PIECE_TOKENS)
-        done = function(*(x[:, piece] for x in inputs))
+    start = 0
+    for piece in pieces:
         if out is None:
-            out = done.new_empty(done.shape[0], num_tokens, *done.shape[2:])
-        out[:, piece] = done
-    assert out is not None
+            out = piece.new_empty(*piece.shape[:dim], size, *piece.shape[dim + 1 :])
+        out.narrow(dim, start, piece.shape[dim]).copy_(piece)
+        start += piece.shape[dim]
+    assert out is not None and start == size
     return out
 
 

@@ -9,7 +9,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from modeling.backbone.layers import ConvResidual, Mlp, PatchEmbed, checked_indexes, in_pieces, read_indexes
+from modeling.backbone.layers import ConvResidual, Mlp, PatchEmbed, checked_indexes, in_pieces, join, read_indexes
 from modeling.backbone.softmax import attend
 from modeling.backbone.windows import partition, unpartition
 
@@ -227,21 +227,27 @@ class RelativeAttention(nn.Module):
         positions_h, positions_w = _relative_positions(self.rel_pos_h, h), _relative_positions(self.rel_pos_w, w)
         # As many images at once as fit, or else as many queries of one image.
         at_once = max(MAX_BIAS_NUMEL // (self.num_heads * h * w), 1)
-        images = min(max(at_once // len(queries), 1), B)
-        out = [
-            [
-                self._attend(
-                    q[first : first + images, :, start : start + at_once],
-                    k[first : first + images],
-                    v[first : first + images],
-                    positions_h[queries[start : start + at_once] // w],
-                    positions_w[queries[start : start + at_once] % w],
-                )
-                for start in range(0, len(queries), at_once)
-            ]
-            for first in range(0, B, images)
-        ]
-        attended = torch.cat([torch.cat(pieces, dim=2) for pieces in out])  # (B, K, n, d)
+        images_at_once = min(max(at_once // len(queries), 1), B)
+
+        def attend_images(images: slice) -> Tensor:
+            pieces = (slice(start, start + at_once) for start in range(0, len(queries), at_once))
+            return join(
+                (
+                    self._attend(
+                        q[images, :, piece],
+                        k[images],
+                        v[images],
+                        positions_h[queries[piece] // w],
+                        positions_w[queries[piece] % w],
+                    )
+                    for piece in pieces
+                ),
+                dim=2,
+                size=len(queries),
+            )
+
+        starts = range(0, B, images_at_once)
+        attended = join((attend_images(slice(start, start + images_at_once)) for start in starts), dim=0, size=B)
         return in_pieces(self.proj, attended.transpose(1, 2).flatten(2))
 
     def _attend(self, *piece: Tensor) -> Tensor:

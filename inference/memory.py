@@ -1,0 +1,109 @@
+"""How much memory a prediction takes: an estimate, and the largest tiles that a limit allows."""
+
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inference.tiling import HALO_TOKENS
+from modeling import ViTMatte
+from modeling.backbone.layers import PIECE_TOKENS
+
+GB = 1e9
+
+SMALLEST_TILE_PX = 64
+"""With its halo such a tile takes a fourth of the memory of one of 256 px; smaller ones save next to nothing."""
+
+PIXEL_BYTES = 48
+"""Of the whole image: its colours, trimap and known pixels, and the network's input twice over."""
+
+TOKEN_FLOATS = 8
+"""Of the whole grid, times the width: a block's input and output, its norm, queries, keys, values, attended values."""
+
+PIECE_FLOATS = 12
+"""Of the tokens that pass an MLP at once, times the width: three tensors of its hidden width."""
+
+WORKSPACE_BYTES = 2**27
+"""Of attention's pieces and of the libraries."""
+
+
+class MemoryLimitError(ValueError):
+    """A prediction that does not fit into the memory it may take; the message gives the estimate."""
+
+
+def estimate_bytes(model: ViTMatte, height: int, width: int, tile_px: int) -> int:
+    """Estimate what a prediction takes at its peak beyond the loaded network, from above (tests/test_memory.py).
+
+    In bfloat16 it is less. The size of what is unknown is not looked at.
+
+    Args:
+        model: a ViT or ViTDet and a `DetailCapture`.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        tile_px: side of the decoder's tiles.
+    """
+    decoder: Any = model.decoder
+    backbone: Any = model.backbone
+    stride, embed_dim = decoder.stride, backbone.embed_dim
+    height, width = (side + (-side) % model.size_divisibility for side in (height, width))
+    num_tokens = (height // stride) * (width // stride)
+    backbone_bytes = 4 * embed_dim * (TOKEN_FLOATS * num_tokens + PIECE_FLOATS * min(num_tokens, PIECE_TOKENS))
+    side_px = max(tile_px // stride, 1) * stride + 2 * HALO_TOKENS * stride
+    tile_bytes = min(side_px, height) * min(side_px, width) * _decoder_bytes_per_pixel(decoder)
+    features_bytes = 4 * embed_dim * num_tokens
+    whole_bytes = PIXEL_BYTES * height * width + WORKSPACE_BYTES
+    return round(whole_bytes + max(backbone_bytes, features_bytes + tile_bytes))
+
+
+def _decoder_bytes_per_pixel(decoder: Any) -> float:
+    """The largest fusion: both inputs, joined, and the output; beside it the stream's maps."""
+    stream = sum(conv.conv.out_channels / 4 ** (level + 1) for level, conv in enumerate(decoder.convstream.convs))
+    num_fusions = len(decoder.fusion_blks)
+    fusions = [
+        (2 * fusion.conv.conv.in_channels + fusion.conv.conv.out_channels) / 4 ** (num_fusions - 1 - level)
+        for level, fusion in enumerate(decoder.fusion_blks)
+    ]
+    return 4 * (stream + max(fusions))
+
+
+def used_bytes(device: torch.device) -> int:
+    """Tell what is in use: of a CUDA device what torch has allocated, else this process's resident memory.
+
+    Where the system does not tell the latter (other than Linux), it is the most that it ever was.
+    """
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * resource.getpagesize()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def plan_tile(model: ViTMatte, height: int, width: int, tile_px: int, limit_gb: float) -> int:
+    """Choose the tile with which a prediction stays within a limit.
+
+    Args:
+        model: see `estimate_bytes`.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        tile_px: the largest tile to choose; it is halved as far as needed, to `SMALLEST_TILE_PX`.
+        limit_gb: of all that is then in use (see `used_bytes`), in units of 1e9 bytes.
+
+    Returns: side of the tiles in pixels.
+
+    Raises:
+        MemoryLimitError: the image does not fit.
+    """
+    used = used_bytes(model.device)
+    while True:
+        estimate = estimate_bytes(model, height, width, tile_px)
+        if used + estimate <= limit_gb * GB:
+            return tile_px
+        if tile_px // 2 < SMALLEST_TILE_PX:
+            raise MemoryLimitError(
+                f"{width} x {height} px need an estimated {estimate / GB:.2f} GB beside the {used / GB:.2f} GB in use, "
+                f"more than the {limit_gb:g} GB allowed: reduce the image, or raise the limit"
+            )
+        tile_px //= 2
