@@ -180,6 +180,15 @@ def test_a_mask_becomes_a_trimap_by_its_width(folders, width, width_px):
         np.testing.assert_array_equal(grey(folders / output / "a.png"), expected)
 
 
+def test_an_alpha_in_16_bit_has_more_than_256_greys(folders):
+    paths = {"image": "images/*", "output": "out"}
+    assert predict.main(arguments(folders, "--baseline", "ramp", "--bits", "16", "--format", "tif", **paths)) == 0
+    for name in SIZES:
+        alpha = ramp_alpha(read_trimap(folders / "trimaps" / f"{name}.bmp"))
+        written = read_raw(folders / "out" / f"{name}.tif")
+        assert written.dtype == np.uint16 and np.abs(written - 65535.0 * alpha).max() <= 0.5 + 1e-2
+
+
 def by_hand(folders):
     """Image, ramp and estimated foreground of image "a"."""
     image = read_image(folders / "images" / "a.png")
@@ -202,6 +211,21 @@ def test_a_cut_out_has_the_estimated_colours(folders, bits, is_premultiplied):
     assert np.abs(written - (2**bits - 1) * expected).max() <= 0.5 + 1e-2
 
 
+def test_a_tiff_says_that_its_colours_are_premultiplied(folders):
+    """So that readers divide, and find the colours of the straight one."""
+    pictures = []
+    for more in ([], ["--premultiplied"]):
+        output = folders / f"{len(more)}.tif"
+        assert (
+            predict.main(arguments(folders, "--baseline", "ramp", "--as", "rgba", *more, **ONE | {"output": output}))
+            == 0
+        )
+        pictures.append(read_raw(output).astype(float))
+    is_opaque_enough = pictures[0][:, :, 3] > 128
+    assert is_opaque_enough.any() and output.read_bytes() != (folders / "0.tif").read_bytes()
+    assert np.abs(pictures[0] - pictures[1])[is_opaque_enough].max() <= 2
+
+
 @pytest.mark.parametrize(
     ("background", "expected"),
     [("#20A040", (32, 160, 64)), ("teal", (0, 128, 128)), ("rgb(0%, 100%, 0%)", (0, 255, 0)), ("beach.png", None)],
@@ -209,12 +233,13 @@ def test_a_cut_out_has_the_estimated_colours(folders, bits, is_premultiplied):
 def test_a_composite_lies_over_a_colour_or_a_picture(folders, monkeypatch, background, expected):
     monkeypatch.chdir(folders)
     cv2.imwrite("beach.png", np.random.default_rng(5).integers(0, 256, (90, 50, 3), np.uint8))
-    paths = ONE | {"output": "new.tif"}
-    assert predict.main(arguments(folders, "--baseline", "ramp", "--background", background, **paths)) == 0
+    more = ["--baseline", "ramp", "--background", background, "--bits", "16"]
+    assert predict.main(arguments(folders, *more, **ONE | {"output": "new.tif"})) == 0
     _, alpha, foreground = by_hand(folders)
     behind = np.array(expected) / 255 if expected else read_image("beach.png")
-    error = read_raw("new.tif") - 255 * over(foreground, alpha, behind).astype(np.float64)
-    assert np.abs(error).max() <= 0.5 + 1e-2
+    written = read_raw("new.tif")
+    assert written.dtype == np.uint16
+    assert np.abs(written - 65535 * over(foreground, alpha, behind).astype(np.float64)).max() <= 0.5 + 1e-2
 
 
 def test_auto_finds_the_subject_and_gives_a_cut_out(folders, monkeypatch, capsys):
