@@ -92,13 +92,13 @@ def load(
         device: "cpu", "cuda" ...
         precision: key of `DTYPES`.
         is_compiled: by `torch.compile`.
-        max_memory_gb: limit that ours keeps.
+        max_memory_gb: limit that ours keeps, see `inference.memory.plan_tile`.
     """
     if side == "transformers":
         return load_transformers(folder / side, device, precision, is_compiled)
-    asked = {"is_compiled": is_compiled, "max_memory_gb": max_memory_gb}
-    settings: dict[str, Any] = {name: value for name, value in asked.items() if value}
-    predictor = Predictor.load(folder / side, device=device, precision=precision, **settings)
+    predictor = Predictor.load(
+        folder / side, device=device, precision=precision, max_memory_gb=max_memory_gb, is_compiled=is_compiled
+    )
     return lambda image, trimap: lambda: predictor.predict(image, trimap)
 
 
