@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Iterable, Iterator
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from data.images import as_colours, as_unit_floats
 from data.trimap import UNKNOWN, decode_trimap
@@ -89,18 +91,52 @@ class Predictor:
         Raises:
             ValueError: the sizes differ, or the values are not those above.
         """
-        if image.shape[:2] != trimap.shape[:2]:
-            raise ValueError(
-                f"expected an image (H, W, 3) and a trimap (H, W) of one size, got {image.shape} and {trimap.shape}"
-            )
-        colours = as_unit_floats(as_colours(image))
-        known = decode_trimap(trimap)
-        if not (known == UNKNOWN).any():
-            return known
-        pixels = torch.from_numpy(np.ascontiguousarray(colours)).permute(2, 0, 1)
-        alpha = self.network.alpha(pixels[None], torch.from_numpy(known)[None, None])
-        return np.where(known == UNKNOWN, alpha[0, 0].float().cpu().numpy(), known)
+        return next(self.predict_many([(image, trimap)]))
 
-    def predict_many(self, pairs: Iterable[tuple[NDArray, NDArray]]) -> Iterator[NDArray[np.float32]]:
-        """Predict one pair of image and trimap after the other, each when it is asked for: see `predict`."""
-        return (self.predict(image, trimap) for image, trimap in pairs)
+    def predict_many(
+        self, pairs: Iterable[tuple[NDArray, NDArray]], batch_size: int = 1
+    ) -> Iterator[NDArray[np.float32]]:
+        """Predict one alpha after the other, each when it is asked for.
+
+        Args:
+            pairs: image and trimap as for `predict`; taken as they are needed.
+            batch_size: number of neighbours of one size that go through the network together, at least 1. It changes
+                alpha by rounding; on a GPU small images take less time together, and all take more memory.
+
+        Raises:
+            ValueError: see `predict`.
+        """
+        if batch_size < 1:
+            raise ValueError(f"expected at least 1 image at a time, got batch_size {batch_size}")
+        return self._predict_many(pairs, batch_size)
+
+    def _predict_many(self, pairs: Iterable[tuple[NDArray, NDArray]], batch_size: int) -> Iterator[NDArray[np.float32]]:
+        checked = (check_pair(*pair) for pair in pairs)
+        for _, of_one_size in groupby(checked, key=lambda pair: pair[1].shape):
+            while batch := list(islice(of_one_size, batch_size)):
+                yield from self._predict_batch(batch)
+
+    def _predict_batch(self, pairs: list[tuple[Tensor, NDArray[np.float32]]]) -> Iterator[NDArray[np.float32]]:
+        """Yield the alphas of images of one size; those without an unknown pixel run no network."""
+        unknown = [known == UNKNOWN for _, known in pairs]
+        images = [image for (image, _), mask in zip(pairs, unknown, strict=True) if mask.any()]
+        trimaps = [torch.from_numpy(known)[None] for (_, known), mask in zip(pairs, unknown, strict=True) if mask.any()]
+        alphas = iter(self.network.alpha(torch.stack(images), torch.stack(trimaps)).float().cpu() if images else ())
+        for (_, known), mask in zip(pairs, unknown, strict=True):
+            yield np.where(mask, next(alphas)[0].numpy(), known) if mask.any() else known
+
+
+def check_pair(image: NDArray, trimap: NDArray) -> tuple[Tensor, NDArray[np.float32]]:
+    """Bring an image and its trimap, as `Predictor.predict` takes them, to one form.
+
+    Returns: (3, H, W) float32 RGB in [0, 1], and (H, W) of {0, 0.5, 1}.
+
+    Raises:
+        ValueError: see `Predictor.predict`.
+    """
+    if image.shape[:2] != trimap.shape[:2]:
+        raise ValueError(
+            f"expected an image (H, W, 3) and a trimap (H, W) of one size, got {image.shape} and {trimap.shape}"
+        )
+    colours = np.ascontiguousarray(as_unit_floats(as_colours(image)))
+    return torch.from_numpy(colours).permute(2, 0, 1), decode_trimap(trimap)
