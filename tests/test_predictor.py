@@ -41,7 +41,7 @@ for num_predictions in (100, 300):
         predictor.predict(image[:height, :width], trimap[:height, :width])
     print(Path("/proc/self/statm").read_text().split()[1])
 """
-"""Resident memory after a start that fills torch's and oneDNN's caches, and after 300 predictions more, of all sizes."""
+"""Resident memory after a start that fills torch's and oneDNN's caches, and after 300 predictions of all sizes."""
 
 
 def tiny_model():
