@@ -113,7 +113,7 @@ def test_specks_are_left_out_and_small_holes_filled(hot):
 def test_a_trimap_is_the_masks_band_and_what_the_first_look_contradicts(hot):
     shape = 300, 400
     body, face = disc(shape, (150, 150), 70), disc(shape, (120, 150), 30)
-    wisp, far = disc(shape, (150, 234), 12), disc(shape, (20, 380), 18)
+    wisp, far = disc(shape, (150, 234), 12), disc(shape, (62, 62), 15)
     image = paint([(body, BLUE), (face, RED), (wisp | far, GREEN)], shape)
     hot((GREY, 0.1), (BLUE, 0.7), (RED, 0.95), blur_px=1)
     band = trimap_from_mask(find_subject(image), 8)
