@@ -3,6 +3,7 @@
     python tools/benchmark.py train-step
     python tools/benchmark.py train-step --sides ours --precision bf16 --device cuda
     python tools/benchmark.py metrics
+    python tools/benchmark.py foreground
     python tools/benchmark.py infer
     python tools/benchmark.py infer --sides ours --sizes 3840x2160 7680x4320 --trimaps band --max-memory 8
 
@@ -20,6 +21,9 @@ pixels, "unknown" is all unknown. Transformers' input is normalised and padded b
 `Predictor.predict` on 8-bit arrays. "Above loading" is the peak resident size less that with network and image loaded
 (on CUDA what torch has allocated). Linux alone, for that on CPUs.
 
+foreground: colours estimated on procedural mattes, whose own are known: the image's own, pymatting's as it comes, ours;
+then time and memory of a large picture.
+
 Exit status: 0 measured, 1 a side failed, 2 wrong usage. Quote the ratio: times of a shared machine drift.
 """
 
@@ -30,7 +34,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from tools.benchmarks import infer, metrics, train_step
+from tools.benchmarks import foreground, infer, metrics, train_step
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -41,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("train-step", train_step, "forward, losses, backward, AdamW"),
         ("metrics", metrics, "SAD, MSE, MAD, Grad and Conn"),
         ("infer", infer, "alpha of an image"),
+        ("foreground", foreground, "colours without the background's"),
     ):
         command = commands.add_parser(name, help=summary)
         module.add_arguments(command)
