@@ -150,7 +150,10 @@ class _Exportable(nn.Module):
 
 
 class _Attention(nn.Module):
-    """`Attention` whose ragged windows are filled up with keys that nothing attends to."""
+    """`Attention` whose ragged windows are filled up with keys that nothing attends to.
+
+    Global attention takes one head after the other, so that the logits of one are in memory at once.
+    """
 
     def __init__(self, attention: Attention) -> None:
         super().__init__()
@@ -163,10 +166,15 @@ class _Attention(nn.Module):
         P = N - grid[0] * grid[1]
         q, k, v = self.qkv(x).reshape(B, N, 3, self.num_heads, -1).unbind(2)  # each (B, N, K, d)
         q, k = (torch.cat((t[:, :P], rotate(t[:, P:], *rope)), dim=1) for t in (q, k))
-        if not self.window_size:
-            return self.proj(_attend_by_head(q, k, v))
-        out = self._attend_windows(q, k, v, P, grid)
-        return self.proj(torch.cat((_attend_by_head(q[:, :P], k, v), out), dim=1) if P else out)
+        if self.window_size:
+            out = self._attend_windows(q, k, v, P, grid)
+            if P:
+                of_prefix = _attend(*(t.transpose(1, 2) for t in (q[:, :P], k, v)))  # (B, K, P, d)
+                out = torch.cat((of_prefix.transpose(1, 2).flatten(2), out), dim=1)
+        else:
+            heads = zip(*(t.unbind(2) for t in (q, k, v)), strict=True)
+            out = torch.cat([_attend(*head) for head in heads], dim=2)
+        return self.proj(out)
 
     def _attend_windows(self, q: Tensor, k: Tensor, v: Tensor, P: int, grid: tuple[int, int]) -> Tensor:
         """(B, P + h * w, K, d) queries, keys and values -> (B, h * w, D), the prefix queries left out."""
@@ -190,7 +198,7 @@ class _Attention(nn.Module):
 
 
 class _RelativeAttention(nn.Module):
-    """`RelativeAttention`, one head after the other or, within windows, all at once."""
+    """`RelativeAttention`, global with one head after the other or within windows."""
 
     def __init__(self, attention: RelativeAttention, window_size: int) -> None:
         super().__init__()
@@ -228,15 +236,10 @@ def _relative_positions(stored: Tensor, size: int) -> Tensor:
     return stored[index[:, None] - index[None, :] + size - 1]
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Softmax attention of (..., Nq, d) queries over (..., Nk, d) keys and values, a bias added to the logits."""
-    return (q * q.shape[-1] ** -0.5 @ k.mT + bias).softmax(dim=-1) @ v
-
-
-def _attend_by_head(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attend with (B, Nq, K, d) queries over (B, Nk, K, d) -> (B, Nq, D), the logits of one head in memory at once."""
-    heads = zip(q.unbind(2), k.unbind(2), v.unbind(2), strict=True)
-    return torch.cat([_attend(*head, head[0].new_zeros(1)) for head in heads], dim=-1)
+    logits = q * q.shape[-1] ** -0.5 @ k.mT
+    return (logits if bias is None else logits + bias).softmax(dim=-1) @ v
 
 
 def _cut(x: Tensor, side: int) -> Tensor:
