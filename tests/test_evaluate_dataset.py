@@ -16,6 +16,7 @@ from data.images import read_image, read_raw_alpha
 from data.trimap import trimap_from_alpha
 from evaluation.metrics import measure
 from evaluation.report import CELL_PX, GAP_PX
+from inference.extras import MissingExtraError
 from tools import evaluate
 
 
@@ -118,15 +119,30 @@ def test_a_network_writes_the_predictions_first(dataset, network, by_network, ca
     assert ours == theirs
 
 
-def test_a_model_folder_is_a_network_too(dataset, network):
-    (dataset / "model").mkdir()
-    (dataset / "model" / "model.safetensors").write_bytes(b"tensors")
-    parts = ["--dataset", "mine", "--model", dataset / "model", "--workers", "1", "--pred-dir", dataset / "new"]
+@pytest.mark.parametrize(
+    ("model", "weights", "config_file"),
+    [("model", "model/model.safetensors", "model/config.json"), ("model.onnx", "model.onnx", None)],
+)
+def test_a_model_folder_or_onnx_file_is_a_network_too(dataset, network, model, weights, config_file):
+    (dataset / weights).parent.mkdir(exist_ok=True)
+    (dataset / weights).write_bytes(b"tensors")
+    parts = ["--dataset", "mine", "--model", dataset / model, "--workers", "1", "--pred-dir", dataset / "new"]
     assert evaluate.main([*map(str, parts), "--output", str(dataset / "out")]) == 0
-    assert network.loaded == [(dataset / "model", "auto")]
+    assert network.loaded == [(dataset / model, None, "auto")]
     found = values(dataset / "out")["predictions"]
     assert found["weights_sha256"] == hashlib.sha256(b"tensors").hexdigest()
-    assert found["config_file"] == str(dataset / "model" / "config.json")
+    assert found["weights"] == str(dataset / weights)
+    assert found["config_file"] == (config_file and str(dataset / config_file))
+
+
+def test_a_network_without_its_package_is_one_line(dataset, network, monkeypatch, capsys):
+    def load(*source, **options):
+        raise MissingExtraError("model.onnx needs the optional package onnxruntime")
+
+    monkeypatch.setattr("inference.predictor.Predictor.load", load)
+    parts = ["--dataset", "mine", "--model", dataset / "model.onnx", "--workers", "1", "--pred-dir", dataset / "new"]
+    assert evaluate.main([*map(str, parts)]) == 1
+    assert capsys.readouterr().err == "evaluate.py: model.onnx needs the optional package onnxruntime\n"
 
 
 def test_an_interrupted_network_can_be_run_again(dataset, network, by_network, capsys):

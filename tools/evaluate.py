@@ -33,15 +33,16 @@ from evaluation.metrics import PROTOCOLS
 from evaluation.report import format_table
 from evaluation.results import prepare_output, read_or_make_trimap, write_output
 from evaluation.summary import Summary, compare, interval_rows, read_summary, stored_foregrounds, summarise
+from inference.extras import MissingExtraError
 
 UNFINISHED = "unfinished_predictions"
 
 
 class Network(NamedTuple):
-    """Where a network comes from: a config file and a checkpoint, or a model folder (the config file is None)."""
+    """Where a network comes from: a config file and its weights, or a model folder or .onnx file (weights are None)."""
 
-    config_file: Path | None
-    weights: Path
+    source: Path
+    weights: Path | None
     device: str | None
 
 
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print_comparison(*options.compare)
         else:
             evaluate(options)
-    except (OSError, ValueError) as error:  # DataError, CheckpointError and ConfigError are ValueErrors
+    except (OSError, ValueError, MissingExtraError) as error:  # DataError and the like are ValueErrors
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -76,7 +77,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset", help="instead of these three: a known data set, or a folder image/ alpha/ trimap/")
     parser.add_argument("--config-file", type=Path, help="with --dataset: network that first writes to --pred-dir")
     parser.add_argument("--weights", type=Path, help="its trained checkpoint")
-    parser.add_argument("--model", type=Path, help="instead of these two: model folder of tools/export.py")
+    parser.add_argument("--model", type=Path, help="instead of these two: model folder or .onnx file")
     parser.add_argument("--device", help="its device, cpu, cuda ...; default: the config's, or the best there is")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="dim", help="what counts, and how it is rounded")
     parser.add_argument("--workers", type=int, default=default_workers(), help="processes (default: %(default)s)")
@@ -134,10 +135,8 @@ def evaluate(options: argparse.Namespace) -> None:
     """
     protocol = PROTOCOLS[options.protocol]
     network = None
-    if options.model is not None:
-        network = Network(None, options.model, options.device)
-    elif options.config_file is not None:
-        network = Network(options.config_file, options.weights, options.device)
+    if options.model is not None or options.config_file is not None:
+        network = Network(options.model or options.config_file, options.weights, options.device)
     label_dir, trimap_dir, image_dir, radius_px = options.label_dir, options.trimap_dir, options.image_dir, None
     if options.dataset is not None:
         test_set = find_test_set(options.dataset, needs_trimaps=network is not None or not protocol.is_whole)
@@ -210,25 +209,26 @@ def predict_test_set(test_set: TestSet, network: Network, pred_dir: Path, num_wo
     for name in checked:
         (unfinished / f"{name}.png").rename(pred_dir / f"{name}.png")
     shutil.rmtree(unfinished)
-    names = {"config_file": str(config_file), "weights": str(weights)}
+    config_name = None if config_file is None else str(config_file)
+    names = {"config_file": config_name, "weights": str(weights)}
     return {**names, "weights_sha256": digest, "torch": str(torch.__version__)}
 
 
-def load_network(network: Network) -> tuple[Callable[[NDArray, NDArray], NDArray], Path, Path]:
+def load_network(network: Network) -> tuple[Callable[[NDArray, NDArray], NDArray], Path | None, Path]:
     """Load what gives alphas; what loads torch is imported here.
 
-    Returns: image and trimap -> alpha, and the files of its config and its weights.
+    Returns: image and trimap -> alpha, and the files of its config and its weights; an .onnx file is both in one.
     """
     from inference.model_folder import CONFIG_FILE, WEIGHTS_FILE
     from inference.predictor import Predictor
 
-    device = network.device or "auto"
-    if network.config_file is None:
-        folder = network.weights
-        predictor = Predictor.load(folder, device=device, precision="float32")
-        return predictor.predict, folder / CONFIG_FILE, folder / WEIGHTS_FILE
-    predictor = Predictor.load(network.config_file, network.weights, device, precision="float32")
-    return predictor.predict, network.config_file, network.weights
+    source, weights, device = network
+    predictor = Predictor.load(source, weights, device or "auto", precision="float32")
+    if weights is not None:
+        return predictor.predict, source, weights
+    if source.is_dir():
+        return predictor.predict, source / CONFIG_FILE, source / WEIGHTS_FILE
+    return predictor.predict, None, source
 
 
 def progress_bar(title: str) -> Callable[[Iterable[Any], int], Iterable[Any]]:
