@@ -149,6 +149,12 @@ def test_a_weak_heat_map_is_an_error(hot, heats):
         find_subject(paint([(disc((300, 400), (150, 150), 70), RED)], (300, 400)))
 
 
+def test_a_few_hot_pixels_are_no_subject(hot):
+    hot((GREY, 0.1), (RED, 0.9), blur_px=0.1)
+    with pytest.raises(DataError, match=r"no subject stands out \(4 of 120000 pixels do\)"):
+        find_subject(paint([(np.s_[20:22, 30:32], RED)], (300, 400)))
+
+
 def test_a_band_that_leaves_nothing_certain_is_an_error():
     image = paint([(disc((200, 300), (90, 110), 40), RED)], (200, 300))
     with pytest.raises(DataError, match="nothing of the subject.* is certain with a band of 40 %; narrow"):
