@@ -72,12 +72,13 @@ def test_import_tools_is_ours():
 
 
 def test_every_requirement_has_bounds_and_a_reason():
-    for name in ("requirements.txt", "requirements-dev.txt"):
+    for name in ("requirements.txt", "requirements-extra.txt", "requirements-dev.txt"):
         is_explained = False
         for line in (REPOSITORY / name).read_text().splitlines():
-            is_requirement = bool(line) and not line.startswith("#")
+            is_requirement = bool(line) and not line.startswith(("#", "-r requirements-"))
             if is_requirement:
-                assert re.fullmatch(r"[a-z0-9-]+>=[\w.]+,<[\w.]+", line), f"{name}: {line}: expected name>=low,<high"
+                bounds = re.fullmatch(r"[a-z0-9-]+(>=[\w.]+,<[\w.]+|==[\w.]+)", line)
+                assert bounds, f"{name}: {line}: expected name>=low,<high, or name==tried"
                 assert is_explained, f"{name}: {line} has no comment above it"
             is_explained = line.startswith("#") or (is_requirement and is_explained)
 
