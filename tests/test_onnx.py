@@ -259,6 +259,19 @@ def test_devices():
             choose_providers(device, available)
 
 
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_cuda_that_onnxruntime_was_built_for_and_does_not_find(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        "onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    save_graph(tmp_path / "model.onnx")
+    assert OnnxNetwork(tmp_path / "model.onnx").name == "onnxruntime, cpu, float32"
+    with pytest.raises(
+        ValueError, match="device 'cuda:1' cannot be used: onnxruntime does not find its CUDA libraries"
+    ):
+        OnnxNetwork(tmp_path / "model.onnx", "cuda:1")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", [ViT, ViTDet])
 def test_full_size_networks(tmp_path, backbone):
