@@ -4,15 +4,13 @@
     python tools/predict.py photo.jpg --trimap trimap.png --model models/s --output alpha.png
     python tools/predict.py frames --trimap-dir trimaps --model models/s --output alphas --resume
     python tools/predict.py "photos/*.jpg" --mask masks --width-percent 2 --background '#20a040'
-    python tools/predict.py merged --trimap-dir trimaps --baseline ramp --output output/ramp
 
 IMAGES are files, folders and quoted patterns. In folders, trimaps and masks belong to images by name without suffix.
 Without --output, what is made of a file lies beside it as NAME_alpha.png, NAME_cutout.png or NAME_composite.png, and
 what is made of a folder, or of a pattern in a folder, lies beside that one as FOLDER_alpha/NAME.png and so on.
 Alpha comes from a model folder or an .onnx file of tools/export.py, or from a config with its checkpoint; without a
 network by closed-form matting. The baseline "trivial" is 0.5 wherever unknown, "ramp" follows the distances alone.
-A file that cannot be used stops no other; all such are listed at the end. A file has its name only when it is complete,
-so that --resume makes just those that are not there.
+A bad file stops no other and is listed at the end. --resume makes only what is not there; what is there is complete.
 Exit status: 0 all matted, 1 something is wrong with files, 2 wrong usage, 130 interrupted.
 """
 
@@ -48,7 +46,6 @@ BASELINES: dict[str, Matte] = {
     "trivial": lambda image, trimap: trivial_alpha(trimap),
     "ramp": lambda image, trimap: ramp_alpha(trimap),
 }
-NETWORK_SETTINGS = ("device", "precision", "max_memory_gb", "is_compiled", "tile_px")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,8 +89,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     group = parser.add_argument_group("how a network runs")
     group.add_argument("--device", help="cpu, cuda ... (default: the best there is)")
     group.add_argument("--precision", choices=("auto", "float32", "bf16"), help="default: auto, by the device")
-    group.add_argument("--max-memory", type=number_up_to(math.inf), dest="max_memory_gb", metavar="GB", help="a limit")
-    group.add_argument("--compile", action="store_true", default=None, dest="is_compiled", help="by torch.compile")
+    group.add_argument("--max-memory", type=number_up_to(math.inf), metavar="GB", help="that may be in use, 1e9 bytes")
+    group.add_argument("--compile", action="store_true", default=None, help="by torch.compile: a slow start")
     group.add_argument("--tile-px", type=positive_integer, help="side of the tiles that the decoder takes in turn")
     group = parser.add_argument_group("what is written")
     group.add_argument("--output", type=Path, help="file for one image, else folder, where names are kept")
@@ -104,7 +101,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     group.add_argument("--format", choices=("png", "tif", "webp"), default="png", help="where --output names no file")
     group.add_argument("--resume", action="store_true", help="make only what is not there yet")
     options = parser.parse_args(arguments)
-
     if sum(map(bool, (options.trimap, options.trimap_dir, options.mask, options.auto))) != 1:
         parser.error("give one of --trimap, --trimap-dir, --mask and --auto")
     if options.mask and bool(options.width_px) == bool(options.width_percent):
@@ -148,7 +144,11 @@ def number_up_to(most: float) -> Callable[[str], float]:
 
 def network_settings(options: argparse.Namespace) -> dict[str, Any]:
     """Those arguments of `Predictor.load` that were given."""
-    return {name: value for name in NETWORK_SETTINGS if (value := getattr(options, name)) is not None}
+    given = {
+        "device": options.device, "precision": options.precision, "max_memory_gb": options.max_memory,
+        "is_compiled": options.compile, "tile_px": options.tile_px,
+    }  # fmt: skip
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def matte_images(options: argparse.Namespace) -> int:
@@ -207,6 +207,7 @@ def trimap_source(options: argparse.Namespace, num_images: int) -> tuple[FindTri
         width = {"width_percent": options.width_percent} if options.width_percent else {}
         return lambda path, image: trimap_of_subject(image, name=path, **width), []
     place: Path = options.trimap or options.trimap_dir or options.mask
+    partners: dict[str, list[Path]] = {}
     if place.is_dir() and not options.trimap:
         partners = find_by_stem(place)
     elif not place.is_file() or options.trimap_dir:
@@ -214,8 +215,6 @@ def trimap_source(options: argparse.Namespace, num_images: int) -> tuple[FindTri
         raise FileNotFoundError(f"{place} is not there, or not {expected}, which this option takes")
     elif num_images > 1:
         raise DataError(f"{place} is one file for {num_images} images: give a folder of trimaps or masks")
-    else:
-        partners = {}
 
     def find(path: Path, image: NDArray) -> NDArray:
         found = partners.get(path.stem, []) if partners else [place]
