@@ -3,6 +3,7 @@
 import logging
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -42,13 +43,18 @@ def estimate_foreground(image: NDArray, alpha: NDArray) -> NDArray[np.float32]:
     colours, opacity = as_unit_floats(as_colours(image), "the image"), _checked_alpha(alpha, image)
     if opacity.size == 1:  # which has no levels
         return colours.copy()
-    with _ONE_AT_A_TIME:
-        if "pymatting" not in sys.modules:
-            logger.info("loading pymatting; numba compiles it once on every machine, which takes about a minute")
-        estimate = import_extra("pymatting.foreground.estimate_foreground_ml", "foreground estimation")
-        foreground = estimate.estimate_foreground_ml(colours, opacity, gradient_weight=GRADIENT_WEIGHT)
+    with _ONE_AT_A_TIME, ThreadPoolExecutor(1) as other:
+        foreground = other.submit(_by_pymatting, colours, opacity).result()
     np.copyto(foreground, colours, where=(opacity == 1)[..., None])
     return foreground
+
+
+def _by_pymatting(colours: NDArray[np.float32], opacity: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Estimate; in a thread of its own, for numba sets OpenMP's number of threads, torch's too, in the one it is in."""
+    if "pymatting" not in sys.modules:
+        logger.info("loading pymatting; numba compiles it once on every machine, which takes about a minute")
+    library = import_extra("pymatting.foreground.estimate_foreground_ml", "foreground estimation")
+    return library.estimate_foreground_ml(colours, opacity, gradient_weight=GRADIENT_WEIGHT)
 
 
 def cut_out(foreground: NDArray, alpha: NDArray, is_premultiplied: bool = False) -> NDArray[np.float32]:

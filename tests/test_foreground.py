@@ -99,6 +99,19 @@ def test_threads_take_turns():
     subprocess.run([sys.executable, "-c", ESTIMATE_IN_THREADS], cwd=REPOSITORY, env=environment, check=True)
 
 
+def test_torch_keeps_its_number_of_threads():
+    code = """if True:
+        import numpy as np, torch
+        from inference.foreground import estimate_foreground
+        print(torch.get_num_threads())
+        estimate_foreground(np.zeros((9, 9, 3)), np.zeros((9, 9)))
+        print(torch.get_num_threads())"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, stdout=subprocess.PIPE)
+    assert done.stdout.split() == [b"1", b"1"]
+
+
 def test_a_cut_out_holds_colours_and_alpha():
     foreground, alpha, _ = scene(size_px=32)
     straight = cut_out(foreground, alpha)
