@@ -174,7 +174,8 @@ def test_colours_are_normalised_as_by_the_sources_own_code(source, tiny, tmp_pat
         assert run("--from-vitmatte", origin, "--output", tmp_path / f"of_{origin.name}") == 0
         predictor = Predictor.load(tmp_path / f"of_{origin.name}")
         seen = []
-        predictor.network.model.backbone.register_forward_pre_hook(lambda module, inputs, seen=seen: seen.append(inputs[0]))
+        backbone = predictor.network.model.backbone
+        backbone.register_forward_pre_hook(lambda module, inputs, seen=seen: seen.append(inputs[0]))
         predictor.predict(image, trimap)
         torch.testing.assert_close(seen[0][:, :3], colours, rtol=0, atol=1e-5)
         torch.testing.assert_close(seen[0][:, 3:], theirs[:, 3:].mul(2).round().div(2), rtol=0, atol=0)
