@@ -143,6 +143,11 @@ def _erode(mask: NDArray[np.bool_], radius_px: int) -> NDArray[np.bool_]:
     return cv2.erode(mask.astype(np.uint8), kernel).astype(bool)
 
 
+def band_width_px(width_percent: float, longer_px: int) -> int:
+    """Width in pixels, at least 1, of a band stated in percent of a picture's longer side."""
+    return max(round(width_percent / 100 * longer_px), 1)
+
+
 def trimap_from_mask(mask: NDArray, width_px: int, name: str | Path = "the mask") -> NDArray[np.float32]:
     """Make a trimap from a mask: unknown is a band of the stated width around the boundary, and all fractional pixels.
 

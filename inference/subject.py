@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.images import DataError, to_uint8
-from data.trimap import BACKGROUND, FOREGROUND, UNKNOWN, trimap_from_mask
+from data.trimap import BACKGROUND, FOREGROUND, UNKNOWN, band_width_px, trimap_from_mask
 from inference.saliency import INPUT_PX, heat_map
 
 SCENERY_HEAT = 0.4  # a level below it is background: sky 0.1 and ground 0.3 are two levels, no subject is that cold
@@ -72,7 +72,7 @@ def trimap_of_subject(
         MissingExtraError: as there.
     """
     mask, is_doubted = _find(image, name)
-    trimap = trimap_from_mask(mask, max(round(width_percent / 100 * max(mask.shape)), 1), name)
+    trimap = trimap_from_mask(mask, band_width_px(width_percent, max(mask.shape)), name)
     trimap[is_doubted] = UNKNOWN
     if not ((trimap == FOREGROUND).any() and (trimap == BACKGROUND).any()):
         raise DataError(

@@ -10,8 +10,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 BACKBONE = "modeling.backbone"
-LEAVES = (f"{BACKBONE}.rope_position_encoding", f"{BACKBONE}.windows", f"{BACKBONE}.layers",
-          f"{BACKBONE}.softmax")
+LEAVES = (f"{BACKBONE}.rope_position_encoding", f"{BACKBONE}.windows", f"{BACKBONE}.layers", f"{BACKBONE}.softmax")
 NETWORK = ("torch", "timm.layers")
 EVALUATION = ("numpy", "cv2", "data.images", "data.trimap", "data.workers", "evaluation.metrics",
               "evaluation.connectivity", "evaluation.intervals", "evaluation.folders", "evaluation.report",

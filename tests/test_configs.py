@@ -30,7 +30,6 @@ COMMON = {
 COMPOSITION_1K = [path for path in EXPERIMENTS if path.stem.startswith("ViTMatte_")]
 
 
-
 def common_files(path):
     """The files of configs/common that an experiment imports -> the name in each."""
     if not path.stem.endswith("_original"):

@@ -200,8 +200,10 @@ def test_colour_jitter_agrees_with_colorsys():
 def test_colour_jitter_leaves_an_empty_crop_and_no_jitter_alone():
     rng = np.random.default_rng(0)
     foreground = rng.random((6, 6, 3), np.float32)
-    for alpha, jitter in ((np.zeros((6, 6, 1), np.float32), JitterColour(40, 0.1)),
-                          (np.ones((6, 6, 1), np.float32), JitterColour(0, 0))):
+    for alpha, jitter in (
+        (np.zeros((6, 6, 1), np.float32), JitterColour(40, 0.1)),
+        (np.ones((6, 6, 1), np.float32), JitterColour(0, 0)),
+    ):
         jittered = jitter({"foreground": foreground, "alpha": alpha}, rng)["foreground"]
         np.testing.assert_allclose(jittered, foreground, atol=1e-5)
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from data.datasets import check_same_size
 from data.images import IMAGE_SUFFIXES, LOSSLESS_SUFFIXES, DataError, read_image, write_image
 from data.layouts import match_by_name
-from data.trimap import BACKGROUND, FOREGROUND, UNKNOWN, read_mask, trimap_from_mask, write_trimap
+from data.trimap import BACKGROUND, FOREGROUND, UNKNOWN, band_width_px, read_mask, trimap_from_mask, write_trimap
 from inference.extras import MissingExtraError
 from inference.subject import WIDTH_PERCENT, trimap_of_subject
 
@@ -195,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def band_px(longer_px: int) -> int:
         percent = WIDTH_PERCENT if options.width_percent is None else options.width_percent
-        return options.width_px or max(round(percent / 100 * longer_px), 1)
+        return options.width_px or band_width_px(percent, longer_px)
 
     def find(source: Path) -> NDArray[np.float32]:
         return from_photograph(source, band_px) if options.auto else from_mask(source, band_px, options.threshold)

@@ -32,7 +32,7 @@ from tqdm import tqdm
 # What loads torch, or takes an optional package, is imported where it is asked for.
 from data.images import DataError, read_image, write_alpha, write_image, write_rgba
 from data.layouts import check_same_size, find_by_stem
-from data.trimap import ramp_alpha, read_mask, read_trimap, trimap_from_mask, trivial_alpha
+from data.trimap import band_width_px, ramp_alpha, read_mask, read_trimap, trimap_from_mask, trivial_alpha
 from inference.batch import matte_all
 from inference.classical import closed_form_alpha
 from inference.extras import MissingExtraError
@@ -232,7 +232,7 @@ def trimap_of_mask(path: Path, options: argparse.Namespace) -> NDArray:
     mask = read_mask(path)
     if options.threshold:
         mask = (mask >= options.threshold).astype(np.float32)
-    width_px = options.width_px or max(round(options.width_percent / 100 * max(mask.shape)), 1)
+    width_px = options.width_px or band_width_px(options.width_percent, max(mask.shape))
     return trimap_from_mask(mask, width_px, path)
 
 
