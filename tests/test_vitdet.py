@@ -110,6 +110,40 @@ def test_memory_is_linear_in_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     assert elements[1] < num_tokens**2 / 4
 
 
+def saved_bytes(model: ViTDet, side: int) -> int:
+    """What the backward pass of a square image keeps, parameters aside."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    sizes: dict[int, int] = {}
+    kept = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept.append(tensor)  # or another tensor could take its place
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(image((side, side), batch=1)).sum()
+    return sum(sizes.values())
+
+
+def test_what_training_keeps_is_linear_in_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vitdet, "MAX_BIAS_NUMEL", 100_000)
+    model = tiny(embed_dim=48)
+    small, large = saved_bytes(model, 24), saved_bytes(model, 48)
+    assert 3.5 < large / small < 4.2
+
+
+@pytest.mark.parametrize("grid", [(1, 600), (600, 1)], ids=str)
+def test_memory_of_a_long_strip_is_linear_too(grid: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vitdet, "MAX_BIAS_NUMEL", 20_000)
+    model = tiny(global_block_indexes=range(4), conv_residual_block_indexes=()).eval()
+    with torch.no_grad(), LargestTensor() as largest:
+        model(image(grid, batch=1))
+    assert largest.elements < 600 * 24 * 6  # and not 600 * 600 * 8
+
+
 def test_a_piece_holds_no_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     """A query of 40 x 40 keys and 3 heads has 4800 logits."""
     attention = RelativeAttention(24, 3, 16)

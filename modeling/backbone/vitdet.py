@@ -224,22 +224,18 @@ class RelativeAttention(nn.Module):
             queries = torch.arange(h * w, device=x.device)
         else:
             q = q[:, :, queries]
-        positions_h, positions_w = _relative_positions(self.rel_pos_h, h), _relative_positions(self.rel_pos_w, w)
-        # As many images at once as fit, or else as many queries of one image.
+        vectors_h, vectors_w = _distance_vectors(self.rel_pos_h, h), _distance_vectors(self.rel_pos_w, w)
+        # As many images at once as fit, or else as many queries of one image, whose distances have to fit too.
         at_once = max(MAX_BIAS_NUMEL // (self.num_heads * h * w), 1)
         images_at_once = min(max(at_once // len(queries), 1), B)
+        queries_at_once = max(min(at_once, MAX_BIAS_NUMEL // ((h + w) * q.shape[-1])), 1)
 
         def attend_images(images: slice) -> Tensor:
-            pieces = (slice(start, start + at_once) for start in range(0, len(queries), at_once))
+            starts = range(0, len(queries), queries_at_once)
+            pieces = (slice(start, start + queries_at_once) for start in starts)
             return join(
                 (
-                    self._attend(
-                        q[images, :, piece],
-                        k[images],
-                        v[images],
-                        positions_h[queries[piece] // w],
-                        positions_w[queries[piece] % w],
-                    )
+                    self._attend(q[images, :, piece], k[images], v[images], vectors_h, vectors_w, queries[piece])
                     for piece in pieces
                 ),
                 dim=2,
@@ -257,26 +253,33 @@ class RelativeAttention(nn.Module):
         return _attend_piece(*piece)
 
 
-def _attend_piece(q: Tensor, k: Tensor, v: Tensor, positions_h: Tensor, positions_w: Tensor) -> Tensor:
+def _attend_piece(q: Tensor, k: Tensor, v: Tensor, vectors_h: Tensor, vectors_w: Tensor, queries: Tensor) -> Tensor:
     """Attend with some queries, whose bias is in memory as a whole.
 
     Args:
         q: (B, K, n, d).
         k: (B, K, h * w, d), as `v`.
-        positions_h: (n, h, d), for each query and each row of keys.
-        positions_w: (n, w, d), likewise for columns.
+        vectors_h: (2 h - 1, d), of the vertical distances.
+        vectors_w: (2 w - 1, d), of the horizontal ones.
+        queries: (n,) indexes of the queries' patches.
 
     Returns: (B, K, n, d).
     """
-    bias_h = torch.einsum("bknd,nhd->bknh", q, positions_h)
-    bias_w = torch.einsum("bknd,nwd->bknw", q, positions_w)
+    w = (len(vectors_w) + 1) // 2
+    bias_h = torch.einsum("bknd,nhd->bknh", q, _from_places(vectors_h, queries // w))
+    bias_w = torch.einsum("bknd,nwd->bknw", q, _from_places(vectors_w, queries % w))
     bias = (bias_h.unsqueeze(-1) + bias_w.unsqueeze(-2)).flatten(3)  # (B, K, n, h * w)
     return attend(q, k, v, bias)
 
 
-def _relative_positions(stored: Tensor, size: int) -> Tensor:
-    """Look up the vector of each distance on an axis: (2 n - 1, d) stored -> (size, size, d) for query and key."""
-    if len(stored) != 2 * size - 1:
-        stored = F.interpolate(stored.T[None], size=2 * size - 1, mode="linear")[0].T
-    index = torch.arange(size, device=stored.device)
-    return stored[index[:, None] - index[None, :] + size - 1]
+def _distance_vectors(stored: Tensor, size: int) -> Tensor:
+    """Give the vector of each distance on an axis of that size: (2 n - 1, d) stored -> (2 size - 1, d)."""
+    if len(stored) == 2 * size - 1:
+        return stored
+    return F.interpolate(stored.T[None], size=2 * size - 1, mode="linear")[0].T
+
+
+def _from_places(vectors: Tensor, places: Tensor) -> Tensor:
+    """Look up the vectors of the distances from some places (n,) on an axis to all: (2 size - 1, d) -> (n, size, d)."""
+    size = (len(vectors) + 1) // 2
+    return vectors[places[:, None] - torch.arange(size, device=places.device) + size - 1]
