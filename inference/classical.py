@@ -1,7 +1,7 @@
 """Alpha without a trained network: closed-form matting, by the optional package pymatting."""
 
-import contextlib
-import io
+from types import FunctionType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -78,9 +78,20 @@ def _solve(image: NDArray[np.float32], trimap: NDArray[np.float32]) -> NDArray[n
     if not has_both_sides or min(trimap.shape) < MIN_SIDE_PX:
         return ramp_alpha(trimap)
     pymatting = import_extra("pymatting", "closed-form matting")
-    with contextlib.redirect_stdout(io.StringIO()):  # pymatting prints which preconditioner it gave up
-        alpha = pymatting.estimate_alpha_cf(image.astype(np.float64), trimap.astype(np.float64))
+    alpha = pymatting.estimate_alpha_cf(
+        image.astype(np.float64), trimap.astype(np.float64), preconditioner=_silent_ichol
+    )
     return alpha.astype(np.float32)
+
+
+def _silent_ichol(matrix: Any) -> Any:
+    """pymatting's default preconditioner of a sparse matrix, without the warnings that it prints.
+
+    It is run with a `print` of its own, since `sys.stdout` belongs to all threads.
+    """
+    ichol = import_extra("pymatting", "closed-form matting").ichol
+    names = {**ichol.__globals__, "print": lambda *words: None}
+    return FunctionType(ichol.__code__, names, argdefs=ichol.__defaults__)(matrix)
 
 
 def _enlarge(

@@ -1,10 +1,12 @@
 """inference/classical.py: the equations solved densely, exact composites, full size against reduced."""
 
+import sys
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+from scipy.sparse import csc_matrix
 
 from data.images import read_alpha, read_image
 from data.trimap import ramp_alpha, read_trimap
@@ -79,11 +81,12 @@ def test_what_is_solved_reduced_follows_the_colours_of_the_full_size(monkeypatch
     np.testing.assert_array_equal(found[~unknown], trimap[~unknown])
 
 
-def test_no_more_is_solved_than_stated_and_nothing_is_printed(monkeypatch, capsys):
-    solved = []
+def test_no_more_is_solved_than_stated_and_standard_output_stays(monkeypatch):
+    solved, output = [], sys.stdout
 
-    def estimate_alpha_cf(image, trimap):
-        print("PERFORMANCE WARNING")
+    def estimate_alpha_cf(image, trimap, preconditioner):
+        assert preconditioner is classical._silent_ichol
+        assert sys.stdout is output  # it belongs to all threads
         solved.append((image.shape[:2], trimap.shape))
         return trimap
 
@@ -94,6 +97,14 @@ def test_no_more_is_solved_than_stated_and_nothing_is_printed(monkeypatch, capsy
         trimap[:, 5:-5] = np.where(trimap[:, 5:-5] == 0, 0.5, trimap[:, 5:-5])
         closed_form_alpha(image, trimap)
     assert solved == [((60, 60),) * 2, ((64, 77),) * 2, ((19, 258),) * 2]
+
+
+def test_the_preconditioner_is_pymattings_but_prints_nothing(capsys):
+    pymatting = pytest.importorskip("pymatting")
+    indefinite, vector = csc_matrix([[1.0, 2.0], [2.0, 1.0]]), np.array([1.0, 3.0])
+    expected = pymatting.ichol(indefinite)(vector)
+    assert "PERFORMANCE WARNING" in capsys.readouterr().out
+    np.testing.assert_array_equal(classical._silent_ichol(indefinite)(vector), expected)
     assert capsys.readouterr().out == ""
 
 
