@@ -15,8 +15,6 @@ import torch
 
 BENCHMARK = Path(__file__).resolve().parents[1] / "benchmark.py"
 
-DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
-
 
 def run_fresh(*arguments: str) -> dict[str, Any]:
     """Run tools/benchmark.py in a process of its own, whose errors are shown.

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from data.trimap import UNKNOWN, encode_trimap
-from tools.benchmarks.fresh import DTYPES, PeakMemory, run_fresh, with_range
+from inference.network import DTYPES
+from tools.benchmarks.fresh import PeakMemory, run_fresh, with_range
 from tools.benchmarks.memory_plot import draw_memory
 from tools.benchmarks.networks import WEIGHTS, load, write_networks
 from tools.benchmarks.scene import TRIMAPS, draw_image
@@ -135,9 +136,7 @@ def table_rows(records: Sequence[dict[str, Any]]) -> list[str]:
     first = next(iter(by_side.values()))
     rows = []
     for side, rounds in by_side.items():
-        medians = {
-            key: statistics.median(record[key] for record in rounds) for key in ("seconds", "above_gb", "whole_gb")
-        }
+        medians = {key: statistics.median(record[key] for record in rounds) for key in FIGURES}
         speeds = [theirs["seconds"] / ours["seconds"] for theirs, ours in zip(first, rounds, strict=True)]
         memories = [ours["above_gb"] / theirs["above_gb"] for theirs, ours in zip(first, rounds, strict=True)]
         largest = max(record["largest_difference"] for record in rounds)
@@ -192,9 +191,7 @@ def parse_size(text: str) -> tuple[int, int]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("--sides", nargs="+", choices=WEIGHTS, default=list(WEIGHTS), help="ratios are to the first")
-    parser.add_argument(
-        "--sizes", nargs="+", type=parse_size, default=[(512, 512), (1024, 1024)], help="such as 1920x1080"
-    )
+    parser.add_argument("--sizes", nargs="+", type=parse_size, default=SIZES, help="such as 1920x1080")
     parser.add_argument("--trimaps", nargs="+", choices=TRIMAPS, default=list(TRIMAPS))
     parser.add_argument("--precisions", nargs="+", choices=DTYPES, default=["float32"], help="each for every side")
     parser.add_argument("--device", default="cpu")

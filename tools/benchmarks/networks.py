@@ -11,9 +11,9 @@ from torch import Tensor
 
 from data.trimap import UNKNOWN, decode_trimap, encode_trimap
 from inference.model_folder import build, write_model_folder
+from inference.network import DTYPES
 from inference.predictor import Predictor
 from inference.published_vitmatte import convert_published
-from tools.benchmarks.fresh import DTYPES
 from tools.benchmarks.peers import transformers_vitmatte
 from tools.benchmarks.scene import TRIMAPS, draw_image
 

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from inference.network import DTYPES
 from modeling import DetailCapture, MattingCriterion, ViTMatte
 from modeling.backbone import ViT
-from tools.benchmarks.fresh import DTYPES, PeakMemory, run_fresh, with_range
+from tools.benchmarks.fresh import PeakMemory, run_fresh, with_range
 from tools.benchmarks.peers import transformers_vitmatte
 
 SIDES = ("ours", "transformers")
