@@ -246,7 +246,7 @@ def test_a_run_prints_a_table(tmp_path):
     assert header.count("|") == rule.count("|") == row.count("|") == 10
     found = re.fullmatch(r"\| 64 x 48 \| unknown \| ours, float32 \| (.+) \| (.+) \| (.+) \|  \|  \|  \|", row)
     seconds, above, whole = (float(figure) for figure in found.groups())
-    assert 0 < seconds < 60 and 0 <= above < whole < 3
+    assert seconds >= 0 and 0 <= above < whole
 
 
 def record(megapixels, above_gb, side="ours, float32"):
