@@ -1,11 +1,14 @@
 """A network made ready to matte: what is fused, rounded and chosen."""
 
 import copy
+import os
+import shutil
 
 import pytest
 import torch
 from test_predictor import picture, tiny_model
 from torch import nn
+from torch._dynamo.utils import counters
 
 from data.trimap import decode_trimap
 from inference.network import TorchNetwork, choose_precision
@@ -107,3 +110,19 @@ def test_needed_tokens_against_a_loop(halo):
         expected[max(y // 4 - halo, 0) : y // 4 + halo + 1, max(x // 4 - halo, 0) : x // 4 + halo + 1] = True
     assert 0 < expected.sum() < 48
     assert torch.equal(needed_tokens(is_needed, 4, halo), expected)
+
+
+@pytest.mark.slow
+def test_compiled_alpha_is_the_same_but_for_rounding(model):
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
+        pytest.skip("torch.compile needs a C++ compiler, and there is none")
+    compiled, network = TorchNetwork(model, is_compiled=True), TorchNetwork(model)
+    assert compiled.name == "cpu, float32, compiled"
+    counters.clear()
+    for size in ((45, 70), (96, 64)):
+        image, trimap = tensors(*size)
+        unknown = trimap == 0.5
+        alpha, expected = (some.alpha(image, trimap)[unknown] for some in (compiled, network))
+        torch.testing.assert_close(alpha, expected, rtol=0, atol=5e-6)
+        assert expected.std() > 0.1
+    assert counters["stats"]["unique_graphs"] > 0  # or nothing was compiled
