@@ -53,11 +53,13 @@ def find_jobs(images: Sequence[str], output: Path | None, kind: Kind, suffix: st
 
     Raises:
         FileNotFoundError: a file or folder is missing, a folder or pattern holds no picture.
-        DataError: one file for several images.
+        DataError: one file for several images, or for those of a folder or pattern, even if it holds a single one; an
+            `output` that is among the folders looked into, where results would be images of the next run.
     """
     if output and output.suffix and not output.is_dir() and len(images) == 1 and Path(images[0]).is_file():
         return [Job(Path(images[0]), output)]
     jobs: dict[str, Job] = {}  # a link to another frame is a frame of its own
+    searched: set[str] = set()
     for name in images:
         given = Path(name)
         if given.is_file():
@@ -65,15 +67,20 @@ def find_jobs(images: Sequence[str], output: Path | None, kind: Kind, suffix: st
             found = [(given, folder / f"{given.stem}{'' if output else kind.ending}{suffix}")]
         else:
             pictures, origin = (find_images(given), given) if given.is_dir() else find_matches(name)
+            searched.update(os.path.realpath(picture.parent) for picture in pictures)
             folder = output or Path(f"{os.path.abspath(origin)}{kind.ending}")
             found = [(picture, folder / f"{picture.stem}{suffix}") for picture in pictures]
         for image, path in found:
             jobs.setdefault(os.path.abspath(image), Job(image, path))
-    if output and len(jobs) > 1 and (output.is_file() or output.suffix.lower() in IMAGE_SUFFIXES):
-        raise DataError(f"--output {output}: expected a folder for {len(jobs)} images, got the name of a file")
-    made_of: dict[Path, Path] = {}
+    if output and not output.is_dir() and (output.is_file() or output.suffix.lower() in IMAGE_SUFFIXES):
+        raise DataError(
+            f"--output {output}: expected a folder, got the name of a file, which is for one image given by its path"
+        )
+    if output and os.path.realpath(output) in searched:
+        raise DataError(f"--output {output}: images are looked for there too; name a folder of its own")
+    made_of: dict[str, Path] = {}  # not by Path.resolve, which raises for a circle of links
     for image, path in jobs.values():
-        other = made_of.setdefault(path.resolve(), image)
+        other = made_of.setdefault(os.path.realpath(path), image)
         if other != image:
             raise DataError(f"{other} and {image} would both be written to {path}: matte one of them elsewhere")
     return list(jobs.values())
@@ -107,7 +114,7 @@ def check_outputs(jobs: Sequence[Job], inputs: Iterable[Path], kind: Kind, bits:
         DataError: a file that would replace an input, a format that cannot hold the kind or the bits.
         OSError: a folder that cannot be made or written.
     """
-    inputs = {path.resolve() for path in (*inputs, *(job.image for job in jobs))}
+    read = {os.path.realpath(path) for path in (*inputs, *(job.image for job in jobs))}
     pixel = np.zeros((1, 1, *kind.channels), np.uint16 if bits == 16 else np.uint8)
     for suffix, path in {job.output.suffix.lower(): job.output for job in jobs}.items():
         if suffix not in kind.suffixes:
@@ -118,7 +125,7 @@ def check_outputs(jobs: Sequence[Job], inputs: Iterable[Path], kind: Kind, bits:
         except ValueError as error:
             raise DataError(f"--output {path}: {error}") from error
     for job in jobs:
-        if job.output.resolve() in inputs:
+        if os.path.realpath(job.output) in read:
             raise DataError(f"{job.output} is an input and would be overwritten; name another place by --output")
     for folder in {job.output.parent for job in jobs}:
         there = next(place for place in (folder, *folder.parents) if place.exists())

@@ -75,6 +75,12 @@ def test_frames_that_are_links_to_one_file_are_frames():
     assert table("a/?.png") == {"a/2.png": "a_alpha/2.png", "a/3.png": "a_alpha/3.png"}
 
 
+def test_a_circle_of_links_is_no_other_path():
+    Path("circle").symlink_to("circle")
+    assert table("photo.jpg", output="circle/alpha.png") == {"photo.jpg": "circle/alpha.png"}
+    check_outputs([Job(Path("photo.jpg"), Path("new/alpha.png"))], [Path("circle")], ALPHA, 8)
+
+
 @pytest.mark.parametrize(
     ("images", "output", "error", "words"),
     [
@@ -85,12 +91,18 @@ def test_frames_that_are_links_to_one_file_are_frames():
         (["b/c", "empty"], None, FileNotFoundError, "no picture in empty"),
         (["a", "b"], "out", DataError, "a/2.png and b/2.png would both be written to out/2.png"),
         (["?/2.*"], None, DataError, "a/2.png and b/2.png would both be written to"),
-        (["a"], "photo.jpg", DataError, "--output photo.jpg: expected a folder for 2 images"),
-        (["a"], "alpha.png", DataError, "--output alpha.png: expected a folder for 2 images"),
+        (["a"], "photo.jpg", DataError, "--output photo.jpg: expected a folder, got the name of a file"),
+        (["a"], "alpha.png", DataError, "--output alpha.png: expected a folder, got the name of a file"),
+        (["b"], "alpha.png", DataError, "--output alpha.png: expected a folder, got the name of a file"),
+        (["b/2*"], "alpha.TIF", DataError, "--output alpha.TIF: expected a folder, got the name of a file"),
+        (["a"], "b/../a", DataError, "--output b/../a: images are looked for there too"),
+        (["photo.jpg", "a/*"], "link", DataError, "--output link: images are looked for there too"),
+        (["b/**/*"], "b/c", DataError, "--output b/c: images are looked for there too"),
     ],
 )
 def test_what_cannot_be_found_or_told_apart_is_an_error(images, output, error, words):
     Path("empty").mkdir()
+    Path("link").symlink_to("a")
     with pytest.raises(error, match=words):
         table(*images, output=output)
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -167,6 +168,7 @@ def refused(folder, capsys, **paths):
         ({"mask": "empty.png", "output": "t.png"}, "empty.png holds 0 to 0 of 0 to 1"),
         ({"output": "masks"}, "masks/a.png is an input or an output already"),
         ({"output": "link"}, "link/a.png is an input or an output already"),
+        ({"mask": "masks/a.png", "output": "circle/t.png"}, "circle"),
         ({"image": "images", "overlay": "masks"}, "masks/a.png is an input or an output already"),
         ({"image": "images", "overlay": "out"}, "out/a.png is an input or an output already"),
         (
@@ -178,9 +180,16 @@ def refused(folder, capsys, **paths):
 def test_files_that_cannot_be_used_are_one_line(folders, capsys, paths, words):
     (folders / "text.png").write_text("no picture")
     (folders / "link").symlink_to(folders / "masks")
+    (folders / "circle").symlink_to(folders / "circle")
     cv2.imwrite(str(folders / "empty.png"), np.zeros((4, 4), np.uint8))
     lines = refused(folders, capsys, **paths)
     assert len(lines) == 1 and words.format(folders) in lines[0]
+
+
+def test_an_interruption_is_one_line_and_130(folders, capsys, monkeypatch):
+    monkeypatch.setattr(make_trimap, "trimap_from_mask", Mock(side_effect=KeyboardInterrupt))
+    assert make_trimap.main(arguments(folders, "--width-px", "6")) == 130
+    assert capsys.readouterr() == ("", "make_trimap.py: interrupted\n")
 
 
 def test_missing_partners_are_all_named(folders, capsys):

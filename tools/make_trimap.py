@@ -16,6 +16,7 @@ Exit status: 0 made, 1 something is wrong with the files, 2 wrong usage.
 import _root  # noqa: F401
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -78,11 +79,11 @@ def find_jobs(inputs: dict[str, Path], output: Path, overlay: Path | None) -> li
         if overlay:
             check_suffix("--overlay", overlay, IMAGE_SUFFIXES)
         jobs = [Job(sources[0], sources[-1], output, overlay)]
-    taken = {path.resolve() for job in jobs for path in (job.source, job.image)}
+    taken = {os.path.realpath(path) for job in jobs for path in (job.source, job.image)}
     for path in (path for job in jobs for path in (job.trimap, job.overlay) if path):
-        if path.resolve() in taken:
+        if os.path.realpath(path) in taken:
             raise DataError(f"{path} is an input or an output already and would be overwritten; name another place")
-        taken.add(path.resolve())
+        taken.add(os.path.realpath(path))
     return jobs
 
 
@@ -207,6 +208,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, MissingExtraError) as error:  # DataError is a ValueError
         print(f"make_trimap.py: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("make_trimap.py: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 
