@@ -28,21 +28,31 @@ def matte_all(
     read: Callable[[Job], Pair],
     matte: Callable[[NDArray, NDArray], NDArray],
     write: Callable[[Job, NDArray, NDArray], None],
+    overlaps: bool = True,
 ) -> Iterator[tuple[Job, Failure | None]]:
     """Run jobs one after the other and tell of each, in order, whether its file is written.
 
-    At most three images are held at a time. What is begun when the run stops is finished.
+    At most three images are held at a time, or one without overlap. What is begun when the run stops is finished.
 
     Args:
         jobs: what is to be made.
         read: gives image and trimap; called in a thread of its own.
         matte: gives alpha; called in the caller's thread.
         write: takes image and alpha and writes the file; called in a thread of its own.
+        overlaps: whether the next is read and the last written meanwhile; else all is done in turn, in this thread.
 
     Raises:
         OSError: there is no room left on the disk.
         Exception: whatever a step raises that is about more than its image; see `attempt`.
     """
+
+    def make(job: Job) -> None:
+        image, trimap = read(job)
+        write(job, image, matte(image, trimap))
+
+    if not overlaps:
+        yield from ((job, attempt(make, job)) for job in jobs)
+        return
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
 
         def hand_on(job: Job, pair: Future[Pair]) -> Future[None]:

@@ -1,5 +1,7 @@
 """How much memory a prediction takes: an estimate, and the largest tiles that a limit allows."""
 
+import ctypes
+import gc
 import resource
 import sys
 from pathlib import Path
@@ -33,7 +35,7 @@ class MemoryLimitError(ValueError):
     """A prediction that does not fit into the memory it may take; the message gives the estimate."""
 
 
-def estimate_bytes(model: ViTMatte, height: int, width: int, tile_px: int) -> int:
+def estimate_bytes(model: ViTMatte, height: int, width: int, tile_px: int, batch_size: int = 1) -> int:
     """Estimate what a prediction takes at its peak beyond the loaded network, from above (tests/test_memory.py).
 
     In bfloat16 it is less. The size of what is unknown is not looked at.
@@ -43,6 +45,7 @@ def estimate_bytes(model: ViTMatte, height: int, width: int, tile_px: int) -> in
         height: of the image, in pixels.
         width: of the image, in pixels.
         tile_px: side of the decoder's tiles.
+        batch_size: number of such images that go through the network together.
     """
     decoder: Any = model.decoder
     backbone: Any = model.backbone
@@ -53,8 +56,8 @@ def estimate_bytes(model: ViTMatte, height: int, width: int, tile_px: int) -> in
     side_px = max(tile_px // stride, 1) * stride + 2 * HALO_TOKENS * stride
     tile_bytes = min(side_px, height) * min(side_px, width) * _decoder_bytes_per_pixel(decoder)
     features_bytes = 4 * embed_dim * num_tokens
-    whole_bytes = PIXEL_BYTES * height * width + WORKSPACE_BYTES
-    return round(whole_bytes + max(backbone_bytes, features_bytes + tile_bytes))
+    whole_bytes = PIXEL_BYTES * height * width
+    return round(WORKSPACE_BYTES + batch_size * (whole_bytes + max(backbone_bytes, features_bytes + tile_bytes)))
 
 
 def _decoder_bytes_per_pixel(decoder: Any) -> float:
@@ -71,17 +74,21 @@ def _decoder_bytes_per_pixel(decoder: Any) -> float:
 def used_bytes(device: torch.device) -> int:
     """Tell what is in use: of a CUDA device what torch has allocated, else this process's resident memory.
 
-    Where the system does not tell the latter (other than Linux), it is the most that it ever was.
+    What the last prediction has left unused is given back to the system first, where the C library can (glibc). Where
+    the system does not tell what is resident (other than Linux), it is the most that ever was.
     """
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
+    gc.collect()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
     statm = Path("/proc/self/statm")
     if statm.exists():
         return int(statm.read_text().split()[1]) * resource.getpagesize()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def plan_tile(model: ViTMatte, height: int, width: int, tile_px: int, limit_gb: float) -> int:
+def plan_tile(model: ViTMatte, height: int, width: int, tile_px: int, limit_gb: float, batch_size: int = 1) -> int:
     """Choose the tile with which a prediction stays within a limit.
 
     Args:
@@ -90,6 +97,7 @@ def plan_tile(model: ViTMatte, height: int, width: int, tile_px: int, limit_gb: 
         width: of the image, in pixels.
         tile_px: the largest tile to choose; it is halved as far as needed, to `SMALLEST_TILE_PX`.
         limit_gb: of all that is then in use (see `used_bytes`), in units of 1e9 bytes.
+        batch_size: see `estimate_bytes`.
 
     Returns: side of the tiles in pixels.
 
@@ -98,12 +106,13 @@ def plan_tile(model: ViTMatte, height: int, width: int, tile_px: int, limit_gb: 
     """
     used = used_bytes(model.device)
     while True:
-        estimate = estimate_bytes(model, height, width, tile_px)
+        estimate = estimate_bytes(model, height, width, tile_px, batch_size)
         if used + estimate <= limit_gb * GB:
             return tile_px
-        if tile_px // 2 < SMALLEST_TILE_PX:
+        if tile_px <= SMALLEST_TILE_PX:
+            several = f"{batch_size} images of " if batch_size > 1 else ""
             raise MemoryLimitError(
-                f"{width} x {height} px need an estimated {estimate / GB:.2f} GB beside the {used / GB:.2f} GB in use, "
-                f"more than the {limit_gb:g} GB allowed: reduce the image, or raise the limit"
+                f"{several}{width} x {height} px need an estimated {estimate / GB:.2f} GB beside the "
+                f"{used / GB:.2f} GB in use, more than the {limit_gb:g} GB allowed: reduce the image, or raise the limit"
             )
-        tile_px //= 2
+        tile_px = max(tile_px // 2, SMALLEST_TILE_PX)

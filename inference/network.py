@@ -46,7 +46,7 @@ class TorchNetwork:
     Args:
         model: it is copied; its decoder's BatchNorms become part of the convolutions, which alters alpha by rounding.
         device: see `choose_device`; None leaves the model where it is.
-        precision: see `choose_precision`.
+        precision: see `choose_precision`. In float32 on CUDA, convolutions no longer round to TF32 in this process.
         tile_px: side of the tiles that the decoder takes in turn, at least 1. It changes memory and time, not alpha.
         max_memory_gb: what may be in use during a prediction, see `inference.memory.plan_tile`: tiles become smaller
             where needed, and what cannot fit is refused. None is no limit.
@@ -75,6 +75,8 @@ class TorchNetwork:
             raise ValueError(f"expected a limit of memory above 0 GB, got {max_memory_gb}")
         self.device = model.device if device is None else choose_device(str(device))
         self.precision = choose_precision(precision, self.device)
+        if self.device.type == "cuda" and self.precision == "float32":
+            torch.backends.cudnn.allow_tf32 = False  # of the process: per call, threads would undo it for each other
         self.model = prepared(model, DTYPES[self.precision]).to(self.device)
         self.tile_px, self.max_memory_gb = tile_px, max_memory_gb
         self.name = f"{self.device}, {self.precision}{', compiled' if is_compiled else ''}"
@@ -89,10 +91,12 @@ class TorchNetwork:
             MemoryLimitError: the images do not fit into `max_memory_gb`.
             ValueError: weights or settings that give values that are not finite.
         """
+        if not (trimap == UNKNOWN).any():
+            return trimap.clone()
         height, width = image.shape[-2:]
         tile_px = self.tile_px
         if self.max_memory_gb is not None:
-            tile_px = plan_tile(self.model, len(image) * height, width, tile_px, self.max_memory_gb)
+            tile_px = plan_tile(self.model, height, width, tile_px, self.max_memory_gb, len(image))
         image, trimap = image.to(self.device), trimap.to(self.device)
         dtype = DTYPES[self.precision]
         with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=self.precision != "float32"):
@@ -139,8 +143,10 @@ def choose_device(name: str = "auto") -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
+        if torch.device(name).type == "meta":
+            raise RuntimeError("it holds no values")
         return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch asserts that it was built with CUDA
         raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}; try cpu") from error
 
 

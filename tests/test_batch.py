@@ -21,7 +21,7 @@ def number_of(job):
     return int(job.image.stem)
 
 
-def run(jobs=JOBS, **failing):
+def run(jobs=JOBS, overlaps=True, **failing):
     """Outcomes, and what was written: number -> 3 times it. `failing` maps a step to (number, error to raise there)."""
     written = {}
 
@@ -42,16 +42,33 @@ def run(jobs=JOBS, **failing):
         check("write", number_of(job))
         written[number_of(job)] = int(image[0] + alpha[0])
 
-    return matte_all(jobs, read, matte, write), written
+    return matte_all(jobs, read, matte, write, overlaps), written
 
 
+@pytest.mark.parametrize("overlaps", [True, False])
 @pytest.mark.parametrize("num_jobs", range(len(JOBS) + 1))
-def test_every_job_is_done_in_order(num_jobs):
-    outcomes, written = run(JOBS[:num_jobs])
+def test_every_job_is_done_in_order(num_jobs, overlaps):
+    outcomes, written = run(JOBS[:num_jobs], overlaps)
     assert list(outcomes) == DONE[:num_jobs]
     assert written == {number: 3 * number for number in range(num_jobs)}
 
 
+def test_without_overlap_one_image_is_held_at_a_time():
+    steps = []
+    done = matte_all(
+        JOBS[:2],
+        read=lambda job: (steps.append(("read", job)), (np.zeros(1), np.zeros(1)))[1],
+        matte=lambda image, trimap: (steps.append("matte"), image)[1],
+        write=lambda job, image, alpha: steps.append(("write", job)),
+        overlaps=False,
+    )
+    assert next(done) == (JOBS[0], None)
+    assert steps == [("read", JOBS[0]), "matte", ("write", JOBS[0])]
+    list(done)
+    assert steps[3:] == [("read", JOBS[1]), "matte", ("write", JOBS[1])]
+
+
+@pytest.mark.parametrize("overlaps", [True, False])
 @pytest.mark.parametrize("step", ["read", "matte", "write"])
 @pytest.mark.parametrize("number", [0, 2, 4])
 @pytest.mark.parametrize(
@@ -62,8 +79,8 @@ def test_every_job_is_done_in_order(num_jobs):
         (PermissionError(errno.EACCES, "Permission denied", "1.png"), "[Errno 13] Permission denied: '1.png'"),
     ],
 )
-def test_a_bad_image_stops_no_other(step, number, error, reason):
-    outcomes, written = run(**{step: (number, error)})
+def test_a_bad_image_stops_no_other(step, number, error, reason, overlaps):
+    outcomes, written = run(overlaps=overlaps, **{step: (number, error)})
     expected = [(job, Failure(reason) if job == JOBS[number] else None) for job in JOBS]
     assert list(outcomes) == expected
     assert written == {other: 3 * other for other in range(5) if other != number}

@@ -70,6 +70,17 @@ def test_bf16_computes_in_bfloat16_and_is_near_float32(model):
     assert next(model.backbone.parameters()).dtype == torch.float32
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bf16", 0.1)])
+def test_cuda_gives_the_alpha_of_the_cpu(model, precision, tolerance):
+    image, trimap = tensors(45, 70)
+    unknown = trimap == 0.5
+    alpha = TorchNetwork(model, "cuda", precision).alpha(image, trimap).cpu()
+    torch.testing.assert_close(
+        alpha[unknown], TorchNetwork(model).alpha(image, trimap)[unknown], rtol=0, atol=tolerance
+    )
+
+
 def test_a_batch_is_what_its_images_are(model):
     pairs = [tensors(45, 70), tensors(45, 70)]
     pairs[1] = (pairs[1][0].flip(-1), pairs[1][1].flip(-2))
@@ -78,6 +89,14 @@ def test_a_batch_is_what_its_images_are(model):
     for alpha, (image, trimap) in zip(together, pairs, strict=True):
         unknown = trimap[0] == 0.5
         torch.testing.assert_close(alpha[unknown], network.alpha(image, trimap)[0][unknown], rtol=0, atol=5e-6)
+
+
+def test_a_batch_without_an_unknown_pixel_runs_no_network(model):
+    image, trimap = tensors(45, 70)
+    trimap = (trimap > 0.5).float()
+    network = TorchNetwork(model)
+    network.model.register_forward_pre_hook(lambda *_: pytest.fail("the network ran"))
+    assert torch.equal(network.alpha(image, trimap), trimap)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,20 @@ def test_pieces_of_any_size_equal_the_definition(
     torch.testing.assert_close(out.double(), by_definition(q, k, v, bias), rtol=0, atol=0.02)
 
 
+@pytest.mark.parametrize(("deviation", "tolerance"), [(1, 0.02), (5, 0.2)])
+def test_errors_grow_with_the_logits_but_not_with_what_keys_have_in_common(deviation: float, tolerance: float) -> None:
+    q, k, v = (random(1, 4, 200, 64, seed=seed) for seed in range(3))
+    q = (deviation * q).bfloat16()
+    errors = []
+    for offset in (0.0, 8.0):
+        shifted = (k + offset).bfloat16()  # which rounds the keys themselves
+        with torch.no_grad():
+            errors.append(
+                (attend(q, shifted, v.bfloat16()).double() - by_definition(q, shifted, v.bfloat16())).abs().max()
+            )
+    assert max(errors) < tolerance and errors[1] < 2 * errors[0] + 0.01
+
+
 def test_queries_keys_and_values_may_be_views_and_stay_as_they_are() -> None:
     packed = random(2, 20, 3, 4, 16).bfloat16()
     before = packed.clone()

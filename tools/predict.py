@@ -115,9 +115,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--config-file and --weights belong together")
     if network_settings(options) and not (options.model or options.config_file):
         parser.error("--device, --precision, --max-memory, --compile, --tile-px: for --model or --config-file")
-    options.kind = options.kind or ("composite" if options.background else "rgba" if options.auto else "alpha")
+    options.kind = options.kind or ("composite" if options.background is not None else "rgba" if options.auto else "alpha")
     if (options.kind == "composite") != (options.background is not None):
         parser.error("--as composite and --background belong together")
+    if options.background == "":
+        parser.error("--background needs a colour or a picture")
     if options.premultiplied and options.kind != "rgba":
         parser.error("--premultiplied is for --as rgba")
     return options
@@ -162,10 +164,12 @@ def matte_images(options: argparse.Namespace) -> int:
     kind = KINDS[options.kind]
     jobs = find_jobs(options.images, options.output, kind, f".{options.format}")
     find_trimap, files = trimap_source(options, len(jobs))
+    if options.background:
+        files.append(Path(options.background))
     check_outputs(jobs, files, kind, options.bits)
     if options.resume:
         num_all = len(jobs)
-        jobs = [job for job in jobs if not job.output.exists()]
+        jobs = [job for job in jobs if not job.output.is_file()]
         say(f"{num_all - len(jobs)} of {num_all} are there already")
         if not jobs:
             return 0
@@ -179,7 +183,7 @@ def matte_images(options: argparse.Namespace) -> int:
     failures: dict[Path, str] = {}
     try:
         with tqdm(total=len(jobs), unit="image", disable=len(jobs) == 1) as bar:
-            for job, failure in matte_all(jobs, read, matte, write):
+            for job, failure in matte_all(jobs, read, matte, write, overlaps=options.max_memory_gb is None):
                 bar.set_postfix_str(job.image.name, refresh=False)
                 bar.update()
                 if failure:

@@ -28,9 +28,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
 def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """Attend by two matrix products, of some heads and queries at a time.
 
-    On CPUs `scaled_dot_product_attention` is no faster in bfloat16 than in float32; these products are.
+    On CPUs `scaled_dot_product_attention` is no faster in bfloat16 than in float32; these products are. But logits are
+    rounded to 8 bits before the softmax: where they deviate by 5, outputs are off by 0.1 of a deviation at most, by
+    0.01 in SDPA. What all keys have in common, which the softmax ignores, is taken from them first.
     """
     B, _, num_queries, d = q.shape
+    k = k - k.mean(dim=2, keepdim=True)
     q, k, v = ((q * d**-0.5).flatten(0, 1), k.mT.flatten(0, 1).contiguous(), v.flatten(0, 1).contiguous())
     bias = None if bias is None else bias.flatten(0, 1)
     num_keys = v.shape[1]
