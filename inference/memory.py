@@ -113,6 +113,7 @@ def plan_tile(model: ViTMatte, height: int, width: int, tile_px: int, limit_gb: 
             several = f"{batch_size} images of " if batch_size > 1 else ""
             raise MemoryLimitError(
                 f"{several}{width} x {height} px need an estimated {estimate / GB:.2f} GB beside the "
-                f"{used / GB:.2f} GB in use, more than the {limit_gb:g} GB allowed: reduce the image, or raise the limit"
+                f"{used / GB:.2f} GB in use, more than the {limit_gb:g} GB allowed: reduce the image, or raise "
+                "the limit"
             )
         tile_px = max(tile_px // 2, SMALLEST_TILE_PX)

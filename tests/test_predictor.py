@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from data import images
 from data.trimap import decode_trimap
 from inference.model_folder import ModelFolderError, build, read_model_folder, write_model_folder
 from inference.network import TorchNetwork, choose_device
