@@ -53,15 +53,18 @@ def encode(pixels: NDArray, suffix: str, is_premultiplied: bool = False) -> byte
         raise ValueError(f"{FORMATS[suffix]} holds no transparency: take one of {', '.join(RGBA_SUFFIXES)}")
     if suffix in TIFF_SUFFIXES:
         return encode_tiff(pixels, is_premultiplied)
+    size = f"{pixels.shape[1]} x {pixels.shape[0]} px"
     if pixels.dtype == np.uint16:
         to_bgr = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}
         samples = pixels.reshape(*pixels.shape[:2], -1)
-        return cv2.imencode(".png", samples[:, :, to_bgr[samples.shape[2]]])[1].tobytes()
+        is_encoded, encoded = cv2.imencode(".png", samples[:, :, to_bgr[samples.shape[2]]])
+        if not is_encoded:
+            raise ValueError(f"{size} cannot be written as PNG (a side holds at most 1000000 px): take TIFF")
+        return encoded.tobytes()
     content = BytesIO()
     try:
         Image.fromarray(pixels).save(content, FORMATS[suffix], **OPTIONS.get(FORMATS[suffix], {}))
     except (OSError, ValueError) as error:  # a side beyond 65500 or, in WebP, 16383 px
-        size = f"{pixels.shape[1]} x {pixels.shape[0]} px"
         raise ValueError(f"{size} cannot be written as {FORMATS[suffix]} ({error}): take PNG") from error
     return content.getvalue()
 
@@ -78,7 +81,7 @@ def encode_tiff(pixels: NDArray, is_premultiplied: bool = False) -> bytes:
     height, width = pixels.shape[:2]
     samples = pixels.reshape(height, width, -1)
     num_samples = samples.shape[2]
-    differences = samples.astype(samples.dtype.newbyteorder("<"))
+    differences = samples.astype(samples.dtype.newbyteorder("<"), order="C")
     differences[:, 1:] -= samples[:, :-1]  # modulo the full scale, as the reader adds
     strip = zlib.compress(differences.data, 1)  # higher levels save 2 % of a photograph and take four times as long
     header = struct.Struct("<2sHI")

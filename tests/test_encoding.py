@@ -51,6 +51,20 @@ def test_8_bit_is_read_by_pillow_to_the_bit(shape, suffix):
         np.testing.assert_array_equal(np.asarray(image.convert(Image.fromarray(pixels).mode)), pixels)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("suffix", [suffix for suffix in FORMATS if suffix not in (".jpg", ".jpeg")])
+def test_arrays_may_lie_in_memory_in_any_order(suffix, dtype):
+    if dtype == np.uint16 and suffix not in SUFFIXES_16_BIT:
+        return
+    pixels = random_pixels((5, 7, 3), dtype)
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1)).transpose(1, 2, 0)
+    turned = np.ascontiguousarray(pixels[::-1, ::-1])[::-1, ::-1]
+    columns = np.asfortranarray(pixels[:, :, 0])
+    for same, expected in ((planes, pixels), (turned, pixels), (columns, pixels[:, :, 0])):
+        assert not same.flags.c_contiguous
+        assert encode(same, suffix) == encode(np.ascontiguousarray(expected), suffix)
+
+
 @pytest.mark.parametrize("suffix", RGBA_SUFFIXES)
 def test_colours_stay_where_alpha_is_0(suffix):
     pixels = random_pixels((32, 32, 4))
@@ -84,6 +98,7 @@ def test_a_jpeg_keeps_the_colour_of_a_single_pixel():
         ((0, 4), np.uint8, ".png", r"an empty picture cannot be written: shape \(0, 4\)"),
         ((1, 16384), np.uint8, ".webp", "16384 x 1 px cannot be written as WebP .*: take PNG"),
         ((65536, 1), np.uint8, ".jpg", "1 x 65536 px cannot be written as JPEG .*: take PNG"),
+        ((2**20 + 1, 1), np.uint16, ".png", r"^1 x 1048577 px cannot be written as PNG \(.*\): take TIFF$"),
     ],
 )
 def test_what_a_format_cannot_hold_is_refused(shape, dtype, suffix, words):
