@@ -9,7 +9,7 @@ EXTRAS_FILE = "requirements-extra.txt"
 
 
 class MissingExtraError(ImportError):
-    """An optional package that is not installed; the message says how to get it."""
+    """An optional package that is not installed, or cannot be imported; the message says how to get it."""
 
 
 def import_extra(name: str, purpose: str) -> ModuleType:
@@ -20,12 +20,15 @@ def import_extra(name: str, purpose: str) -> ModuleType:
         purpose: what needs it, for the message.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: it is not installed, or refuses to be imported, beside another version of a package say.
     """
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise MissingExtraError(_missing(str(error.name), purpose)) from error
+    except ImportError as error:
+        reason = " ".join(str(error).split())
+        raise MissingExtraError(_missing(f"{name}, which cannot be imported ({reason})", purpose)) from error
 
 
 def find_extra(name: str, purpose: str) -> Path:

@@ -16,6 +16,17 @@ def test_a_missing_package_is_named_with_the_way_to_get_it():
         import_extra("no_such_package.part", "a test")
 
 
+def test_a_package_that_cannot_be_imported_is_named_with_the_reason(tmp_path, monkeypatch):
+    (tmp_path / "outdated_package.py").write_text("raise ImportError('Numba needs\\nNumPy 2.0 or less')")
+    monkeypatch.syspath_prepend(tmp_path)
+    words = (
+        r"^a test needs the optional package outdated_package, which cannot be imported "
+        r"\(Numba needs NumPy 2.0 or less\): pip install -r "
+    )
+    with pytest.raises(MissingExtraError, match=words):
+        import_extra("outdated_package", "a test")
+
+
 def test_an_error_inside_a_package_is_not_hidden(tmp_path, monkeypatch):
     (tmp_path / "broken_package.py").write_text("1 / 0")
     monkeypatch.syspath_prepend(tmp_path)
