@@ -105,14 +105,30 @@ def over(foreground: NDArray, alpha: NDArray, background: NDArray) -> NDArray[np
 def cover(picture: NDArray, height: int, width: int) -> NDArray:
     """Resize a picture (h, w, 3) in its own proportions until it covers a size, and crop it around its centre.
 
-    Returns: (height, width, 3); the picture's own values where it has that size.
+    Only what is seen is resized. It may lie half a pixel of the result beside its place.
+
+    Returns: (height, width, 3); the picture's own values where they need no resizing.
     """
     own_height, own_width = picture.shape[:2]
     scale = max(height / own_height, width / own_width)
-    size = (max(width, round(own_width * scale)), max(height, round(own_height * scale)))
-    top, left = (size[1] - height) // 2, (size[0] - width) // 2
-    resized = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    rows, resized_height, top = _central(own_height, max(height, round(own_height * scale)), height)
+    columns, resized_width, left = _central(own_width, max(width, round(own_width * scale)), width)
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    resized = cv2.resize(picture[rows, columns], (resized_width, resized_height), interpolation=interpolation)
     return resized[top : top + height, left : left + width]
+
+
+def _central(own_px: int, whole_px: int, wanted_px: int) -> tuple[slice, int, int]:
+    """Find the part of an axis that is seen, where its own pixels would become `whole_px` and the middle is wanted.
+
+    Returns: the part, with a pixel more at each end to interpolate from; what it is resized to; what of that comes
+        before the wanted pixels.
+    """
+    first = (whole_px - wanted_px) // 2
+    begin = max(first * own_px // whole_px - 1, 0)
+    end = min(-(-(first + wanted_px) * own_px // whole_px) + 1, own_px)
+    resized_begin, resized_end = (round(edge * whole_px / own_px) for edge in (begin, end))
+    return slice(begin, end), resized_end - resized_begin, first - resized_begin
 
 
 def _checked_alpha(alpha: NDArray, beside: NDArray) -> NDArray[np.float32]:

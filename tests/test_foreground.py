@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import tracemalloc
 
+import cv2
 import numpy as np
 import pytest
 from pymatting import estimate_foreground_ml
@@ -162,6 +164,31 @@ def test_a_background_covers_and_keeps_its_proportions_and_its_centre(size, own_
             np.testing.assert_allclose(np.median(steps), 1 / scale, rtol=0.1)
     if size == own_size:
         np.testing.assert_array_equal(found[..., 0], rows)
+
+
+@pytest.mark.parametrize("size", [(20, 90), (90, 20), (31, 31), (7, 300), (1, 1), (400, 33)])
+@pytest.mark.parametrize("own_size", [(64, 48), (10, 11), (1, 5), (300, 100), (20, 400)])
+def test_a_background_is_the_window_of_one_that_is_resized_as_a_whole(size, own_size):
+    """To half a pixel of the result: a ramp says where each was taken from."""
+    rows, columns = np.mgrid[: own_size[0], : own_size[1]].astype(np.float32)
+    scale = max(size[0] / own_size[0], size[1] / own_size[1])
+    whole = [max(wanted, round(own * scale)) for wanted, own in zip(size, own_size, strict=True)]
+    resized = cv2.resize(
+        np.dstack([rows, columns, rows]), whole[::-1], interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    )
+    top, left = (whole[0] - size[0]) // 2, (whole[1] - size[1]) // 2
+    expected = resized[top : top + size[0], left : left + size[1]]
+    np.testing.assert_allclose(cover(np.dstack([rows, columns, rows]), *size), expected, rtol=0, atol=0.501 / scale)
+
+
+def test_no_more_of_a_background_is_resized_than_is_seen():
+    picture = np.zeros((1500, 2000, 3), np.float32)
+    tracemalloc.start()
+    try:
+        found = cover(picture, 6000, 600)  # the whole would be 8000 px wide
+        assert tracemalloc.get_traced_memory()[1] < 1.1 * found.nbytes
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
