@@ -67,15 +67,14 @@ class OnnxNetwork:
         Returns: (B, 1, H, W) float32 in [0, 1], on the CPU.
 
         Raises:
-            ValueError: weights that give values that are not finite.
-            RuntimeError: onnxruntime stops, most likely for lack of memory.
+            ValueError: weights that give values that are not finite; onnxruntime stops, most likely for lack of memory.
         """
         arrays = {name: tensor.cpu().numpy() for name, tensor in zip(INPUTS, (image, trimap), strict=True)}
         try:
             alpha = torch.from_numpy(self.session.run([OUTPUT], arrays)[0])
         except self._run_errors as error:
             height, width = image.shape[-2:]
-            raise RuntimeError(
+            raise ValueError(
                 f"{self.path} stops at {width} x {height} px ({_first_line(error)}): it takes images whole; a model "
                 "folder takes them in tiles, in far less memory"
             ) from error

@@ -37,7 +37,7 @@ class Predictor:
         weights: str | Path | None = None,
         device: str = "auto",
         precision: str = "auto",
-        tile_px: int = TILE_PX,
+        tile_px: int | None = None,
         max_memory_gb: float | None = None,
         is_compiled: bool = False,
     ) -> "Predictor":
@@ -49,8 +49,8 @@ class Predictor:
             weights: trained checkpoint of a config.
             device: see `inference.network.choose_device`.
             precision: see `inference.network.choose_precision`; an `.onnx` file has its own.
-            tile_px, max_memory_gb, is_compiled: see `TorchNetwork`; of no use to an `.onnx` file, which takes images
-                whole.
+            tile_px, max_memory_gb, is_compiled: see `TorchNetwork`, whose tiles None takes; refused for an `.onnx`
+                file, which takes images whole.
 
         Raises:
             FileNotFoundError: a file is not there.
@@ -64,8 +64,10 @@ class Predictor:
         if source.suffix == ".onnx":
             from inference.onnx_network import OnnxNetwork
 
-            if max_memory_gb is not None or is_compiled or precision == "bf16":
-                raise ValueError(f"{source}: an .onnx file has no limit of memory, bf16 or compilation; a folder has")
+            if tile_px is not None or max_memory_gb is not None or is_compiled or precision == "bf16":
+                raise ValueError(
+                    f"{source}: an .onnx file has no tiles, limit of memory, bf16 or compilation; a model folder has"
+                )
             network = OnnxNetwork(source, device)
         else:
             if weights is not None:
@@ -74,6 +76,7 @@ class Predictor:
                 model = load_model(source, weights, "cpu")
             else:
                 model = read_model_folder(source)
+            tile_px = TILE_PX if tile_px is None else tile_px
             network = TorchNetwork(model, device, precision, tile_px, max_memory_gb, is_compiled)
         logger.info("%s runs on %s (asked for: %s, %s)", source, network.name, device, precision)
         return cls(network)

@@ -235,10 +235,19 @@ def test_values_that_are_not_finite_are_an_error(tmp_path):
 def test_a_run_that_stops_is_an_error_of_one_line(tmp_path):
     save_graph(tmp_path / "model.onnx")
     network = OnnxNetwork(tmp_path / "model.onnx")
-    with pytest.raises(
-        RuntimeError, match=r"^.*model.onnx stops at 5 x 4 px \(.*\): it takes images whole; a model .*$"
-    ):
+    with pytest.raises(ValueError, match=r"^.*model.onnx stops at 5 x 4 px \(.*\): it takes images whole; a model .*$"):
         network.alpha(pair(4, 5)[0], pair(3, 3)[1])
+
+
+@pytest.mark.parametrize(
+    "setting", [dict(tile_px=256), dict(max_memory_gb=8), dict(is_compiled=True), dict(precision="bf16")]
+)
+def test_settings_that_only_torch_has_are_refused(tmp_path, setting):
+    save_graph(tmp_path / "model.onnx")
+    with pytest.raises(
+        ValueError, match="model.onnx: an .onnx file has no tiles, limit of memory, bf16 or compilation"
+    ):
+        Predictor.load(tmp_path / "model.onnx", **setting)
 
 
 def test_without_onnxruntime_the_error_names_it(monkeypatch, tmp_path):
