@@ -6,6 +6,7 @@
 """
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
@@ -81,6 +82,7 @@ def write_model_folder(
     except SafetensorError as error:
         raise OSError(f"{folder / WEIGHTS_FILE} cannot be written: {_first_line(error)}") from error
     (folder / LICENSE_FILE).write_text(licence, encoding="utf-8")
+    os.chmod(folder / WEIGHTS_FILE, (folder / LICENSE_FILE).stat().st_mode & 0o777)  # safetensors lets the owner alone in
     # Last, so that a folder cut off half-way says what it lacks.
     config = {"format": FORMAT, "source": source, "model": description}
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -89,7 +91,7 @@ def write_model_folder(
 def read_model_folder(folder: str | Path) -> nn.Module:
     """Build the network of a model folder with its weights.
 
-    Returns: a `ViTMatte` on the CPU, in evaluation mode.
+    Returns: a `ViTMatte` on the CPU, in evaluation mode, whose patches divide the sides that it pads to.
 
     Raises:
         FileNotFoundError: the folder or a file of it is not there.

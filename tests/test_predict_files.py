@@ -140,6 +140,14 @@ def test_resuming_what_is_done_loads_no_network(folders, capsys):
     assert capsys.readouterr().err == "predict.py: 3 of 3 are there already\n"
 
 
+def test_a_folder_is_no_file_that_is_there_already(folders, capsys):
+    (folders / "out" / "a.png").mkdir(parents=True)
+    assert predict.main(arguments(folders, *RAMP, "--resume")) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("predict.py: 0 of 3 are there already\n") and "out/a.png" in error
+    assert sorted(path.name for path in (folders / "out").iterdir() if path.is_file()) == ["b.png", "c.d.png"]
+
+
 def test_an_interruption_is_130_and_resume_goes_on(folders, capsys, monkeypatch):
     interrupted = False
 
@@ -234,6 +242,7 @@ def test_an_optional_package_that_is_missing_is_one_line(folders, capsys, monkey
         (["--auto", "--model", "m", "--tile-px", "0"], "argument --tile-px: must be at least 1, got 0"),
         (["--auto", "--as", "composite"], "--as composite and --background belong together"),
         (["--auto", "--as", "rgba", "--background", "teal"], "--as composite and --background belong together"),
+        (["--auto", "--background", ""], "--background needs a colour or a picture"),
         (["--auto", "--as", "alpha", "--premultiplied"], "--premultiplied is for --as rgba"),
         (["--auto", "--outputs", "x"], "unrecognized arguments"),
     ],

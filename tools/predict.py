@@ -115,8 +115,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--config-file and --weights belong together")
     if network_settings(options) and not (options.model or options.config_file):
         parser.error("--device, --precision, --max-memory, --compile, --tile-px: for --model or --config-file")
-    options.kind = options.kind or ("composite" if options.background is not None else "rgba" if options.auto else "alpha")
-    if (options.kind == "composite") != (options.background is not None):
+    has_background = options.background is not None
+    options.kind = options.kind or ("composite" if has_background else "rgba" if options.auto else "alpha")
+    if (options.kind == "composite") != has_background:
         parser.error("--as composite and --background belong together")
     if options.background == "":
         parser.error("--background needs a colour or a picture")
