@@ -92,7 +92,7 @@ def as_colours(pixels: NDArray, name: str | Path = "the image") -> NDArray:
 
     Args:
         pixels: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); alpha is straight, so that colours stand without it.
-        name: what error and warning call it.
+        name: what error and warning call it; one `Path` is warned of once.
 
     Raises:
         DataError: another shape.
@@ -104,18 +104,21 @@ def as_colours(pixels: NDArray, name: str | Path = "the image") -> NDArray:
     if pixels.shape[2] == 1:
         return np.repeat(pixels, 3, axis=2)
     if _has_transparency(pixels):
-        _warn_of_transparency(str(name))
+        warn = _warn_once_of_transparency if isinstance(name, Path) else _warn_of_transparency
+        warn(name)
     return pixels[:, :, :3]
 
 
-@lru_cache(maxsize=1024)  # a training reads a file many times
-def _warn_of_transparency(name: str) -> None:
+def _warn_of_transparency(name: str | Path) -> None:
     logger.warning("%s: its transparency is ignored, its colours are taken as they are", name)
+
+
+_warn_once_of_transparency = lru_cache(maxsize=1024)(_warn_of_transparency)  # a training reads a file many times
 
 
 def read_raw_image(path: str | Path) -> NDArray:
     """Read colours as (H, W, 3) uint8 or uint16 RGB; see `as_colours`."""
-    return as_colours(read_raw(path), path)
+    return as_colours(read_raw(path), Path(path))
 
 
 def read_raw_alpha(path: str | Path) -> NDArray:

@@ -171,6 +171,18 @@ def test_colours_are_taken_from_arrays_of_any_kind():
             as_colours(np.zeros(shape))
 
 
+def test_transparency_is_warned_of_once_a_file_and_for_each_array(tmp_path, caplog):
+    veil = np.zeros((2, 3, 4), np.uint8)
+    path = tmp_path / "veil.png"
+    Image.fromarray(veil).save(path)
+    for name in (path, str(path), path):
+        read_image(name)
+    assert len(caplog.messages) == 1
+    for _ in range(3):
+        as_colours(veil)
+    assert len(caplog.messages) == 4 and caplog.messages[-1].startswith("the image: its transparency is ignored")
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "tif"])
 def test_cmyk_is_converted(tmp_path, suffix):
     ink = cv2.resize(random_pixels((4, 4, 4)), (48, 40), interpolation=cv2.INTER_LINEAR)  # smooth, for JPEG
