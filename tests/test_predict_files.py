@@ -75,6 +75,12 @@ def test_an_option_that_cannot_be_met_is_one_line(folders, capsys, option, words
     assert len(lines) == 1 and words in lines[0]
 
 
+def test_a_background_is_an_input_too(folders, capsys):
+    paths = {"image": "images/a.png", "output": "images/b.png"}
+    lines = refused(folders, capsys, *RAMP, "--background", str(folders / "images" / "b.png"), **paths)
+    assert len(lines) == 1 and "images/b.png is an input and would be overwritten" in lines[0]
+
+
 def test_weights_and_configs_that_do_not_fit_are_one_line(folders, network, capsys):
     config, weights = network / "config.yaml", network / "weights.pth"
     part = REPOSITORY / "configs" / "common" / "train.py"
