@@ -1,5 +1,6 @@
 """Pictures from the bytes of a file: grey, palette, RGB, CMYK, transparency, 8 and 16 bit, upright, limited in size."""
 
+import warnings
 from io import BytesIO
 
 import cv2
@@ -13,6 +14,9 @@ ORIENTATION_TAG = 0x0112
 
 UNREADABLE = (OSError, SyntaxError, EOFError, ValueError)
 """What Pillow raises on broken and cut-off files."""
+
+# Pillow's limit is two thirds of ours. Not around each call: warnings' filters belong to all threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def decode(content: bytes) -> NDArray:

@@ -27,7 +27,7 @@ class DataError(ValueError):
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    """List a folder's pictures, by the suffixes of `IMAGE_SUFFIXES` in any case, hidden files left out.
+    """List a folder's pictures, files and links by the suffixes of `IMAGE_SUFFIXES` in any case, hidden ones left out.
 
     Returns: the paths sorted by name, so that every process sees one order; subfolders are not searched.
 
@@ -37,7 +37,8 @@ def find_images(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder: {folder}")
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    named = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    paths = sorted(p for p in named if p.is_file() or not p.exists())  # a lost link is an error where it is read
     if not paths:
         raise FileNotFoundError(f"no picture in {folder} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
     return paths

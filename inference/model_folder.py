@@ -6,7 +6,6 @@
 """
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
@@ -82,7 +81,7 @@ def write_model_folder(
     except SafetensorError as error:
         raise OSError(f"{folder / WEIGHTS_FILE} cannot be written: {_first_line(error)}") from error
     (folder / LICENSE_FILE).write_text(licence, encoding="utf-8")
-    os.chmod(folder / WEIGHTS_FILE, (folder / LICENSE_FILE).stat().st_mode & 0o777)  # safetensors lets the owner alone in
+    (folder / WEIGHTS_FILE).chmod((folder / LICENSE_FILE).stat().st_mode)  # safetensors lets the owner alone read it
     # Last, so that a folder cut off half-way says what it lacks.
     config = {"format": FORMAT, "source": source, "model": description}
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -91,7 +90,7 @@ def write_model_folder(
 def read_model_folder(folder: str | Path) -> nn.Module:
     """Build the network of a model folder with its weights.
 
-    Returns: a `ViTMatte` on the CPU, in evaluation mode, whose patches divide the sides that it pads to.
+    Returns: a `ViTMatte` on the CPU, in evaluation mode.
 
     Raises:
         FileNotFoundError: the folder or a file of it is not there.
@@ -198,10 +197,18 @@ def _check_fit(description: Any, tensors: Mapping[str, Tensor], source: str) -> 
     """Compare tensors with the network that a description makes, without giving it memory.
 
     Raises:
-        ModelFolderError: naming tensors that are missing, left over, of another shape or type, or not finite.
+        ModelFolderError: naming tensors that are missing, left over, of another shape or type, or not finite; or sides
+            that the network pads to and cannot cut into patches.
     """
     with torch.device("meta"):
-        own = build("model", description).state_dict()
+        model: Any = build("model", description)
+    patch_px = model.backbone.patch_embed.patch_size
+    if model.size_divisibility % patch_px:
+        raise ModelFolderError(
+            f"{CONFIG_FILE}: size_divisibility of ViTMatte must be a multiple of the backbone's patch_size {patch_px}, "
+            f"got {model.size_divisibility}"
+        )
+    own = model.state_dict()
     problems = {
         "missing": [name for name in own if name not in tensors],
         "left over": [name for name in tensors if name not in own],

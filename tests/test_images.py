@@ -359,11 +359,25 @@ def test_8k_pictures_are_read(tmp_path):
     assert read_raw(tmp_path / "8k.png").shape == (4320, 7680)
 
 
+def test_large_pictures_are_read_without_a_word(tmp_path):
+    """99 megapixels, of which Pillow warns; in a process of its own, since pytest exchanges filters of warnings."""
+    Image.new("1", (11_000, 9_000)).save(tmp_path / "large.png", compress_level=1)
+    code = "import sys; from data.images import read_raw; print(read_raw(sys.argv[1]).shape)"
+    command = [sys.executable, "-W", "default", "-c", code, str(tmp_path / "large.png")]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("(9000, 11000)\n", "")
+
+
 def test_lists_are_sorted_and_hold_pictures_alone(tmp_path):
     for name in ("b.PNG", "a.jpeg", "c.webp", ".hidden.png", "index.csv", "a.png"):
         (tmp_path / name).touch()
-    (tmp_path / "folder").mkdir()
-    assert [path.name for path in find_images(tmp_path)] == ["a.jpeg", "a.png", "b.PNG", "c.webp"]
+    for name in ("folder", "folder.png"):
+        (tmp_path / name).mkdir()
+    os.mkfifo(tmp_path / "fifo.png")
+    (tmp_path / "d.png").symlink_to("a.png")
+    (tmp_path / "lost.png").symlink_to("absent.png")  # not silently left out
+    names = ["a.jpeg", "a.png", "b.PNG", "c.webp", "d.png", "lost.png"]
+    assert [path.name for path in find_images(tmp_path)] == names
     with pytest.raises(FileNotFoundError, match="no picture in"):
         find_images(tmp_path / "folder")
     with pytest.raises(FileNotFoundError, match="no such folder"):

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import stat
 import time
 from inspect import signature
 
@@ -131,6 +132,11 @@ def test_every_argument_of_a_constructor_can_be_stated(part, kind):
         ("backbone", {"global_block_indexes": [9]}, "global_block_indexes: [9] lie outside the 2 blocks"),
         ("backbone", {"ffn_layer": "eval"}, 'ffn_layer must be "mlp" or "swiglu", got \'eval\''),
         ("decoder", {"fusion_chans": []}, "no DetailCapture can be built with these arguments: ValueError"),
+        (
+            "model",
+            {"size_divisibility": 24},
+            "size_divisibility of ViTMatte must be a multiple of the backbone's patch_size 16, got 24",
+        ),
         ("backbone", {"depth": 3}, "missing (backbone.blocks.2.norm1.weight, "),
         ("backbone", {"embed_dim": 24}, "of another shape (backbone.blocks.0.attn."),
         ("backbone", {"embed_dim": 2**13}, "of another shape (backbone.blocks.0.attn."),  # 7 GB, never allocated
@@ -275,6 +281,16 @@ def test_weights_that_cannot_be_written_are_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(model_folder, "save_file", full_disk)
     with pytest.raises(OSError, match=r"model\.safetensors cannot be written: .*No space left"):
         write_model_folder(tmp_path / "model", description(), network().state_dict(), "a test", "")
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_all_files_have_the_rights_that_the_umask_gives(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_model_folder(tmp_path / "model", description(), network().state_dict(), "a test", "")
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "model").iterdir()} == {mode}
 
 
 def test_a_description_is_left_as_it_was():

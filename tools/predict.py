@@ -184,7 +184,7 @@ def matte_images(options: argparse.Namespace) -> int:
     failures: dict[Path, str] = {}
     try:
         with tqdm(total=len(jobs), unit="image", disable=len(jobs) == 1) as bar:
-            for job, failure in matte_all(jobs, read, matte, write, overlaps=options.max_memory_gb is None):
+            for job, failure in matte_all(jobs, read, matte, write, overlaps=options.max_memory is None):
                 bar.set_postfix_str(job.image.name, refresh=False)
                 bar.update()
                 if failure:
