@@ -1,5 +1,6 @@
 """The trimap contract: {0, 128, 255} on disk, {0, 0.5, 1} in arrays; one decoder for all who read one."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -177,9 +178,27 @@ def trimap_from_mask(mask: NDArray, width_px: int, name: str | Path = "the mask"
         )
     inside_px = width_px // 2
     trimap = np.full(soft.shape, UNKNOWN, np.float32)
-    trimap[_distance_to(soft < 1 - ALPHA_TOLERANCE) > inside_px] = FOREGROUND
-    trimap[_distance_to(soft > ALPHA_TOLERANCE) > width_px - inside_px] = BACKGROUND
+    trimap[distance_to(soft < 1 - ALPHA_TOLERANCE) > inside_px] = FOREGROUND
+    trimap[distance_to(soft > ALPHA_TOLERANCE) > width_px - inside_px] = BACKGROUND
     return trimap
+
+
+def trimap_of_mask(
+    path: str | Path, band_px: Callable[[int], int], threshold: float | None = None
+) -> NDArray[np.float32]:
+    """Read a mask file as a trimap; see `trimap_from_mask`.
+
+    Args:
+        path: of the mask.
+        band_px: gives the band's width for a picture's longer side, both in px.
+        threshold: makes a mask hard first: foreground is what reaches it. None keeps a soft mask soft.
+
+    Returns: (H, W) in {0, 0.5, 1}.
+    """
+    mask = read_mask(path)
+    if threshold is not None:
+        mask = (mask >= threshold).astype(np.float32)
+    return trimap_from_mask(mask, band_px(max(mask.shape)), path)
 
 
 def read_mask(path: str | Path) -> NDArray[np.float32]:
@@ -252,11 +271,11 @@ def ramp_alpha(trimap: NDArray[np.floating]) -> NDArray[np.float32]:
     if not (has_foreground and has_background):
         absent = UNKNOWN if not (has_foreground or has_background) else float(has_foreground)
         return np.full(trimap.shape, absent, np.float32)
-    to_foreground, to_background = (_distance_to(trimap == side) for side in (FOREGROUND, BACKGROUND))
+    to_foreground, to_background = (distance_to(trimap == side) for side in (FOREGROUND, BACKGROUND))
     return to_background / (to_background + to_foreground)
 
 
-def _distance_to(marked: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Measure each pixel's exact Euclidean distance to the nearest marked one, of which there must be one."""
+def distance_to(marked: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Measure each pixel's exact Euclidean distance to the nearest marked one of (H, W), of which there must be one."""
     distance = cv2.distanceTransform((~marked).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return distance.astype(np.float32)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.images import DataError, to_uint8
-from data.trimap import BACKGROUND, FOREGROUND, UNKNOWN, band_width_px, trimap_from_mask
+from data.trimap import BACKGROUND, FOREGROUND, UNKNOWN, band_width_px, distance_to, trimap_from_mask
 from inference.saliency import INPUT_PX, heat_map
 
 SCENERY_HEAT = 0.4  # a level below it is background: sky 0.1 and ground 0.3 are two levels, no subject is that cold
@@ -163,8 +163,8 @@ def _cut_out(look: _Look) -> NDArray[np.bool_]:
     """Move the heat map's boundary to that of the colours: GrabCut (Rother et al. 2004) in a band around it."""
     reach_px = CUT_BAND * max(look.rough.shape)
     labels = np.where(look.rough, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    labels[_distance_to(look.rough) > reach_px] = cv2.GC_BGD
-    labels[_distance_to(~look.rough) > reach_px] = cv2.GC_FGD
+    labels[distance_to(look.rough) > reach_px] = cv2.GC_BGD
+    labels[distance_to(~look.rough) > reach_px] = cv2.GC_FGD
     cv2.setRNGSeed(0)  # GrabCut's clusters start at random
     background, foreground = np.zeros((2, 1, 13 * CUT_COLOURS))  # the Gaussians, which nobody reads
     no_box = 0, 0, 0, 0
@@ -184,9 +184,4 @@ def _contradicted(heat: NDArray[np.float32], subject: NDArray[np.bool_]) -> NDAr
     speck_px = 2 * round(SPECK * max(heat.shape)) + 1
     speck = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (speck_px, speck_px))
     is_wide = cv2.morphologyEx(contradicts.astype(np.uint8), cv2.MORPH_OPEN, speck).astype(bool)
-    return is_wide & (_distance_to(subject) + _distance_to(~subject) < DOUBT_REACH * max(heat.shape))
-
-
-def _distance_to(marked: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Measure each pixel's Euclidean distance to the nearest marked one; 0 on these."""
-    return cv2.distanceTransform((~marked).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE).astype(np.float32)
+    return is_wide & (distance_to(subject) + distance_to(~subject) < DOUBT_REACH * max(heat.shape))

@@ -187,7 +187,7 @@ def test_files_that_cannot_be_used_are_one_line(folders, capsys, paths, words):
 
 
 def test_an_interruption_is_one_line_and_130(folders, capsys, monkeypatch):
-    monkeypatch.setattr(make_trimap, "trimap_from_mask", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(make_trimap, "trimap_of_mask", Mock(side_effect=KeyboardInterrupt))
     assert make_trimap.main(arguments(folders, "--width-px", "6")) == 130
     assert capsys.readouterr() == ("", "make_trimap.py: interrupted\n")
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from data.datasets import check_same_size
 from data.images import IMAGE_SUFFIXES, LOSSLESS_SUFFIXES, DataError, read_image, write_image
 from data.layouts import match_by_name
-from data.trimap import BACKGROUND, FOREGROUND, UNKNOWN, band_width_px, read_mask, trimap_from_mask, write_trimap
+from data.trimap import BACKGROUND, FOREGROUND, UNKNOWN, band_width_px, trimap_of_mask, write_trimap
 from inference.extras import MissingExtraError
 from inference.subject import WIDTH_PERCENT, trimap_of_subject
 
@@ -114,24 +114,8 @@ def draw_overlay(image: NDArray[np.float32], trimap: NDArray[np.float32]) -> NDA
     return overlay
 
 
-def from_mask(path: Path, band_px: Callable[[int], int], threshold: float | None) -> NDArray[np.float32]:
-    """Make the trimap of a mask's file.
-
-    Args:
-        path: of the mask.
-        band_px: gives the band's width for a picture's longer side, both in px.
-        threshold: makes a mask hard first: foreground is what reaches it. None keeps a soft mask soft.
-
-    Returns: (H, W) in {0, 0.5, 1}.
-    """
-    mask = read_mask(path)
-    if threshold is not None:
-        mask = (mask >= threshold).astype(np.float32)
-    return trimap_from_mask(mask, band_px(max(mask.shape)), path)
-
-
 def from_photograph(path: Path, band_px: Callable[[int], int]) -> NDArray[np.float32]:
-    """Make the trimap of what stands out in a photograph: (H, W) in {0, 0.5, 1}, arguments as for `from_mask`."""
+    """Make the trimap of what stands out in a photograph, arguments and result as of `data.trimap.trimap_of_mask`."""
     image = read_image(path)
     longer_px = max(image.shape[:2])
     return trimap_of_subject(image, 100 * band_px(longer_px) / longer_px, path)
@@ -199,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.width_px or band_width_px(percent, longer_px)
 
     def find(source: Path) -> NDArray[np.float32]:
-        return from_photograph(source, band_px) if options.auto else from_mask(source, band_px, options.threshold)
+        return from_photograph(source, band_px) if options.auto else trimap_of_mask(source, band_px, options.threshold)
 
     inputs = {"--mask": options.mask, "--image": options.image}
     try:

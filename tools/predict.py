@@ -32,7 +32,7 @@ from tqdm import tqdm
 # What loads torch, or takes an optional package, is imported where it is asked for.
 from data.images import DataError, read_image, write_alpha, write_image, write_rgba
 from data.layouts import check_same_size, find_by_stem
-from data.trimap import band_width_px, ramp_alpha, read_mask, read_trimap, trimap_from_mask, trivial_alpha
+from data.trimap import band_width_px, ramp_alpha, read_trimap, trimap_of_mask, trivial_alpha
 from inference.batch import matte_all
 from inference.classical import closed_form_alpha
 from inference.extras import MissingExtraError
@@ -221,24 +221,18 @@ def trimap_source(options: argparse.Namespace, num_images: int) -> tuple[FindTri
     elif num_images > 1:
         raise DataError(f"{place} is one file for {num_images} images: give a folder of trimaps or masks")
 
+    def band_px(longer_px: int) -> int:
+        return options.width_px or band_width_px(options.width_percent, longer_px)
+
     def find(path: Path, image: NDArray) -> NDArray:
         found = partners.get(path.stem, []) if partners else [place]
         if len(found) != 1:
             raise DataError(f"{place} holds {len(found) or 'no'} pictures called {path.stem}, expected one")
-        trimap = trimap_of_mask(found[0], options) if options.mask else read_trimap(found[0])
+        trimap = trimap_of_mask(found[0], band_px, options.threshold) if options.mask else read_trimap(found[0])
         check_same_size(image, path, trimap, found[0])
         return trimap
 
     return find, [path for paths in partners.values() for path in paths] or [place]
-
-
-def trimap_of_mask(path: Path, options: argparse.Namespace) -> NDArray:
-    """Read a mask and lay the band of the options around its boundary."""
-    mask = read_mask(path)
-    if options.threshold:
-        mask = (mask >= options.threshold).astype(np.float32)
-    width_px = options.width_px or band_width_px(options.width_percent, max(mask.shape))
-    return trimap_from_mask(mask, width_px, path)
 
 
 def load_matte(options: argparse.Namespace) -> Matte:
