@@ -1,5 +1,6 @@
 """Alpha without a trained network: closed-form matting, by the optional package pymatting."""
 
+import logging
 from types import FunctionType
 from typing import Any
 
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 
 from data.trimap import BACKGROUND, FOREGROUND, UNKNOWN, ramp_alpha, unknown_mask
 from inference.extras import import_extra
+
+logger = logging.getLogger(__name__)
 
 MAX_SOLVED_PIXELS = 2**20
 """Larger ones are solved reduced. At this size, a quarter of it unknown, it takes 0.8 GB and 10 s on one core."""
@@ -29,7 +32,8 @@ def closed_form_alpha(image: NDArray[np.floating], trimap: NDArray[np.floating])
 
     Where the unknown pixels and `MARGIN_PX` around them cover more than `MAX_SOLVED_PIXELS`, alpha is solved on a
     reduced copy, and the linear functions of colour found there give alpha at full size. Without known foreground or
-    background there, or of a picture less than 3 px wide, alpha is `data.trimap.ramp_alpha`.
+    background there, of which a warning is logged, or of a picture less than 3 px wide, alpha is
+    `data.trimap.ramp_alpha`.
 
     Source: Levin, Lischinski and Weiss, A Closed-Form Solution to Natural Image Matting; coarse to fine, its section 4.
 
@@ -74,8 +78,14 @@ def _surroundings(unknown: NDArray) -> tuple[slice, slice]:
 
 def _solve(image: NDArray[np.float32], trimap: NDArray[np.float32]) -> NDArray[np.float32]:
     """Closed-form alpha at this very size."""
-    has_both_sides = (trimap == FOREGROUND).any() and (trimap == BACKGROUND).any()
-    if not has_both_sides or min(trimap.shape) < MIN_SIDE_PX:
+    if min(trimap.shape) < MIN_SIDE_PX:
+        return ramp_alpha(trimap)
+    sides = {"foreground": FOREGROUND, "background": BACKGROUND}
+    if absent := [side for side, value in sides.items() if not (trimap == value).any()]:
+        logger.warning(
+            "the trimap knows no %s near its unknown pixels: alpha is of distances alone, not of colours",
+            " and no ".join(absent),
+        )
         return ramp_alpha(trimap)
     pymatting = import_extra("pymatting", "closed-form matting")
     alpha = pymatting.estimate_alpha_cf(

@@ -52,7 +52,7 @@ def estimate_foreground(image: NDArray, alpha: NDArray) -> NDArray[np.float32]:
 def _by_pymatting(colours: NDArray[np.float32], opacity: NDArray[np.float32]) -> NDArray[np.float32]:
     """Estimate; in a thread of its own, for numba sets OpenMP's number of threads, torch's too, in the one it is in."""
     if "pymatting" not in sys.modules:
-        logger.info("loading pymatting; numba compiles it once on every machine, which takes about a minute")
+        logger.info("loading pymatting; the first time on a machine, numba compiles it for about a minute")
     library = import_extra("pymatting.foreground.estimate_foreground_ml", "foreground estimation")
     return library.estimate_foreground_ml(colours, opacity, gradient_weight=GRADIENT_WEIGHT)
 

@@ -61,7 +61,7 @@ class Predictor:
         if (source.suffix in CONFIG_SUFFIXES) != (weights is not None):
             raise ValueError(f"{source}: a config (.py, .yaml) needs the weights of its checkpoint, nothing else does")
         network: Network
-        if source.suffix == ".onnx":
+        if source.suffix.lower() == ".onnx":
             from inference.onnx_network import OnnxNetwork
 
             if tile_px is not None or max_memory_gb is not None or is_compiled or precision == "bf16":

@@ -108,13 +108,17 @@ def test_the_preconditioner_is_pymattings_but_prints_nothing(capsys):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("known", [(), (0,), (1,)])
-def test_without_a_known_side_alpha_is_the_ramps(known):
+@pytest.mark.parametrize(
+    ("known", "absent"), [((), "foreground and no background"), ((0,), "foreground"), ((1,), "background")]
+)
+def test_without_a_known_side_alpha_is_the_ramps_and_said_so(caplog, known, absent):
     image = np.random.default_rng(0).random((9, 12, 3), np.float32)
     trimap = np.full((9, 12), 0.5, np.float32)
     for value in known:
         trimap[:2, :3] = value
     np.testing.assert_array_equal(closed_form_alpha(image, trimap), ramp_alpha(trimap))
+    (record,) = caplog.records
+    assert record.name == "inference.classical" and f"knows no {absent} near" in record.getMessage()
 
 
 @pytest.mark.parametrize("shape", [(1, 30), (40, 2), (1, 1)])

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -158,6 +159,23 @@ def test_onnx_is_written_of_a_config_and_of_a_model_folder(tmp_path, capsys, gra
         np.testing.assert_array_equal(Predictor(TorchNetwork(model)).predict(*picture()), expected)
         assert source == "weights.pth with config.yaml"
         assert licence == (tmp_path / "model" / "LICENSE.txt").read_text()
+
+
+def test_a_model_folder_without_a_licence_note_is_exported_without_one(tmp_path, capsys, graphs, demo):
+    assert run(*demo, "--output", tmp_path / "model") == 0
+    (tmp_path / "model" / "LICENSE.txt").unlink()
+    capsys.readouterr()
+    assert run("--model", tmp_path / "model", "--format", "onnx", "--output", tmp_path / "MODEL.ONNX") == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"wrote {tmp_path / 'MODEL.ONNX'}: ") and shown.out.count("\n") == 1
+    assert [licence for _, _, licence in graphs] == [""] and shown.err == ""
+
+
+def test_an_interruption_is_one_line_and_130(tmp_path, capsys, monkeypatch, demo):
+    monkeypatch.setattr(export, "write_model_folder", Mock(side_effect=KeyboardInterrupt))
+    assert run(*demo, "--output", tmp_path / "model") == 130
+    error = capsys.readouterr().err
+    assert error.startswith("export.py: interrupted; ") and error.count("\n") == 1
 
 
 def test_onnx_is_written_of_published_weights(tmp_path, capsys, graphs, monkeypatch):

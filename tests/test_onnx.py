@@ -129,6 +129,8 @@ def test_a_predictor_runs_the_file(exported, tmp_path):
     image, trimap = rng.integers(0, 256, (50, 83, 3), np.uint8), rng.choice(np.array([0, 128, 255], np.uint8), (50, 83))
     predictor = Predictor.load(path, device="cpu")
     assert predictor.network.name == "onnxruntime, cpu, float32"
+    (tmp_path / "LOUD.ONNX").symlink_to(path)
+    assert Predictor.load(tmp_path / "LOUD.ONNX", device="cpu").network.name == predictor.network.name
     expected = Predictor(TorchNetwork(model)).predict(image, trimap)
     np.testing.assert_allclose(predictor.predict(image, trimap), expected, rtol=0, atol=1e-5)
 

@@ -206,6 +206,12 @@ def export_folder(options: argparse.Namespace, folder: Path) -> str:
     return f"{len(written)} tensors, {size_mb:.1f} MB; read again, they are the same to the bit"
 
 
+def read_licence(folder: Path) -> str:
+    """Read the licence note of a model folder; empty where there is none, which a network runs without."""
+    path = folder / LICENSE_FILE
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
 def export_onnx(folder: Path, path: Path) -> str:
     """Write the ONNX file of a model folder, with its source and its licence note.
 
@@ -217,7 +223,7 @@ def export_onnx(folder: Path, path: Path) -> str:
     model = read_model_folder(folder)
     assert isinstance(model, ViTMatte)
     source = read_json(folder / CONFIG_FILE).get("source")
-    difference = write_onnx(model, path, str(source), (folder / LICENSE_FILE).read_text(encoding="utf-8"))
+    difference = write_onnx(model, path, str(source), read_licence(folder))
     height, width = CHECKED_SIZE
     return (
         f"opset {OPSET}, {path.stat().st_size / 1e6:.1f} MB; run by onnxruntime at {width} x {height} px, its alpha is "
@@ -243,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("give either --config-file and --weights, or --from-vitmatte, or --model")
     if options.model and options.format == "folder":
         parser.error("--model is a model folder already: copy it, or give --format onnx")
-    if (options.output.suffix == ".onnx") != (options.format == "onnx"):
+    if (options.output.suffix.lower() == ".onnx") != (options.format == "onnx"):
         parser.error(f"--output {options.output} does not fit --format {options.format}: ONNX files end in .onnx")
     try:
         with TemporaryDirectory() as temporary:
@@ -252,12 +258,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 written = export_folder(options, folder)
             if options.format == "onnx":
                 written = export_onnx(folder, options.output)
-            licence = (folder / LICENSE_FILE).read_text(encoding="utf-8").partition("\n")[0]
+            licence = read_licence(folder).partition("\n")[0]
     except (OSError, ValueError, MissingExtraError) as error:  # each room's own error is a ValueError
         print(f"export.py: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"export.py: interrupted; {options.output} is not complete, if it is there", file=sys.stderr)
+        return 130
     print(f"wrote {options.output}: {written}")
-    print(f"{licence} {LICENCE_PLACES[options.format]}: pass it on with it.")
+    if licence:
+        print(f"{licence} {LICENCE_PLACES[options.format]}: pass it on with it.")
     return 0
 
 
