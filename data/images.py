@@ -5,6 +5,7 @@ arrays are float32 in [0, 1]. Nothing is ever resized here.
 """
 
 import logging
+import os
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -257,7 +258,7 @@ def _write(path: Path, values: NDArray, bits: int, is_premultiplied: bool = Fals
         content = encode(pixels, path.suffix, is_premultiplied)
     except ValueError as error:
         raise DataError(f"{path}: {error}") from error
-    target = path.resolve()  # a link stays one
+    target = Path(os.path.realpath(path))  # a link stays one; Path.resolve raises for a circle of them
     unfinished = target.with_name(f".{uuid4().hex}.tmp")
     try:
         unfinished.write_bytes(content)

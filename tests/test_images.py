@@ -504,6 +504,12 @@ def test_a_picture_is_written_through_a_link_and_with_the_usual_rights(tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_a_circle_of_links_is_replaced(tmp_path):
+    (tmp_path / "circle.png").symlink_to("circle.png")
+    write_alpha(tmp_path / "circle.png", np.ones((4, 4)))
+    assert (read_raw(tmp_path / "circle.png") == 255).all()
+
+
 def test_real_pictures_are_read(matting_folder):
     image = read_image(matting_folder / "alphamatting" / "image" / "GT01.png")
     alpha = read_alpha(matting_folder / "alphamatting" / "alpha" / "GT01.png")
