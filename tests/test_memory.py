@@ -72,11 +72,11 @@ print(len([Predictor(network).predict(image, trimap) for _ in range(4)]))
 @pytest.mark.parametrize(
     ("kind", "height", "width", "tile_px", "batch_size"),
     [
-        ("ViT", 1024, 1280, 64, 1),
+        pytest.param("ViT", 1024, 1280, 64, 1, marks=pytest.mark.slow),
         ("ViT", 900, 640, 512, 1),
         ("ViT", 512, 512, 256, 4),
         ("ViTDet", 640, 900, 256, 1),
-        ("ViTDet", 1024, 1024, 64, 1),
+        pytest.param("ViTDet", 1024, 1024, 64, 1, marks=pytest.mark.slow),
     ],
 )
 def test_estimates_are_above_what_is_taken_but_not_by_much(kind, height, width, tile_px, batch_size):
