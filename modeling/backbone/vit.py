@@ -1,14 +1,12 @@
 """The DINOv3 vision transformer as a matting backbone: four channels in, windowed and global blocks, one map out."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from modeling.backbone.block import Block
-from modeling.backbone.layers import PatchEmbed, checked_indexes, read_indexes
+from modeling.backbone.layers import PatchEmbed, checked_indexes, read_indexes, run_block
 from modeling.backbone.rope_position_encoding import RopePositionEmbedding
 
 
@@ -128,16 +126,12 @@ class ViT(nn.Module):
         x = torch.cat([*prefix, x.flatten(1, 2)], dim=1)
         num_prefix = x.shape[1] - h * w
         rope = self.rope_embed(h, w)
+        is_recomputed = self.use_activation_checkpointing and self.training
         for block in self.blocks[:-1]:
-            x = self._run(block, x, rope, (h, w), None)
+            x = run_block(is_recomputed, block, x, rope, (h, w), None)
         last = self.blocks[-1]
         queries = None if is_read is None else num_prefix + read_indexes(is_read, last.residual is not None)
-        return self.norm(self._run(last, x, rope, (h, w), queries)), (h, w)
-
-    def _run(self, block: nn.Module, *inputs: Any) -> Tensor:
-        if self.use_activation_checkpointing and self.training:
-            return checkpoint(block, *inputs, use_reentrant=False)
-        return block(*inputs)
+        return self.norm(run_block(is_recomputed, last, x, rope, (h, w), queries)), (h, w)
 
     def forward(self, x: Tensor, is_read: Tensor | None = None) -> Tensor:
         """Compute the feature map.

@@ -1,7 +1,6 @@
 """ViTDet's vision transformer, the backbone of the published ViTMatte weights, with memory linear in the tokens."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +8,16 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from modeling.backbone.layers import ConvResidual, Mlp, PatchEmbed, checked_indexes, in_pieces, join, read_indexes
+from modeling.backbone.layers import (
+    ConvResidual,
+    Mlp,
+    PatchEmbed,
+    checked_indexes,
+    in_pieces,
+    join,
+    read_indexes,
+    run_block,
+)
 from modeling.backbone.softmax import attend
 from modeling.backbone.windows import partition, unpartition
 
@@ -100,16 +108,12 @@ class ViTDet(nn.Module):
         """
         x = self.patch_embed(x)
         x = x + self._positions(x.shape[1], x.shape[2])
+        is_recomputed = self.use_activation_checkpointing and self.training
         for block in self.blocks[:-1]:
-            x = self._run(block, x)
+            x = run_block(is_recomputed, block, x)
         last = self.blocks[-1]
         queries = None if is_read is None else read_indexes(is_read, last.residual is not None)
-        return self._run(last, x, queries).permute(0, 3, 1, 2)
-
-    def _run(self, block: nn.Module, *inputs: Any) -> Tensor:
-        if self.use_activation_checkpointing and self.training:
-            return checkpoint(block, *inputs, use_reentrant=False)
-        return block(*inputs)
+        return run_block(is_recomputed, last, x, queries).permute(0, 3, 1, 2)
 
     def _positions(self, h: int, w: int) -> Tensor:
         """Absolute positions of a grid, (1, h, w, D), interpolated where it is not the stored one."""
