@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.procedural import KINDS, texture
+from data.procedural.demo import DEMO_KINDS
+from data.procedural.surfaces import texture
 from tools import benchmark
 from tools.benchmarks import foreground
 
@@ -15,7 +16,7 @@ NUMBER = r"(\d+\.\d+)"
 
 @pytest.fixture(autouse=True)
 def two_kinds(monkeypatch):
-    monkeypatch.setattr(foreground, "KINDS", {kind: KINDS[kind] for kind in ("hair", "fur")})
+    monkeypatch.setattr(foreground, "DEMO_KINDS", {kind: DEMO_KINDS[kind] for kind in ("hair", "fur")})
 
 
 def tiny_run(capsys, *more):
@@ -31,7 +32,7 @@ def test_the_image_s_own_colours_are_off_by_the_background(capsys):
     expected = []
     for seed in range(2):
         rng = np.random.default_rng(seed)
-        own, alpha = KINDS["hair"](rng, 64)
+        own, alpha = DEMO_KINDS["hair"](rng, 64)
         behind = texture(rng, 64)
         off = [
             alpha[at] * (1 - alpha[at]) * np.abs(own[at] - behind[at]).mean()  # alpha |I - F|
@@ -41,7 +42,7 @@ def test_the_image_s_own_colours_are_off_by_the_background(capsys):
         expected.append(255 * np.mean(off))
     assert figures["exact alpha, hair"][0] == pytest.approx(np.mean(expected), abs=0.3)  # of the rounding to 8 bit
     for name in foreground.ALPHAS:
-        kinds = [figures[f"{name} alpha, {kind}"] for kind in foreground.KINDS]
+        kinds = [figures[f"{name} alpha, {kind}"] for kind in foreground.DEMO_KINDS]
         np.testing.assert_allclose(figures[f"{name} alpha, mean of the kinds"], np.mean(kinds, axis=0), atol=0.011)
         own, _, ours = figures[f"{name} alpha, mean of the kinds"]
         assert ours < own

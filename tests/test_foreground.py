@@ -12,7 +12,8 @@ from pymatting import estimate_foreground_ml
 
 from data.composition import composite
 from data.images import DataError
-from data.procedural import KINDS, texture
+from data.procedural.demo import DEMO_KINDS
+from data.procedural.surfaces import texture
 from inference import extras
 from inference.extras import MissingExtraError
 from inference.foreground import cover, cut_out, estimate_foreground, over
@@ -22,7 +23,7 @@ from tests.conftest import REPOSITORY
 def scene(kind="hair", size_px=128, seed=0):
     """An exact foreground (H, W, 3) and alpha (H, W), and what a camera sees of them in 8 bit, (H, W, 3) float32."""
     rng = np.random.default_rng(seed)
-    foreground, alpha = KINDS[kind](rng, size_px)
+    foreground, alpha = DEMO_KINDS[kind](rng, size_px)
     image = composite(alpha[..., None], foreground, texture(rng, size_px))
     return foreground, alpha, np.rint(255 * image).astype(np.float32) / 255
 
@@ -32,7 +33,7 @@ def visible_error(estimate, foreground, alpha):
     return (alpha[..., None] * np.abs(estimate - foreground))[(alpha > 0) & (alpha < 1)].mean()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DEMO_KINDS)
 def test_estimated_colours_are_nearer_to_the_exact_ones_than_the_pictures(kind):
     foreground, alpha, image = scene(kind)
     estimate = estimate_foreground(image, alpha)
@@ -126,7 +127,7 @@ def test_a_cut_out_holds_colours_and_alpha():
 
 def test_a_subject_over_its_own_background_is_the_image():
     rng = np.random.default_rng(0)
-    foreground, alpha = KINDS["glass"](rng, 64)
+    foreground, alpha = DEMO_KINDS["glass"](rng, 64)
     background = texture(rng, 64)
     image = over(foreground, alpha, background)
     for row, column in rng.integers(0, 64, (50, 2)):

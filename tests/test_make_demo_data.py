@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.procedural import KINDS
+from data.procedural.demo import DEMO_KINDS
 from tools import make_demo_data as demo_data
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -45,7 +45,7 @@ def test_the_command_line_gives_the_same_bytes_with_other_workers(folder, tmp_pa
 
 def test_every_picture_of_another_seed_differs(folder):
     draw = demo_data.draw_test_sample
-    for index in range(len(KINDS)):
+    for index in range(len(DEMO_KINDS)):
         ours, other = draw(SEED, index, SIZE_PX), draw(SEED + 1, index, SIZE_PX)
         assert not np.array_equal(ours.alpha, other.alpha)
         assert not np.array_equal(ours.background, other.background)
@@ -58,7 +58,7 @@ def test_layout_and_manifest(folder):
     tests = [{p.name for p in (folder / "test" / name).iterdir()} for name in ("merged", "trimaps", "alpha_copy")]
     assert tests[0] == tests[1] == tests[2]
     for part in ("train/rgba", "test/merged"):
-        assert {p.stem.split("_")[0] for p in (folder / part).iterdir()} == set(KINDS)
+        assert {p.stem.split("_")[0] for p in (folder / part).iterdir()} == set(DEMO_KINDS)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert (manifest["seed"], manifest["size_px"]) == (SEED, SIZE_PX)
     assert list(manifest["counts"].values()) == [NUM_TRAIN, NUM_BACKGROUNDS, NUM_TEST]

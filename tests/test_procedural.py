@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from data.procedural import KINDS, SCALE, blob, canvas_for, fill, noise, resolve, strand, texture
+from data.procedural.canvas import SCALE, blob, canvas_for, fill, resolve, strand
+from data.procedural.demo import DEMO_KINDS
+from data.procedural.surfaces import noise, texture
 
 SIZE_PX = 128
 
@@ -74,10 +76,10 @@ def test_random_fields_fill_their_range():
     assert strongest.min() >= 5  # reddish, greenish and bluish ones: no colour gives the foreground away
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DEMO_KINDS)
 def test_every_kind_has_background_opaque_and_fractional_pixels(kind):
     for index in range(4):
-        foreground, alpha = KINDS[kind](np.random.default_rng([3, index]), SIZE_PX)
+        foreground, alpha = DEMO_KINDS[kind](np.random.default_rng([3, index]), SIZE_PX)
         assert foreground.shape == (SIZE_PX, SIZE_PX, 3) and alpha.shape == (SIZE_PX, SIZE_PX)
         assert foreground.dtype == alpha.dtype == np.float32
         for values in (foreground, alpha):
@@ -89,17 +91,17 @@ def test_every_kind_has_background_opaque_and_fractional_pixels(kind):
 def test_kinds_differ_as_their_names_promise():
     def fractional_share(kind):
         """Share of fractional pixels among those that are not background."""
-        alphas = np.stack([KINDS[kind](np.random.default_rng([4, i]), SIZE_PX)[1] for i in range(4)])
+        alphas = np.stack([DEMO_KINDS[kind](np.random.default_rng([4, i]), SIZE_PX)[1] for i in range(4)])
         return ((alphas > 0.02) & (alphas < 0.98)).sum() / (alphas > 0.02).sum()
 
-    share = {kind: fractional_share(kind) for kind in KINDS}
+    share = {kind: fractional_share(kind) for kind in DEMO_KINDS}
     assert share["glass"] > 0.5
     assert min(share["hair"], share["lace"]) > 2 * share["cutout"]
 
 
 @pytest.mark.parametrize("kind", ["hair", "fur", "lace"])
 def test_colours_are_not_premultiplied(kind):
-    foreground, alpha = KINDS[kind](np.random.default_rng(5), SIZE_PX)
+    foreground, alpha = DEMO_KINDS[kind](np.random.default_rng(5), SIZE_PX)
     brightness = foreground.mean(2)
     faint = brightness[(alpha > 0) & (alpha < 0.3)].mean()  # premultiplied, it would be below 0.3 of the opaque ones
     assert faint > 0.7 * brightness[alpha == 1].mean()

@@ -27,7 +27,7 @@ from PIL import Image
 
 from data.composition import composite
 from data.images import read_image, to_float, to_uint8, write_alpha, write_image
-from data.procedural import KINDS, REFERENCE_PX
+from data.procedural.demo import DEMO_KINDS, REFERENCE_PX
 from data.trimap import trimap_from_alpha, write_trimap
 
 Array = NDArray[np.float32]
@@ -87,12 +87,12 @@ def generator(seed: int, stream: str, index: int) -> Generator:
 
 def kind_of(index: int) -> str:
     """Name the kind of the index-th foreground of a stream: all kinds in turn."""
-    return list(KINDS)[index % len(KINDS)]
+    return list(DEMO_KINDS)[index % len(DEMO_KINDS)]
 
 
 def draw_foreground(rng: Generator, index: int, size_px: int) -> tuple[Array, Array]:
     """Draw the index-th foreground of a stream: (H, W, 3) RGB and (H, W) alpha, rounded to 8 bit as they are stored."""
-    foreground, alpha = KINDS[kind_of(index)](rng, size_px)
+    foreground, alpha = DEMO_KINDS[kind_of(index)](rng, size_px)
     return to_float(to_uint8(foreground)), to_float(to_uint8(alpha))
 
 
@@ -128,7 +128,7 @@ def draw_test_sample(seed: int, index: int, size_px: int) -> Sample:
     rng = generator(seed, TEST_SAMPLE, index)
     foreground, alpha = draw_foreground(rng, index, size_px)
     names = list(TEST_PHOTOGRAPHS)
-    photograph = names[(index + index // len(KINDS)) % len(names)]  # a kind meets another photograph in each turn
+    photograph = names[(index + index // len(DEMO_KINDS)) % len(names)]  # a kind meets another photograph in each turn
     background = draw_background(rng, find_photograph(photograph), size_px)
     radii_px = rng.integers(MIN_RADIUS_PX, MAX_RADIUS_PX + 1, 2) * size_px // REFERENCE_PX
     return Sample(foreground, alpha, background, trimap_from_alpha(alpha, *map(int, radii_px)))

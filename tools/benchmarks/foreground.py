@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from data.composition import composite
 from data.images import find_images, read_image, to_float, to_uint8
-from data.procedural import KINDS, texture
+from data.procedural.demo import DEMO_KINDS
+from data.procedural.surfaces import texture
 from data.trimap import trimap_from_alpha
 from inference.classical import closed_form_alpha
 from inference.extras import import_extra
@@ -43,7 +44,7 @@ SIDES: dict[str, Callable[[NDArray, NDArray], NDArray]] = {
 
 def draw(rng: Generator, kind: str, size_px: int, photographs: list[Path]) -> tuple[NDArray, NDArray, NDArray]:
     """Draw a foreground (H, W, 3), its alpha (H, W) and a background; colours are cut from photographs if there are."""
-    foreground, alpha = KINDS[kind](rng, size_px)
+    foreground, alpha = DEMO_KINDS[kind](rng, size_px)
     if not photographs:
         return foreground, alpha, texture(rng, size_px)
     colours = []
@@ -61,7 +62,7 @@ def compare_colours(options: argparse.Namespace) -> None:
     photographs = find_images(options.photographs) if options.photographs else []
     for name, change in ALPHAS.items():
         means = []
-        for kind in KINDS:
+        for kind in DEMO_KINDS:
             errors = []
             for seed in range(options.num_images):
                 foreground, alpha, background = draw(np.random.default_rng(seed), kind, options.size_px, photographs)

@@ -1,9 +1,7 @@
-"""Procedural foregrounds with exact alphas: hair, fur, glass, lace, solid shapes, shapes with holes.
+"""The demo's six simple kinds: hair, fur, glass, lace, solid shapes, shapes with holes.
 
-Shapes are painted on one 8-bit canvas, SCALE times finer than the picture, whose value is 0 where nothing is and
-the local shade (1 to 255) elsewhere. Alpha is the share of painted samples in a pixel, the definition of coverage, and
-the colour is that of the painted samples alone, so that it is not premultiplied. All lengths are in pixels of
-the picture; positions are continuous, x to the right and y down, with pixel (0, 0) covering [0, 1] x [0, 1].
+They stay as they are, byte for byte: the figures of the README's demo are those of these pictures. More detail, at any
+resolution, is in `data.procedural.KINDS`.
 """
 
 from collections.abc import Callable
@@ -13,145 +11,10 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
-Points = NDArray[np.float64]
+from data.procedural.canvas import Array, Points, blob, canvas_for, fill, random_centre, resolve, strand, thread
+from data.procedural.surfaces import noise, texture
 
-SCALE = 8  # 64 samples a pixel: alpha in steps of 1/64, finer than a thread's own contrast needs
 REFERENCE_PX = 256  # strand widths and hole sizes below are those of a picture of this side
-FIXED_POINT_BITS = 4
-
-
-def fill(canvas: NDArray[np.uint8], polygon: Points, shade: int) -> None:
-    """Paint a polygon on the fine canvas.
-
-    Args:
-        canvas: (SCALE * H, SCALE * W), painted in place.
-        polygon: (N, 2) x, y in pixels of the picture.
-        shade: 1 to 255, or 0 to cut a hole.
-    """
-    fixed = np.round((polygon * SCALE - 0.5) * (1 << FIXED_POINT_BITS)).astype(np.int32)
-    cv2.fillPoly(canvas, [fixed], int(shade), cv2.LINE_8, FIXED_POINT_BITS)
-
-
-def resolve(canvas: NDArray[np.uint8]) -> tuple[Array, Array]:
-    """Turn the fine canvas into coverage and mean shade.
-
-    Args:
-        canvas: (SCALE * H, SCALE * W), 0 where nothing is painted.
-
-    Returns: alpha (H, W) in [0, 1], the exact share of painted samples, and shade (H, W) in [0, 1], the mean over the
-        painted samples, continued smoothly to where there are none.
-    """
-    samples = canvas.reshape(canvas.shape[0] // SCALE, SCALE, canvas.shape[1] // SCALE, SCALE)
-    alpha = (samples > 0).mean((1, 3), dtype=np.float32)
-    weighted = samples.mean((1, 3), dtype=np.float32) / 255
-    nearby = cv2.GaussianBlur(alpha, (0, 0), 4) + 1e-4
-    nearby_shade = (cv2.GaussianBlur(weighted, (0, 0), 4) + 0.5e-4) / nearby  # half bright where nothing is near
-    shade = np.where(alpha > 0, weighted / np.maximum(alpha, 1e-6), nearby_shade)
-    return alpha, shade.astype(np.float32)
-
-
-def blob(rng: Generator, centre: Points, radius: float, roughness: float = 0.12) -> Points:
-    """Draw a random closed outline around a centre.
-
-    Args:
-        rng: source of the outline.
-        centre: (2,) x, y in pixels.
-        radius: mean radius in pixels.
-        roughness: standard deviation of the second harmonic, relative to the radius; the k-th has 2/k of it.
-
-    Returns: (180, 2) points in pixels, the i-th at the angle 2 degrees x i.
-    """
-    angle = np.deg2rad(np.arange(0, 360, 2))
-    harmonics = np.arange(2, 7)[:, None]
-    weights = rng.normal(0, roughness, (5, 1)) * 2 / harmonics
-    relative = 1 + (weights * np.cos(harmonics * angle + rng.uniform(0, 2 * np.pi, (5, 1)))).sum(0)
-    return centre + radius * np.maximum(relative, 0.35)[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
-
-
-def strand(
-    root: Points, control: Points, tip: Points, width: float, taper: float = 0.8, num_points: int = 14
-) -> Points:
-    """Outline a thin strand along a quadratic Bezier curve.
-
-    Args:
-        root: (2,) start of the curve, in pixels.
-        control: (2,) Bezier control point.
-        tip: (2,) end of the curve.
-        width: at the root, in pixels.
-        taper: share of the width that is lost on the way to the tip, 0 to 1.
-        num_points: points along the curve.
-
-    Returns: (2 * num_points, 2) polygon, for `fill`.
-    """
-    t = np.linspace(0, 1, num_points)[:, None]
-    centre_line = (1 - t) ** 2 * root + 2 * t * (1 - t) * control + t**2 * tip
-    tangent = 2 * (1 - t) * (control - root) + 2 * t * (tip - control)
-    tangent /= np.maximum(np.linalg.norm(tangent, axis=1, keepdims=True), 1e-9)
-    normal = np.stack([-tangent[:, 1], tangent[:, 0]], 1)
-    # cv2 also paints the samples that an edge passes through: half a sample on either side.
-    half_width = np.maximum(width * (1 - taper * t) / 2 - 0.5 / SCALE, 0)
-    return np.concatenate([centre_line + half_width * normal, (centre_line - half_width * normal)[::-1]])
-
-
-def thread(canvas: NDArray[np.uint8], line: Points, width: float, shade: int) -> None:
-    """Paint a line of constant width, rounded to 1 / SCALE px, through (N, 2) points in pixels."""
-    cv2.polylines(canvas, [np.round(line * SCALE - 0.5).astype(np.int32)], False, shade, round(width * SCALE))
-
-
-def noise(rng: Generator, size_px: int, cells: int, num_octaves: int = 4) -> Array:
-    """Smooth random field in [0, 1] with structure at several scales.
-
-    Args:
-        rng: source of the field.
-        size_px: side of the square field.
-        cells: random values along a side at the coarsest scale; each octave doubles them and halves their weight.
-        num_octaves: number of scales.
-
-    Returns: (size_px, size_px), minimum 0 and maximum 1.
-    """
-    field = np.zeros((size_px, size_px), np.float32)
-    for octave in range(num_octaves):
-        values = rng.random((cells << octave, cells << octave), dtype=np.float32)
-        field += cv2.resize(values, (size_px, size_px), interpolation=cv2.INTER_CUBIC) / 2**octave
-    return (field - field.min()) / (field.max() - field.min())
-
-
-def texture(rng: Generator, size_px: int) -> Array:
-    """Random surface: two or three colours mixed by noise, stripes or a gradient, lit from one side, with fine grain.
-
-    Args:
-        rng: source of the surface.
-        size_px: side of the square.
-
-    Returns: (size_px, size_px, 3) RGB in [0, 1].
-    """
-    hue = rng.uniform(0, 360) + np.array([0, rng.normal(0, 25), rng.uniform(0, 360)])
-    hsv = np.stack([hue % 360, rng.uniform(0.1, 0.95, 3), rng.uniform(0.25, 1, 3)], 1).astype(np.float32)
-    first, second, third = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]
-    y, x = np.mgrid[:size_px, :size_px].astype(np.float32) / size_px - 0.5
-    angle = rng.uniform(0, 2 * np.pi, 2)
-    across, light = (np.cos(a) * x + np.sin(a) * y for a in angle)
-    mix = noise(rng, size_px, int(rng.integers(2, 9)))
-    pattern = rng.integers(3)
-    if pattern == 0:
-        mix = 0.5 + 0.5 * np.sin(2 * np.pi * rng.uniform(4, 16) * across + 3 * mix)
-    elif pattern == 1:
-        mix = np.clip(0.6 * mix + across + 0.2, 0, 1)
-    accent = noise(rng, size_px, 4) > rng.uniform(0.65, 1.1)
-    surface = np.where(accent[..., None], third, first + mix[..., None] * (second - first))
-    grain = rng.normal(0, rng.uniform(0.01, 0.05), (size_px, size_px)) + 0.25 * (noise(rng, size_px, 32, 2) - 0.5)
-    return np.clip((surface + grain[..., None]) * (1 + 0.5 * light)[..., None], 0, 1).astype(np.float32)
-
-
-def canvas_for(size_px: int) -> NDArray[np.uint8]:
-    """Give an empty fine canvas for a square picture of this side."""
-    return np.zeros((size_px * SCALE, size_px * SCALE), np.uint8)
-
-
-def random_centre(rng: Generator, size_px: int, spread: float = 0.07) -> Points:
-    """Draw a centre near the middle, off by at most `spread` sides; (2,) in pixels."""
-    return size_px * (0.5 + rng.uniform(-spread, spread, 2))
 
 
 def shaded(rng: Generator, canvas: NDArray[np.uint8]) -> tuple[Array, Array]:
@@ -290,6 +153,6 @@ def cutout(rng: Generator, size_px: int) -> tuple[Array, Array]:
 
 
 # (random generator, side in pixels) -> foreground (H, W, 3) RGB, defined everywhere, and alpha (H, W), both in [0, 1]
-KINDS: dict[str, Callable[[Generator, int], tuple[Array, Array]]] = {
+DEMO_KINDS: dict[str, Callable[[Generator, int], tuple[Array, Array]]] = {
     "hair": hair, "fur": fur, "glass": glass, "lace": lace, "solid": solid, "cutout": cutout,
 }  # fmt: skip

@@ -1,0 +1,1 @@
+"""Foregrounds drawn by program, with exact alphas."""

@@ -1,0 +1,105 @@
+"""Shapes painted on a fine canvas: alpha is the share of painted samples in a pixel, the definition of coverage.
+
+The canvas is 8-bit, SCALE times finer than the picture; its value is 0 where nothing is and the local shade (1 to 255)
+elsewhere. Colours follow the shade of the painted samples alone, so that they are not premultiplied. All lengths are in
+pixels of the picture; positions are continuous, x to the right and y down, with pixel (0, 0) covering [0, 1] x [0, 1].
+"""
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+Points = NDArray[np.float64]
+
+SCALE = 8  # 64 samples a pixel: alpha in steps of 1/64, finer than a thread's own contrast needs
+FIXED_POINT_BITS = 4
+
+
+def canvas_for(size_px: int) -> NDArray[np.uint8]:
+    """Give an empty fine canvas for a square picture of this side."""
+    return np.zeros((size_px * SCALE, size_px * SCALE), np.uint8)
+
+
+def fill(canvas: NDArray[np.uint8], polygon: Points, shade: int) -> None:
+    """Paint a polygon on the fine canvas.
+
+    Args:
+        canvas: (SCALE * H, SCALE * W), painted in place.
+        polygon: (N, 2) x, y in pixels of the picture.
+        shade: 1 to 255, or 0 to cut a hole.
+    """
+    fixed = np.round((polygon * SCALE - 0.5) * (1 << FIXED_POINT_BITS)).astype(np.int32)
+    cv2.fillPoly(canvas, [fixed], int(shade), cv2.LINE_8, FIXED_POINT_BITS)
+
+
+def thread(canvas: NDArray[np.uint8], line: Points, width: float, shade: int) -> None:
+    """Paint a line of constant width, rounded to 1 / SCALE px, through (N, 2) points in pixels."""
+    cv2.polylines(canvas, [np.round(line * SCALE - 0.5).astype(np.int32)], False, shade, round(width * SCALE))
+
+
+def resolve(canvas: NDArray[np.uint8]) -> tuple[Array, Array]:
+    """Turn the fine canvas into coverage and mean shade.
+
+    Args:
+        canvas: (SCALE * H, SCALE * W), 0 where nothing is painted.
+
+    Returns: alpha (H, W) in [0, 1], the exact share of painted samples, and shade (H, W) in [0, 1], the mean over the
+        painted samples, continued smoothly to where there are none.
+    """
+    samples = canvas.reshape(canvas.shape[0] // SCALE, SCALE, canvas.shape[1] // SCALE, SCALE)
+    alpha = (samples > 0).mean((1, 3), dtype=np.float32)
+    weighted = samples.mean((1, 3), dtype=np.float32) / 255
+    nearby = cv2.GaussianBlur(alpha, (0, 0), 4) + 1e-4
+    nearby_shade = (cv2.GaussianBlur(weighted, (0, 0), 4) + 0.5e-4) / nearby  # half bright where nothing is near
+    shade = np.where(alpha > 0, weighted / np.maximum(alpha, 1e-6), nearby_shade)
+    return alpha, shade.astype(np.float32)
+
+
+def blob(rng: Generator, centre: Points, radius: float, roughness: float = 0.12) -> Points:
+    """Draw a random closed outline around a centre.
+
+    Args:
+        rng: source of the outline.
+        centre: (2,) x, y in pixels.
+        radius: mean radius in pixels.
+        roughness: standard deviation of the second harmonic, relative to the radius; the k-th has 2/k of it.
+
+    Returns: (180, 2) points in pixels, the i-th at the angle 2 degrees x i.
+    """
+    angle = np.deg2rad(np.arange(0, 360, 2))
+    harmonics = np.arange(2, 7)[:, None]
+    weights = rng.normal(0, roughness, (5, 1)) * 2 / harmonics
+    relative = 1 + (weights * np.cos(harmonics * angle + rng.uniform(0, 2 * np.pi, (5, 1)))).sum(0)
+    return centre + radius * np.maximum(relative, 0.35)[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+
+
+def strand(
+    root: Points, control: Points, tip: Points, width: float, taper: float = 0.8, num_points: int = 14
+) -> Points:
+    """Outline a thin strand along a quadratic Bezier curve.
+
+    Args:
+        root: (2,) start of the curve, in pixels.
+        control: (2,) Bezier control point.
+        tip: (2,) end of the curve.
+        width: at the root, in pixels.
+        taper: share of the width that is lost on the way to the tip, 0 to 1.
+        num_points: points along the curve.
+
+    Returns: (2 * num_points, 2) polygon, for `fill`.
+    """
+    t = np.linspace(0, 1, num_points)[:, None]
+    centre_line = (1 - t) ** 2 * root + 2 * t * (1 - t) * control + t**2 * tip
+    tangent = 2 * (1 - t) * (control - root) + 2 * t * (tip - control)
+    tangent /= np.maximum(np.linalg.norm(tangent, axis=1, keepdims=True), 1e-9)
+    normal = np.stack([-tangent[:, 1], tangent[:, 0]], 1)
+    # cv2 also paints the samples that an edge passes through: half a sample on either side.
+    half_width = np.maximum(width * (1 - taper * t) / 2 - 0.5 / SCALE, 0)
+    return np.concatenate([centre_line + half_width * normal, (centre_line - half_width * normal)[::-1]])
+
+
+def random_centre(rng: Generator, size_px: int, spread: float = 0.07) -> Points:
+    """Draw a centre near the middle, off by at most `spread` sides; (2,) in pixels."""
+    return size_px * (0.5 + rng.uniform(-spread, spread, 2))
