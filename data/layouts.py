@@ -1,15 +1,19 @@
-"""Where the pictures of public test sets lie below $DETECTRON2_DATASETS, one entry of `LAYOUTS` each.
+"""Where the pictures of public data sets lie below $DETECTRON2_DATASETS: test sets in `LAYOUTS`, others in
+`TRAINING_LAYOUTS`, one entry each.
 
 A layout of one's own is one more entry:
 
     LAYOUTS["mine"] = Layout("photos", "mattes", None, 10, root="my_set", num_images=40, source="we made it")
+    TRAINING_LAYOUTS["own"] = TrainingLayout("images", "own_set", ("photos",), ("mattes",), source="we made it")
 """
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from itertools import zip_longest
 from pathlib import Path
+from typing import Literal
 
 from numpy.typing import NDArray
 
@@ -95,6 +99,75 @@ LAYOUTS = {
     },
 }
 
+Kind = Literal["foregrounds", "images", "backgrounds"]
+
+
+@dataclass(frozen=True)
+class TrainingLayout:
+    """Where the pictures of one training set lie.
+
+    Args:
+        kind: "foregrounds" to be composited, whose colours hold nothing of another background; "images", photographs
+            as they are, with their alphas; or "backgrounds".
+        root: the set's folder below $DETECTRON2_DATASETS, "/" between the parts, as for all folders.
+        picture_dirs: folders below `root`, each as `data.training_sets.find_named` understands it, patterns included.
+        alpha_dirs: where the alphas of each of these lie; none for backgrounds and for foregrounds that are RGBA.
+        source: where the knowledge of these names comes from.
+
+    Raises:
+        ValueError: backgrounds with alphas, images without, or not as many places of alphas as of pictures.
+    """
+
+    kind: Kind
+    root: str
+    picture_dirs: tuple[str, ...]
+    alpha_dirs: tuple[str, ...] = ()
+    _: KW_ONLY
+    source: str
+
+    def __post_init__(self) -> None:
+        allowed = {"foregrounds": (0, len(self.picture_dirs)), "images": (len(self.picture_dirs),), "backgrounds": (0,)}
+        if len(self.alpha_dirs) not in allowed[self.kind]:
+            raise ValueError(
+                f"the layout of {self.root or self.picture_dirs} has {len(self.picture_dirs)} picture_dirs and "
+                f"{len(self.alpha_dirs)} alpha_dirs: {self.kind} need {' or '.join(map(str, allowed[self.kind]))}"
+            )
+
+    def find(self) -> list[tuple[Path, Path | None]]:
+        """List the places of pictures, each with that of its alphas, whether they are there or not."""
+        root = datasets_folder() / self.root
+        pictures = [root / place for place in self.picture_dirs]
+        return list(zip_longest(pictures, [root / place for place in self.alpha_dirs]))
+
+
+TRAINING_LAYOUTS = {
+    "Composition-1k-train": TrainingLayout(
+        "foregrounds",
+        "Composition-1k/train",
+        ("fg",),
+        ("alpha",),
+        source="this project: what configs/common/dataloader.py reads, the two folders of Adobe-DIM put together",
+    ),
+    "Adobe-DIM": TrainingLayout(
+        "foregrounds",
+        "adobe_composition-1k/Training_set",
+        ("Adobe-licensed images/fg", "Other/fg"),
+        ("Adobe-licensed images/alpha", "Other/alpha"),
+        source="the archive of Deep Image Matting (Xu et al. 2017), as mmagic 1.2.0 reads it: "
+        "tools/dataset_converters/comp1k/preprocess_comp1k_dataset.py; `root` is mmagic's name for it",
+    ),
+    "COCO-train2017": TrainingLayout(
+        "backgrounds", "train2017", (".",), source="the archive train2017.zip, unpacked in $DETECTRON2_DATASETS"
+    ),
+    "VOC2012": TrainingLayout(
+        "backgrounds",
+        "VOCdevkit/VOC2012",
+        ("JPEGImages",),
+        source="the archive VOCtrainval_11-May-2012.tar, as torchvision reads it (torchvision/datasets/voc.py); "
+        "Composition-1k's test images have their backgrounds from it",
+    ),
+}
+
 
 @dataclass(frozen=True)
 class TestSet:
@@ -124,7 +197,7 @@ def find_test_set(name_or_folder: str, needs_trimaps: bool = True) -> TestSet:
     """
     if name_or_folder in LAYOUTS:
         layout = LAYOUTS[name_or_folder]
-        root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"), layout.root)
+        root = datasets_folder() / layout.root
     elif Path(name_or_folder).is_dir():
         layout, root = PLAIN_FOLDER, Path(name_or_folder)
     else:
@@ -146,6 +219,11 @@ def find_test_set(name_or_folder: str, needs_trimaps: bool = True) -> TestSet:
     return TestSet(name_or_folder, image_dir, alpha_dir, trimap_dir, layout.trimap_radius_px, num_images)
 
 
+def datasets_folder() -> Path:
+    """Name the folder that holds the data sets: $DETECTRON2_DATASETS, or else datasets/."""
+    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+
+
 def check_folders(folders: Iterable[Path], layout: str) -> None:
     """Raise one FileNotFoundError that names every missing folder and shows the layout."""
     missing = [folder for folder in folders if not folder.is_dir()]
@@ -163,21 +241,25 @@ def match_by_name(folders: Sequence[Path], layout: str) -> list[tuple[Path, ...]
         FileNotFoundError: names that a folder lacks, all of them listed.
         DataError: a name that a folder holds twice.
     """
-    tables = []
-    for folder in folders:
-        found = find_by_stem(folder)
-        twice = [name for name, paths in found.items() if len(paths) > 1]
+    return match_found([(str(folder), find_by_stem(folder)) for folder in folders], layout)
+
+
+def match_found(found: Sequence[tuple[str, Mapping[str, Sequence[Path]]]], layout: str) -> list[tuple[Path, ...]]:
+    """Match pictures already found, given as places with their paths by name; otherwise as `match_by_name`."""
+    for place, paths_by_name in found:
+        twice = [name for name, paths in paths_by_name.items() if len(paths) > 1]
         if twice:
-            raise DataError(f"{folder} holds more than one picture called {', '.join(twice)}: keep one of each")
-        tables.append({name: paths[0] for name, paths in found.items()})
-    names = set().union(*tables)
+            raise DataError(f"{place} holds more than one picture called {', '.join(twice)}: keep one of each")
+    names = set().union(*(table for _, table in found))
     missing = [
-        f"  {folder}/{name}.*" for folder, table in zip(folders, tables, strict=True) for name in names - table.keys()
+        f"  {place} with {name} for *" if "*" in place else f"  {place}/{name}.*"
+        for place, table in found
+        for name in names - table.keys()
     ]
     if missing:
         listed = "\n".join(sorted(missing))
         raise FileNotFoundError(f"{len(missing)} files lack their partners. Missing:\n{listed}\n{layout}")
-    return [tuple(table[name] for table in tables) for name in sorted(names)]
+    return [tuple(table[name][0] for _, table in found) for name in sorted(names)]
 
 
 def find_by_stem(folder: Path) -> dict[str, list[Path]]:
@@ -190,8 +272,13 @@ def find_by_stem(folder: Path) -> dict[str, list[Path]]:
 
 def check_same_size(first: NDArray, first_path: Path, second: NDArray, second_path: Path) -> None:
     """Raise a DataError that names both files where height or width differ."""
-    if first.shape[:2] != second.shape[:2]:
+    check_equal_sizes(first.shape[1::-1], first_path, second.shape[1::-1], second_path)
+
+
+def check_equal_sizes(first: tuple[int, ...], first_path: Path, second: tuple[int, ...], second_path: Path) -> None:
+    """Raise a DataError that names both files where (width, height) differ."""
+    if first != second:
         raise DataError(
-            f"{first_path} is {first.shape[1]} x {first.shape[0]} px but {second_path} is "
-            f"{second.shape[1]} x {second.shape[0]} px: they must be of one size"
+            f"{first_path} is {first[0]} x {first[1]} px but {second_path} is {second[0]} x {second[1]} px: "
+            "they must be of one size"
         )

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,15 @@ from PIL import Image
 from data import layouts
 from data.datasets import MattingFolder
 from data.images import DataError, find_images
-from data.layouts import LAYOUTS, PLAIN_FOLDER, Layout, find_test_set
+from data.layouts import (
+    LAYOUTS,
+    PLAIN_FOLDER,
+    TRAINING_LAYOUTS,
+    Layout,
+    TrainingLayout,
+    datasets_folder,
+    find_test_set,
+)
 from engine.config import load_config
 from evaluation.folders import evaluate_folders
 from tests.conftest import REPOSITORY
@@ -171,11 +180,34 @@ def test_finding_imports_no_torch():
     assert run.stdout == "set()\n"
 
 
-def test_the_docstrings_example_is_a_layout():
-    code = next(line for line in (layouts.__doc__ or "").splitlines() if "LAYOUTS[" in line)
+def test_the_docstrings_examples_are_layouts():
+    code = "\n".join(line.strip() for line in (layouts.__doc__ or "").splitlines() if "LAYOUTS[" in line)
     entries: dict[str, Layout] = {}
-    exec(code.strip(), {"LAYOUTS": entries, "Layout": Layout})
+    training: dict[str, TrainingLayout] = {}
+    names = {"LAYOUTS": entries, "Layout": Layout, "TRAINING_LAYOUTS": training, "TrainingLayout": TrainingLayout}
+    exec(code, names)
     assert entries["mine"].trimap_radius_px == 10
+    assert training["own"].find() == [(datasets_folder() / "own_set/photos", datasets_folder() / "own_set/mattes")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_alphas", "is_right"),
+    [("foregrounds", 0, True), ("foregrounds", 2, True), ("foregrounds", 1, False), ("images", 2, True)]
+    + [("images", 0, False), ("images", 1, False), ("backgrounds", 0, True), ("backgrounds", 2, False)],
+)
+def test_a_training_layout_has_the_alphas_that_its_kind_needs(kind, num_alphas, is_right):
+    expectation = (
+        nullcontext() if is_right else pytest.raises(ValueError, match=f"{num_alphas} alpha_dirs: {kind} need")
+    )
+    with expectation:
+        TrainingLayout(kind, "set", ("a", "b"), ("c", "d")[:num_alphas], source="this test")
+
+
+def test_the_config_trains_on_composition_1k_where_its_layouts_lie(root):
+    dataset = load_config(REPOSITORY / "configs/ViTMatte_S_100ep.py").dataloader.train.dataset
+    folders = zip(dataset.foreground_dirs, dataset.alpha_dirs, strict=True)
+    assert [tuple(map(Path, pair)) for pair in folders] == TRAINING_LAYOUTS["Composition-1k-train"].find()
+    assert [(Path(folder), None) for folder in dataset.background_dirs] == TRAINING_LAYOUTS["COCO-train2017"].find()
 
 
 @pytest.mark.parametrize("trimap", ["trimap1", "trimap2"])
