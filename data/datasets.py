@@ -10,21 +10,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.images import DataError, find_images, read_alpha, read_image, read_raw_alpha, read_raw_image, read_raw_rgba
+from data.foregrounds import Foreground
+from data.images import PictureFile, read_alpha, read_image
 from data.layouts import COMPOSITION_1K, check_folders, check_same_size, match_by_name
-from data.transforms import CompositeImage, CropAroundUnknown, JitterColour, MakeTrimap, MergeLayers, Sample
+from data.sampling import crop_background, draw_interpolation, merge_layers, sample_layer, split_layer
+from data.training_sets import Folders, find_backgrounds, find_foregrounds
+from data.transforms import CompositeImage, JitterColour, MakeTrimap, Sample
 from data.trimap import read_strict_trimap, read_trimap
-
-COMPOSITION_LAYOUT = """Expected layout, any picture format, one name for what belongs together:
-  $DETECTRON2_DATASETS/                    default: datasets/
-    Composition-1k/train/fg/NAME.jpg       foreground colours  | or one folder of RGBA cut-outs,
-    Composition-1k/train/alpha/NAME.jpg    their alphas        | and no alpha folder
-    train2017/*.jpg                        backgrounds, COCO for instance
-Set DETECTRON2_DATASETS to the folder that holds these, or name other folders in the config."""
+from data.views import DrawView
 
 FOLDER_LAYOUT = COMPOSITION_1K.describe()
-
-Folders = str | Path | Sequence[str | Path]
 
 
 class CompositionDataset(Dataset):
@@ -45,7 +40,7 @@ class CompositionDataset(Dataset):
         crop_px: side S of a sample, at least 1.
         seed: of everything random.
         merge_probability: how often a second foreground is laid under the first.
-        square_probability: see `CropAroundUnknown`, as for all until `max_enlargement`.
+        square_probability: see `DrawView`, as for all until `max_enlargement`.
         square_px: as there.
         rotation_deg: as there.
         rotation_min_px: as there.
@@ -92,39 +87,24 @@ class CompositionDataset(Dataset):
         radii = tuple(trimap_radius_px)
         if len(radii) != 2 or not 0 <= radii[0] <= radii[1]:
             raise ValueError(f"trimap_radius_px must be (low, high) with 0 <= low <= high, got {radii}")
-        foregrounds, backgrounds = as_paths(foreground_dirs), as_paths(background_dirs)
-        alphas = None if alpha_dirs is None else as_paths(alpha_dirs)
-        check_folders([*foregrounds, *(alphas or []), *backgrounds], COMPOSITION_LAYOUT)
-        if alphas is not None and len(alphas) != len(foregrounds):
-            raise DataError(f"{len(foregrounds)} foreground folders and {len(alphas)} alpha folders: give one for each")
-        self.foregrounds: list[tuple[Path, Path | None]] = []
-        if alphas is None:
-            self.foregrounds += [(path, None) for folder in foregrounds for path in find_images(folder)]
-        else:
-            for pair in zip(foregrounds, alphas, strict=True):
-                self.foregrounds += [(paths[0], paths[1]) for paths in match_by_name(pair, COMPOSITION_LAYOUT)]
-        self.backgrounds = [path for folder in backgrounds for path in find_images(folder)]
+        self.foregrounds: list[Foreground] = find_foregrounds(foreground_dirs, alpha_dirs)
+        self.backgrounds = find_backgrounds(background_dirs)
         self.samples_per_epoch = samples_per_epoch
         self.seed = seed
         self.merge_probability = merge_probability
-        self.transforms = (
-            CropAroundUnknown(
-                crop_px,
-                square_probability,
-                square_px,
-                rotation_deg,
-                rotation_min_px,
-                scale_range,
-                shear_deg,
-                flip_probability,
-                crop_factors,
-                max_enlargement,
-            ),
-            MergeLayers(),
-            JitterColour(hue_deg, jitter_share),
-            MakeTrimap(trimap_radius_px),
-            CompositeImage(),
+        self.draw_view = DrawView(
+            crop_px,
+            square_probability,
+            square_px,
+            rotation_deg,
+            rotation_min_px,
+            scale_range,
+            shear_deg,
+            flip_probability,
+            crop_factors,
+            max_enlargement,
         )
+        self.transforms = (JitterColour(hue_deg, jitter_share), MakeTrimap(trimap_radius_px), CompositeImage())
 
     def __len__(self) -> int:
         return self.samples_per_epoch
@@ -137,13 +117,22 @@ class CompositionDataset(Dataset):
         if rng.random() < self.merge_probability:
             chosen.append(int(rng.integers(len(self.foregrounds))))
         background = self.backgrounds[rng.integers(len(self.backgrounds))]
-        sample: Sample = {
-            "sources": [read_foreground(*self.foregrounds[number]) for number in chosen],
-            "background": read_raw_image(background),
-        }
+        sample = self._cut_out([self.foregrounds[number] for number in chosen], background, rng)
         for transform in self.transforms:
             sample = transform(sample, rng)
         return {name: as_tensor(sample[name]) for name in ("image", "trimap", "alpha")}
+
+    def _cut_out(self, chosen: Sequence[Foreground], background: Path, rng: np.random.Generator) -> Sample:
+        """Draw a view on the first foreground, and sample all through it."""
+        sources = [foreground.open() for foreground in chosen]
+        crop_px = self.draw_view.crop_px
+        view = self.draw_view(sources[0].size, sources[0].unknown_points(rng), rng)
+        layers = [
+            sample_layer(source, view.from_picture(source.size), crop_px, draw_interpolation(rng)) for source in sources
+        ]
+        alpha, foreground = split_layer(merge_layers(layers))
+        cropped = crop_background(PictureFile(background), view.frame, view.window_px, crop_px, rng)
+        return {"alpha": alpha, "foreground": foreground, "background": cropped}
 
 
 class MattingFolder(Dataset):
@@ -179,20 +168,6 @@ class MattingFolder(Dataset):
         for picture, path in zip(pictures.values(), paths, strict=True):
             check_same_size(pictures["image"], paths[0], picture, path)
         return {**{name: as_tensor(picture) for name, picture in pictures.items()}, "name": paths[0].stem}
-
-
-def as_paths(folders: Folders) -> list[Path]:
-    """Make a list of paths of one folder or several."""
-    return [Path(folders)] if isinstance(folders, str | Path) else [Path(folder) for folder in folders]
-
-
-def read_foreground(path: Path, alpha_path: Path | None) -> tuple[NDArray, NDArray]:
-    """Read raw colours (H, W, 3) and raw alpha (H, W), from one RGBA file where `alpha_path` is None."""
-    if alpha_path is None:
-        return read_raw_rgba(path)
-    colour, alpha = read_raw_image(path), read_raw_alpha(alpha_path)
-    check_same_size(colour, path, alpha, alpha_path)
-    return colour, alpha
 
 
 def as_tensor(picture: NDArray) -> Tensor:

@@ -1,16 +1,26 @@
 """Pictures from the bytes of a file: grey, palette, RGB, CMYK, transparency, 8 and 16 bit, upright, limited in size."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 MAX_PIXELS = 2**27  # 134 megapixels: four times 8K UHD (33) and above a 100-megapixel camera
 ORIENTATION_TAG = 0x0112
+SIDEWAYS = (5, 6, 7, 8)  # the orientations that swap the sides
+START_OF_JPEG, END_OF_JPEG = b"\xff\xd8\xff", b"\xff\xd9"
+REDUCED_FLAGS = {  # beside colour or grey, of which OpenCV's flags are 1 and 0
+    1: 0,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
 
 UNREADABLE = (OSError, SyntaxError, EOFError, ValueError)
 """What Pillow raises on broken and cut-off files."""
@@ -19,8 +29,13 @@ UNREADABLE = (OSError, SyntaxError, EOFError, ValueError)
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def decode(content: bytes) -> NDArray:
+def decode(content: bytes, reduction: int = 1) -> NDArray:
     """Decode a picture as stored, turned upright by its EXIF orientation.
+
+    Args:
+        content: all bytes of the file.
+        reduction: 1, 2, 4 or 8. An upright JPEG is decoded at 1 / reduction in each direction, sides rounded up, for a
+            part of the time; all else comes whole.
 
     Returns: uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, alpha straight. Palettes and CMYK become
         RGB; whatever carries transparency (palette entries and transparent colours too) becomes RGBA.
@@ -29,13 +44,51 @@ def decode(content: bytes) -> NDArray:
         ValueError: not a picture, truncated, of an unsupported pixel format or above `MAX_PIXELS`; the message goes on
             after a file's name.
     """
+    with _opened(content) as image:
+        stored_mode = _stored_mode(image)  # before the orientation, for which Pillow loads a whole PNG
+        orientation = _orientation(image)
+        if orientation != 1:  # areas are counted from the stored corner, which a turn moves
+            reduction = 1
+        if image.format == "JPEG" and image.mode in ("L", "RGB") and content.endswith(END_OF_JPEG):
+            pixels = _decode_jpeg(content, image.mode, reduction)
+            if pixels is not None:
+                return np.ascontiguousarray(turn_upright(pixels, orientation))
+        if reduction > 1:
+            image.draft(None, (max(1, image.width // reduction), max(1, image.height // reduction)))
+        image.load()
+    if image.mode in ("RGB", "RGBA") and "16" in stored_mode:
+        if image.format == "TIFF" and orientation != 1:  # OpenCV turns these itself, or fails where the sides differ
+            raise ValueError("a rotated 16-bit colour TIFF. Save it upright or as PNG")
+        pixels = _decode_16_bit_colour(content, is_premultiplied=stored_mode.startswith("RGBa"))
+        return np.ascontiguousarray(turn_upright(pixels, orientation))
+    orientation = _orientation(image)  # Pillow turns TIFFs while it loads them
+    if image.mode.startswith("I;16"):
+        pixels = np.asarray(image).astype(np.uint16)
+    else:
+        mode = _target_mode(image)
+        pixels = np.asarray(image if image.mode == mode else image.convert(mode))  # convert always copies
+    return np.ascontiguousarray(turn_upright(pixels, orientation))
+
+
+def jpeg_size(content: bytes) -> tuple[int, int]:
+    """Tell (width, height) of a JPEG in px, turned upright, from its header; errors as `decode`."""
+    with _opened(content) as image:
+        return (image.height, image.width) if _orientation(image) in SIDEWAYS else (image.width, image.height)
+
+
+def is_jpeg(content: bytes) -> bool:
+    """Tell whether a file is one of those that `decode` reduces."""
+    return content.startswith(START_OF_JPEG)
+
+
+@contextmanager
+def _opened(content: bytes) -> Iterator[ImageFile]:
+    """Open a picture; whatever Pillow raises within becomes `decode`'s ValueError."""
     try:
         with Image.open(BytesIO(content)) as image:  # of a file that Pillow maps, it loses the rotation of grey TIFFs
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height}")  # as Pillow does beyond its limit
-            stored_mode = _stored_mode(image)
-            orientation = image.getexif().get(ORIENTATION_TAG, 1)
-            image.load()
+            yield image
     except Image.DecompressionBombError as error:
         limit = f"the limit is {MAX_PIXELS} pixels, against decompression bombs"
         raise ValueError(f"too large ({error}); {limit}. Resize the picture") from error
@@ -43,15 +96,21 @@ def decode(content: bytes) -> NDArray:
         raise ValueError("not a picture that Pillow knows. Replace or remove it") from error
     except UNREADABLE as error:
         raise ValueError(f"{error}. Is it complete? Replace or remove it") from error
-    if image.mode in ("RGB", "RGBA") and "16" in stored_mode:
-        if image.format == "TIFF" and orientation != 1:  # OpenCV turns these itself, or fails where the sides differ
-            raise ValueError("a rotated 16-bit colour TIFF. Save it upright or as PNG")
-        pixels = _decode_16_bit_colour(content, is_premultiplied=stored_mode.startswith("RGBa"))
-        return np.ascontiguousarray(turn_upright(pixels, orientation))
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I;16"):
-        return np.asarray(upright).astype(np.uint16)
-    return np.asarray(upright.convert(_target_mode(upright)))
+
+
+def _decode_jpeg(content: bytes, mode: str, reduction: int) -> NDArray | None:
+    """Decode a whole JPEG to the same pixels as Pillow in 0.8 of its time; None where OpenCV will not.
+
+    Of one that is cut off, some versions of OpenCV make up the rest, so that it is Pillow's.
+    """
+    flags = cv2.IMREAD_GRAYSCALE if mode == "L" else cv2.IMREAD_COLOR
+    flags |= REDUCED_FLAGS[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    return pixels if mode == "L" or pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, pixels)
+
+
+def _orientation(image: Image.Image) -> int:
+    return image.getexif().get(ORIENTATION_TAG, 1)
 
 
 def _stored_mode(image: ImageFile) -> str:
@@ -94,7 +153,7 @@ def turn_upright(pixels: NDArray, orientation: int) -> NDArray:
 
     Source: EXIF 2.32, tag 0x0112; rows 5 to 8 swap the sides.
     """
-    if orientation in (5, 6, 7, 8):
+    if orientation in SIDEWAYS:
         pixels = pixels.swapaxes(0, 1)
     flip_rows = orientation in (3, 4, 7, 8)
     flip_columns = orientation in (2, 3, 6, 7)

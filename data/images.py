@@ -6,15 +6,17 @@ arrays are float32 in [0, 1]. Nothing is ever resized here.
 
 import logging
 import os
+from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.decoding import decode
+from data.decoding import decode, is_jpeg, jpeg_size
 from data.encoding import FORMATS, encode
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,42 @@ def find_images(folder: str | Path) -> list[Path]:
     return paths
 
 
+class PictureFile:
+    """A picture file, read once and decoded when asked for.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        DataError: from `size` and `read`, a file that is no picture that can be used.
+        OSError: no such file, or it may not be read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._content = self.path.read_bytes()
+
+    def size(self) -> tuple[int, int]:
+        """Tell (width, height) in px, upright; of a JPEG by its header alone."""
+        if is_jpeg(self._content):
+            return self._named(jpeg_size, self._content)
+        return self._whole.shape[1], self._whole.shape[0]
+
+    def read(self, reduction: int = 1) -> NDArray:
+        """Decode as stored, upright; see `data.decoding.decode`."""
+        return self._named(decode, self._content, reduction) if is_jpeg(self._content) else self._whole
+
+    @cached_property
+    def _whole(self) -> NDArray:
+        return self._named(decode, self._content)
+
+    def _named(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return work(*arguments)
+        except ValueError as error:
+            raise DataError(f"cannot read {self.path}: {error}") from error
+
+
 def read_raw(path: str | Path) -> NDArray:
     """Read a picture as stored, upright; see `data.decoding.decode`.
 
@@ -54,11 +92,7 @@ def read_raw(path: str | Path) -> NDArray:
         DataError: the file is no picture that can be used.
         OSError: no such file, or it may not be read.
     """
-    content = Path(path).read_bytes()
-    try:
-        return decode(content)
-    except ValueError as error:
-        raise DataError(f"cannot read {path}: {error}") from error
+    return PictureFile(path).read()
 
 
 def as_grey(pixels: NDArray, name: str | Path) -> NDArray:
@@ -134,7 +168,11 @@ def read_raw_rgba(path: str | Path) -> tuple[NDArray, NDArray]:
     Raises:
         DataError: the file has no transparency.
     """
-    pixels = read_raw(path)
+    return split_rgba(read_raw(path), path)
+
+
+def split_rgba(pixels: NDArray, path: str | Path) -> tuple[NDArray, NDArray]:
+    """Split a cut-out (H, W, 4) into colours (H, W, 3) and alpha (H, W); see `read_raw_rgba`."""
     if pixels.ndim != 3 or pixels.shape[2] != 4:
         raise DataError(f"{path} has no transparency; a cut-out is RGBA: add its alpha, or give a folder of alphas")
     return pixels[:, :, :3], pixels[:, :, 3]

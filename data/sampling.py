@@ -1,86 +1,163 @@
-"""Sampling a raw foreground and its alpha through one affine matrix, colours premultiplied.
+"""Sampling pictures through one affine matrix: no more of them is read, and at no finer scale, than the crop shows."""
 
-No more of a picture is touched than the crop sees, and hidden colours of transparent pixels do not bleed into edges.
-"""
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images import to_float
+from data.foregrounds import REDUCTIONS, OpenForeground
+from data.images import PictureFile, as_colours, to_float
+from data.trimap import ALPHA_TOLERANCE
+from data.views import Matrix, scaling, translation
 
-Matrix = NDArray[np.floating]  # 3 x 3, on (x, y, 1) with pixel i reaching from i to i + 1
+Array = NDArray[np.float32]
 
+INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 INTERPOLATION_REACH_PX = 4  # Lanczos4 looks this far
+UNIT_SCALE = (1 + 1e-7) / 255**2  # so that 255 x 255 is no hair below 1; what is above is clipped in the end
 INVISIBLE_ALPHA = 1e-6  # below it a colour cannot be told from its premultiplied value, and does not show
 
 
-def translation(offset: NDArray[np.floating]) -> Matrix:
-    """Move points by an offset (x, y)."""
-    return np.array([[1, 0, offset[0]], [0, 1, offset[1]], [0, 0, 1.0]])
+def draw_interpolation(rng: np.random.Generator) -> int:
+    """Draw one of OpenCV's nearest, linear, cubic and Lanczos."""
+    return int(rng.choice(INTERPOLATIONS))
 
 
-def scaling(factor: float | NDArray[np.floating]) -> Matrix:
-    """Scale points about the origin by one factor or by one per axis (x, y)."""
-    return np.diag([*np.broadcast_to(factor, 2), 1.0])
-
-
-def resize_matrix(picture: NDArray, frame: NDArray[np.floating]) -> Matrix:
-    """Map a picture (H, W, ...) onto a frame (width, height) in px."""
-    return scaling(frame / picture.shape[1::-1])
-
-
-def sample_layer(
-    colour: NDArray, alpha: NDArray, to_crop: Matrix, crop_px: int, interpolation: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Sample a foreground and its alpha through a matrix; outside the picture alpha is 0.
+def sample_layer(source: OpenForeground, to_crop: Matrix, crop_px: int, interpolation: int) -> Array:
+    """Sample a foreground through a matrix; outside the picture it is transparent.
 
     Args:
-        colour: raw (H, W, 3), not premultiplied.
-        alpha: raw (H, W).
+        source: foreground and alpha; hidden colours of transparent pixels do not bleed into edges.
         to_crop: maps the picture's points to the crop's.
         crop_px: side S of the crop.
         interpolation: OpenCV's flag; shrinking by 2 and more averages areas first.
 
-    Returns: alpha (S, S, 1) and foreground (S, S, 3), not premultiplied, in [0, 1].
+    Returns: (S, S, 4) RGB premultiplied by alpha and alpha, in [0, 1] but for the overshoot of cubic and Lanczos,
+        which is that of colours and alpha alike; see `split_layer`.
     """
-    picture_size = alpha.shape[::-1]
+    window = read_window(source, to_crop, crop_px)
+    if window is None:
+        return np.zeros((crop_px, crop_px, 4), np.float32)
+    colours, alpha, to_crop_from_window = window
+    layer = warp(premultiply(colours, alpha), to_crop_from_window, crop_px, interpolation)
+    clear_outside(layer, source.size, np.linalg.inv(to_crop))
+    return layer
+
+
+def read_window(source: OpenForeground, to_crop: Matrix, crop_px: int) -> tuple[NDArray, NDArray, Matrix] | None:
+    """Read what a crop needs of a picture, reduced as far as the crop shrinks it.
+
+    Args:
+        source: see `sample_layer`, as for `to_crop` and `crop_px`.
+
+    Returns: raw colours (h, w, 3), raw alpha (h, w) and the matrix from their points to the crop's; None where the crop
+        lies beside the picture.
+    """
     to_picture = np.linalg.inv(to_crop)
-    reduction = max(1, int(np.sqrt(abs(np.linalg.det(to_picture)))))
+    shrinking = np.sqrt(abs(np.linalg.det(to_picture)))
+    reduction = max(number for number in REDUCTIONS if number == 1 or number <= shrinking)
     corners = crop_px * np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) @ to_picture[:2, :2].T + to_picture[:2, 2]
     # In whole areas counted from the picture's corner, so that no view changes what is averaged.
-    left, top = reduction * np.floor(corners.min(axis=0) / reduction - INTERPOLATION_REACH_PX).astype(int).clip(0)
-    right, bottom = reduction * np.ceil(corners.max(axis=0) / reduction + INTERPOLATION_REACH_PX).astype(int).clip(0)
-    alpha = to_float(alpha[top:bottom, left:right])
-    if alpha.size == 0:
-        return np.zeros((crop_px, crop_px, 1), np.float32), np.zeros((crop_px, crop_px, 3), np.float32)
-    colour = to_float(colour[top:bottom, left:right])
-    layer = np.dstack([colour * alpha[:, :, None], alpha])
-    to_crop = to_crop @ translation(np.array([left, top]))
-    if reduction > 1:
-        height, width = alpha.shape
-        size = max(1, width // reduction), max(1, height // reduction)
-        layer = cv2.resize(layer, size, interpolation=cv2.INTER_AREA)
-        to_crop = to_crop @ scaling(np.array([width / size[0], height / size[1]]))
+    first = reduction * np.floor(corners.min(axis=0) / reduction - INTERPOLATION_REACH_PX).astype(int).clip(0)
+    last = reduction * np.ceil(corners.max(axis=0) / reduction + INTERPOLATION_REACH_PX).astype(int)
+    last = np.minimum(last, source.size)
+    if (first >= last).any():
+        return None
+    (left, top), (right, bottom) = first.tolist(), last.tolist()
+    colours, alpha = source.read((left, top, right, bottom), reduction)
+    return colours, alpha, to_crop @ translation(first) @ scaling(reduction)
+
+
+def premultiply(colours: NDArray, alpha: NDArray) -> NDArray:
+    """Join raw colours (h, w, 3), multiplied by alpha, and raw alpha (h, w) to float32 (h, w, 4) in [0, 1]."""
+    if colours.dtype == alpha.dtype == np.uint8:
+        opaque = cv2.cvtColor(colours, cv2.COLOR_RGB2RGBA)
+        return cv2.multiply(opaque, cv2.merge([alpha] * 4), scale=UNIT_SCALE, dtype=cv2.CV_32F)
+    weights = to_float(alpha)
+    return cv2.merge([*(to_float(np.ascontiguousarray(colours[:, :, c])) * weights for c in range(3)), weights])
+
+
+def warp(picture: NDArray, to_crop: Matrix, crop_px: int, interpolation: int) -> NDArray:
+    """Warp a picture (h, w, C) into a crop (S, S, C); its border pixels go on outside."""
     half = np.full(2, 0.5)
     by_index = translation(-half) @ to_crop @ translation(half)  # OpenCV puts pixel i at i, not at i + 0.5
-    layer = cv2.warpAffine(
-        layer, by_index[:2], (crop_px, crop_px), flags=interpolation, borderMode=cv2.BORDER_REPLICATE
-    )
-    layer[~is_inside(picture_size, to_picture, crop_px)] = 0
-    alpha = layer[:, :, 3:]  # before clipping: cubic and Lanczos overshoot in colours and alpha alike
-    return alpha.clip(0, 1), (layer[:, :, :3] / alpha.clip(INVISIBLE_ALPHA)).clip(0, 1)
+    size = crop_px, crop_px
+    return cv2.warpAffine(picture, by_index[:2], size, flags=interpolation, borderMode=cv2.BORDER_REPLICATE)
 
 
-def is_inside(size: tuple[int, ...], to_picture: Matrix, crop_px: int) -> NDArray[np.bool_]:
-    """Tell which pixels (S, S) of a crop have their centre inside a picture of this (width, height).
+def clear_outside(layer: Array, size: tuple[int, int], to_picture: Matrix) -> None:
+    """Set to 0, in place, the pixels of a crop (S, S, C) whose centre lies outside a picture of this (width, height).
 
     Sampling repeats the picture's border and this cuts it off: blending with zeros would draw a seam wherever a
     foreground is cut by its own picture's border.
     """
+    crop_px = len(layer)
+    ends = np.array([0.5, crop_px - 0.5])
     centres = np.arange(crop_px) + 0.5
-    inside = np.ones((crop_px, crop_px), bool)
+    inside: NDArray[np.bool_] | None = None
     for (along_x, along_y, offset), side in zip(to_picture[:2], size, strict=True):
-        coordinate = along_x * centres + (along_y * centres[:, None] + offset)
-        inside &= (coordinate >= 0) & (coordinate <= side)
-    return inside
+        extremes = along_x * ends + (along_y * ends[:, None] + offset)
+        if extremes.min() < 0 or extremes.max() > side:
+            coordinate = along_x * centres + (along_y * centres[:, None] + offset)
+            is_between = (coordinate >= 0) & (coordinate <= side)
+            inside = is_between if inside is None else inside & is_between
+    if inside is not None:
+        layer[~inside] = 0
+
+
+def lay_over(upper: Array, lower: Array) -> Array:
+    """Lay one premultiplied layer (S, S, 4) over another: upper + (1 - its alpha) lower (Porter and Duff 1984, "over").
+
+    Returns: the merged layer, whose alpha is 1 - (1 - a1)(1 - a2).
+    """
+    transparency = 1 - upper[:, :, 3]
+    return upper + cv2.merge([transparency] * 4) * lower
+
+
+def merge_layers(layers: Sequence[Array]) -> Array:
+    """Lay layers over one another, the upper one first; what would make the result opaque all over is left out."""
+    merged = layers[0]
+    for lower in layers[1:]:
+        both = lay_over(merged, lower)
+        if (both[:, :, 3] < 1 - ALPHA_TOLERANCE).any():
+            merged = both
+    return merged
+
+
+def split_layer(layer: Array) -> tuple[Array, Array]:
+    """Split a premultiplied layer (S, S, 4) into alpha (S, S, 1) and foreground (S, S, 3), not premultiplied.
+
+    Both are clipped to [0, 1] after the division, since colours and alpha overshoot alike.
+    """
+    red, green, blue, alpha = cv2.split(layer)
+    visible = np.maximum(alpha, np.float32(INVISIBLE_ALPHA))
+    foreground = cv2.merge([red / visible, green / visible, blue / visible])
+    return alpha.clip(0, 1)[:, :, None], foreground.clip(0, 1)
+
+
+def crop_background(
+    background: PictureFile, frame: NDArray[np.floating], window_px: float, crop_px: int, rng: np.random.Generator
+) -> Array:
+    """Crop a background as if it were resized to cover the frame, at a random place, and resize the crop.
+
+    Args:
+        background: picture of any size; one much larger than the crop is decoded reduced where its format allows.
+        frame: (width, height) in px.
+        window_px: side of the window in the frame; beyond the covering background the scale gives way.
+        crop_px: side S of the result.
+        rng: generator to draw from.
+
+    Returns: (S, S, 3) in [0, 1].
+    """
+    size = np.array(background.size())
+    enlargement = (frame / size).max()
+    side = max(1, round(min(window_px / enlargement, size.min())))
+    left, top = rng.integers(size - side, endpoint=True)
+    reduction = max(number for number in REDUCTIONS if number == 1 or number * crop_px <= side)
+    colours = as_colours(background.read(reduction), background.path)
+    scale = colours.shape[1] / size[0]  # 1 where the format comes whole
+    top, left, side_here = round(top * scale), round(left * scale), max(1, round(side * scale))
+    window = colours[top : top + side_here, left : left + side_here]
+    interpolation = cv2.INTER_AREA if side >= 2 * crop_px else draw_interpolation(rng)
+    return to_float(cv2.resize(window, (crop_px, crop_px), interpolation=interpolation))

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from data import datasets
+from data import datasets, foregrounds
 from data.datasets import CompositionDataset, MattingFolder
-from data.images import DataError, find_images, read_raw_alpha, to_uint8
+from data.images import DataError, PictureFile, find_images, read_raw_alpha, to_uint8
 
 
 def save(path: Path, pixels: np.ndarray) -> None:
@@ -83,8 +83,7 @@ def test_both_layouts_give_the_same_samples(root):
 def test_several_folders_are_read_in_the_order_given(root):
     folders = [root / "fg", root / "fg"]
     dataset = CompositionDataset(folders, [root / "bg"], [root / "alpha"] * 2, samples_per_epoch=1)
-    assert [path.name for path, _ in dataset.foregrounds] == [f"f{n}.png" for n in range(6)] * 2
-    assert [alpha.stem for _, alpha in dataset.foregrounds if alpha] == [f"f{n}" for n in range(6)] * 2
+    assert [Path(foreground.name).name for foreground in dataset.foregrounds] == [f"f{n}.png" for n in range(6)] * 2
     assert [path.name for path in dataset.backgrounds] == ["b0.PNG", "b1.jpg", "b2.webp", "b3.bmp", "b4.jpeg"]
     with pytest.raises(DataError, match="2 foreground folders and 1 alpha folders"):
         CompositionDataset(folders, root / "bg", root / "alpha", samples_per_epoch=1)
@@ -93,19 +92,15 @@ def test_several_folders_are_read_in_the_order_given(root):
 def record(dataset: CompositionDataset, monkeypatch: pytest.MonkeyPatch, keys: list) -> list[list[str]]:
     """Return the names that each sample opens: one or two foregrounds, then the background."""
     used: list[list[str]] = []
-    read_foreground, read_background = datasets.read_foreground, datasets.read_raw_image
     opened: list[str] = []
 
-    def foreground(path: Path, alpha_path: Path | None):
-        opened.append(path.name)
-        return read_foreground(path, alpha_path)
+    class Recorded(PictureFile):
+        def __init__(self, path: str | Path) -> None:
+            opened.append(Path(path).name)
+            super().__init__(path)
 
-    def background(path: Path):
-        opened.append(path.name)
-        return read_background(path)
-
-    monkeypatch.setattr(datasets, "read_foreground", foreground)
-    monkeypatch.setattr(datasets, "read_raw_image", background)
+    monkeypatch.setattr(foregrounds, "PictureFile", Recorded)
+    monkeypatch.setattr(datasets, "PictureFile", Recorded)
     for key in keys:
         opened.clear()
         dataset[key]
@@ -162,11 +157,14 @@ def test_an_epoch_may_be_longer_than_the_list_of_foregrounds(root):
 
 
 def test_missing_folders_are_named_at_once_with_the_layout(root):
-    with pytest.raises(FileNotFoundError) as caught:
-        CompositionDataset(root / "no_fg", [root / "bg", root / "no_bg"], root / "no_alpha", samples_per_epoch=1)
-    message = str(caught.value)
-    for part in ("no_fg", "no_bg", "no_alpha", "Composition-1k/train/fg", "train2017", "DETECTRON2_DATASETS"):
-        assert part in message
+    for arguments, missing in (
+        ((root / "no_fg", root / "bg", root / "no_alpha"), ("no_fg", "no_alpha")),
+        ((root / "rgba", [root / "bg", root / "no_bg"]), ("no_bg",)),
+    ):
+        with pytest.raises(FileNotFoundError) as caught:
+            CompositionDataset(*arguments, samples_per_epoch=1)
+        for part in (*missing, "Composition-1k/train/fg", "train2017", "DETECTRON2_DATASETS"):
+            assert part in str(caught.value)
     with pytest.raises(FileNotFoundError, match="(?s)no_trimaps.*Composition-1k/test/merged.*DETECTRON2_DATASETS"):
         MattingFolder(root / "fg", root / "no_trimaps")
 

@@ -1,5 +1,7 @@
 """Sampling against slices, block means and scipy."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -7,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from data import sampling
+from data.composition import composite, merge_foregrounds
+from data.foregrounds import DecodedForeground, average
 from data.images import to_float
-from data.sampling import resize_matrix, sample_layer, scaling, translation
-from data.transforms import INTERPOLATIONS
+from data.sampling import INTERPOLATIONS, crop_background, lay_over, merge_layers, premultiply, split_layer
+from data.views import Matrix, scaling, translation
 
 
 def picture(height: int, width: int, channels: int = 3, dtype: type = np.uint8) -> np.ndarray:
@@ -25,6 +30,13 @@ def disc(size_px: int, softness_px: float = 2.0) -> np.ndarray:
 def smooth(height: int, width: int) -> np.ndarray:
     noise = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=(height, width)), 3)
     return np.rint(255 * (noise - noise.min()) / np.ptp(noise)).astype(np.uint8)
+
+
+def sample_layer(
+    colour: np.ndarray, alpha: np.ndarray, to_crop: Matrix, crop_px: int, interpolation: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sample arrays to alpha (S, S, 1) and foreground (S, S, 3)."""
+    return split_layer(sampling.sample_layer(DecodedForeground(colour, alpha), to_crop, crop_px, interpolation))
 
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
@@ -65,7 +77,7 @@ def test_an_affine_map_agrees_with_scipy():
     assert (sampled[(rows < -1) | (columns < -1)] == 0).all()
 
 
-@pytest.mark.parametrize("factor", [2, 3])
+@pytest.mark.parametrize("factor", [2, 4, 8])
 def test_shrinking_averages_premultiplied_blocks(factor):
     colour, alpha = picture(24, 24), picture(24, 24, 1)[:, :, 0]
     size = 24 // factor
@@ -74,10 +86,11 @@ def test_shrinking_averages_premultiplied_blocks(factor):
     def block_mean(values: np.ndarray) -> np.ndarray:
         return values.reshape(size, factor, size, factor, -1).mean(axis=(1, 3))
 
+    half_a_step = 0.501 / 255  # colours and alpha are rounded on the way
     expected = block_mean(to_float(alpha))
-    np.testing.assert_allclose(sampled, expected, atol=1e-5)
+    np.testing.assert_allclose(sampled, expected, atol=half_a_step)
     premultiplied = block_mean(to_float(alpha)[:, :, None] * to_float(colour))
-    np.testing.assert_allclose(foreground, premultiplied / expected, atol=1e-5)
+    np.testing.assert_allclose(foreground, premultiplied / expected, atol=half_a_step)
 
 
 @given(st.sampled_from(INTERPOLATIONS), st.floats(0.2, 4), st.floats(0, 3))
@@ -135,6 +148,81 @@ def test_16_bit_sources_keep_their_precision():
     np.testing.assert_allclose(sampled, 12_345 / 65_535, rtol=1e-6)
 
 
-def test_a_picture_is_resized_onto_its_frame():
-    matrix = resize_matrix(picture(100, 300), np.array([150, 150]))
-    np.testing.assert_allclose(matrix @ [300, 100, 1], [150, 150, 1])
+def test_alpha_keeps_its_ends_exactly_at_8_bit():
+    levels = np.arange(256, dtype=np.uint8)
+    sampled, _ = split_layer(premultiply(np.full((1, 256, 3), 200, np.uint8), levels[None]))
+    np.testing.assert_allclose(sampled[0, :, 0], levels / 255, rtol=1e-6)
+    assert (sampled[0, 0], sampled[0, 255]) == (0, 1)
+
+
+def random_layer(rng: np.random.Generator, lowest_alpha: float = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Give alpha (5, 5, 1), foreground (5, 5, 3) and the layer of both."""
+    alpha, foreground = rng.uniform(lowest_alpha, 1, (5, 5, 1)).astype(np.float32), rng.random((5, 5, 3), np.float32)
+    return alpha, foreground, np.dstack([alpha * foreground, alpha])
+
+
+def test_layers_lie_over_one_another_as_two_composites_do():
+    rng = np.random.default_rng(0)
+    upper, lower, background = random_layer(rng, 0.1), random_layer(rng, 0.1), rng.random((5, 5, 3))
+    alpha, foreground = split_layer(lay_over(upper[2], lower[2]))
+    expected, merged_foreground = merge_foregrounds(*upper[:2], *lower[:2])
+    np.testing.assert_allclose(alpha, expected, atol=1e-6)
+    np.testing.assert_allclose(foreground, merged_foreground, atol=1e-5)
+    twice = composite(upper[0], upper[1], composite(lower[0], lower[1], background))
+    np.testing.assert_allclose(composite(alpha, foreground, background), twice, atol=1e-6)
+
+
+def test_merging_keeps_the_upper_layer_where_the_lower_fills_the_crop():
+    rng = np.random.default_rng(0)
+    _, _, upper = random_layer(rng)
+    _, _, full = random_layer(rng, 1)
+    np.testing.assert_array_equal(merge_layers([upper, full]), upper)
+    np.testing.assert_array_equal(merge_layers([upper, full / 2]), lay_over(upper, full / 2))
+
+
+class Picture:
+    """What `crop_background` asks of a file, for an array; `reductions` are what it was asked for."""
+
+    path = Path("array")
+
+    def __init__(self, pixels: np.ndarray, can_reduce: bool = False) -> None:
+        self.pixels, self.can_reduce = pixels, can_reduce
+        self.reductions: list[int] = []
+
+    def size(self) -> tuple[int, int]:
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+    def read(self, reduction: int) -> np.ndarray:
+        self.reductions.append(reduction)
+        return average(self.pixels, reduction if self.can_reduce else 1)
+
+
+def crop(picture_: Picture, frame: tuple[float, float], window_px: float, crop_px: int, seed: int) -> np.ndarray:
+    return crop_background(picture_, np.array(frame), window_px, crop_px, np.random.default_rng(seed))  # type: ignore[arg-type]
+
+
+def test_backgrounds_cover_the_frame_and_are_cropped_to_the_same_share():
+    ramp = Picture(np.dstack([np.tile(np.linspace(0, 65_535, 800, dtype=np.uint16), (400, 1))] * 3))
+    for seed in range(10):
+        row = crop(ramp, (200, 100), 50, 100, seed)[50, :, 0]
+        # covering 200 x 100 px takes a quarter of 800 x 400; 50 px of that are 200 of 800
+        assert abs((row[-5] - row[5]) / 90 * 100 - 200 / 799) < 0.01
+    assert len({crop(ramp, (200, 100), 50, 100, seed)[0, 0, 0] for seed in range(9)}) > 5
+
+
+@pytest.mark.parametrize("can_reduce", [False, True])
+def test_shrunk_backgrounds_are_averaged(can_reduce):
+    background = Picture(picture(320, 320), can_reduce)
+    cropped = crop(background, (40, 40), 40, 40, 0)
+    block_means = to_float(background.pixels).reshape(40, 8, 40, 8, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(cropped, block_means, atol=0.51 / 255)
+    assert background.reductions == [8]
+
+
+def test_a_background_that_comes_reduced_is_cropped_at_the_same_place():
+    x, y = np.meshgrid(np.linspace(0, 65_535, 300), np.linspace(0, 65_535, 400))
+    pixels = np.dstack([x, y, x]).astype(np.uint16)
+    for seed in range(5):
+        whole, reduced = (crop(Picture(pixels, can), (400, 300), 270, 60, seed) for can in (False, True))
+        np.testing.assert_allclose(reduced, whole, atol=1.5 / 300)  # its corner is that of an area of 2 x 2
+        assert np.ptp(whole) > 0.3

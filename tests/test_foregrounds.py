@@ -1,0 +1,156 @@
+"""Foregrounds in files: what is read is what a whole decoding gives; unknown pixels are drawn evenly."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+from data.decoding import decode
+from data.foregrounds import (
+    NUM_POINTS,
+    DecodedForeground,
+    ForegroundFile,
+    average_layer,
+    draw_unknown_points,
+    unknown_points,
+)
+from data.images import DataError, PictureFile, read_raw
+from data.layouts import check_same_size
+
+
+def picture(height: int, width: int, channels: int, dtype: type = np.uint8) -> np.ndarray:
+    rng = np.random.default_rng(height * width)
+    return rng.integers(0, np.iinfo(dtype).max, (height, width, channels), dtype, endpoint=True)
+
+
+def smooth(height: int, width: int) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    waves = [127.5 + 127 * np.sin(x / 9 + channel) * np.cos(y / 13) for channel in range(3)]
+    return np.rint(np.dstack(waves)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_unknown_points_are_fractional_or_else_on_edges(dtype):
+    full = np.iinfo(dtype).max
+    alpha = np.zeros((9, 9), dtype)
+    alpha[2:6, 3:7] = full
+    edges = {tuple(point) for point in unknown_points(alpha)}
+    assert (3, 2) in edges
+    assert not edges & {(4, 4), (8, 8)}
+    rng = np.random.default_rng(0)
+    assert {tuple(point) for point in np.concatenate([draw_unknown_points(alpha, rng) for _ in range(9)])} == edges
+    alpha[7, 1] = full // 2
+    np.testing.assert_array_equal(unknown_points(alpha), [[1, 7]])
+    np.testing.assert_array_equal(draw_unknown_points(alpha, rng), [[1, 7]] * NUM_POINTS)
+    assert draw_unknown_points(np.full((4, 4), full, dtype), rng).shape == (0, 2)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.001])  # tries suffice, and a search is needed
+def test_every_unknown_pixel_is_as_likely_as_another(share):
+    rng = np.random.default_rng(0)
+    alpha = np.zeros((200, 300), np.uint8)
+    alpha[rng.random(alpha.shape) < 0.5] = 255
+    alpha[rng.random(alpha.shape) < share] = 77
+    points = np.concatenate([draw_unknown_points(alpha, rng) for _ in range(300)])
+    assert (alpha[points[:, 1], points[:, 0]] == 77).all()
+    rows, columns = np.nonzero(alpha == 77)
+    for drawn, expected in ((points[:, 0], columns), (points[:, 1], rows)):
+        counts = np.histogram(drawn, 10, (0, 300))[0]
+        shares = np.histogram(expected, 10, (0, 300))[0] / len(expected)
+        assert stats.chisquare(counts[shares > 0], shares[shares > 0] * len(drawn)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(("reduction", "size"), [(2, (12, 16)), (4, (13, 18)), (8, (3, 30))])
+def test_areas_are_averaged_by_alpha(dtype, reduction, size):
+    colours, alpha = picture(*size, 3, dtype), picture(*size, 1, dtype)[:, :, 0]
+    alpha[:reduction, :reduction] = 0
+    reduced, reduced_alpha = average_layer(colours, alpha, reduction)
+    assert (reduced.dtype, reduced_alpha.dtype) == (dtype, dtype)
+    height, width = -(-size[0] // reduction), -(-size[1] // reduction)
+    assert reduced.shape == (height, width, 3)
+    for row, column in np.ndindex(height, width):
+        rows = np.minimum(np.arange(row * reduction, (row + 1) * reduction), size[0] - 1)
+        columns = np.minimum(np.arange(column * reduction, (column + 1) * reduction), size[1] - 1)
+        weights = alpha[np.ix_(rows, columns)].astype(float)
+        area = colours[np.ix_(rows, columns)].astype(float)
+        assert abs(reduced_alpha[row, column] - weights.mean()) <= 0.51
+        visible = weights if weights.any() else np.ones_like(weights)
+        expected = (area * visible[:, :, None]).sum((0, 1)) / visible.sum()
+        np.testing.assert_allclose(reduced[row, column], expected, atol=0.51 if dtype == np.uint8 else 0.6)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("reduction", [1, 2, 4, 8])
+def test_a_jpeg_is_read_in_part_at_the_scale_asked_for(tmp_path, reduction, orientation):
+    colours = smooth(101, 150)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(colours).save(tmp_path / "fg.jpg", quality=95, exif=exif)
+    upright = np.rot90(colours, -1) if orientation == 6 else colours
+    alpha = 255 - smooth(*upright.shape[:2])[:, :, 0] // 5  # hardly weighs one pixel of an area more than another
+    Image.fromarray(alpha).save(tmp_path / "alpha.png")
+    source = ForegroundFile(tmp_path / "fg.jpg", tmp_path / "alpha.png").open()
+    assert source.size == (alpha.shape[1], alpha.shape[0])
+    left, top, right, bottom = 16, 8, alpha.shape[1], 77
+    read, read_alpha = source.read((left, top, right, bottom), reduction)
+    box = np.s_[top:bottom, left:right]
+    expected, expected_alpha = average_layer(upright[box], np.full_like(alpha[box], 255), reduction)
+    np.testing.assert_array_equal(read_alpha, average_layer(upright[box], alpha[box], reduction)[1])
+    assert read.shape == expected.shape
+    # JPEG itself moves these colours by up to 6; a pixel beside the right place would by 14 and more
+    assert np.abs(read.astype(int) - expected)[:-1, :-1].max() <= 8
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("reduction", [1, 2, 4, 8])
+def test_jpegs_are_decoded_to_the_pixels_of_pillow(tmp_path, mode, reduction):
+    pixels = smooth(203, 157) if mode == "RGB" else smooth(203, 157)[:, :, 0]
+    Image.fromarray(pixels).save(tmp_path / "a.jpg")
+    with Image.open(tmp_path / "a.jpg") as image:
+        image.draft(None, (157 // reduction, 203 // reduction))
+        expected = np.asarray(image)
+    assert expected.shape[:2] == (-(-203 // reduction), -(-157 // reduction))
+    read = decode((tmp_path / "a.jpg").read_bytes(), reduction)
+    np.testing.assert_allclose(read.astype(int), expected, atol=1)  # each brings a libjpeg of its own
+
+
+def test_sizes_come_from_the_header_of_a_jpeg(tmp_path):
+    Image.fromarray(smooth(40, 60)).save(tmp_path / "a.jpg")
+    cut_off = (tmp_path / "a.jpg").read_bytes()[:-200]
+    (tmp_path / "a.jpg").write_bytes(cut_off)
+    assert PictureFile(tmp_path / "a.jpg").size() == (60, 40)
+    with pytest.raises(DataError, match=r"a\.jpg.*complete"):
+        PictureFile(tmp_path / "a.jpg").read()
+    Image.fromarray(smooth(40, 60)).save(tmp_path / "a.png")
+    assert PictureFile(tmp_path / "a.png").size() == (60, 40)
+
+
+def test_a_cut_out_and_a_pair_are_the_same_foreground(tmp_path):
+    rgba = picture(30, 41, 4)
+    Image.fromarray(rgba).save(tmp_path / "rgba.png")
+    Image.fromarray(rgba[:, :, :3]).save(tmp_path / "fg.png")
+    Image.fromarray(rgba[:, :, 3]).save(tmp_path / "alpha.png")
+    files = (ForegroundFile(tmp_path / "rgba.png"), ForegroundFile(tmp_path / "fg.png", tmp_path / "alpha.png"))
+    for reduction in (1, 4):
+        (colours, alpha), (others, other_alpha) = (file.open().read((8, 4, 41, 30), reduction) for file in files)
+        np.testing.assert_array_equal(colours, others)
+        np.testing.assert_array_equal(alpha, other_alpha)
+    draws = [file.open().unknown_points(np.random.default_rng(0)) for file in files]
+    np.testing.assert_array_equal(*draws)
+
+
+def test_files_that_do_not_fit_are_named(tmp_path):
+    Image.fromarray(smooth(40, 60)).save(tmp_path / "fg.jpg")
+    Image.fromarray(smooth(40, 61)[:, :, 0]).save(tmp_path / "alpha.png")
+    with pytest.raises(DataError, match=r"fg\.jpg is 60 x 40 px but .*alpha\.png is 61 x 40 px"):
+        ForegroundFile(tmp_path / "fg.jpg", tmp_path / "alpha.png").open()
+    with pytest.raises(DataError, match="no transparency"):
+        ForegroundFile(tmp_path / "fg.jpg").open()
+    first, second = read_raw(tmp_path / "fg.jpg"), read_raw(tmp_path / "alpha.png")
+    with pytest.raises(DataError, match="must be of one size"):
+        check_same_size(first, Path("a"), second, Path("b"))
+    assert isinstance(ForegroundFile(tmp_path / "fg.jpg", tmp_path / "fg.jpg").name, str)
+    assert DecodedForeground(first, second).size == (61, 40)

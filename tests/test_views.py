@@ -1,0 +1,128 @@
+"""Views against what they must show, draws against their ranges."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.foregrounds import DecodedForeground
+from data.images import to_float
+from data.sampling import sample_layer
+from data.views import DrawView, choose_centre, scaling, translation
+
+PLAIN: dict[str, Any] = {
+    "square_probability": 0.0,
+    "square_px": 640,
+    "rotation_deg": 0.0,
+    "rotation_min_px": 0,
+    "scale_range": (1.0, 1.0),
+    "shear_deg": 0.0,
+    "flip_probability": 0.0,
+    "crop_factors": (1.0,),
+    "max_enlargement": 2.0,
+}
+RECIPE: dict[str, Any] = {
+    "square_probability": 0.25,
+    "square_px": 640,
+    "rotation_deg": 30.0,
+    "rotation_min_px": 1024,
+    "scale_range": (0.8, 1.25),
+    "shear_deg": 10.0,
+    "flip_probability": 0.5,
+    "crop_factors": (1.0, 1.5, 2.0),
+    "max_enlargement": 2.0,
+}
+
+
+def picture(height: int, width: int, channels: int = 3, dtype: type = np.uint8) -> np.ndarray:
+    rng = np.random.default_rng(height * width)
+    return rng.integers(0, np.iinfo(dtype).max, (height, width, channels), dtype, endpoint=True)
+
+
+def disc(size_px: int, softness_px: float = 2.0) -> np.ndarray:
+    y, x = np.mgrid[:size_px, :size_px] + 0.5 - size_px / 2
+    return np.rint(255 * np.clip((size_px / 3 - np.hypot(x, y)) / softness_px + 0.5, 0, 1)).astype(np.uint8)
+
+
+def alphas(crop_px: int, seed: int, *pictures: np.ndarray, **ranges: Any) -> list[np.ndarray]:
+    """Sample alphas (H, W) through a view drawn on the first, each to (S, S) in [0, 1]."""
+    rng = np.random.default_rng(seed)
+    sources = [DecodedForeground(np.dstack([alpha] * 3), alpha) for alpha in pictures]
+    view = DrawView(crop_px, **{**PLAIN, **ranges})(sources[0].size, sources[0].unknown_points(rng), rng)
+    matrices = [view.from_picture(source.size) for source in sources]
+    pairs = zip(sources, matrices, strict=True)
+    return [sample_layer(source, matrix, crop_px, cv2.INTER_LINEAR)[:, :, 3] for source, matrix in pairs]
+
+
+def test_the_window_is_centred_on_the_first_point_inside_and_kept_inside():
+    frame = np.array([100.0, 80.0])
+    points = np.array([[130, 40], [50, 40], [98, 1]])
+    assert tuple(choose_centre(points, np.eye(3), frame, 20)) == (50.5, 40.5)
+    assert tuple(choose_centre(points[2:], np.eye(3), frame, 20)) == (90.0, 10.0)
+    assert tuple(choose_centre(points[2:], np.eye(3), frame, 120)) == (60.0, 20.0)  # the window holds the frame
+    assert tuple(choose_centre(points[:1], np.eye(3), frame, 20)) == (90.0, 40.5)
+    assert tuple(choose_centre(points, translation(np.array([45, 0])), frame, 20)) == (90.0, 40.5)
+    assert tuple(choose_centre(points[1:], scaling(0.5), frame, 20)) == (25.25, 20.25)
+
+
+def test_without_unknown_pixels_the_window_is_in_the_middle():
+    frame = np.array([60.0, 40.0])
+    np.testing.assert_array_equal(choose_centre(np.empty((0, 2)), np.eye(3), frame, 10), frame / 2)
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(8, 200), st.integers(0, 999))
+@settings(max_examples=40)
+def test_any_size_of_foreground_gives_a_crop(height, width, crop_px, seed):
+    alpha = picture(height, width, 1)[:, :, 0]
+    for sampled in alphas(crop_px, seed, alpha, alpha.T.copy(), **RECIPE):
+        assert sampled.shape == (crop_px, crop_px)
+        assert np.isfinite(sampled).all()
+
+
+def test_a_small_foreground_is_enlarged_no_more_than_allowed_and_padded():
+    (alpha,) = alphas(200, 0, np.full((50, 60), 255, np.uint8), max_enlargement=3.0)
+    assert abs(alpha.sum() - 9 * 50 * 60) < 0.01
+    assert alpha[100, 100] == 1
+    assert alpha[0, 0] == 0
+
+
+def test_a_large_foreground_is_cropped_at_each_of_the_window_sizes():
+    ramp = np.tile(np.linspace(0, 65_535, 400, dtype=np.uint16), (400, 1))
+    slopes = set()
+    for seed in range(20):
+        (alpha,) = alphas(100, seed, ramp, crop_factors=(1.0, 1.5, 2.0))
+        slopes.add(round(float((alpha[50, 90] - alpha[50, 10]) / 80 * 399), 1))
+    assert slopes == {1.0, 1.5, 2.0}
+
+
+@pytest.mark.parametrize(("side_px", "is_turned"), [(1023, False), (1024, True)])
+def test_only_large_foregrounds_are_rotated(side_px, is_turned):
+    stripes = np.zeros((600, side_px), np.uint8)
+    stripes[290:310] = 128
+    crops = [alphas(64, seed, stripes, rotation_deg=30.0, rotation_min_px=1024)[0] for seed in range(10)]
+    assert sum(np.ptp(crop, axis=1).max() > 0.1 for crop in crops) == (10 if is_turned else 0)
+
+
+def test_the_square_step_changes_the_aspect():
+    bars = np.zeros((100, 300), np.uint8)
+    bars[:, 100:200] = 255
+    (alpha,) = alphas(150, 0, bars, square_probability=1.0, square_px=150)
+    assert abs(alpha.mean() - 1 / 3) < 0.02  # the whole picture is in the window
+
+
+def test_a_second_foreground_is_laid_into_the_frame_of_the_first():
+    first = disc(90)
+    alpha, lower = alphas(90, 0, first, np.full((30, 60), 255, np.uint8))
+    np.testing.assert_allclose(alpha, to_float(first), atol=1e-6)
+    np.testing.assert_allclose(lower, 1, atol=1e-6)
+
+
+def test_a_picture_is_resized_onto_its_frame():
+    view = DrawView(100, **{**PLAIN, "square_probability": 1.0, "square_px": 150})(
+        (300, 100), np.empty((0, 2)), np.random.default_rng(0)
+    )
+    np.testing.assert_allclose(view.frame, [150, 150])
+    np.testing.assert_allclose(view.from_picture((300, 100)) @ [300, 100, 1], view.from_frame @ [150, 150, 1])
