@@ -1,0 +1,124 @@
+"""Colours freed of their background: against the exact ones that generated pictures have, and closed forms."""
+
+import pickle
+
+import numpy as np
+import pytest
+from pymatting import estimate_foreground_ml
+
+from data.composition import composite
+from data.decontamination import DecontaminatedForeground, estimate_foreground_colours
+from data.foregrounds import DecodedForeground, average
+from data.images import to_float, to_uint8
+from data.procedural.demo import DEMO_KINDS
+from data.procedural.surfaces import texture
+
+
+def scene(kind: str, size_px: int = 256) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """An exact foreground (H, W, 3) and alpha (H, W) in [0, 1], and a photograph of them, (H, W, 3) uint8."""
+    rng = np.random.default_rng(0)
+    foreground, alpha = DEMO_KINDS[kind](rng, size_px)
+    alpha = to_float(to_uint8(alpha))
+    return foreground, alpha, to_uint8(composite(alpha[..., None], foreground, texture(rng, size_px)))
+
+
+def visible_error(colours: np.ndarray, foreground: np.ndarray, alpha: np.ndarray) -> float:
+    """Mean of alpha |estimate - F| over fractional pixels: how far composites of the estimate are off."""
+    return (alpha[..., None] * np.abs(colours - foreground))[(alpha > 0) & (alpha < 1)].mean()
+
+
+class Memory:
+    """A foreground in memory that notes what is asked of it."""
+
+    name = "memory"
+
+    def __init__(self, colours: np.ndarray, alpha: np.ndarray) -> None:
+        self.opened = DecodedForeground(colours, alpha)
+        self.reductions: list[int] = []
+        self.size = self.opened.size
+        self.unknown_points = self.opened.unknown_points
+
+    def open(self) -> "Memory":
+        return self
+
+    def read(self, box, reduction):
+        self.reductions.append(reduction)
+        return self.opened.read(box, reduction)
+
+
+def test_estimates_of_all_kinds_together_are_nearer_to_the_exact_colours_than_pymattings():
+    """One kind alone may be up to a sixth worse (glass), another better by as much."""
+    errors, errors_of_pymatting = [], []
+    for kind in DEMO_KINDS:
+        foreground, alpha, photograph = scene(kind)
+        image = to_float(photograph)
+        estimate = estimate_foreground_colours(image, alpha)
+        assert (estimate.dtype, estimate.shape) == (np.float32, image.shape)
+        assert estimate.min() >= 0 and estimate.max() <= 1
+        np.testing.assert_allclose(estimate[alpha == 1], image[alpha == 1], atol=1e-6)
+        errors.append(visible_error(estimate, foreground, alpha))
+        assert errors[-1] < 0.4 * visible_error(image, foreground, alpha), kind
+        errors_of_pymatting.append(visible_error(estimate_foreground_ml(image, alpha), foreground, alpha))
+    assert sum(errors) < sum(errors_of_pymatting)
+
+
+def test_one_colour_over_another_is_found_to_half_a_step_of_8_bit():
+    alpha = scene("hair")[1]
+    orange, blue = np.array([0.9, 0.5, 0.1], np.float32), np.array([0.1, 0.2, 0.8], np.float32)
+    estimate = estimate_foreground_colours(composite(alpha[..., None], orange, blue), alpha)
+    errors = np.abs(estimate - orange)[alpha > 0]
+    assert 255 * errors.mean() < 0.5
+    assert 255 * np.quantile(errors, 0.99) < 5
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 1), (13, 6)])
+def test_any_size_is_estimated(size):
+    rng = np.random.default_rng(0)
+    image = rng.random((*size, 3), np.float32)
+    np.testing.assert_allclose(estimate_foreground_colours(image, np.ones(size, np.float32)), image, atol=1e-6)
+    estimate = estimate_foreground_colours(image, rng.random(size, np.float32))
+    assert estimate.shape == image.shape and np.isfinite(estimate).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_fractional_pixels_alone_change_and_in_their_own_dtype(dtype):
+    foreground, alpha, image = scene("hair")
+    colours = image.astype(dtype) * (257 if dtype == np.uint16 else 1)
+    source = Memory(colours.copy(), to_uint8(alpha))
+    read_colours, read_alpha = DecontaminatedForeground(source).open().read((16, 8, 220, 200), 1)
+    place = np.s_[8:200, 16:220]
+    np.testing.assert_array_equal(read_alpha, to_uint8(alpha)[place])
+    assert read_colours.dtype == dtype
+    is_fractional = (read_alpha > 0) & (read_alpha < 255)
+    np.testing.assert_array_equal(read_colours[~is_fractional], colours[place][~is_fractional])
+    error = visible_error(to_float(read_colours), foreground[place], alpha[place])
+    assert error < 0.35 * visible_error(to_float(image[place]), foreground[place], alpha[place])
+    np.testing.assert_array_equal(source.opened.read((0, 0, 256, 256), 1)[0], colours)  # the source is left alone
+
+
+def test_a_reduced_box_is_estimated_from_plain_averages():
+    foreground, alpha, image = scene("hair")
+    source = Memory(image, to_uint8(alpha))
+    colours, reduced = DecontaminatedForeground(source).open().read((0, 0, 256, 256), 2)
+    assert source.reductions == [1]
+    np.testing.assert_array_equal(reduced, average(to_uint8(alpha), 2))
+    exact = average(foreground * alpha[..., None], 2) / np.maximum(average(alpha, 2), 1e-6)[..., None]
+    opacity = to_float(reduced)
+    error = visible_error(to_float(colours), exact, opacity)
+    assert error < 0.35 * visible_error(average(to_float(image), 2), exact, opacity)
+
+
+def test_opaque_boxes_and_the_rest_come_from_the_source():
+    rng = np.random.default_rng(0)
+    colours, alpha = rng.integers(0, 256, (9, 12, 3), np.uint8), np.full((9, 12), 255, np.uint8)
+    alpha[0, 3] = 100
+    foreground = DecontaminatedForeground(Memory(colours, alpha))
+    opened = foreground.open()
+    assert (foreground.name, opened.size) == ("memory", (12, 9))
+    np.testing.assert_array_equal(opened.unknown_points(rng), np.tile([3, 0], (64, 1)))
+    np.testing.assert_array_equal(opened.read((0, 1, 12, 9), 1)[0], colours[1:])
+
+
+def test_it_travels_to_a_worker():
+    source = DecodedForeground(np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.uint8))
+    assert pickle.loads(pickle.dumps(DecontaminatedForeground(source))).source.size == (2, 2)
