@@ -108,7 +108,8 @@ class TrainingLayout:
 
     Args:
         kind: "foregrounds" to be composited, whose colours hold nothing of another background; "images", photographs
-            as they are, with their alphas; or "backgrounds".
+            as they are, with their alphas, which may be asked for as foregrounds too (their edges then hold some of
+            the old background, see `data.decontamination`); or "backgrounds".
         root: the set's folder below $DETECTRON2_DATASETS, "/" between the parts, as for all folders.
         picture_dirs: folders below `root`, each as `data.training_sets.find_named` understands it, patterns included.
         alpha_dirs: where the alphas of each of these lie; none for backgrounds and for foregrounds that are RGBA.
