@@ -90,6 +90,7 @@ class CompositionDataset(Dataset):
         self.foregrounds: list[Foreground] = find_foregrounds(foreground_dirs, alpha_dirs)
         self.backgrounds = find_backgrounds(background_dirs)
         self.samples_per_epoch = samples_per_epoch
+        self.crop_px = crop_px
         self.seed = seed
         self.merge_probability = merge_probability
         self.draw_view = DrawView(
