@@ -1,7 +1,8 @@
 r"""ViT-S/16, 100 epochs of Composition-1k on crops of 1024 px.
 
-Purpose: train at the resolution of the test images, as the best released methods do. Blocks are recomputed in the
-         backward pass; where memory is short, lower dataloader.train.batch_size or add GPUs: epochs are kept.
+Purpose: train at the resolution of the test images, as the best released methods do, with trimap radii up to 28 px
+         instead of 14. Blocks are recomputed in the backward pass; where memory is short, lower
+         dataloader.train.batch_size or add GPUs: epochs are kept.
 Command: python preprocess.py --checkpoint dinov3_vits16_pretrain.pth --keep-prefix \
              --output checkpoints/dinov3_vits16_4ch_prefix.pth
          python main.py --config-file configs/ViTMatte_S_100ep_1024.py --num-gpus 2
@@ -19,4 +20,5 @@ train.output_dir = "output/ViTMatte_S_100ep_1024"
 train.init_checkpoint = "checkpoints/dinov3_vits16_4ch_prefix.pth"
 train.epochs = 100
 dataloader.train.dataset.crop_px = 1024
+dataloader.train.dataset.trimap_reference_px = 512
 model.backbone.use_activation_checkpointing = True

@@ -10,16 +10,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.decontamination import DecontaminatedForeground
+from data.degradation import DegradeImage
 from data.foregrounds import Foreground
 from data.images import PictureFile, read_alpha, read_image
 from data.layouts import COMPOSITION_1K, check_folders, check_same_size, match_by_name
 from data.sampling import crop_background, draw_interpolation, merge_layers, sample_layer, split_layer
+from data.tones import JitterTones
 from data.training_sets import Folders, find_backgrounds, find_foregrounds
 from data.transforms import CompositeImage, JitterColour, MakeTrimap, Sample
 from data.trimap import read_strict_trimap, read_trimap
 from data.views import DrawView
 
 FOLDER_LAYOUT = COMPOSITION_1K.describe()
+
+TONES_STREAM, DEGRADATION_STREAM = 1, 2
+"""Fourth part of the seed of what draws apart, so that switching it on moves no other draw; 0 would be none at all."""
 
 
 class CompositionDataset(Dataset):
@@ -50,13 +56,18 @@ class CompositionDataset(Dataset):
         crop_factors: as there.
         max_enlargement: as there.
         trimap_radius_px: see `MakeTrimap`; 0 to 14 are kernels of 1 to 29 px.
+        trimap_reference_px: side of the crop that `trimap_radius_px` is meant for: each radius r becomes
+            round(r S / this), so that larger crops get trimaps as wide in proportion. None takes them as they are.
         hue_deg: see `JitterColour`.
         jitter_share: see `JitterColour`.
+        estimates_foreground: the foregrounds have the colours of a photograph; see `data.decontamination`.
+        tones: of foreground and background apart; see `JitterTones`. It draws from a generator of its own.
+        degradation: of the image; see `DegradeImage`. It draws from a generator of its own.
 
     Raises:
         FileNotFoundError: folders are missing or empty, or foregrounds and alphas lack their partners.
         DataError: two files of one name; on reading, foreground and alpha of different size.
-        ValueError: `samples_per_epoch`, `crop_px` or `trimap_radius_px` out of range.
+        ValueError: `samples_per_epoch`, `crop_px`, `trimap_radius_px` or `trimap_reference_px` out of range.
     """
 
     def __init__(
@@ -79,15 +90,25 @@ class CompositionDataset(Dataset):
         crop_factors: Sequence[float] = (1.0, 1.5, 2.0),
         max_enlargement: float = 2.0,
         trimap_radius_px: Sequence[int] = (0, 14),
+        trimap_reference_px: int | None = None,
         hue_deg: float = 40.0,
         jitter_share: float = 0.1,
+        estimates_foreground: bool = False,
+        tones: JitterTones | None = None,
+        degradation: DegradeImage | None = None,
     ) -> None:
         if samples_per_epoch < 1 or crop_px < 1:
             raise ValueError(f"samples_per_epoch and crop_px must be at least 1, got {samples_per_epoch} and {crop_px}")
         radii = tuple(trimap_radius_px)
         if len(radii) != 2 or not 0 <= radii[0] <= radii[1]:
             raise ValueError(f"trimap_radius_px must be (low, high) with 0 <= low <= high, got {radii}")
+        if trimap_reference_px is not None:
+            if trimap_reference_px < 1:
+                raise ValueError(f"trimap_reference_px must be at least 1, or None, got {trimap_reference_px}")
+            radii = tuple(round(radius * crop_px / trimap_reference_px) for radius in radii)
         self.foregrounds: list[Foreground] = find_foregrounds(foreground_dirs, alpha_dirs)
+        if estimates_foreground:
+            self.foregrounds = [DecontaminatedForeground(foreground) for foreground in self.foregrounds]
         self.backgrounds = find_backgrounds(background_dirs)
         self.samples_per_epoch = samples_per_epoch
         self.crop_px = crop_px
@@ -105,7 +126,13 @@ class CompositionDataset(Dataset):
             crop_factors,
             max_enlargement,
         )
-        self.transforms = (JitterColour(hue_deg, jitter_share), MakeTrimap(trimap_radius_px), CompositeImage())
+        self.transforms = (
+            (JitterColour(hue_deg, jitter_share), None),
+            (MakeTrimap(radii), None),
+            (tones, TONES_STREAM),
+            (CompositeImage(), None),
+            (degradation, DEGRADATION_STREAM),
+        )
 
     def __len__(self) -> int:
         return self.samples_per_epoch
@@ -119,8 +146,10 @@ class CompositionDataset(Dataset):
             chosen.append(int(rng.integers(len(self.foregrounds))))
         background = self.backgrounds[rng.integers(len(self.backgrounds))]
         sample = self._cut_out([self.foregrounds[number] for number in chosen], background, rng)
-        for transform in self.transforms:
-            sample = transform(sample, rng)
+        for transform, stream in self.transforms:
+            if transform is not None:
+                own = rng if stream is None else np.random.default_rng([self.seed, epoch, index, stream])
+                sample = transform(sample, own)
         return {name: as_tensor(sample[name]) for name in ("image", "trimap", "alpha")}
 
     def _cut_out(self, chosen: Sequence[Foreground], background: Path, rng: np.random.Generator) -> Sample:

@@ -4,6 +4,8 @@ from detectron2.config import LazyCall as L
 
 from data.build import build_test_loader, build_train_loader
 from data.datasets import CompositionDataset, MattingFolder
+from data.degradation import DegradeImage
+from data.tones import JitterTones
 from evaluation.evaluator import MattingEvaluator
 
 dataloader = dict(
@@ -27,8 +29,22 @@ dataloader = dict(
             crop_factors=[1.0, 1.5, 2.0],
             max_enlargement=2.0,
             trimap_radius_px=[0, 14],
+            # 512 lets the radii grow with crops larger than that.
+            trimap_reference_px=None,
             hue_deg=40.0,
             jitter_share=0.1,
+            # Levers, all off; docs/data.md says what each one does.
+            estimates_foreground=False,
+            tones=L(JitterTones)(gamma=1.0, white_balance=1.0),
+            degradation=L(DegradeImage)(
+                blur_probability=0.0,
+                blur_sigma_px=[0.3, 1.2],
+                noise_probability=0.0,
+                noise_sigma=[0.5, 4.0],
+                shot_noise_sigma=[0.0, 6.0],
+                jpeg_probability=0.0,
+                jpeg_quality=[50, 95],
+            ),
         ),
         # per GPU
         batch_size=16,

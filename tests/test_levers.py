@@ -1,0 +1,152 @@
+"""Quality levers in the training set: off they change no bit, on they change what they say and nothing else."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import instantiate
+from PIL import Image
+
+from data.composition import composite
+from data.datasets import CompositionDataset
+from data.degradation import DegradeImage, compress
+from data.images import to_uint8
+from data.procedural.demo import DEMO_KINDS
+from data.procedural.surfaces import texture
+from data.tones import JitterTones
+from engine.config import apply_overrides, load_config
+from tests.conftest import REPOSITORY
+
+OFF: list[dict[str, Any]] = [
+    {"degradation": DegradeImage()},
+    {"tones": JitterTones()},
+    {"estimates_foreground": False},
+    {"trimap_reference_px": None},
+    {"trimap_reference_px": 64},
+]
+ON: list[dict[str, Any]] = [
+    {"degradation": DegradeImage(blur_probability=1.0)},
+    {"degradation": DegradeImage(noise_probability=1.0)},
+    {"degradation": DegradeImage(jpeg_probability=1.0)},
+    {"tones": JitterTones(gamma=1.5)},
+    {"tones": JitterTones(white_balance=1.3)},
+    {"estimates_foreground": True},
+]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four cut-outs whose colours are the photograph's own, `exact` ones of the same alphas, and two backgrounds."""
+    folder = tmp_path_factory.mktemp("levers")
+    for name in ("photographs", "exact", "backgrounds"):
+        (folder / name).mkdir()
+    for number, kind in enumerate(("hair", "lace", "solid", "fur")):
+        rng = np.random.default_rng(number)
+        foreground, alpha = DEMO_KINDS[kind](rng, 128)
+        photograph = composite(alpha[..., None], foreground, texture(rng, 128))
+        for name, colours in (("photographs", photograph), ("exact", foreground)):
+            Image.fromarray(to_uint8(np.dstack([colours, alpha]))).save(folder / name / f"{number}.png")
+        Image.fromarray(to_uint8(texture(rng, 128))).save(folder / "backgrounds" / f"{number}.png")
+    return folder
+
+
+def samples(root: Path, colours: str = "photographs", **settings: Any) -> list[dict[str, torch.Tensor]]:
+    dataset = CompositionDataset(
+        root / colours, root / "backgrounds", **{"samples_per_epoch": 8, "crop_px": 64, "seed": 3, **settings}
+    )
+    return [dataset[1, index] for index in range(8)]
+
+
+def differing(first: list[dict[str, torch.Tensor]], second: list[dict[str, torch.Tensor]]) -> set[str]:
+    return {key for a, b in zip(first, second, strict=True) for key in a if not torch.equal(a[key], b[key])}
+
+
+@pytest.mark.parametrize("settings", OFF, ids=lambda settings: next(iter(settings)))
+def test_off_is_not_having_it_to_the_bit(root, settings):
+    assert differing(samples(root), samples(root, **settings)) == set()
+
+
+@pytest.mark.parametrize("settings", ON, ids=lambda settings: next(iter(settings)))
+def test_on_changes_the_image_alone(root, settings):
+    assert differing(samples(root), samples(root, **settings)) == {"image"}
+
+
+def test_trimaps_grow_with_the_crop_and_nothing_else_changes(root):
+    grown = samples(root, trimap_radius_px=(1, 7), trimap_reference_px=32)
+    assert differing(grown, samples(root, trimap_radius_px=(2, 14))) == set()
+    assert differing(grown, samples(root, trimap_radius_px=(1, 7))) == {"trimap"}
+
+
+def test_trimaps_of_larger_crops_are_as_wide_in_proportion(root):
+    """The same views at twice the size: the share of unknown pixels stays, where without the lever it falls."""
+    views = {"crop_factors": (1.0,), "square_probability": 0.0, "max_enlargement": 16.0, "merge_probability": 0.0}
+    small, grown, plain = (
+        np.mean([(sample["trimap"] == 0.5).float().mean() for sample in samples(root, **views, **settings)])
+        for settings in (
+            {"crop_px": 128, "trimap_radius_px": (7, 7)},
+            {"crop_px": 256, "trimap_radius_px": (7, 7), "trimap_reference_px": 128},
+            {"crop_px": 256, "trimap_radius_px": (7, 7)},
+        )
+    )
+    assert grown == pytest.approx(small, rel=0.02)
+    assert plain < 0.9 * small
+
+
+def test_levers_draw_apart(root):
+    """Compression laid over tones gives the compressed picture of these very tones, whichever is switched on."""
+    tones = {"tones": JitterTones(1.5, 1.3)}
+    both = samples(root, **tones, degradation=DegradeImage(jpeg_probability=1.0, jpeg_quality=(90, 90)))
+    for toned, compressed in zip(samples(root, **tones), both, strict=True):
+        expected = compress(np.ascontiguousarray(toned["image"].permute(1, 2, 0).numpy()), 90)
+        np.testing.assert_array_equal(compressed["image"].permute(1, 2, 0).numpy(), expected)
+    drawn = [np.random.default_rng([3, 1, 0, *stream]).random() for stream in ((), (1,), (2,))]
+    assert len(set(drawn)) == 3
+
+
+def test_estimated_foregrounds_are_nearer_to_the_exact_ones(root):
+    """Composites over new backgrounds, against those of the exact colours of the same alphas and views."""
+    exact = samples(root, "exact", hue_deg=0, jitter_share=0)
+    errors = [
+        np.mean([(a["image"] - b["image"]).abs().mean() for a, b in zip(exact, other, strict=True)])
+        for other in (
+            samples(root, hue_deg=0, jitter_share=0, estimates_foreground=True),
+            samples(root, hue_deg=0, jitter_share=0),
+        )
+    ]
+    assert errors[0] < 0.5 * errors[1]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "degradation.blur_probability=1.0",
+        "degradation.noise_probability=1.0",
+        "degradation.jpeg_probability=1.0",
+        "tones.gamma=1.4",
+        "tones.white_balance=1.2",
+        "estimates_foreground=true",
+        "trimap_reference_px=32",
+        "degradation=null",
+        "tones=null",
+    ],
+)
+def test_each_is_one_line_in_a_config(root, override):
+    """Off in the common config, on by one override; null is off too."""
+
+    def drawn(*overrides: str) -> list[dict[str, torch.Tensor]]:
+        cfg = load_config(REPOSITORY / "configs" / "demo.py")
+        folders = (f"foreground_dirs=[{root}/photographs]", f"background_dirs=[{root}/backgrounds]", "crop_px=64")
+        apply_overrides(cfg, [f"dataloader.train.dataset.{setting}" for setting in (*folders, *overrides)])
+        dataset = instantiate(cfg.dataloader.train).dataset
+        return [dataset[0, index] for index in range(4)]
+
+    changed = {"trimap"} if override.startswith("trimap") else {"image"}
+    assert differing(drawn(), drawn(override)) == (set() if override.endswith("null") else changed)
+
+
+@pytest.mark.parametrize("value", [0, -5])
+def test_a_reference_that_is_no_side_of_a_crop_is_refused(root, value):
+    with pytest.raises(ValueError, match=f"trimap_reference_px must be at least 1, or None, got {value}"):
+        samples(root, trimap_reference_px=value)
