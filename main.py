@@ -4,7 +4,8 @@
     python main.py --config-file CONFIG --num-gpus 2 --resume train.output_dir=output/first
     python main.py --config-file CONFIG --eval-only train.init_checkpoint=output/first/model_final.pth
 
-Exit status: 2 for a command line or config that cannot be used, 1 where a data set or checkpoint is missing or unfit.
+Exit status: 2 for a command line or config that cannot be used, 1 where a data set or checkpoint is missing or unfit,
+3 where the data or the loader failed on the way: there is a checkpoint of all steps done, from which --resume goes on.
 """
 
 import argparse
@@ -26,6 +27,8 @@ from engine.checkpoint import Checkpointer, load_weights, read_checkpoint
 from engine.config import TRAINING_SECTIONS, ConfigError, apply_overrides, load_config
 from engine.hooks import EvaluateAndKeepBest, evaluate
 from engine.launch import distribute, launch
+from engine.loading import LoaderError
+from engine.pace import WarnOfSlowLoader
 from engine.schedule import describe_change, samples_per_iteration
 from engine.trainer import Trainer
 
@@ -33,6 +36,8 @@ logger = logging.getLogger("engine.main")
 
 LOGGED = ("fvcore", "detectron2", "engine", "evaluation")
 """Packages whose messages go to the console and to log.txt."""
+
+LOADER_STATUS = 3
 
 
 def train(cfg: DictConfig, resume: bool) -> None:
@@ -59,6 +64,7 @@ def train(cfg: DictConfig, resume: bool) -> None:
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
+            WarnOfSlowLoader() if is_main else None,
             hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
             hooks.PeriodicCheckpointer(checkpointer, **settings.checkpointer) if is_main else None,
             EvaluateAndKeepBest(
@@ -86,7 +92,21 @@ def train(cfg: DictConfig, resume: bool) -> None:
     elif is_main:
         cfg.optimizer.params.model = None
         LazyConfig.save(cfg, f"{settings.output_dir}/config.yaml")
-    trainer.train(trainer.next_iteration, settings.max_iter)
+    try:
+        trainer.train(trainer.next_iteration, settings.max_iter)
+    except LoaderError as error:
+        stop_for_want_of_samples(trainer, checkpointer, error)
+
+
+def stop_for_want_of_samples(trainer: Trainer, checkpointer: Checkpointer, error: LoaderError) -> None:
+    """Write a checkpoint of the steps done, say why, and end all processes together."""
+    done = trainer.next_iteration
+    if done > trainer.start_iter:
+        checkpointer.save(f"model_{done - 1:07d}", iteration=done - 1)
+    advice = f"--resume goes on from iteration {done}" if done else "No step was done yet"
+    logger.error("Stopped: %s\n%s", error, advice)
+    comm.synchronize()  # the first process to end takes the others with it
+    sys.exit(LOADER_STATUS)
 
 
 def evaluate_only(cfg: DictConfig, resume: bool) -> None:

@@ -1,77 +1,52 @@
 """Loaders: an endless seeded stream of training samples, and one pass over a test set, both shared out to ranks."""
 
-from collections.abc import Iterator
-from functools import lru_cache
-from itertools import count
-
 import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import distributed
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
+
+from data.faults import WholeBatches, collate
+from data.stream import InfiniteSampler
 
 
-class InfiniteSampler(Sampler[tuple[int, int]]):
-    """Endless keys (epoch, index), every index once an epoch, shuffled anew by (seed, epoch).
-
-    The stream is one for all ranks: iteration i takes its positions from start + i B W on, and rank r the r-th slice of
-    B of them. Position p of the stream is the same sample for any number of ranks, batch size and workers.
-
-    Args:
-        size: samples in an epoch.
-        batch_size: B, samples of one rank and iteration.
-        seed: of the order.
-        rank: r, this process among all.
-        world_size: W, number of processes.
-        start: position to begin at, samples already drawn over all ranks; may be set before iterating.
-    """
-
-    def __init__(
-        self, size: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, start: int = 0
-    ) -> None:
-        if size < 1 or batch_size < 1 or not 0 <= rank < world_size:
-            raise ValueError(f"cannot sample with {size=}, {batch_size=}, {rank=}, {world_size=}: counts start at 1")
-        self.size = size
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.start = start
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        for first in count(self.start + self.rank * self.batch_size, self.batch_size * self.world_size):
-            for position in range(first, first + self.batch_size):
-                epoch, place = divmod(position, self.size)
-                yield epoch, int(epoch_order(self.size, self.seed, epoch)[place])
-
-
-@lru_cache(maxsize=2)  # a batch may straddle two epochs
-def epoch_order(size: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Shuffle 0 to size - 1 for one epoch."""
-    return np.random.default_rng([seed, epoch]).permutation(size)
-
-
-def build_train_loader(dataset: Dataset, batch_size: int, num_workers: int, seed: int) -> DataLoader:
+def build_train_loader(
+    dataset: Dataset,
+    batch_size: int,
+    num_workers: int,
+    seed: int,
+    prefetch_factor: int = 2,
+    on_fault: str = "replace",
+) -> DataLoader:
     """Build the endless loader of training batches of this process.
 
     Args:
-        dataset: items keyed by (epoch, index), with a length.
+        dataset: items keyed by (epoch, index), dicts of tensors, with a length.
         batch_size: samples per process and iteration.
-        num_workers: processes that make samples; 0 makes them in this one.
+        num_workers: processes that make samples, kept for the whole training; 0 makes them in this one.
         seed: of the order.
+        prefetch_factor: batches that each worker makes ahead. 2 let one be made while one waits, which evens out what
+            samples cost; more takes memory and is no faster on average.
+        on_fault: "replace" samples that cannot be read by the next of the stream, or "raise"; see `WholeBatches`.
 
     Returns: a loader without length; set `loader.sampler.start` before iterating to go on in the middle of the stream.
+        Its `dataset` gives single samples by key, and raises where one cannot be read, whatever `on_fault` says.
+
+    Raises:
+        ValueError: counts out of range, or another `on_fault`.
     """
+    if prefetch_factor < 1:
+        raise ValueError(f"dataloader.train.prefetch_factor must be at least 1, got {prefetch_factor}")
     rank, world_size = rank_and_world_size()
-    size = len(dataset)  # type: ignore[arg-type]  # Dataset itself promises no length
+    batches = WholeBatches(dataset, seed, on_fault)
     return DataLoader(
-        dataset,
+        batches,
         batch_size=batch_size,
-        sampler=InfiniteSampler(size, batch_size, seed, rank, world_size),
+        sampler=InfiniteSampler(len(batches), batch_size, seed, rank, world_size),
         num_workers=num_workers,
+        collate_fn=collate,
         worker_init_fn=prepare_worker,
         persistent_workers=num_workers > 0,
+        prefetch_factor=prefetch_factor if num_workers > 0 else None,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),  # or the loader would draw from the global generator
     )

@@ -201,5 +201,5 @@ class MattingFolder(Dataset):
 
 
 def as_tensor(picture: NDArray) -> Tensor:
-    """Turn (H, W) or (H, W, C) into a contiguous tensor (C, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(np.atleast_3d(picture).transpose(2, 0, 1)))
+    """View (H, W) or (H, W, C) as a tensor (C, H, W), channels last in memory: the collation's copy orders it."""
+    return torch.from_numpy(np.ascontiguousarray(np.atleast_3d(picture))).permute(2, 0, 1)

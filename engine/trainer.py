@@ -1,7 +1,6 @@
 """The training step: precision, step-wise random numbers and the position in the stream of samples."""
 
 import random
-import time
 from typing import Any
 
 import torch
@@ -9,6 +8,8 @@ from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import DataLoader
+
+from engine.loading import Batches
 
 AUTOCAST_DTYPES = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -27,8 +28,8 @@ class Trainer(SimpleTrainer):
 
     Args:
         model: gives a dict of scalar losses in training mode; bare or wrapped for several processes.
-        data_loader: endless; its sampler has the attribute `start`, the number of samples that all processes together
-            have drawn before.
+        data_loader: endless, of dicts that `Batches` draws; its sampler has the attribute `start`, the number of
+            samples that all processes together have drawn before.
         optimizer: of the model's parameters.
         precision: "float32", "bf16" or "fp16" (autocast; fp16 with a scaled loss).
         seed: of what the model draws.
@@ -38,6 +39,7 @@ class Trainer(SimpleTrainer):
 
     Raises:
         ValueError: for another name of a precision.
+        LoaderError: in training, where the loader has no batch or too many faults; see `Batches`.
         FloatingPointError: in training, where a loss is not finite; the weights are still those of the step before.
     """
 
@@ -55,6 +57,7 @@ class Trainer(SimpleTrainer):
         self.seed = seed
         self.samples_seen = 0
         self.samples_per_iteration = data_loader.batch_size * comm.get_world_size()
+        self._batches = Batches(data_loader, self.samples_per_iteration)
         self._dtype = AUTOCAST_DTYPES[precision]
         self._device_type = next(model.parameters()).device.type
         self._grad_scaler = torch.amp.GradScaler(self._device_type, enabled=precision == "fp16")
@@ -79,9 +82,8 @@ class Trainer(SimpleTrainer):
 
     def run_step(self) -> None:
         assert self.model.training, "a hook left the model in evaluation mode"
-        start = time.perf_counter()
-        batch = next(self._data_loader_iter)
-        data_time = time.perf_counter() - start
+        batch, data_time = self._batches.draw()
+        self.storage.put_scalar("faulty_samples", self._batches.num_faults, smoothing_hint=False)
 
         # After the batch: making the loader's iterator draws from the same generator, in the first step only.
         torch.manual_seed(step_seed(self.seed, self.iter, comm.get_rank()))
@@ -99,12 +101,14 @@ class Trainer(SimpleTrainer):
         return {
             **super().state_dict(),
             "samples_seen": self.samples_seen,
+            "faulty_samples": self._batches.num_faults,
             "grad_scaler": self._grad_scaler.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.samples_seen = state_dict["samples_seen"]
+        self._batches.num_faults = state_dict.get("faulty_samples", 0)  # checkpoints of earlier versions lack it
         # Empty where the training so far had no scaled loss.
         if state_dict["grad_scaler"]:
             self._grad_scaler.load_state_dict(state_dict["grad_scaler"])

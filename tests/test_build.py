@@ -1,6 +1,5 @@
-"""One stream of samples for any number of ranks, workers and batch sizes; test images shared out without repeats."""
+"""Loaders: the same batches for any number of workers, whole whatever cannot be read; test images without repeats."""
 
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,51 +11,25 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from data import build
-from data.build import InfiniteSampler, build_test_loader, build_train_loader
+from data.build import build_test_loader, build_train_loader
 from data.datasets import CompositionDataset, MattingFolder
+from data.images import DataError
+from data.stream import InfiniteSampler
 
 
 class Keys(Dataset):
-    """Gives each key back."""
+    """Gives each key back, but for those of some indexes, which cannot be read."""
+
+    def __init__(self, broken: tuple[int, ...] = ()) -> None:
+        self.broken = broken
 
     def __len__(self) -> int:
         return 10
 
-    def __getitem__(self, key: tuple[int, int]) -> torch.Tensor:
-        return torch.tensor(key)
-
-
-def take(sampler: InfiniteSampler, number: int) -> list[tuple[int, int]]:
-    return list(islice(sampler, number))
-
-
-def test_every_epoch_holds_every_index_once_in_an_order_of_its_own():
-    keys = take(InfiniteSampler(10, 4, seed=0), 30)
-    epochs = [[index for epoch, index in keys if epoch == number] for number in range(3)]
-    assert [epoch for epoch, _ in keys] == [0] * 10 + [1] * 10 + [2] * 10
-    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
-    assert epochs[0] != epochs[1] != epochs[2]
-    assert keys == take(InfiniteSampler(10, 4, seed=0), 30)
-    assert keys != take(InfiniteSampler(10, 4, seed=1), 30)
-
-
-@pytest.mark.parametrize(("batch_size", "world_size"), [(1, 1), (6, 1), (3, 2), (2, 3), (1, 6), (4, 4)])
-@pytest.mark.parametrize("start", [0, 7])
-def test_ranks_share_one_stream_whatever_their_number(batch_size, world_size, start):
-    stream = take(InfiniteSampler(10, 1, seed=5), start + 48)[start:]
-    samplers = [InfiniteSampler(10, batch_size, 5, rank, world_size, start) for rank in range(world_size)]
-    iterators: list[Iterator] = [iter(sampler) for sampler in samplers]
-    together: list = []
-    while len(together) < 48:
-        for iterator in iterators:
-            together += islice(iterator, batch_size)
-    assert together[:48] == stream
-
-
-def test_counts_are_checked():
-    for wrong in ({"size": 0}, {"batch_size": 0}, {"rank": 2, "world_size": 2}):
-        with pytest.raises(ValueError, match="cannot sample with"):
-            InfiniteSampler(**{"size": 10, "batch_size": 2, "seed": 0, **wrong})
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
+        if key[1] in self.broken:
+            raise DataError(f"cannot read {key[1]}")
+        return {"key": torch.tensor(key)}
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +65,83 @@ def test_a_start_goes_on_in_the_middle_of_the_stream_at_another_batch_size(datas
 
 
 def test_workers_follow_a_start_set_after_the_loader_was_built():
-    keys = take(InfiniteSampler(10, 1, seed=3), 20)
+    keys = list(islice(InfiniteSampler(10, 1, seed=3), 20))
     for num_workers in (0, 2):
-        loaded = torch.cat(batches(Keys(), 3, num_workers, start=8))
-        assert [tuple(key) for key in loaded.tolist()] == keys[8:20]
+        assert loaded_keys(batches(Keys(), 3, num_workers, start=8)) == keys[8:20]
+
+
+def loaded_keys(loaded: list[dict[str, Any]]) -> list[tuple[int, int]]:
+    return [tuple(key) for batch in loaded for key in batch["key"].tolist()]
+
+
+def expected_keys(number: int, broken: tuple[int, ...]) -> tuple[list[tuple[int, int]], list[str]]:
+    """The keys of the stream with what is broken replaced, by walking along it, and a message for each fault."""
+    stream = list(islice(InfiniteSampler(10, 1, seed=3), number + 10))
+    keys, faults = [], []
+    for position in range(number):
+        while stream[position][1] in broken:
+            faults.append(f"cannot read {stream[position][1]}")
+            position += 1
+        keys.append(stream[position])
+    return keys, faults
+
+
+@pytest.mark.parametrize("broken", [(4,), (0, 1, 2, 7, 8, 9)])
+@pytest.mark.parametrize(("num_workers", "batch_size", "world_size"), [(0, 4, 1), (2, 3, 2), (1, 12, 1), (0, 1, 3)])
+def test_what_cannot_be_read_is_replaced_by_the_next_of_the_stream(
+    monkeypatch, broken, num_workers, batch_size, world_size
+):
+    ranks = []
+    for rank in range(world_size):
+        monkeypatch.setattr(build, "rank_and_world_size", lambda rank=rank: (rank, world_size))
+        ranks.append(batches(Keys(broken), 24 // batch_size // world_size, num_workers, batch_size))
+    together = [batch for step in zip(*ranks, strict=True) for batch in step]
+    keys, faults = expected_keys(24, broken)
+    assert loaded_keys(together) == keys
+    assert [fault for batch in together for fault in batch.get("faults", [])] == faults
+    assert all(batch["faults"] for batch in together if "faults" in batch)
+
+
+@pytest.mark.parametrize(("on_fault", "num_faults"), [("replace", 10), ("raise", 1)])
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_where_nothing_can_be_read_a_batch_is_its_faults_alone(on_fault, num_faults, num_workers):
+    loader = build_train_loader(Keys(tuple(range(10))), 4, num_workers, seed=3, on_fault=on_fault)
+    batch = next(iter(loader))
+    first = list(islice(InfiniteSampler(10, 1, seed=3), 10))
+    assert batch == {"faults": [f"cannot read {index}" for _, index in first[:num_faults]]}
+
+
+def test_a_sample_by_itself_is_never_replaced():
+    loader = build_train_loader(Keys((4,)), 2, 0, seed=3)
+    with pytest.raises(DataError, match="cannot read 4"):
+        loader.dataset[0, 4]
+
+
+def test_settings_of_the_loader_are_checked():
+    with pytest.raises(ValueError, match="on_fault must be replace or raise, got 'skip'"):
+        build_train_loader(Keys(), 2, 0, seed=0, on_fault="skip")
+    with pytest.raises(ValueError, match="prefetch_factor must be at least 1, got 0"):
+        build_train_loader(Keys(), 2, 1, seed=0, prefetch_factor=0)
+
+
+class Strided(Dataset):
+    """Tensors as a picture's array gives them, channels last in memory."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
+        return {"image": torch.arange(4 * 5 * 3.0).reshape(4, 5, 3).permute(2, 0, 1) + key[1]}
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_batches_are_contiguous_copies_of_strided_samples(num_workers):
+    loader = build_train_loader(Strided(), 3, num_workers, seed=1)
+    batch = next(iter(loader))["image"]
+    expected = [loader.dataset[key]["image"] for key in islice(loader.sampler, 3)]
+    assert not expected[0].is_contiguous()
+    assert batch.is_contiguous() and torch.equal(batch, torch.stack(expected))
+    assert batch.is_shared() == (num_workers > 0)  # no second copy brought it here
 
 
 def test_loading_leaves_the_global_generators_alone(dataset):

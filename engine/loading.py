@@ -1,0 +1,114 @@
+"""Batches for all processes of a training or for none of them, and a count of what could not be read for them."""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from detectron2.utils import comm
+from torch.utils.data import DataLoader
+
+logger = logging.getLogger(__name__)
+
+MAX_FAULTY_SHARE = 0.01
+MIN_SAMPLES_JUDGED = 1000  # a hundredth of fewer would be a handful, and so a matter of luck
+
+NAMES_SHOWN = 50
+
+DEAD_WORKER = ("DataLoader worker", "Pin memory thread")
+"""How torch begins the RuntimeErrors about processes and threads that ended."""
+
+
+class LoaderError(BaseException):
+    """A training that cannot go on for want of samples; its weights are those of the last whole step.
+
+    All processes raise it in the same step. It is no `Exception`, as `KeyboardInterrupt` is none: of those detectron2
+    logs the traceback, which knows nothing of the files that the message names.
+    """
+
+
+class Batches:
+    """The batches of a loader, drawn in step with the other processes.
+
+    A batch is a dict. Under "faults" it may hold messages about samples that could not be read and were replaced, of
+    which each is logged once; a batch that holds nothing else could not be made.
+
+    Args:
+        loader: an endless one.
+        size: samples in a batch, over all processes.
+
+    Attributes:
+        num_faults: samples that could not be read.
+    """
+
+    def __init__(self, loader: DataLoader, size: int) -> None:
+        self.num_faults = 0
+        self._loader = loader
+        self._size = size
+        self._iterator: Iterator[dict[str, Any]] | None = None
+        self._num_drawn = self._num_new_faults = 0
+        self._known_faults: dict[str, None] = {}  # a set in the order of coming
+
+    def draw(self) -> tuple[dict[str, Any], float]:
+        """Draw a batch.
+
+        Returns: it, without "faults", and the seconds that this process waited for it.
+
+        Raises:
+            LoaderError: a process got no batch or lost a worker; or more than 1 % of the samples drawn here so far, of
+                1000 where they are fewer, could not be read.
+        """
+        start = time.perf_counter()
+        batch, failure = self._next()
+        waited_s = time.perf_counter() - start
+        faults = batch.pop("faults", [])
+        if not (batch or failure):
+            failure = f"no batch could be made. Is the data set still whole and in its place?{_as_lines(faults)}"
+        reports = comm.all_gather((faults, failure))
+        if failures := [text for _, text in reports if text]:
+            raise LoaderError("\n".join(dict.fromkeys(failures)))
+        self._count([fault for faults, _ in reports for fault in faults])
+        return batch, waited_s
+
+    def _next(self) -> tuple[dict[str, Any], str]:
+        """Give this process's next batch and "", or an empty one and why there is none."""
+        try:
+            if self._iterator is None:
+                self._iterator = iter(self._loader)
+                # Torch's handler raises wherever a worker's death meets this thread, the middle of an optimizer's step
+                # too. Without it, the next draw tells of the death.
+                if threading.current_thread() is threading.main_thread():
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            return next(self._iterator), ""
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if isinstance(error, RuntimeError) and not str(error).startswith(DEAD_WORKER):
+                raise
+            return {}, (
+                f"process {comm.get_rank()} lost a worker of its loader ({error}). If memory ran out, that of /dev/shm "
+                "included, lower dataloader.train.num_workers or prefetch_factor"
+            )
+
+    def _count(self, faults: list[str]) -> None:
+        """Log faults of all processes that are new, and count them all unless they are too many."""
+        self._num_drawn += self._size
+        for fault in faults:
+            if fault not in self._known_faults:
+                self._known_faults[fault] = None
+                logger.warning("Another sample is taken where one cannot be read: %s", fault)
+        self._num_new_faults += len(faults)
+        if self._num_new_faults > MAX_FAULTY_SHARE * max(self._num_drawn, MIN_SAMPLES_JUDGED):
+            raise LoaderError(
+                f"{self._num_new_faults} of the {self._num_drawn} samples drawn since the start could not be read; "
+                f"{MAX_FAULTY_SHARE:.0%} is borne, of {MIN_SAMPLES_JUDGED} at least. Repair or remove"
+                f"{_as_lines(self._known_faults)}"
+            )
+        self.num_faults += len(faults)
+
+
+def _as_lines(faults: list[str] | dict[str, None]) -> str:
+    """Put each message on a line of its own, the first ones where they are many."""
+    shown = [*dict.fromkeys(faults)]
+    rest = [f"and {len(shown) - NAMES_SHOWN} more, all named in log.txt"] if len(shown) > NAMES_SHOWN else []
+    return "".join(f"\n  {line}" for line in [*shown[:NAMES_SHOWN], *rest])

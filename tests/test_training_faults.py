@@ -1,0 +1,137 @@
+"""main.py on data that break while it trains: what is replaced, what stops, and that a resume loses nothing."""
+
+import os
+import shutil
+import signal
+from itertools import islice
+
+import pytest
+import torch
+from detectron2.config import instantiate
+from test_main import DEMO, data, metrics, overrides, quiet_afterwards, trained  # noqa: F401
+
+import main
+from data.images import DataError
+from engine.config import apply_overrides, load_config
+from engine.trainer import Trainer
+
+
+@pytest.fixture
+def own_data(data, tmp_path):  # noqa: F811
+    """A copy of the data that a test may break."""
+    return shutil.copytree(data, tmp_path / "data")
+
+
+def loader_of(changes):
+    cfg = load_config(DEMO)
+    apply_overrides(cfg, changes)
+    return instantiate(cfg.dataloader.train)
+
+
+def count_faults(loader, number):
+    """How many of the first samples of the stream cannot be read, each tried by itself; the first can."""
+    count = 0
+    for position, key in enumerate(islice(loader.sampler, number)):
+        try:
+            loader.dataset[key]
+        except DataError:
+            assert position > 0
+            count += 1
+    return count
+
+
+def break_one(folder, changes, number):
+    """Cut off a foreground that the first sample does not need."""
+    for path in sorted((folder / "rgba").iterdir()):
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+        try:
+            if count := count_faults(loader_of(changes), number):
+                return path, count
+        except AssertionError:
+            pass
+        path.write_bytes(content)
+    raise AssertionError("every foreground is in the first sample")
+
+
+def stopped(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        main.main(["--config-file", DEMO, *arguments])
+    return ended.value.code
+
+
+def same_weights(folder, other):
+    ours, theirs = (torch.load(path / "model_final.pth", weights_only=True)["model"] for path in (folder, other))
+    return all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
+
+def test_a_broken_picture_is_replaced_named_once_and_counted_for_any_number_of_workers(own_data, tmp_path):
+    changes = {"dataloader.test": "null"}
+    path, count = break_one(own_data, overrides(own_data, tmp_path, **changes), 12)
+    for num_workers in (0, 2):
+        output = tmp_path / f"{num_workers}"
+        arguments = overrides(own_data, output, **changes, **{"dataloader.train.num_workers": num_workers})
+        main.main(["--config-file", DEMO, *arguments])
+        log = (output / "log.txt").read_text()  # which later trainings of the process go on with
+        assert log.count(f"cannot read {path}") == 1
+        assert metrics(output)[5]["faulty_samples"] >= count  # replacements may be faulty as well
+    assert metrics(tmp_path / "0")[5]["faulty_samples"] == metrics(tmp_path / "2")[5]["faulty_samples"]
+    assert same_weights(tmp_path / "0", tmp_path / "2")
+
+
+def test_raise_stops_at_the_broken_picture(own_data, tmp_path, capsys):
+    changes = {"dataloader.test": "null", "dataloader.train.on_fault": "raise"}
+    path, _ = break_one(own_data, overrides(own_data, tmp_path, **changes), 12)
+    assert stopped(*overrides(own_data, tmp_path / "out", **changes)) == 3
+    output = capsys.readouterr().out
+    assert f"\n  cannot read {path}" in output and "Traceback" not in output
+
+
+def at_iteration(monkeypatch, iteration, action):
+    """Do something to a training before one of its iterations."""
+    run_step = Trainer.run_step
+
+    def step(trainer):
+        if trainer.iter == iteration:
+            action(trainer)
+        run_step(trainer)
+
+    monkeypatch.setattr(Trainer, "run_step", step)
+
+
+def kill_worker(trainer):
+    os.kill(trainer._batches._iterator._workers[0].pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("what", ["vanished data", "dead worker"])
+def test_a_stop_leaves_a_checkpoint_from_which_a_resume_loses_nothing(
+    trained,  # noqa: F811
+    own_data,
+    tmp_path,
+    monkeypatch,
+    capsys,
+    what,
+):
+    away = tmp_path / "away"
+    action = (lambda _: (own_data / "rgba").rename(away)) if what == "vanished data" else kill_worker
+    num_workers = {"dataloader.train.num_workers": int(what == "dead worker")}
+    changes = overrides(own_data, tmp_path / "out", **num_workers, **{"train.epochs_per_checkpoint": 2})
+    with monkeypatch.context() as patch:
+        at_iteration(patch, 4, action)
+        assert stopped(*changes) == 3
+    output = capsys.readouterr().out
+    words = f"'{own_data}/rgba/1.png'" if what == "vanished data" else "lost a worker of its loader"
+    assert words in output and "Traceback" not in output
+    assert "--resume goes on from iteration" in output.splitlines()[-1]
+    assert (tmp_path / "out" / "last_checkpoint").read_text().startswith("model_000000")
+    if away.exists():
+        away.rename(own_data / "rgba")
+    main.main(["--config-file", DEMO, "--resume", *changes])
+    assert same_weights(tmp_path / "out", trained)
+
+
+def test_data_gone_before_the_first_step_leave_no_checkpoint(own_data, tmp_path, monkeypatch, capsys):
+    at_iteration(monkeypatch, 0, lambda _: shutil.rmtree(own_data / "backgrounds"))
+    assert stopped(*overrides(own_data, tmp_path / "out", **{"dataloader.test": "null"})) == 3
+    assert "No step was done yet" in capsys.readouterr().out.splitlines()[-1]
+    assert not (tmp_path / "out" / "last_checkpoint").exists()
