@@ -1,0 +1,303 @@
+"""tools/pack_dataset.py: the same bytes whenever it is stopped and however many work, all that it refuses and finds."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import packing
+from data.images import DataError
+from data.packed import INDEX, UNFINISHED_INDEX, find_packed
+from tests.conftest import REPOSITORY
+from tools import pack_dataset
+
+NUM_FOREGROUNDS = 7
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Seven foregrounds in fg/ with alphas in alpha/, and three cut-outs in rgba/."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "pictures"
+    for name in ("fg", "alpha", "rgba"):
+        (folder / name).mkdir(parents=True)
+    for index in range(NUM_FOREGROUNDS):
+        size = (40 + index, 70)
+        Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(folder / "fg" / f"{index}.jpg")
+        Image.fromarray(rng.integers(0, 256, size, np.uint8)).save(folder / "alpha" / f"{index}.png")
+    for index in range(3):
+        Image.fromarray(rng.integers(0, 256, (30, 30, 4), np.uint8)).save(folder / "rgba" / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two foregrounds a shard make four shards."""
+    monkeypatch.setattr(packing, "SHARD_FOREGROUNDS", 2)
+
+
+def arguments(pictures: Path, output: Path, *more: object) -> list[str]:
+    options = ["--foreground-dir", pictures / "fg", "--alpha-dir", pictures / "alpha", "--output", output, *more]
+    return [*map(str, options), *([] if "--num-workers" in more else ["--num-workers", "1"])]
+
+
+def pack(pictures: Path, output: Path, *more: object) -> int:
+    return pack_dataset.main(arguments(pictures, output, *more))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def run_apart(work: Callable[[], object]) -> int | None:
+    """Run in a copy of this process, which may be killed.
+
+    Returns: its exit status, negative where a signal ended it.
+    """
+    process = get_context("fork").Process(target=work)
+    process.start()
+    process.join(60)
+    return process.exitcode
+
+
+def test_what_is_packed_can_be_trained_from(pictures, tmp_path, capsys):
+    output = tmp_path / "pack"
+    assert pack(pictures, output) == 0
+    printed = capsys.readouterr().out
+    assert "packed 7 foregrounds, 0.00 GB" in printed
+    assert f"dataloader.train.dataset.foreground_dirs=[{output}] dataloader.train.dataset.alpha_dirs=null" in printed
+    assert [foreground.size for foreground in find_packed(output)] == [(70, 40 + index) for index in range(7)]
+    assert sorted(contents(output)) == [INDEX, *(f"shard-0000{number}.bin" for number in range(4))]
+
+
+def test_cut_outs_are_packed_too(pictures, tmp_path):
+    assert pack_dataset.main(["--foreground-dir", str(pictures / "rgba"), "--output", str(tmp_path / "pack")]) == 0
+    assert len(find_packed(tmp_path / "pack")) == 3
+
+
+def test_several_folders_become_one_pack(pictures, tmp_path):
+    folders = ["--foreground-dir", *(str(pictures / "rgba") for _ in range(2)), "--output", str(tmp_path / "pack")]
+    assert pack_dataset.main(folders) == 0
+    assert len(find_packed(tmp_path / "pack")) == 6
+
+
+def test_two_workers_give_the_bytes_of_one(pictures, tmp_path):
+    assert pack(pictures, tmp_path / "one") == 0
+    script = (
+        "import data.packing; data.packing.SHARD_FOREGROUNDS = 2\n"
+        "from tools import pack_dataset\n"
+        "if __name__ == '__main__': raise SystemExit(pack_dataset.main())"
+    )
+    command = [sys.executable, "-c", script, *arguments(pictures, tmp_path / "two", "--num-workers", 2)]
+    assert subprocess.run(command, cwd=REPOSITORY, check=False).returncode == 0
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def die_at(step: int) -> Callable[..., object]:
+    """Replace os.fsync by one whose n-th call is the end, as by a power cut or `kill -9`."""
+    calls = 0
+
+    def fsync(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return fsync
+
+
+@pytest.mark.parametrize("steps", [[1], [2], [3], [4, 4], [7, 3], [10, 1, 5], [1] * 3 + [3] * 3, [11], [12]])
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_bytes(steps, pictures, tmp_path, monkeypatch):
+    assert pack(pictures, tmp_path / "whole") == 0
+    expected = contents(tmp_path / "whole")
+    output = tmp_path / "pack"
+    for step in steps:
+        with monkeypatch.context() as patch:
+            patch.setattr(packing.os, "fsync", die_at(step))
+            assert run_apart(lambda: sys.exit(pack(pictures, output))) == -signal.SIGKILL
+        assert not (output / INDEX).exists() or contents(output) == expected
+        if not (output / INDEX).exists():
+            with pytest.raises((DataError, FileNotFoundError)):
+                find_packed(output)
+    assert pack(pictures, output) == 0
+    assert contents(output) == expected
+
+
+def test_a_run_goes_on_without_making_again_what_was_finished(pictures, tmp_path, monkeypatch):
+    output = tmp_path / "pack"
+    with monkeypatch.context() as patch:
+        patch.setattr(packing.os, "fsync", die_at(10))  # 2 of the first index, 4 a shard
+        run_apart(lambda: sys.exit(pack(pictures, output)))
+    kept = {path.name: path.stat().st_ino for path in sorted(output.glob("shard-*.bin"))}
+    assert len(kept) == 2
+    assert pack(pictures, output) == 0
+    listed = [name for name, inode in kept.items() if (output / name).stat().st_ino == inode]
+    assert listed == ["shard-00000.bin", "shard-00001.bin"]
+
+
+def test_the_tool_itself_may_be_killed_with_its_workers(pictures, tmp_path, monkeypatch):
+    rng = np.random.default_rng(1)
+    for index in range(70):  # two shards of the real size, and one begun
+        Image.fromarray(rng.integers(0, 256, (60, 50, 4), np.uint8)).save(pictures / "rgba" / f"{index}.png")
+    output = tmp_path / "pack"
+    options = ["--foreground-dir", str(pictures / "rgba"), "--output", str(output), "--num-workers", "2"]
+    process = subprocess.Popen([sys.executable, "tools/pack_dataset.py", *options], cwd=REPOSITORY)
+    while process.poll() is None and not list(output.glob("shard-*.bin")):
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    monkeypatch.undo()
+    assert pack_dataset.main([*options[:-1], "1"]) == 0
+    assert pack_dataset.main([*options[:3], str(tmp_path / "whole"), "--num-workers", "1", "--verify"]) == 0
+    assert contents(output) == contents(tmp_path / "whole")
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(pictures, tmp_path, capfd):
+    assert pack(pictures, tmp_path / "whole") == 0
+    output = tmp_path / "pack"
+
+    def pack_with_little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # a shard needs more
+        sys.exit(pack(pictures, output))
+
+    assert run_apart(pack_with_little_room) == 1
+    error = capfd.readouterr().err
+    assert f"pack_dataset.py: [Errno 27] File too large: '{output}/shard-00000.bin'" in error
+    assert "the same command goes on from here" in error
+    assert list(contents(output)) == [UNFINISHED_INDEX]
+    assert pack(pictures, output) == 0
+    assert contents(output) == contents(tmp_path / "whole")
+
+
+def test_a_finished_pack_is_left_alone_and_says_what_changed_since(pictures, tmp_path, capsys):
+    output = tmp_path / "pack"
+    assert pack(pictures, output) == 0
+    before = contents(output)
+    assert pack(pictures, output) == 0
+    assert "packed 7 foregrounds" in capsys.readouterr().out
+    os.utime(pictures / "fg" / "3.jpg", ns=(1, 1))
+    (pictures / "fg" / "5.jpg").unlink()
+    (pictures / "alpha" / "5.png").unlink()
+    assert pack(pictures, output) == 1
+    error = capsys.readouterr().err.splitlines()
+    error = error[error.index(next(line for line in error if "was packed" in line)) :]
+    assert "was packed of other files, or they changed since: name another --output, or remove it" in error[0]
+    paths = [pictures / "alpha" / "5.png", pictures / "fg" / "3.jpg", pictures / "fg" / "5.jpg"]
+    assert error[-3:] == list(map(str, paths))
+    assert contents(output) == before
+
+
+def test_what_changed_while_a_run_stood_still_is_packed_again(pictures, tmp_path, monkeypatch):
+    output = tmp_path / "pack"
+    with monkeypatch.context() as patch:
+        patch.setattr(packing.os, "fsync", die_at(10))
+        run_apart(lambda: sys.exit(pack(pictures, output)))
+    black = Image.new("RGB", (70, 42))
+    black.save(pictures / "fg" / "2.jpg")
+    for index in (5, 6):  # the last shard is not needed any more
+        (pictures / "fg" / f"{index}.jpg").unlink()
+        (pictures / "alpha" / f"{index}.png").unlink()
+    (output / "shard-00003.bin").touch()
+    assert pack(pictures, output) == 0
+    assert (find_packed(output)[2].read((0, 0, 70, 42), 1)[0] == 0).all()
+    assert pack(pictures, tmp_path / "whole") == 0
+    assert contents(output) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_damaged_byte_is_found(place, pictures, tmp_path, capsys):
+    output = tmp_path / "pack"
+    assert pack(pictures, output, "--verify") == 0
+    assert f"all 7 foregrounds of {output} are whole" in capsys.readouterr().out
+    foreground = find_packed(output)[3]
+    content = bytearray(foreground.shard.read_bytes())
+    content[foreground.offset + (0, foreground.num_bytes // 2, foreground.num_bytes - 1)[place]] ^= 1
+    foreground.shard.write_bytes(content)
+    assert pack_dataset.main(["--output", str(output), "--verify", "--num-workers", "1"]) == 1
+    error = capsys.readouterr().err
+    assert "1 of 7 foregrounds are damaged:" in error
+    assert f"{output}:3.jpg in {foreground.shard} is damaged. Copy it again from where it is whole" in error
+
+
+def test_all_pictures_that_cannot_be_packed_are_listed_and_the_others_done(pictures, tmp_path, capsys):
+    (pictures / "fg" / "0.jpg").write_bytes((pictures / "fg" / "0.jpg").read_bytes()[:500])
+    Image.new("L", (9, 9)).save(pictures / "alpha" / "5.png")
+    output = tmp_path / "pack"
+    assert pack(pictures, output) == 1
+    error = capsys.readouterr().err
+    assert "2 foregrounds cannot be packed, replace or remove:" in error
+    assert f"cannot read {pictures}/fg/0.jpg" in error
+    assert f"{pictures}/fg/5.jpg is 70 x 45 px" in error
+    assert "the same command goes on from here" in error
+    assert not (output / INDEX).exists()
+    kept = (output / "shard-00001.bin").stat().st_ino
+    Image.new("RGB", (70, 40)).save(pictures / "fg" / "0.jpg")
+    Image.new("L", (70, 45)).save(pictures / "alpha" / "5.png")
+    assert pack(pictures, output) == 0
+    assert (output / "shard-00001.bin").stat().st_ino == kept
+
+
+def test_files_without_partner_are_listed(pictures, tmp_path, capsys):
+    (pictures / "fg" / "0.jpg").unlink()
+    (pictures / "alpha" / "4.png").unlink()
+    assert pack(pictures, tmp_path / "pack") == 1
+    error = capsys.readouterr().err
+    assert f"{pictures}/fg/0.*" in error
+    assert f"{pictures}/alpha/4.*" in error
+    assert "goes on" not in error
+    assert not (tmp_path / "pack").exists()
+
+
+def test_a_folder_of_other_things_is_no_place_for_a_pack(pictures, tmp_path, capsys):
+    assert pack(pictures, pictures / "fg") == 1
+    assert "holds 0.jpg: expected an empty folder or a pack. Name another --output" in capsys.readouterr().err
+    assert len(contents(pictures / "fg")) == NUM_FOREGROUNDS
+
+
+def test_a_pack_cannot_be_packed(pictures, tmp_path, capsys):
+    assert pack(pictures, tmp_path / "pack") == 0
+    options = ["--foreground-dir", str(tmp_path / "pack"), "--output", str(tmp_path / "again")]
+    assert pack_dataset.main(options) == 1
+    assert "where there is a pack already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "expected --foreground-dir, or --verify alone"),
+        (["--alpha-dir", "a", "--verify"], "expected --foreground-dir, or --verify alone"),
+        (["--verify", "--num-workers", "0"], "--num-workers must be at least 1, got 0"),
+    ],
+)
+def test_wrong_usage(options, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        pack_dataset.main(["--output", str(tmp_path), *options])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_ctrl_c_is_one_line(pictures, tmp_path, monkeypatch, capsys):
+    def interrupt(*_: object) -> Iterator[None]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(packing, "map_in_workers", interrupt)
+    assert pack(pictures, tmp_path / "pack") == 130
+    assert "stopped; the same command goes on from here" in capsys.readouterr().err
+
+
+def test_the_index_names_files_and_states(pictures, tmp_path):
+    assert pack(pictures, tmp_path / "pack") == 0
+    entry = json.loads((tmp_path / "pack" / INDEX).read_text())["foregrounds"][6]
+    states = {str(path): path.stat() for path in (pictures / "fg" / "6.jpg", pictures / "alpha" / "6.png")}
+    assert entry["sources"] == {path: [state.st_size, state.st_mtime_ns] for path, state in states.items()}
+    assert (entry["shard"], entry["size"]) == ("shard-00003.bin", [70, 46])

@@ -1,0 +1,320 @@
+"""Packs against the pictures that they are made of: every bit of them, naive averages, statistics of the points."""
+
+import json
+import os
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from scipy.stats import chisquare
+
+from data import packed
+from data.foregrounds import NUM_POINTS, REDUCTIONS, ForegroundFile
+from data.images import DataError
+from data.packed import INDEX, MAX_POINTS, PAGE, UNFINISHED_INDEX, PackedForeground, find_packed, is_pack
+from data.packing import make_pack
+from data.workers import map_in_workers
+
+SIZES = {"dot": (1, 1), "odd": (63, 65), "even": (128, 64), "large": (201, 330)}  # width, height
+ORIENTATION = 0x0112
+
+
+def soft_alpha(rng: np.random.Generator, size: tuple[int, int], dtype: type = np.uint8) -> np.ndarray:
+    """Random values of which a third is 0 and a third 1."""
+    full = np.iinfo(dtype).max
+    values = rng.integers(0, full, size[::-1], dtype, endpoint=True)
+    return rng.choice(np.array([0, 1, full], dtype), size[::-1]) * np.minimum(values, 1) | values * (values % 3 == 0)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Colours in fg/ and alphas in alpha/ of all sizes, one in 16 bit, one of mixed depth, a JPEG lying on its side."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("pictures")
+    for name in ("fg", "alpha"):
+        (folder / name).mkdir()
+    for name, size in SIZES.items():
+        cv2.imwrite(str(folder / "fg" / f"{name}.png"), rng.integers(0, 256, (*size[::-1], 3), np.uint8))
+        cv2.imwrite(str(folder / "alpha" / f"{name}.png"), soft_alpha(rng, size))
+    for name, dtype in (("deep", np.uint16), ("mixed", np.uint8)):
+        colours = rng.integers(0, np.iinfo(dtype).max, (70, 90, 3), dtype, endpoint=True)
+        cv2.imwrite(str(folder / "fg" / f"{name}.png"), colours)
+        cv2.imwrite(str(folder / "alpha" / f"{name}.png"), soft_alpha(rng, (90, 70), np.uint16))
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    lying = Image.fromarray(rng.integers(0, 256, (40, 80, 3), np.uint8))
+    lying.save(folder / "fg" / "rotated.jpg", exif=exif)
+    cv2.imwrite(str(folder / "alpha" / "rotated.png"), soft_alpha(rng, (40, 80)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pack(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("packs") / "pack"
+    make_pack(list_files(pictures), folder, 1, lambda count: None)
+    return folder
+
+
+@pytest.fixture
+def copied(pack: Path, tmp_path: Path) -> Path:
+    """A pack that a test may damage."""
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for path in pack.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def list_files(pictures: Path) -> list[ForegroundFile]:
+    return [
+        ForegroundFile(path, pictures / "alpha" / f"{path.stem}.png") for path in sorted((pictures / "fg").iterdir())
+    ]
+
+
+def pack_arrays(folder: Path, colours: np.ndarray, alpha: np.ndarray) -> PackedForeground:
+    """Pack one foreground of pixels in memory."""
+    cv2.imwrite(str(folder / "colours.png"), colours[:, :, ::-1])
+    cv2.imwrite(str(folder / "alpha.png"), alpha)
+    make_pack([ForegroundFile(folder / "colours.png", folder / "alpha.png")], folder / "pack", 1, lambda count: None)
+    return find_packed(folder / "pack")[0]
+
+
+def read_both(packed_foreground: PackedForeground, pictures: Path) -> tuple[np.ndarray, ...]:
+    """Read the packed picture and the files, those by OpenCV, or by Pillow where there is a rotation."""
+    stored = packed_foreground.open().read((0, 0, *packed_foreground.size), 1)
+    name = packed_foreground.name.rpartition(":")[2]
+    if name.endswith(".jpg"):
+        with Image.open(pictures / "fg" / name) as picture:
+            colours = np.asarray(ImageOps.exif_transpose(picture))
+    else:
+        colours = cv2.imread(str(pictures / "fg" / name), cv2.IMREAD_UNCHANGED)[:, :, ::-1]
+    alpha = cv2.imread(str(pictures / "alpha" / f"{Path(name).stem}.png"), cv2.IMREAD_UNCHANGED)
+    return *stored, colours, alpha
+
+
+def test_the_first_size_equals_the_files_to_the_last_bit(pack, pictures):
+    foregrounds = find_packed(pack)
+    names = [foreground.name.rpartition(":")[2] for foreground in foregrounds]
+    assert names == [file.path.name for file in list_files(pictures)]
+    for foreground in foregrounds:
+        colours, alpha, expected, expected_alpha = read_both(foreground, pictures)
+        assert foreground.size == expected_alpha.shape[::-1]
+        assert (colours.dtype, alpha.dtype) == (expected.dtype, expected_alpha.dtype), foreground.name
+        np.testing.assert_array_equal(colours, expected)
+        np.testing.assert_array_equal(alpha, expected_alpha)
+    assert {foreground.alpha_type for foreground in foregrounds} == {"uint8", "uint16"}
+
+
+def test_a_cut_out_is_packed_with_its_hidden_colours(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 4), np.uint8)
+    pixels[:, :20, 3] = 0
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    make_pack([ForegroundFile(tmp_path / "a.png")], tmp_path / "pack", 1, lambda count: None)
+    colours, alpha = find_packed(tmp_path / "pack")[0].read((0, 0, 50, 30), 1)
+    np.testing.assert_array_equal(np.dstack([colours, alpha]), pixels)
+
+
+def average_naively(colours: np.ndarray, alpha: np.ndarray, box: packed.Box, reduction: int) -> Iterator[np.ndarray]:
+    """Average the premultiplied floats of the areas of a box, and divide; gives R, G, B, A of each."""
+    left, top, right, bottom = box
+    for y in range(top, bottom, reduction):
+        for x in range(left, right, reduction):
+            area = np.s_[y : y + reduction, x : x + reduction]
+            weights = alpha[area].astype(float)[:, :, None]
+            total = weights.sum() or 1
+            yield np.append((weights * colours[area]).sum(axis=(0, 1)) / total, weights.mean())
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_any_box_is_the_premultiplied_average_of_its_areas(pack, pictures, reduction):
+    rng = np.random.default_rng(reduction)
+    for foreground in find_packed(pack):
+        *_, colours, alpha = read_both(foreground, pictures)
+        (width, height), tile = foreground.size, packed.TILE_PX
+        steps = [(-(-side // reduction)) for side in (width, height)]
+        for _ in range(12):
+            left, top = (reduction * int(rng.integers(count)) for count in steps)
+            right = int(rng.integers(left + 1, min(width, left + 3 * tile // 2) + 1))
+            bottom = int(rng.integers(top + 1, min(height, top + 9 * reduction) + 1))
+            box = (left, top, right, bottom)
+            reduced, opacity = foreground.open().read(box, reduction)
+            assert opacity.shape == (-(-(bottom - top) // reduction), -(-(right - left) // reduction))
+            assert reduced.shape == (*opacity.shape, 3)
+            expected = np.array(list(average_naively(colours, alpha, box, reduction))).reshape(*opacity.shape, 4)
+            np.testing.assert_array_less(np.abs(opacity - expected[:, :, 3]), 0.5 + 1e-6)
+            is_visible = expected[:, :, 3] > 0
+            difference = np.abs(reduced - expected[:, :, :3])[is_visible]
+            np.testing.assert_array_less(difference, 0.5 + 1e-6)
+
+
+def test_a_box_of_no_pixels_is_empty_and_one_elsewhere_is_refused(pack):
+    foreground = next(f for f in find_packed(pack) if f.size == SIZES["large"])
+    for box in ((70, 70, 70, 90), (64, 64, 100, 64), (0, 0, 0, 0)):
+        colours, alpha = foreground.read(box, 1)
+        assert alpha.shape == (box[3] - box[1], box[2] - box[0])
+        assert colours.shape == (*alpha.shape, 3)
+    for box, reduction in (
+        ((-1, 0, 5, 5), 1),
+        ((0, 0, 202, 5), 1),
+        ((0, 0, 5, 331), 1),
+        ((6, 0, 5, 9), 1),
+        ((2, 4, 9, 9), 4),
+        ((0, 0, 9, 9), 3),
+    ):
+        with pytest.raises(ValueError, match="expected"):
+            foreground.read(box, reduction)
+
+
+def test_points_are_uniform_over_all_fractional_pixels(tmp_path):
+    alpha = np.zeros((50, 40), np.uint8)
+    alpha[10:20, 5:30], alpha[40:, 20:] = 128, 255
+    alpha[0, 0], alpha[49, 39] = 1, 254
+    foreground = pack_arrays(tmp_path, np.zeros((50, 40, 3), np.uint8), alpha)
+    rng = np.random.default_rng(0)
+    drawn = [foreground.open().unknown_points(rng) for _ in range(400)]
+    assert {points.shape for points in drawn} == {(NUM_POINTS, 2)}
+    assert {points.dtype for points in drawn} == {np.dtype(np.int32)}
+    columns, rows = np.concatenate(drawn).T
+    counts = np.zeros(alpha.shape, int)
+    np.add.at(counts, (rows, columns), 1)
+    is_fractional = (alpha > 0) & (alpha < 255)
+    assert (counts[~is_fractional] == 0).all()
+    assert chisquare(counts[is_fractional]).pvalue > 1e-3
+    first = np.array([points[0] for points in drawn])
+    assert len(np.unique(first, axis=0)) > 150  # of 252 pixels 200 are expected in 400 draws
+
+
+def test_of_many_unknown_pixels_an_even_choice_is_stored(tmp_path):
+    alpha = np.full((300, 200), 128, np.uint8)
+    alpha[:, :50] = 0
+    foreground = pack_arrays(tmp_path, np.zeros((300, 200, 3), np.uint8), alpha)
+    assert foreground.num_points == MAX_POINTS < (alpha == 128).sum()
+    rng = np.random.default_rng(0)
+    drawn = np.unique(np.concatenate([foreground.unknown_points(rng) for _ in range(600)]), axis=0)
+    columns, rows = drawn.T
+    assert (alpha[rows, columns] == 128).all()
+    counts = np.histogram2d(rows, columns, bins=(10, 10), range=((0, 300), (50, 200)))[0]
+    assert chisquare(counts.ravel()).pvalue > 1e-3
+    assert 0.85 * MAX_POINTS < len(drawn) <= MAX_POINTS  # 1 - exp(-600 * 64 / 16384) = 0.90
+
+
+def test_without_fractional_pixels_points_lie_on_edges_and_without_edges_there_are_none(tmp_path):
+    hard = np.zeros((20, 30), np.uint8)
+    hard[5:15, 5:25] = 255
+    rng = np.random.default_rng(0)
+    (tmp_path / "hard").mkdir()
+    (tmp_path / "flat").mkdir()
+    columns, rows = pack_arrays(tmp_path / "hard", np.zeros((20, 30, 3), np.uint8), hard).unknown_points(rng).T
+    padded = np.pad(hard, 1, "edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))
+    assert (np.ptp(windows.reshape(20, 30, 9), axis=2)[rows, columns] > 0).all()
+    flat = pack_arrays(tmp_path / "flat", np.zeros((9, 9, 3), np.uint8), np.full((9, 9), 255, np.uint8))
+    assert flat.unknown_points(rng).shape == (0, 2)
+    assert flat.read((0, 0, 9, 9), 8)[1].tolist() == [[255, 255], [255, 255]]
+
+
+def test_a_pickle_is_small_and_no_file_stays_open(pack):
+    foregrounds = find_packed(pack)
+    before = len(os.listdir("/proc/self/fd"))
+    for foreground in foregrounds:
+        foreground.open().read((0, 0, *foreground.size), 2)
+        foreground.open().unknown_points(np.random.default_rng(0))
+        content = pickle.dumps(foreground)
+        assert len(content) < 1000
+        assert pickle.loads(content) == foreground
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def digest(foreground: PackedForeground) -> bytes:
+    colours, alpha = foreground.open().read((0, 0, *foreground.size), 1)
+    return colours.tobytes() + alpha.tobytes()
+
+
+def test_two_processes_read_at_once(pack):
+    foregrounds = find_packed(pack) * 5
+    expected = [digest(foreground) for foreground in foregrounds]
+    assert list(map_in_workers(digest, foregrounds, 2)) == expected
+
+
+def test_everything_lies_at_pages(pack):
+    for foreground in find_packed(pack):
+        assert foreground.offset % PAGE == 0
+        assert foreground.num_bytes % PAGE == 0
+    entries = json.loads((pack / INDEX).read_text())["foregrounds"]
+    size_of_dot = next(f.num_bytes for f in find_packed(pack) if f.size == (1, 1))
+    assert size_of_dot in (4 * 4 * 64**2, 4 * 4 * 64**2 + PAGE)  # a tile a level; with or without a point
+    assert all(not Path(entry["shard"]).is_absolute() for entry in entries)
+
+
+def test_a_pack_may_be_moved(pack, copied):
+    digests = [[digest(foreground) for foreground in find_packed(folder)] for folder in (pack, copied)]
+    assert digests[0] == digests[1]
+
+
+def test_what_is_a_pack(pack, pictures, tmp_path):
+    assert is_pack(pack)
+    assert is_pack(str(pack))
+    assert not is_pack(pictures / "fg")
+    assert not is_pack(tmp_path / "nowhere")
+
+
+def test_an_unfinished_pack_is_refused(copied):
+    (copied / INDEX).rename(copied / UNFINISHED_INDEX)
+    assert is_pack(copied)
+    with pytest.raises(DataError, match=r"copy is an unfinished pack: run tools/pack_dataset.py as before"):
+        find_packed(copied)
+
+
+def test_a_shard_cut_off_missing_or_of_other_bytes_is_named(copied):
+    shard = copied / "shard-00000.bin"
+    foregrounds = find_packed(copied)
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1])
+    with pytest.raises(
+        DataError, match=rf"{shard} is damaged: expected {len(content)} bytes .* got {len(content) - 1}"
+    ):
+        find_packed(copied)
+    shard.write_bytes(content[:-PAGE])
+    with pytest.raises(DataError, match=rf"cannot read {foregrounds[-1].name}: {shard} is cut off"):
+        foregrounds[-1].unknown_points(np.random.default_rng(0))
+    shard.write_bytes(content[: foregrounds[2].offset + 4 * packed.TILE_PX**2 - 1])
+    with pytest.raises(DataError, match=rf"cannot read {foregrounds[2].name}: .* is cut off"):
+        foregrounds[2].read((0, 0, 1, 1), 1)
+    shard.write_bytes(bytes(len(content)))
+    with pytest.raises(DataError, match=f"got {len(content)} that do not"):
+        find_packed(copied)
+    shard.unlink()
+    with pytest.raises(DataError, match=f"{shard} is missing"):
+        find_packed(copied)
+    with pytest.raises(FileNotFoundError):
+        foregrounds[0].read((0, 0, 1, 1), 1)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda index: index | {"version": 2}, "version 2; this code reads .* version 1: pack it again"),
+        (lambda index: index | {"format": "another"}, "is of another, version 1; this code reads"),
+        (lambda index: {"version": 1}, "is not the index of a pack, or is damaged"),
+        (lambda index: [index], "is not the index of a pack, or is damaged"),
+        (lambda index: index | {"foregrounds": [{"name": "a"}]}, "the index of this pack is damaged"),
+    ],
+)
+def test_an_index_that_cannot_be_used_is_an_error(copied, damage, message):
+    index = json.loads((copied / INDEX).read_text())
+    (copied / INDEX).write_text(json.dumps(damage(index)))
+    with pytest.raises(DataError, match=message):
+        find_packed(copied)
+
+
+def test_half_an_index_is_an_error(copied):
+    text = (copied / INDEX).read_text()
+    (copied / INDEX).write_text(text[: len(text) // 2])
+    with pytest.raises(
+        DataError, match="is not the index of a pack, or is damaged: remove the folder and pack it again"
+    ):
+        find_packed(copied)

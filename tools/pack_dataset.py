@@ -1,0 +1,96 @@
+"""Pack foregrounds and their alphas for fast reading: uncompressed, in tiles, at four sizes, in a few large files.
+
+    python tools/pack_dataset.py --foreground-dir Composition-1k/train/fg --alpha-dir Composition-1k/train/alpha \\
+        --output packs/adobe
+
+and train with the override that it prints. Without --alpha-dir the foregrounds are RGBA cut-outs. In 8 bit a pack takes
+5.4 bytes a pixel, some ten times what JPEGs do. Run again after a stop, it goes on; any number of workers gives the
+same bytes. A finished pack is never changed. --verify reads it back and compares its checksums; without
+--foreground-dir it does nothing else. Exit status: 0 all well, 1 something is wrong with the files, 2 wrong usage.
+"""
+
+import _root  # noqa: F401
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data.foregrounds import ForegroundFile
+from data.images import DataError
+from data.packed import UNFINISHED_INDEX, find_packed
+from data.packing import find_damage, make_pack
+from data.training_sets import find_foregrounds
+from data.workers import default_workers
+
+
+def pack(foreground_dirs: Sequence[str], alpha_dirs: Sequence[str] | None, output: Path, num_workers: int) -> None:
+    """Pack the foregrounds of some folders, with a progress bar, and tell how to train with them.
+
+    Raises:
+        DataError: `make_pack`'s and `find_foregrounds`' reasons, or a folder is a pack already.
+        OSError: a file cannot be read or written, or a worker was killed.
+    """
+    found = find_foregrounds(foreground_dirs, alpha_dirs)
+    foregrounds = [foreground for foreground in found if isinstance(foreground, ForegroundFile)]
+    if len(foregrounds) < len(found):
+        raise DataError(
+            f"expected folders of pictures, got {', '.join(foreground_dirs)}, where there is a pack already"
+        )
+    with tqdm(total=len(foregrounds), unit="foreground") as bar:
+        make_pack(foregrounds, output, num_workers, bar.update)
+    num_bytes = sum(foreground.num_bytes for foreground in find_packed(output))
+    print(f"packed {len(foregrounds)} foregrounds, {num_bytes / 1e9:.2f} GB, in {output}; train with")
+    print(f"  dataloader.train.dataset.foreground_dirs=[{output}] dataloader.train.dataset.alpha_dirs=null")
+
+
+def verify(folder: Path, num_workers: int) -> None:
+    """Compare the checksums of a pack, with a progress bar.
+
+    Raises:
+        DataError: the pack is unfinished or damaged; all that is damaged is listed.
+        OSError: a file cannot be read, or a worker was killed.
+    """
+    foregrounds = find_packed(folder)
+    damage = tqdm(find_damage(foregrounds, num_workers), total=len(foregrounds), unit="foreground")
+    if problems := [problem for problem in damage if problem]:
+        raise DataError("\n".join([f"{len(problems)} of {len(foregrounds)} foregrounds are damaged:", *problems]))
+    print(f"all {len(foregrounds)} foregrounds of {folder} are whole")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line (`sys.argv` by default), pack and verify.
+
+    Returns: the exit status.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--foreground-dir", nargs="+", help="RGBA cut-outs, or colours with --alpha-dir")
+    parser.add_argument("--alpha-dir", nargs="+", help="alphas, a folder for each --foreground-dir")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the pack")
+    parser.add_argument("--num-workers", type=int, default=default_workers(), help="processes (default: %(default)s)")
+    parser.add_argument("--verify", action="store_true", help="read the pack back and compare its checksums")
+    options = parser.parse_args(arguments)
+    if options.num_workers < 1:
+        parser.error(f"--num-workers must be at least 1, got {options.num_workers}")
+    if options.foreground_dir is None and (options.alpha_dir or not options.verify):
+        parser.error("expected --foreground-dir, or --verify alone for a pack that is there")
+    try:
+        if options.foreground_dir is not None:
+            pack(options.foreground_dir, options.alpha_dir, options.output, options.num_workers)
+        if options.verify:
+            verify(options.output, options.num_workers)
+    except (OSError, ValueError) as error:
+        print(f"pack_dataset.py: {error}", file=sys.stderr)
+        if (options.output / UNFINISHED_INDEX).is_file():
+            print("Once that is put right, the same command goes on from here.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("pack_dataset.py: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
