@@ -1,0 +1,157 @@
+"""A whole data set: every file is read once, in processes, and what training and test share is found at the end."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data.checks.duplicates import Fingerprint, find_duplicates, make_fingerprint
+from data.checks.faults import FAULTS, Finding
+from data.checks.files import Picture, read_picture
+from data.checks.pixels import describe_alpha, describe_trimap, fits_turned, is_premultiplied
+from data.checks.sets import FolderSet, Group, Part, Role, find_groups
+from data.images import DataError, as_colours, as_grey
+from data.workers import map_in_workers
+
+Track = Callable[[Iterable[Any], int], Iterable[Any]]
+COLOUR_ROLES: tuple[Role, ...] = ("foreground", "image", "background")
+PLANE_ROLES: tuple[Role, ...] = ("alpha", "trimap")
+
+
+class Outcome(NamedTuple):
+    """What a worker sends back of one group."""
+
+    part: Part
+    findings: list[Finding]
+    fingerprint: Fingerprint | None
+
+
+class Report(NamedTuple):
+    """What was found: the findings in order of `FAULTS` and paths, and how many files were read."""
+
+    findings: list[Finding]
+    num_files: int
+
+
+def check_sets(
+    sets: Sequence[FolderSet], num_workers: int = 1, track: Track = lambda outcomes, num_groups: outcomes
+) -> Report:
+    """Check all files of some sets; one group of files a worker is in memory at a time.
+
+    The report is the same for any number of workers.
+
+    Args:
+        sets: folders of training and test.
+        num_workers: processes; 1 checks in this one.
+        track: called with the outcomes and their number, gives them on, for a progress bar.
+
+    Raises:
+        FileNotFoundError: a folder is missing or holds no picture.
+        OSError: a folder may not be listed.
+        ChildProcessError: a worker was killed.
+    """
+    groups: dict[Group, None] = {}
+    findings: list[Finding] = []
+    for folders in sets:
+        grouped, unmatched = find_groups(folders)
+        groups.update(dict.fromkeys(grouped))
+        findings += unmatched
+    fingerprints: dict[Part, list[Fingerprint]] = {"training": [], "test": []}
+    num_processes = min(num_workers, len(groups))
+    for outcome in track(map_in_workers(check_group, groups, num_processes), len(groups)):
+        findings += outcome.findings
+        if outcome.fingerprint is not None:
+            fingerprints[outcome.part].append(outcome.fingerprint)
+    findings += find_duplicates(fingerprints["training"], fingerprints["test"])
+    order = {code: place for place, code in enumerate(FAULTS)}
+    files = {path for group in groups for _, path in group.files}
+    return Report(sorted(set(findings), key=lambda f: (order[f.code], f.path, f.detail)), len(files))
+
+
+def check_group(group: Group) -> Outcome:
+    """Read and check the files that belong together, in a worker."""
+    pictures: dict[Role, Picture] = {}
+    findings: list[Finding] = []
+    for role, path in group.files:
+        picture, found = read_picture(path)
+        findings += found
+        if picture is not None:
+            pictures[role] = picture
+    main = next((pictures[role] for role in COLOUR_ROLES if role in pictures), None)
+    planes = dict(find_planes(pictures, main if group.is_cutout else None, findings))
+    alpha, trimap = (planes.get(role) for role in PLANE_ROLES)
+    if main is None:
+        findings += check_planes(alpha, trimap)
+        return Outcome(group.part, findings, None)
+    if not group.is_cutout:
+        findings += [found for plane in planes.values() for found in check_fit(main, plane, is_alpha=plane is alpha)]
+    findings += check_planes(alpha, trimap)
+    colours = as_colours(main.pixels[:, :, :3] if main.pixels.ndim == 3 else main.pixels)
+    opacity = alpha.pixels if alpha is not None and has_size_of(alpha, main) else None
+    if opacity is not None and "foreground" in pictures and is_premultiplied(colours, opacity):
+        findings.append(Finding("premultiplied", main.path, "no fractional pixel is brighter than its alpha"))
+    return Outcome(group.part, findings, make_fingerprint(main.path, colours, opacity, group.is_cutout))
+
+
+def find_planes(
+    pictures: Mapping[Role, Picture], cutout: Picture | None, findings: list[Finding]
+) -> Iterator[tuple[Role, Picture]]:
+    """Yield alpha and trimap as grey; that they are none is added to the findings.
+
+    Args:
+        pictures: of a group.
+        cutout: the picture whose transparency is the alpha, if there is one.
+        findings: appended to.
+    """
+    for role in PLANE_ROLES:
+        if role in pictures:
+            picture = pictures[role]
+            try:
+                yield role, picture._replace(pixels=as_grey(picture.pixels, "it"))
+            except DataError as error:
+                findings.append(Finding("not-grey", picture.path, str(error).partition(":")[0]))
+    if cutout is not None:
+        has_alpha = cutout.pixels.ndim == 3 and cutout.pixels.shape[2] == 4
+        if has_alpha and cutout.pixels[:, :, 3].min() < np.iinfo(cutout.pixels.dtype).max:
+            yield "alpha", cutout._replace(pixels=cutout.pixels[:, :, 3])
+        else:
+            what = "all of it is opaque" if has_alpha else "no alpha channel"
+            findings.append(Finding("no-transparency", cutout.path, what))
+
+
+def check_planes(alpha: Picture | None, trimap: Picture | None) -> Iterator[Finding]:
+    """Check an alpha and a trimap, alone and against each other."""
+    if alpha is not None:
+        found = describe_alpha(alpha.pixels)
+        if found:
+            yield Finding(found[0], alpha.path, found[1])
+    if trimap is not None:
+        fits = alpha is not None and has_size_of(alpha, trimap)
+        found = describe_trimap(trimap.pixels, alpha.pixels if alpha is not None and fits else None)
+        if found:
+            yield Finding(found[0], trimap.path, found[1])
+
+
+def check_fit(main: Picture, plane: Picture, is_alpha: bool) -> Iterator[Finding]:
+    """Check that an alpha or trimap has size, rotation and, for an alpha, depth of its colours."""
+    turned = Finding("exif-rotation", main.path, f"orientation {main.orientation} beside {plane.orientation}")
+    is_turned = main.orientation != plane.orientation
+    if not has_size_of(plane, main):
+        if is_turned and plane.pixels.shape[:2] == main.pixels.shape[1::-1]:
+            yield turned
+        else:
+            yield Finding("size-mismatch", plane.path, f"{describe_size(plane)}, {main.path} is {describe_size(main)}")
+    elif is_turned and is_alpha and fits_turned(main.pixels, plane.pixels, main.orientation):
+        yield turned
+    if is_alpha and plane.pixels.dtype != main.pixels.dtype:
+        yield Finding("mixed-depth", plane.path, f"{plane.pixels.dtype} beside colours of {main.pixels.dtype}")
+
+
+def has_size_of(first: Picture, second: Picture) -> bool:
+    """Tell whether two pictures have one height and width."""
+    return first.pixels.shape[:2] == second.pixels.shape[:2]
+
+
+def describe_size(picture: Picture) -> str:
+    """Say how large a picture is."""
+    return f"{picture.pixels.shape[1]} x {picture.pixels.shape[0]} px"

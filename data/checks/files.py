@@ -1,0 +1,77 @@
+"""One file: whether it may be read, whether it is whole, and whether it is what its suffix says."""
+
+import struct
+import warnings
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+from numpy.typing import NDArray
+from PIL import Image
+
+from data.checks.faults import Finding
+from data.decoding import ORIENTATION_TAG, decode
+from data.encoding import FORMATS
+
+SAME_FORMATS = {"MPO": "JPEG"}  # a camera's JPEG with a second picture behind the first
+JPEG_END, PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
+TAIL = 64  # bytes at the end, of which some may follow the picture
+
+
+class Picture(NamedTuple):
+    """A picture that could be read: `pixels` as `data.images.read_raw` gives them, `orientation` of its EXIF, or 1."""
+
+    path: Path
+    pixels: NDArray
+    orientation: int
+
+
+def read_picture(path: Path) -> tuple[Picture | None, list[Finding]]:
+    """Read a file and say what is wrong with it as a file.
+
+    Returns: the picture, None where it cannot be had, and at most one finding.
+    """
+    try:
+        content = path.read_bytes()
+    except PermissionError:
+        return None, [Finding("no-permission", path, "permission denied")]
+    except OSError as error:
+        return None, [Finding("unreadable", path, error.strerror or str(error))]
+    if not content:
+        return None, [Finding("zero-bytes", path, "0 bytes")]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow, about tags; a picture that it cannot read is an error
+            pixels = decode(content)
+            with Image.open(BytesIO(content)) as image:
+                stored, orientation = (image.format or "").upper(), image.getexif().get(ORIENTATION_TAG, 1)
+    except ValueError as error:
+        code = "truncated" if "truncated" in str(error).lower() or is_cut_off(content) else "unreadable"
+        return None, [Finding(code, path, f"{len(content)} bytes: {str(error).partition('. ')[0]}")]
+    named = FORMATS.get(path.suffix.lower())
+    picture = Picture(path, pixels, orientation)
+    if named is None or SAME_FORMATS.get(stored, stored) == named.upper():
+        return picture, []
+    return picture, [Finding("wrong-extension", path, f"its content is {stored}")]
+
+
+def is_cut_off(content: bytes) -> bool:
+    """Tell whether the end of a picture that cannot be decoded is missing, by what its format says of its length.
+
+    Args:
+        content: what there is of PNG, JPEG, WebP, BMP or TIFF; of others nothing is known.
+    """
+    if content.startswith(b"\x89PNG"):
+        return PNG_END not in content[-TAIL:]
+    if content.startswith(b"\xff\xd8"):
+        return JPEG_END not in content[-TAIL:]
+    if content.startswith(b"RIFF"):
+        return 8 + int.from_bytes(content[4:8], "little") > len(content)
+    if content.startswith(b"BM"):
+        return int.from_bytes(content[2:6], "little") > len(content)
+    if content[:4] in (b"II*\0", b"MM\0*"):
+        order = "<" if content.startswith(b"II") else ">"
+        (start,) = struct.unpack(f"{order}4xI", content[:8].ljust(8, b"\xff"))
+        (num_entries,) = struct.unpack(f"{order}H", content[start : start + 2].ljust(2, b"\xff"))
+        return start + 2 + 12 * num_entries > len(content)
+    return False

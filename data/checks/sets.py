@@ -1,0 +1,126 @@
+"""The folders of a data set, as a config names them, and the files in them that belong together."""
+
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from data.checks.faults import Finding
+from data.training_sets import find_folders, find_named
+
+Part = Literal["training", "test"]
+Role = Literal["foreground", "image", "trimap", "alpha", "background"]
+
+TRAINING_KINDS: dict[str, Role] = {"foregrounds": "foreground", "images": "image", "backgrounds": "background"}
+
+
+class FolderSet(NamedTuple):
+    """Folders, or patterns of `data.training_sets.find_named`, whose files belong together by name."""
+
+    part: Part
+    places: dict[Role, Path]
+
+
+class Group(NamedTuple):
+    """The files of one name, or as many as there are; a foreground that needs no alpha file is a cut-out."""
+
+    part: Part
+    files: tuple[tuple[Role, Path], ...]
+    is_cutout: bool
+
+
+def read_config_sets(dataloader: Mapping[str, Any]) -> list[FolderSet]:
+    """List the folders that a config's `dataloader` trains and tests on, mixtures included.
+
+    Args:
+        dataloader: resolved, plain dicts and lists.
+
+    Raises: as `data.training_sets.find_folders`.
+    """
+    training = [found for node in find_nodes(dataloader.get("train")) for found in training_sets(node)]
+    test = [found for node in find_nodes(dataloader.get("test")) for found in test_sets(node)]
+    return [*training, *test]
+
+
+def find_nodes(node: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield every dict at and below a node of a config."""
+    if isinstance(node, Mapping):
+        yield node
+    if isinstance(node, Mapping | list | tuple):
+        for child in node.values() if isinstance(node, Mapping) else node:
+            yield from find_nodes(child)
+
+
+def training_sets(node: Mapping[str, Any]) -> Iterator[FolderSet]:
+    """List the folders that one data set trains on.
+
+    Args:
+        node: its arguments, of which `foreground_dirs`, `image_dirs`, `background_dirs` and `alpha_dirs` count.
+
+    Raises: as `data.training_sets.find_folders`.
+    """
+    for kind, role in TRAINING_KINDS.items():
+        places = node.get(f"{role}_dirs")
+        if places:
+            alphas = None if role == "background" else node.get("alpha_dirs")
+            for pictures, alpha in find_folders(kind, places, alphas):  # type: ignore[arg-type]  # keys are its kinds
+                yield FolderSet("training", {role: pictures, **({"alpha": alpha} if alpha else {})})
+
+
+def test_sets(node: Mapping[str, Any]) -> Iterator[FolderSet]:
+    """List the folders of one test set; of its arguments `image_dir`, `trimap_dir` and `alpha_dir` count."""
+    roles: Sequence[Role] = ("image", "trimap", "alpha")
+    places = {role: Path(node[f"{role}_dir"]) for role in roles if node.get(f"{role}_dir")}
+    if places:
+        yield FolderSet("test", places)
+
+
+def find_groups(folders: FolderSet) -> tuple[list[Group], list[Finding]]:
+    """Put the files of a set together by name, and say which have no partner.
+
+    Names that differ in case or in the way that accents are composed belong together where nothing else can.
+
+    Raises:
+        FileNotFoundError: a folder is missing or holds no picture.
+        OSError: a folder may not be listed.
+    """
+    part, places = folders
+    tables = {role: find_named(place) for role, place in places.items()}
+    is_cutout = tuple(places) == ("foreground",)
+    if len(tables) == 1:
+        ((role, table),) = tables.items()
+        return [Group(part, ((role, path),), is_cutout) for paths in table.values() for path in paths], []
+    groups, findings = [], []
+    for names in alike_names(tables):
+        files = {role: tables[role][name][0] for role, name in names.items()}
+        groups.append(Group(part, tuple(files.items()), False))
+        first = next(iter(names.values()))
+        lacking = [role for role in places if role not in names]
+        if lacking:
+            where = " and ".join(f"{role} in {places[role]}" for role in lacking)
+            findings.append(Finding("missing-partner", next(iter(files.values())), f"no {where}"))
+        findings += [
+            Finding("name-case", files[role], f"its partner is {next(iter(files.values()))}")
+            for role, name in names.items()
+            if name != first
+        ]
+        for role, name in names.items():
+            for path in tables[role][name][1:]:
+                groups.append(Group(part, ((role, path),), False))
+                findings.append(Finding("same-name", path, f"{files[role].name} has its name too"))
+    return groups, findings
+
+
+def alike_names(tables: Mapping[Role, Mapping[str, Sequence[Path]]]) -> Iterator[dict[Role, str]]:
+    """Yield the names that belong together: role -> name, for the roles that have one."""
+    by_fold: dict[str, dict[Role, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for role, table in tables.items():
+        for name in table:
+            by_fold[unicodedata.normalize("NFC", name).casefold()][role].append(name)
+    for _, names_by_role in sorted(by_fold.items()):
+        if all(len(names) == 1 for names in names_by_role.values()):
+            yield {role: names[0] for role, names in names_by_role.items()}
+            continue
+        for name in sorted({name for names in names_by_role.values() for name in names}):
+            yield {role: name for role, names in names_by_role.items() if name in names}

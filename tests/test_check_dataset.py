@@ -1,0 +1,229 @@
+"""tools/check_dataset.py and data.checks: every fault at its file and nothing else, and whether training may start."""
+
+import csv
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.checks.dataset import Report, check_sets
+from data.checks.faults import FAULTS
+from data.checks.sets import FolderSet, read_config_sets
+from tests.broken_dataset import FAULTY, add_pair, draw, make_healthy, ordinary_user, photograph, save, sets_of
+from tools import check_dataset
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory):
+    return make_healthy(tmp_path_factory.mktemp("healthy") / "set")
+
+
+@pytest.fixture
+def root(healthy):
+    """A healthy set to be broken, where everybody may go; pytest's own folders are closed to all but their user."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(shutil.copytree(healthy, Path(folder, "set")))
+
+
+def found(report: Report, root: Path) -> list[tuple[str, str]]:
+    return [(finding.code, str(finding.path.relative_to(root))) for finding in report.findings]
+
+
+def folder_options(root: Path) -> list[str]:
+    """Name all folders of the set but that of cut-outs."""
+    fg, alpha, backgrounds = (str(root / f"train/{name}") for name in ("fg", "alpha", "backgrounds"))
+    merged, trimaps, truths = (str(root / f"test/{name}") for name in ("merged", "trimaps", "alpha_copy"))
+    return [
+        *("--foreground-dir", fg, "--alpha-dir", alpha, "--background-dir", backgrounds),
+        *("--test-image-dir", merged, "--test-trimap-dir", trimaps, "--test-alpha-dir", truths, "--workers", "1"),
+    ]
+
+
+def test_a_healthy_set_has_no_fault(healthy):
+    assert check_sets(sets_of(healthy)) == Report([], 2 * (2 + 1 + 1 + 3))
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_each_fault_alone_is_found_at_its_file_and_nothing_else(root, name):
+    expected = FAULTY[name](root)
+    with ordinary_user():
+        report = check_sets(sets_of(root))
+    assert sorted(found(report, root)) == sorted(expected)
+    assert all(finding.detail for finding in report.findings)
+
+
+def test_all_faults_together(root):
+    expected = set().union(*(breaking(root) for breaking in FAULTY.values()))
+    assert {code for code, _ in expected} == FAULTS.keys()
+    with ordinary_user():
+        report = check_sets(sets_of(root))
+    assert sorted(found(report, root)) == sorted(expected)
+    order = list(FAULTS)
+    assert report.findings == sorted(report.findings, key=lambda f: (order.index(f.code), f.path))
+
+
+def test_processes_find_what_a_loop_finds(root):
+    for name in ("size_mismatch", "truncated", "premultiplied", "duplicates", "near_duplicate"):
+        FAULTY[name](root)
+    tracked = []
+    report = check_sets(sets_of(root), 2, lambda outcomes, number: tracked.append(number) or outcomes)
+    assert report == check_sets(sets_of(root)) and len(report.findings) == 7
+    assert tracked == [8 + 1 + 2 + 1 + 3 + 2]  # groups of files
+
+
+def test_only_the_code_that_says_so_is_an_error(root, capsys):
+    assert check_dataset.main(folder_options(root)) == 0
+    assert capsys.readouterr().out == "12 files checked, 0 errors, 0 warnings: training may start\n"
+    FAULTY["wrong_extension"](root)
+    assert check_dataset.main(folder_options(root)) == 0
+    assert capsys.readouterr().out.endswith("13 files checked, 0 errors, 1 warning: training may start\n")
+    FAULTY["zero_bytes"](root)
+    assert check_dataset.main(folder_options(root)) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"error zero-bytes: 1 file: {FAULTS['zero-bytes'].meaning}"
+    assert lines[1:3] == [f"    {root}/train/alpha/nothing.png: 0 bytes", f"    -> {FAULTS['zero-bytes'].advice}"]
+    assert lines[-1] == "15 files checked, 1 error, 1 warning: training may not start"
+
+
+def test_the_first_files_are_printed_and_all_are_reported(root, tmp_path, capsys):
+    for index in range(5):
+        (root / f"train/backgrounds/{index}.png").touch()
+    FAULTY["wrong_extension"](root)
+    for suffix in ("csv", "JSON"):
+        options = [*folder_options(root), "--num", "2", "--report", str(tmp_path / f"report.{suffix}")]
+        assert check_dataset.main(options) == 1
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.partition(":")[0] for line in lines[1:3]] == [
+            f"    {root}/train/backgrounds/{index}.png" for index in range(2)
+        ]
+        assert lines[3] == "    ... and 3 more"
+    with (tmp_path / "report.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert json.loads((tmp_path / "report.JSON").read_text()) == {"num_files": 18, "findings": rows}
+    assert [row["code"] for row in rows] == ["zero-bytes"] * 5 + ["wrong-extension"]
+    assert rows[5] == {
+        "severity": "warning",
+        "code": "wrong-extension",
+        "path": f"{root}/train/backgrounds/really_png.jpg",
+        "detail": "its content is PNG",
+    }
+
+
+def test_a_config_names_all_its_folders(tmp_path, capsys):
+    make_healthy(tmp_path / "data")
+    options = ["--config-file", "configs/demo.py", f"train.output_dir={tmp_path}", "--workers", "1"]
+    assert check_dataset.main([*options[:2], *options[3:], options[2]]) == 0
+    assert capsys.readouterr().out.startswith("10 files checked")  # all but the pairs
+    (tmp_path / "data/train/rgba/cutout0.png").write_bytes(b"")
+    (tmp_path / "data/test/merged/test1.png").write_bytes(b"")
+    assert check_dataset.main([*options[:2], *options[3:], options[2]]) == 1
+    assert "error zero-bytes: 2 files" in capsys.readouterr().out
+    assert check_dataset.main([*options[:2], "train.output_dirr=x"]) == 1
+    assert "did you mean train.output_dir" in capsys.readouterr().err
+
+
+def test_the_folders_of_a_mixture_are_those_of_its_members(tmp_path):
+    for name in ("fg", "alpha", "photos", "rgba", "mattes"):
+        (tmp_path / name).mkdir()
+    fg, alpha, photos, rgba, mattes = (tmp_path / name for name in ("fg", "alpha", "photos", "rgba", "mattes"))
+    composed = {
+        "foreground_dirs": [str(fg), str(rgba)],
+        "alpha_dirs": [str(alpha), None],
+        "background_dirs": str(photos),
+    }
+    real = {"image_dirs": [str(photos)], "alpha_dirs": [str(mattes)], "crop_px": 512}
+    train = {"dataset": {"datasets": [composed, real], "weights": [0.7, 0.3]}, "batch_size": 4}
+    test = {"dataset": {"image_dir": "i", "trimap_dir": "t", "alpha_dir": None}}
+    assert read_config_sets({"train": train, "test": test, "evaluator": {"image_dir": "x"}}) == [
+        FolderSet("training", {"foreground": fg, "alpha": alpha}),
+        FolderSet("training", {"foreground": rgba}),
+        FolderSet("training", {"background": photos}),
+        FolderSet("training", {"image": photos, "alpha": mattes}),
+        FolderSet("test", {"image": Path("i"), "trimap": Path("t")}),
+    ]
+
+
+def test_black_around_a_photograph_is_not_premultiplied(tmp_path):
+    """A photograph as it is may have a black backdrop; a foreground with one would darken every edge."""
+    colours, alpha = draw(32)
+    for name in ("fg", "alpha"):
+        (tmp_path / name).mkdir()
+    save(tmp_path / "fg/night.png", np.rint(colours * (alpha[..., None] / 255)).astype(np.uint8))
+    save(tmp_path / "alpha/night.png", alpha)
+    places = {"alpha": tmp_path / "alpha"}
+    as_foregrounds = check_sets([FolderSet("training", {"foreground": tmp_path / "fg", **places})])
+    assert found(as_foregrounds, tmp_path) == [("premultiplied", "fg/night.png")]
+    assert check_sets([FolderSet("training", {"image": tmp_path / "fg", **places})]).findings == []
+
+
+def test_names_that_differ_in_case_alone_may_also_be_two_pairs(root):
+    for name in ("Both", "both"):
+        add_pair(root, name, 33)
+    add_pair(root, "BOTH", 33)[1].unlink()
+    assert found(check_sets(sets_of(root)), root) == [("missing-partner", "train/fg/BOTH.jpg")]
+
+
+def test_accents_composed_in_two_ways_are_one_name_to_a_person(root):
+    _, alpha = add_pair(root, "caf\u00e9", 34)
+    alpha.rename(alpha.with_name("cafe\u0301.png"))
+    assert found(check_sets(sets_of(root)), root) == [("name-case", "train/alpha/cafe\u0301.png")]
+
+
+def test_backgrounds_may_share_a_name(root):
+    save(root / "train/backgrounds/photo0.png", photograph(40))
+    assert check_sets(sets_of(root)).findings == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "got neither"),
+        (["--config-file", "configs/demo.py", "--foreground-dir", "fg"], "got both"),
+        (["--alpha-dir", "a"], "--alpha-dir goes with --foreground-dir"),
+        (["--image-dir", "a"], "--image-dir and --image-alpha-dir go together"),
+        (["--test-image-dir", "a", "--workers", "0"], "--workers of at least 1"),
+        (["--test-image-dir", "a", "--num", "-1"], "--num of at least 0"),
+        (["--test-image-dir", "a", "--report", "a.txt"], "a.txt: expected a name that ends in .csv or .json"),
+        (["x=1", "--test-image-dir", "a"], "overrides belong to --config-file"),
+    ],
+)
+def test_wrong_usage_is_status_2(capsys, arguments, words):
+    with pytest.raises(SystemExit) as stop:
+        check_dataset.main(arguments)
+    assert stop.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_what_is_not_there_is_one_message_and_status_1(root, tmp_path, capsys, closed_folder):
+    for options, words in (
+        (["--background-dir", str(tmp_path / "nowhere")], "nowhere"),
+        (["--test-image-dir", str(tmp_path / "nowhere")], "nowhere"),
+        (["--background-dir", str(closed_folder)], "Permission denied"),
+        (["--config-file", "nowhere.py"], "nowhere.py"),
+    ):
+        assert check_dataset.main([*options, "--workers", "1"]) == 1
+        output = capsys.readouterr()
+        assert output.out == "" and output.err.startswith("check_dataset.py: ") and words in output.err
+
+
+@pytest.mark.slow
+def test_real_sets_have_only_the_masks_that_they_have(matting_folder):
+    """Twelve of the photographic cut-outs are masks, seen by eye; everything else is as it should be."""
+    photographic, rendered = matting_folder / "cutouts_tuxpaint/rgba", matting_folder / "cutouts_fluent3d/rgba"
+    test = matting_folder / "alphamatting"
+    training = {
+        "foreground_dirs": [str(photographic), str(rendered)],
+        "background_dirs": str(matting_folder / "backgrounds/image"),
+    }
+    tests = [
+        {"image_dir": str(test / "image"), "trimap_dir": str(test / trimaps), "alpha_dir": str(test / "alpha")}
+        for trimaps in ("trimap1", "trimap2")
+    ]
+    report = check_sets(read_config_sets({"train": training, "test": tests}), 2)
+    masks = {f"plants_flowers_flower{number}" for number in (1, 3, 4, 5, 6, 7, 9, 10)} | {
+        "animals_birds_drake", "animals_birds_hen", "animals_fish_dolphinfish", "seasonal_christmas_Christmas_pudding"
+    }  # fmt: skip
+    assert {(finding.code, finding.path.stem) for finding in report.findings} == {("hard-mask", name) for name in masks}

@@ -1,0 +1,163 @@
+"""Check the files that a config trains and tests on, or folders: what is wrong with them, and whether to start.
+
+    python tools/check_dataset.py --config-file configs/ViTMatte_S_10ep.py
+    python tools/check_dataset.py --config-file CONFIG 'dataloader.train.dataset.foreground_dirs=[fg]' --report FILE.csv
+    python tools/check_dataset.py --foreground-dir fg --alpha-dir alpha --background-dir photos \\
+        --test-image-dir test/merged --test-trimap-dir test/trimaps --test-alpha-dir test/alpha_copy
+
+Every file is read once, in processes; nothing is changed. A folder may be a pattern, or a known set's name, as in a
+config. docs/data.md lists the faults. Of training and test only what is given is checked, what they share only where
+both are. Exit status: 0 training may start, 1 it may not, 2 wrong usage, 130 interrupted.
+"""
+
+import _root  # noqa: F401
+
+import argparse
+import csv
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+# Worker processes import this file too: what loads torch is imported where a config is read.
+from data.checks.dataset import Report, check_sets
+from data.checks.faults import FAULTS, Finding
+from data.checks.sets import FolderSet, read_config_sets
+from data.workers import default_workers
+
+TRAINING_OPTIONS = ("foreground", "alpha", "background", "image", "image_alpha")
+TEST_OPTIONS = ("image", "trimap", "alpha")
+REPORT_SUFFIXES = (".csv", ".json")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line (`sys.argv` by default) and check.
+
+    Returns: the exit status.
+    """
+    options = parse(arguments)
+    try:
+        report = check_sets(find_sets(options), options.workers, show_progress)
+        print_report(report, options.num)
+        if options.report is not None:
+            write_report(options.report, report)
+    except (OSError, ValueError) as error:  # DataError is a ValueError
+        print(f"check_dataset.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("check_dataset.py: interrupted", file=sys.stderr)
+        return 130
+    return int(any(FAULTS[finding.code].severity == "error" for finding in report.findings))
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; options that contradict each other end the process with status 2."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", type=Path, help="config whose training and test folders are checked")
+    parser.add_argument("overrides", nargs="*", help="with --config-file: key=value, as main.py takes them")
+    training = parser.add_argument_group("training folders, instead of a config")
+    training.add_argument("--foreground-dir", nargs="+", help="RGBA cut-outs, or colours with --alpha-dir")
+    training.add_argument("--alpha-dir", nargs="+", help="alphas, a folder for each --foreground-dir")
+    training.add_argument("--background-dir", nargs="+", help="photographs")
+    training.add_argument("--image-dir", nargs="+", help="photographs that have alphas of their own")
+    training.add_argument("--image-alpha-dir", nargs="+", help="these alphas, a folder for each --image-dir")
+    test = parser.add_argument_group("test folders, instead of a config")
+    test.add_argument("--test-image-dir", help="images")
+    test.add_argument("--test-trimap-dir", help="trimaps of 0, 128 and 255 alone")
+    test.add_argument("--test-alpha-dir", help="true alphas")
+    parser.add_argument("--workers", type=int, default=default_workers(), help="processes (default: %(default)s)")
+    parser.add_argument("--num", type=int, default=10, help="files to print of each fault (default: %(default)s)")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write all that was found as .csv or .json")
+    options = parser.parse_args(arguments)
+    names = [f"{name}_dir" for name in TRAINING_OPTIONS] + [f"test_{name}_dir" for name in TEST_OPTIONS]
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]
+    if bool(options.config_file) == bool(given):
+        parser.error(f"give --config-file or folders, got {'both' if given else 'neither'}")
+    if options.overrides and not options.config_file:
+        parser.error(f"{options.overrides[0]}: overrides belong to --config-file")
+    if options.alpha_dir and not options.foreground_dir or bool(options.image_dir) != bool(options.image_alpha_dir):
+        parser.error("--alpha-dir goes with --foreground-dir; --image-dir and --image-alpha-dir go together")
+    if options.workers < 1 or options.num < 0:
+        parser.error("expected --workers of at least 1 and --num of at least 0")
+    if options.report and options.report.suffix.lower() not in REPORT_SUFFIXES:
+        parser.error(f"--report {options.report}: expected a name that ends in {' or '.join(REPORT_SUFFIXES)}")
+    return options
+
+
+def find_sets(options: argparse.Namespace) -> list[FolderSet]:
+    """List the folders that the options or the config name.
+
+    Raises:
+        OSError, ValueError: something is wrong with the config or its folders; the message says what.
+    """
+    if options.config_file is not None:
+        from omegaconf import OmegaConf
+
+        from engine.config import apply_overrides, load_config
+
+        cfg = load_config(options.config_file, ["dataloader"])
+        apply_overrides(cfg, options.overrides)
+        container: Any = OmegaConf.to_container(cfg, resolve=True)
+        return read_config_sets(container["dataloader"])
+    training = {f"{name}_dirs": getattr(options, f"{name}_dir") for name in ("foreground", "alpha", "background")}
+    photographs = {"image_dirs": options.image_dir, "alpha_dirs": options.image_alpha_dir}
+    test = {f"{name}_dir": getattr(options, f"test_{name}_dir") for name in TEST_OPTIONS}
+    return read_config_sets({"train": [training, photographs], "test": test})
+
+
+def show_progress(outcomes: Iterable[Any], num_groups: int) -> Iterable[Any]:
+    """Draw a progress bar where there is a terminal."""
+    return tqdm(outcomes, "files", num_groups, unit="group", disable=None)
+
+
+def print_report(report: Report, num: int) -> None:
+    """Print what was found, by fault, and whether training may start.
+
+    Args:
+        report: what was found.
+        num: files to print of each fault.
+    """
+    by_code: dict[str, list[Finding]] = defaultdict(list)
+    for finding in report.findings:
+        by_code[finding.code].append(finding)
+    counts = {"error": 0, "warning": 0}
+    for code, found in by_code.items():
+        fault = FAULTS[code]
+        counts[fault.severity] += len(found)
+        print(f"{fault.severity} {code}: {count(len(found), 'file')}: {fault.meaning}")
+        for finding in found[:num]:
+            print(f"    {finding.path}: {finding.detail}")
+        if len(found) > num:
+            print(f"    ... and {len(found) - num} more")
+        print(f"    -> {fault.advice}")
+    verdict = "training may not start" if counts["error"] else "training may start"
+    numbers = ", ".join(count(number, severity) for severity, number in counts.items())
+    print(f"{count(report.num_files, 'file')} checked, {numbers}: {verdict}")
+
+
+def count(number: int, noun: str) -> str:
+    """Put a number before a noun."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write all findings as CSV or JSON; a path that is no UTF-8 is written with escapes."""
+    rows = [
+        {"severity": FAULTS[f.code].severity, "code": f.code, "path": str(f.path), "detail": f.detail}
+        for f in report.findings
+    ]
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        if path.suffix.lower() == ".json":
+            json.dump({"num_files": report.num_files, "findings": rows}, file, indent=2)
+        else:
+            writer = csv.DictWriter(file, ["severity", "code", "path", "detail"])
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
