@@ -11,7 +11,7 @@ from PIL import Image
 
 from data.composition import composite
 from data.datasets import CompositionDataset
-from data.degradation import DegradeImage, compress
+from data.degradation import DegradeImage
 from data.images import to_uint8
 from data.procedural.demo import DEMO_KINDS
 from data.procedural.surfaces import texture
@@ -94,15 +94,17 @@ def test_trimaps_of_larger_crops_are_as_wide_in_proportion(root):
     assert plain < 0.9 * small
 
 
-def test_levers_draw_apart(root):
-    """Compression laid over tones gives the compressed picture of these very tones, whichever is switched on."""
-    tones = {"tones": JitterTones(1.5, 1.3)}
-    both = samples(root, **tones, degradation=DegradeImage(jpeg_probability=1.0, jpeg_quality=(90, 90)))
-    for toned, compressed in zip(samples(root, **tones), both, strict=True):
-        expected = compress(np.ascontiguousarray(toned["image"].permute(1, 2, 0).numpy()), 90)
-        np.testing.assert_array_equal(compressed["image"].permute(1, 2, 0).numpy(), expected)
-    drawn = [np.random.default_rng([3, 1, 0, *stream]).random() for stream in ((), (1,), (2,))]
-    assert len(set(drawn)) == 3
+def test_levers_draw_from_generators_of_their_own(root):
+    """What they did to each sample is done again by hand: to the image, and to the background where it is seen."""
+    tones, degradation = JitterTones(1.5, 1.3), DegradeImage(noise_probability=1.0, jpeg_probability=1.0)
+    drawn = [samples(root), samples(root, tones=tones), samples(root, tones=tones, degradation=degradation)]
+    for index in range(8):
+        plain, toned, degraded = (np.ascontiguousarray(of[index]["image"].permute(1, 2, 0).numpy()) for of in drawn)
+        is_background = drawn[0][index]["alpha"][0].numpy() == 0
+        expected = tones({"foreground": plain, "background": plain}, np.random.default_rng([3, 1, index, 1]))
+        np.testing.assert_allclose(toned[is_background], expected["background"][is_background], atol=1e-6)
+        expected = degradation({"image": toned}, np.random.default_rng([3, 1, index, 2]))
+        np.testing.assert_array_equal(degraded, expected["image"])
 
 
 def test_estimated_foregrounds_are_nearer_to_the_exact_ones(root):
