@@ -5,6 +5,8 @@ elsewhere. Colours follow the shade of the painted samples alone, so that they a
 pixels of the picture; positions are continuous, x to the right and y down, with pixel (0, 0) covering [0, 1] x [0, 1].
 """
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.random import Generator
@@ -22,16 +24,18 @@ def canvas_for(size_px: int) -> NDArray[np.uint8]:
     return np.zeros((size_px * SCALE, size_px * SCALE), np.uint8)
 
 
-def fill(canvas: NDArray[np.uint8], polygon: Points, shade: int) -> None:
+def fill(canvas: NDArray[np.uint8], polygon: Points | Sequence[Points], shade: int, scale: int = SCALE) -> None:
     """Paint a polygon on the fine canvas.
 
     Args:
-        canvas: (SCALE * H, SCALE * W), painted in place.
-        polygon: (N, 2) x, y in pixels of the picture.
+        canvas: (scale * H, scale * W), painted in place.
+        polygon: (N, 2) x, y in pixels of the picture, or several of them: inside is what lies within an odd number.
         shade: 1 to 255, or 0 to cut a hole.
+        scale: samples along a pixel's side.
     """
-    fixed = np.round((polygon * SCALE - 0.5) * (1 << FIXED_POINT_BITS)).astype(np.int32)
-    cv2.fillPoly(canvas, [fixed], int(shade), cv2.LINE_8, FIXED_POINT_BITS)
+    polygons = [polygon] if isinstance(polygon, np.ndarray) else polygon
+    fixed = [np.round((points * scale - 0.5) * (1 << FIXED_POINT_BITS)).astype(np.int32) for points in polygons]
+    cv2.fillPoly(canvas, fixed, int(shade), cv2.LINE_8, FIXED_POINT_BITS)
 
 
 def thread(canvas: NDArray[np.uint8], line: Points, width: float, shade: int) -> None:
@@ -48,13 +52,26 @@ def resolve(canvas: NDArray[np.uint8]) -> tuple[Array, Array]:
     Returns: alpha (H, W) in [0, 1], the exact share of painted samples, and shade (H, W) in [0, 1], the mean over the
         painted samples, continued smoothly to where there are none.
     """
-    samples = canvas.reshape(canvas.shape[0] // SCALE, SCALE, canvas.shape[1] // SCALE, SCALE)
-    alpha = (samples > 0).mean((1, 3), dtype=np.float32)
-    weighted = samples.mean((1, 3), dtype=np.float32) / 255
+    alpha, weighted = coverage(canvas)
+    return alpha, mean_shade(alpha, weighted)
+
+
+def coverage(canvas: NDArray[np.uint8], scale: int = SCALE) -> tuple[Array, Array]:
+    """Give the share of painted samples in each pixel, and the mean of all its samples / 255, 0 where not painted."""
+    height, width = canvas.shape[0] // scale, canvas.shape[1] // scale
+    means = []
+    for samples in ((canvas > 0).view(np.uint8), canvas):
+        columns = samples.reshape(height, scale, -1).sum(1, dtype=np.uint16)
+        means.append(columns.reshape(height, width, scale).sum(2, dtype=np.float32) / scale**2)
+    return means[0], means[1] / 255
+
+
+def mean_shade(alpha: Array, weighted: Array) -> Array:
+    """Give the mean shade over the painted samples alone, of what `coverage` gives; continued to the other pixels."""
     nearby = cv2.GaussianBlur(alpha, (0, 0), 4) + 1e-4
     nearby_shade = (cv2.GaussianBlur(weighted, (0, 0), 4) + 0.5e-4) / nearby  # half bright where nothing is near
     shade = np.where(alpha > 0, weighted / np.maximum(alpha, 1e-6), nearby_shade)
-    return alpha, shade.astype(np.float32)
+    return shade.astype(np.float32)
 
 
 def blob(rng: Generator, centre: Points, radius: float, roughness: float = 0.12) -> Points:

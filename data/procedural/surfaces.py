@@ -1,9 +1,13 @@
 """Random fields and coloured surfaces."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 
+from data.composition import merge_foregrounds
 from data.procedural.canvas import Array
 
 
@@ -50,3 +54,56 @@ def texture(rng: Generator, size_px: int) -> Array:
     surface = np.where(accent[..., None], third, first + mix[..., None] * (second - first))
     grain = rng.normal(0, rng.uniform(0.01, 0.05), (size_px, size_px)) + 0.25 * (noise(rng, size_px, 32, 2) - 0.5)
     return np.clip((surface + grain[..., None]) * (1 + 0.5 * light)[..., None], 0, 1).astype(np.float32)
+
+
+def gradient(shade: Array, stops: NDArray) -> Array:
+    """Colour a shade (H, W), clipped to [0, 1], by a row of colours (N, 3), equally far apart; (H, W, 3)."""
+    levels = np.linspace(0, len(stops) - 1, 1024)
+    table = np.stack([np.interp(levels, np.arange(len(stops)), stops[:, c]) for c in range(3)], 1).astype(np.float32)
+    return table[np.rint(np.clip(shade, 0, 1) * 1023).astype(np.int16)]
+
+
+def palette(rng: Generator, hues_deg: tuple[float, float], saturations: tuple[float, float]) -> NDArray:
+    """Draw a row of four colours (4, 3) from dark to bright, of like hue.
+
+    Args:
+        rng: source of the colours.
+        hues_deg: the range of hues, in degrees.
+        saturations: the range of saturations in [0, 1]; the brightest colour has less of it.
+    """
+    hue = rng.uniform(*hues_deg) + np.cumsum(rng.normal(0, 5, 4))
+    saturation = rng.uniform(*saturations) * np.array([1, 1, 0.9, 0.6])
+    value = np.array([0.08, 0.35, 0.65, 0.95]) * rng.uniform(0.7, 1.05)
+    hsv = np.stack([hue % 360, saturation, np.minimum(value, 1)], 1).astype(np.float32)
+    return cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]
+
+
+def grid(size_px: int) -> tuple[Array, Array]:
+    """Give x and y in [0, 1] of the pixels' centres, (H, W) each."""
+    y, x = (np.mgrid[:size_px, :size_px].astype(np.float32) + 0.5) / size_px
+    return x, y
+
+
+def over(layers: list[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Lay layers of alpha (H, W) and RGB (H, W, 3) over each other, the last on top; RGB and alpha of the whole."""
+    alpha, colour = layers[0][0][..., None], layers[0][1]
+    for upper_alpha, upper_colour in layers[1:]:
+        alpha, colour = merge_foregrounds(upper_alpha[..., None], upper_colour, alpha, colour)
+    return np.clip(colour, 0, 1).astype(np.float32), np.clip(alpha[..., 0], 0, 1).astype(np.float32)
+
+
+def plain(colour: Sequence[float] | NDArray, like: Array) -> Array:
+    """Give one colour (3,) everywhere, (H, W, 3)."""
+    return np.broadcast_to(np.asarray(colour, np.float32), (*like.shape, 3))
+
+
+def shrink(foreground: Array, alpha: Array, factor: int) -> tuple[Array, Array]:
+    """Average blocks of factor x factor pixels: alpha, and the colour of what each block shows of the foreground."""
+    if factor == 1:
+        return foreground, alpha
+    side = len(alpha) // factor
+    premultiplied = np.dstack([foreground * alpha[..., None], foreground, alpha])
+    means = cv2.resize(premultiplied, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32)
+    small = means[..., 6:]
+    colour = np.where(small > 0, means[..., :3] / np.maximum(small, 1e-6), means[..., 3:6])
+    return np.clip(colour, 0, 1), small[..., 0]

@@ -1,0 +1,82 @@
+"""Shapes kept as outlines and painted band by band, so that a picture of any size takes little memory.
+
+A picture is [0, 1] x [0, 1]: what is drawn does not depend on how many pixels show it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.procedural.canvas import SCALE, Array, Points, coverage, fill, mean_shade
+
+MIN_SAMPLES = 2048  # along a side, however small the picture: a hair is still some samples wide
+BAND_SAMPLES = 1 << 24  # painted at once: 16 MB, instead of 268 MB for 2048 px
+
+
+class Drawing:
+    """Shapes of a square picture, each painted over those before it.
+
+    Args:
+        size_px: side of the picture, at least 1.
+    """
+
+    def __init__(self, size_px: int) -> None:
+        self.size_px = size_px
+        self.scale = max(SCALE, -(-MIN_SAMPLES // size_px))
+        self._shapes: list[tuple[list[Points], int, float, float]] = []
+
+    def fill(self, outlines: Points | Sequence[Points], shade: float) -> None:
+        """Paint a shape.
+
+        Args:
+            outlines: (N, 2) x, y in [0, 1], what is outside is cut off; or several of them, inside is then what lies
+                within an odd number.
+            shade: 1 to 255 after rounding and clipping, or 0 to cut a hole.
+        """
+        polygons = [outlines] if isinstance(outlines, np.ndarray) else list(outlines)
+        y = polygons[0][:, 1] if len(polygons) == 1 else np.concatenate(polygons)[:, 1]
+        level = min(max(round(shade), 1), 255) if shade else 0
+        self._shapes.append((polygons, level, y.min() * self.size_px, y.max() * self.size_px))
+
+    def stroke(self, line: Points, width: float | NDArray[np.float64], shade: float) -> None:
+        """Paint a line (N, 2) of given width, or of a width (N,) at each of its points; see `ribbon`."""
+        self.strokes(line[None], np.broadcast_to(width, (1, len(line))), np.array([shade]))
+
+    def strokes(self, lines: Points, widths: NDArray[np.float64], shades: NDArray[np.float64]) -> None:
+        """Paint lines (M, N, 2) of widths (M, N) and shades (M,), each over those before it."""
+        outlines = ribbon(lines, widths, 1 / (self.scale * self.size_px))
+        for outline, shade in zip(outlines, shades, strict=True):
+            self.fill(outline, shade)
+
+    def resolve(self) -> tuple[Array, Array]:
+        """Paint all and turn it into coverage and mean shade; see `data.procedural.canvas.resolve`."""
+        side = self.size_px * self.scale
+        rows_px = max(1, BAND_SAMPLES // (side * self.scale))
+        alpha, weighted = np.zeros((2, self.size_px, self.size_px), np.float32)
+        for top in range(0, self.size_px, rows_px):
+            bottom = min(top + rows_px, self.size_px)
+            band = np.zeros(((bottom - top) * self.scale, side), np.uint8)
+            for polygons, shade, highest, lowest in self._shapes:
+                if lowest >= top - 1 and highest <= bottom + 1:
+                    fill(band, [self.size_px * points - [0, top] for points in polygons], shade, self.scale)
+            alpha[top:bottom], weighted[top:bottom] = coverage(band, self.scale)
+        return alpha, mean_shade(alpha, weighted)
+
+
+def ribbon(lines: Points, width: float | NDArray[np.float64], sample: float = 0.0) -> Points:
+    """Outline lines of given width.
+
+    Args:
+        lines: (..., N, 2) points of each, N at least 2.
+        width: of all, or (..., N) at each point.
+        sample: size of a canvas sample in the same unit: cv2 also paints the samples that an edge passes through, half
+            a sample on either side, by which the outlines are drawn in.
+
+    Returns: (..., 2 * N, 2) polygons.
+    """
+    tangent = np.gradient(lines, axis=-2)
+    tangent /= np.maximum(np.linalg.norm(tangent, axis=-1, keepdims=True), 1e-12)
+    half_width = np.maximum(np.broadcast_to(width, lines.shape[:-1]) / 2 - sample / 2, 0)[..., None]
+    offset = half_width * np.stack([-tangent[..., 1], tangent[..., 0]], -1)
+    return np.concatenate([lines + offset, (lines - offset)[..., ::-1, :]], -2)
