@@ -44,7 +44,7 @@ def motion_kernel(length_px: float, angle: float) -> Array:
         length_px: way of the movement, at least 1.
         angle: its direction from the x axis, in radians.
     """
-    half_way = length_px / 2 * np.array([np.cos(angle), np.sin(angle)])
+    half_way = (length_px - 1 / KERNEL_SCALE) / 2 * np.array([np.cos(angle), np.sin(angle)])
     return painted_kernel(ribbon(np.stack([-half_way, half_way]), 1.0, 1 / KERNEL_SCALE), length_px)
 
 
