@@ -8,7 +8,7 @@ TEST_JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(TEST_JOBS) --dist worksteal
 ROOMS := $(wildcard modeling data evaluation engine inference tools main.py preprocess.py)
 
-.PHONY: setup demo test test-slow lint bench
+.PHONY: setup demo test test-slow lint bench soak-data
 
 setup: $(STAMP)
 
@@ -37,3 +37,7 @@ bench: setup
 	$(PY) tools/benchmark.py train-step
 	$(PY) tools/benchmark.py metrics
 	$(PY) tools/benchmark.py infer
+
+# 10 000 samples by one long life of workers and by many that end at random: minutes.
+soak-data: setup
+	OMP_NUM_THREADS=1 $(PY) -m tests.soak_data
