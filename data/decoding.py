@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -29,13 +30,8 @@ UNREADABLE = (OSError, SyntaxError, EOFError, ValueError)
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def decode(content: bytes, reduction: int = 1) -> NDArray:
+def decode(content: bytes) -> NDArray:
     """Decode a picture as stored, turned upright by its EXIF orientation.
-
-    Args:
-        content: all bytes of the file.
-        reduction: 1, 2, 4 or 8. An upright JPEG is decoded at 1 / reduction in each direction, sides rounded up, for a
-            part of the time; all else comes whole.
 
     Returns: uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, alpha straight. Palettes and CMYK become
         RGB; whatever carries transparency (palette entries and transparent colours too) becomes RGBA.
@@ -47,14 +43,6 @@ def decode(content: bytes, reduction: int = 1) -> NDArray:
     with _opened(content) as image:
         stored_mode = _stored_mode(image)  # before the orientation, for which Pillow loads a whole PNG
         orientation = _orientation(image)
-        if orientation != 1:  # areas are counted from the stored corner, which a turn moves
-            reduction = 1
-        if image.format == "JPEG" and image.mode in ("L", "RGB") and content.endswith(END_OF_JPEG):
-            pixels = _decode_jpeg(content, image.mode, reduction)
-            if pixels is not None:
-                return np.ascontiguousarray(turn_upright(pixels, orientation))
-        if reduction > 1:
-            image.draft(None, (max(1, image.width // reduction), max(1, image.height // reduction)))
         image.load()
     if image.mode in ("RGB", "RGBA") and "16" in stored_mode:
         if image.format == "TIFF" and orientation != 1:  # OpenCV turns these itself, or fails where the sides differ
@@ -70,15 +58,46 @@ def decode(content: bytes, reduction: int = 1) -> NDArray:
     return np.ascontiguousarray(turn_upright(pixels, orientation))
 
 
-def jpeg_size(content: bytes) -> tuple[int, int]:
-    """Tell (width, height) of a JPEG in px, turned upright, from its header; errors as `decode`."""
+class JpegHeader(NamedTuple):
+    """What is known of a JPEG before it is decoded: its size in px, turned upright, and how it is stored."""
+
+    width: int
+    height: int
+    orientation: int
+    mode: str
+
+
+def read_jpeg_header(content: bytes) -> JpegHeader | None:
+    """Read the header of a JPEG; None of another format. Errors as `decode`."""
+    if not content.startswith(START_OF_JPEG):
+        return None
     with _opened(content) as image:
-        return (image.height, image.width) if _orientation(image) in SIDEWAYS else (image.width, image.height)
+        orientation = _orientation(image)
+        width, height = image.size[::-1] if orientation in SIDEWAYS else image.size
+        return JpegHeader(width, height, orientation, image.mode)
 
 
-def is_jpeg(content: bytes) -> bool:
-    """Tell whether a file is one of those that `decode` reduces."""
-    return content.startswith(START_OF_JPEG)
+def decode_jpeg(content: bytes, header: JpegHeader, reduction: int = 1) -> NDArray:
+    """Decode a JPEG to the pixels that `decode` gives, in 0.8 of its time.
+
+    Args:
+        content: all bytes of the file.
+        header: its own.
+        reduction: 1, 2, 4 or 8. An upright picture is decoded at 1 / reduction in each direction, sides rounded up, for
+            a part of the time; one that is turned comes whole, since areas are counted from the stored corner.
+
+    Returns, Raises: as `decode`.
+    """
+    # One that is cut off is Pillow's, which notices.
+    if header.mode in ("L", "RGB") and content.endswith(END_OF_JPEG):
+        flags = cv2.IMREAD_GRAYSCALE if header.mode == "L" else cv2.IMREAD_COLOR
+        flags |= REDUCED_FLAGS[reduction if header.orientation == 1 else 1] | cv2.IMREAD_IGNORE_ORIENTATION
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+        if pixels is not None:
+            if header.mode == "RGB":
+                pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, pixels)
+            return np.ascontiguousarray(turn_upright(pixels, header.orientation))
+    return decode(content)
 
 
 @contextmanager
@@ -96,17 +115,6 @@ def _opened(content: bytes) -> Iterator[ImageFile]:
         raise ValueError("not a picture that Pillow knows. Replace or remove it") from error
     except UNREADABLE as error:
         raise ValueError(f"{error}. Is it complete? Replace or remove it") from error
-
-
-def _decode_jpeg(content: bytes, mode: str, reduction: int) -> NDArray | None:
-    """Decode a whole JPEG to the same pixels as Pillow in 0.8 of its time; None where OpenCV will not.
-
-    Of one that is cut off, some versions of OpenCV make up the rest, so that it is Pillow's.
-    """
-    flags = cv2.IMREAD_GRAYSCALE if mode == "L" else cv2.IMREAD_COLOR
-    flags |= REDUCED_FLAGS[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    return pixels if mode == "L" or pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, pixels)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -16,7 +16,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from data.decoding import decode, is_jpeg, jpeg_size
+from data.decoding import JpegHeader, decode, decode_jpeg, read_jpeg_header
 from data.encoding import FORMATS, encode
 
 logger = logging.getLogger(__name__)
@@ -64,13 +64,19 @@ class PictureFile:
 
     def size(self) -> tuple[int, int]:
         """Tell (width, height) in px, upright; of a JPEG by its header alone."""
-        if is_jpeg(self._content):
-            return self._named(jpeg_size, self._content)
+        if self._header is not None:
+            return self._header.width, self._header.height
         return self._whole.shape[1], self._whole.shape[0]
 
     def read(self, reduction: int = 1) -> NDArray:
-        """Decode as stored, upright; see `data.decoding.decode`."""
-        return self._named(decode, self._content, reduction) if is_jpeg(self._content) else self._whole
+        """Decode as stored, upright; a JPEG at 1 / reduction if it can be, see `data.decoding.decode_jpeg`."""
+        if self._header is not None:
+            return self._named(decode_jpeg, self._content, self._header, reduction)
+        return self._whole
+
+    @cached_property
+    def _header(self) -> JpegHeader | None:
+        return self._named(read_jpeg_header, self._content)
 
     @cached_property
     def _whole(self) -> NDArray:

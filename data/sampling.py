@@ -94,12 +94,12 @@ def clear_outside(layer: Array, size: tuple[int, int], to_picture: Matrix) -> No
     """
     crop_px = len(layer)
     ends = np.array([0.5, crop_px - 0.5])
-    centres = np.arange(crop_px) + 0.5
+    centres = np.arange(crop_px, dtype=np.float32) + np.float32(0.5)
     inside: NDArray[np.bool_] | None = None
     for (along_x, along_y, offset), side in zip(to_picture[:2], size, strict=True):
         extremes = along_x * ends + (along_y * ends[:, None] + offset)
         if extremes.min() < 0 or extremes.max() > side:
-            coordinate = along_x * centres + (along_y * centres[:, None] + offset)
+            coordinate = np.float32(along_x) * centres + np.float32(along_y) * centres[:, None] + np.float32(offset)
             is_between = (coordinate >= 0) & (coordinate <= side)
             inside = is_between if inside is None else inside & is_between
     if inside is not None:

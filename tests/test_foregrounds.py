@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from data.decoding import decode
 from data.foregrounds import (
     NUM_POINTS,
     DecodedForeground,
@@ -113,7 +112,7 @@ def test_jpegs_are_decoded_to_the_pixels_of_pillow(tmp_path, mode, reduction):
         image.draft(None, (157 // reduction, 203 // reduction))
         expected = np.asarray(image)
     assert expected.shape[:2] == (-(-203 // reduction), -(-157 // reduction))
-    read = decode((tmp_path / "a.jpg").read_bytes(), reduction)
+    read = PictureFile(tmp_path / "a.jpg").read(reduction)
     np.testing.assert_allclose(read.astype(int), expected, atol=1)  # each brings a libjpeg of its own
 
 

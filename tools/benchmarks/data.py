@@ -1,0 +1,158 @@
+"""Training samples beside the bare decoding of the files that they need: see tools/benchmark.py."""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from data.build import build_train_loader
+from data.datasets import CompositionDataset
+from data.foregrounds import ForegroundFile
+from data.images import to_uint8
+from data.packing import make_pack
+from tools.benchmarks.fresh import with_range
+from tools.benchmarks.metrics import draw_matte
+
+FOREGROUND_SIZE, BACKGROUND_SIZE = (2000, 1500), (640, 480)  # (width, height), usual in Composition-1k and COCO
+FOREGROUND_BYTES, ALPHA_BYTES = 1_100_000, 300_000
+NUM_PICTURES = 12
+WARM_UP = 3
+BATCH_SIZE = 4
+
+
+def make_files(root: Path) -> None:
+    """Write foregrounds and alphas as JPEGs of about the stated sizes, and backgrounds."""
+    for name in ("fg", "alpha", "bg"):
+        (root / name).mkdir()
+    for number in range(NUM_PICTURES):
+        _, alpha, _ = draw_matte(*FOREGROUND_SIZE, seed=number)
+        background = draw_texture(*BACKGROUND_SIZE, seed=NUM_PICTURES + number)
+        foreground = draw_texture(*FOREGROUND_SIZE, seed=number)
+        (root / "fg" / f"{number}.jpg").write_bytes(encode_jpeg(foreground, FOREGROUND_BYTES))
+        (root / "alpha" / f"{number}.jpg").write_bytes(encode_jpeg(alpha, ALPHA_BYTES))
+        Image.fromarray(to_uint8(background)).save(root / "bg" / f"{number}.jpg", quality=85)
+
+
+def draw_texture(width: int, height: int, seed: int) -> NDArray:
+    """Draw colours (H, W, 3) in [0, 1] with structure at all scales, as photographs have."""
+    rng = np.random.default_rng(seed)
+    total = np.zeros((height, width, 3), np.float32)
+    for octave in range(8):
+        cells = rng.random((3 << octave, 4 << octave, 3), dtype=np.float32)
+        total += cv2.resize(cells, (width, height), interpolation=cv2.INTER_CUBIC) / np.float32(1.6**octave)
+    return (total - total.min()) / np.ptp(total)
+
+
+def encode_jpeg(values: NDArray, num_bytes: int) -> bytes:
+    """Encode in the highest quality that takes no more bytes than this."""
+    content = b""
+    for quality in range(99, 20, -3):
+        buffer = BytesIO()
+        Image.fromarray(to_uint8(values)).save(buffer, "JPEG", quality=quality)
+        content = buffer.getvalue()
+        if len(content) <= num_bytes:
+            break
+    return content
+
+
+def decode_bare(dataset: CompositionDataset, index: int) -> None:
+    """Decode what a sample needs, whole, and do nothing with it: every other sample has two foregrounds."""
+    chosen = [dataset.foregrounds[(index + step) % NUM_PICTURES] for step in range(1 + index % 2)]
+    for foreground in chosen:
+        assert isinstance(foreground, ForegroundFile) and foreground.alpha_path is not None, "as make_files wrote them"
+        cv2.imdecode(np.fromfile(foreground.path, np.uint8), cv2.IMREAD_COLOR)
+        cv2.imdecode(np.fromfile(foreground.alpha_path, np.uint8), cv2.IMREAD_GRAYSCALE)
+    cv2.imdecode(np.fromfile(dataset.backgrounds[index % NUM_PICTURES], np.uint8), cv2.IMREAD_COLOR)
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Keep this process to one core, and OpenCV to one thread."""
+    cores, threads = os.sched_getaffinity(0), cv2.getNumThreads()
+    os.sched_setaffinity(0, {min(cores)})
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+        cv2.setNumThreads(threads)
+
+
+def time_samples(sides: dict[str, Callable[[int], object]], num_samples: int) -> dict[str, list[float]]:
+    """Time the sides in turn, sample by sample, so that all see the same machine; milliseconds each."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for index in range(-WARM_UP, num_samples):
+        for name, side in sides.items():
+            start = time.perf_counter()
+            side(index % num_samples)
+            if index >= 0:
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def time_loader(dataset: CompositionDataset, num_workers: int, num_batches: int) -> float:
+    """Give samples a second of a loader, from after its first batches on."""
+    batches = iter(build_train_loader(dataset, BATCH_SIZE, num_workers, seed=0))
+    for _ in islice(batches, 2 * num_workers * 2):  # what was made ahead while the workers started
+        pass
+    start = time.perf_counter()
+    for _ in islice(batches, num_batches):
+        pass
+    return num_batches * BATCH_SIZE / (time.perf_counter() - start)
+
+
+def compare_data(options: argparse.Namespace) -> None:
+    """Time samples of files and of a pack beside bare decoding on one core, then loaders of one worker and of two."""
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        make_files(root)
+        settings = {"samples_per_epoch": 10**6, "crop_px": options.crop_px}
+        files = CompositionDataset(root / "fg", root / "bg", root / "alpha", **settings)
+        sources = [foreground for foreground in files.foregrounds if isinstance(foreground, ForegroundFile)]
+        make_pack(sources, root / "pack", 1, lambda done: None)
+        packed = CompositionDataset(root / "pack", root / "bg", **settings)
+        sides: dict[str, Callable[[int], object]] = {
+            "decoding": lambda index: decode_bare(files, index),
+            "files": lambda index: files[0, index],
+            "packed": lambda index: packed[0, index],
+        }
+        ratios: dict[str, list[float]] = {"files": [], "packed": []}
+        for number in range(options.rounds):
+            with one_core():
+                times = time_samples(sides, options.num_samples)
+            medians = {side: statistics.median(values) for side, values in times.items()}
+            for side, values in ratios.items():
+                values.append(medians[side] / medians["decoding"])
+            means = "  ".join(f"{side} {medians[side]:.2f} ({statistics.mean(times[side]):.2f}) ms" for side in sides)
+            print(f"round {number + 1}, a sample, median (mean): {means}", flush=True)
+        for side, values in ratios.items():
+            print(f"{side}: {with_range(values, 2)} times the bare decoding of the whole files")
+        speedups = []
+        for number in range(options.rounds):
+            rates = [time_loader(files, num_workers, options.num_samples // BATCH_SIZE) for num_workers in (1, 2)]
+            speedups.append(rates[1] / rates[0])
+            print(f"round {number + 1}, samples a second: one worker {rates[0]:.1f}, two {rates[1]:.1f}", flush=True)
+        print(f"two workers: {with_range(speedups, 2)} times one")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("--crop-px", type=int, default=512)
+    parser.add_argument("--num-samples", type=int, default=100, help="timed samples of each side and round")
+    parser.add_argument("--rounds", type=int, default=3)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure."""
+    compare_data(options)
