@@ -114,11 +114,15 @@ class ForegroundOfFiles:
         return draw_unknown_points(self._alpha, rng)
 
     def read(self, box: Box, reduction: int) -> tuple[NDArray, NDArray]:
+        left, top, right, bottom = box
+        alpha = self._alpha[top:bottom, left:right]
+        if not alpha.any():  # no colour shows, as often of the lower of two foregrounds
+            alpha = average(alpha, reduction)
+            return np.zeros((*alpha.shape, 3), alpha.dtype), alpha
         colours = as_colours(self._colours.read(reduction), self._colours.path)
         if reduction == 1 or colours.shape[:2] == self._alpha.shape:
-            return DecodedForeground(colours, self._alpha).read(box, reduction)
-        left, top, right, bottom = box
-        alpha = average(self._alpha[top:bottom, left:right], reduction)
+            return average_layer(colours[top:bottom, left:right], alpha, reduction)
+        alpha = average(alpha, reduction)
         first_row, first_column = top // reduction, left // reduction
         height, width = alpha.shape
         return colours[first_row : first_row + height, first_column : first_column + width], alpha

@@ -141,6 +141,21 @@ def test_a_cut_out_and_a_pair_are_the_same_foreground(tmp_path):
     np.testing.assert_array_equal(*draws)
 
 
+def test_colours_that_nobody_sees_are_not_decoded(tmp_path):
+    Image.fromarray(smooth(80, 60)).save(tmp_path / "fg.jpg")
+    (tmp_path / "fg.jpg").write_bytes((tmp_path / "fg.jpg").read_bytes()[:-200])
+    alpha = np.zeros((80, 60), np.uint8)
+    alpha[:40] = 255
+    Image.fromarray(alpha).save(tmp_path / "alpha.png")
+    source = ForegroundFile(tmp_path / "fg.jpg", tmp_path / "alpha.png").open()
+    for reduction, shape in ((1, (40, 56)), (4, (10, 14))):
+        colours, read = source.read((4, 40, 60, 80), reduction)
+        assert (colours.shape, read.shape) == ((*shape, 3), shape)
+        assert not read.any() and not colours.any()
+    with pytest.raises(DataError, match="complete"):
+        source.read((0, 39, 60, 80), 1)
+
+
 def test_files_that_do_not_fit_are_named(tmp_path):
     Image.fromarray(smooth(40, 60)).save(tmp_path / "fg.jpg")
     Image.fromarray(smooth(40, 61)[:, :, 0]).save(tmp_path / "alpha.png")
