@@ -54,7 +54,7 @@ def make_pack(
     Args:
         foregrounds: at least one.
         folder: an empty one, one that is not there yet, or a pack.
-        num_workers: processes.
+        num_workers: processes, each of which makes a shard.
         advance: told how many more foregrounds are done.
 
     Raises:
@@ -83,7 +83,9 @@ def make_pack(
     write_index(folder / UNFINISHED_INDEX, done)  # before a shard that it names is replaced
     problems: list[str] = []
     work = partial(make_shard, folder=folder)
-    for shard, (entries, broken) in zip(tasks, map_in_workers(work, tasks.items(), num_workers), strict=True):
+    for shard, (entries, broken) in zip(
+        tasks, map_in_workers(work, tasks.items(), min(num_workers, len(tasks))), strict=True
+    ):
         problems += broken
         if not broken:
             done[shard] = entries

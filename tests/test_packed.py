@@ -4,20 +4,25 @@ import json
 import os
 import pickle
 from collections.abc import Iterator
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageOps
 from scipy.stats import chisquare
 
 from data import packed
+from data.build import build_train_loader
+from data.datasets import CompositionDataset
 from data.foregrounds import NUM_POINTS, REDUCTIONS, ForegroundFile
 from data.images import DataError
 from data.packed import INDEX, MAX_POINTS, PAGE, UNFINISHED_INDEX, PackedForeground, find_packed, is_pack
 from data.packing import make_pack
-from data.workers import map_in_workers
+from data.sampling import INTERPOLATIONS, sample_layer
+from data.views import scaling, translation
 
 SIZES = {"dot": (1, 1), "odd": (63, 65), "even": (128, 64), "large": (201, 330)}  # width, height
 ORIENTATION = 0x0112
@@ -237,7 +242,8 @@ def digest(foreground: PackedForeground) -> bytes:
 def test_two_processes_read_at_once(pack):
     foregrounds = find_packed(pack) * 5
     expected = [digest(foreground) for foreground in foregrounds]
-    assert list(map_in_workers(digest, foregrounds, 2)) == expected
+    with get_context("fork").Pool(2) as pool:
+        assert pool.map(digest, foregrounds, chunksize=1) == expected
 
 
 def test_everything_lies_at_pages(pack):
@@ -318,3 +324,29 @@ def test_half_an_index_is_an_error(copied):
         DataError, match="is not the index of a pack, or is damaged: remove the folder and pack it again"
     ):
         find_packed(copied)
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_views_of_a_pack_are_those_of_its_files(tmp_path, interpolation):
+    rng = np.random.default_rng(0)
+    alpha = np.repeat(np.repeat(soft_alpha(rng, (50, 40)), 8, axis=0), 8, axis=1)
+    colours = cv2.GaussianBlur(rng.integers(0, 256, (320, 400, 3), np.uint8), (0, 0), 3)
+    stored = pack_arrays(tmp_path, colours, alpha)
+    file = ForegroundFile(tmp_path / "colours.png", tmp_path / "alpha.png").open()
+    for scale, tolerance in ((1.3, 0), (0.7, 0), (0.4, 2 / 255), (0.2, 2 / 255), (0.1, 2 / 255)):
+        view = scaling(scale) @ translation(np.array([-37.3, -21.7]))
+        layers = [sample_layer(source, view, 64, interpolation) for source in (stored, file)]
+        np.testing.assert_allclose(layers[0], layers[1], atol=tolerance)
+        assert layers[0][:, :, 3].std() > 0.1
+
+
+def test_samples_are_the_same_for_any_number_of_workers(pack, pictures):
+    dataset = CompositionDataset([pack], [pictures / "fg"], None, samples_per_epoch=8, crop_px=32)
+    batches = []
+    for num_workers in (0, 2):
+        loader = iter(build_train_loader(dataset, 4, num_workers, seed=0))
+        batches.append([next(loader) for _ in range(3)])
+    for alone, shared in zip(*batches, strict=True):
+        for key in ("image", "trimap", "alpha"):
+            assert torch.equal(alone[key], shared[key])
+    assert not torch.equal(batches[0][0]["image"], batches[0][1]["image"])
