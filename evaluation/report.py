@@ -90,12 +90,12 @@ def picture_sheet(rows: Mapping[str, Mapping[str, NDArray]], path: str | Path, c
     kinds = {tuple(row) for row in rows.values()}
     if len(kinds) != 1:
         raise ValueError(f"expected rows of the same columns, got {sorted(kinds) if kinds else 'no row'}")
-    lines = [_label_line(list(kinds.pop()), cell_px)]
+    lines = [label_line(list(kinds.pop()), cell_px)]
     for label, row in rows.items():
         cells = [fit_picture(picture, cell_px) for picture in row.values()]
         height = max(cell.shape[0] for cell in cells)
-        lines += [_label_line([label], cell_px * len(cells) + GAP_PX * (len(cells) - 1))]
-        lines += [_join([_extend(cell, height, cell_px) for cell in cells])]
+        lines += [label_line([label], cell_px * len(cells) + GAP_PX * (len(cells) - 1))]
+        lines += [join_cells([_extend(cell, height, cell_px) for cell in cells])]
     write_image(path, np.concatenate(lines))
 
 
@@ -116,6 +116,20 @@ def fit_picture(picture: NDArray, cell_px: int = CELL_PX) -> NDArray[np.float32]
     return np.asarray(cv2.resize(rgb.astype(np.float32), size, interpolation=interpolation))
 
 
+def join_cells(cells: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Put pictures (H, W, 3) of one height side by side, white gaps of `GAP_PX` between."""
+    gap = np.ones((cells[0].shape[0], GAP_PX, 3), np.float32)
+    return np.concatenate([piece for cell in cells for piece in (gap, cell)][1:], axis=1)
+
+
+def label_line(labels: Sequence[str], width_px: int) -> NDArray[np.float32]:
+    """Draw labels in cells of one width, black on white, as a line (`LABEL_PX`, W, 3) for `join_cells`'s pictures."""
+    cells = [np.full((LABEL_PX, width_px, 3), 255, np.uint8) for _ in labels]
+    for cell, label in zip(cells, labels, strict=True):
+        cv2.putText(cell, label, (2, LABEL_PX - 8), FONT, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return join_cells([to_float(cell) for cell in cells])
+
+
 def _columns(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(column for row in rows for column in row))
 
@@ -131,17 +145,3 @@ def _extend(picture: NDArray[np.float32], height: int, width: int) -> NDArray[np
     extended = np.ones((height, width, 3), np.float32)
     extended[: picture.shape[0], : picture.shape[1]] = picture
     return extended
-
-
-def _join(cells: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Put pictures of one height side by side, white gaps between."""
-    gap = np.ones((cells[0].shape[0], GAP_PX, 3), np.float32)
-    return np.concatenate([piece for cell in cells for piece in (gap, cell)][1:], axis=1)
-
-
-def _label_line(labels: Sequence[str], width_px: int) -> NDArray[np.float32]:
-    """Draw labels in cells of one width, black on white."""
-    cells = [np.full((LABEL_PX, width_px, 3), 255, np.uint8) for _ in labels]
-    for cell, label in zip(cells, labels, strict=True):
-        cv2.putText(cell, label, (2, LABEL_PX - 8), FONT, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
-    return _join([to_float(cell) for cell in cells])

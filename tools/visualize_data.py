@@ -1,0 +1,117 @@
+"""Draw the samples of a config's training stream as the network sees them: image, trimap and alpha of each.
+
+    python tools/visualize_data.py --config-file configs/ViTMatte_S_100ep.py --num 64 --output sheet.png \
+        dataloader.train.dataset.degradation.jpeg_probability=1.0
+
+Samples come through the config's own loader from position --start of epoch --epoch on, in the stream's order; overrides
+as for main.py. What is drawn is to the bit what a training gets, only rounded to 8 bit and, where --cell-px is not the
+crop's own size, resized; captions name epoch and index. Exit status: 0 drawn, 1 something is wrong with the files, 2
+wrong usage, or a config that cannot be used.
+"""
+
+import _root  # noqa: F401
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from detectron2.config import instantiate
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+
+from data.images import DataError, write_image
+from engine.config import TRAINING_SECTIONS, ConfigError, apply_overrides, load_config
+from evaluation.report import fit_picture, join_cells, label_line
+
+KINDS = ("image", "trimap", "alpha")
+CELL_PX, NUM_COLUMNS = 160, 4
+
+
+def draw_samples(cfg: DictConfig, epoch: int, start: int) -> Iterator[tuple[str, dict[str, NDArray[np.float32]]]]:
+    """Draw the samples of a config's training stream.
+
+    One by one and in this process: they are the same for any batch size and number of workers, and what goes wrong in a
+    worker comes with its traceback.
+
+    Args:
+        cfg: of a training; its batch size and number of workers are changed.
+        epoch: at least 0.
+        start: position in the epoch's order, at least 0; past its end the next epoch follows.
+
+    Yields: caption and pictures: "image" (S, S, 3), "trimap" and "alpha" (S, S) in [0, 1].
+
+    Raises:
+        DataError: a sample cannot be made.
+    """
+    cfg.dataloader.train.batch_size, cfg.dataloader.train.num_workers = 1, 0
+    loader = instantiate(cfg.dataloader.train)
+    loader.sampler.start = epoch * len(loader.dataset) + start
+    for (epoch, index), batch in zip(loader.sampler, loader, strict=False):
+        faults = batch.get("faults", [])
+        if not set(KINDS) <= batch.keys():
+            raise DataError(f"no sample for epoch {epoch}, index {index}: {faults[-1]}")
+        pictures = {kind: batch[kind][0].permute(1, 2, 0).squeeze(2).numpy() for kind in KINDS[1:]}
+        image = batch["image"][0].permute(1, 2, 0).numpy()
+        caption = f"epoch {epoch}, index {index}{' replaced' if faults else ''}"
+        yield caption, {"image": image, **pictures}
+
+
+def write_sheet(samples: Sequence[tuple[str, dict[str, NDArray]]], path: Path, cell_px: int, num_columns: int) -> None:
+    """Write samples side by side, each under its caption; see `draw_samples`.
+
+    Args:
+        samples: captions with as many pictures each, all square.
+        path: of the sheet.
+        cell_px: side of a picture.
+        num_columns: samples beside each other.
+    """
+    lines = []
+    blank = np.ones((cell_px, cell_px), np.float32)
+    for first in range(0, len(samples), num_columns):
+        row = [*samples[first : first + num_columns]]
+        row += [("", dict.fromkeys(KINDS, blank))] * (num_columns - len(row))
+        cells = [join_cells([fit_picture(picture, cell_px) for picture in pictures.values()]) for _, pictures in row]
+        lines += [label_line([caption for caption, _ in row], cells[0].shape[1]), join_cells(cells)]
+    write_image(path, np.concatenate(lines))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line (`sys.argv` by default) and draw.
+
+    Returns: the exit status.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True, help=".py config, or a training's config.yaml")
+    parser.add_argument("--output", type=Path, default=Path("sheet.png"), help="picture to write; .jpg is smaller")
+    parser.add_argument("--num", type=int, default=64, help="samples")
+    parser.add_argument("--epoch", type=int, default=0, help="epoch to begin in, from 0")
+    parser.add_argument("--start", type=int, default=0, help="position in the epoch's order to begin at, from 0")
+    parser.add_argument(
+        "--cell-px", type=int, default=CELL_PX, help="side of a picture; the crop's own shows every pixel"
+    )
+    parser.add_argument("--num-columns", type=int, default=NUM_COLUMNS, help="samples beside each other")
+    parser.add_argument("overrides", nargs="*", help="key=value, as for main.py")
+    options = parser.parse_args(arguments)
+    for name, least in (("num", 1), ("epoch", 0), ("start", 0), ("cell_px", 1), ("num_columns", 1)):
+        if getattr(options, name) < least:
+            parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(options, name)}")
+    try:
+        cfg = load_config(options.config_file, TRAINING_SECTIONS)
+        apply_overrides(cfg, options.overrides)
+        samples = list(islice(draw_samples(cfg, options.epoch, options.start), options.num))
+        write_sheet(samples, options.output, options.cell_px, options.num_columns)
+    except ConfigError as error:
+        print(f"visualize_data.py: {error}", file=sys.stderr)
+        return 2
+    except (OSError, ValueError) as error:
+        print(f"visualize_data.py: {error}", file=sys.stderr)
+        return 1
+    print(f"drew {len(samples)} samples to {options.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
