@@ -1,7 +1,8 @@
 """The foregrounds, photographs and backgrounds of a training, found by the name of a layout or by folder.
 
 A place is a name of `data.layouts.TRAINING_LAYOUTS`, which brings its alphas along, or else a path: a folder, all
-folders below one (`FOLDER/**`), or files of a pattern (`FOLDER/*_rgb.png`, `FOLDER/**/*_rgb`); see `find_named`.
+folders below one (`FOLDER/**`), or files of a pattern (`FOLDER/*_rgb.png`, `FOLDER/**/*_rgb`); see `find_named`. For
+foregrounds it may be a pack (`data.packed`), which holds its alphas.
 """
 
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from data.foregrounds import Foreground, ForegroundFile
 from data.images import IMAGE_SUFFIXES, DataError, find_images
 from data.layouts import TRAINING_LAYOUTS, Kind, check_folders, find_by_stem, match_found
+from data.packed import find_packed, is_pack
 
 COMPOSITION_LAYOUT = f"""Expected layout, any picture format, one name for what belongs together:
   $DETECTRON2_DATASETS/                    default: datasets/
@@ -31,18 +33,23 @@ def find_foregrounds(foreground_dirs: Folders, alpha_dirs: AlphaFolders = None) 
 
     Args:
         foreground_dirs: place or places of foregrounds.
-        alpha_dirs: as many places, with an alpha of the same name for each foreground; None for RGBA cut-outs
-            and for the name of a layout. None alone stands for None everywhere.
+        alpha_dirs: as many places, with an alpha of the same name for each foreground; None for RGBA cut-outs,
+            for a pack and for the name of a layout. None alone stands for None everywhere.
 
     Raises:
         FileNotFoundError: a place is neither a layout's name nor an existing folder, or holds no picture, or
             foregrounds and alphas lack their partners.
         DataError: two files of one name; another number of places of alphas; the name of a layout of another kind; a
-            name with alphas of one's own; a pattern that cannot be understood.
+            name or a pack with alphas of one's own; a pattern that cannot be understood; a broken pack.
     """
     found: list[Foreground] = []
     for pictures, alphas in find_folders("foregrounds", foreground_dirs, alpha_dirs):
-        found += [ForegroundFile(*paths) for paths in find_pairs(pictures, alphas)]
+        if not is_pack(pictures):
+            found += [ForegroundFile(*paths) for paths in find_pairs(pictures, alphas)]
+        elif alphas is None:
+            found += find_packed(pictures)
+        else:
+            raise DataError(f"{pictures} is a pack and holds its alphas, got {alphas} too: give null for it")
     return found
 
 

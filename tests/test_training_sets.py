@@ -11,6 +11,8 @@ from PIL import Image
 from data.foregrounds import ForegroundFile
 from data.images import DataError
 from data.layouts import TRAINING_LAYOUTS, TrainingLayout
+from data.packed import PackedForeground
+from data.packing import make_pack
 from data.training_sets import find_backgrounds, find_foregrounds, find_named, find_real_images
 from engine.config import apply_overrides, load_config
 from tests.conftest import REPOSITORY
@@ -191,6 +193,12 @@ def test_folders_below_are_matched_by_their_own_names_too(root):
         find_real_images("img/**", "mat/**")
 
 
+def test_folders_below_come_in_the_order_of_their_names(root):
+    names = [f"set/{folder}/a.png" for folder in "zyxwvutsrqponm"]
+    fill(root, *names, "set/zz.png")
+    assert [str(path) for path in find_backgrounds("set/**")] == ["set/zz.png", *sorted(names)]
+
+
 def test_hidden_folders_and_links_are_no_folders_below(root):
     fill(root, "set/a.png", "set/.cache/b.png", "set/sub/.hidden.png", "elsewhere/c.png")
     (root / "set/link").symlink_to(root / "elsewhere")
@@ -202,6 +210,18 @@ def test_hidden_folders_and_links_are_no_folders_below(root):
 def test_a_folder_below_that_is_closed_is_an_error(closed_folder):
     with pytest.raises(PermissionError):
         find_backgrounds(closed_folder.parent / "**")
+
+
+def test_a_pack_is_a_place_of_foregrounds_that_holds_its_alphas(root):
+    (root / "rgba").mkdir()
+    Image.fromarray(np.full((3, 4, 4), 9, np.uint8)).save(root / "rgba/a.png")
+    make_pack([ForegroundFile(root / "rgba/a.png")], root / "pack", 1, lambda _: None)
+    in_pack, in_folder = find_foregrounds(["pack", "rgba"])
+    assert isinstance(in_pack, PackedForeground) and in_folder == ForegroundFile(Path("rgba/a.png"))
+    with pytest.raises(DataError, match="pack is a pack and holds its alphas, got rgba too: give null"):
+        find_foregrounds("pack", "rgba")
+    with pytest.raises(FileNotFoundError, match="no picture in pack"):
+        find_backgrounds("pack")
 
 
 def test_names_and_patterns_are_overrides_of_a_config(root):
