@@ -17,7 +17,7 @@ from data.images import PictureFile, read_alpha, read_image
 from data.layouts import COMPOSITION_1K, check_folders, check_same_size, match_by_name
 from data.sampling import crop_background, draw_interpolation, merge_layers, sample_layer, split_layer
 from data.tones import JitterTones
-from data.training_sets import Folders, find_backgrounds, find_foregrounds
+from data.training_sets import AlphaFolders, Folders, find_backgrounds, find_foregrounds
 from data.transforms import CompositeImage, JitterColour, MakeTrimap, Sample
 from data.trimap import read_strict_trimap, read_trimap
 from data.views import DrawView
@@ -39,9 +39,10 @@ class CompositionDataset(Dataset):
         "image" (3, S, S) RGB, "trimap" (1, S, S) in {0, 0.5, 1} and "alpha" (1, S, S).
 
     Args:
-        foreground_dirs: folder or folders of foregrounds; RGBA cut-outs where `alpha_dirs` is None.
-        background_dirs: folder or folders of backgrounds.
-        alpha_dirs: as many folders as `foreground_dirs`, with an alpha of the same name for each foreground.
+        foreground_dirs: folder or folders of foregrounds, patterns, packs or names of sets, see `data.training_sets`.
+        background_dirs: folder or folders of backgrounds, patterns or names of sets.
+        alpha_dirs: as many folders as `foreground_dirs`, with an alpha of the same name for each foreground; None where
+            the alphas come along (RGBA, packs, names of sets), and None alone where all do.
         samples_per_epoch: length of an epoch, at least 1.
         crop_px: side S of a sample, at least 1.
         seed: of everything random.
@@ -74,7 +75,7 @@ class CompositionDataset(Dataset):
         self,
         foreground_dirs: Folders,
         background_dirs: Folders,
-        alpha_dirs: Folders | None = None,
+        alpha_dirs: AlphaFolders = None,
         *,
         samples_per_epoch: int,
         crop_px: int = 512,
