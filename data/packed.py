@@ -198,33 +198,34 @@ def read_index(path: Path) -> list[dict[str, Any]]:
     """Read the entries of an index, one a foreground.
 
     Raises:
-        DataError: no index, or one of another version.
+        DataError: no index, a damaged one, or one of another version.
         OSError: it is not there, or may not be read.
     """
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
-        named, version, entries = index["format"], index["version"], index["foregrounds"]
+        named, version = index["format"], index["version"]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not the index of a pack, or is damaged: remove the folder and {REMEDY}") from error
     if (named, version) != (FORMAT, VERSION):
         raise DataError(
             f"{path} is of {named}, version {version}; this code reads {FORMAT}, version {VERSION}: {REMEDY}"
         )
+    entries = index.get("foregrounds")
+    if index.get("checksum") != compute_index_checksum(entries):
+        raise DataError(f"{path} is damaged: copy it again from where it is whole, or remove the folder and {REMEDY}")
     return entries
 
 
-def as_foreground(folder: Path, entry: dict[str, Any]) -> PackedForeground:
-    """Make a foreground of its entry in the index.
+def compute_index_checksum(entries: list[dict[str, Any]]) -> int:
+    """Compute the CRC-32 of an index's entries as JSON writes them by default."""
+    return zlib.crc32(json.dumps(entries).encode())
 
-    Raises:
-        DataError: the entry is not one.
-    """
-    try:
-        fields = {key: value for key, value in entry.items() if key != "sources"}
-        fields |= {"name": f"{folder}:{entry['name']}", "shard": folder / entry["shard"], "size": tuple(entry["size"])}
-        return PackedForeground(**fields)
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{folder}: the index of this pack is damaged: remove the folder and {REMEDY}") from error
+
+def as_foreground(folder: Path, entry: dict[str, Any]) -> PackedForeground:
+    """Make a foreground of its entry in the index."""
+    fields = {key: value for key, value in entry.items() if key != "sources"}
+    fields |= {"name": f"{folder}:{entry['name']}", "shard": folder / entry["shard"], "size": tuple(entry["size"])}
+    return PackedForeground(**fields)
 
 
 def find_broken_shards(foregrounds: list[PackedForeground]) -> Iterator[str]:

@@ -27,6 +27,7 @@ from data.packed import (
     VERSION,
     PackedForeground,
     as_foreground,
+    compute_index_checksum,
     count_tiles,
     find_broken_shards,
     is_pack,
@@ -132,7 +133,7 @@ def prepare_folder(folder: Path) -> None:
 
 def is_made(folder: Path, entries: list[Entry], sources: Sequence[Sources]) -> bool:
     """Tell whether a shard is whole and of these files."""
-    if [entry.get("sources") for entry in entries] != sources:
+    if [entry["sources"] for entry in entries] != sources:
         return False
     return not any(find_broken_shards([as_foreground(folder, entry) for entry in entries]))
 
@@ -214,7 +215,8 @@ def make_tiles(colours: NDArray, alpha: NDArray) -> NDArray:
 def write_index(path: Path, shards: dict[str, list[Entry]]) -> None:
     """Replace an index at once by one of these shards."""
     entries = [entry for _, entries in sorted(shards.items()) for entry in entries]
-    index = {"format": FORMAT, "version": VERSION, "foregrounds": entries}
+    checksum = compute_index_checksum(entries)
+    index = {"format": FORMAT, "version": VERSION, "checksum": checksum, "foregrounds": entries}
     with write_whole(path) as file:
         file.write((json.dumps(index, indent=1) + "\n").encode())
 

@@ -307,7 +307,8 @@ def test_a_shard_cut_off_missing_or_of_other_bytes_is_named(copied):
         (lambda index: index | {"format": "another"}, "is of another, version 1; this code reads"),
         (lambda index: {"version": 1}, "is not the index of a pack, or is damaged"),
         (lambda index: [index], "is not the index of a pack, or is damaged"),
-        (lambda index: index | {"foregrounds": [{"name": "a"}]}, "the index of this pack is damaged"),
+        (lambda index: index | {"foregrounds": index["foregrounds"][1:]}, "is damaged: copy it again from where it is"),
+        (lambda index: {"format": index["format"], "version": 1}, "is damaged: copy it again from where it is whole"),
     ],
 )
 def test_an_index_that_cannot_be_used_is_an_error(copied, damage, message):
@@ -350,3 +351,10 @@ def test_samples_are_the_same_for_any_number_of_workers(pack, pictures):
         for key in ("image", "trimap", "alpha"):
             assert torch.equal(alone[key], shared[key])
     assert not torch.equal(batches[0][0]["image"], batches[0][1]["image"])
+
+
+def test_one_other_digit_in_the_index_is_an_error(copied):
+    text = (copied / INDEX).read_text()
+    (copied / INDEX).write_text(text.replace('"offset": 4096', '"offset": 4097', 1))
+    with pytest.raises(DataError, match=f"{INDEX} is damaged"):
+        find_packed(copied)
