@@ -138,12 +138,11 @@ def draw_unknown_points(alpha: NDArray, rng: np.random.Generator) -> NDArray:
     Returns: (`NUM_POINTS`, 2) x, y; (0, 2) where the alpha has neither.
     """
     lowest, highest = fractional_values(alpha.dtype)
-    places = rng.integers(alpha.size, size=NUM_TRIES)
-    values = alpha.reshape(-1)[places]
-    found = places[(values >= lowest) & (values <= highest)][:NUM_POINTS]
+    rows, columns = np.divmod(rng.integers(alpha.size, size=NUM_TRIES), alpha.shape[1])
+    values = alpha[rows, columns]
+    found = np.flatnonzero((values >= lowest) & (values <= highest))[:NUM_POINTS]
     if len(found) == NUM_POINTS:
-        rows, columns = np.divmod(found, alpha.shape[1])
-        return np.stack([columns, rows], axis=1)
+        return np.stack([columns[found], rows[found]], axis=1)
     points = unknown_points(alpha)
     return points[rng.integers(len(points), size=NUM_POINTS)] if len(points) else points
 

@@ -15,7 +15,7 @@ from data.foregrounds import (
     draw_unknown_points,
     unknown_points,
 )
-from data.images import DataError, PictureFile, read_raw
+from data.images import DataError, read_raw
 from data.layouts import check_same_size
 
 
@@ -101,30 +101,6 @@ def test_a_jpeg_is_read_in_part_at_the_scale_asked_for(tmp_path, reduction, orie
     assert read.shape == expected.shape
     # JPEG itself moves these colours by up to 6; a pixel beside the right place would by 14 and more
     assert np.abs(read.astype(int) - expected)[:-1, :-1].max() <= 8
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L"])
-@pytest.mark.parametrize("reduction", [1, 2, 4, 8])
-def test_jpegs_are_decoded_to_the_pixels_of_pillow(tmp_path, mode, reduction):
-    pixels = smooth(203, 157) if mode == "RGB" else smooth(203, 157)[:, :, 0]
-    Image.fromarray(pixels).save(tmp_path / "a.jpg")
-    with Image.open(tmp_path / "a.jpg") as image:
-        image.draft(None, (157 // reduction, 203 // reduction))
-        expected = np.asarray(image)
-    assert expected.shape[:2] == (-(-203 // reduction), -(-157 // reduction))
-    read = PictureFile(tmp_path / "a.jpg").read(reduction)
-    np.testing.assert_allclose(read.astype(int), expected, atol=1)  # each brings a libjpeg of its own
-
-
-def test_sizes_come_from_the_header_of_a_jpeg(tmp_path):
-    Image.fromarray(smooth(40, 60)).save(tmp_path / "a.jpg")
-    cut_off = (tmp_path / "a.jpg").read_bytes()[:-200]
-    (tmp_path / "a.jpg").write_bytes(cut_off)
-    assert PictureFile(tmp_path / "a.jpg").size() == (60, 40)
-    with pytest.raises(DataError, match=r"a\.jpg.*complete"):
-        PictureFile(tmp_path / "a.jpg").read()
-    Image.fromarray(smooth(40, 60)).save(tmp_path / "a.png")
-    assert PictureFile(tmp_path / "a.png").size() == (60, 40)
 
 
 def test_a_cut_out_and_a_pair_are_the_same_foreground(tmp_path):
