@@ -18,7 +18,7 @@ from data.layouts import COMPOSITION_1K, check_folders, check_same_size, match_b
 from data.sampling import crop_background, draw_interpolation, merge_layers, sample_layer, split_layer
 from data.tones import JitterTones
 from data.training_sets import AlphaFolders, Folders, find_backgrounds, find_foregrounds
-from data.transforms import CompositeImage, JitterColour, MakeTrimap, Sample
+from data.transforms import CompositeImage, JitterColour, MakeTrimap, Sample, scale_radii
 from data.trimap import read_strict_trimap, read_trimap
 from data.views import DrawView
 
@@ -100,13 +100,7 @@ class CompositionDataset(Dataset):
     ) -> None:
         if samples_per_epoch < 1 or crop_px < 1:
             raise ValueError(f"samples_per_epoch and crop_px must be at least 1, got {samples_per_epoch} and {crop_px}")
-        radii = tuple(trimap_radius_px)
-        if len(radii) != 2 or not 0 <= radii[0] <= radii[1]:
-            raise ValueError(f"trimap_radius_px must be (low, high) with 0 <= low <= high, got {radii}")
-        if trimap_reference_px is not None:
-            if trimap_reference_px < 1:
-                raise ValueError(f"trimap_reference_px must be at least 1, or None, got {trimap_reference_px}")
-            radii = tuple(round(radius * crop_px / trimap_reference_px) for radius in radii)
+        radii = scale_radii(trimap_radius_px, crop_px, trimap_reference_px)
         self.foregrounds: list[Foreground] = find_foregrounds(foreground_dirs, alpha_dirs)
         if estimates_foreground:
             self.foregrounds = [DecontaminatedForeground(foreground) for foreground in self.foregrounds]

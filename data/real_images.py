@@ -10,13 +10,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.datasets import as_tensor
-from data.degradation import checked_range
 from data.foregrounds import Box, average, draw_unknown_points
 from data.images import PictureFile, as_colours, as_grey, to_float
 from data.layouts import check_equal_sizes
 from data.sampling import draw_interpolation, read_window, warp
 from data.training_sets import AlphaFolders, Folders, find_real_images
-from data.transforms import JitterColour, MakeTrimap, Sample
+from data.transforms import JitterColour, MakeTrimap, Sample, scale_radii
 from data.views import DrawView, View, scaling, translation
 
 
@@ -46,13 +45,14 @@ class RealImageDataset(Dataset):
         crop_factors: as there.
         max_enlargement: how far a photograph is enlarged to be a square of `square_px`.
         trimap_radius_px: see `MakeTrimap`; 0 to 14 are kernels of 1 to 29 px.
+        trimap_reference_px: side of the crop that these are meant for, see `scale_radii`.
         hue_deg: see `JitterColour`; 0 with `jitter_share` 0 leaves the colours as they are.
         jitter_share: see `JitterColour`.
 
     Raises:
         FileNotFoundError: folders are missing or empty, or photographs and alphas lack their partners.
         DataError: two files of one name; no place of alphas; on reading, photograph and alpha of different size.
-        ValueError: `samples_per_epoch`, `crop_px` or `trimap_radius_px` out of range.
+        ValueError: `samples_per_epoch`, `crop_px`, `trimap_radius_px` or `trimap_reference_px` out of range.
     """
 
     def __init__(
@@ -73,12 +73,13 @@ class RealImageDataset(Dataset):
         crop_factors: Sequence[float] = (1.0, 1.5, 2.0),
         max_enlargement: float = 2.0,
         trimap_radius_px: Sequence[int] = (0, 14),
+        trimap_reference_px: int | None = None,
         hue_deg: float = 40.0,
         jitter_share: float = 0.1,
     ) -> None:
         if samples_per_epoch < 1 or crop_px < 1:
             raise ValueError(f"samples_per_epoch and crop_px must be at least 1, got {samples_per_epoch} and {crop_px}")
-        checked_range("trimap_radius_px", trimap_radius_px, 0)
+        radii = scale_radii(trimap_radius_px, crop_px, trimap_reference_px)
         self.photographs = find_real_images(image_dirs, alpha_dirs)
         self.samples_per_epoch = samples_per_epoch
         self.crop_px = crop_px
@@ -96,7 +97,7 @@ class RealImageDataset(Dataset):
             max_enlargement,
         )
         self.jitter_colour = JitterColour(hue_deg, jitter_share)
-        self.make_trimap = MakeTrimap(trimap_radius_px)
+        self.make_trimap = MakeTrimap(radii)
 
     def __len__(self) -> int:
         return self.samples_per_epoch

@@ -64,6 +64,27 @@ class MakeTrimap:
         return {**sample, "trimap": trimap[:, :, None]}
 
 
+def scale_radii(radius_px: Sequence[int], crop_px: int, reference_px: int | None) -> tuple[int, ...]:
+    """Scale the radii for `MakeTrimap` from the crop that they are meant for to another.
+
+    Args:
+        radius_px: lowest and highest radius, at least 0.
+        crop_px: side S of the crops.
+        reference_px: side of the crop that the radii are meant for; each r becomes round(r S / this). None leaves them.
+
+    Raises:
+        ValueError: no such radii, or a reference below 1.
+    """
+    radii = tuple(radius_px)
+    if len(radii) != 2 or not 0 <= radii[0] <= radii[1]:
+        raise ValueError(f"trimap_radius_px must be (low, high) with 0 <= low <= high, got {radii}")
+    if reference_px is None:
+        return radii
+    if reference_px < 1:
+        raise ValueError(f"trimap_reference_px must be at least 1, or None, got {reference_px}")
+    return tuple(round(radius * crop_px / reference_px) for radius in radii)
+
+
 class CompositeImage:
     """Blend "foreground" over "background" by "alpha" into "image"."""
 
