@@ -100,19 +100,26 @@ def find_folders(kind: Kind, picture_dirs: Folders, alpha_dirs: AlphaFolders) ->
 def find_pairs(pictures: Path, alphas: Path | None) -> list[tuple[Path, ...]]:
     """List the pictures of a folder or pattern, each with its alpha of the same name where `alphas` names these.
 
-    A file that fits both patterns, as a_alpha.png fits `*.png` and `*_alpha.png`, belongs to the longer one.
-
     Raises: as `find_foregrounds`.
     """
     if alphas is None:
         return [(path,) for paths in find_named(pictures).values() for path in paths]
+    found = find_both(pictures, alphas)
+    return match_found([(str(pictures), found[0]), (str(alphas), found[1])], COMPOSITION_LAYOUT)
+
+
+def find_both(pictures: Path, alphas: Path) -> list[dict[str, list[Path]]]:
+    """Group pictures and alphas by their names, see `find_named`, whether they have partners or not.
+
+    A file that fits both patterns, as a_alpha.png fits `*.png` and `*_alpha.png`, belongs to the longer one.
+    """
     found = [find_named(pictures), find_named(alphas)]
     if pictures != alphas:
         longer = int(len(alphas.name) >= len(pictures.name))
         taken = {path for paths in found[longer].values() for path in paths}
         rest = {name: [p for p in paths if p not in taken] for name, paths in found[1 - longer].items()}
         found[1 - longer] = {name: paths for name, paths in rest.items() if paths}
-    return match_found([(str(pictures), found[0]), (str(alphas), found[1])], COMPOSITION_LAYOUT)
+    return found
 
 
 def find_named(place: Path) -> dict[str, list[Path]]:

@@ -12,6 +12,9 @@ import pytest
 from data.checks.dataset import Report, check_sets
 from data.checks.faults import FAULTS
 from data.checks.sets import FolderSet, read_config_sets
+from data.foregrounds import ForegroundFile
+from data.images import find_images
+from data.packing import make_pack
 from tests.broken_dataset import FAULTY, add_pair, draw, make_healthy, ordinary_user, photograph, save, sets_of
 from tools import check_dataset
 
@@ -160,6 +163,26 @@ def test_black_around_a_photograph_is_not_premultiplied(tmp_path):
     assert check_sets([FolderSet("training", {"image": tmp_path / "fg", **places})]).findings == []
 
 
+def test_a_pack_is_checked_as_its_files_are(root, tmp_path):
+    FAULTY["mixed_depth"](root)
+    FAULTY["hard_mask"](root)
+    FAULTY["duplicates"](root)
+    merged = sets_of(root)[3]
+    pairs = [ForegroundFile(path, root / f"train/alpha/{path.stem}.png") for path in find_images(root / "train/fg")]
+    cutouts = [ForegroundFile(path) for path in find_images(root / "train/rgba")]
+    make_pack([*pairs, *cutouts], tmp_path / "pack", 1, lambda number: None)
+    report = check_sets([FolderSet("training", {"foreground": tmp_path / "pack"}), merged])
+    expected = {"deep": "mixed-depth", "mask": "hard-mask", "mask_too": "hard-mask", "seen_too": "duplicate"}
+    expected = {f"pack:{stem}": code for stem, code in expected.items()}
+    assert {finding.path.stem: finding.code for finding in report.findings} == expected
+    (shard,) = (tmp_path / "pack").glob("*.bin")
+    content = bytearray(shard.read_bytes())
+    content[5000] ^= 1
+    shard.write_bytes(content)
+    report = check_sets([FolderSet("training", {"foreground": tmp_path / "pack"})])
+    assert [finding.code for finding in report.findings if finding.code == "unreadable"] == ["unreadable"]
+
+
 def test_names_that_differ_in_case_alone_may_also_be_two_pairs(root):
     for name in ("Both", "both"):
         add_pair(root, name, 33)
@@ -171,6 +194,17 @@ def test_accents_composed_in_two_ways_are_one_name_to_a_person(root):
     _, alpha = add_pair(root, "caf\u00e9", 34)
     alpha.rename(alpha.with_name("cafe\u0301.png"))
     assert found(check_sets(sets_of(root)), root) == [("name-case", "train/alpha/cafe\u0301.png")]
+
+
+def test_pairs_in_one_folder_are_told_apart_by_their_patterns(tmp_path):
+    for name, index in (("a", 35), ("b", 36)):
+        colours, alpha = draw(index)
+        save(tmp_path / f"{name}.png", colours)
+        save(tmp_path / f"{name}_alpha.png", alpha)
+    (tmp_path / "b.png").unlink()
+    folders = FolderSet("training", {"foreground": tmp_path / "*.png", "alpha": tmp_path / "*_alpha.png"})
+    report = check_sets([folders])
+    assert found(report, tmp_path) == [("missing-partner", "b_alpha.png")] and report.num_files == 3
 
 
 def test_backgrounds_may_share_a_name(root):

@@ -79,6 +79,18 @@ def test_a_camera_s_jpeg_of_two_pictures_is_a_jpeg(tmp_path):
     assert read_picture(tmp_path / "a.jpg")[1] == []
 
 
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
+def test_the_orientation_is_read_of_all_formats_that_have_one(tmp_path, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / f"a{suffix}"
+    for tags, orientation in ((None, 1), (exif, 6)):
+        save(path, photograph(0), **({"exif": tags} if tags else {}))
+        picture, findings = read_picture(path)
+        assert findings == [] and picture.orientation == orientation
+        assert picture.pixels.shape == ((128, 160, 3) if orientation == 1 else (160, 128, 3))
+
+
 def test_a_lost_link_is_unreadable(tmp_path):
     (tmp_path / "a.png").symlink_to(tmp_path / "nowhere.png")
     assert [finding.code for finding in read_picture(tmp_path / "a.png")[1]] == ["unreadable"]

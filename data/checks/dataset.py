@@ -1,16 +1,19 @@
 """A whole data set: every file is read once, in processes, and what training and test share is found at the end."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from data import packing
 from data.checks.duplicates import Fingerprint, find_duplicates, make_fingerprint
 from data.checks.faults import FAULTS, Finding
 from data.checks.files import Picture, read_picture
 from data.checks.pixels import describe_alpha, describe_trimap, fits_turned, is_premultiplied
 from data.checks.sets import FolderSet, Group, Part, Role, find_groups
 from data.images import DataError, as_colours, as_grey
+from data.packed import PackedForeground
 from data.workers import map_in_workers
 
 Track = Callable[[Iterable[Any], int], Iterable[Any]]
@@ -46,6 +49,7 @@ def check_sets(
         track: called with the outcomes and their number, gives them on, for a progress bar.
 
     Raises:
+        DataError: a pack is unfinished or broken as a whole.
         FileNotFoundError: a folder is missing or holds no picture.
         OSError: a folder may not be listed.
         ChildProcessError: a worker was killed.
@@ -70,13 +74,7 @@ def check_sets(
 
 def check_group(group: Group) -> Outcome:
     """Read and check the files that belong together, in a worker."""
-    pictures: dict[Role, Picture] = {}
-    findings: list[Finding] = []
-    for role, path in group.files:
-        picture, found = read_picture(path)
-        findings += found
-        if picture is not None:
-            pictures[role] = picture
+    pictures, findings = read_files(group.files) if group.packed is None else read_packed(group.packed)
     main = next((pictures[role] for role in COLOUR_ROLES if role in pictures), None)
     planes = dict(find_planes(pictures, main if group.is_cutout else None, findings))
     alpha, trimap = (planes.get(role) for role in PLANE_ROLES)
@@ -91,6 +89,28 @@ def check_group(group: Group) -> Outcome:
     if opacity is not None and "foreground" in pictures and is_premultiplied(colours, opacity):
         findings.append(Finding("premultiplied", main.path, "no fractional pixel is brighter than its alpha"))
     return Outcome(group.part, findings, make_fingerprint(main.path, colours, opacity, group.is_cutout))
+
+
+def read_files(files: Iterable[tuple[Role, Path]]) -> tuple[dict[Role, Picture], list[Finding]]:
+    """Read what can be read, and say what is wrong with the rest."""
+    pictures: dict[Role, Picture] = {}
+    findings: list[Finding] = []
+    for role, path in files:
+        picture, found = read_picture(path)
+        findings += found
+        if picture is not None:
+            pictures[role] = picture
+    return pictures, findings
+
+
+def read_packed(foreground: PackedForeground) -> tuple[dict[Role, Picture], list[Finding]]:
+    """Read the colours and the alpha of a pack's foreground, unless it is damaged."""
+    path = Path(foreground.name)
+    damage = packing.check(foreground)
+    if damage:
+        return {}, [Finding("unreadable", path, damage)]
+    colours, alpha = foreground.read((0, 0, *foreground.size), 1)
+    return {"foreground": Picture(path, colours, 1), "alpha": Picture(path, alpha, 1)}, []
 
 
 def find_planes(

@@ -15,6 +15,7 @@ from data.encoding import FORMATS
 
 SAME_FORMATS = {"MPO": "JPEG"}  # a camera's JPEG with a second picture behind the first
 JPEG_END, PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
+TAG_CHUNKS = (b"eXIf", b"exif", b"xmp")  # of a PNG without these, Pillow would decode all to see that it has no EXIF
 TAIL = 64  # bytes at the end, of which some may follow the picture
 
 
@@ -44,7 +45,9 @@ def read_picture(path: Path) -> tuple[Picture | None, list[Finding]]:
             warnings.simplefilter("ignore")  # of Pillow, about tags; a picture that it cannot read is an error
             pixels = decode(content)
             with Image.open(BytesIO(content)) as image:
-                stored, orientation = (image.format or "").upper(), image.getexif().get(ORIENTATION_TAG, 1)
+                stored = (image.format or "").upper()
+                has_tags = stored != "PNG" or any(chunk in content for chunk in TAG_CHUNKS)
+                orientation = image.getexif().get(ORIENTATION_TAG, 1) if has_tags else 1
     except ValueError as error:
         code = "truncated" if "truncated" in str(error).lower() or is_cut_off(content) else "unreadable"
         return None, [Finding(code, path, f"{len(content)} bytes: {str(error).partition('. ')[0]}")]

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from data.checks.faults import Finding
-from data.training_sets import find_folders, find_named
+from data.packed import PackedForeground, find_packed, is_pack
+from data.training_sets import find_both, find_folders, find_named
 
 Part = Literal["training", "test"]
 Role = Literal["foreground", "image", "trimap", "alpha", "background"]
@@ -23,11 +24,15 @@ class FolderSet(NamedTuple):
 
 
 class Group(NamedTuple):
-    """The files of one name, or as many as there are; a foreground that needs no alpha file is a cut-out."""
+    """The files of one name, or as many as there are, or a foreground of a pack with its name as the file.
+
+    A cut-out is a foreground that needs no file of alpha.
+    """
 
     part: Part
     files: tuple[tuple[Role, Path], ...]
-    is_cutout: bool
+    is_cutout: bool = False
+    packed: PackedForeground | None = None
 
 
 def read_config_sets(dataloader: Mapping[str, Any]) -> list[FolderSet]:
@@ -82,11 +87,18 @@ def find_groups(folders: FolderSet) -> tuple[list[Group], list[Finding]]:
     Names that differ in case or in the way that accents are composed belong together where nothing else can.
 
     Raises:
+        DataError: a pack that is unfinished or broken as a whole.
         FileNotFoundError: a folder is missing or holds no picture.
         OSError: a folder may not be listed.
     """
     part, places = folders
-    tables = {role: find_named(place) for role, place in places.items()}
+    if tuple(places) == ("foreground",) and is_pack(places["foreground"]):
+        packed = find_packed(places["foreground"])
+        return [Group(part, (("foreground", Path(one.name)),), packed=one) for one in packed], []
+    if len(places) == 2:
+        tables = dict(zip(places, find_both(*places.values()), strict=True))
+    else:
+        tables = {role: find_named(place) for role, place in places.items()}
     is_cutout = tuple(places) == ("foreground",)
     if len(tables) == 1:
         ((role, table),) = tables.items()
@@ -94,7 +106,7 @@ def find_groups(folders: FolderSet) -> tuple[list[Group], list[Finding]]:
     groups, findings = [], []
     for names in alike_names(tables):
         files = {role: tables[role][name][0] for role, name in names.items()}
-        groups.append(Group(part, tuple(files.items()), False))
+        groups.append(Group(part, tuple(files.items())))
         first = next(iter(names.values()))
         lacking = [role for role in places if role not in names]
         if lacking:
@@ -107,7 +119,7 @@ def find_groups(folders: FolderSet) -> tuple[list[Group], list[Finding]]:
         ]
         for role, name in names.items():
             for path in tables[role][name][1:]:
-                groups.append(Group(part, ((role, path),), False))
+                groups.append(Group(part, ((role, path),)))
                 findings.append(Finding("same-name", path, f"{files[role].name} has its name too"))
     return groups, findings
 
