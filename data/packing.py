@@ -88,9 +88,8 @@ def make_pack(
         tasks, map_in_workers(work, tasks.items(), min(num_workers, len(tasks))), strict=True
     ):
         problems += broken
-        if not broken:
-            done[shard] = entries
-            write_index(folder / UNFINISHED_INDEX, done)
+        done[shard] = entries
+        write_index(folder / UNFINISHED_INDEX, done)
         advance(len(tasks[shard]))
     if problems:
         raise DataError("\n".join([f"{len(problems)} foregrounds cannot be packed, replace or remove:", *problems]))
