@@ -27,6 +27,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
     # What is behind a tool too long for one file.
     "tools.benchmark": (*TOOLS, "tools.benchmarks"),
     "tools.benchmarks": (*TOOLS, "tools.benchmarks"),
+    "tools.make_open_dataset": (*TOOLS, "tools.open_data"),
+    "tools.open_data": (*TOOLS, "tools.open_data"),
     "tools.__init__": (),
     "tools._root": (),
     "tools.install_detectron2": (),

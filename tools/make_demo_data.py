@@ -9,7 +9,6 @@ seed gives the same bytes. Training and test share neither a photograph nor a ra
 import _root  # noqa: F401
 
 import argparse
-import importlib.util
 import json
 import os
 from collections.abc import Sequence
@@ -27,27 +26,12 @@ from PIL import Image
 
 from data.composition import composite
 from data.images import read_image, to_float, to_uint8, write_alpha, write_image
+from data.photographs import TEST_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS, find_photograph
 from data.procedural.demo import DEMO_KINDS, REFERENCE_PX
 from data.trimap import trimap_from_alpha, write_trimap
 
 Array = NDArray[np.float32]
 
-# a file inside its package: the licence, as the package itself states it
-TRAIN_PHOTOGRAPHS = {
-    "skimage/data/astronaut.png": "no known copyright restrictions, released into the public domain (NASA)",
-    "skimage/data/camera.png": "CC0 by the photographer (Lav Varshney)",
-    "skimage/data/grass.png": "Creative Commons CC0",
-    "skimage/data/gravel.png": "Creative Commons CC0",
-    "skimage/data/brick.png": "Creative Commons CC0",
-    "skimage/data/motorcycle_left.png": "none stated; from the Middlebury 2014 stereo benchmark",
-    "sklearn/datasets/images/china.jpg": "CC BY 2.0, danielbuechele",
-    "sklearn/datasets/images/flower.jpg": "CC BY 2.0, vultilion",
-}
-TEST_PHOTOGRAPHS = {
-    "skimage/data/chelsea.png": "CC0 by the photographer (Stefan van der Walt)",
-    "skimage/data/coffee.png": "CC0 by the photographer (Rachel Michetti)",
-    "skimage/data/rocket.jpg": "released in the public domain (SpaceX)",
-}
 TRAIN_FOREGROUND, TRAIN_BACKGROUND, TEST_SAMPLE = STREAMS = ("train_foreground", "train_background", "test_sample")
 MIN_RADIUS_PX, MAX_RADIUS_PX = 4, 16  # of the test trimaps, at REFERENCE_PX
 
@@ -60,24 +44,6 @@ class Sample:
     alpha: Array
     background: Array
     trimap: Array
-
-
-def find_photograph(name: str) -> Path:
-    """Locate a photograph inside an installed package, without importing the package.
-
-    Args:
-        name: `package/path/inside/it`.
-
-    Raises:
-        FileNotFoundError: the package is not installed, or came without the file.
-    """
-    package, _, inside = name.partition("/")
-    spec = importlib.util.find_spec(package)
-    for folder in (spec and spec.submodule_search_locations) or ():
-        if (path := Path(folder, inside)).is_file():
-            return path
-    found = "the package without that file" if spec else "no such package"
-    raise FileNotFoundError(f"expected the photograph {name} among installed packages, found {found}: run `make setup`")
 
 
 def generator(seed: int, stream: str, index: int) -> Generator:

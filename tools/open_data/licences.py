@@ -1,0 +1,98 @@
+"""Who made a picture and what may be done with it, as its package states it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from data.images import DataError
+from tools.open_data.sources import Source
+
+NOT_STATED = "not stated"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Licence and author of a picture, `NOT_STATED` where the package does not say."""
+
+    licence: str
+    author: str
+
+
+def terms_of(source: Source, name: str, texts: Mapping[str, str]) -> Terms:
+    """Read the terms of one file.
+
+    Args:
+        source: the package.
+        name: the file's name in it.
+        texts: the files in which the package states its terms, by name.
+
+    Raises:
+        DataError: the package lacks what states its terms, or no licence covers the file.
+    """
+    if name in source.licences:
+        licence, _, author = source.licences[name].partition(" by the photographer ")
+        return Terms(licence, author.strip("()") or NOT_STATED)
+    if not texts:
+        raise DataError(f"{source.package} came without the file that states its terms: its pictures are not used")
+    if source.client == "npm":
+        record = json.loads(next(text for at, text in texts.items() if at.endswith("package.json")))
+        author = record.get("author", NOT_STATED)
+        return Terms(record.get("license", NOT_STATED), author.get("name", "") if isinstance(author, dict) else author)
+    return debian_terms(name, next(iter(texts.values())))
+
+
+def debian_terms(name: str, copyright_text: str) -> Terms:
+    """Read a file's terms from a debian/copyright file: the last paragraph that covers it.
+
+    Its patterns are paths in the package's source. A file is covered by a pattern that is the end of its path or,
+    without wildcards, has the name of the file; `*` covers all.
+
+    Raises:
+        DataError: no paragraph covers the file.
+
+    Source: Debian's machine-readable debian/copyright file, version 1.0.
+    """
+    found = None
+    for paragraph in copyright_text.split("\n\n"):
+        fields: dict[str, list[str]] = {}
+        key = ""
+        for line in paragraph.splitlines():
+            if line[:1] not in (" ", "\t", "#") and ":" in line:
+                key, _, line = line.partition(":")
+            fields.setdefault(key, []).append(line.strip())
+        patterns = " ".join(fields.get("Files", [])).split()
+        if any(covers(pattern, name) for pattern in patterns):
+            authors = [line for line in fields.get("Copyright", []) if line]
+            found = Terms(fields.get("License", [NOT_STATED])[0], "; ".join(authors) or NOT_STATED)
+    if found is None:
+        raise DataError(f"no licence in the package's copyright file covers {name}: it is not used")
+    return found
+
+
+def covers(pattern: str, name: str) -> bool:
+    """Tell whether a pattern of a copyright file covers a file of the package; see `debian_terms`."""
+    has_wildcard = "*" in pattern or "?" in pattern
+    same_name = not has_wildcard and pattern.rpartition("/")[2] == name.rpartition("/")[2]
+    return pattern == "*" or fnmatchcase(name, f"*/{pattern}") or same_name
+
+
+def licence_page(manifest: Mapping) -> str:
+    """Write LICENCES.md: a table of packages, then each picture with its origin, licence and author."""
+    lines = [
+        "# Licences",
+        "",
+        "Pictures drawn by the procedural generator (`drawn_*`) have no author but the seed; they are free of rights.",
+        "All others come from packages, under the terms that these state. Their full texts are in `licences/`. Whoever",
+        "passes pictures on, passes their terms on with them.",
+        "",
+        "| package | what was read | SHA-256 |",
+        "|---|---|---|",
+    ]
+    lines += [f"| {name} | {entry['read']} | {entry['sha256']} |" for name, entry in manifest["packages"].items()]
+    lines += ["", "| picture | package | file | licence | author |", "|---|---|---|---|---|"]
+    for picture, entry in sorted(manifest["pictures"].items()):
+        if "package" in entry:
+            cells = (picture, *(str(entry[key]).replace("|", "/") for key in ("package", "file", "licence", "author")))
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
