@@ -19,7 +19,7 @@ START_OF_JPEG, END_OF_JPEG = b"\xff\xd8\xff", b"\xff\xd9"
 START_OF_SCAN, TABLES = b"\xda", b"\xc4"
 IN_COMPRESSED_DATA = np.isin(np.arange(256), [0, *range(0xD0, 0xD8), TABLES[0], START_OF_SCAN[0], END_OF_JPEG[1]])
 """Which bytes follow 0xFF there: none but 0 and restarts, and between the scans of a progressive picture."""
-REDUCED_FLAGS = {  # beside colour or grey, of which OpenCV's flags are 1 and 0
+REDUCED_FLAGS = {  # they say grey, whose own flag is 0, and come beside the one that says RGB
     1: 0,
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
@@ -94,12 +94,10 @@ def decode_jpeg(content: bytes, header: JpegHeader, reduction: int = 1) -> NDArr
     Returns, Raises: as `decode`.
     """
     if header.mode in ("L", "RGB") and _looks_whole(content):
-        flags = cv2.IMREAD_GRAYSCALE if header.mode == "L" else cv2.IMREAD_COLOR
+        flags = cv2.IMREAD_GRAYSCALE if header.mode == "L" else cv2.IMREAD_COLOR_RGB
         flags |= REDUCED_FLAGS[reduction if header.orientation == 1 else 1] | cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
         if pixels is not None:
-            if header.mode == "RGB":
-                pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, pixels)
             return np.ascontiguousarray(turn_upright(pixels, header.orientation))
     return decode(content)
 
@@ -130,7 +128,7 @@ def _looks_whole(content: bytes) -> bool:
     while content[place : place + 1] == b"\xff" and content[place + 1 : place + 2] != START_OF_SCAN:
         place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
     data = np.frombuffer(content, np.uint8)[place:]
-    followers = data[1:][data[:-1] == 0xFF]
+    followers = data[np.flatnonzero(data[:-1] == 0xFF) + 1]
     num_ends = np.count_nonzero(followers == END_OF_JPEG[1])
     return content.endswith(END_OF_JPEG) and num_ends == 1 and bool(IN_COMPRESSED_DATA[followers].all())
 
