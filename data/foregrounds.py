@@ -171,14 +171,15 @@ def average_layer(colours: NDArray, alpha: NDArray, reduction: int) -> tuple[NDA
         alpha: raw (H, W).
         reduction: 1 returns the inputs.
 
-    Returns: colours and alpha in the dtypes of the inputs, rounded; sides are rounded up, the last pixel repeated.
+    Returns: colours and alpha in the dtypes of the inputs, rounded; sides are rounded up, the last pixels repeated.
     """
     if reduction == 1:
         return colours, alpha
-    weights = cv2.merge([alpha] * 3).astype(np.float32)
+    precision = np.float32 if colours.dtype == alpha.dtype == np.uint8 else np.float64  # exact up to the division
+    weights = cv2.merge([alpha] * 3).astype(precision)
     total = average(weights, reduction)
     visible = average(colours * weights, reduction) / np.maximum(total, 1e-6)
-    mean = np.where(total > 0, visible, average(colours.astype(np.float32), reduction))
+    mean = np.where(total > 0, visible, average(colours.astype(precision), reduction))
     return np.rint(mean).astype(colours.dtype), average(alpha, reduction)
 
 

@@ -13,9 +13,8 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from data.foregrounds import REDUCTIONS, ForegroundFile, unknown_points
+from data.foregrounds import REDUCTIONS, ForegroundFile, average_layer, unknown_points
 from data.images import DataError
-from data.levels import make_levels
 from data.packed import (
     FORMAT,
     HEADER,
@@ -174,7 +173,7 @@ def write_foreground(file: BinaryIO, colours: NDArray, alpha: NDArray) -> Entry:
     Returns: its entry, as far as it follows from the pixels.
     """
     points = choose_points(alpha)
-    parts = [make_tiles(*level) for level in make_levels(colours, alpha, REDUCTIONS)]
+    parts = [make_tiles(*average_layer(colours, alpha, reduction)) for reduction in REDUCTIONS]
     parts.append(np.pad(points, (0, pad_to_page(points.nbytes) // points.itemsize - len(points))))
     checksum = 0
     for part in parts:

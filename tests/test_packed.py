@@ -124,11 +124,18 @@ def test_a_cut_out_is_packed_with_its_hidden_colours(tmp_path):
 
 
 def average_naively(colours: np.ndarray, alpha: np.ndarray, box: packed.Box, reduction: int) -> Iterator[np.ndarray]:
-    """Average the premultiplied floats of the areas of a box, and divide; gives R, G, B, A of each."""
+    """Average the premultiplied floats of the areas of a box, and divide; gives R, G, B, A of each.
+
+    Beyond the picture its last row and column are repeated.
+    """
     left, top, right, bottom = box
     for y in range(top, bottom, reduction):
         for x in range(left, right, reduction):
-            area = np.s_[y : y + reduction, x : x + reduction]
+            rows, columns = (
+                np.minimum(np.arange(start, start + reduction), side - 1)
+                for start, side in zip((y, x), alpha.shape, strict=True)
+            )
+            area = np.ix_(rows, columns)
             weights = alpha[area].astype(float)[:, :, None]
             total = weights.sum() or 1
             yield np.append((weights * colours[area]).sum(axis=(0, 1)) / total, weights.mean())
