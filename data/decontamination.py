@@ -52,37 +52,57 @@ class OpenDecontaminatedForeground:
 
     def read(self, box: Box, reduction: int) -> tuple[NDArray, NDArray]:
         colours, alpha = (average(layer, reduction) for layer in self._source.read(box, 1))
-        is_fractional = cv2.inRange(alpha, *fractional_values(alpha.dtype)) > 0
-        if not is_fractional.any():
-            return colours, alpha
-        estimate = estimate_foreground_colours(to_float(colours), to_float(alpha))[is_fractional]
-        colours[is_fractional] = np.rint(estimate * np.iinfo(colours.dtype).max)
-        return colours, alpha
+        return decontaminate(colours, alpha), alpha
 
 
-def estimate_foreground_colours(image: NDArray[np.float32], alpha: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Estimate F in I = alpha F + (1 - alpha) B, from the coarsest of halved sizes to the full one.
+def decontaminate(image: NDArray, alpha: NDArray) -> NDArray:
+    """Estimate F in I = alpha F + (1 - alpha) B for the fractional pixels of a photograph; the others are F already.
 
-    On each level F and B start as the enlarged ones of the level before. A sweep takes the means f and b of 3 x 3 px,
-    F's weighted by alpha, B's by 1 - alpha, and moves them by as little as makes them blend to I again:
-    F = f + alpha d, B = b + (1 - alpha) d, d = (I - alpha f - (1 - alpha) b) / (alpha^2 + (1 - alpha)^2), clipped.
+    At half the size F and B are estimated everywhere (`estimate_layers`). Enlarged, f and b, they are moved by as
+    little as makes them blend to I again: F = f + alpha d, B = b + (1 - alpha) d, where
+    d = (I - alpha f - (1 - alpha) b) / (alpha^2 + (1 - alpha)^2).
+
+    Args:
+        image: I, raw (H, W, 3).
+        alpha: raw (H, W).
+
+    Returns: raw (H, W, 3), not premultiplied, in the image's dtype.
+    """
+    is_fractional = cv2.inRange(alpha, *fractional_values(alpha.dtype)) > 0
+    if not is_fractional.any():
+        return image
+    height, width = alpha.shape
+    halved = (cv2.resize(picture, _halved(width, height), interpolation=cv2.INTER_AREA) for picture in (image, alpha))
+    layers = estimate_layers(*map(to_float, halved))
+    foreground, background = (cv2.resize(layer, (width, height))[is_fractional] for layer in layers)
+    opacity = to_float(alpha[is_fractional])[:, None]
+    foreground, _ = _blend_again(to_float(image[is_fractional]), opacity, 1 - opacity, foreground, background)
+    colours = image.copy()
+    colours[is_fractional] = np.rint(foreground * np.iinfo(image.dtype).max)
+    return colours
+
+
+def estimate_layers(image: NDArray[np.float32], alpha: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
+    """Estimate F and B in I = alpha F + (1 - alpha) B, from the coarsest of halved sizes to the full one.
+
+    On each level F and B start as the enlarged ones of the level before. A sweep takes their means of 3 x 3 px, F's
+    weighted by alpha, B's by 1 - alpha, and moves these as `decontaminate` says.
 
     Multi-level estimation is Germer et al. 2020 (arXiv:2006.14970), means weighted by alpha and their correction Forte
     2021 ("Approximate Fast Foreground Colour Estimation"); `inference.foreground` wraps pymatting's, for results.
 
     Args:
         image: I, (H, W, 3) in [0, 1].
-        alpha: (H, W) in [0, 1]; where it is 1, F is I up to rounding, and where it is 0, nearby foreground.
+        alpha: (H, W) in [0, 1].
 
-    Returns: (H, W, 3) in [0, 1], not premultiplied.
+    Returns: F and B, (H, W, 3) in [0, 1]; where alpha hides one, it is a mean of what is near.
     """
     # Alpha three times over: a channel of its own would make the arithmetic three times slower.
     levels: list[tuple[NDArray, NDArray]] = [(image, cv2.merge([alpha] * 3))]
     while max(levels[-1][1].shape[:2]) > 1:
         height, width = levels[-1][1].shape[:2]
-        size = -(-width // 2), -(-height // 2)
-        colours, opacity = (cv2.resize(layer, size, interpolation=cv2.INTER_AREA) for layer in levels[-1])
-        levels.append((colours, opacity))
+        halved = (cv2.resize(p, _halved(width, height), interpolation=cv2.INTER_AREA) for p in levels[-1])
+        levels.append((next(halved), next(halved)))
     foreground: NDArray = levels[-1][0]
     background = foreground
     for blended, opacity in reversed(levels):
@@ -91,11 +111,21 @@ def estimate_foreground_colours(image: NDArray[np.float32], alpha: NDArray[np.fl
         rest = 1 - opacity
         weights = opacity + LEAST_WEIGHT, rest + LEAST_WEIGHT
         sums = [cv2.blur(weight, (3, 3)) for weight in weights]
-        share = 1 / (opacity * opacity + rest * rest)
         for _ in range(NUM_SWEEPS):
             foreground = cv2.blur(foreground * weights[0], (3, 3)) / sums[0]
             background = cv2.blur(background * weights[1], (3, 3)) / sums[1]
-            missing = (blended - opacity * foreground - rest * background) * share
-            foreground = (foreground + opacity * missing).clip(0, 1)
-            background = (background + rest * missing).clip(0, 1)
-    return foreground
+            foreground, background = _blend_again(blended, opacity, rest, foreground, background)
+    return foreground, background
+
+
+def _blend_again(
+    image: NDArray, opacity: NDArray, rest: NDArray, foreground: NDArray, background: NDArray
+) -> tuple[NDArray, NDArray]:
+    """Move F and B by as little as makes opacity F + rest B the image, and clip them."""
+    missing = (image - opacity * foreground - rest * background) / (opacity * opacity + rest * rest)
+    return (foreground + opacity * missing).clip(0, 1), (background + rest * missing).clip(0, 1)
+
+
+def _halved(width: int, height: int) -> tuple[int, int]:
+    """Half of a size, rounded up."""
+    return -(-width // 2), -(-height // 2)
