@@ -135,6 +135,13 @@ def wrong_extension(root: Path) -> Expected:
     return {("wrong-extension", "train/backgrounds/really_png.jpg")}
 
 
+def unread_suffix(root: Path) -> Expected:
+    (root / "train/backgrounds/index.csv").write_text("name,licence")
+    (root / "train/backgrounds/.thumbnail").write_bytes((root / "train/backgrounds/photo0.jpg").read_bytes())
+    save(root / "train/backgrounds/animated.gif", photograph(15))
+    return {("ignored-picture", "train/backgrounds/animated.gif")}
+
+
 def empty_alpha(root: Path) -> Expected:
     _, path = add_pair(root, "empty", 16)
     save(path, np.zeros_like(draw(16)[1]))
@@ -255,7 +262,7 @@ FAULTY: dict[str, Callable[[Path], Expected]] = {
     breaking.__name__: breaking
     for breaking in (
         foreground_without_alpha, alpha_without_foreground, test_image_without_trimap, size_mismatch, unreadable,
-        truncated, zero_bytes, wrong_extension, empty_alpha, full_alpha, hard_mask, coloured_alpha,
+        truncated, zero_bytes, wrong_extension, unread_suffix, empty_alpha, full_alpha, hard_mask, coloured_alpha,
         contradicting_trimap, trimap_without_unknown, odd_trimap, premultiplied, without_transparency, mixed_depth,
         rotated, duplicates, near_duplicate, no_permission, name_in_another_case, same_name,
     )

@@ -13,7 +13,7 @@ from data.checks.dataset import Report, check_sets
 from data.checks.faults import FAULTS
 from data.checks.sets import FolderSet, read_config_sets
 from data.foregrounds import ForegroundFile
-from data.images import find_images
+from data.images import DataError, find_images
 from data.packing import make_pack
 from tests.broken_dataset import FAULTY, add_pair, draw, make_healthy, ordinary_user, photograph, save, sets_of
 from tools import check_dataset
@@ -150,6 +150,13 @@ def test_the_folders_of_a_mixture_are_those_of_its_members(tmp_path):
     ]
 
 
+def test_photographs_need_alphas_and_something_must_be_there_as_in_training(tmp_path):
+    with pytest.raises(DataError, match="no folder to check"):
+        read_config_sets({"train": {"dataset": {"foreground_dirs": None}}, "test": None})
+    with pytest.raises(DataError, match="no alphas are named for the images"):
+        read_config_sets({"train": {"image_dirs": [str(tmp_path)], "alpha_dirs": None}})
+
+
 def test_black_around_a_photograph_is_not_premultiplied(tmp_path):
     """A photograph as it is may have a black backdrop; a foreground with one would darken every edge."""
     colours, alpha = draw(32)
@@ -222,6 +229,7 @@ def test_backgrounds_may_share_a_name(root):
         (["--test-image-dir", "a", "--workers", "0"], "--workers of at least 1"),
         (["--test-image-dir", "a", "--num", "-1"], "--num of at least 0"),
         (["--test-image-dir", "a", "--report", "a.txt"], "a.txt: expected a name that ends in .csv or .json"),
+        (["--test-image-dir", "a", "--report", "nowhere/a.csv"], "there is no folder nowhere"),
         (["x=1", "--test-image-dir", "a"], "overrides belong to --config-file"),
     ],
 )

@@ -85,6 +85,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("expected --workers of at least 1 and --num of at least 0")
     if options.report and options.report.suffix.lower() not in REPORT_SUFFIXES:
         parser.error(f"--report {options.report}: expected a name that ends in {' or '.join(REPORT_SUFFIXES)}")
+    if options.report and not options.report.parent.is_dir():
+        parser.error(f"--report {options.report}: there is no folder {options.report.parent}")
     return options
 
 

@@ -9,11 +9,11 @@ import numpy as np
 from data import packing
 from data.checks.duplicates import Fingerprint, find_duplicates, make_fingerprint
 from data.checks.faults import FAULTS, Finding
-from data.checks.files import Picture, read_picture
+from data.checks.files import Picture, find_ignored, read_picture
 from data.checks.pixels import describe_alpha, describe_trimap, fits_turned, is_premultiplied
 from data.checks.sets import FolderSet, Group, Part, Role, find_groups
 from data.images import DataError, as_colours, as_grey
-from data.packed import PackedForeground
+from data.packed import PackedForeground, is_pack
 from data.workers import map_in_workers
 
 Track = Callable[[Iterable[Any], int], Iterable[Any]]
@@ -55,7 +55,8 @@ def check_sets(
         ChildProcessError: a worker was killed.
     """
     groups: dict[Group, None] = {}
-    findings: list[Finding] = []
+    places = dict.fromkeys(place for folders in sets for place in folders.places.values() if place.is_dir())
+    findings = [finding for place in places if not is_pack(place) for finding in find_ignored(place)]
     for folders in sets:
         grouped, unmatched = find_groups(folders)
         groups.update(dict.fromkeys(grouped))

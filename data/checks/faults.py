@@ -34,6 +34,7 @@ FAULTS = {
     "truncated": Fault("error", "a picture whose end is missing", "copy it again from where it is whole"),
     "unreadable": Fault("error", "not a picture that can be used", "replace, convert or remove it"),
     "wrong-extension": Fault("warning", "another format than the suffix says, read all the same", "rename it"),
+    "ignored-picture": Fault("warning", "a picture whose suffix is not read", "rename or convert it, or take it away"),
     # of a picture and its partner
     "size-mismatch": Fault("error", "another size than its partner", "find the right partner; do not just resize"),
     "exif-rotation": Fault(

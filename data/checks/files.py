@@ -2,6 +2,8 @@
 
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -10,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.checks.faults import Finding
-from data.decoding import ORIENTATION_TAG, decode
+from data.decoding import ORIENTATION_TAG, UNREADABLE, decode
 from data.encoding import FORMATS
+from data.images import IMAGE_SUFFIXES
 
 SAME_FORMATS = {"MPO": "JPEG"}  # a camera's JPEG with a second picture behind the first
 JPEG_END, PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
@@ -56,6 +59,14 @@ def read_picture(path: Path) -> tuple[Picture | None, list[Finding]]:
     if named is None or SAME_FORMATS.get(stored, stored) == named.upper():
         return picture, []
     return picture, [Finding("wrong-extension", path, f"its content is {stored}")]
+
+
+def find_ignored(folder: Path) -> Iterator[Finding]:
+    """Find the pictures in a folder that have another suffix than those that are read; other files may be there."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file():
+            with suppress(*UNREADABLE, Image.DecompressionBombError), Image.open(path) as image:
+                yield Finding("ignored-picture", path, f"its content is {image.format}")
 
 
 def is_cut_off(content: bytes) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from data.checks.faults import Finding
+from data.images import DataError
 from data.packed import PackedForeground, find_packed, is_pack
 from data.training_sets import find_both, find_folders, find_named
 
@@ -41,10 +42,13 @@ def read_config_sets(dataloader: Mapping[str, Any]) -> list[FolderSet]:
     Args:
         dataloader: resolved, plain dicts and lists.
 
-    Raises: as `data.training_sets.find_folders`.
+    Raises:
+        DataError: it names no folder; otherwise as `data.training_sets.find_real_images`.
     """
     training = [found for node in find_nodes(dataloader.get("train")) for found in training_sets(node)]
     test = [found for node in find_nodes(dataloader.get("test")) for found in test_sets(node)]
+    if not training and not test:
+        raise DataError("no folder to check: expected foreground_dirs, image_dirs, background_dirs or image_dir in it")
     return [*training, *test]
 
 
@@ -63,13 +67,15 @@ def training_sets(node: Mapping[str, Any]) -> Iterator[FolderSet]:
     Args:
         node: its arguments, of which `foreground_dirs`, `image_dirs`, `background_dirs` and `alpha_dirs` count.
 
-    Raises: as `data.training_sets.find_folders`.
+    Raises: as `data.training_sets.find_real_images`.
     """
     for kind, role in TRAINING_KINDS.items():
         places = node.get(f"{role}_dirs")
         if places:
             alphas = None if role == "background" else node.get("alpha_dirs")
             for pictures, alpha in find_folders(kind, places, alphas):  # type: ignore[arg-type]  # keys are its kinds
+                if role == "image" and alpha is None:
+                    raise DataError(f"no alphas are named for the images of {pictures}: name a folder of alphas")
                 yield FolderSet("training", {role: pictures, **({"alpha": alpha} if alpha else {})})
 
 
