@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from engine.checkpoint import Checkpointer, read_checkpoint
 from engine.config import ConfigError
 from engine.launch import share_buffers
+from engine.loading import LoaderError
 from engine.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class EvaluateAndKeepBest(hooks.HookBase):
 
     Raises:
         ConfigError: another mode; a metric that the evaluation does not give, at the first one where `metrics` is None.
+        LoaderError: in training, where the evaluation raises an OSError or a ValueError.
     """
 
     trainer: Trainer
@@ -149,7 +151,12 @@ class EvaluateAndKeepBest(hooks.HookBase):
 
     def _evaluate_now(self) -> None:
         """Evaluate in every process; the main one keeps the weights where they are the best, and then the record."""
-        metrics = flatten_results_dict(self._evaluate())
+        try:
+            metrics = flatten_results_dict(self._evaluate())
+        except (OSError, ValueError) as error:  # of pictures that went or changed since the start
+            logger.exception("The evaluation failed")
+            # The last line: an error of a worker begins with its traceback.
+            raise LoaderError(f"the evaluation failed: {str(error).strip().splitlines()[-1]}") from error
         if comm.is_main_process():
             self._check_metric(metrics)
             if self._metric is not None:

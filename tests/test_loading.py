@@ -127,7 +127,7 @@ def stop_in_one_process(rank, folder):
         drawn._loader = [*islice(drawn._loader, 7), {"faults": ["c.png"]}]
     done = 0
     try:
-        while True:
+        for _ in range(20):
             drawn.draw()
             done += 1
     except LoaderError as error:

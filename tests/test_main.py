@@ -216,9 +216,10 @@ def test_a_stop_in_the_last_evaluation_is_made_up_for_once(trained, data, tmp_pa
     assert len(calls) == 3
 
 
-def test_a_config_saved_before_there_was_a_best_checkpoint_resumes(trained, tmp_path, capsys):
+def test_a_config_saved_by_an_earlier_version_resumes(trained, tmp_path, capsys):
     cfg = LazyConfig.load(str(trained / "config.yaml"))
     del cfg.train.best_checkpoint, cfg.dataloader.evaluator.protocol
+    del cfg.dataloader.train.prefetch_factor, cfg.dataloader.train.on_fault
     cfg.train.output_dir = str(tmp_path)
     LazyConfig.save(cfg, str(tmp_path / "earlier.yaml"))
     shutil.copy(trained / "model_0000002.pth", tmp_path)

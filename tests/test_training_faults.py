@@ -135,3 +135,30 @@ def test_data_gone_before_the_first_step_leave_no_checkpoint(own_data, tmp_path,
     assert stopped(*overrides(own_data, tmp_path / "out", **{"dataloader.test": "null"})) == 3
     assert "No step was done yet" in capsys.readouterr().out.splitlines()[-1]
     assert not (tmp_path / "out" / "last_checkpoint").exists()
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_test_set_that_changes_stops_at_its_evaluation_and_a_resume_makes_up_for_it(
+    trained,  # noqa: F811
+    own_data,
+    tmp_path,
+    monkeypatch,
+    capsys,
+    num_workers,
+):
+    picture = own_data / "merged" / "1.png"
+    content = picture.read_bytes()
+    settings = {"dataloader.test.num_workers": num_workers, "train.checkpointer.period": 5, "train.eval_period": 3}
+    changes = overrides(own_data, tmp_path / "out", **settings)
+    with monkeypatch.context() as patch:
+        at_iteration(patch, 2, lambda _: picture.write_bytes(content[:-100]))
+        assert stopped(*changes) == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert "Stopped: the evaluation failed: " in lines[-2] and f"cannot read {picture}" in lines[-2]
+    assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000002.pth"
+    picture.write_bytes(content)
+    main.main(["--config-file", DEMO, "--resume", *changes])
+    assert set(metrics(tmp_path / "out")) >= {3, 4, 5, 6}
+    assert same_weights(tmp_path / "out", trained)
+    best = [torch.load(folder / "model_best.pth", weights_only=True)["value"] for folder in (tmp_path / "out", trained)]
+    assert best[0] == best[1]
