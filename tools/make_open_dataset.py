@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -151,20 +152,20 @@ def make_test_composites(output: Path, num: int, crop_px: int, seed: int) -> Non
 def training_command(output: Path) -> str:
     """Give a command that trains a small network from random weights; docs/data.md has the one for a large network."""
     train, test = "dataloader.train.dataset", "dataloader.test.dataset"
-    values = {
+    values: dict[str, Any] = {
         "train.output_dir": "output/open",
         "train.init_checkpoint": "",
-        "train.samples_per_epoch": "16000",
-        f"{train}.foreground_dirs": f"[{output / 'train/rgba'}]",
-        f"{train}.alpha_dirs": "null",
-        f"{train}.background_dirs": f"[{output / 'train/backgrounds'}]",
-        f"{train}.rotation_min_px": "0",
+        "train.samples_per_epoch": 16000,
+        f"{train}.foreground_dirs": [str(output / "train/rgba")],
+        f"{train}.alpha_dirs": None,
+        f"{train}.background_dirs": [str(output / "train/backgrounds")],
+        f"{train}.rotation_min_px": 0,
         f"{test}.image_dir": str(output / "test/merged"),
         f"{test}.trimap_dir": str(output / "test/trimaps"),
         f"{test}.alpha_dir": str(output / "test/alpha_copy"),
     }
-    overrides = " \\\n    ".join(f"'{key}={value}'" for key, value in values.items())
-    return f"python main.py --config-file configs/demo.py \\\n    {overrides}"
+    overrides = [shlex.quote(f"{key}={json.dumps(value, ensure_ascii=False)}") for key, value in values.items()]
+    return " \\\n    ".join(["python main.py --config-file configs/demo.py", *overrides])
 
 
 def start_manifest(output: Path, settings: dict[str, Any]) -> dict[str, Any]:

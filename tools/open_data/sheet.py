@@ -5,39 +5,35 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from data.composition import composite
-from data.images import read_image, write_image
+from data.images import read_image, to_uint8
 from data.photographs import find_photograph
 from data.procedural import KINDS
+from evaluation.report import join_cells, label_line
 
-CELL_PX = 320
+CELL_PX = 256
 COLUMNS = 4
-BACKGROUNDS = (
-    "skimage/data/coffee.png",
-    "skimage/data/rocket.jpg",
-    "skimage/data/grass.png",
-    "skimage/data/chelsea.png",
-)
-SEEDS = {"hair": 5, "fur": 1, "feathers": 9, "foliage": 3, "lace": 2, "smoke": 4, "glass": 3, "drops": 1}  # fine ones
+BACKGROUNDS = ("skimage/data/rocket.jpg", "skimage/data/coffee.png", "skimage/data/chelsea.png")
 
 
 def write_sheet(path: Path, seed: int) -> None:
-    """Write the kinds in four columns, each over a CC0 photograph and beside its alpha.
+    """Write a picture of each kind, over a photograph free of rights and, below, its alpha; four kinds in a row.
 
     Args:
-        path: a picture file.
-        seed: 0 gives the pictures of the docs.
+        path: a picture file, JPEG for a small one.
+        seed: of the pictures.
     """
-    cells = []
-    for number, (kind, draw) in enumerate(KINDS.items()):
-        foreground, alpha = draw(np.random.default_rng(SEEDS[kind] + seed), CELL_PX)
-        photograph = read_image(find_photograph(BACKGROUNDS[number % len(BACKGROUNDS)]))
-        side = min(photograph.shape[:2])
-        background = cv2.resize(photograph[:side, :side], (CELL_PX, CELL_PX), interpolation=cv2.INTER_AREA)
-        over: NDArray = composite(alpha[..., None], foreground, np.asarray(background, np.float32))
-        cell = np.vstack([over, np.repeat(alpha[..., None], 3, 2)])
-        cv2.putText(cell, kind, (8, CELL_PX + 20), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (1.0, 1.0, 1.0), 1, cv2.LINE_AA)
-        cells.append(cell)
-    rows = [np.hstack(cells[start : start + COLUMNS]) for start in range(0, len(cells), COLUMNS)]
-    write_image(path, np.vstack(rows))
+    names, lines = list(KINDS), []
+    for start in range(0, len(names), COLUMNS):
+        labels, over, alphas = names[start : start + COLUMNS], [], []
+        for number, kind in enumerate(labels, start=start // COLUMNS):  # another background below than above
+            foreground, alpha = KINDS[kind](np.random.default_rng([seed, number]), CELL_PX)
+            photograph: NDArray = read_image(find_photograph(BACKGROUNDS[number % len(BACKGROUNDS)]))
+            side = min(photograph.shape[:2])
+            background = cv2.resize(photograph[:side, :side], (CELL_PX, CELL_PX), interpolation=cv2.INTER_AREA)
+            over.append(composite(alpha[..., None], foreground, np.asarray(background, np.float32)))
+            alphas.append(np.repeat(alpha[..., None], 3, axis=2))
+        lines += [label_line(labels, CELL_PX), join_cells(over), join_cells(alphas)]
+    Image.fromarray(to_uint8(np.concatenate(lines))).save(path, quality=85)

@@ -1,0 +1,354 @@
+"""The open data set: archives that are read and those that are refused, terms, the same bytes again, what it trains."""
+
+import hashlib
+import io
+import json
+import lzma
+import os
+import shlex
+import stat
+import sys
+import tarfile
+import zipfile
+from argparse import Namespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.datasets import MattingFolder
+from data.images import DataError, read_rgba
+from data.procedural import KINDS
+from engine.config import apply_overrides, load_config
+from tools import make_open_dataset as tool
+from tools.open_data import archives, licences, pictures, sources
+from tools.open_data.archives import read_members
+
+COPYRIGHT = """Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
+
+Files: *
+Copyright: 2002 Any One
+License: GPL-2
+
+Files: animals/hen.png
+ animals/cow?.png
+Copyright: 2003, A. Painter
+           2004, B. Painter
+License: CC-BY-4.0
+
+Files: debian/*
+Copyright: 2005 A Packager
+License: Expat
+"""
+
+
+def png(pixels):
+    """Encode an array as PNG."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def cutout(seed, side=80):
+    """A noisy disc with a soft edge, RGBA."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side] - side / 2
+    alpha = np.clip((side / 3 - np.hypot(x, y)) / 4, 0, 1) * 255
+    return np.dstack([rng.integers(0, 256, (side, side, 3)), alpha]).astype(np.uint8)
+
+
+def photograph(seed):
+    return np.random.default_rng(seed).integers(0, 256, (90, 120, 3)).astype(np.uint8)
+
+
+STAMPS = "usr/share/stamps"
+FILES = {
+    "usr/share/doc/stamps/copyright": COPYRIGHT.encode(),
+    f"{STAMPS}/animals/hen.png": png(cutout(1)),
+    f"{STAMPS}/animals/pig.png": png(cutout(2)),
+    f"{STAMPS}/animals/flat.png": png(np.minimum(cutout(3), [9, 9, 9, 255]).astype(np.uint8)),
+    f"{STAMPS}/photos/wood.jpg": png(photograph(4)),
+    f"{STAMPS}/symbols/heart.png": png(cutout(5)),
+}
+SOURCE = sources.debian("stamps", (f"{STAMPS}/*.png",), (f"{STAMPS}/photos/*.jpg",), ("*/symbols/*",))
+ABSENT = sources.Source("@nobody/nothing", "npm", cutouts=("package/*.png",))
+
+
+def tar(files, mode):
+    """Bytes of a tar archive whose names begin with ./, as Debian's do."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=mode) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name if name.startswith("/") else f"./{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
+def deb(files, data="data.tar.xz"):
+    """Bytes of a Debian package."""
+    parts = {"debian-binary": b"2.0\n", "control.tar.xz": tar({"control": b"x"}, "w:xz"), data: tar(files, "w:xz")}
+    entries = [b"!<arch>\n"]
+    for name, content in parts.items():
+        entries += [f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode(), content]
+        entries += [b"\n"] * (len(content) % 2)
+    return b"".join(entries)
+
+
+def write_archive(folder, suffix, files):
+    """Write the files as a package of this kind."""
+    path = folder / f"stamps_1.0_all{suffix}"
+    if suffix == ".whl":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+    else:
+        path.write_bytes(deb(files) if suffix == ".deb" else tar(files, "w:gz"))
+    return path
+
+
+def digests(folder):
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    """A folder with a Debian package of `FILES`; it and one that is not to be had are all sources."""
+    monkeypatch.setattr(tool, "SOURCES", (SOURCE, ABSENT))
+    (tmp_path / "packages").mkdir()
+    write_archive(tmp_path / "packages", ".deb", FILES)
+    return tmp_path / "packages"
+
+
+NUMBERS = {"size-px": 64, "num-drawn": 8, "num-drawn-test": 1, "num-test": 4, "num-workers": 1}
+SMALL = [f"--{name}={number}" for name, number in NUMBERS.items()]
+
+
+def test_a_set_is_whole_and_a_run_that_was_cut_off_ends_in_the_same_bytes(packages, tmp_path, capsys):
+    output = tmp_path / "open set, 1"
+    command = ["--output", str(output), "--packages", str(packages), *SMALL]
+    assert tool.main(command) == 0
+    said = capsys.readouterr().out
+    assert "without @nobody/nothing: --download fetches it, or put nobody-nothing-*.tgz into" in said
+    made = digests(output)
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert {name: entry["sha256"] for name, entry in manifest["pictures"].items()} == {
+        name: made[name] for name in manifest["pictures"]
+    }
+    outside = {"manifest.json", "LICENCES.md", "licences/stamps/copyright"}
+    composites = {f"test/{folder}/{index:04d}.png" for folder in tool.TEST_FOLDERS for index in range(4)}
+    assert made.keys() == manifest["pictures"].keys() | outside | composites
+    drawn = [name for name in manifest["pictures"] if name.startswith("train/rgba/drawn_")]
+    assert sorted(name.split("_")[1] for name in drawn) == sorted(KINDS)
+    stamps = {entry["file"]: (name, entry) for name, entry in manifest["pictures"].items() if "file" in entry}
+    assert {name.rpartition("/")[2] for name in stamps} == {"hen.png", "pig.png", "wood.jpg"}
+    name, entry = stamps[f"{STAMPS}/animals/hen.png"]
+    assert (entry["licence"], entry["author"]) == ("CC-BY-4.0", "2003, A. Painter; 2004, B. Painter")
+    assert f"| {name} | stamps | {STAMPS}/animals/hen.png | CC-BY-4.0 |" in (output / "LICENCES.md").read_text()
+    np.testing.assert_array_equal(np.rint(255 * np.dstack(read_rgba(output / name))), cutout(1))
+    assert manifest["left_out"] == {f"stamps: {STAMPS}/animals/flat.png": "is drawn in few colours"}
+    assert manifest["packages"]["stamps"]["sha256"] == digests(packages)["stamps_1.0_all.deb"]
+
+    lost = [name for number, name in enumerate(sorted(manifest["pictures"])) if number % 2]
+    for gone in (*lost, "test/trimaps/0002.png", "LICENCES.md"):
+        (output / gone).unlink()
+    kept = {name: (output / name).stat().st_mtime_ns for name in manifest["pictures"] if name not in lost}
+    assert tool.main(command) == 0
+    assert digests(output) == made
+    assert all((output / name).stat().st_mtime_ns == then for name, then in kept.items())
+
+    assert tool.main([*command, "--seed", "1"]) == 1
+    assert "holds a set of other settings (seed)" in capsys.readouterr().err
+
+
+def test_the_printed_command_reads_the_set(tmp_path):
+    from detectron2.config import instantiate
+
+    folder = tmp_path / "my set, 'new'"
+    for name, write in (("train/rgba", cutout), ("train/backgrounds", photograph)):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "0.png").write_bytes(png(write(0)))
+    for name, content in (("merged", photograph(1)), ("trimaps", np.full((90, 120), 128, np.uint8))):
+        (folder / "test" / name).mkdir(parents=True)
+        (folder / "test" / name / "0.png").write_bytes(png(content))
+    (folder / "test/alpha_copy").mkdir()
+    (folder / "test/alpha_copy/0.png").write_bytes(png(photograph(2)[..., 0]))
+    words = shlex.split(tool.training_command(folder).replace("\\\n", ""))
+    assert words[:4] == ["python", "main.py", "--config-file", "configs/demo.py"]
+    cfg = load_config(words[3])
+    apply_overrides(cfg, words[4:])
+    assert cfg.train.init_checkpoint == "" and cfg.train.samples_per_epoch == 16000
+    sample = instantiate(cfg.dataloader.train.dataset)[0, 0]
+    assert sample["image"].shape == (3, 128, 128) and sample["alpha"].max() > 0
+    assert isinstance(instantiate(cfg.dataloader.test.dataset), MattingFolder)
+
+
+@pytest.mark.parametrize("suffix", [".deb", ".tgz", ".whl"])
+def test_archives_give_the_wanted_files_alone(tmp_path, suffix):
+    path = write_archive(tmp_path, suffix, FILES)
+    assert dict(read_members(path, lambda name: name.endswith(".png"))) == {
+        name: content for name, content in FILES.items() if name.endswith(".png")
+    }
+
+
+@pytest.mark.parametrize("suffix", [".deb", ".tgz", ".whl"])
+def test_archives_that_lead_out_or_swell_are_refused(tmp_path, suffix, monkeypatch):
+    for name in ("../evil.png", "a/../../evil.png", "/etc/evil.png"):
+        path = write_archive(tmp_path, suffix, {"good.png": b"x", name: b"x"})
+        with pytest.raises(DataError, match="leads out of it"):
+            list(read_members(path, lambda name: True))
+    path = write_archive(tmp_path, suffix, {"bomb.png": bytes(3_000_000)})
+    assert path.stat().st_size < 10_000
+    monkeypatch.setattr(archives, "MAX_FILE_BYTES", 2_999_999)
+    with pytest.raises(DataError, match=r"bomb\.png has more than"):
+        list(read_members(path, lambda name: True))
+    monkeypatch.setattr(archives, "MAX_UNPACKED_BYTES", 2_000_000)
+    with pytest.raises(DataError, match="unpacks to more than"):
+        list(read_members(path, lambda name: False))
+
+
+@pytest.mark.parametrize("suffix", [".deb", ".tgz", ".whl"])
+def test_a_damaged_archive_is_named(tmp_path, suffix):
+    path = write_archive(tmp_path, suffix, FILES)
+    path.write_bytes(path.read_bytes()[:-3000])
+    with pytest.raises(DataError, match=f"{path.name} is damaged"):
+        list(read_members(path, lambda name: True))
+
+
+def test_other_archives_say_what_to_do(tmp_path):
+    path = tmp_path / "stamps_1.0_all.deb"
+    path.write_bytes(deb(FILES, "data.tar.zst"))
+    with pytest.raises(DataError, match="zstd.*install the package instead"):
+        list(read_members(path, lambda name: True))
+    path.write_bytes(lzma.compress(b"x"))
+    with pytest.raises(DataError, match="no Debian package"):
+        list(read_members(path, lambda name: True))
+    with pytest.raises(DataError, match=r"expected \.deb, \.tgz, \.whl"):
+        list(read_members(tmp_path / "x.rpm", lambda name: True))
+
+
+def test_an_installed_package_gives_what_its_archive_gives(tmp_path):
+    for name, content in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    archive = write_archive(tmp_path, ".deb", FILES)
+    assert dict(sources.contents(SOURCE, None, tmp_path)) == dict(sources.contents(SOURCE, archive, None))
+    assert list(sources.contents(SOURCE, None, None)) == []
+    wheel = next(source for source in sources.SOURCES if source.package == "scikit-image")
+    root = sources.installed_root(wheel)
+    assert root is not None and (root / wheel.photographs[0]).is_file()
+
+
+def test_terms_are_those_of_the_last_paragraph_that_covers_the_file():
+    def of(name):
+        return licences.debian_terms(f"usr/share/stamps/{name}", COPYRIGHT)
+
+    assert of("animals/hen.png").licence == of("animals/cow1.png").licence == "CC-BY-4.0"
+    assert of("animals/pig.png") == licences.Terms("GPL-2", "2002 Any One")  # and debian/* is no picture
+    with pytest.raises(DataError, match="no licence.*covers"):
+        licences.debian_terms("usr/share/x.png", COPYRIGHT.replace("Files: *", "Files: other/*"))
+    with pytest.raises(DataError, match="without the file that states its terms"):
+        licences.terms_of(SOURCE, f"{STAMPS}/animals/hen.png", {})
+    record = json.dumps({"license": "MIT", "author": {"name": "Some One"}})
+    assert licences.terms_of(ABSENT, "package/x.png", {"package/package.json": record}) == licences.Terms(
+        "MIT", "Some One"
+    )
+    wheel = next(source for source in sources.SOURCES if source.package == "scikit-image")
+    assert licences.terms_of(wheel, "skimage/data/camera.png", {}) == licences.Terms("CC0", "Lav Varshney")
+    assert not any("none stated" in licence for source in sources.SOURCES for licence in source.licences.values())
+
+
+def test_cutouts_that_teach_nothing_are_told_apart():
+    fit = cutout(0)
+    hard, full, flat = fit.copy(), fit.copy(), fit.copy()
+    hard[..., 3] = np.where(hard[..., 3] > 127, 255, 0)
+    full[..., 3] = np.maximum(full[..., 3], 100)
+    flat[..., :3] = flat[..., :3] // 128 * 128
+    reasons = [pictures.why_unfit(each) for each in (fit, fit[..., :3], cutout(0, 40), hard, full, flat)]
+    assert reasons == [
+        None, "has no transparency", "has a side below 64 px", "has a hard edge", "fills its frame",
+        "is drawn in few colours",
+    ]  # fmt: skip
+    assert pictures.write_cutout(b"no picture", "x.png").startswith("cannot be read")
+
+
+def test_a_tenth_is_held_out_whatever_else_there_is():
+    share = np.mean([pictures.is_held_out(f"name_{number}") for number in range(4000)])
+    assert abs(share - pictures.HELD_OUT_SHARE) < 0.02
+    assert pictures.is_held_out("name_7") == pictures.is_held_out("name_7")
+
+
+def client(folder, script):
+    """Make an executable that stands in for a registry's client."""
+    folder.mkdir(exist_ok=True)
+    path = folder / "apt-get"
+    path.write_text(f"#!{sys.executable}\nimport sys\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def test_a_download_is_whole_or_not_there(tmp_path, monkeypatch):
+    packages = tmp_path / "packages"
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    client(tmp_path / "bin", "assert sys.argv[1:] == ['download', 'stamps']\nopen('stamps_1_all.deb', 'w').write('x')")
+    assert sources.download(SOURCE, packages) is None
+    assert [path.name for path in packages.iterdir()] == ["stamps_1_all.deb"]
+    assert sources.find_archive(SOURCE, packages) == packages / "stamps_1_all.deb"
+
+    (packages / "stamps_1_all.deb").unlink()
+    client(tmp_path / "bin", "open('stamps_1_all.deb', 'w').write('half')\nsys.exit('no such package')")
+    problem = sources.download(SOURCE, packages)
+    assert "apt-get download stamps failed (no such package)" in problem and "by hand" in problem
+    assert list(packages.iterdir()) == []
+
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    assert "npm is not on this machine" in sources.download(ABSENT, packages)
+
+
+def test_nothing_is_fetched_unasked(packages, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a download that nobody asked for")
+
+    monkeypatch.setattr(tool, "download", refuse)
+    monkeypatch.setattr(tool, "draw_missing", lambda *_: None)
+    monkeypatch.setattr(tool, "make_test_composites", lambda *_: None)
+    assert tool.main(["--output", str(tmp_path / "set"), "--packages", str(packages), *SMALL]) == 0
+
+
+def test_a_folder_of_other_files_is_left_alone(packages, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("mine")
+    assert tool.main(["--output", str(tmp_path / "mine"), "--packages", str(packages), *SMALL]) == 1
+    assert "holds files but no manifest.json" in capsys.readouterr().err
+    assert digests(tmp_path / "mine").keys() == {"notes.txt"}
+    for wrong in ([], ["--output", "x", "--sheet", "y.png"], ["--output", "x", "--num-drawn", "0"]):
+        with pytest.raises(SystemExit) as raised:
+            tool.main(wrong)
+        assert raised.value.code == 2
+
+
+def test_drawn_surfaces_join_where_photographs_are_few(monkeypatch):
+    class InOrder:
+        def __init__(self, *_):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def map(self, _, tasks, chunksize):
+            drawn.extend(task[1].as_posix() for task in tasks)
+            return iter(())
+
+    monkeypatch.setattr(tool, "ProcessPoolExecutor", InOrder)
+    options = Namespace(num_drawn=9, num_drawn_test=2, seed=0, size_px=64, num_workers=1)
+    for num_photographs, num_surfaces in ((19, 64), (20, 0)):
+        drawn = []
+        names = [f"{part}/backgrounds/{number}.jpg" for part in ("train", "test") for number in range(num_photographs)]
+        manifest = {"pictures": {name: {} for name in names}}
+        tool.draw_missing(tool.Path("/nowhere"), manifest, options)
+        assert sum("surface" in name for name in drawn) == num_surfaces
+        assert len(drawn) == 9 + 2 + num_surfaces
+        assert len(manifest["pictures"]) == 2 * num_photographs + len(drawn)
