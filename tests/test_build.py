@@ -124,6 +124,14 @@ def test_settings_of_the_loader_are_checked():
         build_train_loader(Keys(), 2, 1, seed=0, prefetch_factor=0)
 
 
+@pytest.mark.parametrize(("num_workers", "ahead"), [(0, None), (2, 3)])
+def test_workers_live_on_and_make_as_many_batches_ahead_as_asked_for(num_workers, ahead):
+    loader = build_train_loader(Keys(), 2, num_workers, seed=0, prefetch_factor=3)
+    assert loader.persistent_workers == (num_workers > 0)
+    assert loader.prefetch_factor == ahead
+    assert loader.pin_memory == torch.cuda.is_available()
+
+
 class Strided(Dataset):
     """Tensors as a picture's array gives them, channels last in memory."""
 

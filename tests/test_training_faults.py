@@ -12,6 +12,7 @@ from test_main import DEMO, data, metrics, overrides, quiet_afterwards, trained 
 
 import main
 from data.images import DataError
+from engine import pace
 from engine.config import apply_overrides, load_config
 from engine.trainer import Trainer
 
@@ -162,3 +163,10 @@ def test_a_test_set_that_changes_stops_at_its_evaluation_and_a_resume_makes_up_f
     assert same_weights(tmp_path / "out", trained)
     best = [torch.load(folder / "model_best.pth", weights_only=True)["value"] for folder in (tmp_path / "out", trained)]
     assert best[0] == best[1]
+
+
+def test_a_loader_that_sets_the_pace_is_warned_of(data, tmp_path, monkeypatch):  # noqa: F811
+    for name, value in {"STEPS_JUDGED": 2, "WARM_UP_STEPS": 1, "MAX_WAITING_SHARE": 0.0}.items():
+        monkeypatch.setattr(pace, name, value)
+    main.main(["--config-file", DEMO, *overrides(data, tmp_path, **{"dataloader.test": "null"})])
+    assert (tmp_path / "log.txt").read_text().count("The loader sets the pace: ") == 1
