@@ -87,7 +87,8 @@ class Batches:
                 raise
             return {}, (
                 f"process {comm.get_rank()} lost a worker of its loader ({error}). If memory ran out, that of /dev/shm "
-                "included, lower dataloader.train.num_workers or prefetch_factor"
+                "included, lower dataloader.train.num_workers or prefetch_factor; a mapped file that was cut off "
+                "or went away ends a worker as well"
             )
 
     def _count(self, faults: list[str]) -> None:

@@ -149,7 +149,10 @@ def test_batches_are_contiguous_copies_of_strided_samples(num_workers):
     expected = [loader.dataset[key]["image"] for key in islice(loader.sampler, 3)]
     assert not expected[0].is_contiguous()
     assert batch.is_contiguous() and torch.equal(batch, torch.stack(expected))
-    assert batch.is_shared() == (num_workers > 0)  # no second copy brought it here
+    if torch.cuda.is_available():
+        assert batch.is_pinned()
+    else:
+        assert batch.is_shared() == (num_workers > 0)  # no second copy brought it here
 
 
 def test_loading_leaves_the_global_generators_alone(dataset):
