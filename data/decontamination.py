@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from data.foregrounds import Box, Foreground, OpenForeground, average, fractional_values
 from data.images import to_float
 
-NUM_SWEEPS = 3  # on every level; of 1, 3 and 10 the one with the least error on procedural foregrounds
+NUM_SWEEPS = 3  # on every level; 1 leaves an eighth more error on procedural foregrounds, 6 take off a fortieth
 LEAST_WEIGHT = 0.01  # of a colour where alpha hides it, so that there is a mean where it is hidden all around
 
 

@@ -11,6 +11,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from data.composition import composite
+from data.decontamination import decontaminate
 from data.images import find_images, read_image, to_float, to_uint8
 from data.procedural.demo import DEMO_KINDS
 from data.procedural.surfaces import texture
@@ -35,10 +36,16 @@ def by_pymatting(image: NDArray, alpha: NDArray) -> NDArray:
     return library.estimate_foreground_ml(image, alpha)
 
 
+def by_training(image: NDArray, alpha: NDArray) -> NDArray:
+    """What training sets make of a photograph that they are to cut foregrounds from."""
+    return to_float(decontaminate(to_uint8(image), to_uint8(alpha)))
+
+
 SIDES: dict[str, Callable[[NDArray, NDArray], NDArray]] = {
     "image's own": lambda image, alpha: image,
     "pymatting's": by_pymatting,
     "ours": estimate_foreground,
+    "training's": by_training,
 }
 
 
