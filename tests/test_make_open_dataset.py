@@ -293,7 +293,7 @@ def test_cutouts_that_teach_nothing_are_told_apart():
     assert pictures.write_cutout(b"no picture", "x.png").startswith("cannot be read")
 
 
-def test_a_tenth_is_held_out_whatever_else_there_is():
+def test_the_same_share_is_held_out_whatever_else_there_is():
     share = np.mean([pictures.is_held_out(f"name_{number}") for number in range(4000)])
     assert abs(share - pictures.HELD_OUT_SHARE) < 0.02
     assert pictures.is_held_out("name_7") == pictures.is_held_out("name_7")

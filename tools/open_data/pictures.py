@@ -17,7 +17,7 @@ PHOTOGRAPH_PX = 1280  # longest side of a background
 FEWEST_COLOURS = 0.2  # distinct colours by opaque pixels: what has fewer is drawn, not photographed
 LEAST_TRANSPARENT, LEAST_FRACTIONAL = 0.05, 0.004  # shares of a cut-out's pixels
 EFFECT_SHARE = 0.3  # of the drawn foregrounds
-HELD_OUT_SHARE = 0.1
+HELD_OUT_SHARE = 0.15
 
 
 def is_held_out(name: str) -> bool:
