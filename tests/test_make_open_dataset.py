@@ -20,8 +20,9 @@ from data.datasets import MattingFolder
 from data.images import DataError, read_rgba
 from data.procedural import KINDS
 from engine.config import apply_overrides, load_config
+from evaluation.report import GAP_PX
 from tools import make_open_dataset as tool
-from tools.open_data import archives, licences, pictures, sources
+from tools.open_data import archives, licences, pictures, sheet, sources
 from tools.open_data.archives import read_members
 
 COPYRIGHT = """Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
@@ -87,7 +88,12 @@ def tar(files, mode):
 
 def deb(files, data="data.tar.xz"):
     """Bytes of a Debian package."""
-    parts = {"debian-binary": b"2.0\n", "control.tar.xz": tar({"control": b"x"}, "w:xz"), data: tar(files, "w:xz")}
+    parts = {
+        "debian-binary": b"2.0\n",
+        "odd": b"odd",
+        "control.tar.xz": tar({"control": b"x"}, "w:xz"),
+        data: tar(files, "w:xz"),
+    }
     entries = [b"!<arch>\n"]
     for name, content in parts.items():
         entries += [f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode(), content]
@@ -372,3 +378,22 @@ def test_drawn_surfaces_join_where_photographs_are_few(monkeypatch):
         assert sum("surface" in name for name in drawn) == num_surfaces
         assert len(drawn) == 9 + 2 + num_surfaces
         assert len(manifest["pictures"]) == 2 * num_photographs + len(drawn)
+
+
+def test_the_sheet_shows_each_kind_over_a_photograph_and_its_alpha(tmp_path, monkeypatch):
+    shades = {f"kind {number}": number / 7 for number in range(8)}
+
+    def flat(shade):
+        return lambda rng, side: (np.zeros((side, side, 3), np.float32), np.full((side, side), shade, np.float32))
+
+    monkeypatch.setattr(sheet, "KINDS", {kind: flat(shade) for kind, shade in shades.items()})
+    monkeypatch.setattr(sheet, "CELL_PX", 40)
+    assert tool.main(["--sheet", str(tmp_path / "sheet.png")]) == 0
+    pixels = np.asarray(Image.open(tmp_path / "sheet.png"))
+    label_px = (len(pixels) - 4 * 40) // 2
+    for number, shade in enumerate(shades.values()):
+        top = label_px + number // 4 * (label_px + 80)
+        left = number % 4 * (40 + GAP_PX)
+        over, alpha = (pixels[start : start + 40, left : left + 40] for start in (top, top + 40))
+        assert (alpha == round(255 * shade)).all()
+        assert over.std() > 5 if shade < 1 else (over == 0).all()  # a black foreground over a photograph

@@ -45,8 +45,8 @@ def terms_of(source: Source, name: str, texts: Mapping[str, str]) -> Terms:
 def debian_terms(name: str, copyright_text: str) -> Terms:
     """Read a file's terms from a debian/copyright file: the last paragraph that covers it.
 
-    Its patterns are paths in the package's source. A file is covered by a pattern that is the end of its path or,
-    without wildcards, has the name of the file; `*` covers all.
+    Its patterns are paths in the package's source. A file is covered by a pattern that fits the end of its path or
+    has its name at its end; `*` covers all.
 
     Raises:
         DataError: no paragraph covers the file.
@@ -72,8 +72,7 @@ def debian_terms(name: str, copyright_text: str) -> Terms:
 
 def covers(pattern: str, name: str) -> bool:
     """Tell whether a pattern of a copyright file covers a file of the package; see `debian_terms`."""
-    has_wildcard = "*" in pattern or "?" in pattern
-    same_name = not has_wildcard and pattern.rpartition("/")[2] == name.rpartition("/")[2]
+    same_name = pattern.rpartition("/")[2] == name.rpartition("/")[2]
     return pattern == "*" or fnmatchcase(name, f"*/{pattern}") or same_name
 
 
