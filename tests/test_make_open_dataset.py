@@ -152,6 +152,7 @@ def test_a_set_is_whole_and_a_run_that_was_cut_off_ends_in_the_same_bytes(packag
     name, entry = stamps[f"{STAMPS}/animals/hen.png"]
     assert (entry["licence"], entry["author"]) == ("CC-BY-4.0", "2003, A. Painter; 2004, B. Painter")
     assert f"| {name} | stamps | {STAMPS}/animals/hen.png | CC-BY-4.0 |" in (output / "LICENCES.md").read_text()
+    assert entry["file_sha256"] == hashlib.sha256(FILES[f"{STAMPS}/animals/hen.png"]).hexdigest()
     np.testing.assert_array_equal(np.rint(255 * np.dstack(read_rgba(output / name))), cutout(1))
     assert manifest["left_out"] == {f"stamps: {STAMPS}/animals/flat.png": "is drawn in few colours"}
     assert manifest["packages"]["stamps"]["sha256"] == digests(packages)["stamps_1.0_all.deb"]
@@ -331,14 +332,22 @@ def test_a_download_is_whole_or_not_there(tmp_path, monkeypatch):
     assert "npm is not on this machine" in sources.download(ABSENT, packages)
 
 
-def test_nothing_is_fetched_unasked(packages, tmp_path, monkeypatch):
-    def refuse(*_):
-        raise AssertionError("a download that nobody asked for")
+def test_only_what_is_missing_is_fetched_and_only_when_asked(packages, tmp_path, monkeypatch, capsys):
+    asked = []
 
-    monkeypatch.setattr(tool, "download", refuse)
+    def fail(source, folder):
+        asked.append((source.package, folder))
+        return "no network"
+
+    monkeypatch.setattr(tool, "download", fail)
     monkeypatch.setattr(tool, "draw_missing", lambda *_: None)
     monkeypatch.setattr(tool, "make_test_composites", lambda *_: None)
-    assert tool.main(["--output", str(tmp_path / "set"), "--packages", str(packages), *SMALL]) == 0
+    command = ["--output", str(tmp_path / "set"), "--packages", str(packages), *SMALL]
+    assert tool.main(command) == 0 and asked == []
+    assert tool.main([*command, "--download"]) == 0 and asked == [(ABSENT.package, packages)]
+    assert "make_open_dataset.py: no network" in capsys.readouterr().err
+    assert tool.main(["--output", str(tmp_path / "set"), "--packages", str(tmp_path / "typo"), *SMALL]) == 1
+    assert "typo is no folder" in capsys.readouterr().err
 
 
 def test_a_folder_of_other_files_is_left_alone(packages, tmp_path, capsys):

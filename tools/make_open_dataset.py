@@ -91,7 +91,8 @@ def gather(source: Source, archive: Path | None, root: Path | None, output: Path
             reason = (write_cutout if is_cutout else write_photograph)(content, output / picture)
         if reason is None:
             manifest["pictures"][picture] = {
-                "package": source.package, "file": name, "licence": terms.licence, "author": terms.author,
+                "package": source.package, "file": name, "file_sha256": sha256(content).hexdigest(),
+                "licence": terms.licence, "author": terms.author,
             }  # fmt: skip
         else:
             manifest["left_out"][f"{source.package}: {name}"] = reason
@@ -194,6 +195,8 @@ def make_open_dataset(options: argparse.Namespace) -> None:
     """Do what the module's docstring says, with the options of the command line."""
     output = options.output
     packages = options.packages or output / "packages"
+    if options.packages is not None and not options.packages.is_dir() and not options.download:
+        raise DataError(f"--packages {packages} is no folder: make it and put packages into it, or give --download")
     places: dict[str, tuple[Source, Path | None, Path | None]] = {}
     read: dict[str, dict[str, str]] = {}
     for source in SOURCES:
