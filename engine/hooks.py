@@ -63,7 +63,7 @@ class EvaluateAndKeepBest(hooks.HookBase):
 
     Raises:
         ConfigError: another mode; a metric that the evaluation does not give, at the first one where `metrics` is None.
-        LoaderError: in training, where the evaluation raises an OSError or a ValueError.
+        LoaderError: in training by one process, where the evaluation raises an OSError or a ValueError.
     """
 
     trainer: Trainer
@@ -154,6 +154,8 @@ class EvaluateAndKeepBest(hooks.HookBase):
         try:
             metrics = flatten_results_dict(self._evaluate())
         except (OSError, ValueError) as error:  # of pictures that went or changed since the start
+            if comm.get_world_size() > 1:
+                raise  # the others wait for this process's part, and can only end with it
             logger.exception("The evaluation failed")
             # The last line: an error of a worker begins with its traceback.
             raise LoaderError(f"the evaluation failed: {str(error).strip().splitlines()[-1]}") from error
