@@ -127,6 +127,8 @@ def test_a_config_names_all_its_folders(tmp_path, capsys):
     assert "error zero-bytes: 2 files" in capsys.readouterr().out
     assert check_dataset.main([*options[:2], "train.output_dirr=x"]) == 1
     assert "did you mean train.output_dir" in capsys.readouterr().err
+    assert check_dataset.main(["--config-file", "nowhere.py"]) == 1
+    assert capsys.readouterr().err.startswith("check_dataset.py: --config-file must be an existing")
 
 
 def test_the_folders_of_a_mixture_are_those_of_its_members(tmp_path):
@@ -244,7 +246,6 @@ def test_what_is_not_there_is_one_message_and_status_1(root, tmp_path, capsys, c
         (["--background-dir", str(tmp_path / "nowhere")], "nowhere"),
         (["--test-image-dir", str(tmp_path / "nowhere")], "nowhere"),
         (["--background-dir", str(closed_folder)], "Permission denied"),
-        (["--config-file", "nowhere.py"], "nowhere.py"),
     ):
         assert check_dataset.main([*options, "--workers", "1"]) == 1
         output = capsys.readouterr()

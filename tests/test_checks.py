@@ -46,7 +46,7 @@ def as_jpeg(pixels, quality):
 def test_a_file_without_its_end_is_told_from_one_that_is_damaged(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     content = encode(photograph(0), suffix)
-    for length in (len(content) - 300, len(content) // 2, len(content) // 4, 60):
+    for length in (len(content) - 300, len(content) // 2, len(content) // 4, 60, 12 if suffix != ".ppm" else 60):
         path.write_bytes(content[:length])
         picture, findings = read_picture(path)
         assert picture is None and [finding.code for finding in findings] == ["truncated"], length
@@ -59,6 +59,14 @@ def test_a_file_without_its_end_is_told_from_one_that_is_damaged(tmp_path, suffi
     path.write_bytes(content)
     picture, findings = read_picture(path)
     assert findings == [] and (suffix == ".jpg" or (picture.pixels == photograph(0)).all())
+
+
+def test_a_16_bit_png_without_its_last_bytes_is_cut_off_and_one_of_bad_pixels_is_not(tmp_path):
+    """OpenCV, which decodes these, says the same of both."""
+    content = encode(as_16_bit(photograph(0)), ".png")
+    for broken, code in ((content[:-3], "truncated"), (content[:300] + bytes(9) + content[309:], "unreadable")):
+        (tmp_path / "a.png").write_bytes(broken)
+        assert [finding.code for finding in read_picture(tmp_path / "a.png")[1]] == [code]
 
 
 @pytest.mark.parametrize("compression", [None, "tiff_lzw", "jpeg"])
@@ -146,6 +154,23 @@ def test_premultiplied_colours_are_told_from_straight_ones(convert):
         assert not is_premultiplied(dark, alpha)
 
 
+def test_black_is_black_multiplied_or_not():
+    for colours, alpha in DRAWN:
+        with np.errstate(all="raise"):
+            assert not is_premultiplied(np.zeros_like(colours), alpha)
+
+
+def test_few_bright_pixels_are_compression_and_many_are_straight_colours():
+    colours, alpha = DRAWN[0]
+    multiplied = multiply(colours, alpha)
+    soft = np.argwhere((alpha > 15) & (alpha < 200))
+    for share, expected in ((0.01, True), (0.1, False)):
+        changed = multiplied.copy()
+        for row, column in soft[:: round(1 / share)]:
+            changed[row, column] = alpha[row, column] + 12
+        assert is_premultiplied(changed, alpha) == expected
+
+
 def test_a_trimap_may_err_on_a_pixel_in_a_thousand():
     alpha = np.zeros((100, 100), np.uint8)
     trimap = np.zeros_like(alpha)
@@ -216,6 +241,19 @@ def test_the_same_pixels_are_found_in_any_format_and_other_pixels_are_not(tmp_pa
     photo[5, 5, 1] ^= 1
     assert [found.code for found in find_duplicates([fingerprint("changed", photo)], test)] == ["near-duplicate"]
     assert list(find_duplicates([fingerprint("other", photograph(1))], test)) == []
+
+
+def test_what_says_too_little_is_not_alike():
+    flat, turned = np.zeros((20, 40, 3), np.uint8), np.zeros((40, 20, 3), np.uint8)
+    assert list(find_duplicates([fingerprint("flat", flat)], [fingerprint("turned", turned)])) == []
+    pattern = np.repeat(np.random.default_rng(0).integers(0, 2, (32, 32, 1), np.uint8), 3, axis=2)
+    faint = [fingerprint(str(level), pattern + level) for level in (100, 101)]
+    assert list(find_duplicates(faint[:1], faint[1:])) == []
+    speck = np.zeros((64, 64), np.uint8)
+    speck[:15, :15] = 255
+    colours = [np.where(speck[..., None] > 0, 9, photograph(index)[:64, :64]).astype(np.uint8) for index in range(2)]
+    specks = [fingerprint(str(index), colours[index], speck) for index in range(2)]
+    assert list(find_duplicates(specks[:1], specks[1:])) == []
 
 
 def test_a_foreground_is_found_whatever_is_behind_it_and_an_alpha_alone_is_not_enough():

@@ -13,7 +13,7 @@ from data.checks.files import Picture, find_ignored, read_picture
 from data.checks.pixels import describe_alpha, describe_trimap, fits_turned, is_premultiplied
 from data.checks.sets import FolderSet, Group, Part, Role, find_groups
 from data.images import DataError, as_colours, as_grey
-from data.packed import PackedForeground, is_pack
+from data.packed import PackedForeground
 from data.workers import map_in_workers
 
 Track = Callable[[Iterable[Any], int], Iterable[Any]]
@@ -56,7 +56,7 @@ def check_sets(
     """
     groups: dict[Group, None] = {}
     places = dict.fromkeys(place for folders in sets for place in folders.places.values() if place.is_dir())
-    findings = [finding for place in places if not is_pack(place) for finding in find_ignored(place)]
+    findings = [finding for place in places for finding in find_ignored(place)]
     for folders in sets:
         grouped, unmatched = find_groups(folders)
         groups.update(dict.fromkeys(grouped))

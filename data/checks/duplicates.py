@@ -47,7 +47,7 @@ def make_fingerprint(path: Path, colours: NDArray, alpha: NDArray | None, is_cut
     if alpha is not None:
         alpha = to_upper_byte(alpha)
         is_opaque = alpha == 255
-        if MIN_SUBJECT_PIXELS <= np.count_nonzero(is_opaque) < alpha.size:
+        if np.count_nonzero(is_opaque) >= MIN_SUBJECT_PIXELS:
             digests.append(digest(alpha, colours[is_opaque]))
     if is_cutout:
         return Fingerprint(path, tuple(digests), None)

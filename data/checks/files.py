@@ -17,7 +17,7 @@ from data.encoding import FORMATS
 from data.images import IMAGE_SUFFIXES
 
 SAME_FORMATS = {"MPO": "JPEG"}  # a camera's JPEG with a second picture behind the first
-JPEG_END, PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
+PNG_END = b"IEND\xaeB`\x82"
 TAG_CHUNKS = (b"eXIf", b"exif", b"xmp")  # of a PNG without these, Pillow would decode all to see that it has no EXIF
 TAIL = 64  # bytes at the end, of which some may follow the picture
 
@@ -73,12 +73,10 @@ def is_cut_off(content: bytes) -> bool:
     """Tell whether the end of a picture that cannot be decoded is missing, by what its format says of its length.
 
     Args:
-        content: what there is of PNG, JPEG, WebP, BMP or TIFF; of others nothing is known.
+        content: what there is of PNG, WebP, BMP or TIFF; of JPEG and PPM, Pillow itself says it.
     """
     if content.startswith(b"\x89PNG"):
         return PNG_END not in content[-TAIL:]
-    if content.startswith(b"\xff\xd8"):
-        return JPEG_END not in content[-TAIL:]
     if content.startswith(b"RIFF"):
         return 8 + int.from_bytes(content[4:8], "little") > len(content)
     if content.startswith(b"BM"):

@@ -17,7 +17,6 @@ SOFT = (0.15, 0.85)  # beyond the ringing of a JPEG along a hard edge
 COLOUR_EXCESS = 8 / 255  # of rounding, and of a JPEG
 MAX_EXCESSIVE = 0.02  # share of pixels; honest cut-outs have 0.10 and more, premultiplied ones none but for compression
 MIN_SOFT_PIXELS = 16  # to say anything from
-MIN_BRIGHTNESS = 0.05  # black is black, multiplied or not
 MIN_CONTRADICTION, MAX_CONTRADICTING = 0.1, 0.001  # honest trimaps: no pixel at all
 EDGE_PX = 256  # longer side at which edges are compared
 EDGE_MARGIN = 0.05  # of correlations that are 0.09 to 0.49 where alpha and picture fit, and up to 0.08 where not
@@ -73,7 +72,7 @@ def is_premultiplied(colours: NDArray, alpha: NDArray) -> bool:
         return False
     opacity = alpha[soft] / full_scale
     brightest = colours[soft].max(axis=1) / np.iinfo(colours.dtype).max
-    if (brightest > opacity + COLOUR_EXCESS).mean() > MAX_EXCESSIVE or brightest.mean() < MIN_BRIGHTNESS:
+    if (brightest > opacity + COLOUR_EXCESS).mean() > MAX_EXCESSIVE or not brightest.any():
         return False
     divided = brightest / opacity
     return bool(divided.std() / divided.mean() < brightest.std() / brightest.mean())
