@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -214,6 +215,13 @@ def test_pairs_in_one_folder_are_told_apart_by_their_patterns(tmp_path):
     folders = FolderSet("training", {"foreground": tmp_path / "*.png", "alpha": tmp_path / "*_alpha.png"})
     report = check_sets([folders])
     assert found(report, tmp_path) == [("missing-partner", "b_alpha.png")] and report.num_files == 3
+
+
+def test_names_that_are_no_text_are_printed_and_reported(root, tmp_path, capsys):
+    Path(os.fsdecode(bytes(root / "train/backgrounds") + b"/gr\xfcn.jpg")).touch()
+    assert check_dataset.main([*folder_options(root), "--report", str(tmp_path / "report.csv")]) == 1
+    assert "gr\\udcfcn.jpg: 0 bytes" in capsys.readouterr().out
+    assert "gr\\udcfcn.jpg,0 bytes" in (tmp_path / "report.csv").read_text()
 
 
 def test_backgrounds_may_share_a_name(root):

@@ -22,10 +22,12 @@ from data.checks.pixels import (
 )
 from data.decoding import turn_upright
 from data.encoding import encode
-from data.images import find_images, read_raw_rgba
-from tests.broken_dataset import KINDS, draw, make_trimap, photograph, save
+from data.images import find_images, read_raw_rgba, to_uint8
+from data.procedural import KINDS
+from tests.broken_dataset import KINDS as DEMO_KINDS
+from tests.broken_dataset import draw, make_trimap, photograph, save
 
-DRAWN = [draw(index) for index in range(2 * len(KINDS))]
+DRAWN = [draw(index) for index in range(2 * len(DEMO_KINDS))]
 
 
 def multiply(colours, alpha):
@@ -289,6 +291,15 @@ def test_pictures_alike_are_those_of_a_loop():
     alike = list(find_alike(training, [fingerprint(str(index), photo) for index, photo in enumerate(photos)]))
     assert [pair[:2] for pair in alike] == [pair[:2] for pair in expected]
     assert [pair[2] for pair in alike] == pytest.approx([pair[2] for pair in expected], abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size_px", [96, 256])
+def test_what_the_generator_draws_is_healthy_and_what_is_made_of_it_is_not(size_px):
+    for index, draw_kind in enumerate([*KINDS.values()] * 2):
+        colours, alpha = (to_uint8(drawn) for drawn in draw_kind(np.random.default_rng(index), size_px))
+        assert describe_alpha(alpha) is None and not is_premultiplied(colours, alpha)
+        assert is_premultiplied(multiply(colours, alpha), alpha)
 
 
 @pytest.mark.slow

@@ -132,7 +132,8 @@ def print_report(report: Report, num: int) -> None:
         counts[fault.severity] += len(found)
         print(f"{fault.severity} {code}: {count(len(found), 'file')}: {fault.meaning}")
         for finding in found[:num]:
-            print(f"    {finding.path}: {finding.detail}")
+            line = f"    {finding.path}: {finding.detail}"
+            print(line.encode(errors="backslashreplace").decode())  # a name may be no UTF-8
         if len(found) > num:
             print(f"    ... and {len(found) - num} more")
         print(f"    -> {fault.advice}")

@@ -45,8 +45,8 @@ def read_config_sets(dataloader: Mapping[str, Any]) -> list[FolderSet]:
     Raises:
         DataError: it names no folder; otherwise as `data.training_sets.find_real_images`.
     """
-    training = [found for node in find_nodes(dataloader.get("train")) for found in training_sets(node)]
-    test = [found for node in find_nodes(dataloader.get("test")) for found in test_sets(node)]
+    training = [found for node in find_nodes(dataloader.get("train")) for found in find_training_sets(node)]
+    test = [found for node in find_nodes(dataloader.get("test")) for found in find_test_sets(node)]
     if not training and not test:
         raise DataError("no folder to check: expected foreground_dirs, image_dirs, background_dirs or image_dir in it")
     return [*training, *test]
@@ -61,7 +61,7 @@ def find_nodes(node: Any) -> Iterator[Mapping[str, Any]]:
             yield from find_nodes(child)
 
 
-def training_sets(node: Mapping[str, Any]) -> Iterator[FolderSet]:
+def find_training_sets(node: Mapping[str, Any]) -> Iterator[FolderSet]:
     """List the folders that one data set trains on.
 
     Args:
@@ -79,7 +79,7 @@ def training_sets(node: Mapping[str, Any]) -> Iterator[FolderSet]:
                 yield FolderSet("training", {role: pictures, **({"alpha": alpha} if alpha else {})})
 
 
-def test_sets(node: Mapping[str, Any]) -> Iterator[FolderSet]:
+def find_test_sets(node: Mapping[str, Any]) -> Iterator[FolderSet]:
     """List the folders of one test set; of its arguments `image_dir`, `trimap_dir` and `alpha_dir` count."""
     roles: Sequence[Role] = ("image", "trimap", "alpha")
     places = {role: Path(node[f"{role}_dir"]) for role in roles if node.get(f"{role}_dir")}
