@@ -78,7 +78,22 @@ class ForegroundFile:
         return ForegroundOfFiles(colours, alpha)
 
 
-class DecodedForeground:
+class DecodedAlpha:
+    """What foregrounds share whose whole alpha is in memory.
+
+    Args:
+        alpha: raw (H, W).
+    """
+
+    def __init__(self, alpha: NDArray) -> None:
+        self._alpha = alpha
+        self.size = alpha.shape[1], alpha.shape[0]
+
+    def unknown_points(self, rng: np.random.Generator) -> NDArray:
+        return draw_unknown_points(self._alpha, rng)
+
+
+class DecodedForeground(DecodedAlpha):
     """A foreground in memory.
 
     Args:
@@ -87,18 +102,15 @@ class DecodedForeground:
     """
 
     def __init__(self, colours: NDArray, alpha: NDArray) -> None:
-        self._colours, self._alpha = colours, alpha
-        self.size = alpha.shape[1], alpha.shape[0]
-
-    def unknown_points(self, rng: np.random.Generator) -> NDArray:
-        return draw_unknown_points(self._alpha, rng)
+        super().__init__(alpha)
+        self._colours = colours
 
     def read(self, box: Box, reduction: int) -> tuple[NDArray, NDArray]:
         left, top, right, bottom = box
         return average_layer(self._colours[top:bottom, left:right], self._alpha[top:bottom, left:right], reduction)
 
 
-class ForegroundOfFiles:
+class ForegroundOfFiles(DecodedAlpha):
     """A foreground whose alpha is decoded and whose colours are not yet; a JPEG's come at no more than is needed.
 
     Args:
@@ -107,11 +119,8 @@ class ForegroundOfFiles:
     """
 
     def __init__(self, colours: PictureFile, alpha: NDArray) -> None:
-        self._colours, self._alpha = colours, alpha
-        self.size = alpha.shape[1], alpha.shape[0]
-
-    def unknown_points(self, rng: np.random.Generator) -> NDArray:
-        return draw_unknown_points(self._alpha, rng)
+        super().__init__(alpha)
+        self._colours = colours
 
     def read(self, box: Box, reduction: int) -> tuple[NDArray, NDArray]:
         left, top, right, bottom = box

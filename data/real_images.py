@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.datasets import as_tensor
-from data.foregrounds import Box, average, draw_unknown_points
+from data.foregrounds import Box, DecodedAlpha, average
 from data.images import PictureFile, as_colours, as_grey, to_float
 from data.layouts import check_equal_sizes
 from data.sampling import draw_interpolation, read_window, warp
@@ -143,7 +143,7 @@ class DrawInnerView(DrawView):
         return View(frame, window_px, from_frame)
 
 
-class OpenPhotograph:
+class OpenPhotograph(DecodedAlpha):
     """A photograph and its alpha, an `OpenForeground` whose colours are averaged plainly: hidden ones there are none.
 
     Args:
@@ -152,13 +152,9 @@ class OpenPhotograph:
     """
 
     def __init__(self, path: Path, alpha_path: Path) -> None:
+        super().__init__(as_grey(PictureFile(alpha_path).read(), alpha_path))
         self._image = PictureFile(path)
-        self._alpha = as_grey(PictureFile(alpha_path).read(), alpha_path)
-        self.size = self._alpha.shape[1], self._alpha.shape[0]
         check_equal_sizes(self._image.size(), path, self.size, alpha_path)
-
-    def unknown_points(self, rng: np.random.Generator) -> NDArray[np.int32]:
-        return draw_unknown_points(self._alpha, rng)
 
     def read(self, box: Box, reduction: int) -> tuple[NDArray, NDArray]:
         left, top, right, bottom = box
