@@ -15,6 +15,7 @@ from data.foregrounds import Box, Foreground, OpenForeground, average, fractiona
 from data.images import to_float
 
 NUM_SWEEPS = 3  # on every level; 1 leaves an eighth more error on procedural foregrounds, 6 take off a fortieth
+STEP_PX = 16  # boxes begin and end at multiples of it: a tenth of the difference between two of them, at no cost
 LEAST_WEIGHT = 0.01  # of a colour where alpha hides it, so that there is a mean where it is hidden all around
 
 
@@ -41,6 +42,10 @@ class OpenDecontaminatedForeground:
 
     Boxes are read at full size and averaged here: colours that were averaged by their alphas are no blend of two
     colours by the mean alpha.
+
+    A pixel's estimate depends on the box a little, which is all that is looked at. Boxes are widened to multiples of
+    `STEP_PX` x reduction, so that the halved sizes of all of them have the same pixels: 20 px inside the box, alpha F
+    of hair, fur and lace then differs by 0.03 of 255 between boxes on average, by 1 at most in 99 of 100 values.
     """
 
     def __init__(self, source: OpenForeground) -> None:
@@ -51,8 +56,13 @@ class OpenDecontaminatedForeground:
         return self._source.unknown_points(rng)
 
     def read(self, box: Box, reduction: int) -> tuple[NDArray, NDArray]:
-        colours, alpha = (average(layer, reduction) for layer in self._source.read(box, 1))
-        return decontaminate(colours, alpha), alpha
+        step = STEP_PX * reduction
+        left, top = (start // step * step for start in box[:2])
+        right, bottom = (min(-(-end // step) * step, side) for end, side in zip(box[2:], self.size, strict=True))
+        colours, alpha = (average(layer, reduction) for layer in self._source.read((left, top, right, bottom), 1))
+        rows = slice((box[1] - top) // reduction, -((top - box[3]) // reduction))
+        columns = slice((box[0] - left) // reduction, -((left - box[2]) // reduction))
+        return decontaminate(colours, alpha)[rows, columns], alpha[rows, columns]
 
 
 def decontaminate(image: NDArray, alpha: NDArray) -> NDArray:

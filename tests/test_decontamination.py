@@ -122,6 +122,25 @@ def test_a_reduced_box_is_estimated_from_plain_averages():
     assert error < 0.35 * visible_error(average(to_float(image), 2), exact, opacity)
 
 
+@pytest.mark.parametrize("reduction", [1, 2])
+def test_a_pixel_is_nearly_the_same_in_every_box(reduction):
+    _, alpha, image = scene("fur", 300)
+    opened = DecontaminatedForeground(Memory(image, to_uint8(alpha))).open()
+    whole, whole_alpha = opened.read((0, 0, 300, 300), reduction)
+    differences = []
+    for left, top, right, bottom in ((50, 62, 251, 300), (26, 38, 300, 273)):
+        colours, opacity = opened.read((left, top, right, bottom), reduction)
+        height, width = -(-(bottom - top) // reduction), -(-(right - left) // reduction)
+        assert colours.shape == (height, width, 3)
+        first_row, first_column = top // reduction, left // reduction
+        place = np.s_[first_row : first_row + height, first_column : first_column + width]
+        np.testing.assert_array_equal(opacity, whole_alpha[place])
+        visible = to_float(opacity)[..., None] * np.abs(colours.astype(int) - whole[place])
+        differences.append(visible[20:-20, 20:-20][(opacity[20:-20, 20:-20] % 255) > 0].ravel())
+    assert np.concatenate(differences).mean() < 0.15  # of 255; 0.7 where boxes begin anywhere
+    assert np.quantile(np.concatenate(differences), 0.99) < 1.5
+
+
 def test_opaque_boxes_and_the_rest_come_from_the_source():
     rng = np.random.default_rng(0)
     colours, alpha = rng.integers(0, 256, (9, 12, 3), np.uint8), np.full((9, 12), 255, np.uint8)
