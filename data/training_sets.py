@@ -39,8 +39,9 @@ def find_foregrounds(foreground_dirs: Folders, alpha_dirs: AlphaFolders = None) 
     Raises:
         FileNotFoundError: a place is neither a layout's name nor an existing folder, or holds no picture, or
             foregrounds and alphas lack their partners.
-        DataError: two files of one name; another number of places of alphas; the name of a layout of another kind; a
-            name or a pack with alphas of one's own; a pattern that cannot be understood; a broken pack.
+        DataError: no place at all; two files of one name; another number of places of alphas; the name of a layout of
+            another kind; a name or a pack with alphas of one's own; a pattern that cannot be understood; a broken pack,
+            or one where none can be: below `FOLDER/**`, or as alphas.
     """
     found: list[Foreground] = []
     for pictures, alphas in find_folders("foregrounds", foreground_dirs, alpha_dirs):
@@ -57,7 +58,7 @@ def find_real_images(image_dirs: Folders, alpha_dirs: AlphaFolders = None) -> li
     """List photographs, each with its own alpha; arguments and errors as for `find_foregrounds`, packs left out.
 
     Raises:
-        DataError: also where a place has no alphas.
+        DataError: also where a place has no alphas, or is a pack.
     """
     pairs = find_folders("images", image_dirs, alpha_dirs)
     bare = [str(images) for images, alphas in pairs if alphas is None]
@@ -76,8 +77,13 @@ def find_folders(kind: Kind, picture_dirs: Folders, alpha_dirs: AlphaFolders) ->
     """Resolve names of layouts, and check that all folders are there.
 
     Returns: paths or patterns of pictures, each with that of its alphas or None.
+
+    Raises: as `find_foregrounds`.
     """
-    named = [str(place) for place in as_list(picture_dirs)]
+    places = [] if picture_dirs is None else as_list(picture_dirs)
+    if not places or not all(places):
+        raise DataError(f"expected a folder of {kind} or several, got {picture_dirs}: name at least one")
+    named = [str(place) for place in places]
     alphas = [None] * len(named) if alpha_dirs is None else as_list(alpha_dirs)
     if len(alphas) != len(named):
         raise DataError(f"{len(named)} {kind[:-1]} folders and {len(alphas)} alpha folders: give one for each")
@@ -94,7 +100,17 @@ def find_folders(kind: Kind, picture_dirs: Folders, alpha_dirs: AlphaFolders) ->
         found += layout.find()
     paths = [path for pair in found for path in pair if path is not None]
     check_folders(dict.fromkeys(split_pattern(path)[0] for path in paths), COMPOSITION_LAYOUT)
+    for pictures, alpha in found:
+        for path in [alpha] if kind == "foregrounds" else [pictures, alpha]:
+            if path is not None:
+                check_no_pack(path)
     return found
+
+
+def check_no_pack(folder: Path) -> None:
+    """Raise a DataError where a folder is a pack."""
+    if is_pack(folder):
+        raise DataError(f"{folder} is a pack: name it by itself, where foregrounds go; photographs are not packed")
 
 
 def find_pairs(pictures: Path, alphas: Path | None) -> list[tuple[Path, ...]]:
@@ -115,7 +131,7 @@ def find_both(pictures: Path, alphas: Path) -> list[dict[str, list[Path]]]:
     """
     found = [find_named(pictures), find_named(alphas)]
     if pictures != alphas:
-        longer = int(len(alphas.name) >= len(pictures.name))
+        longer = int(len(split_pattern(alphas)[1]) >= len(split_pattern(pictures)[1]))  # a folder's is *
         taken = {path for paths in found[longer].values() for path in paths}
         rest = {name: [p for p in paths if p not in taken] for name, paths in found[1 - longer].items()}
         found[1 - longer] = {name: paths for name, paths in rest.items() if paths}
@@ -152,7 +168,12 @@ def find_named(place: Path) -> dict[str, list[Path]]:
 
 
 def find_below(folder: Path) -> list[Path]:
-    """List the pictures of a folder and of all folders below it, hidden ones and links to folders left out."""
+    """List the pictures of a folder and of all folders below it, hidden ones and links to folders left out.
+
+    Raises:
+        DataError: a pack among them.
+    """
+    check_no_pack(folder)
     found: list[Path] = []
     with suppress(FileNotFoundError):  # a folder of folders may have no picture of its own
         found += find_images(folder)

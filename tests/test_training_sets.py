@@ -174,6 +174,11 @@ def test_images_and_alphas_may_share_a_folder(root):
     assert find_foregrounds("set/*.png", "set/*_alpha.png") == expected
     assert find_foregrounds("set", "set/*_alpha") == expected
     assert find_foregrounds("set/*_alpha", "set") == pairs(*(f"{f.alpha_path} {f.path}" for f in expected))
+    (root / "a_folder_of_a_long_name").symlink_to(root / "set")
+    for deep in ("", "/**"):
+        assert (
+            len(find_foregrounds(f"a_folder_of_a_long_name{deep}", f"a_folder_of_a_long_name{deep}/*_alpha.png")) == 2
+        )
     fill(root, "set/c.png", "set/d_alpha.png")
     with pytest.raises(FileNotFoundError) as caught:
         find_foregrounds("set/*.png", "set/*_alpha.png")
@@ -220,8 +225,28 @@ def test_a_pack_is_a_place_of_foregrounds_that_holds_its_alphas(root):
     assert isinstance(in_pack, PackedForeground) and in_folder == ForegroundFile(Path("rgba/a.png"))
     with pytest.raises(DataError, match="pack is a pack and holds its alphas, got rgba too: give null"):
         find_foregrounds("pack", "rgba")
-    with pytest.raises(FileNotFoundError, match="no picture in pack"):
+    refusal = "pack is a pack: name it by itself, where foregrounds go"
+    with pytest.raises(DataError, match=f"^{refusal}"):
         find_backgrounds("pack")
+    for alpha_dirs in (None, "rgba"):
+        with pytest.raises(DataError, match=f"^{refusal}"):
+            find_real_images(["pack"], alpha_dirs)
+    with pytest.raises(DataError, match=f"^{refusal}"):
+        find_foregrounds("rgba", "pack")
+    for place in (f"{root}/**", "pack/**"):
+        with pytest.raises(DataError, match=refusal):
+            find_foregrounds(place)
+
+
+@pytest.mark.parametrize("places", [None, [], [None], ["fg", None], ""])
+def test_no_place_is_refused(root, places):
+    fill(root, "fg/a.png", "alpha/a.png")
+    with pytest.raises(DataError, match="expected a folder of foregrounds or several, got .*: name at least one"):
+        find_foregrounds(places)
+    with pytest.raises(DataError, match="expected a folder of backgrounds"):
+        find_backgrounds(places)
+    with pytest.raises(DataError, match="expected a folder of images"):
+        find_real_images(places, "alpha")
 
 
 def test_names_and_patterns_are_overrides_of_a_config(root):
