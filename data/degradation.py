@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.images import to_float, to_uint8
+from data.ranges import check_number, checked_range
 
 Image = NDArray[np.float32]
 
@@ -35,7 +36,7 @@ class DegradeImage:
         jpeg_quality: range of libjpeg's quality, uniform over its whole numbers, both ends included; within 1 to 100.
 
     Raises:
-        ValueError: a probability or a range that is none.
+        ValueError: a probability that is none, or a range that is none or out of its limits.
     """
 
     def __init__(
@@ -50,13 +51,12 @@ class DegradeImage:
     ) -> None:
         self.probabilities = (blur_probability, noise_probability, jpeg_probability)
         for name, probability in zip(("blur", "noise", "jpeg"), self.probabilities, strict=True):
-            if not 0 <= probability <= 1:
-                raise ValueError(f"{name}_probability must be within 0 to 1, got {probability}")
+            check_number(f"{name}_probability", probability, 0, 1)
         ranges = [
             checked_range("blur_sigma_px", blur_sigma_px, 0),
             checked_range("noise_sigma", noise_sigma, 0, 255),
             checked_range("shot_noise_sigma", shot_noise_sigma, 0, 255),
-            checked_range("jpeg_quality", jpeg_quality, 1, 100),
+            checked_range("jpeg_quality", jpeg_quality, 1, 100, is_whole=True),
         ]
         self.lows, highs = np.array(ranges, float).T
         self.spans = highs - self.lows + [0, 0, 0, 1]  # a whole number, rounded down
@@ -99,14 +99,3 @@ def compress(image: Image, quality: int) -> Image:
     _, content = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
     read_back = np.asarray(cv2.imdecode(content, cv2.IMREAD_COLOR))
     return to_float(np.asarray(cv2.cvtColor(read_back, cv2.COLOR_BGR2RGB)))
-
-
-def checked_range(name: str, bounds: Sequence[float], least: float, most: float = np.inf) -> tuple[float, float]:
-    """Give a range as a tuple.
-
-    Raises:
-        ValueError: not (low, high) with least <= low <= high <= most.
-    """
-    if len(bounds) != 2 or not least <= bounds[0] <= bounds[1] <= most:
-        raise ValueError(f"{name} must be [low, high] with {least} <= low <= high <= {most}, got {list(bounds)}")
-    return bounds[0], bounds[1]

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from data.ranges import check_number, checked_range
+
 Matrix = NDArray[np.floating]  # 3 x 3, on (x, y, 1) with pixel i reaching from i to i + 1
+
+MIN_SCALE = 0.01  # far below what is of use, far above what cannot be inverted
 
 
 @dataclass(frozen=True)
@@ -35,13 +39,16 @@ class DrawView:
         crop_px: side S of the crop.
         square_probability: how often the foreground is resized to a square first, aspect not kept.
         square_px: side of that square.
-        rotation_deg: rotation is uniform in +- this.
+        rotation_deg: rotation is uniform in +- this, at least 0.
         rotation_min_px: foregrounds whose longer side is below this are not rotated.
-        scale_range: scale per axis, uniform.
-        shear_deg: shear angle, uniform in +- this.
+        scale_range: scale per axis, uniform; at least `MIN_SCALE`, as for `crop_factors` and `max_enlargement`.
+        shear_deg: shear angle, uniform in +- this; within 0 to 89.
         flip_probability: for either axis.
         crop_factors: the window measures one of these times `crop_px`, at most the foreground's shorter side.
         max_enlargement: a foreground smaller than that is enlarged up to this much, and surrounded by alpha 0 beyond.
+
+    Raises:
+        ValueError: a setting that is no number, or out of its range.
     """
 
     def __init__(
@@ -57,12 +64,23 @@ class DrawView:
         crop_factors: Sequence[float],
         max_enlargement: float,
     ) -> None:
+        for name, probability in (("square", square_probability), ("flip", flip_probability)):
+            check_number(f"{name}_probability", probability, 0, 1)
+        check_number("square_px", square_px, 1)
+        check_number("rotation_deg", rotation_deg, 0)
+        check_number("rotation_min_px", rotation_min_px, 0)
+        check_number("shear_deg", shear_deg, 0, 89)
+        check_number("max_enlargement", max_enlargement, MIN_SCALE)
+        if not isinstance(crop_factors, Sequence) or not crop_factors:
+            raise ValueError(f"crop_factors must be a list of at least one number, got {crop_factors}")
+        for factor in crop_factors:
+            check_number("each of crop_factors", factor, MIN_SCALE)
         self.crop_px = crop_px
         self.square_probability = square_probability
         self.square_px = square_px
         self.rotation_deg = rotation_deg
         self.rotation_min_px = rotation_min_px
-        self.lowest_scale, self.highest_scale = scale_range
+        self.lowest_scale, self.highest_scale = checked_range("scale_range", scale_range, MIN_SCALE)
         self.shear_deg = shear_deg
         self.flip_probability = flip_probability
         self.crop_factors = tuple(crop_factors)

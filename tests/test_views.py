@@ -126,3 +126,26 @@ def test_a_picture_is_resized_onto_its_frame():
     )
     np.testing.assert_allclose(view.frame, [150, 150])
     np.testing.assert_allclose(view.from_picture((300, 100)) @ [300, 100, 1], view.from_frame @ [150, 150, 1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"square_probability": 1.5}, "square_probability must be a number within 0 to 1, got 1.5"),
+        ({"flip_probability": -1}, "flip_probability must be a number within 0 to 1, got -1"),
+        ({"square_px": 0}, "square_px must be a number of at least 1, got 0"),
+        ({"rotation_deg": -30.0}, "rotation_deg must be a number of at least 0, got -30.0"),
+        ({"rotation_min_px": None}, "rotation_min_px must be a number of at least 0, got None"),
+        ({"scale_range": [1.25, 0.8]}, "scale_range must be .*, got .1.25, 0.8"),
+        ({"scale_range": [0, 1]}, "scale_range must be .* 0.01 <= low <= high, got .0, 1"),
+        ({"scale_range": (0.8, 1, 1.2)}, "scale_range must be .low, high., numbers .* got .0.8, 1, 1.2"),
+        ({"shear_deg": 90}, "shear_deg must be a number within 0 to 89, got 90"),
+        ({"crop_factors": []}, r"crop_factors must be a list of at least one number, got \[\]"),
+        ({"crop_factors": 1.5}, "crop_factors must be a list of at least one number, got 1.5"),
+        ({"crop_factors": [1, 0]}, "each of crop_factors must be a number of at least 0.01, got 0"),
+        ({"max_enlargement": 0}, "max_enlargement must be a number of at least 0.01, got 0"),
+    ],
+)
+def test_settings_out_of_range_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DrawView(64, **{**RECIPE, **settings})
