@@ -15,7 +15,7 @@ from data.degradation import DegradeImage
 from data.foregrounds import Foreground
 from data.images import PictureFile, read_alpha, read_image
 from data.layouts import COMPOSITION_1K, check_folders, check_same_size, match_by_name
-from data.sampling import crop_background, draw_interpolation, merge_layers, sample_layer, split_layer
+from data.sampling import crop_background, draw_interpolation, merge_layers, sample_layer
 from data.tones import JitterTones
 from data.training_sets import AlphaFolders, Folders, find_backgrounds, find_foregrounds
 from data.transforms import CompositeImage, JitterColour, MakeTrimap, Sample, scale_radii
@@ -68,7 +68,7 @@ class CompositionDataset(Dataset):
     Raises:
         FileNotFoundError: folders are missing or empty, or foregrounds and alphas lack their partners.
         DataError: two files of one name; on reading, foreground and alpha of different size.
-        ValueError: `samples_per_epoch`, `crop_px`, `trimap_radius_px` or `trimap_reference_px` out of range.
+        ValueError: a setting that is out of its range.
     """
 
     def __init__(
@@ -100,6 +100,10 @@ class CompositionDataset(Dataset):
     ) -> None:
         if samples_per_epoch < 1 or crop_px < 1:
             raise ValueError(f"samples_per_epoch and crop_px must be at least 1, got {samples_per_epoch} and {crop_px}")
+        if seed < 0 or not 0 <= merge_probability <= 1:
+            raise ValueError(
+                f"seed must be at least 0 and merge_probability within 0 to 1, got {seed} and {merge_probability}"
+            )
         radii = scale_radii(trimap_radius_px, crop_px, trimap_reference_px)
         self.foregrounds: list[Foreground] = find_foregrounds(foreground_dirs, alpha_dirs)
         if estimates_foreground:
@@ -110,16 +114,16 @@ class CompositionDataset(Dataset):
         self.seed = seed
         self.merge_probability = merge_probability
         self.draw_view = DrawView(
-            crop_px,
-            square_probability,
-            square_px,
-            rotation_deg,
-            rotation_min_px,
-            scale_range,
-            shear_deg,
-            flip_probability,
-            crop_factors,
-            max_enlargement,
+            crop_px=crop_px,
+            square_probability=square_probability,
+            square_px=square_px,
+            rotation_deg=rotation_deg,
+            rotation_min_px=rotation_min_px,
+            scale_range=scale_range,
+            shear_deg=shear_deg,
+            flip_probability=flip_probability,
+            crop_factors=crop_factors,
+            max_enlargement=max_enlargement,
         )
         self.transforms = (
             (JitterColour(hue_deg, jitter_share), None),
@@ -135,17 +139,26 @@ class CompositionDataset(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
-        first = (epoch * self.samples_per_epoch + index) % len(self.foregrounds)
-        chosen = [first]
-        if rng.random() < self.merge_probability:
-            chosen.append(int(rng.integers(len(self.foregrounds))))
-        background = self.backgrounds[rng.integers(len(self.backgrounds))]
-        sample = self._cut_out([self.foregrounds[number] for number in chosen], background, rng)
+        sample = self._cut_out(*self.choose(key, rng), rng)
         for transform, stream in self.transforms:
             if transform is not None:
                 own = rng if stream is None else np.random.default_rng([self.seed, epoch, index, stream])
                 sample = transform(sample, own)
         return {name: as_tensor(sample[name]) for name in ("image", "trimap", "alpha")}
+
+    def choose(self, key: tuple[int, int], rng: np.random.Generator) -> tuple[list[Foreground], Path]:
+        """Choose the foregrounds of a sample, the upper one first, and its background.
+
+        Args:
+            key: (epoch, index).
+            rng: of this sample, not used before.
+        """
+        epoch, index = key
+        chosen = [(epoch * self.samples_per_epoch + index) % len(self.foregrounds)]
+        if rng.random() < self.merge_probability:
+            chosen.append(int(rng.integers(len(self.foregrounds))))
+        background = self.backgrounds[rng.integers(len(self.backgrounds))]
+        return [self.foregrounds[number] for number in chosen], background
 
     def _cut_out(self, chosen: Sequence[Foreground], background: Path, rng: np.random.Generator) -> Sample:
         """Draw a view on the first foreground, and sample all through it."""
@@ -155,7 +168,7 @@ class CompositionDataset(Dataset):
         layers = [
             sample_layer(source, view.from_picture(source.size), crop_px, draw_interpolation(rng)) for source in sources
         ]
-        alpha, foreground = split_layer(merge_layers(layers))
+        alpha, foreground = merge_layers(layers)
         cropped = crop_background(PictureFile(background), view.frame, view.window_px, crop_px, rng)
         return {"alpha": alpha, "foreground": foreground, "background": cropped}
 

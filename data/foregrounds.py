@@ -1,6 +1,6 @@
 """Foregrounds with their alphas as a training reads them: the place of a crop first, then the pixels that it needs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +15,10 @@ from data.trimap import ALPHA_TOLERANCE
 NUM_POINTS = 64  # draws of an unknown pixel, of which a view takes one that its affine map leaves inside the frame
 NUM_TRIES = 1 << 14  # finds that many where one pixel in 256 is unknown; only rarer ones need a search
 REDUCTIONS = (1, 2, 4, 8)  # what JPEG decoding offers
+MAX_BLEEDING = (
+    1.5 / 255
+)  # JPEGs whose colours go on beyond the edge stay below 1 step, those on white or black are far above
+HIDDEN_ALPHA = 0.05  # colours under it hardly show; alphas in JPEGs are seldom exactly 0
 
 Box = tuple[int, int, int, int]
 """(left, top, right, bottom) in px of the whole picture; right and bottom are the first ones outside."""
@@ -64,6 +68,9 @@ class ForegroundFile:
 
     path: Path
     alpha_path: Path | None = None
+    bleedings: dict[int, float] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )  # see `ForegroundOfFiles`
 
     @property
     def name(self) -> str:
@@ -75,7 +82,7 @@ class ForegroundFile:
         colours = PictureFile(self.path)
         alpha = as_grey(PictureFile(self.alpha_path).read(), self.alpha_path)
         check_equal_sizes(colours.size(), self.path, alpha.shape[1::-1], self.alpha_path)
-        return ForegroundOfFiles(colours, alpha)
+        return ForegroundOfFiles(colours, alpha, self.bleedings)
 
 
 class DecodedAlpha:
@@ -113,14 +120,21 @@ class DecodedForeground(DecodedAlpha):
 class ForegroundOfFiles(DecodedAlpha):
     """A foreground whose alpha is decoded and whose colours are not yet; a JPEG's come at no more than is needed.
 
+    A JPEG that is reduced while it is decoded averages hidden colours with the visible ones. That saves time and does
+    no harm where they are alike, as in sets whose colours go on beyond the edge; in others, black or white hides there,
+    and it would draw a rim. So each file is decoded in both ways once in each process, and again whole where they
+    differ: what is read does not depend on what was read before.
+
     Args:
         colours: of the alpha's size.
         alpha: raw (H, W).
+        bleedings: reduction -> `measure_bleeding` of this file, as far as it is known; filled in here.
     """
 
-    def __init__(self, colours: PictureFile, alpha: NDArray) -> None:
+    def __init__(self, colours: PictureFile, alpha: NDArray, bleedings: dict[int, float]) -> None:
         super().__init__(alpha)
         self._colours = colours
+        self._bleedings = bleedings
 
     def read(self, box: Box, reduction: int) -> tuple[NDArray, NDArray]:
         left, top, right, bottom = box
@@ -128,13 +142,45 @@ class ForegroundOfFiles(DecodedAlpha):
         if not alpha.any():  # no colour shows, as often of the lower of two foregrounds
             alpha = average(alpha, reduction)
             return np.zeros((*alpha.shape, 3), alpha.dtype), alpha
-        colours = as_colours(self._colours.read(reduction), self._colours.path)
-        if reduction == 1 or colours.shape[:2] == self._alpha.shape:
-            return average_layer(colours[top:bottom, left:right], alpha, reduction)
+        if reduction == 1 or self._bleeding(reduction) > MAX_BLEEDING:
+            return average_layer(self._decode(1)[top:bottom, left:right], alpha, reduction)
         alpha = average(alpha, reduction)
-        first_row, first_column = top // reduction, left // reduction
-        height, width = alpha.shape
-        return colours[first_row : first_row + height, first_column : first_column + width], alpha
+        top, left = top // reduction, left // reduction
+        return self._decode(reduction)[top : top + alpha.shape[0], left : left + alpha.shape[1]], alpha
+
+    def _decode(self, reduction: int) -> NDArray:
+        return as_colours(self._colours.read(reduction), self._colours.path)
+
+    def _bleeding(self, reduction: int) -> float:
+        if reduction not in self._bleedings:
+            self._bleedings[reduction] = measure_bleeding(
+                self._decode(1), self._alpha, self._decode(reduction), reduction
+            )
+        return self._bleedings[reduction]
+
+
+def measure_bleeding(colours: NDArray, alpha: NDArray, reduced: NDArray, reduction: int) -> float:
+    """Measure how far hidden colours move what is seen of reduced ones, where areas hold both.
+
+    Args:
+        colours: raw (H, W, 3).
+        alpha: raw (H, W).
+        reduced: the colours reduced without a look at the alpha, (h, w, 3).
+        reduction: of these.
+
+    Returns: the mean of alpha |F' - F| over such areas, F being `average_layer`'s, in [0, 1]; 0 where there are none,
+        and infinite where the reduced colours came whole.
+    """
+    if reduced.shape == colours.shape:
+        return np.inf
+    mean, opacity = average_layer(colours, alpha, reduction)
+    hidden = average(cv2.inRange(alpha, 0, int(HIDDEN_ALPHA * np.iinfo(alpha.dtype).max)), reduction)
+    is_mixed = (hidden > 0) & (hidden < 255)
+    if not is_mixed.any():
+        return 0.0
+    differences = np.abs(reduced[is_mixed].astype(np.float32) - mean[is_mixed]).mean(axis=1)
+    scale = float(np.iinfo(colours.dtype).max) * np.iinfo(alpha.dtype).max
+    return float((differences * opacity[is_mixed]).mean() / scale)
 
 
 def draw_unknown_points(alpha: NDArray, rng: np.random.Generator) -> NDArray:

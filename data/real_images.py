@@ -116,9 +116,8 @@ class RealImageDataset(Dataset):
         view = self.draw_view(photograph.size, photograph.unknown_points(rng), rng)
         window = read_window(photograph, view.from_picture(photograph.size), self.crop_px)
         assert window is not None  # the view is inside
-        colours, alpha, to_crop = window
-        layer = cv2.merge([*cv2.split(to_float(colours)), to_float(alpha)])
-        layer = warp(layer, to_crop, self.crop_px, draw_interpolation(rng)).clip(0, 1)  # cubic and Lanczos overshoot
+        layer = cv2.merge([*cv2.split(to_float(window.colours)), to_float(window.alpha)])
+        layer = warp(layer, window, self.crop_px, draw_interpolation(rng)).clip(0, 1)  # cubic and Lanczos overshoot
         return layer[:, :, :3], layer[:, :, 3:]
 
 

@@ -1,11 +1,13 @@
 """Sampling pictures through one affine matrix: no more of them is read, and at no finer scale, than the crop shows."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from data.composition import merge_foregrounds
 from data.foregrounds import REDUCTIONS, OpenForeground
 from data.images import PictureFile, as_colours, to_float
 from data.trimap import ALPHA_TOLERANCE
@@ -24,7 +26,7 @@ def draw_interpolation(rng: np.random.Generator) -> int:
     return int(rng.choice(INTERPOLATIONS))
 
 
-def sample_layer(source: OpenForeground, to_crop: Matrix, crop_px: int, interpolation: int) -> Array:
+def sample_layer(source: OpenForeground, to_crop: Matrix, crop_px: int, interpolation: int) -> tuple[Array, Array]:
     """Sample a foreground through a matrix; outside the picture it is transparent.
 
     Args:
@@ -33,40 +35,52 @@ def sample_layer(source: OpenForeground, to_crop: Matrix, crop_px: int, interpol
         crop_px: side S of the crop.
         interpolation: OpenCV's flag; shrinking by 2 and more averages areas first.
 
-    Returns: (S, S, 4) RGB premultiplied by alpha and alpha, in [0, 1] but for the overshoot of cubic and Lanczos,
-        which is that of colours and alpha alike; see `split_layer`.
+    Returns: alpha (S, S, 1) and foreground (S, S, 3), not premultiplied, in [0, 1].
     """
     window = read_window(source, to_crop, crop_px)
     if window is None:
-        return np.zeros((crop_px, crop_px, 4), np.float32)
-    colours, alpha, to_crop_from_window = window
-    layer = warp(premultiply(colours, alpha), to_crop_from_window, crop_px, interpolation)
+        return np.zeros((crop_px, crop_px, 1), np.float32), np.zeros((crop_px, crop_px, 3), np.float32)
+    layer = warp(premultiply(window.colours, window.alpha), window, crop_px, interpolation)
     clear_outside(layer, source.size, np.linalg.inv(to_crop))
-    return layer
+    return split_layer(layer)
 
 
-def read_window(source: OpenForeground, to_crop: Matrix, crop_px: int) -> tuple[NDArray, NDArray, Matrix] | None:
-    """Read what a crop needs of a picture, reduced as far as the crop shrinks it.
+class Window(NamedTuple):
+    """What a crop needs of a picture.
+
+    Args:
+        colours: raw (h, w, 3), not premultiplied.
+        alpha: raw (h, w).
+        to_crop: maps their points to the crop's.
+        shrinking: at least 1; by how much their areas are to be averaged before they are warped.
+    """
+
+    colours: NDArray
+    alpha: NDArray
+    to_crop: Matrix
+    shrinking: float
+
+
+def read_window(source: OpenForeground, to_crop: Matrix, crop_px: int) -> Window | None:
+    """Read what a crop needs of a picture, reduced as far as its files offer; None where it lies beside the picture.
 
     Args:
         source: see `sample_layer`, as for `to_crop` and `crop_px`.
-
-    Returns: raw colours (h, w, 3), raw alpha (h, w) and the matrix from their points to the crop's; None where the crop
-        lies beside the picture.
     """
     to_picture = np.linalg.inv(to_crop)
-    shrinking = np.sqrt(abs(np.linalg.det(to_picture)))
-    reduction = max(number for number in REDUCTIONS if number == 1 or number <= shrinking)
+    shrinking = max(1, int(np.sqrt(abs(np.linalg.det(to_picture))) + 1e-6))  # whole ones are so up to rounding
+    reduction = max(number for number in REDUCTIONS if number <= shrinking)
     corners = crop_px * np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) @ to_picture[:2, :2].T + to_picture[:2, 2]
     # In whole areas counted from the picture's corner, so that no view changes what is averaged.
-    first = reduction * np.floor(corners.min(axis=0) / reduction - INTERPOLATION_REACH_PX).astype(int).clip(0)
-    last = reduction * np.ceil(corners.max(axis=0) / reduction + INTERPOLATION_REACH_PX).astype(int)
+    reach = INTERPOLATION_REACH_PX * shrinking / reduction
+    first = reduction * np.floor(corners.min(axis=0) / reduction - reach).astype(int).clip(0)
+    last = reduction * np.ceil(corners.max(axis=0) / reduction + reach).astype(int)
     last = np.minimum(last, source.size)
     if (first >= last).any():
         return None
     (left, top), (right, bottom) = first.tolist(), last.tolist()
     colours, alpha = source.read((left, top, right, bottom), reduction)
-    return colours, alpha, to_crop @ translation(first) @ scaling(reduction)
+    return Window(colours, alpha, to_crop @ translation(first) @ scaling(reduction), shrinking / reduction)
 
 
 def premultiply(colours: NDArray, alpha: NDArray) -> NDArray:
@@ -78,8 +92,14 @@ def premultiply(colours: NDArray, alpha: NDArray) -> NDArray:
     return cv2.merge([*(to_float(np.ascontiguousarray(colours[:, :, c])) * weights for c in range(3)), weights])
 
 
-def warp(picture: NDArray, to_crop: Matrix, crop_px: int, interpolation: int) -> NDArray:
-    """Warp a picture (h, w, C) into a crop (S, S, C); its border pixels go on outside."""
+def warp(picture: NDArray, window: Window, crop_px: int, interpolation: int) -> NDArray:
+    """Warp a picture (h, w, C) of a window's pixels into a crop (S, S, C); its border pixels go on outside."""
+    to_crop = window.to_crop
+    if window.shrinking > 1:
+        height, width = picture.shape[:2]
+        size = max(1, round(width / window.shrinking)), max(1, round(height / window.shrinking))
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        to_crop = to_crop @ scaling(np.array([width / size[0], height / size[1]]))
     half = np.full(2, 0.5)
     by_index = translation(-half) @ to_crop @ translation(half)  # OpenCV puts pixel i at i, not at i + 0.5
     size = crop_px, crop_px
@@ -106,29 +126,31 @@ def clear_outside(layer: Array, size: tuple[int, int], to_picture: Matrix) -> No
         layer[~inside] = 0
 
 
-def lay_over(upper: Array, lower: Array) -> Array:
-    """Lay one premultiplied layer (S, S, 4) over another: upper + (1 - its alpha) lower (Porter and Duff 1984, "over").
+def merge_layers(layers: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Lay foregrounds over one another, the upper one first; what would make the result opaque all over is left out.
 
-    Returns: the merged layer, whose alpha is 1 - (1 - a1)(1 - a2).
+    Args:
+        layers: at least one pair of alpha (S, S, 1) and foreground (S, S, 3).
+
+    Returns: such a pair.
     """
-    transparency = 1 - upper[:, :, 3]
-    return upper + cv2.merge([transparency] * 4) * lower
-
-
-def merge_layers(layers: Sequence[Array]) -> Array:
-    """Lay layers over one another, the upper one first; what would make the result opaque all over is left out."""
-    merged = layers[0]
+    alpha, foreground = layers[0]
     for lower in layers[1:]:
-        both = lay_over(merged, lower)
-        if (both[:, :, 3] < 1 - ALPHA_TOLERANCE).any():
-            merged = both
-    return merged
+        merged, merged_foreground = merge_foregrounds(triple(alpha), foreground, triple(lower[0]), lower[1])
+        if (merged[:, :, 0] < 1 - ALPHA_TOLERANCE).any():
+            alpha, foreground = merged[:, :, :1], merged_foreground
+    return alpha, foreground
+
+
+def triple(alpha: Array) -> Array:
+    """Repeat an alpha (S, S, 1) to (S, S, 3): arithmetic on equal shapes is several times as fast."""
+    return cv2.merge([alpha] * 3).astype(np.float32, copy=False)
 
 
 def split_layer(layer: Array) -> tuple[Array, Array]:
     """Split a premultiplied layer (S, S, 4) into alpha (S, S, 1) and foreground (S, S, 3), not premultiplied.
 
-    Both are clipped to [0, 1] after the division, since colours and alpha overshoot alike.
+    Both are clipped to [0, 1] after the division, since the overshoot of cubic and Lanczos is that of both alike.
     """
     red, green, blue, alpha = cv2.split(layer)
     visible = np.maximum(alpha, np.float32(INVISIBLE_ALPHA))
@@ -156,8 +178,8 @@ def crop_background(
     left, top = rng.integers(size - side, endpoint=True)
     reduction = max(number for number in REDUCTIONS if number == 1 or number * crop_px <= side)
     colours = as_colours(background.read(reduction), background.path)
-    scale = colours.shape[1] / size[0]  # 1 where the format comes whole
-    top, left, side_here = round(top * scale), round(left * scale), max(1, round(side * scale))
-    window = colours[top : top + side_here, left : left + side_here]
+    along_x, along_y = colours.shape[1] / size[0], colours.shape[0] / size[1]  # 1 where the format comes whole
+    top, left = round(top * along_y), round(left * along_x)
+    window = colours[top : top + max(1, round(side * along_y)), left : left + max(1, round(side * along_x))]
     interpolation = cv2.INTER_AREA if side >= 2 * crop_px else draw_interpolation(rng)
     return to_float(cv2.resize(window, (crop_px, crop_px), interpolation=interpolation))

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from data.composition import composite
+from data.sampling import triple
 from data.trimap import trimap_from_alpha
 
 Sample = dict[str, Any]
@@ -89,6 +90,5 @@ class CompositeImage:
     """Blend "foreground" over "background" by "alpha" into "image"."""
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        alpha = cv2.merge([sample["alpha"]] * 3)  # arithmetic on equal shapes is several times as fast
-        image = composite(alpha, sample["foreground"], sample["background"])
+        image = composite(triple(sample["alpha"]), sample["foreground"], sample["background"])
         return {**sample, "image": image.clip(0, 1)}  # float rounding may leave [0, 1] by 1e-7

@@ -156,6 +156,36 @@ def test_an_epoch_may_be_longer_than_the_list_of_foregrounds(root):
     assert build(root, samples_per_epoch=43_100)[0, 43_099]["alpha"].shape == (1, 32, 32)
 
 
+def test_the_second_foreground_lies_under_the_first_in_its_frame(tmp_path):
+    """Flat colours, a view without any change: the sample is known pixel for pixel."""
+    first, second = np.zeros((40, 40, 4), np.uint8), np.zeros((20, 10, 4), np.uint8)
+    first[:, :] = 200, 0, 0, 0
+    first[10:30, 5:25, 3] = 255
+    second[:, :] = 0, 100, 0, 0
+    second[5:15, 5:, 3] = 102  # 0.4; enlarged to the frame, rows 10 to 30 and columns 20 to 40
+    save(tmp_path / "fg" / "a.png", first)
+    save(tmp_path / "fg" / "b.png", second)
+    save(tmp_path / "bg" / "c.png", np.full((40, 40, 3), 50, np.uint8))
+    still = {"merge_probability": 1, "square_probability": 0, "rotation_deg": 0, "scale_range": (1, 1), "shear_deg": 0,
+             "flip_probability": 0, "crop_factors": (1,), "hue_deg": 0, "jitter_share": 0}  # fmt: skip
+    dataset = CompositionDataset(tmp_path / "fg", tmp_path / "bg", samples_per_epoch=40, crop_px=40, **still)
+    pairs = set()
+    for index in range(0, 40, 2):  # "a" is the upper one
+        rng = np.random.default_rng([0, 0, index])
+        pair = tuple(Path(foreground.name).name for foreground in dataset.choose((0, index), rng)[0])
+        pairs.add(pair)
+        sample = dataset[0, index]
+        alpha, image = sample["alpha"][0].numpy(), sample["image"].numpy().transpose(1, 2, 0)
+        np.testing.assert_array_equal(alpha[10:30, 5:25], 1)
+        np.testing.assert_allclose(image[12:28, 7:23] * 255, np.tile([200, 0, 0], (16, 16, 1)), atol=0.01)
+        np.testing.assert_allclose(image[:9, :4] * 255, 50, atol=0.01)
+        beside, expected = (0.4, [30, 70, 30]) if pair == ("a.png", "b.png") else (0, [50, 50, 50])
+        # Enlarged fourfold, Lanczos still ripples here.
+        np.testing.assert_allclose(alpha[15:25, 30:38], beside, atol=0.02)
+        np.testing.assert_allclose(image[15:25, 30:38] * 255, np.tile(expected, (10, 8, 1)), atol=3)
+    assert pairs == {("a.png", "a.png"), ("a.png", "b.png")}
+
+
 def test_missing_folders_are_named_at_once_with_the_layout(root):
     for arguments, missing in (
         ((root / "no_fg", root / "bg", root / "no_alpha"), ("no_fg", "no_alpha")),
@@ -248,6 +278,8 @@ def test_trimaps_beside_alphas_are_read_as_strictly_as_by_the_evaluation(tmp_pat
         ({"trimap_radius_px": (-1, 3)}, r"trimap_radius_px .* got \(-1, 3\)"),
         ({"trimap_radius_px": (5, 3)}, r"trimap_radius_px .* got \(5, 3\)"),
         ({"trimap_radius_px": (5,)}, r"trimap_radius_px .* got \(5,\)"),
+        ({"seed": -1}, "seed must be at least 0 .* got -1"),
+        ({"merge_probability": 1.5}, "merge_probability within 0 to 1, got 0 and 1.5"),
     ],
 )
 def test_settings_out_of_range_are_named(root, settings, message):

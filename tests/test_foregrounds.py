@@ -1,5 +1,6 @@
 """Foregrounds in files: what is read is what a whole decoding gives; unknown pixels are drawn evenly."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from data.foregrounds import (
     ForegroundFile,
     average_layer,
     draw_unknown_points,
+    measure_bleeding,
     unknown_points,
 )
-from data.images import DataError, read_raw
+from data.images import DataError, PictureFile, read_raw
 from data.layouts import check_same_size
 
 
@@ -115,6 +117,40 @@ def test_a_cut_out_and_a_pair_are_the_same_foreground(tmp_path):
         np.testing.assert_array_equal(alpha, other_alpha)
     draws = [file.open().unknown_points(np.random.default_rng(0)) for file in files]
     np.testing.assert_array_equal(*draws)
+
+
+def test_bleeding_is_what_hidden_colours_move_of_mixed_areas():
+    colours, alpha = np.full((4, 8, 3), 100, np.uint8), np.full((4, 8), 255, np.uint8)
+    colours[:, 3:5], alpha[:, 3:5] = 200, 0  # each half of an area: plainly averaged to 150
+    plain = np.repeat(np.uint8([[100, 150, 150, 100]]), 2, axis=0)
+    reduced = np.dstack([plain] * 3)
+    assert measure_bleeding(colours, alpha, reduced, 2) == pytest.approx(0.5 * 50 / 255, rel=0.01)  # alpha 128 of 255
+    assert measure_bleeding(colours, alpha, np.full_like(reduced, 100), 2) == 0
+    assert measure_bleeding(colours, np.full_like(alpha, 255), reduced, 2) == 0
+    assert measure_bleeding(colours, alpha, colours, 2) == np.inf
+
+
+@pytest.mark.parametrize("reduction", [2, 4])
+def test_hidden_colours_of_a_jpeg_stay_hidden(tmp_path, reduction):
+    x, y = np.meshgrid(np.arange(160), np.arange(96))
+    colours, stripes = np.dstack([40 + x, 60 + y, 160 - y]).astype(np.uint8), np.full((96, 160), 255, np.uint8)
+    stripes[:, 5::7] = stripes[:, 6::7] = 0
+    Image.fromarray(stripes).save(tmp_path / "alpha.png")
+    Image.fromarray(colours).save(tmp_path / "continued.jpg", quality=95, subsampling=0)
+    colours[stripes == 0] = 255
+    Image.fromarray(colours).save(tmp_path / "white.jpg", quality=95, subsampling=0)
+    box = (8, 16, 128, 80)
+    for name, is_reduced in (("continued", True), ("white", False)):
+        file = ForegroundFile(tmp_path / f"{name}.jpg", tmp_path / "alpha.png")
+        whole = PictureFile(file.path)
+        weighted = average_layer(whole.read()[16:80, 8:128], stripes[16:80, 8:128], reduction)
+        plain = whole.read(reduction)[16 // reduction : 80 // reduction, 8 // reduction : 128 // reduction]
+        for _ in range(2):  # the first read, and one that knows the file
+            read, alpha = file.open().read(box, reduction)
+            np.testing.assert_array_equal(alpha, weighted[1])
+            np.testing.assert_array_equal(read, plain if is_reduced else weighted[0])
+        assert np.abs(plain.astype(int) - weighted[0]).max() > (20 if name == "white" else 0)
+        assert pickle.loads(pickle.dumps(file)) == file
 
 
 def test_colours_that_nobody_sees_are_not_decoded(tmp_path):

@@ -54,8 +54,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(6):
         rng = np.random.default_rng(number)
         height, width = 220 + 30 * number, 380 - 20 * number
-        alpha = np.clip((smooth(rng, height, width, sigma=30) - 0.5) * rng.uniform(3, 12) + 0.5, 0, 1)
-        save(root / "fg" / f"{number}.jpg", smooth(rng, height, width, 3, sigma=4), quality=92)
+        steepness, sigma = (rng.uniform(3, 12), 30) if number % 2 else (60, 8)
+        alpha = np.clip((smooth(rng, height, width, sigma=sigma) - 0.5) * steepness + 0.5, 0, 1)
+        colours = smooth(rng, height, width, 3, sigma=4)
+        if number % 3:
+            colours[alpha < 0.02] = 1  # hidden colours that must not be seen
+        save(root / "fg" / f"{number}.jpg", colours, quality=92)
         save(root / "alpha" / f"{number}.jpg", alpha, quality=92)
         save(root / "bg" / f"{number}.jpg", smooth(rng, 120, 160, 3, sigma=6), quality=92)
     x, y = np.meshgrid(np.linspace(0, 1, 256), np.linspace(0, 1, 256))
@@ -77,6 +81,8 @@ def affine_statistics(sample: Sample) -> Statistics:
         "stretch": np.log(first @ first / determinant),
         "rotation": np.arctan2(first[1], first[0]) % np.pi,  # flips aside
         "shear": first @ second / determinant,
+        "mirrored": float(first[0] * second[1] < first[1] * second[0]),
+        "upside down": float(second[1] < 0),
         "column": image[:, :, 0].mean(),
         "row": image[:, :, 1].mean(),
     }
@@ -93,6 +99,9 @@ def picture_statistics(sample: Sample) -> Statistics:
         **{f"alpha {number}": share for number, share in enumerate(shares)},
         **{name: image[:, :, channel].mean() for channel, name in enumerate(("red", "green", "blue"))},
         "contrast": image.std(),
+        "red beside green": (image[:, :, 0] - image[:, :, 1]).std(),
+        "hue": np.arctan2(*(image.mean(axis=(0, 1)) @ [[1.7320508, 2], [-1.7320508, -1], [0, -1]])),
+        "edge": (trimap == 0.5).mean() - ((alpha > 0.002) & (alpha < 0.998)).mean(),
         "saturation": (spread / np.maximum(hsv_value, 1e-3)).mean(),
         "sharpness": np.abs(np.diff(image, axis=1)).mean(),
     }

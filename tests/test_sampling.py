@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from data import sampling
 from data.composition import composite, merge_foregrounds
 from data.foregrounds import DecodedForeground, average
 from data.images import to_float
-from data.sampling import INTERPOLATIONS, crop_background, lay_over, merge_layers, premultiply, split_layer
+from data.sampling import INTERPOLATIONS, crop_background, draw_interpolation, merge_layers, premultiply, split_layer
 from data.views import Matrix, scaling, translation
 
 
@@ -36,7 +36,7 @@ def sample_layer(
     colour: np.ndarray, alpha: np.ndarray, to_crop: Matrix, crop_px: int, interpolation: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sample arrays to alpha (S, S, 1) and foreground (S, S, 3)."""
-    return split_layer(sampling.sample_layer(DecodedForeground(colour, alpha), to_crop, crop_px, interpolation))
+    return sampling.sample_layer(DecodedForeground(colour, alpha), to_crop, crop_px, interpolation)
 
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
@@ -155,29 +155,42 @@ def test_alpha_keeps_its_ends_exactly_at_8_bit():
     assert (sampled[0, 0], sampled[0, 255]) == (0, 1)
 
 
-def random_layer(rng: np.random.Generator, lowest_alpha: float = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Give alpha (5, 5, 1), foreground (5, 5, 3) and the layer of both."""
-    alpha, foreground = rng.uniform(lowest_alpha, 1, (5, 5, 1)).astype(np.float32), rng.random((5, 5, 3), np.float32)
-    return alpha, foreground, np.dstack([alpha * foreground, alpha])
-
-
-def test_layers_lie_over_one_another_as_two_composites_do():
-    rng = np.random.default_rng(0)
-    upper, lower, background = random_layer(rng, 0.1), random_layer(rng, 0.1), rng.random((5, 5, 3))
-    alpha, foreground = split_layer(lay_over(upper[2], lower[2]))
-    expected, merged_foreground = merge_foregrounds(*upper[:2], *lower[:2])
-    np.testing.assert_allclose(alpha, expected, atol=1e-6)
-    np.testing.assert_allclose(foreground, merged_foreground, atol=1e-5)
-    twice = composite(upper[0], upper[1], composite(lower[0], lower[1], background))
-    np.testing.assert_allclose(composite(alpha, foreground, background), twice, atol=1e-6)
-
-
 def test_merging_keeps_the_upper_layer_where_the_lower_fills_the_crop():
     rng = np.random.default_rng(0)
-    _, _, upper = random_layer(rng)
-    _, _, full = random_layer(rng, 1)
-    np.testing.assert_array_equal(merge_layers([upper, full]), upper)
-    np.testing.assert_array_equal(merge_layers([upper, full / 2]), lay_over(upper, full / 2))
+    upper, lower = ((rng.random((5, 5, 1), np.float32), rng.random((5, 5, 3), np.float32)) for _ in range(2))
+    full = np.ones((5, 5, 1), np.float32), lower[1]
+    for merged, expected in (
+        (merge_layers([upper, full]), upper),
+        (merge_layers([upper, lower]), merge_foregrounds(*upper, *lower)),
+        (merge_layers([upper, full, lower]), merge_foregrounds(*upper, *lower)),
+        (merge_layers([upper]), upper),
+    ):
+        assert merged[0].shape == (5, 5, 1)
+        for values, others in zip(merged, expected, strict=True):
+            np.testing.assert_allclose(values, others, atol=1e-6)
+
+
+@pytest.mark.parametrize("interpolation", [cv2.INTER_CUBIC, cv2.INTER_LANCZOS4])
+def test_merging_after_an_interpolation_that_overshoots_draws_no_halo(interpolation):
+    """Beside a hard edge they give alphas below 0 and above 1, which would weigh the lower one too much."""
+    size = 40
+    disc_alpha = np.where(disc(size) > 127, 255, 0).astype(np.uint8)
+    to_crop = translation(np.full(2, 0.3)) @ scaling(1.4)
+    upper, lower = (
+        sample_layer(np.full((size, size, 3), grey, np.uint8), alpha, to_crop, size, interpolation)
+        for grey, alpha in ((255, disc_alpha), (128, np.full((size, size), 128, np.uint8)))
+    )
+    alpha, foreground = merge_layers([upper, lower])
+    image = composite(alpha, foreground, np.zeros(3))
+    expected = upper[0] + (1 - upper[0]) * (128 / 255) ** 2
+    np.testing.assert_allclose(image, np.repeat(expected, 3, axis=2), atol=1e-4)
+    assert alpha.min() > 0.5
+
+
+def test_every_interpolation_is_as_likely_as_another():
+    rng = np.random.default_rng(0)
+    drawn = [draw_interpolation(rng) for _ in range(2000)]
+    assert stats.chisquare([drawn.count(interpolation) for interpolation in INTERPOLATIONS]).pvalue > 1e-3
 
 
 class Picture:

@@ -54,7 +54,7 @@ def alphas(crop_px: int, seed: int, *pictures: np.ndarray, **ranges: Any) -> lis
     view = DrawView(crop_px, **{**PLAIN, **ranges})(sources[0].size, sources[0].unknown_points(rng), rng)
     matrices = [view.from_picture(source.size) for source in sources]
     pairs = zip(sources, matrices, strict=True)
-    return [sample_layer(source, matrix, crop_px, cv2.INTER_LINEAR)[:, :, 3] for source, matrix in pairs]
+    return [sample_layer(source, matrix, crop_px, cv2.INTER_LINEAR)[0][:, :, 0] for source, matrix in pairs]
 
 
 def test_the_window_is_centred_on_the_first_point_inside_and_kept_inside():
