@@ -182,10 +182,12 @@ def find_packed(folder: str | Path) -> list[PackedForeground]:
     Returns: in the order in which they were packed, that of their files' names.
 
     Raises:
-        DataError: an unfinished pack, one of another version, or a damaged one.
+        DataError: no pack, an unfinished one, one of another version, or a damaged one.
         OSError: a file of it may not be read.
     """
     folder = Path(folder)
+    if not is_pack(folder):
+        raise DataError(f"{folder} is no pack: expected a folder with {INDEX} in it, as tools/pack_dataset.py makes it")
     if not (folder / INDEX).is_file() and (folder / UNFINISHED_INDEX).is_file():
         raise DataError(f"{folder} is an unfinished pack: run tools/pack_dataset.py as before, it goes on from there")
     foregrounds = [as_foreground(folder, entry) for entry in read_index(folder / INDEX)]

@@ -99,9 +99,9 @@ def make_pack(
 
 
 def describe_sources(foreground: ForegroundFile) -> Sources:
-    """Tell the files of a foreground: path -> bytes and time of change in ns."""
+    """Tell the files of a foreground: path -> bytes and time of change in ns; one path however a file was named."""
     paths = [path for path in (foreground.path, foreground.alpha_path) if path is not None]
-    return {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
+    return {os.path.realpath(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
 
 
 def check_finished(folder: Path, sources: Sequence[Sources]) -> None:

@@ -272,6 +272,25 @@ def test_a_pack_cannot_be_packed(pictures, tmp_path, capsys):
     assert "where there is a pack already" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["wrong", "pictures"])
+def test_what_is_no_pack_is_not_verified(name, pictures, tmp_path, capsys):
+    assert pack_dataset.main(["--output", str(tmp_path / name), "--verify"]) == 1
+    message = f"pack_dataset.py: {tmp_path / name} is no pack: expected a folder with pack.json in it"
+    assert capsys.readouterr().err.startswith(message)
+
+
+def test_files_are_the_same_however_they_are_named(pictures, tmp_path, monkeypatch):
+    output = tmp_path / "pack"
+    assert pack(pictures, output) == 0
+    before = contents(output)
+    (tmp_path / "link").symlink_to(pictures)
+    monkeypatch.chdir(pictures.parent)
+    for named in (Path("pictures"), Path("link/../link"), tmp_path / "link"):
+        assert pack(named, output) == 0
+    assert pack(Path("link"), tmp_path / "again") == 0
+    assert contents(tmp_path / "again") == before
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
