@@ -48,8 +48,9 @@ def train(cfg: DictConfig, resume: bool) -> None:
     settings = cfg.train
     train_loader, test_loader = instantiate(cfg.dataloader.train), instantiate(cfg.dataloader.test)
     evaluator = instantiate(cfg.dataloader.evaluator)
-    # Make one sample of each here: pictures that do not fit are told of before anything starts, and not by a worker.
-    train_loader.dataset[next(iter(train_loader.sampler))]
+    # Make one sample of each set here: pictures that do not fit are told of before anything starts, not by a worker.
+    for key in train_loader.dataset.trial_keys:
+        train_loader.dataset[key]
     if test_loader is not None:
         sample = test_loader.dataset[0]
         if hasattr(evaluator, "check"):  # detectron2's evaluators have neither this nor metric_names

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from torch.utils.data import Dataset, default_collate
 
 from data.images import DataError
-from data.stream import Key, key_after
+from data.stream import Key, key_after, key_at
 
 FAULTS = (DataError, OSError)
 """What reading a picture raises that is broken, does not fit, or is not there."""
@@ -44,6 +44,11 @@ class WholeBatches(Dataset):
         self.dataset = dataset
         self.seed = seed
         self.max_faults = MAX_IN_A_ROW if on_fault == "replace" else 1
+
+    @property
+    def trial_keys(self) -> list[Key]:
+        """Keys of samples that show whether the data fit: one of each set of a mixture, or else the stream's first."""
+        return getattr(self.dataset, "first_keys", None) or [key_at(0, len(self), self.seed)]
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]  # Dataset itself promises no length

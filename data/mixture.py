@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.images import DataError
+from data.stream import Key
 
 CHANNELS = {"image": 3, "trimap": 1, "alpha": 1}
 
@@ -20,7 +21,7 @@ class TrainingSet(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]: ...
+    def __getitem__(self, key: Key) -> dict[str, Tensor]: ...
 
 
 class MixtureDataset(Dataset):
@@ -42,9 +43,9 @@ class MixtureDataset(Dataset):
             into these and not into lists.
 
     Raises:
-        DataError: members of different crop sizes; on reading, other items than the above.
+        DataError: members of different crop sizes.
         ValueError: no members, other names in `weights`, weights that are not above 0 or leave a member without a
-            sample in an epoch.
+            sample in an epoch; on reading, other items than the above.
     """
 
     def __init__(self, weights: Mapping[str, float], samples_per_epoch: int, **members: TrainingSet) -> None:
@@ -70,10 +71,20 @@ class MixtureDataset(Dataset):
         ends = zip(self.members, self.starts, self.starts[1:], strict=False)
         return {name: end - start for name, start, end in ends}
 
+    @property
+    def first_keys(self) -> list[Key]:
+        """Keys of the first sample of each member, and of each of the members of those that are mixtures."""
+        keys: list[Key] = []
+        for (name, member), start in zip(self.members.items(), self.starts, strict=False):
+            for epoch, index in getattr(member, "first_keys", [(0, 0)]):
+                epoch, place = divmod(epoch * len(member) + index, self.counts[name])
+                keys.append((epoch, start + place))
+        return keys
+
     def __len__(self) -> int:
         return self.samples_per_epoch
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
         epoch, index = key
         place = bisect_right(self.starts, index) - 1
         name, member = list(self.members.items())[place]
@@ -82,5 +93,5 @@ class MixtureDataset(Dataset):
         shapes = {key: tuple(values.shape) for key, values in sample.items()}
         expected = {key: (channels, self.crop_px, self.crop_px) for key, channels in CHANNELS.items()}
         if shapes != expected:
-            raise DataError(f"the set {name} of a mixture gives {shapes}, expected {expected}: no batch holds both")
+            raise ValueError(f"the set {name} of a mixture gives {shapes}, expected {expected}: no batch holds both")
         return sample

@@ -16,9 +16,11 @@ from test_main import metrics, overrides, quiet_afterwards  # noqa: F401
 
 import main
 from data.build import build_train_loader
+from data.faults import WholeBatches
 from data.images import DataError
 from data.layouts import TRAINING_LAYOUTS, TrainingLayout
 from data.mixture import MixtureDataset
+from data.stream import InfiniteSampler
 from engine.config import apply_overrides, load_config
 from tests.conftest import REPOSITORY
 
@@ -80,6 +82,16 @@ def test_a_mixture_may_be_in_a_mixture():
     assert [marks.count(mark) for mark in range(3)] == [6, 6, 12]
 
 
+@pytest.mark.parametrize("num_inner", [1, 2, 3, 6, 11])
+def test_the_first_keys_are_of_every_set(num_inner):
+    """Also where the first of an inner one comes in a later epoch of the outer one."""
+    inner = MixtureDataset({"a": 3, "b": 1}, 8, a=Numbered(0), b=Numbered(1))
+    outer = MixtureDataset({"c": 12 - num_inner, "inner": num_inner}, 12, inner=inner, c=Numbered(2))
+    batches = WholeBatches(outer, seed=0)
+    assert sorted(drawn(batches[key]) for key in batches.trial_keys) == [(0, 0), (1, 0), (2, 0)]
+    assert WholeBatches(Numbered(0), seed=0).trial_keys == [next(iter(InfiniteSampler(7, 1, seed=0)))]
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
@@ -103,9 +115,11 @@ def test_what_no_batch_holds_is_refused():
     odd = MixtureDataset({"a": 1, "b": 1}, 10, a=Numbered(0), b=Numbered(1, channels=4))
     assert drawn(odd[0, 4]) == (0, 4)
     with pytest.raises(
-        DataError, match=r"set b of a mixture gives \{'image': \(4, 2, 2\).*expected \{'image': \(3, 2, 2\)"
+        ValueError, match=r"set b of a mixture gives \{'image': \(4, 2, 2\).*expected \{'image': \(3, 2, 2\)"
     ):
         odd[0, 5]
+    with pytest.raises(ValueError, match="set b of a mixture"):  # no fault of a picture's, which another would replace
+        WholeBatches(odd, seed=0).__getitems__([(0, 5)])
 
 
 def picture(path: Path, mode: str) -> None:
@@ -198,3 +212,14 @@ def test_a_mixture_trains_and_its_saved_config_is_the_same_mixture(sets):
     assert first.counts == second.counts == {"composites": 2, "photographs": 4}
     for index in range(6):
         assert all(torch.equal(first[0, index][name], second[0, index][name]) for name in ("image", "trimap", "alpha"))
+
+
+@pytest.mark.parametrize("broken", ["sets/real/image/e.jpg", "sets/fg/a.jpg"])
+def test_what_breaks_one_set_is_told_of_before_anything_starts(sets, broken):
+    (sets / broken).write_bytes((sets / broken).read_bytes()[:300])
+    reach = "dataloader.train.dataset.composites"
+    changes = [f"{reach}.foreground_dirs=[sets/fg]", f"{reach}.alpha_dirs=[sets/alpha]", f"{reach}.crop_px=64"]
+    changes += [f"{reach}.background_dirs=[sets/photos]", "dataloader.test=null", "train.device=cpu"]
+    changes += ["dataloader.train.num_workers=0", f"train.output_dir={sets}/out", "train.samples_per_epoch=20"]
+    with pytest.raises(SystemExit, match=f"^main.py: cannot read {broken}"):
+        main.main(["--config-file", "configs/mixture.py", *changes])
