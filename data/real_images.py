@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.datasets import as_tensor
+from data.datasets import DEGRADATION_STREAM, as_tensor
+from data.degradation import DegradeImage
 from data.foregrounds import Box, DecodedAlpha, average
 from data.images import PictureFile, as_colours, as_grey, to_float
 from data.layouts import check_equal_sizes
+from data.ranges import check_number
 from data.sampling import draw_interpolation, read_window, warp
 from data.training_sets import AlphaFolders, Folders, find_real_images
 from data.transforms import JitterColour, MakeTrimap, Sample, scale_radii
@@ -48,11 +50,13 @@ class RealImageDataset(Dataset):
         trimap_reference_px: side of the crop that these are meant for, see `scale_radii`.
         hue_deg: see `JitterColour`; 0 with `jitter_share` 0 leaves the colours as they are.
         jitter_share: see `JitterColour`.
+        degradation: of the image; see `DegradeImage`. It draws from a generator of its own, that of a composite. In a
+            mixture it is the composites' own, or whether a picture is degraded tells which it is.
 
     Raises:
         FileNotFoundError: folders are missing or empty, or photographs and alphas lack their partners.
         DataError: two files of one name; no place of alphas; on reading, photograph and alpha of different size.
-        ValueError: `samples_per_epoch`, `crop_px`, `trimap_radius_px` or `trimap_reference_px` out of range.
+        ValueError: a setting that is out of its range.
     """
 
     def __init__(
@@ -76,28 +80,31 @@ class RealImageDataset(Dataset):
         trimap_reference_px: int | None = None,
         hue_deg: float = 40.0,
         jitter_share: float = 0.1,
+        degradation: DegradeImage | None = None,
     ) -> None:
         if samples_per_epoch < 1 or crop_px < 1:
             raise ValueError(f"samples_per_epoch and crop_px must be at least 1, got {samples_per_epoch} and {crop_px}")
+        check_number("seed", seed, 0, is_whole=True)
         radii = scale_radii(trimap_radius_px, crop_px, trimap_reference_px)
         self.photographs = find_real_images(image_dirs, alpha_dirs)
         self.samples_per_epoch = samples_per_epoch
         self.crop_px = crop_px
         self.seed = seed
         self.draw_view = DrawInnerView(
-            crop_px,
-            square_probability,
-            square_px,
-            rotation_deg,
-            rotation_min_px,
-            scale_range,
-            shear_deg,
-            flip_probability,
-            crop_factors,
-            max_enlargement,
+            crop_px=crop_px,
+            square_probability=square_probability,
+            square_px=square_px,
+            rotation_deg=rotation_deg,
+            rotation_min_px=rotation_min_px,
+            scale_range=scale_range,
+            shear_deg=shear_deg,
+            flip_probability=flip_probability,
+            crop_factors=crop_factors,
+            max_enlargement=max_enlargement,
         )
         self.jitter_colour = JitterColour(hue_deg, jitter_share)
         self.make_trimap = MakeTrimap(radii)
+        self.degradation = degradation
 
     def __len__(self) -> int:
         return self.samples_per_epoch
@@ -109,6 +116,9 @@ class RealImageDataset(Dataset):
         image, alpha = self._cut_out(OpenPhotograph(*self.photographs[number]), rng)
         image = self.jitter_colour({"foreground": image, "alpha": np.ones_like(alpha)}, rng)["foreground"]
         sample: Sample = self.make_trimap({"image": image, "alpha": alpha}, rng)
+        if self.degradation is not None:
+            own = np.random.default_rng([self.seed, epoch, index, DEGRADATION_STREAM])
+            sample = self.degradation(sample, own)
         return {name: as_tensor(sample[name]) for name in ("image", "trimap", "alpha")}
 
     def _cut_out(self, photograph: "OpenPhotograph", rng: np.random.Generator) -> tuple[NDArray, NDArray]:
@@ -117,7 +127,9 @@ class RealImageDataset(Dataset):
         window = read_window(photograph, view.from_picture(photograph.size), self.crop_px)
         assert window is not None  # the view is inside
         layer = cv2.merge([*cv2.split(to_float(window.colours)), to_float(window.alpha)])
-        layer = warp(layer, window, self.crop_px, draw_interpolation(rng)).clip(0, 1)  # cubic and Lanczos overshoot
+        layer = warp(layer, window, (self.crop_px, self.crop_px), draw_interpolation(rng)).clip(
+            0, 1
+        )  # cubic and Lanczos overshoot
         return layer[:, :, :3], layer[:, :, 3:]
 
 

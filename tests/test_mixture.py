@@ -203,13 +203,15 @@ def test_a_mixture_trains_and_its_saved_config_is_the_same_mixture(sets):
     changes += [f"{reach}.composites.crop_px=64", f"{reach}.weights.composites=1", f"{reach}.weights.photographs=2"]
     changes += [f"{reach}.composites.foreground_dirs=[sets/cutouts]", f"{reach}.composites.alpha_dirs=null"]
     changes += [f"{reach}.composites.background_dirs=[sets/photos]", "dataloader.test=null", "train.device=cpu"]
-    changes += ["train.epochs=1", "train.samples_per_epoch=6"]
+    changes += ["train.epochs=1", "train.samples_per_epoch=6", f"{reach}.composites.degradation.noise_probability=0.5"]
     main.main(["--config-file", "configs/mixture.py", *changes])
     assert [row for row in metrics(sets / "out") if row < 3] == [0, 1, 2]
     asked = load_config("configs/mixture.py")
     apply_overrides(asked, [*changes, "train.world_size=1"])
     first, second = (instantiate(cfg.dataloader.train.dataset) for cfg in (asked, LazyConfig.load("out/config.yaml")))
     assert first.counts == second.counts == {"composites": 2, "photographs": 4}
+    for mixture in (first, second):
+        assert mixture.members["photographs"].degradation.probabilities == (0, 0.5, 0)
     for index in range(6):
         assert all(torch.equal(first[0, index][name], second[0, index][name]) for name in ("image", "trimap", "alpha"))
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.degradation import DegradeImage
 from data.foregrounds import REDUCTIONS
 from data.images import DataError, read_image, write_alpha, write_image
 from data.real_images import DrawInnerView, OpenPhotograph, RealImageDataset
@@ -127,6 +128,20 @@ def test_the_colours_of_all_the_crop_are_jittered_by_one_draw(tmp_path):
     assert (colours[0][:, 0] - colours[1][:, 0]).abs().max() > 0.01
 
 
+def test_degradation_is_that_of_composites_and_changes_the_image_alone(tmp_path):
+    save(tmp_path, "a", *coordinates(90, 60))
+    degradation = DegradeImage(blur_probability=0.5, noise_probability=0.5, jpeg_probability=0.5)
+    plain, off, on = (build(tmp_path, seed=3, degradation=chosen) for chosen in (None, DegradeImage(), degradation))
+    for index in range(5):
+        before, same, after = (dataset[1, index] for dataset in (plain, off, on))
+        expected = degradation(
+            {"image": before["image"].permute(1, 2, 0).numpy()}, np.random.default_rng([3, 1, index, 2])
+        )
+        np.testing.assert_array_equal(after["image"].permute(1, 2, 0), expected["image"])
+        assert all(torch.equal(before[name], same[name]) for name in before)
+        assert all(torch.equal(before[name], after[name]) for name in ("alpha", "trimap"))
+
+
 def test_trimaps_grow_with_the_crop_where_asked(tmp_path):
     """Around a straight edge the unknown band measures both radii."""
     save(tmp_path, "a", np.full((64, 64, 3), 0.5), np.repeat([[0.0, 1.0]], 32, axis=1).repeat(64, axis=0))
@@ -139,6 +154,11 @@ def test_what_is_wrong_is_said(tmp_path):
     save(tmp_path, "a", *coordinates(40, 30))
     with pytest.raises(ValueError, match="samples_per_epoch and crop_px must be at least 1, got 0 and 32"):
         build(tmp_path, samples_per_epoch=0)
+    for seed in (-1, None, 0.5):
+        with pytest.raises(ValueError, match=f"seed must be a whole number of at least 0, got {seed}"):
+            build(tmp_path, seed=seed)
+    with pytest.raises(ValueError, match="scale_range must be"):
+        build(tmp_path, scale_range=[2, 1])
     with pytest.raises(ValueError, match="trimap_radius_px must be"):
         build(tmp_path, trimap_radius_px=(3, 2))
     with pytest.raises(DataError, match="no alphas are named"):
