@@ -186,7 +186,6 @@ def test_the_pages_layouts_are_layouts():
         "AM-2k": "images",
         "P3M-10k": "images",
         "Distinctions-646": "foregrounds",
-        "AIM": "images",
         "BG-20k": "backgrounds",
     }
 
