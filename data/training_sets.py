@@ -127,11 +127,14 @@ def find_pairs(pictures: Path, alphas: Path | None) -> list[tuple[Path, ...]]:
 def find_both(pictures: Path, alphas: Path) -> list[dict[str, list[Path]]]:
     """Group pictures and alphas by their names, see `find_named`, whether they have partners or not.
 
-    A file that fits both patterns, as a_alpha.png fits `*.png` and `*_alpha.png`, belongs to the longer one.
+    A file that fits both patterns, as a_alpha.png fits `*.png` and `*_alpha.png`, belongs to the longer one, suffixes
+    aside: to `*_a` rather than to `*.png`.
     """
     found = [find_named(pictures), find_named(alphas)]
     if pictures != alphas:
-        longer = int(len(split_pattern(alphas)[1]) >= len(split_pattern(pictures)[1]))  # a folder's is *
+        patterns = [split_pattern(place)[1] for place in (pictures, alphas)]  # a folder's is *
+        lengths = [(len(Path(pattern).stem), len(pattern)) for pattern in patterns]
+        longer = int(lengths[1] >= lengths[0])
         taken = {path for paths in found[longer].values() for path in paths}
         rest = {name: [p for p in paths if p not in taken] for name, paths in found[1 - longer].items()}
         found[1 - longer] = {name: paths for name, paths in rest.items() if paths}

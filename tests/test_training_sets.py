@@ -174,6 +174,8 @@ def test_images_and_alphas_may_share_a_folder(root):
     assert find_foregrounds("set/*.png", "set/*_alpha.png") == expected
     assert find_foregrounds("set", "set/*_alpha") == expected
     assert find_foregrounds("set/*_alpha", "set") == pairs(*(f"{f.alpha_path} {f.path}" for f in expected))
+    fill(root, "short/a.png", "short/a_m.png")
+    assert find_foregrounds("short/*.png", "short/*_m") == pairs("short/a.png short/a_m.png")
     (root / "a_folder_of_a_long_name").symlink_to(root / "set")
     for deep in ("", "/**"):
         assert (
