@@ -37,11 +37,15 @@ def sample_layer(source: OpenForeground, to_crop: Matrix, crop_px: int, interpol
 
     Returns: alpha (S, S, 1) and foreground (S, S, 3), not premultiplied, in [0, 1].
     """
+    layer = np.zeros((crop_px, crop_px, 4), np.float32)
     window = read_window(source, to_crop, crop_px)
-    if window is None:
-        return np.zeros((crop_px, crop_px, 1), np.float32), np.zeros((crop_px, crop_px, 3), np.float32)
-    layer = warp(premultiply(window.colours, window.alpha), window, crop_px, interpolation)
-    clear_outside(layer, source.size, np.linalg.inv(to_crop))
+    if window is not None and (visible := crop_to_visible(window)) is not None:
+        top, bottom, left, right = find_bounds(visible, crop_px)
+        part = layer[top:bottom, left:right]
+        offset = translation(np.array([-left, -top]))
+        moved = visible._replace(to_crop=offset @ visible.to_crop)
+        part[:] = warp(premultiply(visible.colours, visible.alpha), moved, part.shape[1::-1], interpolation)
+        clear_outside(part, source.size, np.linalg.inv(offset @ to_crop))
     return split_layer(layer)
 
 
@@ -83,6 +87,27 @@ def read_window(source: OpenForeground, to_crop: Matrix, crop_px: int) -> Window
     return Window(colours, alpha, to_crop @ translation(first) @ scaling(reduction), shrinking / reduction)
 
 
+def crop_to_visible(window: Window) -> Window | None:
+    """Leave out what is transparent around the visible pixels but for what interpolation sees of it; None: all is."""
+    rows, columns = np.flatnonzero(window.alpha.any(axis=1)), np.flatnonzero(window.alpha.any(axis=0))
+    if not len(rows):
+        return None
+    reach = int(np.ceil(INTERPOLATION_REACH_PX * window.shrinking))
+    (top, bottom), (left, right) = ((max(0, place[0] - reach), place[-1] + 1 + reach) for place in (rows, columns))
+    part = np.s_[top:bottom, left:right]
+    to_crop = window.to_crop @ translation(np.array([left, top]))
+    return window._replace(colours=window.colours[part], alpha=window.alpha[part], to_crop=to_crop)
+
+
+def find_bounds(window: Window, crop_px: int) -> tuple[int, int, int, int]:
+    """Find the rows (first, end) and columns (first, end) of the crop that a window's pixels may come to lie in."""
+    height, width = window.alpha.shape
+    corners = np.array([[0, 0, 1], [0, height, 1], [width, 0, 1], [width, height, 1]]) @ window.to_crop.T
+    left, top = np.floor(corners.min(axis=0)[:2]).astype(int).clip(0, crop_px).tolist()
+    right, bottom = np.ceil(corners.max(axis=0)[:2]).astype(int).clip(0, crop_px).tolist()
+    return top, bottom, left, right
+
+
 def premultiply(colours: NDArray, alpha: NDArray) -> NDArray:
     """Join raw colours (h, w, 3), multiplied by alpha, and raw alpha (h, w) to float32 (h, w, 4) in [0, 1]."""
     if colours.dtype == alpha.dtype == np.uint8:
@@ -92,34 +117,31 @@ def premultiply(colours: NDArray, alpha: NDArray) -> NDArray:
     return cv2.merge([*(to_float(np.ascontiguousarray(colours[:, :, c])) * weights for c in range(3)), weights])
 
 
-def warp(picture: NDArray, window: Window, crop_px: int, interpolation: int) -> NDArray:
-    """Warp a picture (h, w, C) of a window's pixels into a crop (S, S, C); its border pixels go on outside."""
+def warp(picture: NDArray, window: Window, size: tuple[int, int], interpolation: int) -> NDArray:
+    """Warp a picture (h, w, C) of a window's pixels into a crop of (width, height); its border goes on outside."""
     to_crop = window.to_crop
     if window.shrinking > 1:
         height, width = picture.shape[:2]
-        size = max(1, round(width / window.shrinking)), max(1, round(height / window.shrinking))
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-        to_crop = to_crop @ scaling(np.array([width / size[0], height / size[1]]))
+        smaller = max(1, round(width / window.shrinking)), max(1, round(height / window.shrinking))
+        picture = cv2.resize(picture, smaller, interpolation=cv2.INTER_AREA)
+        to_crop = to_crop @ scaling(np.array([width / smaller[0], height / smaller[1]]))
     half = np.full(2, 0.5)
     by_index = translation(-half) @ to_crop @ translation(half)  # OpenCV puts pixel i at i, not at i + 0.5
-    size = crop_px, crop_px
     return cv2.warpAffine(picture, by_index[:2], size, flags=interpolation, borderMode=cv2.BORDER_REPLICATE)
 
 
-def clear_outside(layer: Array, size: tuple[int, int], to_picture: Matrix) -> None:
-    """Set to 0, in place, the pixels of a crop (S, S, C) whose centre lies outside a picture of this (width, height).
+def clear_outside(layer: NDArray, size: tuple[int, int], to_picture: Matrix) -> None:
+    """Set to 0, in place, the pixels of a crop (H, W, C) whose centre lies outside a picture of this (width, height).
 
     Sampling repeats the picture's border and this cuts it off: blending with zeros would draw a seam wherever a
     foreground is cut by its own picture's border.
     """
-    crop_px = len(layer)
-    ends = np.array([0.5, crop_px - 0.5])
-    centres = np.arange(crop_px, dtype=np.float32) + np.float32(0.5)
+    rows, columns = (np.arange(length, dtype=np.float32) + np.float32(0.5) for length in layer.shape[:2])
     inside: NDArray[np.bool_] | None = None
-    for (along_x, along_y, offset), side in zip(to_picture[:2], size, strict=True):
-        extremes = along_x * ends + (along_y * ends[:, None] + offset)
-        if extremes.min() < 0 or extremes.max() > side:
-            coordinate = np.float32(along_x) * centres + np.float32(along_y) * centres[:, None] + np.float32(offset)
+    for (along_x, along_y, offset), side in zip(to_picture[:2].astype(np.float32), size, strict=True):
+        ends = along_x * columns[[0, -1]] + along_y * rows[[0, -1], None] + offset
+        if ends.min() < 0 or ends.max() > side:
+            coordinate = along_x * columns + (along_y * rows[:, None] + offset)
             is_between = (coordinate >= 0) & (coordinate <= side)
             inside = is_between if inside is None else inside & is_between
     if inside is not None:

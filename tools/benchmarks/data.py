@@ -27,7 +27,8 @@ from tools.benchmarks.metrics import draw_matte
 FOREGROUND_SIZE, BACKGROUND_SIZE = (2000, 1500), (640, 480)  # (width, height), usual in Composition-1k and COCO
 FOREGROUND_BYTES, ALPHA_BYTES = 1_100_000, 300_000
 NUM_PICTURES = 12
-WARM_UP = 3
+GRAIN, ALPHA_GRAIN = 0.04, 0.006  # as of photographs, and of alphas that were JPEGs before
+NUM_WARM_UP = 100
 BATCH_SIZE = 4
 
 
@@ -37,17 +38,19 @@ def make_files(root: Path) -> None:
         (root / name).mkdir()
     for number in range(NUM_PICTURES):
         _, alpha, _ = draw_matte(*FOREGROUND_SIZE, seed=number)
-        background = draw_texture(*BACKGROUND_SIZE, seed=NUM_PICTURES + number)
-        foreground = draw_texture(*FOREGROUND_SIZE, seed=number)
-        (root / "fg" / f"{number}.jpg").write_bytes(encode_jpeg(foreground, FOREGROUND_BYTES))
+        alpha += (alpha > 0) * np.random.default_rng(number).normal(0, ALPHA_GRAIN, alpha.shape)
+        (root / "fg" / f"{number}.jpg").write_bytes(
+            encode_jpeg(draw_texture(*FOREGROUND_SIZE, seed=number), FOREGROUND_BYTES)
+        )
         (root / "alpha" / f"{number}.jpg").write_bytes(encode_jpeg(alpha, ALPHA_BYTES))
+        background = draw_texture(*BACKGROUND_SIZE, seed=NUM_PICTURES + number)
         Image.fromarray(to_uint8(background)).save(root / "bg" / f"{number}.jpg", quality=85)
 
 
 def draw_texture(width: int, height: int, seed: int) -> NDArray:
-    """Draw colours (H, W, 3) in [0, 1] with structure at all scales, as photographs have."""
+    """Draw colours (H, W, 3) in [0, 1] with structure at all scales and some grain, as photographs have."""
     rng = np.random.default_rng(seed)
-    total = np.zeros((height, width, 3), np.float32)
+    total = rng.normal(0, GRAIN, (height, width, 3)).astype(np.float32)
     for octave in range(8):
         cells = rng.random((3 << octave, 4 << octave, 3), dtype=np.float32)
         total += cv2.resize(cells, (width, height), interpolation=cv2.INTER_CUBIC) / np.float32(1.6**octave)
@@ -55,25 +58,24 @@ def draw_texture(width: int, height: int, seed: int) -> NDArray:
 
 
 def encode_jpeg(values: NDArray, num_bytes: int) -> bytes:
-    """Encode in the highest quality that takes no more bytes than this."""
-    content = b""
-    for quality in range(99, 20, -3):
+    """Encode in the quality whose size is nearest to this."""
+    pixels = Image.fromarray(to_uint8(values))
+    contents = []
+    for quality in range(60, 101, 2):
         buffer = BytesIO()
-        Image.fromarray(to_uint8(values)).save(buffer, "JPEG", quality=quality)
-        content = buffer.getvalue()
-        if len(content) <= num_bytes:
-            break
-    return content
+        pixels.save(buffer, "JPEG", quality=quality)
+        contents.append(buffer.getvalue())
+    return min(contents, key=lambda content: abs(len(content) - num_bytes))
 
 
 def decode_bare(dataset: CompositionDataset, index: int) -> None:
-    """Decode what a sample needs, whole, and do nothing with it: every other sample has two foregrounds."""
-    chosen = [dataset.foregrounds[(index + step) % NUM_PICTURES] for step in range(1 + index % 2)]
+    """Decode the files of a sample, whole, and do nothing with them."""
+    chosen, background = dataset.choose((0, index), np.random.default_rng([dataset.seed, 0, index]))
     for foreground in chosen:
         assert isinstance(foreground, ForegroundFile) and foreground.alpha_path is not None, "as make_files wrote them"
         cv2.imdecode(np.fromfile(foreground.path, np.uint8), cv2.IMREAD_COLOR)
         cv2.imdecode(np.fromfile(foreground.alpha_path, np.uint8), cv2.IMREAD_GRAYSCALE)
-    cv2.imdecode(np.fromfile(dataset.backgrounds[index % NUM_PICTURES], np.uint8), cv2.IMREAD_COLOR)
+    cv2.imdecode(np.fromfile(background, np.uint8), cv2.IMREAD_COLOR)
 
 
 @contextmanager
@@ -92,12 +94,11 @@ def one_core() -> Iterator[None]:
 def time_samples(sides: dict[str, Callable[[int], object]], num_samples: int) -> dict[str, list[float]]:
     """Time the sides in turn, sample by sample, so that all see the same machine; milliseconds each."""
     times: dict[str, list[float]] = {name: [] for name in sides}
-    for index in range(-WARM_UP, num_samples):
+    for index in range(num_samples):
         for name, side in sides.items():
             start = time.perf_counter()
-            side(index % num_samples)
-            if index >= 0:
-                times[name].append(1e3 * (time.perf_counter() - start))
+            side(index)
+            times[name].append(1e3 * (time.perf_counter() - start))
     return times
 
 
@@ -128,16 +129,19 @@ def compare_data(options: argparse.Namespace) -> None:
             "packed": lambda index: packed[0, index],
         }
         ratios: dict[str, list[float]] = {"files": [], "packed": []}
+        with one_core():
+            for index in range(NUM_WARM_UP):  # JPEGs are looked at once, see data.foregrounds.ForegroundOfFiles
+                files[1, index]
         for number in range(options.rounds):
             with one_core():
                 times = time_samples(sides, options.num_samples)
-            medians = {side: statistics.median(values) for side, values in times.items()}
+            means = {side: statistics.mean(values) for side, values in times.items()}
             for side, values in ratios.items():
-                values.append(medians[side] / medians["decoding"])
-            means = "  ".join(f"{side} {medians[side]:.2f} ({statistics.mean(times[side]):.2f}) ms" for side in sides)
-            print(f"round {number + 1}, a sample, median (mean): {means}", flush=True)
+                values.append(means[side] / means["decoding"])
+            shown = "  ".join(f"{side} {means[side]:.2f} ({statistics.median(times[side]):.2f}) ms" for side in sides)
+            print(f"round {number + 1}, a sample, mean (median): {shown}", flush=True)
         for side, values in ratios.items():
-            print(f"{side}: {with_range(values, 2)} times the bare decoding of the whole files")
+            print(f"{side}: {with_range(values, 2)} times the bare decoding of the same files, whole")
         speedups = []
         for number in range(options.rounds):
             rates = [time_loader(files, num_workers, options.num_samples // BATCH_SIZE) for num_workers in (1, 2)]
