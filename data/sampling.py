@@ -1,5 +1,6 @@
 """Sampling pictures through one affine matrix: no more of them is read, and at no finer scale, than the crop shows."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -39,9 +40,12 @@ def sample_layer(source: OpenForeground, to_crop: Matrix, crop_px: int, interpol
     """
     layer = np.zeros((crop_px, crop_px, 4), np.float32)
     window = read_window(source, to_crop, crop_px)
-    if window is not None and (visible := crop_to_visible(window)) is not None:
-        top, bottom, left, right = find_bounds(visible, crop_px)
-        part = layer[top:bottom, left:right]
+    visible = None if window is None else crop_to_visible(window)
+    if visible is None:
+        return split_layer(layer)
+    top, bottom, left, right = find_bounds(visible, crop_px)
+    part = layer[top:bottom, left:right]
+    if part.size:
         offset = translation(np.array([-left, -top]))
         moved = visible._replace(to_crop=offset @ visible.to_crop)
         part[:] = warp(premultiply(visible.colours, visible.alpha), moved, part.shape[1::-1], interpolation)
@@ -57,12 +61,14 @@ class Window(NamedTuple):
         alpha: raw (h, w).
         to_crop: maps their points to the crop's.
         shrinking: at least 1; by how much their areas are to be averaged before they are warped.
+        step_px: least whole number of pixels that is one of areas as well.
     """
 
     colours: NDArray
     alpha: NDArray
     to_crop: Matrix
     shrinking: float
+    step_px: int
 
 
 def read_window(source: OpenForeground, to_crop: Matrix, crop_px: int) -> Window | None:
@@ -76,15 +82,17 @@ def read_window(source: OpenForeground, to_crop: Matrix, crop_px: int) -> Window
     reduction = max(number for number in REDUCTIONS if number <= shrinking)
     corners = crop_px * np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) @ to_picture[:2, :2].T + to_picture[:2, 2]
     # In whole areas counted from the picture's corner, so that no view changes what is averaged.
-    reach = INTERPOLATION_REACH_PX * shrinking / reduction
-    first = reduction * np.floor(corners.min(axis=0) / reduction - reach).astype(int).clip(0)
-    last = reduction * np.ceil(corners.max(axis=0) / reduction + reach).astype(int)
+    step = math.lcm(reduction, shrinking)
+    reach = INTERPOLATION_REACH_PX * shrinking
+    first = step * np.floor((corners.min(axis=0) - reach) / step).astype(int).clip(0)
+    last = step * np.ceil((corners.max(axis=0) + reach) / step).astype(int)
     last = np.minimum(last, source.size)
     if (first >= last).any():
         return None
     (left, top), (right, bottom) = first.tolist(), last.tolist()
     colours, alpha = source.read((left, top, right, bottom), reduction)
-    return Window(colours, alpha, to_crop @ translation(first) @ scaling(reduction), shrinking / reduction)
+    to_crop = to_crop @ translation(first) @ scaling(reduction)
+    return Window(colours, alpha, to_crop, shrinking / reduction, step // reduction)
 
 
 def crop_to_visible(window: Window) -> Window | None:
@@ -92,8 +100,11 @@ def crop_to_visible(window: Window) -> Window | None:
     rows, columns = np.flatnonzero(window.alpha.any(axis=1)), np.flatnonzero(window.alpha.any(axis=0))
     if not len(rows):
         return None
-    reach = int(np.ceil(INTERPOLATION_REACH_PX * window.shrinking))
-    (top, bottom), (left, right) = ((max(0, place[0] - reach), place[-1] + 1 + reach) for place in (rows, columns))
+    step, reach = window.step_px, INTERPOLATION_REACH_PX * window.shrinking
+    (top, bottom), (left, right) = (
+        (max(0, step * math.floor((place[0] - reach) / step)), step * math.ceil((place[-1] + 1 + reach) / step))
+        for place in (rows, columns)
+    )
     part = np.s_[top:bottom, left:right]
     to_crop = window.to_crop @ translation(np.array([left, top]))
     return window._replace(colours=window.colours[part], alpha=window.alpha[part], to_crop=to_crop)
@@ -122,9 +133,11 @@ def warp(picture: NDArray, window: Window, size: tuple[int, int], interpolation:
     to_crop = window.to_crop
     if window.shrinking > 1:
         height, width = picture.shape[:2]
-        smaller = max(1, round(width / window.shrinking)), max(1, round(height / window.shrinking))
+        below, right = -height % window.step_px, -width % window.step_px
+        picture = cv2.copyMakeBorder(picture, 0, below, 0, right, cv2.BORDER_REPLICATE)
+        smaller = round((width + right) / window.shrinking), round((height + below) / window.shrinking)
         picture = cv2.resize(picture, smaller, interpolation=cv2.INTER_AREA)
-        to_crop = to_crop @ scaling(np.array([width / smaller[0], height / smaller[1]]))
+        to_crop = to_crop @ scaling(window.shrinking)
     half = np.full(2, 0.5)
     by_index = translation(-half) @ to_crop @ translation(half)  # OpenCV puts pixel i at i, not at i + 0.5
     return cv2.warpAffine(picture, by_index[:2], size, flags=interpolation, borderMode=cv2.BORDER_REPLICATE)
