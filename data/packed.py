@@ -17,9 +17,11 @@ system keeps of the files.
 """
 
 import json
+import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -53,6 +55,7 @@ class PackedForeground:
         alpha_type: as `colour_type`.
         num_points: unknown points stored.
         checksum: CRC-32 of its bytes.
+        changed_ns: when the shard was last written, in ns, as `find_packed` found it; None for not to be checked.
     """
 
     name: str
@@ -63,6 +66,7 @@ class PackedForeground:
     alpha_type: str
     num_points: int
     checksum: int
+    changed_ns: int | None = field(default=None, compare=False)
 
     def open(self) -> "PackedForeground":
         return self
@@ -72,7 +76,7 @@ class PackedForeground:
         if not self.num_points:
             return np.empty((0, 2), np.int32)
         points = np.empty(self.num_points, "<u4")
-        with self.shard.open("rb") as file:
+        with self._open_shard() as file:
             self._fill(points, file, self._level_offset(len(REDUCTIONS)))
         rows, columns = np.divmod(points[rng.integers(self.num_points, size=NUM_POINTS)], self.size[0])
         return np.stack([columns, rows], axis=1).astype(np.int32)
@@ -88,7 +92,7 @@ class PackedForeground:
             those that the picture has in its area.
 
         Raises:
-            DataError: the shard is cut off.
+            DataError: the shard is cut off, or was written to since `find_packed` saw it.
             OSError: the shard is not there, or may not be read.
             ValueError: another box or reduction.
         """
@@ -103,7 +107,7 @@ class PackedForeground:
         tiles = np.empty((-(-bottom // TILE_PX) - first_row, -(-right // TILE_PX) - first_column), self._tile_type)
         level = REDUCTIONS.index(reduction)
         _, columns = count_tiles(self.size, reduction)
-        with self.shard.open("rb") as file:
+        with self._open_shard() as file:
             for row, run in enumerate(tiles, first_row):
                 self._fill(run, file, self._level_offset(level) + (row * columns + first_column) * tiles.itemsize)
         origin_y, origin_x = first_row * TILE_PX, first_column * TILE_PX
@@ -138,6 +142,14 @@ class PackedForeground:
         """Tell where a picture starts, counted from `offset`; that of the number of pictures is the points'."""
         counts = [rows * columns for rows, columns in (count_tiles(self.size, r) for r in REDUCTIONS[:level])]
         return sum(counts) * self._tile_type.itemsize
+
+    @contextmanager
+    def _open_shard(self) -> Iterator[BinaryIO]:
+        """Open the shard if it is as it was found: pixels have no checksum of their own."""
+        with self.shard.open("rb") as file:
+            if self.changed_ns not in (None, os.fstat(file.fileno()).st_mtime_ns):
+                raise DataError(f"cannot read {self.name}: {self.shard} was written to since the start; check the pack")
+            yield file
 
     def _fill(self, target: NDArray, file: BinaryIO, start: int) -> None:
         """Read into an array from a place counted from `offset`."""
@@ -193,7 +205,7 @@ def find_packed(folder: str | Path) -> list[PackedForeground]:
     foregrounds = [as_foreground(folder, entry) for entry in read_index(folder / INDEX)]
     if problems := list(find_broken_shards(foregrounds)):
         raise DataError("\n".join(problems))
-    return foregrounds
+    return [replace(foreground, changed_ns=foreground.shard.stat().st_mtime_ns) for foreground in foregrounds]
 
 
 def read_index(path: Path) -> list[dict[str, Any]]:

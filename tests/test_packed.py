@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -284,7 +285,7 @@ def test_an_unfinished_pack_is_refused(copied):
 
 def test_a_shard_cut_off_missing_or_of_other_bytes_is_named(copied):
     shard = copied / "shard-00000.bin"
-    foregrounds = find_packed(copied)
+    foregrounds = [replace(foreground, changed_ns=None) for foreground in find_packed(copied)]  # as cut off before
     content = shard.read_bytes()
     shard.write_bytes(content[:-1])
     with pytest.raises(
@@ -366,3 +367,17 @@ def test_one_other_digit_in_the_index_is_an_error(copied):
     (copied / INDEX).write_text(text.replace('"offset": 4096', '"offset": 4097', 1))
     with pytest.raises(DataError, match=f"{INDEX} is damaged"):
         find_packed(copied)
+
+
+def test_a_pack_written_to_after_it_was_found_is_not_read(copied):
+    foreground = find_packed(copied)[0]
+    foreground.read((0, 0, 1, 1), 1)
+    with foreground.shard.open("r+b") as file:
+        file.seek(foreground.offset)
+        file.write(b"\0" * 100)
+    later = foreground.shard.stat().st_mtime_ns + 10**9  # coarse clocks
+    os.utime(foreground.shard, ns=(later, later))
+    for read in (lambda: foreground.read((0, 0, 1, 1), 1), lambda: foreground.unknown_points(np.random.default_rng(0))):
+        with pytest.raises(DataError, match="was written to since the start"):
+            read()
+    assert find_packed(copied)[0].read((0, 0, 1, 1), 1)[0].shape == (1, 1, 3)
