@@ -30,6 +30,7 @@ from engine.launch import distribute, launch
 from engine.loading import LoaderError
 from engine.pace import WarnOfSlowLoader
 from engine.schedule import describe_change, samples_per_iteration
+from engine.start import build_data
 from engine.trainer import Trainer
 
 logger = logging.getLogger("engine.main")
@@ -46,15 +47,7 @@ def train(cfg: DictConfig, resume: bool) -> None:
     Of a finished training only the last evaluation is made, where a stop cut it off.
     """
     settings = cfg.train
-    train_loader, test_loader = instantiate(cfg.dataloader.train), instantiate(cfg.dataloader.test)
-    evaluator = instantiate(cfg.dataloader.evaluator)
-    # Make one sample of each set here: pictures that do not fit are told of before anything starts, not by a worker.
-    for key in train_loader.dataset.trial_keys:
-        train_loader.dataset[key]
-    if test_loader is not None:
-        sample = test_loader.dataset[0]
-        if hasattr(evaluator, "check"):  # detectron2's evaluators have neither this nor metric_names
-            evaluator.check(sample)
+    train_loader, test_loader, evaluator = build_data(cfg.dataloader)
     model = instantiate(cfg.model).to(settings.device)
     cfg.optimizer.params.model = model
     trainer = Trainer(distribute(model), train_loader, instantiate(cfg.optimizer), settings.precision, settings.seed)

@@ -13,6 +13,7 @@ import pytest
 from data.checks.dataset import Report, check_sets
 from data.checks.faults import FAULTS
 from data.checks.sets import FolderSet, read_config_sets
+from data.datasets import CompositionDataset
 from data.foregrounds import ForegroundFile
 from data.images import DataError, find_images
 from data.packing import make_pack
@@ -120,16 +121,51 @@ def test_the_first_files_are_printed_and_all_are_reported(root, tmp_path, capsys
 def test_a_config_names_all_its_folders(tmp_path, capsys):
     make_healthy(tmp_path / "data")
     options = ["--config-file", "configs/demo.py", f"train.output_dir={tmp_path}", "--workers", "1"]
+    assert check_dataset.main(options) == 0  # options may stand among overrides
     assert check_dataset.main([*options[:2], *options[3:], options[2]]) == 0
     assert capsys.readouterr().out.startswith("10 files checked")  # all but the pairs
     (tmp_path / "data/train/rgba/cutout0.png").write_bytes(b"")
     (tmp_path / "data/test/merged/test1.png").write_bytes(b"")
     assert check_dataset.main([*options[:2], *options[3:], options[2]]) == 1
     assert "error zero-bytes: 2 files" in capsys.readouterr().out
-    assert check_dataset.main([*options[:2], "train.output_dirr=x"]) == 1
+    assert check_dataset.main([*options[:2], "train.output_dirr=x"]) == 2
     assert "did you mean train.output_dir" in capsys.readouterr().err
-    assert check_dataset.main(["--config-file", "nowhere.py"]) == 1
+    assert check_dataset.main(["--config-file", "nowhere.py"]) == 2
     assert capsys.readouterr().err.startswith("check_dataset.py: --config-file must be an existing")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["test.dataset.alpha_dir=null", "test.dataset.trimap_dir=null"], "expected a test batch with its truth"),
+        (["test.dataset.alpha_dir=null"], "expected a test batch with its truth"),
+        (["train.dataset.crop_px=0"], "crop_px must"),
+        (["train.dataset.crop_factors=[0]"], "crop_factors must"),
+        (["train.dataset.degradation.blur_probability=2"], "blur_probability must"),
+        (["train.prefetch_factor=0"], "prefetch_factor must"),
+    ],
+)
+def test_what_a_training_refuses_may_not_start(tmp_path, capsys, overrides, words):
+    make_healthy(tmp_path / "data")
+    options = ["--config-file", "configs/demo.py", f"train.output_dir={tmp_path}", "--workers", "1"]
+    assert check_dataset.main([*options, *(f"dataloader.{override}" for override in overrides)]) == 1
+    output = capsys.readouterr()
+    assert output.err.startswith("check_dataset.py: ") and words in output.err and output.err.count("\n") == 1
+    assert "training may start" not in output.out
+
+
+def test_what_a_training_finds_and_the_check_does_not_is_told_at_the_end(tmp_path, capsys, monkeypatch):
+    make_healthy(tmp_path / "data")
+
+    def fail(*_):
+        raise DataError("unseen")
+
+    monkeypatch.setattr(CompositionDataset, "__getitem__", fail)
+    options = ["--config-file", "configs/demo.py", f"train.output_dir={tmp_path}", "--workers", "1"]
+    assert check_dataset.main(options) == 1
+    output = capsys.readouterr()
+    assert output.out == "10 files checked, 0 errors, 0 warnings: training may not start\n"
+    assert output.err == "check_dataset.py: unseen\n"
 
 
 def test_the_folders_of_a_mixture_are_those_of_its_members(tmp_path):
@@ -235,7 +271,7 @@ def test_backgrounds_may_share_a_name(root):
         ([], "got neither"),
         (["--config-file", "configs/demo.py", "--foreground-dir", "fg"], "got both"),
         (["--alpha-dir", "a"], "--alpha-dir goes with --foreground-dir"),
-        (["--image-dir", "a"], "--image-dir and --image-alpha-dir go together"),
+        (["--image-alpha-dir", "a"], "--image-alpha-dir with --image-dir"),
         (["--test-image-dir", "a", "--workers", "0"], "--workers of at least 1"),
         (["--test-image-dir", "a", "--num", "-1"], "--num of at least 0"),
         (["--test-image-dir", "a", "--report", "a.txt"], "a.txt: expected a name that ends in .csv or .json"),

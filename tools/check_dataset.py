@@ -7,7 +7,8 @@
 
 Every file is read once, in processes; nothing is changed. A folder may be a pattern, or a known set's name, as in a
 config. docs/data.md lists the faults. Of training and test only what is given is checked, what they share only where
-both are. Exit status: 0 training may start, 1 it may not, 2 wrong usage, 130 interrupted.
+both are. Of a config the data sets are made too, and a sample of each, as a training does before it starts. Exit
+status: 0 training may start, 1 it may not, 2 wrong usage, a misspelt key for instance, 130 interrupted.
 """
 
 import _root  # noqa: F401
@@ -19,7 +20,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -27,7 +28,11 @@ from tqdm import tqdm
 from data.checks.dataset import Report, check_sets
 from data.checks.faults import FAULTS, Finding
 from data.checks.sets import FolderSet, read_config_sets
+from data.images import DataError
 from data.workers import default_workers
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 TRAINING_OPTIONS = ("foreground", "alpha", "background", "image", "image_alpha")
 TEST_OPTIONS = ("image", "trimap", "alpha")
@@ -41,17 +46,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parse(arguments)
     try:
-        report = check_sets(find_sets(options), options.workers, show_progress)
-        print_report(report, options.num)
+        dataloader = None if options.config_file is None else read_config(options.config_file, options.overrides)
+    except ValueError as error:  # a ConfigError, or what the config itself raises
+        print(f"check_dataset.py: {error}", file=sys.stderr)
+        return 2
+    try:
+        problem = None if dataloader is None else try_start(dataloader)
+        report = check_sets(find_sets(options, dataloader), options.workers, show_progress)
+        has_errors = any(FAULTS[finding.code].severity == "error" for finding in report.findings)
+        print_report(report, options.num, may_start=not has_errors and problem is None)
         if options.report is not None:
             write_report(options.report, report)
+        if not has_errors and problem is not None:
+            raise problem
     except (OSError, ValueError) as error:  # DataError is a ValueError
         print(f"check_dataset.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("check_dataset.py: interrupted", file=sys.stderr)
         return 130
-    return int(any(FAULTS[finding.code].severity == "error" for finding in report.findings))
+    return int(has_errors)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -64,7 +78,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     training.add_argument("--alpha-dir", nargs="+", help="alphas, a folder for each --foreground-dir")
     training.add_argument("--background-dir", nargs="+", help="photographs")
     training.add_argument("--image-dir", nargs="+", help="photographs that have alphas of their own")
-    training.add_argument("--image-alpha-dir", nargs="+", help="these alphas, a folder for each --image-dir")
+    training.add_argument(
+        "--image-alpha-dir", nargs="+", help="these alphas, a folder for each --image-dir that is no set's name"
+    )
     test = parser.add_argument_group("test folders, instead of a config")
     test.add_argument("--test-image-dir", help="images")
     test.add_argument("--test-trimap-dir", help="trimaps of 0, 128 and 255 alone")
@@ -72,15 +88,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=default_workers(), help="processes (default: %(default)s)")
     parser.add_argument("--num", type=int, default=10, help="files to print of each fault (default: %(default)s)")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write all that was found as .csv or .json")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     names = [f"{name}_dir" for name in TRAINING_OPTIONS] + [f"test_{name}_dir" for name in TEST_OPTIONS]
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]
     if bool(options.config_file) == bool(given):
         parser.error(f"give --config-file or folders, got {'both' if given else 'neither'}")
     if options.overrides and not options.config_file:
         parser.error(f"{options.overrides[0]}: overrides belong to --config-file")
-    if options.alpha_dir and not options.foreground_dir or bool(options.image_dir) != bool(options.image_alpha_dir):
-        parser.error("--alpha-dir goes with --foreground-dir; --image-dir and --image-alpha-dir go together")
+    if options.alpha_dir and not options.foreground_dir or options.image_alpha_dir and not options.image_dir:
+        parser.error("--alpha-dir goes with --foreground-dir, and --image-alpha-dir with --image-dir")
     if options.workers < 1 or options.num < 0:
         parser.error("expected --workers of at least 1 and --num of at least 0")
     if options.report and options.report.suffix.lower() not in REPORT_SUFFIXES:
@@ -90,21 +106,47 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def find_sets(options: argparse.Namespace) -> list[FolderSet]:
-    """List the folders that the options or the config name.
+def read_config(path: Path, overrides: Sequence[str]) -> "DictConfig":
+    """Read the section `dataloader` of a config.
 
     Raises:
-        OSError, ValueError: something is wrong with the config or its folders; the message says what.
+        ConfigError: something is wrong with the file or an override; the message says what.
     """
-    if options.config_file is not None:
+    from engine.config import apply_overrides, load_config
+
+    cfg = load_config(path, ["dataloader"])
+    apply_overrides(cfg, overrides)
+    return cfg.dataloader
+
+
+def try_start(dataloader: "DictConfig") -> OSError | DataError | None:
+    """Make the data sets of a config, and a sample of each, as a training does before it starts.
+
+    Returns: what is wrong with files, which reading all of them may explain better.
+
+    Raises:
+        ValueError: a setting that cannot be used.
+    """
+    from engine.start import build_data
+
+    try:
+        build_data(dataloader)
+    except (OSError, DataError) as error:
+        return error
+    return None
+
+
+def find_sets(options: argparse.Namespace, dataloader: "DictConfig | None") -> list[FolderSet]:
+    """List the folders that the config or else the options name.
+
+    Raises:
+        OSError, ValueError: something is wrong with the folders; the message says what.
+    """
+    if dataloader is not None:
         from omegaconf import OmegaConf
 
-        from engine.config import apply_overrides, load_config
-
-        cfg = load_config(options.config_file, ["dataloader"])
-        apply_overrides(cfg, options.overrides)
-        container: Any = OmegaConf.to_container(cfg, resolve=True)
-        return read_config_sets(container["dataloader"])
+        container: Any = OmegaConf.to_container(dataloader, resolve=True)
+        return read_config_sets(container)
     training = {f"{name}_dirs": getattr(options, f"{name}_dir") for name in ("foreground", "alpha", "background")}
     photographs = {"image_dirs": options.image_dir, "alpha_dirs": options.image_alpha_dir}
     test = {f"{name}_dir": getattr(options, f"test_{name}_dir") for name in TEST_OPTIONS}
@@ -116,12 +158,13 @@ def show_progress(outcomes: Iterable[Any], num_groups: int) -> Iterable[Any]:
     return tqdm(outcomes, "files", num_groups, unit="group", disable=None)
 
 
-def print_report(report: Report, num: int) -> None:
+def print_report(report: Report, num: int, may_start: bool) -> None:
     """Print what was found, by fault, and whether training may start.
 
     Args:
         report: what was found.
         num: files to print of each fault.
+        may_start: the verdict.
     """
     by_code: dict[str, list[Finding]] = defaultdict(list)
     for finding in report.findings:
@@ -137,7 +180,7 @@ def print_report(report: Report, num: int) -> None:
         if len(found) > num:
             print(f"    ... and {len(found) - num} more")
         print(f"    -> {fault.advice}")
-    verdict = "training may not start" if counts["error"] else "training may start"
+    verdict = "training may start" if may_start else "training may not start"
     numbers = ", ".join(count(number, severity) for severity, number in counts.items())
     print(f"{count(report.num_files, 'file')} checked, {numbers}: {verdict}")
 
