@@ -6,6 +6,7 @@ from torch import distributed
 from torch.utils.data import DataLoader, Dataset
 
 from data.faults import WholeBatches, collate
+from data.ranges import check_number
 from data.stream import InfiniteSampler
 
 
@@ -32,10 +33,15 @@ def build_train_loader(
         Its `dataset` gives single samples by key, and raises where one cannot be read, whatever `on_fault` says.
 
     Raises:
-        ValueError: counts out of range, or another `on_fault`.
+        ValueError: counts that are no whole numbers or out of range, or another `on_fault`.
     """
-    if prefetch_factor < 1:
-        raise ValueError(f"dataloader.train.prefetch_factor must be at least 1, got {prefetch_factor}")
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("num_workers", num_workers, 0),
+        ("seed", seed, 0),
+        ("prefetch_factor", prefetch_factor, 1),
+    ):
+        check_number(f"dataloader.train.{name}", value, least, is_whole=True)
     rank, world_size = rank_and_world_size()
     batches = WholeBatches(dataset, seed, on_fault)
     return DataLoader(
@@ -53,7 +59,12 @@ def build_train_loader(
 
 
 def build_test_loader(dataset: Dataset, num_workers: int) -> DataLoader:
-    """Build a loader of single images, in order; rank r of W takes images r, r + W, ..., so none comes twice."""
+    """Build a loader of single images, in order; rank r of W takes images r, r + W, ..., so none comes twice.
+
+    Raises:
+        ValueError: `num_workers` is no whole number of at least 0.
+    """
+    check_number("dataloader.test.num_workers", num_workers, 0, is_whole=True)
     rank, world_size = rank_and_world_size()
     size = len(dataset)  # type: ignore[arg-type]  # Dataset itself promises no length
     return DataLoader(

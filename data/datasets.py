@@ -15,6 +15,7 @@ from data.degradation import DegradeImage
 from data.foregrounds import Foreground
 from data.images import PictureFile, read_alpha, read_image
 from data.layouts import COMPOSITION_1K, check_folders, check_same_size, match_by_name
+from data.ranges import check_number
 from data.sampling import crop_background, draw_interpolation, merge_layers, sample_layer
 from data.tones import JitterTones
 from data.training_sets import AlphaFolders, Folders, find_backgrounds, find_foregrounds
@@ -98,12 +99,10 @@ class CompositionDataset(Dataset):
         tones: JitterTones | None = None,
         degradation: DegradeImage | None = None,
     ) -> None:
-        if samples_per_epoch < 1 or crop_px < 1:
-            raise ValueError(f"samples_per_epoch and crop_px must be at least 1, got {samples_per_epoch} and {crop_px}")
-        if seed < 0 or not 0 <= merge_probability <= 1:
-            raise ValueError(
-                f"seed must be at least 0 and merge_probability within 0 to 1, got {seed} and {merge_probability}"
-            )
+        check_number("samples_per_epoch", samples_per_epoch, 1, is_whole=True)
+        check_number("crop_px", crop_px, 1, is_whole=True)
+        check_number("seed", seed, 0, is_whole=True)
+        check_number("merge_probability", merge_probability, 0, 1)
         radii = scale_radii(trimap_radius_px, crop_px, trimap_reference_px)
         self.foregrounds: list[Foreground] = find_foregrounds(foreground_dirs, alpha_dirs)
         if estimates_foreground:

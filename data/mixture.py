@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.images import DataError
+from data.ranges import check_number, is_number
 from data.stream import Key
 
 CHANNELS = {"image": 3, "trimap": 1, "alpha": 1}
@@ -44,13 +45,20 @@ class MixtureDataset(Dataset):
 
     Raises:
         DataError: members of different crop sizes.
-        ValueError: no members, other names in `weights`, weights that are not above 0 or leave a member without a
-            sample in an epoch; on reading, other items than the above.
+        ValueError: no members or none where one is named, other names in `weights`, weights that are no numbers above
+            0 or leave a member without a sample in an epoch; on reading, other items than the above.
     """
 
     def __init__(self, weights: Mapping[str, float], samples_per_epoch: int, **members: TrainingSet) -> None:
-        if not members or set(weights) != set(members) or not all(weight > 0 for weight in weights.values()):
-            raise ValueError(f"expected a weight above 0 for each of {', '.join(members) or 'no set'}, got {weights}")
+        check_number("samples_per_epoch", samples_per_epoch, 1, is_whole=True)
+        is_weighted = isinstance(weights, Mapping) and members and set(weights) == set(members)
+        if not is_weighted or not all(is_number(weight, False) and weight > 0 for weight in weights.values()):
+            raise ValueError(
+                f"weights must be a number above 0 for each of {', '.join(members) or 'no set'}, got {weights}"
+            )
+        for name, member in members.items():
+            if not hasattr(member, "crop_px"):
+                raise ValueError(f"the set {name} of a mixture must be a training set, got {member!r}")
         sizes = {name: member.crop_px for name, member in members.items()}
         if len(set(sizes.values())) > 1:
             raise DataError(f"the sets of a mixture have crop_px {sizes}, which no batch holds: give them one crop_px")

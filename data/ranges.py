@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -30,5 +30,5 @@ def checked_range(
 
 
 def is_number(value: Any, is_whole: bool) -> bool:
-    """Tell whether a value is a finite number, and a whole one where that is asked."""
-    return isinstance(value, Real) and math.isfinite(value) and (not is_whole or value == round(value))
+    """Tell whether a value is a finite number, and an integer where that is asked: sizes take no 512.0."""
+    return isinstance(value, Integral if is_whole else Real) and math.isfinite(value) and not isinstance(value, bool)

@@ -82,8 +82,8 @@ class RealImageDataset(Dataset):
         jitter_share: float = 0.1,
         degradation: DegradeImage | None = None,
     ) -> None:
-        if samples_per_epoch < 1 or crop_px < 1:
-            raise ValueError(f"samples_per_epoch and crop_px must be at least 1, got {samples_per_epoch} and {crop_px}")
+        check_number("samples_per_epoch", samples_per_epoch, 1, is_whole=True)
+        check_number("crop_px", crop_px, 1, is_whole=True)
         check_number("seed", seed, 0, is_whole=True)
         radii = scale_radii(trimap_radius_px, crop_px, trimap_reference_px)
         self.photographs = find_real_images(image_dirs, alpha_dirs)

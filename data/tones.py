@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.ranges import check_number
+
 
 class JitterTones:
     """Change gamma and white balance of the "foreground" and of the "background", each by draws of its own.
@@ -21,13 +23,12 @@ class JitterTones:
         white_balance: gains lie within 1 / white_balance to white_balance; at least 1, which is neutral. 1.3 is strong.
 
     Raises:
-        ValueError: a value below 1.
+        ValueError: a value that is no number of at least 1.
     """
 
     def __init__(self, gamma: float = 1.0, white_balance: float = 1.0) -> None:
-        for name, value in (("gamma", gamma), ("white_balance", white_balance)):
-            if not 1 <= value < np.inf:
-                raise ValueError(f"{name} must be at least 1, which is neutral, got {value}")
+        check_number("gamma", gamma, 1)
+        check_number("white_balance", white_balance, 1)
         self.gamma = gamma
         self.white_balance = white_balance
 

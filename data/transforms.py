@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from data.composition import composite
+from data.ranges import check_number, checked_range
 from data.sampling import triple
 from data.trimap import trimap_from_alpha
 
@@ -23,18 +24,24 @@ class JitterColour:
     """Shift hue, saturation and value of the "foreground", each by one draw for the whole crop.
 
     Args:
-        hue_deg: the hue turns by a uniform draw in +- this.
-        share: saturation and value move by a uniform draw in +- share x (1.1 - their mean where alpha > 0), clipped.
+        hue_deg: the hue turns by a uniform draw in +- this, within 0 to 180, which is any hue.
+        jitter_share: saturation and value move by a uniform draw in +- this x (1.1 - their mean where alpha > 0),
+            clipped; within 0 to 1.
+
+    Raises:
+        ValueError: a setting out of its range.
     """
 
-    def __init__(self, hue_deg: float, share: float) -> None:
+    def __init__(self, hue_deg: float, jitter_share: float) -> None:
+        check_number("hue_deg", hue_deg, 0, 180)
+        check_number("jitter_share", jitter_share, 0, 1)
         self.hue_deg = hue_deg
-        self.share = share
+        self.jitter_share = jitter_share
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         visible = (sample["alpha"] > 0).view(np.uint8)
         hue_shift = rng.uniform(-self.hue_deg, self.hue_deg)
-        shifts = rng.uniform(-self.share, self.share, size=2)
+        shifts = rng.uniform(-self.jitter_share, self.jitter_share, size=2)
         if not visible.any():
             return sample
         hsv = cv2.cvtColor(sample["foreground"], cv2.COLOR_RGB2HSV)  # hue in degrees, the others in [0, 1]
@@ -69,20 +76,17 @@ def scale_radii(radius_px: Sequence[int], crop_px: int, reference_px: int | None
     """Scale the radii for `MakeTrimap` from the crop that they are meant for to another.
 
     Args:
-        radius_px: lowest and highest radius, at least 0.
+        radius_px: lowest and highest radius, whole numbers of at least 0.
         crop_px: side S of the crops.
         reference_px: side of the crop that the radii are meant for; each r becomes round(r S / this). None leaves them.
 
     Raises:
         ValueError: no such radii, or a reference below 1.
     """
-    radii = tuple(radius_px)
-    if len(radii) != 2 or not 0 <= radii[0] <= radii[1]:
-        raise ValueError(f"trimap_radius_px must be (low, high) with 0 <= low <= high, got {radii}")
+    radii = checked_range("trimap_radius_px", radius_px, 0, is_whole=True)
     if reference_px is None:
-        return radii
-    if reference_px < 1:
-        raise ValueError(f"trimap_reference_px must be at least 1, or None, got {reference_px}")
+        reference_px = crop_px
+    check_number("trimap_reference_px", reference_px, 1)
     return tuple(round(radius * crop_px / reference_px) for radius in radii)
 
 

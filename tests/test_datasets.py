@@ -273,13 +273,23 @@ def test_trimaps_beside_alphas_are_read_as_strictly_as_by_the_evaluation(tmp_pat
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"samples_per_epoch": 0}, "samples_per_epoch .* at least 1, got 0"),
-        ({"crop_px": 0}, "crop_px must be at least 1, got 10 and 0"),
+        ({"samples_per_epoch": 0}, "samples_per_epoch must be a whole number of at least 1, got 0"),
+        ({"samples_per_epoch": 2.5}, "samples_per_epoch must be a whole number .*, got 2.5"),
+        ({"crop_px": 0}, "crop_px must be a whole number of at least 1, got 0"),
+        ({"crop_px": 2.5}, "crop_px must be a whole number of at least 1, got 2.5"),
         ({"trimap_radius_px": (-1, 3)}, r"trimap_radius_px .* got \(-1, 3\)"),
         ({"trimap_radius_px": (5, 3)}, r"trimap_radius_px .* got \(5, 3\)"),
         ({"trimap_radius_px": (5,)}, r"trimap_radius_px .* got \(5,\)"),
-        ({"seed": -1}, "seed must be at least 0 .* got -1"),
-        ({"merge_probability": 1.5}, "merge_probability within 0 to 1, got 0 and 1.5"),
+        ({"trimap_radius_px": 7}, r"trimap_radius_px must be \[low, high\], whole numbers .*, got 7"),
+        ({"trimap_radius_px": (0, 2.5)}, r"trimap_radius_px must be \[low, high\], whole numbers .*, got \(0, 2.5\)"),
+        ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
+        ({"seed": 1.5}, "seed must be a whole number of at least 0, got 1.5"),
+        ({"merge_probability": 1.5}, "merge_probability must be a number within 0 to 1, got 1.5"),
+        ({"hue_deg": float("nan")}, "hue_deg must be a number within 0 to 180, got nan"),
+        ({"hue_deg": -10.0}, "hue_deg must be a number within 0 to 180, got -10.0"),
+        ({"hue_deg": 181}, "hue_deg must be a number within 0 to 180, got 181"),
+        ({"jitter_share": 5}, "jitter_share must be a number within 0 to 1, got 5"),
+        ({"jitter_share": -0.1}, "jitter_share must be a number within 0 to 1, got -0.1"),
     ],
 )
 def test_settings_out_of_range_are_named(root, settings, message):

@@ -148,7 +148,7 @@ def test_each_is_one_line_in_a_config(root, override):
     assert differing(drawn(), drawn(override)) == (set() if override.endswith("null") else changed)
 
 
-@pytest.mark.parametrize("value", [0, -5])
+@pytest.mark.parametrize("value", [0, -5, "512"])
 def test_a_reference_that_is_no_side_of_a_crop_is_refused(root, value):
-    with pytest.raises(ValueError, match=f"trimap_reference_px must be at least 1, or None, got {value}"):
+    with pytest.raises(ValueError, match=f"trimap_reference_px must be a number of at least 1, got {value!r}"):
         samples(root, trimap_reference_px=value)

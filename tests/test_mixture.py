@@ -95,10 +95,13 @@ def test_the_first_keys_are_of_every_set(num_inner):
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({"a": 1}, "expected a weight above 0 for each of a, b, got {'a': 1}"),
+        ({"a": 1}, "weights must be a number above 0 for each of a, b, got {'a': 1}"),
         ({"a": 1, "c": 1}, "for each of a, b, got {'a': 1, 'c': 1}"),
         ({"a": 1, "b": 0}, "for each of a, b, got {'a': 1, 'b': 0}"),
         ({"a": 1, "b": float("nan")}, "for each of a, b"),
+        ({"a": 1, "b": float("inf")}, "for each of a, b, got {'a': 1, 'b': inf}"),
+        ({"a": 1, "b": None}, "for each of a, b, got {'a': 1, 'b': None}"),
+        (None, "for each of a, b, got None"),
         ({"a": 1, "b": 0.01}, "of 10 samples an epoch give {'a': 10, 'b': 0}: expected at least one"),
     ],
 )
@@ -107,6 +110,13 @@ def test_weights_that_make_no_mixture_are_refused(weights, message):
         MixtureDataset(weights, 10, a=Numbered(0), b=Numbered(1))
     with pytest.raises(ValueError, match="each of no set"):
         MixtureDataset({}, 10)
+
+
+def test_what_is_no_set_or_no_length_is_refused():
+    with pytest.raises(ValueError, match="the set b of a mixture must be a training set, got None"):
+        MixtureDataset({"a": 1, "b": 1}, 10, a=Numbered(0), b=None)
+    with pytest.raises(ValueError, match="samples_per_epoch must be a whole number of at least 1, got 9.5"):
+        MixtureDataset({"a": 1}, 9.5, a=Numbered(0))
 
 
 def test_what_no_batch_holds_is_refused():

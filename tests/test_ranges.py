@@ -32,18 +32,19 @@ def test_without_a_limit_infinity_is_none():
 
 
 def test_whole_numbers_are_whole():
-    assert checked_range("a", [1, 2.0], 0, is_whole=True) == (1, 2)
+    assert checked_range("a", [1, np.int64(2)], 0, is_whole=True) == (1, 2)
     with pytest.raises(
         ValueError, match=r"a must be \[low, high\], whole numbers with 0 <= low <= high, got \[1, 2.5\]"
     ):
         checked_range("a", [1, 2.5], 0, is_whole=True)
-    with pytest.raises(ValueError, match="a must be a whole number of at least 0, got 2.5"):
-        check_number("a", 2.5, 0, is_whole=True)
+    for value in (2.5, 2.0):
+        with pytest.raises(ValueError, match=f"a must be a whole number of at least 0, got {value}"):
+            check_number("a", value, 0, is_whole=True)
 
 
 def test_numbers_are_within_their_limits():
     for value in (0, 0.5, 1):
         check_number("a", value, 0, 1)
-    for value in (-0.1, 1.1, None, "1", [1], float("nan")):
+    for value in (-0.1, 1.1, None, "1", [1], True, float("nan")):
         with pytest.raises(ValueError, match=f"^{re.escape(f'a must be a number within 0 to 1, got {value!r}')}$"):
             check_number("a", value, 0, 1)

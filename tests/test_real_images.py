@@ -152,8 +152,9 @@ def test_trimaps_grow_with_the_crop_where_asked(tmp_path):
 
 def test_what_is_wrong_is_said(tmp_path):
     save(tmp_path, "a", *coordinates(40, 30))
-    with pytest.raises(ValueError, match="samples_per_epoch and crop_px must be at least 1, got 0 and 32"):
-        build(tmp_path, samples_per_epoch=0)
+    for name, value in (("samples_per_epoch", 0), ("crop_px", 0), ("crop_px", 2.5)):
+        with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, got {value}"):
+            build(tmp_path, **{name: value})
     for seed in (-1, None, 0.5):
         with pytest.raises(ValueError, match=f"seed must be a whole number of at least 0, got {seed}"):
             build(tmp_path, seed=seed)
