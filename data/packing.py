@@ -80,22 +80,43 @@ def make_pack(
             advance(len(foregrounds[group]))
         else:
             tasks[shard] = list(foregrounds[group])
+    try:
+        make_shards(tasks, folder, num_workers, done, advance)
+    except (OSError, DataError) as error:
+        error.add_note("Once that is put right, the same command goes on from here.")
+        raise
+    for path in set(folder.glob("shard-*.bin")) - {folder / shard for shard in done}:
+        path.unlink()  # of foregrounds that are gone by now
+    os.replace(folder / UNFINISHED_INDEX, folder / INDEX)
+    sync(folder)
+
+
+def make_shards(
+    tasks: dict[str, list[ForegroundFile]],
+    folder: Path,
+    num_workers: int,
+    done: dict[str, list[Entry]],
+    advance: Callable[[int], object],
+) -> None:
+    """Make shards and add each to the index as soon as it is on the disk; arguments and errors as for `make_pack`.
+
+    Args:
+        tasks: shard -> what goes into it.
+        folder: of the pack.
+        num_workers: processes.
+        done: shards that are there, with their entries; those made are added.
+        advance: told how many more foregrounds are done.
+    """
     write_index(folder / UNFINISHED_INDEX, done)  # before a shard that it names is replaced
     problems: list[str] = []
-    work = partial(make_shard, folder=folder)
-    for shard, (entries, broken) in zip(
-        tasks, map_in_workers(work, tasks.items(), min(num_workers, len(tasks))), strict=True
-    ):
+    made = map_in_workers(partial(make_shard, folder=folder), tasks.items(), min(num_workers, len(tasks)))
+    for shard, (entries, broken) in zip(tasks, made, strict=True):
         problems += broken
         done[shard] = entries
         write_index(folder / UNFINISHED_INDEX, done)
         advance(len(tasks[shard]))
     if problems:
         raise DataError("\n".join([f"{len(problems)} foregrounds cannot be packed, replace or remove:", *problems]))
-    for path in set(folder.glob("shard-*.bin")) - {folder / shard for shard in done}:
-        path.unlink()  # of foregrounds that are gone by now
-    os.replace(folder / UNFINISHED_INDEX, folder / INDEX)
-    sync(folder)
 
 
 def describe_sources(foreground: ForegroundFile) -> Sources:
@@ -119,8 +140,10 @@ def prepare_folder(folder: Path) -> None:
     """Make a folder, or clear away what a stopped run had not finished.
 
     Raises:
-        DataError: there are other things in it.
+        DataError: it is a file, or there are other things in it.
     """
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is a file: name a folder as --output")
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.iterdir()):
         if path.suffix == PART_SUFFIX and path.name.startswith("."):

@@ -207,3 +207,8 @@ def split_pattern(place: Path) -> tuple[Path, str, bool]:
 def as_list(folders: str | Path | Sequence[str | Path | None]) -> list[str | Path | None]:
     """Make a list of one folder or several."""
     return [folders] if isinstance(folders, str | Path) else list(folders)
+
+
+def place_or_none(text: str) -> str | None:
+    """Read a place of alphas from a command line, where `null` stands for none, as in an override."""
+    return None if text == "null" else text

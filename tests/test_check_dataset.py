@@ -16,6 +16,7 @@ from data.checks.sets import FolderSet, read_config_sets
 from data.datasets import CompositionDataset
 from data.foregrounds import ForegroundFile
 from data.images import DataError, find_images
+from data.layouts import TRAINING_LAYOUTS, TrainingLayout
 from data.packing import make_pack
 from tests.broken_dataset import FAULTY, add_pair, draw, make_healthy, ordinary_user, photograph, save, sets_of
 from tools import check_dataset
@@ -207,6 +208,18 @@ def test_black_around_a_photograph_is_not_premultiplied(tmp_path):
     as_foregrounds = check_sets([FolderSet("training", {"foreground": tmp_path / "fg", **places})])
     assert found(as_foregrounds, tmp_path) == [("premultiplied", "fg/night.png")]
     assert check_sets([FolderSet("training", {"image": tmp_path / "fg", **places})]).findings == []
+
+
+def test_cut_outs_pairs_and_named_sets_of_photographs_are_checked_by_options(root, monkeypatch, capsys):
+    layout = TrainingLayout("images", str(root), ("test/merged",), ("test/alpha_copy",), source="this test")
+    monkeypatch.setitem(TRAINING_LAYOUTS, "own", layout)
+    foregrounds, alphas = (str(root / "train/rgba"), str(root / "train/fg")), ("null", str(root / "train/alpha"))
+    options = ["--foreground-dir", *foregrounds, "--alpha-dir", *alphas, "--image-dir", "own", "--workers", "1"]
+    assert check_dataset.main(options) == 0
+    assert capsys.readouterr().out == "10 files checked, 0 errors, 0 warnings: training may start\n"
+    named = str(root / "test/merged"), "--image-alpha-dir", str(root / "test/alpha_copy")
+    assert check_dataset.main(["--image-dir", *named, "--workers", "1"]) == 0
+    assert capsys.readouterr().out.startswith("4 files")
 
 
 def test_a_pack_is_checked_as_its_files_are(root, tmp_path):

@@ -11,11 +11,13 @@ import sys
 import tarfile
 import zipfile
 from argparse import Namespace
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from data import workers
 from data.datasets import MattingFolder
 from data.images import DataError, read_rgba
 from data.procedural import KINDS
@@ -167,6 +169,38 @@ def test_a_set_is_whole_and_a_run_that_was_cut_off_ends_in_the_same_bytes(packag
 
     assert tool.main([*command, "--seed", "1"]) == 1
     assert "holds a set of other settings (seed)" in capsys.readouterr().err
+
+
+def test_a_worker_that_was_killed_and_ctrl_c_are_a_line_each(packages, tmp_path, capsys, monkeypatch):
+    command = ["--output", str(tmp_path / "open"), "--packages", str(packages), *SMALL]
+    for error, status, words in (
+        (KeyboardInterrupt(), 130, "stopped; the same command goes on from here"),
+        (BrokenProcessPool(), 1, "one of 2 worker processes was killed"),
+    ):
+
+        def stop(*_, error=error):
+            raise error
+
+        monkeypatch.setattr(workers.ProcessPoolExecutor, "map", stop)
+        assert tool.main([*command, "--num-workers", "2"]) == status
+        said = capsys.readouterr().err
+        assert said.startswith(f"make_open_dataset.py: {words}") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [("--size-px=3", "--size-px must be at least 64, got 3"), ("--seed=-1", "--seed must be at least 0, got -1")],
+)
+def test_numbers_out_of_range_are_wrong_usage(tmp_path, capsys, option, words):
+    with pytest.raises(SystemExit) as stopped:
+        tool.main(["--output", str(tmp_path / "open"), option])
+    assert stopped.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_a_file_is_no_place_for_a_set(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert tool.main(["--output", str(tmp_path / "file")]) == 1
+    assert capsys.readouterr() == ("", f"make_open_dataset.py: --output {tmp_path}/file is a file: name a folder\n")
 
 
 def test_half_written_composites_are_made_anew(tmp_path, monkeypatch):
@@ -363,21 +397,11 @@ def test_a_folder_of_other_files_is_left_alone(packages, tmp_path, capsys):
 
 
 def test_drawn_surfaces_join_where_photographs_are_few(monkeypatch):
-    class InOrder:
-        def __init__(self, *_):
-            pass
+    def note(_, tasks, num_workers):
+        drawn.extend(task[1].as_posix() for task in tasks)
+        return iter(())
 
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def map(self, _, tasks, chunksize):
-            drawn.extend(task[1].as_posix() for task in tasks)
-            return iter(())
-
-    monkeypatch.setattr(tool, "ProcessPoolExecutor", InOrder)
+    monkeypatch.setattr(tool, "map_in_workers", note)
     options = Namespace(num_drawn=9, num_drawn_test=2, seed=0, size_px=64, num_workers=1)
     for num_photographs, num_surfaces in ((19, 64), (20, 0)):
         drawn = []

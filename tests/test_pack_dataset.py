@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from PIL import Image
 from data import packing
 from data.images import DataError
 from data.packed import INDEX, UNFINISHED_INDEX, find_packed
+from engine.config import apply_overrides, load_config
 from tests.conftest import REPOSITORY
 from tools import pack_dataset
 
@@ -71,11 +73,14 @@ def run_apart(work: Callable[[], object]) -> int | None:
 
 
 def test_what_is_packed_can_be_trained_from(pictures, tmp_path, capsys):
-    output = tmp_path / "pack"
+    output = tmp_path / "pack, it's 1"
     assert pack(pictures, output) == 0
-    printed = capsys.readouterr().out
-    assert "packed 7 foregrounds, 0.00 GB" in printed
-    assert f"dataloader.train.dataset.foreground_dirs=[{output}] dataloader.train.dataset.alpha_dirs=null" in printed
+    said, command = capsys.readouterr().out.splitlines()
+    assert said == f"packed 7 foregrounds, 0.7 MB, in {output}; train with"
+    cfg = load_config(str(REPOSITORY / "configs/demo.py"))
+    apply_overrides(cfg, shlex.split(command))
+    assert cfg.dataloader.train.dataset.foreground_dirs == [str(output)]
+    assert cfg.dataloader.train.dataset.alpha_dirs is None
     assert [foreground.size for foreground in find_packed(output)] == [(70, 40 + index) for index in range(7)]
     assert sorted(contents(output)) == [INDEX, *(f"shard-0000{number}.bin" for number in range(4))]
 
@@ -84,6 +89,13 @@ def test_cut_outs_are_packed_too(pictures, tmp_path):
     options = ["--foreground-dir", str(pictures / "rgba"), "--output", str(tmp_path / "pack"), "--num-workers", "1"]
     assert pack_dataset.main(options) == 0
     assert len(find_packed(tmp_path / "pack")) == 3
+
+
+def test_cut_outs_and_pairs_are_packed_together(pictures, tmp_path):
+    folders = ["--foreground-dir", str(pictures / "rgba"), str(pictures / "fg"), "--num-workers", "1"]
+    alphas = ["--alpha-dir", "null", str(pictures / "alpha")]
+    assert pack_dataset.main([*folders, *alphas, "--output", str(tmp_path / "pack")]) == 0
+    assert len(find_packed(tmp_path / "pack")) == 3 + NUM_FOREGROUNDS
 
 
 def test_several_folders_become_one_pack(pictures, tmp_path):
@@ -270,6 +282,30 @@ def test_a_pack_cannot_be_packed(pictures, tmp_path, capsys):
     options = ["--foreground-dir", str(tmp_path / "pack"), "--output", str(tmp_path / "again")]
     assert pack_dataset.main(options) == 1
     assert "where there is a pack already" in capsys.readouterr().err
+
+
+def test_a_file_is_no_place_for_a_pack(pictures, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert pack(pictures, tmp_path / "file") == 1
+    assert capsys.readouterr().err.endswith(f"pack_dataset.py: {tmp_path}/file is a file: name a folder as --output\n")
+
+
+def test_only_what_stops_the_packing_itself_asks_for_the_same_command(pictures, tmp_path, capsys):
+    output = tmp_path / "pack"
+    Image.new("L", (9, 9)).save(pictures / "alpha" / "5.png")
+    for more, words, goes_on in (
+        (["--output", output], "cannot be packed, replace or remove:", True),
+        (["--verify"], "is an unfinished pack", False),
+        (["--foreground-dir", tmp_path / "nowhere"], "nowhere", False),
+    ):
+        options = ["--output", str(output), "--verify"] if more == ["--verify"] else arguments(pictures, output, *more)
+        assert pack_dataset.main(options) == 1
+        error = capsys.readouterr().err
+        assert words in error and ("the same command goes on" in error) == goes_on
+    (output / UNFINISHED_INDEX).write_text("{}")
+    assert pack(pictures, output) == 1
+    error = capsys.readouterr().err
+    assert "remove the folder" in error and "goes on" not in error
 
 
 @pytest.mark.parametrize("name", ["wrong", "pictures"])

@@ -29,6 +29,7 @@ from data.checks.dataset import Report, check_sets
 from data.checks.faults import FAULTS, Finding
 from data.checks.sets import FolderSet, read_config_sets
 from data.images import DataError
+from data.training_sets import place_or_none
 from data.workers import default_workers
 
 if TYPE_CHECKING:
@@ -75,11 +76,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", help="with --config-file: key=value, as main.py takes them")
     training = parser.add_argument_group("training folders, instead of a config")
     training.add_argument("--foreground-dir", nargs="+", help="RGBA cut-outs, or colours with --alpha-dir")
-    training.add_argument("--alpha-dir", nargs="+", help="alphas, a folder for each --foreground-dir")
+    training.add_argument(
+        "--alpha-dir", nargs="+", type=place_or_none, help="alphas, a folder (or null) for each --foreground-dir"
+    )
     training.add_argument("--background-dir", nargs="+", help="photographs")
     training.add_argument("--image-dir", nargs="+", help="photographs that have alphas of their own")
     training.add_argument(
-        "--image-alpha-dir", nargs="+", help="these alphas, a folder for each --image-dir that is no set's name"
+        "--image-alpha-dir",
+        nargs="+",
+        type=place_or_none,
+        help="these alphas, a folder for each --image-dir that is no set's name",
     )
     test = parser.add_argument_group("test folders, instead of a config")
     test.add_argument("--test-image-dir", help="images")

@@ -7,7 +7,7 @@ are made of, `LICENCES.md`, `licences/` and `manifest.json` (origin, licence, au
 prints a command that trains on them. Without --download it takes the packages that are in --packages or installed; the
 procedural generator needs none. The same seed and packages give the same bytes. A run that was cut off goes on where it
 was. `--sheet FILE` draws the eight procedural kinds instead. Exit status: 0 written, 1 something is wrong with the
-files, 2 wrong usage.
+files, 2 wrong usage, 130 interrupted.
 """
 
 import _root  # noqa: F401
@@ -16,20 +16,19 @@ import argparse
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from hashlib import sha256
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from data.images import DataError
+from data.workers import map_in_workers
+from engine.overrides import quote_override
 from tools.open_data.licences import licence_page, terms_of
 from tools.open_data.pictures import (
     drawn_name,
@@ -55,6 +54,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TRAIN, TEST = 0, 1  # streams of random numbers
 FEW_PHOTOGRAPHS = {"train": 20, "test": 3}  # with fewer, drawn surfaces join them
 NUM_SURFACES = {"train": 64, "test": 8}
+LEAST_SIZE_PX = 64  # that of cut-outs, and a crop for the test composites
 TEST_FOLDERS = ("merged", "trimaps", "alpha_copy")
 
 
@@ -123,10 +123,10 @@ def draw_missing(output: Path, manifest: dict[str, Any], options: argparse.Names
             tasks.append((call, output / name))
             manifest["pictures"][name] = {"drawn": True}
     missing = [task for task in tasks if not task[1].is_file()]
-    with ProcessPoolExecutor(options.num_workers, get_context("spawn")) as pool:
-        for number, _ in enumerate(pool.map(draw, missing, chunksize=4), start=1):
-            if number % 200 == 0:
-                print(f"drew {number} of {len(missing)} pictures", flush=True)
+    num_workers = min(options.num_workers, len(missing))
+    for number, _ in enumerate(map_in_workers(draw, missing, num_workers), start=1):
+        if number % 200 == 0:
+            print(f"drew {number} of {len(missing)} pictures", flush=True)
 
 
 def draw(task: tuple[partial, Path]) -> None:
@@ -165,7 +165,7 @@ def training_command(output: Path) -> str:
         f"{test}.trimap_dir": str(output / "test/trimaps"),
         f"{test}.alpha_dir": str(output / "test/alpha_copy"),
     }
-    overrides = [shlex.quote(f"{key}={json.dumps(value, ensure_ascii=False)}") for key, value in values.items()]
+    overrides = [quote_override(key, value) for key, value in values.items()]
     return " \\\n    ".join(["python main.py --config-file configs/demo.py", *overrides])
 
 
@@ -194,6 +194,8 @@ def start_manifest(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
 def make_open_dataset(options: argparse.Namespace) -> None:
     """Do what the module's docstring says, with the options of the command line."""
     output = options.output
+    if output.exists() and not output.is_dir():
+        raise DataError(f"--output {output} is a file: name a folder")
     packages = options.packages or output / "packages"
     if options.packages is not None and not options.packages.is_dir() and not options.download:
         raise DataError(f"--packages {packages} is no folder: make it and put packages into it, or give --download")
@@ -255,8 +257,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if (options.output is None) == (options.sheet is None):
         parser.error("give --output FOLDER, or --sheet FILE")
-    if min(options.num_drawn, options.num_drawn_test, options.num_test, options.size_px, options.num_workers) < 1:
-        parser.error("all numbers and sizes must be at least 1")
+    least = {"num_drawn": 1, "num_drawn_test": 1, "num_test": 1, "num_workers": 1, "size_px": LEAST_SIZE_PX, "seed": 0}
+    for name, lowest in least.items():
+        if getattr(options, name) < lowest:
+            parser.error(f"--{name.replace('_', '-')} must be at least {lowest}, got {getattr(options, name)}")
     try:
         if options.sheet is not None:
             write_sheet(options.sheet, options.seed)
@@ -265,6 +269,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"make_open_dataset.py: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("make_open_dataset.py: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -6,7 +6,8 @@
 and train with the override that it prints. Without --alpha-dir the foregrounds are RGBA cut-outs. In 8 bit a pack takes
 some 5.6 bytes a pixel, fifteen times what JPEGs do. Run again after a stop, it goes on; any number of workers gives the
 same bytes. A finished pack is never changed. --verify reads it back and compares its checksums; without
---foreground-dir it does nothing else. Exit status: 0 all well, 1 something is wrong with the files, 2 wrong usage.
+--foreground-dir it does nothing else. Exit status: 0 all well, 1 something is wrong with the files, 2 wrong usage,
+130 interrupted.
 """
 
 import _root  # noqa: F401
@@ -20,13 +21,16 @@ from tqdm import tqdm
 
 from data.foregrounds import ForegroundFile
 from data.images import DataError
-from data.packed import UNFINISHED_INDEX, find_packed
+from data.packed import find_packed
 from data.packing import find_damage, make_pack
-from data.training_sets import find_foregrounds
+from data.training_sets import find_foregrounds, place_or_none
 from data.workers import default_workers
+from engine.overrides import quote_override
 
 
-def pack(foreground_dirs: Sequence[str], alpha_dirs: Sequence[str] | None, output: Path, num_workers: int) -> None:
+def pack(
+    foreground_dirs: Sequence[str], alpha_dirs: Sequence[str | None] | None, output: Path, num_workers: int
+) -> None:
     """Pack the foregrounds of some folders, with a progress bar, and tell how to train with them.
 
     Raises:
@@ -42,8 +46,10 @@ def pack(foreground_dirs: Sequence[str], alpha_dirs: Sequence[str] | None, outpu
     with tqdm(total=len(foregrounds), unit="foreground") as bar:
         make_pack(foregrounds, output, num_workers, bar.update)
     num_bytes = sum(foreground.num_bytes for foreground in find_packed(output))
-    print(f"packed {len(foregrounds)} foregrounds, {num_bytes / 1e9:.2f} GB, in {output}; train with")
-    print(f"  dataloader.train.dataset.foreground_dirs=[{output}] dataloader.train.dataset.alpha_dirs=null")
+    size = f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
+    print(f"packed {len(foregrounds)} foregrounds, {size}, in {output}; train with")
+    settings = {"foreground_dirs": [str(output)], "alpha_dirs": None}
+    print(" ", *(quote_override(f"dataloader.train.dataset.{key}", value) for key, value in settings.items()))
 
 
 def verify(folder: Path, num_workers: int) -> None:
@@ -67,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--foreground-dir", nargs="+", help="RGBA cut-outs, or colours with --alpha-dir")
-    parser.add_argument("--alpha-dir", nargs="+", help="alphas, a folder for each --foreground-dir")
+    parser.add_argument(
+        "--alpha-dir", nargs="+", type=place_or_none, help="alphas, a folder (or null) for each --foreground-dir"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder of the pack")
     parser.add_argument("--num-workers", type=int, default=default_workers(), help="processes (default: %(default)s)")
     parser.add_argument("--verify", action="store_true", help="read the pack back and compare its checksums")
@@ -83,8 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             verify(options.output, options.num_workers)
     except (OSError, ValueError) as error:
         print(f"pack_dataset.py: {error}", file=sys.stderr)
-        if (options.output / UNFINISHED_INDEX).is_file():
-            print("Once that is put right, the same command goes on from here.", file=sys.stderr)
+        for note in getattr(error, "__notes__", ()):
+            print(note, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("pack_dataset.py: stopped; the same command goes on from here", file=sys.stderr)

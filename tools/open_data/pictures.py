@@ -74,7 +74,6 @@ def drawn_name(index: int) -> str:
 
 def write_drawn(path: Path, seed: int, stream: int, index: int, size_px: int) -> None:
     """Draw and write the index-th foreground of a stream, `EFFECT_SHARE` of them blurred as a camera does it."""
-    cv2.setNumThreads(1)  # the other cores draw other pictures
     rng = np.random.default_rng([seed, stream, index])
     effect = rng.choice([*EFFECTS]) if rng.random() < EFFECT_SHARE else None
     foreground, alpha = list(KINDS.values())[index % len(KINDS)](rng, size_px)
