@@ -9,6 +9,7 @@ import torch
 from detectron2.config import instantiate
 from PIL import Image
 
+from data.datasets import CompositionDataset
 from data.images import read_image, to_uint8
 from engine.config import apply_overrides, load_config
 from evaluation.report import GAP_PX, LABEL_PX, label_line
@@ -100,7 +101,7 @@ def test_captions_name_epoch_and_index(root):
         np.testing.assert_array_equal(caption, to_uint8(expected))
 
 
-def test_a_sample_that_cannot_be_read_is_shown_as_a_training_replaces_it(root):
+def test_a_sample_that_cannot_be_read_is_shown_as_a_training_replaces_it(root, capsys):
     (root / "rgba" / "1.png").write_bytes(b"nothing")
     path = root / "sheet.png"
     arguments = ["--config-file", CONFIG, "--output", str(path), "--cell-px", "48", "--num-columns", "1", "--num", "6"]
@@ -116,6 +117,8 @@ def test_a_sample_that_cannot_be_read_is_shown_as_a_training_replaces_it(root):
         if np.array_equal(caption, to_uint8(label_line([f"epoch 0, index {index}{suffix}"], caption.shape[1])))
     }
     assert suffixes == {"", " replaced"}
+    error = capsys.readouterr().err
+    assert error.startswith(f"visualize_data.py: replaced: cannot read {root}/rgba/1.png") and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -124,7 +127,7 @@ def test_a_sample_that_cannot_be_read_is_shown_as_a_training_replaces_it(root):
         (["--config-file", "absent.py"], 2, "existing .py or .yaml file"),
         (["--config-file", CONFIG, "dataloader.train.dataset.crop=3"], 2, "dataloader.train.dataset.crop_px"),
         (["--config-file", CONFIG, "dataloader.train.dataset.background_dirs=[absent]"], 1, "absent"),
-        (["--config-file", CONFIG, "dataloader.train.dataset.degradation.jpeg_quality=[0,9]"], 1, "jpeg_quality must"),
+        (["--config-file", CONFIG, "dataloader.train.dataset.degradation.jpeg_quality=[0,9]"], 2, "jpeg_quality must"),
         (["--config-file", CONFIG, "--output", "sheet.xyz"], 1, "sheet.xyz"),
     ],
 )
@@ -133,6 +136,23 @@ def test_what_cannot_be_drawn_is_said(root, capsys, arguments, status, words):
     assert main([*arguments[:2], "--num", "1", *first, *arguments[2:]]) == status
     error = capsys.readouterr().err
     assert error.startswith("visualize_data.py: ") and words in error
+
+
+def test_options_may_stand_among_overrides(root, capsys):
+    first, *others = overrides(root)
+    assert (
+        main(["--config-file", CONFIG, first, "--num", "1", *others, "--output", str(root / "s.png"), others[0]]) == 0
+    )
+    assert capsys.readouterr().out == f"drew 1 samples to {root / 's.png'}\n"
+
+
+def test_ctrl_c_is_one_line(root, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CompositionDataset, "__getitem__", interrupt)
+    assert main(["--config-file", CONFIG, "--num", "1", *overrides(root)]) == 130
+    assert capsys.readouterr().err == "visualize_data.py: interrupted\n"
 
 
 def test_a_data_set_of_which_nothing_can_be_read_is_one_line(root, capsys):

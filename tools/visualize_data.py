@@ -5,8 +5,9 @@
 
 Samples come through the config's own loader from position --start of epoch --epoch on, in the stream's order; overrides
 as for main.py. What is drawn is to the bit what a training gets, only rounded to 8 bit and, where --cell-px is not the
-crop's own size, resized; captions name epoch and index. Exit status: 0 drawn, 1 something is wrong with the files, 2
-wrong usage, or a config that cannot be used.
+crop's own size, resized; captions name epoch and index. What stands for a sample that cannot be read is marked
+`replaced`, and why is printed. Exit status: 0 drawn, 1 something is wrong with the files, 2 wrong usage, or a config
+that cannot be used, 130 interrupted.
 """
 
 import _root  # noqa: F401
@@ -16,6 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from detectron2.config import instantiate
@@ -23,14 +25,22 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from data.images import DataError, write_image
-from engine.config import TRAINING_SECTIONS, ConfigError, apply_overrides, load_config
+from engine.config import TRAINING_SECTIONS, apply_overrides, load_config
 from evaluation.report import fit_picture, join_cells, label_line
 
 KINDS = ("image", "trimap", "alpha")
 CELL_PX, NUM_COLUMNS = 160, 4
 
 
-def draw_samples(cfg: DictConfig, epoch: int, start: int) -> Iterator[tuple[str, dict[str, NDArray[np.float32]]]]:
+class Drawn(NamedTuple):
+    """A sample: its caption, "image" (S, S, 3), "trimap" and "alpha" (S, S) in [0, 1], and why others were replaced."""
+
+    caption: str
+    pictures: dict[str, NDArray[np.float32]]
+    faults: list[str]
+
+
+def draw_samples(cfg: DictConfig, epoch: int, start: int) -> Iterator[Drawn]:
     """Draw the samples of a config's training stream.
 
     One by one and in this process: they are the same for any batch size and number of workers, and what goes wrong in a
@@ -41,10 +51,10 @@ def draw_samples(cfg: DictConfig, epoch: int, start: int) -> Iterator[tuple[str,
         epoch: at least 0.
         start: position in the epoch's order, at least 0; past its end the next epoch follows.
 
-    Yields: caption and pictures: "image" (S, S, 3), "trimap" and "alpha" (S, S) in [0, 1].
-
     Raises:
         DataError: a sample cannot be made.
+        OSError: files are missing.
+        ValueError: a setting that cannot be used.
     """
     cfg.dataloader.train.batch_size, cfg.dataloader.train.num_workers = 1, 0
     loader = instantiate(cfg.dataloader.train)
@@ -56,14 +66,14 @@ def draw_samples(cfg: DictConfig, epoch: int, start: int) -> Iterator[tuple[str,
         pictures = {kind: batch[kind][0].permute(1, 2, 0).squeeze(2).numpy() for kind in KINDS[1:]}
         image = batch["image"][0].permute(1, 2, 0).numpy()
         caption = f"epoch {epoch}, index {index}{' replaced' if faults else ''}"
-        yield caption, {"image": image, **pictures}
+        yield Drawn(caption, {"image": image, **pictures}, faults)
 
 
-def write_sheet(samples: Sequence[tuple[str, dict[str, NDArray]]], path: Path, cell_px: int, num_columns: int) -> None:
+def write_sheet(samples: Sequence[Drawn], path: Path, cell_px: int, num_columns: int) -> None:
     """Write samples side by side, each under its caption; see `draw_samples`.
 
     Args:
-        samples: captions with as many pictures each, all square.
+        samples: all of one size.
         path: of the sheet.
         cell_px: side of a picture.
         num_columns: samples beside each other.
@@ -72,9 +82,9 @@ def write_sheet(samples: Sequence[tuple[str, dict[str, NDArray]]], path: Path, c
     blank = np.ones((cell_px, cell_px), np.float32)
     for first in range(0, len(samples), num_columns):
         row = [*samples[first : first + num_columns]]
-        row += [("", dict.fromkeys(KINDS, blank))] * (num_columns - len(row))
-        cells = [join_cells([fit_picture(picture, cell_px) for picture in pictures.values()]) for _, pictures in row]
-        lines += [label_line([caption for caption, _ in row], cells[0].shape[1]), join_cells(cells)]
+        row += [Drawn("", dict.fromkeys(KINDS, blank), [])] * (num_columns - len(row))
+        cells = [join_cells([fit_picture(picture, cell_px) for picture in drawn.pictures.values()]) for drawn in row]
+        lines += [label_line([drawn.caption for drawn in row], cells[0].shape[1]), join_cells(cells)]
     write_image(path, np.concatenate(lines))
 
 
@@ -94,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--num-columns", type=int, default=NUM_COLUMNS, help="samples beside each other")
     parser.add_argument("overrides", nargs="*", help="key=value, as for main.py")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     for name, least in (("num", 1), ("epoch", 0), ("start", 0), ("cell_px", 1), ("num_columns", 1)):
         if getattr(options, name) < least:
             parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(options, name)}")
@@ -103,12 +113,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         apply_overrides(cfg, options.overrides)
         samples = list(islice(draw_samples(cfg, options.epoch, options.start), options.num))
         write_sheet(samples, options.output, options.cell_px, options.num_columns)
-    except ConfigError as error:
-        print(f"visualize_data.py: {error}", file=sys.stderr)
-        return 2
     except (OSError, ValueError) as error:
         print(f"visualize_data.py: {error}", file=sys.stderr)
-        return 1
+        return 1 if isinstance(error, OSError | DataError) else 2
+    except KeyboardInterrupt:
+        print("visualize_data.py: interrupted", file=sys.stderr)
+        return 130
+    for fault in dict.fromkeys(fault for drawn in samples for fault in drawn.faults):
+        print(f"visualize_data.py: replaced: {fault}", file=sys.stderr)
     print(f"drew {len(samples)} samples to {options.output}")
     return 0
 
