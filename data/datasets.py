@@ -24,6 +24,8 @@ from data.trimap import read_strict_trimap, read_trimap
 from data.views import DrawView
 
 FOLDER_LAYOUT = COMPOSITION_1K.describe()
+OTHER_FOLDERS = "Name folders that are there as image_dir, trimap_dir and alpha_dir."
+PARTNERS = "Image, trimap and alpha share their name, suffixes aside."
 
 TONES_STREAM, DEGRADATION_STREAM = 1, 2
 """Fourth part of the seed of what draws apart, so that switching it on moves no other draw; 0 would be none at all."""
@@ -191,8 +193,8 @@ class MattingFolder(Dataset):
 
     def __init__(self, image_dir: str | Path, trimap_dir: str | Path, alpha_dir: str | Path | None = None) -> None:
         folders = [Path(folder) for folder in (image_dir, trimap_dir, alpha_dir) if folder is not None]
-        check_folders(folders, FOLDER_LAYOUT)
-        self.paths = match_by_name(folders, FOLDER_LAYOUT)
+        check_folders(folders, FOLDER_LAYOUT if set(folders) & set(COMPOSITION_1K.find()) else OTHER_FOLDERS)
+        self.paths = match_by_name(folders, PARTNERS)
         self.read_trimap = read_trimap if alpha_dir is None else read_strict_trimap
 
     def __len__(self) -> int:

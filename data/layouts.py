@@ -53,6 +53,11 @@ class Layout:
                 f"got {self.trimap_dir!r} and {self.trimap_radius_px!r}"
             )
 
+    def find(self) -> list[Path]:
+        """List the folders of images, alphas and, where there are some, trimaps, whether they are there or not."""
+        folders = [self.image_dir, self.alpha_dir, self.trimap_dir]
+        return [datasets_folder() / self.root / folder for folder in folders if folder is not None]
+
     def describe(self) -> str:
         """Draw the folders for an error, with the origin of the trimaps."""
         kinds = {self.image_dir: "images", self.alpha_dir: "true alphas"}
@@ -226,11 +231,25 @@ def datasets_folder() -> Path:
 
 
 def check_folders(folders: Iterable[Path], layout: str) -> None:
-    """Raise one FileNotFoundError that names every missing folder and shows the layout."""
+    """Check that folders are there.
+
+    Raises:
+        FileNotFoundError: some are not; all of them are named, and `layout` follows.
+        DataError: as `check_no_files`.
+    """
+    folders = list(folders)
+    check_no_files(folders)
     missing = [folder for folder in folders if not folder.is_dir()]
     if missing:
         names = "\n".join(f"  {folder}" for folder in missing)
         raise FileNotFoundError(f"The data set is not there. Missing folders:\n{names}\n{layout}")
+
+
+def check_no_files(folders: Iterable[Path]) -> None:
+    """Raise a DataError where a folder belongs and a file is."""
+    for folder in folders:
+        if folder.is_file():
+            raise DataError(f"{folder} is a file: expected a folder (quote patterns, or the shell expands them)")
 
 
 def match_by_name(folders: Sequence[Path], layout: str) -> list[tuple[Path, ...]]:

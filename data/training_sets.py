@@ -13,9 +13,10 @@ from pathlib import Path
 
 from data.foregrounds import Foreground, ForegroundFile
 from data.images import IMAGE_SUFFIXES, DataError, find_images
-from data.layouts import TRAINING_LAYOUTS, Kind, check_folders, find_by_stem, match_found
+from data.layouts import TRAINING_LAYOUTS, Kind, check_folders, check_no_files, find_by_stem, match_found
 from data.packed import find_packed, is_pack
 
+DEFAULT_SETS = ("Composition-1k-train", "COCO-train2017")
 COMPOSITION_LAYOUT = f"""Expected layout, any picture format, one name for what belongs together:
   $DETECTRON2_DATASETS/                    default: datasets/
     Composition-1k/train/fg/NAME.jpg       foreground colours  | or one folder of RGBA cut-outs,
@@ -23,6 +24,10 @@ COMPOSITION_LAYOUT = f"""Expected layout, any picture format, one name for what 
     train2017/*.jpg                        backgrounds, COCO for instance
 Set DETECTRON2_DATASETS to the folder that holds these, or name other folders in the config, or sets by their names:
 {", ".join(TRAINING_LAYOUTS)}."""
+
+OTHER_PLACES = f"""Name folders that are there, or sets below $DETECTRON2_DATASETS by their names:
+{", ".join(TRAINING_LAYOUTS)}."""
+PARTNERS = "An alpha has the name of its picture, suffixes aside."
 
 Folders = str | Path | Sequence[str | Path]
 AlphaFolders = str | Path | Sequence[str | Path | None] | None
@@ -39,18 +44,16 @@ def find_foregrounds(foreground_dirs: Folders, alpha_dirs: AlphaFolders = None) 
     Raises:
         FileNotFoundError: a place is neither a layout's name nor an existing folder, or holds no picture, or
             foregrounds and alphas lack their partners.
-        DataError: no place at all; two files of one name; another number of places of alphas; the name of a layout of
-            another kind; a name or a pack with alphas of one's own; a pattern that cannot be understood; a broken pack,
-            or one where none can be: below `FOLDER/**`, or as alphas.
+        DataError: no place at all; a file in place of a folder; two files of one name; another number of places of
+            alphas; the name of a layout of another kind; a name or a pack with alphas of one's own; a pattern that
+            cannot be understood; a broken pack, or one where none can be: below `FOLDER/**`, or as alphas.
     """
     found: list[Foreground] = []
     for pictures, alphas in find_folders("foregrounds", foreground_dirs, alpha_dirs):
-        if not is_pack(pictures):
-            found += [ForegroundFile(*paths) for paths in find_pairs(pictures, alphas)]
-        elif alphas is None:
+        if is_pack(pictures):
             found += find_packed(pictures)
         else:
-            raise DataError(f"{pictures} is a pack and holds its alphas, got {alphas} too: give null for it")
+            found += [ForegroundFile(*paths) for paths in find_pairs(pictures, alphas)]
     return found
 
 
@@ -85,6 +88,7 @@ def find_folders(kind: Kind, picture_dirs: Folders, alpha_dirs: AlphaFolders) ->
         raise DataError(f"expected a folder of {kind} or several, got {picture_dirs}: name at least one")
     named = [str(place) for place in places]
     alphas = [None] * len(named) if alpha_dirs is None else as_list(alpha_dirs)
+    check_no_files(Path(place) for place in [*named, *alphas] if place is not None)
     if len(alphas) != len(named):
         raise DataError(f"{len(named)} {kind[:-1]} folders and {len(alphas)} alpha folders: give one for each")
     found: list[tuple[Path, Path | None]] = []
@@ -99,8 +103,13 @@ def find_folders(kind: Kind, picture_dirs: Folders, alpha_dirs: AlphaFolders) ->
             raise DataError(f"{place} is a data set's name and brings its own alphas, got {alpha} too: give null there")
         found += layout.find()
     paths = [path for pair in found for path in pair if path is not None]
-    check_folders(dict.fromkeys(split_pattern(path)[0] for path in paths), COMPOSITION_LAYOUT)
+    folders = dict.fromkeys(split_pattern(path)[0] for path in paths)
+    default = [path for name in DEFAULT_SETS for pair in TRAINING_LAYOUTS[name].find() for path in pair]
+    is_default = any(folder in default and not folder.is_dir() for folder in folders)
+    check_folders(folders, COMPOSITION_LAYOUT if is_default else OTHER_PLACES)
     for pictures, alpha in found:
+        if kind == "foregrounds" and alpha is not None and is_pack(pictures):
+            raise DataError(f"{pictures} is a pack and holds its alphas, got {alpha} too: give null for it")
         for path in [alpha] if kind == "foregrounds" else [pictures, alpha]:
             if path is not None:
                 check_no_pack(path)
@@ -121,7 +130,7 @@ def find_pairs(pictures: Path, alphas: Path | None) -> list[tuple[Path, ...]]:
     if alphas is None:
         return [(path,) for paths in find_named(pictures).values() for path in paths]
     found = find_both(pictures, alphas)
-    return match_found([(str(pictures), found[0]), (str(alphas), found[1])], COMPOSITION_LAYOUT)
+    return match_found([(str(pictures), found[0]), (str(alphas), found[1])], PARTNERS)
 
 
 def find_both(pictures: Path, alphas: Path) -> list[dict[str, list[Path]]]:

@@ -242,6 +242,27 @@ def test_a_pack_is_checked_as_its_files_are(root, tmp_path):
     assert [finding.code for finding in report.findings if finding.code == "unreadable"] == ["unreadable"]
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--foreground-dir", "PACK", "--alpha-dir", "alpha"], "is a pack and holds its alphas, got"),
+        (["--foreground-dir", "alpha", "--alpha-dir", "PACK"], "is a pack: name it by itself"),
+        (["--background-dir", "PACK"], "is a pack: name it by itself"),
+        (["--test-image-dir", "alpha", "--test-alpha-dir", "PACK"], "is a pack: name it by itself"),
+        (["--test-image-dir", "FILE"], "is a file: expected a folder"),
+        (["--background-dir", "FILE", "FILE"], "is a file: expected a folder"),
+    ],
+)
+def test_a_pack_or_a_file_in_the_place_of_a_folder_is_one_line(tmp_path, capsys, options, words):
+    for name in ("pack/pack.json", "alpha/file"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    places = {"PACK": tmp_path / "pack", "FILE": tmp_path / "alpha/file", "alpha": tmp_path / "alpha"}
+    assert check_dataset.main([*(str(places.get(option, option)) for option in options), "--workers", "1"]) == 1
+    output = capsys.readouterr()
+    assert output.out == "" and words in output.err and output.err.count("\n") == 1
+
+
 def test_names_that_differ_in_case_alone_may_also_be_two_pairs(root):
     for name in ("Both", "both"):
         add_pair(root, name, 33)

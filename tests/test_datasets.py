@@ -186,17 +186,24 @@ def test_the_second_foreground_lies_under_the_first_in_its_frame(tmp_path):
     assert pairs == {("a.png", "a.png"), ("a.png", "b.png")}
 
 
-def test_missing_folders_are_named_at_once_with_the_layout(root):
+def test_missing_folders_are_named_at_once_with_what_else_there_is(root):
     for arguments, missing in (
         ((root / "no_fg", root / "bg", root / "no_alpha"), ("no_fg", "no_alpha")),
         ((root / "rgba", [root / "bg", root / "no_bg"]), ("no_bg",)),
     ):
         with pytest.raises(FileNotFoundError) as caught:
             CompositionDataset(*arguments, samples_per_epoch=1)
-        for part in (*missing, "Composition-1k/train/fg", "train2017", "DETECTRON2_DATASETS"):
+        for part in (*missing, "Composition-1k-train", "DETECTRON2_DATASETS"):
             assert part in str(caught.value)
-    with pytest.raises(FileNotFoundError, match="(?s)no_trimaps.*Composition-1k/test/merged.*DETECTRON2_DATASETS"):
+    with pytest.raises(FileNotFoundError, match="no_trimaps\nName folders that are there as image_dir"):
         MattingFolder(root / "fg", root / "no_trimaps")
+
+
+def test_the_layout_of_the_test_set_is_shown_for_its_own_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    places = [tmp_path / "Composition-1k/test" / name for name in ("merged", "trimaps", "alpha_copy")]
+    with pytest.raises(FileNotFoundError, match="(?s)alpha_copy.*Composition-1k/test/merged/NAME.*DETECTRON2_DATASETS"):
+        MattingFolder(*places)
 
 
 def test_missing_partners_are_listed_at_once_on_either_side(root):
@@ -207,7 +214,7 @@ def test_missing_partners_are_listed_at_once_on_either_side(root):
         CompositionDataset(root / "fg", root / "bg", root / "alpha", samples_per_epoch=1)
     message = str(caught.value)
     assert "3 files lack their partners" in message
-    for part in ("alpha/f1.*", "alpha/f3.*", "fg/f2.*", "DETECTRON2_DATASETS"):
+    for part in ("alpha/f1.*", "alpha/f3.*", "fg/f2.*", "suffixes aside"):
         assert part in message
 
 

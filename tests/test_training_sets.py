@@ -76,7 +76,7 @@ def test_a_folder_called_like_a_layout_is_given_as_a_path(root):
 
 
 def test_what_is_neither_name_nor_folder_is_named_with_all_names(root):
-    fill(root, "alpha/a.png", "fg")
+    fill(root, "alpha/a.png")
     with pytest.raises(FileNotFoundError) as caught:
         find_foregrounds(["Adobe-DMI", "fg", "Adobe-DIM"], ["no_alpha/**", "alpha", None])
     message = str(caught.value)
@@ -84,7 +84,35 @@ def test_what_is_neither_name_nor_folder_is_named_with_all_names(root):
     missing = ["Adobe-DMI", "no_alpha", "fg", f"{adobe}/Adobe-licensed images/fg", f"{adobe}/Other/alpha"]
     assert all(f"\n  {folder}\n" in message for folder in missing)
     assert "\n  alpha\n" not in message
-    assert all(name in message for name in [*TRAINING_LAYOUTS, "DETECTRON2_DATASETS", "Composition-1k/train/fg"])
+    assert all(name in message for name in [*TRAINING_LAYOUTS, "DETECTRON2_DATASETS"])
+    assert "Composition-1k/train/fg" not in message
+
+
+def test_the_layout_is_shown_for_its_own_folders_alone(root):
+    fill(root, "fg/a.png", "alpha/b.png")
+    for find, places, is_shown in (
+        (find_foregrounds, ("Composition-1k-train",), True),
+        (find_foregrounds, (["fg", root / "Composition-1k/train/fg"],), True),
+        (find_backgrounds, (root / "train2017",), True),
+        (find_backgrounds, ("photos",), False),
+        (find_real_images, ("nowhere", "alpha"), False),
+        (find_foregrounds, ("fg", "alpha"), False),  # lacks partners
+    ):
+        with pytest.raises(FileNotFoundError) as caught:
+            find(*places)
+        assert ("Composition-1k/train/fg/NAME.jpg" in str(caught.value)) == is_shown
+
+
+@pytest.mark.parametrize("places", [["fg/a.png"], ["fg", "fg/a.png", "fg/b.png"]])
+def test_a_file_is_no_folder_and_says_to_quote_patterns(root, places):
+    fill(root, "fg/a.png", "fg/b.png", "alpha/a.png")
+    message = r"^fg/a\.png is a file: expected a folder \(quote patterns, or the shell expands them\)$"
+    for find in (find_foregrounds, find_real_images):
+        for alphas in (None, "alpha"):
+            with pytest.raises(DataError, match=message):
+                find(places, alphas)
+    with pytest.raises(DataError, match=message):
+        find_foregrounds("fg", places)
 
 
 def test_a_set_of_another_kind_is_refused(root):

@@ -8,8 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 from data.checks.faults import Finding
 from data.images import DataError
+from data.layouts import check_no_files
 from data.packed import PackedForeground, find_packed, is_pack
-from data.training_sets import find_both, find_folders, find_named
+from data.training_sets import check_no_pack, find_both, find_folders, find_named
 
 Part = Literal["training", "test"]
 Role = Literal["foreground", "image", "trimap", "alpha", "background"]
@@ -43,7 +44,8 @@ def read_config_sets(dataloader: Mapping[str, Any]) -> list[FolderSet]:
         dataloader: resolved, plain dicts and lists.
 
     Raises:
-        DataError: it names no folder; otherwise as `data.training_sets.find_real_images`.
+        DataError: it names no folder, or a file or pack where none may be; otherwise as
+            `data.training_sets.find_real_images`.
     """
     training = [found for node in find_nodes(dataloader.get("train")) for found in find_training_sets(node)]
     test = [found for node in find_nodes(dataloader.get("test")) for found in find_test_sets(node)]
@@ -80,9 +82,16 @@ def find_training_sets(node: Mapping[str, Any]) -> Iterator[FolderSet]:
 
 
 def find_test_sets(node: Mapping[str, Any]) -> Iterator[FolderSet]:
-    """List the folders of one test set; of its arguments `image_dir`, `trimap_dir` and `alpha_dir` count."""
+    """List the folders of one test set; of its arguments `image_dir`, `trimap_dir` and `alpha_dir` count.
+
+    Raises:
+        DataError: one is a file or a pack.
+    """
     roles: Sequence[Role] = ("image", "trimap", "alpha")
     places = {role: Path(node[f"{role}_dir"]) for role in roles if node.get(f"{role}_dir")}
+    check_no_files(places.values())
+    for place in places.values():
+        check_no_pack(place)
     if places:
         yield FolderSet("test", places)
 
