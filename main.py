@@ -9,11 +9,13 @@ Exit status: 2 for a command line or config that cannot be used, 1 where a data 
 """
 
 import argparse
+import json
 import logging
 import sys
 import weakref
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import default_argument_parser, default_writers, hooks
@@ -25,7 +27,7 @@ from omegaconf import DictConfig
 
 from engine.checkpoint import Checkpointer, load_weights, read_checkpoint
 from engine.config import TRAINING_SECTIONS, ConfigError, apply_overrides, load_config
-from engine.hooks import EvaluateAndKeepBest, evaluate
+from engine.hooks import EvaluateAndKeepBest, WriteMetrics, evaluate
 from engine.launch import distribute, launch
 from engine.loading import LoaderError
 from engine.pace import WarnOfSlowLoader
@@ -70,7 +72,7 @@ def train(cfg: DictConfig, resume: bool) -> None:
             )
             if test_loader is not None
             else None,
-            hooks.PeriodicWriter(default_writers(settings.output_dir, settings.max_iter), settings.log_period)
+            WriteMetrics(default_writers(settings.output_dir, settings.max_iter), settings.log_period)
             if is_main
             else None,
         ]
@@ -93,8 +95,12 @@ def train(cfg: DictConfig, resume: bool) -> None:
 
 
 def stop_for_want_of_samples(trainer: Trainer, checkpointer: Checkpointer, error: LoaderError) -> None:
-    """Write a checkpoint of the steps done, say why, and end all processes together."""
+    """Write a checkpoint of the steps done and the count of faults, say why, and end all processes together."""
     done = trainer.next_iteration
+    if done and comm.is_main_process():
+        # A line of its own: the last step's may be written already, and the faults came after it.
+        with Path(checkpointer.save_dir, "metrics.json").open("a") as file:
+            file.write(json.dumps({"faulty_samples": float(trainer.faulty_samples), "iteration": done - 1}) + "\n")
     if done > trainer.start_iter:
         checkpointer.save(f"model_{done - 1:07d}", iteration=done - 1)
     advice = f"--resume goes on from iteration {done}" if done else "No step was done yet"

@@ -1,4 +1,4 @@
-"""Evaluation during training, with the best weights kept."""
+"""Evaluation during training, with the best weights kept, and what is written of each step."""
 
 import itertools
 import logging
@@ -11,6 +11,7 @@ from detectron2.engine import hooks
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -42,6 +43,20 @@ def evaluate(model: nn.Module, test_loader: DataLoader, evaluator: DatasetEvalua
     results = inference_on_dataset(model, test_loader, evaluator)
     print_csv_format(results)
     return results
+
+
+class WriteMetrics(hooks.PeriodicWriter):
+    """detectron2's hook, but of a step that a stop cut off nothing is written.
+
+    Its printer would put down the time left, and metrics.json get a line for a step that a resume does again.
+    """
+
+    trainer: Trainer
+
+    def after_train(self) -> None:
+        if self.trainer.iter < self.trainer.max_iter:
+            self._writers = [writer for writer in self._writers if not isinstance(writer, CommonMetricPrinter)]
+        super().after_train()
 
 
 class EvaluateAndKeepBest(hooks.HookBase):

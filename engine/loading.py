@@ -40,7 +40,7 @@ class Batches:
         size: samples in a batch, over all processes.
 
     Attributes:
-        num_faults: samples that could not be read.
+        num_faults: samples that could not be read, those of a batch that stopped the training too.
     """
 
     def __init__(self, loader: DataLoader, size: int) -> None:
@@ -67,9 +67,10 @@ class Batches:
         if not (batch or failure):
             failure = f"no batch could be made. Is the data set still whole and in its place?{_as_lines(faults)}"
         reports = comm.all_gather((faults, failure))
+        self.num_faults += sum(len(faults) for faults, _ in reports)
         if failures := [text for _, text in reports if text]:
             raise LoaderError("\n".join(dict.fromkeys(failures)))
-        self._count([fault for faults, _ in reports for fault in faults])
+        self._judge([fault for faults, _ in reports for fault in faults])
         return batch, waited_s
 
     def _next(self) -> tuple[dict[str, Any], str]:
@@ -91,8 +92,8 @@ class Batches:
                 "or went away ends a worker as well"
             )
 
-    def _count(self, faults: list[str]) -> None:
-        """Log faults of all processes that are new, and count them all unless they are too many."""
+    def _judge(self, faults: list[str]) -> None:
+        """Log faults of all processes that are new, and stop where all since the start are too many."""
         self._num_drawn += self._size
         for fault in faults:
             if fault not in self._known_faults:
@@ -105,7 +106,6 @@ class Batches:
                 f"{MAX_FAULTY_SHARE:.0%} is borne, of {MIN_SAMPLES_JUDGED} at least. Repair or remove"
                 f"{_as_lines(self._known_faults)}"
             )
-        self.num_faults += len(faults)
 
 
 def _as_lines(faults: list[str] | dict[str, None]) -> str:

@@ -67,6 +67,11 @@ class Trainer(SimpleTrainer):
         """Iteration to start with: 0, or after a resume the first one whose samples were not seen."""
         return self.samples_seen // self.samples_per_iteration
 
+    @property
+    def faulty_samples(self) -> int:
+        """Samples that could not be read, before a resume as well."""
+        return self._batches.num_faults
+
     def train(self, start_iter: int, max_iter: int) -> None:
         """Do the steps from `start_iter` to before `max_iter`; where none is left, the hooks before and after alone."""
         super().train(min(start_iter, max_iter), max_iter)
@@ -83,8 +88,6 @@ class Trainer(SimpleTrainer):
     def run_step(self) -> None:
         assert self.model.training, "a hook left the model in evaluation mode"
         batch, data_time = self._batches.draw()
-        self.storage.put_scalar("faulty_samples", self._batches.num_faults, smoothing_hint=False)
-
         # After the batch: making the loader's iterator draws from the same generator, in the first step only.
         torch.manual_seed(step_seed(self.seed, self.iter, comm.get_rank()))
         with torch.autocast(self._device_type, dtype=self._dtype, enabled=self._dtype is not None):
@@ -93,6 +96,7 @@ class Trainer(SimpleTrainer):
         self._grad_scaler.scale(sum(losses.values())).backward()
         self.after_backward()
         self._write_metrics(losses, data_time)
+        self.storage.put_scalar("faulty_samples", self.faulty_samples, smoothing_hint=False)
         self._grad_scaler.step(self.optimizer)
         self._grad_scaler.update()
         self.samples_seen += self.samples_per_iteration
@@ -101,7 +105,7 @@ class Trainer(SimpleTrainer):
         return {
             **super().state_dict(),
             "samples_seen": self.samples_seen,
-            "faulty_samples": self._batches.num_faults,
+            "faulty_samples": self.faulty_samples,
             "grad_scaler": self._grad_scaler.state_dict(),
         }
 

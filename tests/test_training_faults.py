@@ -1,5 +1,6 @@
 """main.py on data that break while it trains: what is replaced, what stops, and that a resume loses nothing."""
 
+import json
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ from detectron2.config import instantiate
 from test_main import DEMO, data, metrics, overrides, quiet_afterwards, trained  # noqa: F401
 
 import main
+from data.faults import MAX_IN_A_ROW
 from data.images import DataError
 from engine import pace
 from engine.config import apply_overrides, load_config
@@ -124,11 +126,17 @@ def test_a_stop_leaves_a_checkpoint_from_which_a_resume_loses_nothing(
     words = f"'{own_data}/rgba/1.png'" if what == "vanished data" else "lost a worker of its loader"
     assert words in output and "Traceback" not in output
     assert "--resume goes on from iteration" in output.splitlines()[-1]
-    assert (tmp_path / "out" / "last_checkpoint").read_text().startswith("model_000000")
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.json").read_text().splitlines()]
+    last = int((tmp_path / "out" / "last_checkpoint").read_text()[len("model_") :][:7])
+    num_faults = MAX_IN_A_ROW if what == "vanished data" else 0
+    assert rows[-1] == {"faulty_samples": num_faults, "iteration": last}
+    assert max(row["iteration"] for row in rows) == last
+    assert [row["iteration"] for row in rows if "total_loss" in row] == list(range(last + 1))
     if away.exists():
         away.rename(own_data / "rgba")
     main.main(["--config-file", DEMO, "--resume", *changes])
     assert same_weights(tmp_path / "out", trained)
+    assert metrics(tmp_path / "out")[5]["faulty_samples"] == num_faults
 
 
 def test_data_gone_before_the_first_step_leave_no_checkpoint(own_data, tmp_path, monkeypatch, capsys):
@@ -136,6 +144,7 @@ def test_data_gone_before_the_first_step_leave_no_checkpoint(own_data, tmp_path,
     assert stopped(*overrides(own_data, tmp_path / "out", **{"dataloader.test": "null"})) == 3
     assert "No step was done yet" in capsys.readouterr().out.splitlines()[-1]
     assert not (tmp_path / "out" / "last_checkpoint").exists()
+    assert (tmp_path / "out" / "metrics.json").read_text() == ""
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
