@@ -64,7 +64,7 @@ def test_each_fault_alone_is_found_at_its_file_and_nothing_else(root, name):
 
 def test_all_faults_together(root):
     expected = set().union(*(breaking(root) for breaking in FAULTY.values()))
-    assert {code for code, _ in expected} == FAULTS.keys()
+    assert {code for code, _ in expected} == FAULTS.keys() - {"taken-twice"}  # of the places that are named
     with ordinary_user():
         report = check_sets(sets_of(root))
     assert sorted(found(report, root)) == sorted(expected)
@@ -182,10 +182,10 @@ def test_the_folders_of_a_mixture_are_those_of_its_members(tmp_path):
     train = {"dataset": {"datasets": [composed, real], "weights": [0.7, 0.3]}, "batch_size": 4}
     test = {"dataset": {"image_dir": "i", "trimap_dir": "t", "alpha_dir": None}}
     assert read_config_sets({"train": train, "test": test, "evaluator": {"image_dir": "x"}}) == [
-        FolderSet("training", {"foreground": fg, "alpha": alpha}),
-        FolderSet("training", {"foreground": rgba}),
-        FolderSet("training", {"background": photos}),
-        FolderSet("training", {"image": photos, "alpha": mattes}),
+        FolderSet("training", {"foreground": fg, "alpha": alpha}, 2),
+        FolderSet("training", {"foreground": rgba}, 2),
+        FolderSet("training", {"background": photos}, 2),
+        FolderSet("training", {"image": photos, "alpha": mattes}, 3),
         FolderSet("test", {"image": Path("i"), "trimap": Path("t")}),
     ]
 
@@ -240,6 +240,21 @@ def test_a_pack_is_checked_as_its_files_are(root, tmp_path):
     shard.write_bytes(content)
     report = check_sets([FolderSet("training", {"foreground": tmp_path / "pack"})])
     assert [finding.code for finding in report.findings if finding.code == "unreadable"] == ["unreadable"]
+
+
+def test_what_two_places_of_one_set_have_is_taken_twice(root, tmp_path, capsys):
+    rgba, photos = root / "train/rgba", str(root / "train/backgrounds")
+    options = ["--background-dir", photos, "--workers", "1", "--foreground-dir", str(rgba)]
+    assert check_dataset.main([*options, f"{rgba}/*1.png"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"warning taken-twice: 1 file: {FAULTS['taken-twice'].meaning}"
+    assert lines[1] == f"    {rgba}/cutout1.png: by {rgba} and by {rgba}/*1.png"
+    member = {"foreground_dirs": str(rgba), "background_dirs": photos}
+    once = check_sets(read_config_sets({"train": {"one": member, "other": member}}))
+    assert once.findings == []  # a mixture may have it in two of its sets
+    make_pack([ForegroundFile(rgba / "cutout0.png")], tmp_path / "pack", 1, lambda number: None)
+    twice = read_config_sets({"train": member | {"foreground_dirs": [str(tmp_path / "pack")] * 2}})
+    assert [finding.code for finding in check_sets(twice).findings] == ["taken-twice"]
 
 
 @pytest.mark.parametrize(

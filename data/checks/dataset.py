@@ -57,10 +57,13 @@ def check_sets(
     groups: dict[Group, None] = {}
     places = dict.fromkeys(place for folders in sets for place in folders.places.values() if place.is_dir())
     findings = [finding for place in places for finding in find_ignored(place)]
+    taken: dict[tuple[int, Role, Path], Path] = {}
     for folders in sets:
         grouped, unmatched = find_groups(folders)
         groups.update(dict.fromkeys(grouped))
         findings += unmatched
+        if folders.part == "training":
+            findings += find_taken_twice(grouped, folders, taken)
     fingerprints: dict[Part, list[Fingerprint]] = {"training": [], "test": []}
     num_processes = min(num_workers, len(groups))
     for outcome in track(map_in_workers(check_group, groups, num_processes), len(groups)):
@@ -71,6 +74,24 @@ def check_sets(
     order = {code: place for place, code in enumerate(FAULTS)}
     files = {path for group in groups for _, path in group.files}
     return Report(sorted(set(findings), key=lambda f: (order[f.code], f.path, f.detail)), len(files))
+
+
+def find_taken_twice(
+    groups: Iterable[Group], folders: FolderSet, taken: dict[tuple[int, Role, Path], Path]
+) -> Iterator[Finding]:
+    """Find what another place of the same data set has too.
+
+    Args:
+        groups: of `folders`.
+        folders: where they are.
+        taken: number of the data set, role and file -> the place that has it; added to.
+    """
+    for group in groups:
+        role, path = group.files[0]
+        key = folders.number, role, path
+        if key in taken:
+            yield Finding("taken-twice", path, f"by {taken[key]} and by {folders.places[role]}")
+        taken[key] = folders.places[role]
 
 
 def check_group(group: Group) -> Outcome:

@@ -28,6 +28,9 @@ FAULTS = {
     "missing-partner": Fault("error", "no file of its name where its partner belongs", "add the partner or remove it"),
     "same-name": Fault("error", "two files of one name without suffix", "keep one of them"),
     "name-case": Fault("error", "a name that differs from its partner's in case alone", "rename one of the two"),
+    "taken-twice": Fault(
+        "warning", "a picture that two places of one data set have", "name it once, if not on purpose"
+    ),
     # of one file
     "no-permission": Fault("error", "a file that this user may not read", "give the right to read it"),
     "zero-bytes": Fault("error", "a file without content", "copy it again from where it is whole"),

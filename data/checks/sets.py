@@ -19,10 +19,14 @@ TRAINING_KINDS: dict[str, Role] = {"foregrounds": "foreground", "images": "image
 
 
 class FolderSet(NamedTuple):
-    """Folders, or patterns of `data.training_sets.find_named`, whose files belong together by name."""
+    """Folders, or patterns of `data.training_sets.find_named`, whose files belong together by name.
+
+    `number` is that of the data set in its config: what two places of one have in common is taken twice.
+    """
 
     part: Part
     places: dict[Role, Path]
+    number: int = 0
 
 
 class Group(NamedTuple):
@@ -47,7 +51,11 @@ def read_config_sets(dataloader: Mapping[str, Any]) -> list[FolderSet]:
         DataError: it names no folder, or a file or pack where none may be; otherwise as
             `data.training_sets.find_real_images`.
     """
-    training = [found for node in find_nodes(dataloader.get("train")) for found in find_training_sets(node)]
+    training = [
+        found._replace(number=number)
+        for number, node in enumerate(find_nodes(dataloader.get("train")))
+        for found in find_training_sets(node)
+    ]
     test = [found for node in find_nodes(dataloader.get("test")) for found in find_test_sets(node)]
     if not training and not test:
         raise DataError("no folder to check: expected foreground_dirs, image_dirs, background_dirs or image_dir in it")
@@ -106,7 +114,7 @@ def find_groups(folders: FolderSet) -> tuple[list[Group], list[Finding]]:
         FileNotFoundError: a folder is missing or holds no picture.
         OSError: a folder may not be listed.
     """
-    part, places = folders
+    part, places, _ = folders
     if tuple(places) == ("foreground",) and is_pack(places["foreground"]):
         packed = find_packed(places["foreground"])
         return [Group(part, (("foreground", Path(one.name)),), packed=one) for one in packed], []
