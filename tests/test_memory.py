@@ -107,6 +107,7 @@ def test_tiles_are_halved_until_they_fit_and_no_further():
             plan_tile(model, 1000, 2000, 256, (used + needs[64] + 1) / 1e9, batch_size=3)
 
 
+@pytest.mark.slow
 def test_equal_images_in_a_row_fit_where_the_first_does():
     """What a prediction leaves behind is given back before the next is planned."""
     command = [sys.executable, "-c", PREDICT_IN_A_ROW]

@@ -68,7 +68,7 @@ def test_the_advice_fits_the_machine(num_workers, num_cores, num_processes, word
     assert re.search(words, speed_advice(num_workers, num_cores, num_processes))
 
 
-@pytest.mark.parametrize(("sample_s", "step_s"), [(0.004, 0.0), (0.0, 0.03)], ids=["slow", "fast"])
+@pytest.mark.parametrize(("sample_s", "step_s"), [(0.015, 0.0), (0.0, 0.03)], ids=["slow", "fast"])
 def test_a_training_warns_of_a_slow_loader_alone(tmp_path, monkeypatch, caplog, sample_s, step_s):
     monkeypatch.setattr(pace, "STEPS_JUDGED", 6)
     monkeypatch.setattr(pace, "WARM_UP_STEPS", 4)

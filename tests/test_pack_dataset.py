@@ -167,8 +167,12 @@ def test_the_tool_itself_may_be_killed_with_its_workers(pictures, tmp_path, monk
     process = subprocess.Popen([sys.executable, "tools/pack_dataset.py", *options], cwd=REPOSITORY)
     while process.poll() is None and not list(output.glob("shard-*.bin")):
         time.sleep(0.005)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
     process.wait()
+    deadline = time.monotonic() + 30
+    while any(Path("/proc", child).exists() for child in children) and time.monotonic() < deadline:
+        time.sleep(0.01)  # they end on their own, and may have begun a shard before
     monkeypatch.undo()
     assert pack_dataset.main([*options[:-1], "1"]) == 0
     assert pack_dataset.main([*options[:3], str(tmp_path / "whole"), "--num-workers", "1", "--verify"]) == 0

@@ -152,6 +152,7 @@ def test_a_network_in_float64_gives_float32_too(model):
     np.testing.assert_allclose(pred_alpha, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read as Linux tells it")
 def test_memory_is_flat_over_many_predictions():
     command = [sys.executable, "-c", PREDICT_AND_PRINT_PAGES]

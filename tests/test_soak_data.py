@@ -45,5 +45,5 @@ def test_samples_that_depend_on_the_process_are_found():
 
 def test_a_leak_is_found(monkeypatch):
     monkeypatch.setattr(soak_data, "WARM_UP_SAMPLES", 20)
-    found = soak(Faulty(leak_mb=2), 80, 60, seed=1)
+    found = soak(Faulty(leak_mb=4), 80, 60, seed=1)
     assert "a worker of Life(start=0, stop=80" in found[0]
