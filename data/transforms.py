@@ -2,8 +2,7 @@
 
 A sample is a dict of float32 arrays in [0, 1], S x S px: "alpha" (S, S, 1), "foreground" (S, S, 3), not premultiplied,
 and "background" (S, S, 3) to begin with; "trimap" (S, S, 1) and "image" (S, S, 3) are made of these. How they are cut
-out of files is `data.views` and `data.sampling`. The defaults of all ranges stand in one place,
-`data.datasets.CompositionDataset`.
+out of files is `data.views` and `data.sampling`. The defaults of all ranges stand in the data sets.
 """
 
 from collections.abc import Sequence
