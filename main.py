@@ -5,7 +5,8 @@
     python main.py --config-file CONFIG --eval-only train.init_checkpoint=output/first/model_final.pth
 
 Exit status: 2 for a command line or config that cannot be used, 1 where a data set or checkpoint is missing or unfit,
-3 where the data or the loader failed on the way: there is a checkpoint of all steps done, from which --resume goes on.
+3 where the data or the loader failed on the way: there is a checkpoint of all steps done, from which --resume goes on,
+130 interrupted: --resume goes on from the last checkpoint, and what came after it is lost.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
 from engine.checkpoint import Checkpointer, load_weights, read_checkpoint
-from engine.config import TRAINING_SECTIONS, ConfigError, apply_overrides, load_config
+from engine.config import TRAINING_SECTIONS, ConfigError, apply_overrides, check_whole, load_config
 from engine.hooks import EvaluateAndKeepBest, WriteMetrics, evaluate
 from engine.launch import distribute, launch
 from engine.loading import LoaderError
@@ -155,10 +156,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         if any(override.startswith("train.world_size=") for override in args.opts):
             raise ConfigError("train.world_size follows from --num-gpus and --num-machines: set these")
         apply_overrides(cfg, [*args.opts, f"train.world_size={args.num_gpus * args.num_machines}"])
+        for key, least in (("train.seed", 0), ("train.log_period", 1)):
+            check_whole(cfg, key, least)
         launch(run, args, cfg.train.device, (cfg, args, describe_change(cfg, recipe_samples)))
     except ConfigError as error:
         print(f"main.py: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        advice = "" if args.eval_only else "; --resume goes on from the last checkpoint, if there is one"
+        print(f"main.py: interrupted{advice}", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """Loaders: an endless seeded stream of training samples, and one pass over a test set, both shared out to ranks."""
 
+import signal
+from functools import partial
+
 import cv2
 import torch
 from torch import distributed
@@ -50,7 +53,7 @@ def build_train_loader(
         sampler=InfiniteSampler(len(batches), batch_size, seed, rank, world_size),
         num_workers=num_workers,
         collate_fn=collate,
-        worker_init_fn=prepare_worker,
+        worker_init_fn=partial(prepare_worker, world_size=world_size),
         persistent_workers=num_workers > 0,
         prefetch_factor=prefetch_factor if num_workers > 0 else None,
         pin_memory=torch.cuda.is_available(),
@@ -72,14 +75,19 @@ def build_test_loader(dataset: Dataset, num_workers: int) -> DataLoader:
         batch_size=1,
         sampler=range(rank, size, world_size),
         num_workers=num_workers,
-        worker_init_fn=prepare_worker,
+        worker_init_fn=partial(prepare_worker, world_size=world_size),
         generator=torch.Generator(),
     )
 
 
-def prepare_worker(worker_id: int) -> None:
-    """Keep OpenCV of a worker to one thread: its pool does not survive a fork, and workers share the cores already."""
+def prepare_worker(worker_id: int, world_size: int) -> None:
+    """Keep OpenCV of a worker to one thread: its pool does not survive a fork, and workers share the cores already.
+
+    Ctrl-C, which reaches all processes, is the training's to meet, and workers end with it; one of several training
+    processes ends at once by it, and its workers then do as well.
+    """
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN if world_size == 1 else signal.SIG_DFL)
 
 
 def rank_and_world_size() -> tuple[int, int]:

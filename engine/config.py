@@ -81,6 +81,13 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
         raise ConfigError(f"config key {error.full_key!r}: {str(error).splitlines()[0]}") from error
 
 
+def check_whole(cfg: DictConfig, key: str, least: int) -> None:
+    """Raise a ConfigError unless a key stands for a whole number of at least so much."""
+    number = _value(cfg, key)
+    if not isinstance(number, int) or number < least:
+        raise ConfigError(f"{key} must be a whole number of at least {least}, got {number!r}")
+
+
 def dotted_keys(cfg: DictConfig) -> list[str]:
     """Every key of a config, groups included, as "a.b.c"; nothing is resolved."""
 

@@ -11,7 +11,7 @@ from detectron2.engine import hooks
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
-from detectron2.utils.events import CommonMetricPrinter
+from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -52,6 +52,7 @@ class WriteMetrics(hooks.PeriodicWriter):
     """
 
     trainer: Trainer
+    _writers: list[EventWriter]
 
     def after_train(self) -> None:
         if self.trainer.iter < self.trainer.max_iter:

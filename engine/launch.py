@@ -1,7 +1,9 @@
 """One process or several: the one way in, and what several processes share."""
 
 import argparse
+import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -31,6 +33,7 @@ def launch(main: Callable[..., None], args: argparse.Namespace, device: str, mai
     Raises:
         ConfigError: for another device, or where this machine has fewer GPUs than asked for.
         SystemExit: with the status of a process that ended by itself; it said why.
+        KeyboardInterrupt: by Ctrl-C, when the other processes have ended.
     """
     if device not in DEVICES:
         raise ConfigError(
@@ -47,6 +50,10 @@ def launch(main: Callable[..., None], args: argparse.Namespace, device: str, mai
             spawn(leave_together, *processes, (main, *main_args))
     except ProcessExitedException as error:
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        for process in multiprocessing.active_children():  # the signal may have come to this one alone
+            process.terminate()
+        raise
 
 
 def leave_together(main: Callable[..., None], *main_args: Any) -> None:
@@ -55,6 +62,8 @@ def leave_together(main: Callable[..., None], *main_args: Any) -> None:
     Left open, gloo's threads abort the process ("terminate called without an active exception", status -6) where it
     ends before the others do.
     """
+    if multiprocessing.parent_process() is not None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all, and one line about it is enough
     is_done = False
     try:
         main(*main_args)

@@ -1,5 +1,6 @@
 """Loaders: the same batches for any number of workers, whole whatever cannot be read; test images without repeats."""
 
+import signal
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,23 @@ def test_workers_live_on_and_make_as_many_batches_ahead_as_asked_for(num_workers
     assert loader.persistent_workers == (num_workers > 0)
     assert loader.prefetch_factor == ahead
     assert loader.pin_memory == torch.cuda.is_available()
+
+
+class Interrupts(Dataset):
+    """What becomes of Ctrl-C in the process that makes a sample."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
+        return {"handler": torch.tensor(int(signal.getsignal(signal.SIGINT)))}
+
+
+@pytest.mark.parametrize(("world_size", "handler"), [(1, signal.SIG_IGN), (2, signal.SIG_DFL)])
+def test_workers_leave_ctrl_c_to_the_one_training_process_or_end_as_several_do(monkeypatch, world_size, handler):
+    monkeypatch.setattr(build, "rank_and_world_size", lambda: (0, world_size))
+    batch = next(iter(build_train_loader(Interrupts(), 1, 1, seed=0)))
+    assert batch["handler"].item() == handler
 
 
 class Strided(Dataset):

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -197,8 +198,11 @@ def test_a_stop_in_the_last_evaluation_is_made_up_for_once(trained, data, tmp_pa
         return evaluate(*args)
 
     monkeypatch.setattr(main, "evaluate", stopped_evaluation)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="130"):
         main.main(["--config-file", DEMO, *overrides(data, tmp_path, **changes)])
+    assert (
+        capsys.readouterr().err == "main.py: interrupted; --resume goes on from the last checkpoint, if there is one\n"
+    )
     best = torch.load(tmp_path / "model_best.pth", weights_only=True)
     assert (best["iteration"], best["value"]) == (2, first) and (tmp_path / "model_final.pth").exists()
     saved = (tmp_path / "config.yaml").read_text()
@@ -357,6 +361,9 @@ def test_a_checkpoint_of_another_network_is_one_message(trained, data, tmp_path)
         (["--config-file", DEMO, "--num-gpus", "0"], "--num-gpus must be at least 1, got 0"),
         (["--config-file", DEMO, "--num-machines", "-1"], "--num-machines must be at least 1, got -1"),
         (["--config-file", DEMO, "train.device=gpu"], "train.device must be cpu or cuda, got 'gpu'"),
+        (["--config-file", DEMO, "train.seed=1.5"], "train.seed must be a whole number of at least 0, got 1.5"),
+        (["--config-file", DEMO, "train.seed=null"], "train.seed must be a whole number of at least 0, got None"),
+        (["--config-file", DEMO, "train.log_period=0"], "train.log_period must be a whole number of at least 1, got 0"),
         (["--config-file", "absent.py"], "existing .py or .yaml file, got 'absent.py'"),
         ([], "existing .py or .yaml file"),
     ],
@@ -369,28 +376,35 @@ def test_a_command_line_that_cannot_be_used_is_one_line_and_status_2(arguments, 
     assert message.count("\n") == 1 and words in message
 
 
-def run_two_processes(*arguments):
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "main.py",
-        "--config-file",
-        DEMO,
-        "--num-gpus",
-        "2",
-        "--dist-url",
-        "auto",
-    ]
-    return subprocess.run(
-        [*command, *arguments],
+def start_two_processes(*arguments):
+    command = ["main.py", "--config-file", DEMO, "--num-gpus", "2", "--dist-url", "auto", *arguments]
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", *command],
         cwd=REPOSITORY,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
-        check=False,
+        start_new_session=True,
     )
+
+
+def run_two_processes(*arguments):
+    process = start_two_processes(*arguments)
+    output = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, *output)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_all_processes_in_one_line(data, tmp_path):
+    changes = {"train.device": "cpu", "dataloader.train.num_workers": 1, "train.epochs": 10_000}
+    process = start_two_processes(*overrides(data, tmp_path, **changes))
+    while " iter: 9 " not in process.stdout.readline():
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1].startswith("main.py: interrupted; --resume") and "Traceback" not in output + errors
 
 
 def test_two_processes_on_the_cpu_train_and_evaluate_together(data, tmp_path):

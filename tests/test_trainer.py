@@ -3,6 +3,8 @@
 import argparse
 import atexit
 import logging
+import multiprocessing
+import signal
 import time
 from pathlib import Path
 
@@ -338,6 +340,20 @@ def test_a_process_that_is_done_before_the_others_ends_well(tmp_path):
     """With connections still open, every second run of this ended by SIGABRT."""
     launch(leave_one_by_one, processes(2), "cpu", (tmp_path,))
     assert {path.name for path in tmp_path.iterdir()} == {"closed0", "closed1"}
+
+
+def test_an_interrupted_launch_leaves_no_process(monkeypatch):
+    other = multiprocessing.Process(target=time.sleep, args=(60,))
+
+    def interrupted(*_):
+        other.start()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("engine.launch.spawn", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        launch(print, processes(2), "cpu", ())
+    other.join(10)
+    assert other.exitcode == -signal.SIGTERM
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:0", "meta", ""])
