@@ -1,5 +1,6 @@
 """The soak in short, and that it finds what it is for."""
 
+import mmap
 import os
 
 import pytest
@@ -31,8 +32,10 @@ class Faulty(Dataset):
         return 1000
 
     def __getitem__(self, key):
-        if os.getpid() != PARENT:
-            self.kept.append(b"x" * self.leak_mb * 2**20)
+        if self.leak_mb and os.getpid() != PARENT:
+            leak = mmap.mmap(-1, self.leak_mb * 2**20)  # pages of its own, not such as the parent has freed
+            leak.write(b"x" * len(leak))
+            self.kept.append(leak)
         return {"key": torch.tensor([*key, os.getpid() if self.names_process else 0])}
 
 
