@@ -13,7 +13,7 @@ from data.layouts import check_equal_sizes
 from data.trimap import ALPHA_TOLERANCE
 
 NUM_POINTS = 64  # draws of an unknown pixel, of which a view takes one that its affine map leaves inside the frame
-NUM_TRIES = 1 << 13  # finds that many where one pixel in 100 is unknown; only rarer ones need a search
+NUM_TRIES = 1 << 14  # finds that many where one pixel in 256 is unknown; only rarer ones need a search
 REDUCTIONS = (1, 2, 4, 8)  # what JPEG decoding offers
 MAX_BLEEDING = (
     1.5 / 255
