@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images import PictureFile, as_colours, as_grey, split_rgba
+from data.images import PictureFile, as_colours, read_raw_alpha, read_raw_rgba
 from data.layouts import check_equal_sizes
 from data.trimap import ALPHA_TOLERANCE
 
@@ -78,9 +78,9 @@ class ForegroundFile:
 
     def open(self) -> OpenForeground:
         if self.alpha_path is None:
-            return DecodedForeground(*split_rgba(PictureFile(self.path).read(), self.path))
+            return DecodedForeground(*read_raw_rgba(self.path))
         colours = PictureFile(self.path)
-        alpha = as_grey(PictureFile(self.alpha_path).read(), self.alpha_path)
+        alpha = read_raw_alpha(self.alpha_path)
         check_equal_sizes(colours.size(), self.path, alpha.shape[1::-1], self.alpha_path)
         return ForegroundOfFiles(colours, alpha, self.bleedings)
 

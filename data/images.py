@@ -174,11 +174,7 @@ def read_raw_rgba(path: str | Path) -> tuple[NDArray, NDArray]:
     Raises:
         DataError: the file has no transparency.
     """
-    return split_rgba(read_raw(path), path)
-
-
-def split_rgba(pixels: NDArray, path: str | Path) -> tuple[NDArray, NDArray]:
-    """Split a cut-out (H, W, 4) into colours (H, W, 3) and alpha (H, W); see `read_raw_rgba`."""
+    pixels = read_raw(path)
     if pixels.ndim != 3 or pixels.shape[2] != 4:
         raise DataError(f"{path} has no transparency; a cut-out is RGBA: add its alpha, or give a folder of alphas")
     return pixels[:, :, :3], pixels[:, :, 3]

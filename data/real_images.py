@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from data.datasets import DEGRADATION_STREAM, as_tensor
 from data.degradation import DegradeImage
 from data.foregrounds import Box, DecodedAlpha, average
-from data.images import PictureFile, as_colours, as_grey, to_float
+from data.images import PictureFile, as_colours, read_raw_alpha, to_float
 from data.layouts import check_equal_sizes
 from data.ranges import check_number
 from data.sampling import draw_interpolation, read_window, warp
@@ -163,7 +163,7 @@ class OpenPhotograph(DecodedAlpha):
     """
 
     def __init__(self, path: Path, alpha_path: Path) -> None:
-        super().__init__(as_grey(PictureFile(alpha_path).read(), alpha_path))
+        super().__init__(read_raw_alpha(alpha_path))
         self._image = PictureFile(path)
         check_equal_sizes(self._image.size(), path, self.size, alpha_path)
 

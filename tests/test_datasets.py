@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data import datasets, foregrounds
+from data import datasets, images
 from data.datasets import CompositionDataset, MattingFolder
 from data.images import DataError, PictureFile, find_images, read_raw_alpha, to_uint8
 
@@ -99,7 +99,7 @@ def record(dataset: CompositionDataset, monkeypatch: pytest.MonkeyPatch, keys: l
             opened.append(Path(path).name)
             super().__init__(path)
 
-    monkeypatch.setattr(foregrounds, "PictureFile", Recorded)
+    monkeypatch.setattr(images, "PictureFile", Recorded)
     monkeypatch.setattr(datasets, "PictureFile", Recorded)
     for key in keys:
         opened.clear()
