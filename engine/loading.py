@@ -10,6 +10,8 @@ from typing import Any
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
+from engine.stopping import TrainingStopped
+
 logger = logging.getLogger(__name__)
 
 MAX_FAULTY_SHARE = 0.01
@@ -21,12 +23,10 @@ DEAD_WORKER = ("DataLoader worker", "Pin memory thread")
 """How torch begins the RuntimeErrors about processes and threads that ended."""
 
 
-class LoaderError(BaseException):
-    """A training that cannot go on for want of samples; its weights are those of the last whole step.
+class LoaderError(TrainingStopped):
+    """A training that cannot go on for want of samples."""
 
-    All processes raise it in the same step. It is no `Exception`, as `KeyboardInterrupt` is none: of those detectron2
-    logs the traceback, which knows nothing of the files that the message names.
-    """
+    status = 3
 
 
 class Batches:
