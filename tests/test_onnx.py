@@ -81,6 +81,7 @@ def test_batches_are_of_any_size(exported):
         ("ViT", dict(keep_prefix_tokens=False)),
         ("ViT", dict(window_size=1)),
         ("ViT", dict(window_size=24)),
+        ("ViT", dict(rope_per_window=True)),
         ("ViT", dict(ffn_layer="swiglu", qkv_bias=False, num_storage_tokens=0)),
         ("ViT", dict(depth=3, global_block_indexes=[0])),
         ("ViTDet", dict(window_size=5, global_block_indexes=[0, 1])),

@@ -28,6 +28,8 @@ model = L(ViTMatte)(
         rope_shift=None,
         rope_jitter=None,
         rope_rescale=None,
+        # True: coordinates start anew in each window; docs/ablation.md
+        rope_per_window=False,
         use_activation_checkpointing=False,
     ),
     decoder=L(DetailCapture)(

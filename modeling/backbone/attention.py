@@ -15,7 +15,7 @@ class Attention(nn.Module):
 
     With a window size, each window attends to the prefix tokens and its own patches, and prefix queries attend to all
     tokens; with a window as large as the grid this equals global attention. Queries and keys are turned before the
-    grid is cut, so every window uses its own part of the whole image's table.
+    grid is cut, so every window uses its own part of the grid's table.
 
     Args:
         dim: width D.

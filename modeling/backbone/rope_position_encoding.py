@@ -13,6 +13,9 @@ class RopePositionEmbedding(nn.Module):
     d / 4 periods `base ** (2 i / (d / 2))` per axis, and an angle is `2 pi coordinate / period`. The periods are a
     buffer of the checkpoint: published files hold values rounded to bfloat16, with which the network was trained.
 
+    Asked for windows, each patch's place is counted and scaled within its window instead, a ragged one by its own
+    sides: all windows look alike then, and what one step means no longer depends on the size of the image.
+
     The three augmentations move the coordinates in training mode only, drawn once per forward: `shift` adds
     uniform [-shift, shift] per axis, `jitter` multiplies per axis and `rescale` both axes alike by a factor that is
     log-uniform in [1 / value, value]. None switches one off.
@@ -38,14 +41,18 @@ class RopePositionEmbedding(nn.Module):
         exponents = 2.0 * torch.arange(head_dim // 4, dtype=torch.float32) / (head_dim // 2)
         self.register_buffer("periods", base**exponents)
 
-    def forward(self, height: int, width: int) -> tuple[Tensor, Tensor]:
+    def forward(self, height: int, width: int, window_size: int = 0) -> tuple[Tensor, Tensor]:
         """Sines and cosines for a grid of height x width patches, in row order.
+
+        Args:
+            height: of the grid in patches.
+            width: of the grid in patches.
+            window_size: side in patches of the windows whose own coordinates the patches get; 0 is the whole grid's.
 
         Returns: two tensors (height * width, head_dim), in float32 at least.
         """
         periods = self.periods.to(torch.promote_types(self.periods.dtype, torch.float32))
-        # Coordinates are float32 also where the network runs in float64: the published networks were built so.
-        axes = [(torch.arange(n, device=periods.device, dtype=torch.float32) + 0.5) / n for n in (height, width)]
+        axes = [_centres(length, window_size, periods.device) for length in (height, width)]
         coordinates = 2.0 * torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 2) - 1.0  # (hw, 2)
         if self.training:
             coordinates = self._augment(coordinates)
@@ -61,6 +68,16 @@ class RopePositionEmbedding(nn.Module):
                 log = math.log(factor)
                 coordinates = coordinates * coordinates.new_empty(size).uniform_(-log, log).exp()
         return coordinates
+
+
+def _centres(length: int, window_size: int, device: torch.device) -> Tensor:
+    """Patch centres on one axis as shares of its length, or of that of the window that each lies in: (length,)."""
+    # float32 also where the network runs in float64: the published networks were built so.
+    places = torch.arange(length, device=device, dtype=torch.float32)
+    if not window_size:
+        return (places + 0.5) / length
+    within = places % window_size
+    return (within + 0.5) / (length - (places - within)).clamp(max=window_size)
 
 
 def rotate(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:

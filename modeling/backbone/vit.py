@@ -34,6 +34,8 @@ class ViT(nn.Module):
         global_block_indexes: blocks with global attention.
         conv_residual_block_indexes: blocks that end with a convolution neck.
         rope_base, rope_shift, rope_jitter, rope_rescale: see `RopePositionEmbedding`.
+        rope_per_window: whether a windowed block turns by each patch's place in its window, as other implementations
+            do, instead of its place in the image, as DINOv3 was trained; an ablation.
         use_activation_checkpointing: recompute each block in the backward pass instead of storing its activations.
 
     Raises:
@@ -63,6 +65,7 @@ class ViT(nn.Module):
         rope_shift: float | None = None,
         rope_jitter: float | None = None,
         rope_rescale: float | None = None,
+        rope_per_window: bool = False,
         use_activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -70,7 +73,9 @@ class ViT(nn.Module):
         conv_residual_blocks = checked_indexes("conv_residual_block_indexes", conv_residual_block_indexes, depth)
         if window_size < 1 and len(global_blocks) < depth:
             raise ValueError(f"window_size must be at least 1 patch, got {window_size}")
+        windows = [0 if index in global_blocks else window_size for index in range(depth)]
         self.embed_dim = embed_dim
+        self.rope_windows = windows if rope_per_window else [0] * depth
         self.use_activation_checkpointing = use_activation_checkpointing
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim)) if keep_prefix_tokens else None
@@ -90,7 +95,7 @@ class ViT(nn.Module):
                 layer_scale_init=layer_scale_init,
                 norm_eps=norm_eps,
                 drop_path=drop_path_rate * index / max(depth - 1, 1),
-                window_size=0 if index in global_blocks else window_size,
+                window_size=windows[index],
                 has_conv_residual=index in conv_residual_blocks,
             )
             for index in range(depth)
@@ -125,13 +130,14 @@ class ViT(nn.Module):
         prefix = [token.expand(B, -1, -1) for token in (self.cls_token, self.storage_tokens) if token is not None]
         x = torch.cat([*prefix, x.flatten(1, 2)], dim=1)
         num_prefix = x.shape[1] - h * w
-        rope = self.rope_embed(h, w)
+        tables = {window: self.rope_embed(h, w, window) for window in sorted(set(self.rope_windows))}
+        ropes = [tables[window] for window in self.rope_windows]
         is_recomputed = self.use_activation_checkpointing and self.training
-        for block in self.blocks[:-1]:
+        for block, rope in zip(self.blocks[:-1], ropes[:-1], strict=True):
             x = run_block(is_recomputed, block, x, rope, (h, w), None)
         last = self.blocks[-1]
         queries = None if is_read is None else num_prefix + read_indexes(is_read, last.residual is not None)
-        return self.norm(run_block(is_recomputed, last, x, rope, (h, w), queries)), (h, w)
+        return self.norm(run_block(is_recomputed, last, x, ropes[-1], (h, w), queries)), (h, w)
 
     def forward(self, x: Tensor, is_read: Tensor | None = None) -> Tensor:
         """Compute the feature map.

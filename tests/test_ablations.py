@@ -1,0 +1,57 @@
+"""Each ablation of docs/ablation.md is one override of a config, and does what the argument does by hand."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from detectron2.config import instantiate
+from test_vit import image, randomise
+
+from engine.config import apply_overrides, load_config
+from modeling.backbone import ViT
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.mark.parametrize(
+    ("override", "changes"),
+    [
+        ("keep_prefix_tokens=False", dict(keep_prefix_tokens=False)),
+        ("rope_per_window=True", dict(rope_per_window=True)),
+        ("conv_residual_block_indexes=[]", dict(conv_residual_block_indexes=())),
+    ],
+)
+def test_the_backbone_of_an_override_is_the_one_built_by_hand(override: str, changes: dict[str, Any]) -> None:
+    cfg = load_config(CONFIGS / "demo.py")
+    arguments = {key: value for key, value in cfg.model.backbone.items() if key != "_target_"}
+    plain, expected = (randomise(ViT(**arguments | extra)).eval() for extra in ({}, changes))
+    apply_overrides(cfg, [f"model.backbone.{override}"])
+    built = randomise(instantiate(cfg.model.backbone)).eval()
+    assert built.state_dict().keys() == expected.state_dict().keys()
+    x = image(96, 112, batch=1)  # a 6 x 7 grid, window 4
+    assert torch.equal(built(x), expected(x))
+    assert not torch.allclose(built(x), plain(x), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "backbone", "decoder"),
+    [
+        ([], [0.65**power for power in range(14)], 5.0),
+        (["optimizer.params.lr_decay_rate=1.0"], [1.0], 5.0),
+        (["optimizer.params.decoder_lr_factor=1.0"], [0.65**power for power in range(14)], 1.0),
+    ],
+)
+def test_rates_of_an_override(overrides: list[str], backbone: list[float], decoder: float) -> None:
+    """Which rates the parameters of a ViT-S have, as shares of the config's."""
+    cfg = load_config(CONFIGS / "ViTMatte_S_10ep.py")
+    apply_overrides(cfg, ["model.backbone.embed_dim=24", "model.backbone.keep_prefix_tokens=True", *overrides])
+    cfg.optimizer.params.model = model = instantiate(cfg.model)
+    names = {parameter: name.partition(".")[0] for name, parameter in model.named_parameters()}
+    rates: dict[str, Counter[float]] = {"backbone": Counter(), "decoder": Counter()}
+    for group in instantiate(cfg.optimizer.params):
+        for parameter in group["params"]:
+            rates[names[parameter]][group["lr"] / cfg.optimizer.lr] += 1
+    assert sorted(rates["backbone"], reverse=True) == pytest.approx(backbone)
+    assert list(rates["decoder"]) == pytest.approx([decoder])
