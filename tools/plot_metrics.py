@@ -1,0 +1,112 @@
+"""Draw the curves of trainings side by side, or put them into a table with intervals over seeds.
+
+    python tools/plot_metrics.py output/first output/second --output curves.png
+    python tools/plot_metrics.py output/ablation/* --table --baseline base --format markdown --csv table.csv
+
+Takes output folders, or files as their metrics.json. Runs that differ by their seed alone are one group, by the name of
+the folder without _seedN or -sN at its end and by config.yaml; their mean stands with half the width of its 95 %
+interval (Student's t). --baseline adds the differences to one group, paired by seed.
+Exit status: 0 done, 1 something is wrong with the files, 2 wrong usage, 130 interrupted.
+"""
+
+import _root  # noqa: F401
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from data.images import DataError
+from evaluation.report import format_table, write_csv
+from tools.runs.drawing import draw_curves
+from tools.runs.reading import GROUPING, Run, differing_settings, group_by_seed, read_runs
+from tools.runs.table import Choice, default_metrics, plain_rows, shown_rows, tabulate
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; options that contradict each other end the process with status 2."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", help="output folders, or metrics.json files")
+    parser.add_argument(
+        "--metrics",
+        nargs="+",
+        help="names as in metrics.json (default: what evaluations give; for curves total_loss and lr as well)",
+    )
+    parser.add_argument(
+        "--smooth", type=int, default=5, help="lines over which training metrics are averaged (default: %(default)s)"
+    )
+    parser.add_argument("--output", type=Path, help="picture to write (default: metrics.png, none with --table)")
+    parser.add_argument("--table", action="store_true", help="print a table")
+    parser.add_argument("--best", metavar="METRIC", help="count each run's best evaluation by this, not its last")
+    parser.add_argument("--mode", choices=("min", "max"), default="min", help="what --best means (default: min)")
+    parser.add_argument("--baseline", metavar="RUN", help="group to which the others' differences are shown")
+    parser.add_argument("--format", choices=("text", "markdown"), default="text", help="of the table")
+    parser.add_argument("--csv", type=Path, help="file for the table in natural units at full precision")
+    options = parser.parse_args(arguments)
+    if options.smooth < 1:
+        parser.error(f"--smooth must be at least 1, got {options.smooth}")
+    if not options.table and (options.best or options.baseline or options.csv):
+        parser.error("--best, --baseline and --csv belong to --table")
+    if options.output is None and not options.table:
+        options.output = Path("metrics.png")
+    return options
+
+
+def print_table(groups: Mapping[str, Sequence[Run]], metrics: Sequence[str], options: argparse.Namespace) -> None:
+    """Print the table, and that of differences, and write them where --csv asks for it.
+
+    Raises:
+        DataError: a run lacks what the table needs.
+        OSError: the file cannot be written.
+    """
+    choice, is_markdown = Choice(options.best, options.mode == "max"), options.format == "markdown"
+    lines = tabulate(groups, metrics, choice, options.smooth)
+    rows = plain_rows(lines)
+    print(format_table(shown_rows(lines), is_markdown))
+    if options.baseline is not None:
+        lines = tabulate(groups, metrics, choice, options.smooth, options.baseline)
+        rows += [{**row, "run": f"{row['run']} - {options.baseline}"} for row in plain_rows(lines)]
+        print(f"\nless {options.baseline}, paired by seed")
+        if lines:
+            print(format_table(shown_rows(lines), is_markdown))
+    print(f"\nmean ± half the width of the 95 % interval over seeds (Student's t); one group is {GROUPING}")
+    if options.csv is not None:
+        write_csv(rows, options.csv)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line (`sys.argv` by default) and draw or print.
+
+    Returns: the exit status.
+    """
+    options = parse(arguments)
+    try:
+        runs = read_runs(options.runs)
+        for run in runs:
+            if run.num_spoilt:
+                print(f"plot_metrics.py: {run.name}: {run.num_spoilt} lines could not be read", file=sys.stderr)
+        groups = group_by_seed(runs)
+        for stem in {run.stem for run in runs} - groups.keys():
+            kin = [run for run in runs if run.stem == stem]
+            if keys := differing_settings(kin):
+                names = ", ".join(run.name for run in kin)
+                print(f"plot_metrics.py: {names} are no group: they differ in {', '.join(keys)}", file=sys.stderr)
+        evaluations = default_metrics(runs)
+        if options.table:
+            print_table(groups, options.metrics or evaluations, options)
+        if options.output is not None:
+            metrics = options.metrics or [*dict.fromkeys(("total_loss", *evaluations, "lr"))]
+            draw_curves(groups, metrics, options.smooth, options.output)
+            print(f"drew {len(runs)} runs to {options.output}")
+    except (OSError, ValueError) as error:
+        for line in str(error).splitlines():
+            print(f"plot_metrics.py: {line}", file=sys.stderr)
+        return 1 if isinstance(error, OSError | DataError) else 2
+    except KeyboardInterrupt:
+        print("plot_metrics.py: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,59 @@
+"""Curves of runs, a panel for each metric."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tools.runs.reading import Run, is_evaluation
+from tools.runs.table import curve_of
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
+STYLES = ("-", "--", ":")  # after as many groups as there are colours
+NUM_COLUMNS = 3
+PANEL_INCHES = (4.6, 3.3)
+
+
+def draw_curves(groups: Mapping[str, Sequence[Run]], metrics: Sequence[str], window: int, path: Path) -> None:
+    """Draw a panel for each metric, a colour for each group and a line for each run, what smoothing hid faintly below.
+
+    Losses that are all positive stand on a logarithmic scale.
+
+    Args:
+        groups: as `group_by_seed` gives them.
+        metrics: those that no run has are left out.
+        window: lines over which training metrics are averaged.
+        path: picture to write.
+
+    Raises:
+        OSError: it cannot be written.
+        ValueError: no run has any of the metrics, or the suffix is of no kind of picture.
+    """
+    from matplotlib.figure import Figure  # its Agg canvas needs no window system
+
+    drawn = [metric for metric in metrics if any(metric in run.curves for runs in groups.values() for run in runs)]
+    if not drawn:
+        raise ValueError(f"no run has {', '.join(metrics)}")
+    num_columns = min(NUM_COLUMNS, len(drawn))
+    num_rows = math.ceil(len(drawn) / num_columns)
+    figure = Figure(figsize=(PANEL_INCHES[0] * num_columns, PANEL_INCHES[1] * num_rows), layout="constrained")
+    panels = figure.subplots(num_rows, num_columns, squeeze=False).flatten().tolist()
+    for panel in panels[len(drawn) :]:
+        panel.remove()
+    handles = {}
+    for metric, panel in zip(drawn, panels, strict=False):
+        for index, (name, runs) in enumerate(groups.items()):
+            colour, style = COLOURS[index % len(COLOURS)], STYLES[index // len(COLOURS) % len(STYLES)]
+            for run in runs:
+                raw, curve = run.curves.get(metric, {}), curve_of(run, metric, window)
+                if raw != curve:
+                    panel.plot(list(raw), list(raw.values()), color=colour, alpha=0.2, linewidth=0.8)
+                marker = "." if is_evaluation(metric) or len(curve) == 1 else ""
+                label = f"{name} ({len(runs)} seeds)" if len(runs) > 1 else name
+                (handles[label],) = panel.plot(list(curve), list(curve.values()), style, color=colour, marker=marker)
+        if "loss" in metric and all(value > 0 for line in panel.lines for value in line.get_ydata()):
+            panel.set_yscale("log")
+        panel.set(title=metric, xlabel="iteration")
+        panel.grid(alpha=0.3)
+    num_columns = min(4, len(handles))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=num_columns, fontsize="small")
+    figure.savefig(path, dpi=110)
