@@ -1,4 +1,4 @@
-"""Optimiser groups: layer-wise learning-rate decay by parameter name, and which parameters decay."""
+"""Optimiser groups: layer-wise learning-rate decay by parameter name, which parameters decay, and which start late."""
 
 import re
 from typing import Any
@@ -36,6 +36,11 @@ def get_vit_lr_decay_rate(name: str, lr_decay_rate: float, num_layers: int) -> f
     return lr_decay_rate ** (num_layers - index)
 
 
+def is_pretrained(name: str) -> bool:
+    """Tell whether a parameter comes with a backbone's weights: decoder and convolution necks are new."""
+    return name.startswith("backbone.") and ".residual." not in name
+
+
 def get_optimizer_params(
     model: nn.Module,
     base_lr: float,
@@ -43,6 +48,7 @@ def get_optimizer_params(
     lr_decay_rate: float = 1.0,
     num_layers: int = 12,
     decoder_lr_factor: float = 1.0,
+    pretrained_start: float = 0.0,
 ) -> list[dict[str, Any]]:
     """Parameter groups for a torch optimiser, one per learning rate and weight decay.
 
@@ -56,10 +62,19 @@ def get_optimizer_params(
         lr_decay_rate: see `get_vit_lr_decay_rate`.
         num_layers: number of blocks of the backbone.
         decoder_lr_factor: the decoder's learning rate over base_lr.
+        pretrained_start: fraction of the training, in [0, 1), before which decoder and necks learn alone. They are new:
+            what they send back at first would move the pretrained weights to no purpose, while a neck has nothing to
+            lose and starts as the identity.
 
-    Returns: groups with "params", "lr" and "weight_decay"; every trainable parameter is in exactly one.
+    Returns: groups with "params", "lr", "weight_decay" and "start" (see `engine.rates`); every trainable parameter is
+        in exactly one.
+
+    Raises:
+        ValueError: a start outside the training; see `get_vit_lr_decay_rate` too.
     """
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    if not 0.0 <= pretrained_start < 1.0:
+        raise ValueError(f"pretrained_start must be a fraction of the training, 0 to below 1, got {pretrained_start}")
+    groups: dict[tuple[float, float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -67,5 +82,7 @@ def get_optimizer_params(
         factor = get_vit_lr_decay_rate(name, lr_decay_rate, num_layers)
         lr = base_lr * factor * (decoder_lr_factor if name.startswith("decoder.") else 1.0)
         decay = 0.0 if parameter.dim() < 2 or name.endswith(TOKENS) else weight_decay
-        groups.setdefault((lr, decay), {"params": [], "lr": lr, "weight_decay": decay})["params"].append(parameter)
+        start = pretrained_start if is_pretrained(name) else 0.0
+        group = {"params": [], "lr": lr, "weight_decay": decay, "start": start}
+        groups.setdefault((lr, decay, start), group)["params"].append(parameter)
     return list(groups.values())

@@ -1,6 +1,7 @@
 """The meta architecture: normalise, pad, backbone, decoder, then losses or the cropped alpha."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +24,10 @@ class ViTMatte(nn.Module):
         pixel_mean: per RGB channel, in [0, 1].
         pixel_std: per RGB channel. The trimap channel is not normalised.
         size_divisibility: sides are padded up to the next multiple of this many pixels, 1 to 1024.
+        num_frozen_blocks: see `freeze`, as for `freeze_patch_embed`.
 
     Raises:
-        ValueError: a size_divisibility out of range, a pixel_std that is not above 0.
+        ValueError: a size_divisibility out of range, a pixel_std that is not above 0, more frozen blocks than blocks.
     """
 
     pixel_mean: Tensor
@@ -39,12 +41,15 @@ class ViTMatte(nn.Module):
         pixel_mean: Sequence[float] = (0.485, 0.456, 0.406),
         pixel_std: Sequence[float] = (0.229, 0.224, 0.225),
         size_divisibility: int = 32,
+        num_frozen_blocks: int = 0,
+        freeze_patch_embed: bool = False,
     ) -> None:
         super().__init__()
         if not 1 <= size_divisibility <= MAX_SIZE_DIVISIBILITY:
             raise ValueError(f"size_divisibility must be 1 to {MAX_SIZE_DIVISIBILITY} px, got {size_divisibility}")
         if not all(value > 0 for value in pixel_std):
             raise ValueError(f"pixel_std must be above 0, got {list(pixel_std)}")
+        freeze(backbone, num_frozen_blocks, freeze_patch_embed)
         self.backbone = backbone
         self.decoder = decoder
         self.criterion = criterion
@@ -100,3 +105,29 @@ class ViTMatte(nn.Module):
             trimap = F.pad(trimap, (0, right, 0, lower))
         x = torch.cat((image, trimap.to(image.dtype)), dim=1)
         return x.contiguous(memory_format=torch.channels_last)
+
+
+def freeze(backbone: nn.Module, num_blocks: int = 0, patch_embed: bool = False) -> None:
+    """Take what is not to learn out of the training: it gets no gradient, and no place in optimiser and all-reduce.
+
+    Where the patch embedding and the first blocks are frozen, nothing of them is kept for the backward pass.
+
+    Args:
+        backbone: with `patch_embed`, `blocks` and, as its own parameters, tokens and positions.
+        num_blocks: the first so many blocks learn nothing, nor do the necks that end them: a fresh one stays the
+            identity that it starts as.
+        patch_embed: the patch embedding, tokens and absolute positions learn nothing. Of a published DINOv3 network the
+            embedding has zeros for the trimap: frozen, it shows the trimap to the decoder alone.
+
+    Raises:
+        ValueError: for fewer blocks than 0 or more than there are.
+    """
+    vit: Any = backbone
+    blocks = getattr(vit, "blocks", ())
+    if not 0 <= num_blocks <= len(blocks):
+        raise ValueError(f"num_frozen_blocks must be 0 to {len(blocks)}, the backbone's depth, got {num_blocks}")
+    for block in blocks[:num_blocks]:
+        block.requires_grad_(False)
+    if patch_embed:
+        for parameter in (*vit.patch_embed.parameters(), *vit.parameters(recurse=False)):
+            parameter.requires_grad_(False)

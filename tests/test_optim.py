@@ -1,12 +1,13 @@
-"""Every parameter in one group, with the rate and the decay that a table written out here lists."""
+"""Every parameter in one group, with the rate and the decay that a table written out here lists, or frozen."""
 
 import re
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from modeling import DetailCapture, ViTMatte
+from modeling import DetailCapture, MattingCriterion, ViTMatte
 from modeling.backbone import ViT
 from modeling.optim import get_optimizer_params, get_vit_lr_decay_rate
 
@@ -136,3 +137,98 @@ def test_groups_are_what_an_optimiser_takes(model: ViTMatte) -> None:
     groups = get_optimizer_params(model, BASE_LR, WEIGHT_DECAY, RATE, 12, DECODER_FACTOR)
     optimizer = torch.optim.AdamW(groups, lr=BASE_LR)
     assert len(optimizer.param_groups) == len({(group["lr"], group["weight_decay"]) for group in groups}) == len(groups)
+
+
+def tiny(**settings: Any) -> ViTMatte:
+    """Three blocks, necks at the first and the last, in float64, gammas around 1."""
+    torch.manual_seed(0)
+    indexes = dict(global_block_indexes=(0, 2), conv_residual_block_indexes=(0, 2))
+    backbone = ViT(embed_dim=16, num_heads=2, depth=3, window_size=2, layer_scale_init=1.0, **indexes)
+    decoder = DetailCapture(16, convstream_chans=(4, 4, 4), fusion_chans=(4, 4, 4, 4))
+    model = ViTMatte(backbone, decoder, MattingCriterion(), **settings).double().train()
+    with torch.no_grad():
+        for index in (0, 2):  # or the necks pass on what they get, and nothing before their last norm a gradient
+            model.backbone.blocks[index].residual.norm3.weight.normal_()
+    return model
+
+
+def batch() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"image": 3, "trimap": 1, "alpha": 1}
+    made = {key: torch.rand(2, n, 64, 64, generator=generator, dtype=torch.float64) for key, n in shapes.items()}
+    return {**made, "trimap": (made["trimap"] * 3).floor() / 2}
+
+
+def is_frozen(name: str, num_blocks: int, patch_embed: bool) -> bool:
+    """By name, as the documentation says it."""
+    block = re.match(r"backbone\.blocks\.(\d+)\.", name)
+    is_early = name.startswith(("backbone.patch_embed.", "backbone.cls_token", "backbone.storage_tokens"))
+    return int(block.group(1)) < num_blocks if block else patch_embed and is_early
+
+
+@pytest.mark.parametrize("patch_embed", [False, True])
+@pytest.mark.parametrize("num_blocks", [0, 2, 3])
+def test_what_is_frozen_stands_still_and_the_rest_learns_as_before(num_blocks: int, patch_embed: bool) -> None:
+    """By the gradients of a network in which nothing is frozen, and a step with weight decay."""
+    free, model = tiny(), tiny(num_frozen_blocks=num_blocks, freeze_patch_embed=patch_embed)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    groups = get_optimizer_params(model, BASE_LR, WEIGHT_DECAY, RATE, 3, DECODER_FACTOR)
+    optimizer = torch.optim.AdamW(groups, lr=BASE_LR)
+    for network in (free, model):
+        torch.stack(list(network(batch()).values())).sum().backward()
+    optimizer.step()
+    assert settings(model, num_layers=3).keys() == {n for n in before if n in dict(model.named_parameters())} - {
+        n for n in before if is_frozen(n, num_blocks, patch_embed)
+    }
+    expected = {name: parameter.grad for name, parameter in free.named_parameters()}
+    for name, parameter in model.named_parameters():
+        if is_frozen(name, num_blocks, patch_embed):
+            assert parameter.grad is None and torch.equal(parameter, before[name]), name
+        else:
+            torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-12, atol=1e-14, msg=name)
+            assert not torch.equal(parameter, before[name]), name
+
+
+def kept_bytes(model: nn.Module) -> int:
+    """What a forward pass keeps for the backward pass beside parameters, each storage once."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, tuple[int, torch.Tensor]] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes(), tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        losses = model(batch())
+    assert losses
+    return sum(size for size, _ in kept.values())
+
+
+def test_nothing_of_frozen_first_blocks_is_kept_for_the_backward_pass() -> None:
+    """Each frozen block saves; with all of them only the decoder's part is kept, as of a backbone without gradients."""
+    kept = [kept_bytes(tiny(num_frozen_blocks=number, freeze_patch_embed=True)) for number in range(4)]
+    assert kept[0] > kept[1] > kept[2] > kept[3]
+    without = tiny()
+    without.backbone.requires_grad_(False)
+    without.backbone.norm.requires_grad_(True)
+    assert kept[3] == kept_bytes(without)
+    # The patch embedding learns: gradients pass through the blocks, which keep nearly all of it.
+    assert kept_bytes(tiny(num_frozen_blocks=3)) > 0.6 * kept_bytes(tiny())
+
+
+@pytest.mark.parametrize("number", [-1, 4])
+def test_more_frozen_blocks_than_there_are_is_an_error(number: int) -> None:
+    with pytest.raises(ValueError, match=f"num_frozen_blocks must be 0 to 3, the backbone's depth, got {number}"):
+        tiny(num_frozen_blocks=number)
+
+
+def test_what_is_pretrained_starts_late_and_what_is_new_at_once(model: ViTMatte) -> None:
+    groups = get_optimizer_params(model, BASE_LR, WEIGHT_DECAY, RATE, 12, DECODER_FACTOR, pretrained_start=0.25)
+    starts = {id(parameter): group["start"] for group in groups for parameter in group["params"]}
+    for name, parameter in model.named_parameters():
+        is_new = name.startswith("decoder.") or ".residual." in name
+        assert starts[id(parameter)] == (0.0 if is_new else 0.25), name
+    with pytest.raises(ValueError, match="pretrained_start must be a fraction"):
+        settings(model, pretrained_start=1.0)
