@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 BACKBONE = "modeling.backbone"
 LEAVES = (f"{BACKBONE}.rope_position_encoding", f"{BACKBONE}.windows", f"{BACKBONE}.layers", f"{BACKBONE}.softmax")
 NETWORK = ("torch", "timm.layers")
-EVALUATION = ("numpy", "cv2", "data.images", "data.trimap", "data.workers", "evaluation.metrics",
+EVALUATION = ("numpy", "cv2", "data.images", "data.trimap", "data.workers", "data.ranks", "evaluation.metrics",
               "evaluation.connectivity", "evaluation.intervals", "evaluation.folders", "evaluation.report",
               "evaluation.summary")  # fmt: skip
 TOOLS = ("_root", "modeling", "data", "evaluation", "engine", "inference", "preprocess", "*")
@@ -27,8 +27,12 @@ ARROWS: dict[str, tuple[str, ...]] = {
     # What is behind a tool too long for one file.
     "tools.benchmark": (*TOOLS, "tools.benchmarks"),
     "tools.benchmarks": (*TOOLS, "tools.benchmarks"),
+    "tools.predict": (*TOOLS, "tools.prediction"),
+    "tools.prediction": (*TOOLS, "tools.prediction"),
     "tools.make_open_dataset": (*TOOLS, "tools.open_data"),
     "tools.open_data": (*TOOLS, "tools.open_data"),
+    "tools.plot_metrics": (*TOOLS, "tools.runs"),
+    "tools.runs": (*TOOLS, "tools.runs"),
     "tools.__init__": (),
     "tools._root": (),
     "tools.install_detectron2": (),
@@ -39,8 +43,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "inference.jobs": ("numpy", "data.images", "data.encoding"),
     # A config and its checkpoint are read as training reads them, where one is asked for.
     "inference.predictor": ("inference", "data.images", "data.trimap", "torch", "numpy", "engine.model"),
-    # omegaconf, hydra and yaml are detectron2's own interface (configs, overrides, saved configs).
-    "engine": ("engine", "torch", "detectron2", "omegaconf", "hydra", "yaml"),
+    # The others are detectron2's own interface (configs, overrides, saved configs, schedules).
+    "engine": ("engine", "torch", "detectron2", "omegaconf", "hydra", "yaml", "fvcore"),
     "modeling": (*NETWORK, "modeling"),
     "modeling.vitmatte": NETWORK,
     f"{BACKBONE}.__init__": (BACKBONE,),
