@@ -10,7 +10,7 @@ from typing import Any
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
-from engine.stopping import TrainingStopped
+from engine.stopping import StopRequested, TrainingStopped, interruptible
 
 logger = logging.getLogger(__name__)
 
@@ -51,27 +51,38 @@ class Batches:
         self._num_drawn = self._num_new_faults = 0
         self._known_faults: dict[str, None] = {}  # a set in the order of coming
 
-    def draw(self) -> tuple[dict[str, Any], float]:
+    def draw(self, stop_signal: str = "") -> tuple[dict[str, Any], float]:
         """Draw a batch.
 
-        Returns: it, without "faults", and the seconds that this process waited for it.
+        Args:
+            stop_signal: name of a signal that this process got, for which all of them are to stop.
+
+        Returns: it, without "faults", and the seconds that the slowest process waited for its own.
 
         Raises:
+            StopRequested: a process got a signal.
             LoaderError: a process got no batch or lost a worker; or more than 1 % of the samples drawn here so far, of
                 1000 where they are fewer, could not be read.
         """
         start = time.perf_counter()
-        batch, failure = self._next()
+        try:
+            with interruptible():
+                batch, failure = self._next()
+        except StopRequested as stop:
+            batch, failure, stop_signal = {}, "", stop.name
         waited_s = time.perf_counter() - start
         faults = batch.pop("faults", [])
-        if not (batch or failure):
+        if not (batch or failure or stop_signal):
             failure = f"no batch could be made. Is the data set still whole and in its place?{_as_lines(faults)}"
-        reports = comm.all_gather((faults, failure))
-        self.num_faults += sum(len(faults) for faults, _ in reports)
-        if failures := [text for _, text in reports if text]:
-            raise LoaderError("\n".join(dict.fromkeys(failures)))
-        self._judge([fault for faults, _ in reports for fault in faults])
-        return batch, waited_s
+        reports = comm.all_gather((faults, failure, stop_signal, waited_s))
+        all_faults, failures, signals, waits_s = zip(*reports, strict=True)
+        if any(signals):  # first, since a signal to all processes of a job ends the loader's workers as well
+            raise StopRequested(next(filter(None, signals)))  # a resume draws this batch again, and counts its faults
+        self.num_faults += sum(map(len, all_faults))
+        if any(failures):
+            raise LoaderError("\n".join(dict.fromkeys(filter(None, failures))))
+        self._judge([fault for faults in all_faults for fault in faults])
+        return batch, max(waits_s)
 
     def _next(self) -> tuple[dict[str, Any], str]:
         """Give this process's next batch and "", or an empty one and why there is none."""

@@ -5,8 +5,10 @@ follows every override of what it is computed from.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
+from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler, ParamScheduler
 from omegaconf import DictConfig, OmegaConf
 
 MAX_WARMUP_FRACTION = 0.5
@@ -16,13 +18,14 @@ ROUNDING = 1e-6
 """Added before rounding down: 0.95 * 134700 is 127964.99999999999 in binary, and means 127965."""
 
 
-def iterations_per_epoch(samples_per_epoch: int, batch_size: int, world_size: int) -> int:
+def iterations_per_epoch(samples_per_epoch: int, batch_size: int, world_size: int, accumulation: int = 1) -> int:
     """Iterations that show every sample of an epoch at least once: the quotient rounded up.
 
     Args:
         samples_per_epoch: samples in an epoch, over all processes.
-        batch_size: samples per iteration and process.
+        batch_size: samples in a batch of one process.
         world_size: number of processes.
+        accumulation: batches of each process in an iteration.
 
     Raises:
         ValueError: where one of them is no whole number of at least 1.
@@ -31,11 +34,12 @@ def iterations_per_epoch(samples_per_epoch: int, batch_size: int, world_size: in
         "train.samples_per_epoch": samples_per_epoch,
         "dataloader.train.batch_size": batch_size,
         "train.world_size": world_size,
+        "train.accumulation": accumulation,
     }
     for name, number in counts.items():
         if not isinstance(number, int) or number < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {number!r}")
-    return math.ceil(samples_per_epoch / (batch_size * world_size))
+    return math.ceil(samples_per_epoch / (batch_size * world_size * accumulation))
 
 
 def epochs_to_iterations(epochs: float, per_epoch: int) -> int:
@@ -69,9 +73,34 @@ def milestones(max_iter: int, *fractions: float) -> list[int]:
     return steps
 
 
-def warmup_fraction(warmup_samples: int, batch_size: int, world_size: int, max_iter: int) -> float:
+def warmup_fraction(
+    warmup_samples: int, batch_size: int, world_size: int, max_iter: int, accumulation: int = 1
+) -> float:
     """Part of the training that is warm-up: constant in samples, at most `MAX_WARMUP_FRACTION`."""
-    return min(warmup_samples / (batch_size * world_size) / max_iter, MAX_WARMUP_FRACTION)
+    return min(warmup_samples / (batch_size * world_size * accumulation) / max_iter, MAX_WARMUP_FRACTION)
+
+
+def build_decay(
+    kind: str, values: Sequence[float], milestones: Sequence[int], num_updates: int, end_value: float = 0.0
+) -> ParamScheduler:
+    """Build the schedule that follows the warm-up, a multiplier over the fraction of the training that is done.
+
+    Args:
+        kind: "steps", from one of the values to the next at each milestone; or "cosine", half a period from the first
+            value to `end_value`.
+        values: multipliers, one more than milestones.
+        milestones: iterations at which the multiplier steps.
+        num_updates: iterations in all.
+        end_value: multiplier that "cosine" ends with.
+
+    Raises:
+        ValueError: for another kind.
+    """
+    if kind == "steps":
+        return MultiStepParamScheduler(list(values), num_updates=num_updates, milestones=list(milestones))
+    if kind == "cosine":
+        return CosineParamScheduler(values[0], end_value)
+    raise ValueError(f'lr_multiplier.scheduler.kind must be "steps" or "cosine", got {kind!r}')
 
 
 def default_device() -> str:
@@ -85,7 +114,7 @@ for _resolver in (iterations_per_epoch, epochs_to_iterations, milestones, warmup
 
 def samples_per_iteration(cfg: DictConfig) -> int:
     """Samples that all processes together take in one iteration."""
-    return cfg.dataloader.train.batch_size * cfg.train.world_size
+    return cfg.dataloader.train.batch_size * cfg.train.world_size * cfg.train.get("accumulation", 1)
 
 
 def describe_change(cfg: DictConfig, recipe_samples: int) -> str:

@@ -7,23 +7,26 @@ import weakref
 from functools import partial
 from pathlib import Path
 
+import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import default_writers, hooks
 from detectron2.utils import comm
 from omegaconf import DictConfig
 
+from engine.batch_norm import set_batch_norm
 from engine.checkpoint import Checkpointer, load_weights, read_checkpoint
 from engine.config import ConfigError
-from engine.hooks import EvaluateAndKeepBest, WriteMetrics, evaluate
+from engine.ema import Ema
+from engine.evaluation import EMA, EvaluateAndKeepBest, evaluate, evaluate_all, metric_names
+from engine.hooks import WriteMetrics
 from engine.launch import distribute
-from engine.loading import LoaderError
 from engine.pace import WarnOfSlowLoader
+from engine.rates import LRScheduler
 from engine.start import build_data
-from engine.trainer import Trainer
+from engine.stopping import TrainingStopped
+from engine.trainer import NonFiniteError, Trainer, set_float32_products
 
 logger = logging.getLogger(__name__)
-
-LOADER_STATUS = 3
 
 
 def train(cfg: DictConfig, resume: bool) -> None:
@@ -32,26 +35,39 @@ def train(cfg: DictConfig, resume: bool) -> None:
     Of a finished training only the last evaluation is made, where a stop cut it off.
     """
     settings = cfg.train
+    precision = settings.precision
+    set_float32_products(precision)
     train_loader, test_loader, evaluator = build_data(cfg.dataloader)
-    model = instantiate(cfg.model).to(settings.device)
+    # Configs saved by earlier versions lack what is read by `get` here.
+    model = set_batch_norm(instantiate(cfg.model).to(settings.device), settings.get("batch_norm", "own"))
+    ema_decay = settings.get("ema_decay")
+    ema = None if ema_decay is None else Ema(model, ema_decay)
     cfg.optimizer.params.model = model
-    trainer = Trainer(distribute(model), train_loader, instantiate(cfg.optimizer), settings.precision, settings.seed)
+    optimizer = instantiate(cfg.optimizer)
+    if settings.get("compile", False):
+        model.compile()
+    accumulation, clip_norm = settings.get("accumulation", 1), settings.get("clip_norm")
+    trainer = Trainer(
+        distribute(model), train_loader, optimizer, precision, settings.seed, accumulation, clip_norm, ema
+    )
     # A proxy, since the trainer's hooks hold the checkpointer: in a cycle, its loader's workers would outlive it.
-    checkpointer = Checkpointer(model, settings.output_dir, trainer=weakref.proxy(trainer))
+    tracked = {"trainer": weakref.proxy(trainer), **({"ema": ema} if ema is not None else {})}
+    checkpointer = Checkpointer(model, settings.output_dir, **tracked)
     is_main = comm.is_main_process()
-    evaluation = partial(evaluate, model, test_loader, evaluator)
+    networks = {"": model, **({EMA: ema.module} if ema is not None else {})}
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
             WarnOfSlowLoader() if is_main else None,
-            hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+            LRScheduler(instantiate(cfg.lr_multiplier)),
             hooks.PeriodicCheckpointer(checkpointer, **settings.checkpointer) if is_main else None,
             EvaluateAndKeepBest(
                 settings.eval_period,
-                evaluation,
+                partial(evaluate_all, networks, test_loader, evaluator),
                 checkpointer,
-                **(settings.get("best_checkpoint") or {}),  # configs saved by earlier versions lack it
-                metrics=getattr(evaluator, "metric_names", None),
+                networks,
+                **(settings.get("best_checkpoint") or {}),
+                metrics=metric_names(networks, evaluator),
             )
             if test_loader is not None
             else None,
@@ -73,23 +89,30 @@ def train(cfg: DictConfig, resume: bool) -> None:
         LazyConfig.save(cfg, f"{settings.output_dir}/config.yaml")
     try:
         trainer.train(trainer.next_iteration, settings.max_iter)
-    except LoaderError as error:
-        stop_for_want_of_samples(trainer, checkpointer, error)
+    except TrainingStopped as error:
+        end_early(trainer, checkpointer, error)
+    if ema is not None:
+        checkpointer.save_weights("model_final_ema", ema.module, iteration=trainer.next_iteration - 1)
 
 
-def stop_for_want_of_samples(trainer: Trainer, checkpointer: Checkpointer, error: LoaderError) -> None:
+def end_early(trainer: Trainer, checkpointer: Checkpointer, error: TrainingStopped) -> None:
     """Write a checkpoint of the steps done and the count of faults, say why, and end all processes together."""
     done = trainer.next_iteration
+    folder = Path(checkpointer.save_dir)
     if done and comm.is_main_process():
         # A line of its own: the last step's may be written already, and the faults came after it.
-        with Path(checkpointer.save_dir, "metrics.json").open("a") as file:
+        with (folder / "metrics.json").open("a") as file:
             file.write(json.dumps({"faulty_samples": float(trainer.faulty_samples), "iteration": done - 1}) + "\n")
+    if isinstance(error, NonFiniteError):
+        batch_path = folder / f"not_finite_{done - 1:07d}_process_{comm.get_rank()}.pth"
+        torch.save({"batches": error.batches}, batch_path)
+        logger.error("The batch of process %d is in %s", comm.get_rank(), batch_path)
     if done > trainer.start_iter:
         checkpointer.save(f"model_{done - 1:07d}", iteration=done - 1)
     advice = f"--resume goes on from iteration {done}" if done else "No step was done yet"
     logger.error("Stopped: %s\n%s", error, advice)
     comm.synchronize()  # the first process to end takes the others with it
-    sys.exit(LOADER_STATUS)
+    sys.exit(error.status)
 
 
 def evaluate_only(cfg: DictConfig, resume: bool) -> None:

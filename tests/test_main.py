@@ -17,7 +17,7 @@ from detectron2.config import LazyConfig
 from detectron2.utils.logger import setup_logger
 
 import main
-from engine.hooks import evaluate
+from engine.evaluation import evaluate
 from evaluation.folders import evaluate_folders
 from evaluation.metrics import METRICS, PROTOCOLS, average
 from evaluation.report import format_table
@@ -197,7 +197,7 @@ def test_a_stop_in_the_last_evaluation_is_made_up_for_once(trained, data, tmp_pa
             raise KeyboardInterrupt
         return evaluate(*args)
 
-    monkeypatch.setattr(main, "evaluate", stopped_evaluation)
+    monkeypatch.setattr("engine.evaluation.evaluate", stopped_evaluation)
     with pytest.raises(SystemExit, match="130"):
         main.main(["--config-file", DEMO, *overrides(data, tmp_path, **changes)])
     assert (

@@ -13,8 +13,11 @@ optimizer = L(build_adamw)(
         lr_decay_rate=0.65,
         num_layers="${model.backbone.depth}",
         decoder_lr_factor=5.0,
+        pretrained_start="${warmup_fraction:${train.decoder_warmup_samples},${dataloader.train.batch_size},"
+        "${train.world_size},${train.max_iter},${train.accumulation}}",
     ),
     lr=5e-4,
     betas=[0.9, 0.999],
     weight_decay=0.1,
+    fused=True,
 )

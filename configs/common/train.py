@@ -13,18 +13,31 @@ train = dict(
     # Parts of the names of tensors that no pretrained backbone has.
     init_checkpoint_may_lack=["decoder.", ".residual."],
     device="${default_device:}",
-    # "float32", "bf16" or "fp16"
+    # "float32", "tf32", "bf16" or "fp16"
     precision="float32",
+    # Batches of each process in one step: as one batch of so many times the size, in the memory of one.
+    accumulation=1,
+    # Norm of all gradients above which they are scaled down to it; null leaves them.
+    clip_norm=None,
+    # Moving average of weights and buffers, per step; 0.9998 for instance. null keeps none.
+    ema_decay=None,
+    # BatchNorm's statistics: "own" (of each process's batch), "sync" (of the batches of all), "frozen".
+    batch_norm="own",
+    # Whether torch.compile makes code of the network.
+    compile=False,
     seed=0,
     epochs=10,
     # 431 foregrounds x 100 backgrounds, the Composition-1k convention
     samples_per_epoch=43_100,
     # 1000 iterations of 32
     warmup_samples=32_000,
+    # So long decoder and necks learn alone; then the pretrained weights follow with a warm-up of their own.
+    decoder_warmup_samples=0,
     epochs_per_checkpoint=2,
     # Processes. 2 is the recipe's; main.py sets the number that it starts.
     world_size=2,
-    iterations_per_epoch="${iterations_per_epoch:${.samples_per_epoch},${dataloader.train.batch_size},${.world_size}}",
+    iterations_per_epoch="${iterations_per_epoch:${.samples_per_epoch},${dataloader.train.batch_size},${.world_size},"
+    "${.accumulation}}",
     max_iter="${epochs_to_iterations:${.epochs},${.iterations_per_epoch}}",
     checkpointer=dict(
         period="${epochs_to_iterations:${..epochs_per_checkpoint},${..iterations_per_epoch}}",

@@ -1,4 +1,4 @@
-"""engine.hooks on a toy model: which weights stay as the best, and that a stop and a resume change nothing of it."""
+"""engine.evaluation on a toy model: which weights stay as the best, and that a stop and a resume change none of it."""
 
 import math
 
@@ -9,7 +9,7 @@ from test_trainer import processes, toy_training
 
 from engine.checkpoint import Checkpointer, CheckpointError, read_checkpoint
 from engine.config import ConfigError
-from engine.hooks import EvaluateAndKeepBest
+from engine.evaluation import EvaluateAndKeepBest
 from engine.launch import launch
 from engine.trainer import Trainer
 
@@ -64,7 +64,8 @@ def training_with_best(
         evaluated[iteration] = {name: tensor.clone() for name, tensor in checkpointer.model.state_dict().items()}
         return {"group": {"score": scores[iteration // 2] if scores else weights_score(checkpointer.model), "other": 1}}
 
-    trainer.register_hooks([EvaluateAndKeepBest(period, evaluate, checkpointer, metric, mode, metrics)])
+    networks = {"": checkpointer.model}
+    trainer.register_hooks([EvaluateAndKeepBest(period, evaluate, checkpointer, networks, metric, mode, metrics)])
     if checkpointer.has_checkpoint():
         checkpointer.load(checkpointer.get_checkpoint_file())
     trainer.train(trainer.next_iteration, num_iter)
@@ -263,8 +264,8 @@ def test_weights_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     checkpointer.save_weights("best", value=1.5)
     before = (tmp_path / "best.pth").read_bytes()
 
-    def disk_full(content, path):
-        path.write_bytes(b"half")
+    def disk_full(content, file):
+        file.write(b"half")
         raise OSError("no space left")
 
     monkeypatch.setattr(torch, "save", disk_full)

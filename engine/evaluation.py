@@ -1,0 +1,221 @@
+"""Evaluation during training, of the network and its average, with the best weights kept."""
+
+import itertools
+import logging
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.engine import hooks
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
+from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.utils import comm
+from torch import nn
+from torch.utils.data import DataLoader
+
+from engine.checkpoint import Checkpointer, read_checkpoint
+from engine.config import ConfigError
+from engine.launch import share_buffers
+from engine.loading import LoaderError
+from engine.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+BEST_NAME = "model_best"
+
+EMA = "ema"
+"""Name of the averaged network."""
+
+MODES: dict[str, Callable[[float, float], bool]] = {"min": lambda a, b: a < b, "max": lambda a, b: a > b}
+"""Name -> whether metric a is better than metric b."""
+
+
+def evaluate(model: nn.Module, test_loader: DataLoader, evaluator: DatasetEvaluator) -> dict[str, Any]:
+    """Evaluate a network, every process on its part of the test set, and log the result.
+
+    Args:
+        model: bare, not wrapped for several processes; left in the mode that it is in.
+        test_loader: of this process's part.
+        evaluator: detectron2's interface; it is reset first.
+
+    Returns: what the evaluator gives in this process, a nested dict of metrics.
+    """
+    share_buffers(model)
+    with torch.compiler.set_stance("force_eager"):  # test pictures are of many sizes, each to be compiled for
+        results = inference_on_dataset(model, test_loader, evaluator)
+    print_csv_format(results)
+    return results
+
+
+def evaluate_all(
+    networks: Mapping[str, nn.Module], test_loader: DataLoader, evaluator: DatasetEvaluator
+) -> dict[str, Any]:
+    """Evaluate each of several networks.
+
+    Args:
+        networks: name -> network; "" is the one whose metrics keep their names.
+
+    Returns: what `evaluate` gives for "", and under each other name what it gives for that network.
+    """
+    results: dict[str, Any] = {}
+    for name, model in networks.items():
+        if name:
+            logger.info("Evaluating %s", name)
+        found = evaluate(model, test_loader, evaluator)
+        results.update({name: found} if name else found)
+    return results
+
+
+def metric_names(networks: Iterable[str], evaluator: DatasetEvaluator) -> list[str] | None:
+    """Name what `evaluate_all` will give, such as "group/name" and "ema/group/name"; None where that is not known."""
+    names = getattr(evaluator, "metric_names", None)
+    return (
+        None if names is None else [f"{network}/{name}" if network else name for network in networks for name in names]
+    )
+
+
+class EvaluateAndKeepBest(hooks.HookBase):
+    """Evaluates every so often and at the end, and keeps the weights of the best evaluation as model_best.pth.
+
+    The file holds "model", "iteration" (counted as the periodic checkpoints do), "metric" and "value"; a resume reads
+    it back, and so knows of evaluations after the checkpoint that it starts from. A checkpoint is written before the
+    evaluation at its iteration, and the training may have stopped between the two: a resume makes that evaluation
+    first, that of a finished training as well, unless the file last_evaluation tells that it was made. A training that
+    starts anew in the same folder sets the best of those before aside. Of equal evaluations the first is kept.
+
+    Args:
+        eval_period: in iterations, 0 for none; the end of the training is evaluated in any case.
+        evaluate: takes nothing and gives a nested dict of metrics, in the main process at least.
+        checkpointer: knows the folder.
+        networks: name -> network, what is evaluated: the weights kept are those that the metric is of.
+        metric: name in that dict, such as "group/name", or "ema/group/name" of a network "ema"; None keeps no best.
+        mode: "min" or "max", what is better.
+        metrics: all such names, where they are known beforehand.
+
+    Raises:
+        ConfigError: another mode; a metric that the evaluation does not give, at the first one where `metrics` is None.
+        LoaderError: in training by one process, where the evaluation raises an OSError or a ValueError.
+    """
+
+    trainer: Trainer
+
+    def __init__(
+        self,
+        eval_period: int,
+        evaluate: Callable[[], dict[str, Any]],
+        checkpointer: Checkpointer,
+        networks: Mapping[str, nn.Module],
+        metric: str | None = None,
+        mode: str = "min",
+        metrics: Collection[str] | None = None,
+    ) -> None:
+        if mode not in MODES:
+            raise ConfigError(f"train.best_checkpoint.mode must be {' or '.join(MODES)}, got {mode!r}")
+        self._eval_period = eval_period
+        self._evaluate = evaluate
+        self._checkpointer = checkpointer
+        first_name = (metric or "").partition("/")[0]
+        self._measured = networks[first_name if first_name in networks else ""]
+        self._path = Path(checkpointer.save_dir, f"{BEST_NAME}.pth")
+        self._record = self._path.with_name("last_evaluation")
+        self._metric, self._mode = metric, mode
+        self._is_better = MODES[mode]
+        self._best: float | None = None
+        if metrics is not None:
+            self._check_metric(metrics)
+
+    def before_train(self) -> None:
+        if self._metric is None:
+            logger.info("No best weights are kept: train.best_checkpoint names no metric")
+        start = self.trainer.start_iter
+        if start == 0:
+            self._set_aside()
+            return
+        self._recall()
+        if start == self.trainer.max_iter or self._is_due(start):
+            # What the main process has on record, all act by.
+            made = self._record.read_text() if comm.is_main_process() and self._record.is_file() else ""
+            if comm.all_gather(made)[0] != self._position():
+                logger.info("Making up the evaluation after iteration %d, of which there is no record", start - 1)
+                self._evaluate_now()
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done < self.trainer.max_iter and self._is_due(done):
+            self._evaluate_now()
+
+    def after_train(self) -> None:
+        # An error in the last step stands one before; a training that was finished before is none of this.
+        if self.trainer.start_iter < self.trainer.iter == self.trainer.max_iter:
+            self._evaluate_now()
+        del self._evaluate  # as detectron2's hook does with what it calls: it may hold the trainer
+
+    def _is_due(self, iterations: int) -> bool:
+        """Whether an evaluation belongs after so many iterations on the way."""
+        return self._eval_period > 0 and iterations % self._eval_period == 0
+
+    def _position(self) -> str:
+        """What tells one evaluation from the others, for any number of processes."""
+        return f"{self._metric} after {self.trainer.samples_seen} samples"
+
+    def _set_aside(self) -> None:
+        """Keep what earlier trainings in the folder left out of this one, in the main process."""
+        if comm.is_main_process():
+            self._record.unlink(missing_ok=True)
+            if self._path.is_file():
+                self._move_best("an earlier training")
+
+    def _move_best(self, owner: str) -> None:
+        """Give the file of the best a name under which nothing overwrites it."""
+        names = (f"{BEST_NAME}_of_earlier_training_{number}.pth" for number in itertools.count(1))
+        aside = next(path for path in map(self._path.with_name, names) if not path.exists())
+        self._path.replace(aside)
+        logger.info("%s is of %s: moved to %s", self._path, owner, aside)
+
+    def _recall(self) -> None:
+        """Read back the best evaluation so far, in the main process; one by another metric or mode is moved aside."""
+        if not (comm.is_main_process() and self._metric is not None and self._path.is_file()):
+            return
+        kept = read_checkpoint(self._path)
+        if (kept.get("metric"), kept.get("mode")) != (self._metric, self._mode):
+            self._move_best("another metric or mode")
+        else:
+            self._best = kept["value"]
+            logger.info("Best so far: %s %.5f at iteration %d", self._metric, self._best, kept["iteration"])
+
+    def _evaluate_now(self) -> None:
+        """Evaluate in every process; the main one keeps the weights where they are the best, and then the record."""
+        try:
+            metrics = flatten_results_dict(self._evaluate())
+        except (OSError, ValueError) as error:  # of pictures that went or changed since the start
+            if comm.get_world_size() > 1:
+                raise  # the others wait for this process's part, and can only end with it
+            logger.exception("The evaluation failed")
+            # The last line: an error of a worker begins with its traceback.
+            raise LoaderError(f"the evaluation failed: {str(error).strip().splitlines()[-1]}") from error
+        if comm.is_main_process():
+            self._check_metric(metrics)
+            if self._metric is not None:
+                self._keep_if_best(float(metrics[self._metric]), self.trainer.next_iteration - 1)
+            self._record.write_text(self._position())
+        self.trainer.storage.put_scalars(**metrics, smoothing_hint=False)
+        comm.synchronize()  # as detectron2's hook does: evaluations may take unlike times
+
+    def _check_metric(self, metrics: Collection[str]) -> None:
+        """Raise a ConfigError where the evaluation gives other metrics."""
+        if self._metric is not None and self._metric not in metrics:
+            raise ConfigError(
+                f"train.best_checkpoint.metric is {self._metric!r}, but the evaluation gives {', '.join(metrics)}"
+            )
+
+    def _keep_if_best(self, value: float, iteration: int) -> None:
+        if not math.isfinite(value):
+            logger.warning("%s is %s at iteration %d: never the best", self._metric, value, iteration)
+        elif self._best is None or self._is_better(value, self._best):
+            kept = {"iteration": iteration, "metric": self._metric, "mode": self._mode, "value": value}
+            self._checkpointer.save_weights(BEST_NAME, self._measured, **kept)
+            before = "" if self._best is None else f", before {self._best:.5f}"
+            logger.info("Best so far: %s %.5f at iteration %d%s", self._metric, value, iteration, before)
+            self._best = value
