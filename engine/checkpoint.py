@@ -2,21 +2,35 @@
 
 import logging
 import pickle
+import re
 import struct
-from collections.abc import Iterable
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
 from torch import Tensor, nn
+
+from engine.whole_file import whole_file, write_text
 
 logger = logging.getLogger(__name__)
 
 NAMES_SHOWN = 8
 
-UNREADABLE = (pickle.UnpicklingError, struct.error, EOFError, RuntimeError, OSError, LookupError, ValueError)
-"""What `torch.load` raises for files that are empty, cut off, text or pickles of other things."""
+UNREADABLE = (
+    *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error),
+    *(EOFError, RuntimeError, OSError, LookupError, ValueError),
+)
+"""What `torch.load` and zipfile raise for files that are empty, cut off, damaged, text or pickles of other things."""
+
+FINAL_NAME = "model_final"
+
+NUMBERED = re.compile(r"model_\d{7}\.pth")
+"""Checkpoints on the way, by the last iteration in them."""
 
 
 class CheckpointError(ValueError):
@@ -24,13 +38,13 @@ class CheckpointError(ValueError):
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint without running code from it.
+    """Read a checkpoint without running code from it, each part compared with its checksum.
 
     Returns: a dict with "model" (name -> tensor) and, from a training, "trainer" and "iteration".
 
     Raises:
         FileNotFoundError: where there is no such file.
-        CheckpointError: where the file holds something else.
+        CheckpointError: where the file is damaged or holds something else.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
@@ -39,14 +53,25 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             "from random weights"
         )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        damaged = _damaged_part(path)
+        content = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         # The first sentence: in the next ones torch advises to run the code that a file may hold.
         reason = " ".join([f"{type(error).__name__}:", *str(error).partition(". ")[0].split()])
         raise CheckpointError(f"{path} is no checkpoint of tensors and plain values, or cut off: {reason}") from error
+    if damaged:
+        raise CheckpointError(f"{path} is damaged: the bytes of {damaged} in it are not those that were written")
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise CheckpointError(f"{path}: expected a dict with 'model', as preprocess.py and the training write it")
     return content
+
+
+def _damaged_part(path: str | Path) -> str | None:
+    """Name the part of a checkpoint whose checksum is wrong: torch writes a zip archive, and reads it unchecked."""
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str, may_lack: Iterable[str] = ()) -> None:
@@ -90,24 +115,84 @@ def _shown(names: list[str]) -> str:
 
 
 class Checkpointer(DetectionCheckpointer):
-    """detectron2's checkpointer, where what is loaded must fit to the last tensor.
+    """detectron2's checkpointer, where files are whole, and what is loaded must fit to the last tensor.
 
     It writes {"model", "trainer", "iteration"} files and `last_checkpoint`, in the main process only.
     """
 
-    def save_weights(self, name: str, **more: Any) -> None:
+    def save(self, name: str, **more: Any) -> None:
+        """Write the weights, what is tracked beside them and `more` to NAME.pth, from which a resume starts then.
+
+        Raises:
+            OutputError: where the folder cannot be written; `last_checkpoint` and its file are as before.
+        """
+        if self.save_to_disk:
+            tracked = {name: thing.state_dict() for name, thing in self.checkpointables.items()}
+            self.save_weights(name, **tracked, **more)
+            self.tag_last_checkpoint(f"{name}.pth")
+
+    def save_weights(self, name: str, model: nn.Module | None = None, **more: Any) -> None:
         """Write {"model", **more} to NAME.pth, whole or not at all; unlike `save`, a resume will not start from it.
 
         Args:
             name: of the file, without suffix.
+            model: whose weights; None takes those of the network that is trained.
             more: plain values to store beside the weights.
+
+        Raises:
+            OutputError: where the folder cannot be written.
         """
         if not self.save_to_disk:
             return
         path = Path(self.save_dir, f"{name}.pth")
-        unfinished = path.with_suffix(".tmp")
-        torch.save({"model": self.model.state_dict(), **more}, unfinished)
-        unfinished.replace(path)
+        logger.info("Saving %s", path)
+        with whole_file(path) as unfinished, unfinished.open("wb") as file:
+            torch.save({"model": (self.model if model is None else model).state_dict(), **more}, file)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Write down which file a resume starts from."""
+        write_text(Path(self.save_dir, "last_checkpoint"), last_filename_basename)
+
+    def find_last(self) -> str:
+        """Find the newest whole checkpoint that a resume can start from.
+
+        One that is damaged or gone is reported, and the one before it taken.
+
+        Returns: the file that the main process finds, in all of them; "" where the folder has none.
+
+        Raises:
+            CheckpointError: where there are checkpoints, and none is whole.
+        """
+        found, reports = "", []
+        for path in self._candidates() if comm.is_main_process() else ():
+            try:
+                read_checkpoint(path)
+            except (FileNotFoundError, CheckpointError) as error:
+                reports.append(str(error) if path.exists() else f"{path} is gone")
+            else:
+                found = str(path)
+                break
+        for report in reports:
+            logger.warning("Not resumed from the last checkpoint: %s", report)
+        found, reports = comm.all_gather((found, reports))[0]
+        if reports and not found:
+            raise CheckpointError(
+                f"no checkpoint in {self.save_dir} is whole: {'; '.join(reports)}. To start anew, leave out --resume "
+                "or take another train.output_dir"
+            )
+        return found
+
+    def _candidates(self) -> Iterator[Path]:
+        """Give the files that a resume may start from, the newest first; numbers above the last's are not its own."""
+        folder = Path(self.save_dir)
+        last = Path(self.get_checkpoint_file())
+        if last.name:
+            yield last
+        elif (final := folder / f"{FINAL_NAME}.pth").exists():
+            yield final
+        numbered = {path.name: path for path in folder.glob("model_*.pth") if NUMBERED.fullmatch(path.name)}
+        below = last.name if NUMBERED.fullmatch(last.name) else "model_:"  # ":" comes after the digits
+        yield from (numbered[name] for name in sorted(numbered, reverse=True) if name < below)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load the model and what is tracked beside it.

@@ -1,19 +1,33 @@
 """Planned ends of a training: between two whole steps, with a message, a checkpoint and an exit status of its own."""
 
+import os
 import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, ClassVar, Protocol, Self
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+SAME_S = 1.0
+"""A second SIGINT ends at once, but for one that comes so soon: launchers repeat to each process what all have got."""
 
 
 class TrainingStopped(BaseException):
     """A training that cannot go on; its weights are those of the last whole step.
 
-    All processes raise it in the same step, unless a kind says otherwise. It is no `Exception`, as `KeyboardInterrupt`
-    is none: of those detectron2 logs the traceback, which says less than the message.
+    It is no `Exception`, as `KeyboardInterrupt` is none: of those detectron2 logs the traceback, which says less than
+    the message.
 
     Attributes:
         status: the command's exit status.
+        is_shared: whether all processes raise it in the same step.
     """
 
     status = 1
+    is_shared = True
 
 
 class StopRequested(TrainingStopped):
@@ -21,12 +35,15 @@ class StopRequested(TrainingStopped):
 
     Args:
         name: of the signal, such as "SIGTERM".
+        is_shared: whether all processes know of it.
     """
 
     status = 75
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, is_shared: bool = True) -> None:
         super().__init__(f"{name} asked for the end of the training")
+        self.name = name
+        self.is_shared = is_shared
         if name == signal.SIGINT.name:
             self.status = 130
 
@@ -35,9 +52,105 @@ class LostProcess(TrainingStopped):
     """Another process of the training ended or cannot be reached: each that is left raises it by itself."""
 
     status = 5
+    is_shared = False
 
 
 class OutputError(TrainingStopped):
     """The output folder cannot be written: the disk is full, or the folder is gone or read-only. The main process's."""
 
     status = 6
+    is_shared = False
+
+
+class Stoppable(Protocol):
+    """What looks at `stop_signal` between two steps."""
+
+    stop_signal: str
+
+
+class StopSignals:
+    """While it is entered, SIGTERM, SIGUSR1 and SIGINT ask for the end of a training instead of ending the process.
+
+    They raise StopRequested where they meet the main thread, or in `kept_for` are written down for the next step. The
+    first signal counts; a second SIGINT is a KeyboardInterrupt. Processes forked meanwhile do not heed SIGUSR1 and
+    SIGINT: the one that forked them ends them.
+
+    Attributes:
+        name: of the first signal that came, or "".
+    """
+
+    current: ClassVar["StopSignals | None"] = None
+
+    def __init__(self) -> None:
+        self.name = ""
+        self._came_at = 0.0
+        self._listener: Stoppable | None = None
+        self._process_id = os.getpid()
+        self._handlers: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers, nor needs them
+            self._handlers = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            StopSignals.current = self
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        StopSignals.current = None
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def kept_for(self, listener: Stoppable) -> Iterator[None]:
+        """In the block a signal sets the listener's `stop_signal`, and nothing else.
+
+        Raises:
+            StopRequested: at the start, where a signal has come before.
+        """
+        self._check()
+        self._listener = listener
+        try:
+            yield
+        finally:
+            self._listener = None
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """In the block, inside `kept_for`, a signal raises after all: nothing there is half done.
+
+        Raises:
+            StopRequested: at the start, too, where a signal has come before.
+        """
+        listener, self._listener = self._listener, None
+        try:
+            self._check()
+            yield
+        finally:
+            self._listener = listener
+
+    def _check(self) -> None:
+        if self.name:
+            raise StopRequested(self.name, is_shared=False)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process_id:
+            if number == signal.SIGTERM:  # by which pools of processes end theirs
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+        elif not self.name:
+            self.name = signal.Signals(number).name
+            self._came_at = time.monotonic()
+            if self._listener is None:
+                raise StopRequested(self.name, is_shared=False)
+            self._listener.stop_signal = self.name
+        elif number == signal.SIGINT and time.monotonic() > self._came_at + SAME_S:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let a signal to this process raise StopRequested in the block, where a training listens to signals at all."""
+    if StopSignals.current is None:
+        yield
+    else:
+        with StopSignals.current.at_once():
+            yield

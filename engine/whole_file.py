@@ -1,0 +1,67 @@
+"""Files that are whole or not there at all, wherever the process that writes them is killed."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from engine.stopping import OutputError
+
+logger = logging.getLogger(__name__)
+
+SUFFIX = ".unfinished"
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Write a file under another name in its folder, and give it its own when its last byte is on the disk.
+
+    What had the name before stays until then, and for good where the writing fails.
+
+    Yields: the path to write to.
+
+    Raises:
+        OutputError: where the folder cannot be written.
+    """
+    unfinished = path.with_name(path.name + SUFFIX)
+    try:
+        yield unfinished
+        synchronize(unfinished)
+        unfinished.replace(path)
+        synchronize(path.parent)  # the new name is an entry of the folder
+    except (OSError, RuntimeError) as error:
+        # torch closes its archive after the file's error, and raises another for what is missing in it.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise OutputError(f"cannot write {path}: {cause.strerror or cause}") from error
+    finally:
+        with suppress(OSError):  # of a folder that went
+            unfinished.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all.
+
+    Raises:
+        OutputError: where the folder cannot be written.
+    """
+    with whole_file(path) as unfinished:
+        unfinished.write_text(text)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes left of files that they wrote by `whole_file`."""
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        path.unlink()
+        logger.info("Removed %s, left by a process that was killed while it wrote", path)
+
+
+def synchronize(path: Path) -> None:
+    """Bring a file or a folder's list of names to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
