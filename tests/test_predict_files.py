@@ -14,6 +14,7 @@ from test_predict_tool import arguments, by_network, folders, grey, network  # n
 from inference import classical
 from inference.extras import MissingExtraError
 from tools import predict
+from tools.prediction import steps
 
 RAMP = ("--baseline", "ramp")
 
@@ -164,7 +165,7 @@ def test_an_interruption_is_130_and_resume_goes_on(folders, capsys, monkeypatch)
             raise KeyboardInterrupt
         return trimap
 
-    monkeypatch.setitem(predict.BASELINES, "ramp", ramp)
+    monkeypatch.setitem(steps.BASELINES, "ramp", ramp)
     assert predict.main(arguments(folders, *RAMP)) == 130
     error = capsys.readouterr().err
     assert error.splitlines()[-1] == "predict.py: interrupted; the same command with --resume goes on"
@@ -204,7 +205,7 @@ def test_no_memory_for_an_image_stops_no_other_and_says_what_to_do(folders, caps
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
         return trimap
 
-    monkeypatch.setitem(predict.BASELINES, "ramp", ramp)
+    monkeypatch.setitem(steps.BASELINES, "ramp", ramp)
     assert predict.main(arguments(folders, *RAMP)) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert "images/b.png: out of memory" in last and "--max-memory" in last and "--tile-px" in last

@@ -1,0 +1,1 @@
+"""What tools/predict.py is made of: its command line, and the steps that an image goes through."""

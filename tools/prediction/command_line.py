@@ -1,0 +1,85 @@
+"""The command line of tools/predict.py."""
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from inference.jobs import KINDS
+from tools.prediction.steps import BASELINES, network_settings
+
+
+def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespace:
+    """Read the command line; options that contradict each other end the process with status 2."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", nargs="+", metavar="IMAGES", help="image, folder of images, or quoted pattern")
+    group = parser.add_argument_group("trimap, by one of")
+    group.add_argument("--trimap", type=Path, metavar="FILE", help="trimap of the only image")
+    group.add_argument("--trimap-dir", type=Path, metavar="FOLDER", help="trimaps")
+    group.add_argument("--mask", type=Path, help="mask of the only image, or folder of masks; needs a width")
+    group.add_argument("--auto", action="store_true", help="find the subject")
+    group.add_argument("--width-px", type=positive_integer, help="width of a mask's unknown band, half of it inside")
+    group.add_argument("--width-percent", type=number_up_to(100), help="the same, or --auto's, of the longer side")
+    group.add_argument("--threshold", type=number_up_to(1), help="cut a mask here first, for JPEG and network masks")
+    group = parser.add_argument_group("alpha, by one of")
+    group.add_argument("--model", type=Path, help="model folder or .onnx file of tools/export.py")
+    group.add_argument("--config-file", type=Path, help="config of a network; needs --weights")
+    group.add_argument("--weights", type=Path, help="trained checkpoint of the config")
+    group.add_argument("--baseline", choices=BASELINES, help="no network; closed-form where none of these is given")
+    group = parser.add_argument_group("how a network runs")
+    group.add_argument("--device", help="cpu, cuda ... (default: the best there is)")
+    group.add_argument("--precision", choices=("auto", "float32", "bf16"), help="default: auto, by the device")
+    group.add_argument("--max-memory", type=number_up_to(math.inf), metavar="GB", help="that may be in use, 1e9 bytes")
+    group.add_argument("--compile", action="store_true", default=None, help="by torch.compile: a slow start")
+    group.add_argument("--tile-px", type=positive_integer, help="side of the tiles that the decoder takes in turn")
+    group = parser.add_argument_group("what is written")
+    group.add_argument("--output", type=Path, help="file for one image, else folder, where names are kept")
+    group.add_argument("--as", choices=KINDS, dest="kind", help="default: alpha; with --auto rgba")
+    group.add_argument("--background", help="composite over this colour (teal, '#20a040') or picture")
+    group.add_argument("--premultiplied", action="store_true", help="rgba: colours multiplied by alpha")
+    group.add_argument("--bits", type=int, choices=(8, 16), default=8, help="default: 8")
+    group.add_argument("--format", choices=("png", "tif", "webp"), default="png", help="where --output names no file")
+    group.add_argument("--resume", action="store_true", help="make only what is not there yet")
+    options = parser.parse_args(arguments)
+    if sum(map(bool, (options.trimap, options.trimap_dir, options.mask, options.auto))) != 1:
+        parser.error("give one of --trimap, --trimap-dir, --mask and --auto")
+    if options.mask and bool(options.width_px) == bool(options.width_percent):
+        parser.error("--mask needs either --width-px or --width-percent")
+    if not options.mask and (options.width_px or options.threshold):
+        parser.error("--width-px and --threshold are for --mask")
+    if options.width_percent and not (options.mask or options.auto):
+        parser.error("--width-percent is for --mask and --auto")
+    if sum(map(bool, (options.model, options.config_file, options.baseline))) > 1:
+        parser.error("give one of --model, --config-file with --weights, and --baseline")
+    if bool(options.config_file) != bool(options.weights):
+        parser.error("--config-file and --weights belong together")
+    if network_settings(options) and not (options.model or options.config_file):
+        parser.error("--device, --precision, --max-memory, --compile, --tile-px: for --model or --config-file")
+    has_background = options.background is not None
+    options.kind = options.kind or ("composite" if has_background else "rgba" if options.auto else "alpha")
+    if (options.kind == "composite") != has_background:
+        parser.error("--as composite and --background belong together")
+    if options.background == "":
+        parser.error("--background needs a colour or a picture")
+    if options.premultiplied and options.kind != "rgba":
+        parser.error("--premultiplied is for --as rgba")
+    return options
+
+
+def positive_integer(text: str) -> int:
+    """Read an integer of the command line."""
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def number_up_to(most: float) -> Callable[[str], float]:
+    """Make a reader of numbers above 0."""
+
+    def number(text: str) -> float:
+        value = float(text)
+        if not 0 < value <= most:
+            raise argparse.ArgumentTypeError(f"must be above 0 and at most {most:g}, got {text}")
+        return value
+
+    return number

@@ -1,0 +1,141 @@
+"""Where trimaps come from, what gives alpha and what is written, as the command line of tools/predict.py says."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ImageColor
+
+# What loads torch, or takes an optional package, is imported where it is asked for.
+from data.images import DataError, read_image, write_alpha, write_image, write_rgba
+from data.layouts import check_same_size, find_by_stem
+from data.ranks import Ranks
+from data.trimap import band_width_px, ramp_alpha, read_trimap, trimap_of_mask, trivial_alpha
+from inference.classical import closed_form_alpha
+from inference.jobs import Job
+
+Matte = Callable[[NDArray, NDArray], NDArray]
+FindTrimap = Callable[[Path, NDArray], NDArray]
+
+BASELINES: dict[str, Matte] = {
+    "closed-form": closed_form_alpha,
+    "trivial": lambda image, trimap: trivial_alpha(trimap),
+    "ramp": lambda image, trimap: ramp_alpha(trimap),
+}
+
+
+def say(line: str) -> None:
+    """Tell the person who called."""
+    print(f"predict.py: {line}", file=sys.stderr)
+
+
+def trimap_source(options: argparse.Namespace, num_images: int) -> tuple[FindTrimap, list[Path]]:
+    """Choose where trimaps come from.
+
+    Returns: a function that gives the trimap of an image's path and colours, and the files that it may read.
+
+    Raises:
+        FileNotFoundError: no such file or folder, or no picture in it.
+        DataError: one file for several images.
+    """
+    if options.auto:
+        from inference.subject import trimap_of_subject
+
+        width = {"width_percent": options.width_percent} if options.width_percent else {}
+        return lambda path, image: trimap_of_subject(image, name=path, **width), []
+    place: Path = options.trimap or options.trimap_dir or options.mask
+    partners: dict[str, list[Path]] = {}
+    if place.is_dir() and not options.trimap:
+        partners = find_by_stem(place)
+    elif not place.is_file() or options.trimap_dir:
+        expected = "a folder" if options.trimap_dir else "a file" if options.trimap else "a file or a folder"
+        raise FileNotFoundError(f"{place} is not there, or not {expected}, which this option takes")
+    elif num_images > 1:
+        raise DataError(f"{place} is one file for {num_images} images: give a folder of trimaps or masks")
+
+    def band_px(longer_px: int) -> int:
+        return options.width_px or band_width_px(options.width_percent, longer_px)
+
+    def find(path: Path, image: NDArray) -> NDArray:
+        found = partners.get(path.stem, []) if partners else [place]
+        if len(found) != 1:
+            raise DataError(f"{place} holds {len(found) or 'no'} pictures called {path.stem}, expected one")
+        trimap = trimap_of_mask(found[0], band_px, options.threshold) if options.mask else read_trimap(found[0])
+        check_same_size(image, path, trimap, found[0])
+        return trimap
+
+    return find, [path for paths in partners.values() for path in paths] or [place]
+
+
+def network_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Those arguments of `Predictor.load` that were given."""
+    given = {
+        "device": options.device, "precision": options.precision, "max_memory_gb": options.max_memory,
+        "is_compiled": options.compile, "tile_px": options.tile_px,
+    }  # fmt: skip
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def load_matte(options: argparse.Namespace, ranks: Ranks) -> Matte:
+    """Choose what gives alpha, and say so where the command line does not.
+
+    Raises:
+        OSError, ValueError, MissingExtraError: the network cannot be used.
+    """
+    source = options.model or options.config_file
+    if source is None:
+        if options.baseline is None and ranks.is_first:
+            say("no network given: closed-form matting")
+        return BASELINES[options.baseline or "closed-form"]
+    from inference.predictor import Predictor
+
+    settings = network_settings(options)
+    if not ranks.is_alone:
+        settings["device"] = ranks.device(options.device or "auto")
+    return Predictor.load(source, options.weights, **settings).predict
+
+
+def result_writer(options: argparse.Namespace) -> Callable[[Job, NDArray, NDArray], None]:
+    """Choose what is written.
+
+    Returns: a function of a job, its image and its alpha.
+
+    Raises:
+        OSError, ValueError: a background that is neither a colour nor a picture.
+    """
+    background = read_background(options.background) if options.background else None
+
+    def write(job: Job, image: NDArray, alpha: NDArray) -> None:
+        job.output.parent.mkdir(parents=True, exist_ok=True)
+        if options.kind == "alpha":
+            return write_alpha(job.output, alpha, options.bits)
+        from inference.foreground import cut_out, estimate_foreground, over
+
+        foreground = estimate_foreground(image, alpha)
+        if background is None:
+            rgba = cut_out(foreground, alpha, options.premultiplied)
+            return write_rgba(job.output, rgba, options.bits, options.premultiplied)
+        return write_image(job.output, over(foreground, alpha, background), options.bits)
+
+    return write
+
+
+def read_background(name: str) -> NDArray[np.float32]:
+    """Read a colour (3,), by a name or code that Pillow knows, or a picture (H, W, 3), in [0, 1].
+
+    Raises:
+        DataError: neither, or a colour with transparency.
+    """
+    try:
+        colour = ImageColor.getrgb(name)
+    except ValueError as error:
+        if Path(name).is_file():
+            return read_image(name)
+        raise DataError(f"--background {name}: neither a picture nor a colour such as teal or '#20a040'") from error
+    if len(colour) != 3:
+        raise DataError(f"--background {name}: expected an opaque colour")
+    return np.divide(colour, 255, dtype=np.float32)
