@@ -14,6 +14,7 @@ from data.images import as_colours, as_unit_floats
 from data.trimap import UNKNOWN, decode_trimap
 from inference.model_folder import read_model_folder
 from inference.network import TILE_PX, Network, TorchNetwork
+from modeling.views import AverageViews
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +26,12 @@ class Predictor:
 
     Args:
         network: a `TorchNetwork` or an `OnnxNetwork`.
+        views: of each image, over which alpha is averaged; the image alone by default.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, views: AverageViews | None = None) -> None:
         self.network = network
+        self.views = AverageViews() if views is None else views
 
     @classmethod
     def load(
@@ -40,6 +43,7 @@ class Predictor:
         tile_px: int | None = None,
         max_memory_gb: float | None = None,
         is_compiled: bool = False,
+        views: AverageViews | None = None,
     ) -> "Predictor":
         """Read a network, and log where and how it runs.
 
@@ -51,6 +55,7 @@ class Predictor:
             precision: see `inference.network.choose_precision`; an `.onnx` file has its own.
             tile_px, max_memory_gb, is_compiled: see `TorchNetwork`, whose tiles None takes; refused for an `.onnx`
                 file, which takes images whole.
+            views: see `Predictor`.
 
         Raises:
             FileNotFoundError: a file is not there.
@@ -79,7 +84,7 @@ class Predictor:
             tile_px = TILE_PX if tile_px is None else tile_px
             network = TorchNetwork(model, device, precision, tile_px, max_memory_gb, is_compiled)
         logger.info("%s runs on %s (asked for: %s, %s)", source, network.name, device, precision)
-        return cls(network)
+        return cls(network, views)
 
     def predict(self, image: NDArray, trimap: NDArray) -> NDArray[np.float32]:
         """Predict alpha, with known pixels pasted back; where all are known, no network runs.
@@ -124,7 +129,9 @@ class Predictor:
         unknown = [known == UNKNOWN for _, known in pairs]
         images = [image for (image, _), mask in zip(pairs, unknown, strict=True) if mask.any()]
         trimaps = [torch.from_numpy(known)[None] for (_, known), mask in zip(pairs, unknown, strict=True) if mask.any()]
-        alphas = iter(self.network.alpha(torch.stack(images), torch.stack(trimaps)).float().cpu() if images else ())
+        alphas: Iterator[Tensor] = iter(())
+        if images:
+            alphas = iter(self.views(self.network.alpha, torch.stack(images), torch.stack(trimaps)).float().cpu())
         for (_, known), mask in zip(pairs, unknown, strict=True):
             yield np.where(mask, next(alphas)[0].numpy(), known) if mask.any() else known
 

@@ -28,6 +28,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "tools.benchmark": (*TOOLS, "tools.benchmarks"),
     "tools.benchmarks": (*TOOLS, "tools.benchmarks"),
     "tools.predict": (*TOOLS, "tools.prediction"),
+    "tools.evaluate": (*TOOLS, "tools.prediction"),
     "tools.prediction": (*TOOLS, "tools.prediction"),
     "tools.make_open_dataset": (*TOOLS, "tools.open_data"),
     "tools.open_data": (*TOOLS, "tools.open_data"),
@@ -42,7 +43,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "inference.foreground": ("inference.extras", "data.images", "data.composition", "numpy", "cv2"),
     "inference.jobs": ("numpy", "data.images", "data.encoding"),
     # A config and its checkpoint are read as training reads them, where one is asked for.
-    "inference.predictor": ("inference", "data.images", "data.trimap", "torch", "numpy", "engine.model"),
+    "inference.predictor": ("inference", "modeling.views", "data.images", "data.trimap", "torch", "numpy",
+                            "engine.model"),
     # The others are detectron2's own interface (configs, overrides, saved configs, schedules).
     "engine": ("engine", "torch", "detectron2", "omegaconf", "hydra", "yaml", "fvcore"),
     "modeling": (*NETWORK, "modeling"),

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import math
 import re
 from pathlib import Path
 
@@ -200,7 +201,8 @@ def test_a_broken_file_that_a_config_imports_is_named(tmp_path):
 @pytest.mark.parametrize("key", ["model", "model.backbone", "model.decoder", "model.criterion", "optimizer",
                                  "optimizer.params", "dataloader.train", "dataloader.train.dataset",
                                  "dataloader.train.dataset.tones", "dataloader.train.dataset.degradation",
-                                 "dataloader.test", "dataloader.test.dataset", "dataloader.evaluator"])  # fmt: skip
+                                 "dataloader.test", "dataloader.test.dataset", "dataloader.evaluator",
+                                 "lr_multiplier.scheduler"])  # fmt: skip
 def test_every_argument_can_be_overridden(key):
     node = OmegaConf.select(load_config(CONFIGS / "ViTMatte_S_10ep.py"), key)
     assert set(node) - {"_target_"} == set(inspect.signature(node._target_).parameters)
@@ -238,6 +240,37 @@ def test_the_learning_rate_of_the_report_iteration_by_iteration():
         assert optimizer.param_groups[0]["lr"] == pytest.approx(multiplier * warmup, rel=1e-9), iteration
         optimizer.step()
         scheduler.step()
+
+
+@pytest.mark.parametrize("path", ["ViTMatte_L_100ep", "demo"])
+def test_a_cosine_is_one_override(path):
+    cfg = load_config(CONFIGS / f"{path}.py")
+    apply_overrides(cfg, ["lr_multiplier.scheduler.kind=cosine"])
+    multiplier, warmup = instantiate(cfg.lr_multiplier), cfg.lr_multiplier.warmup_length
+    for done in (warmup, 0.5, 0.9, 0.999):
+        assert multiplier(done) == pytest.approx((1 + math.cos(math.pi * done)) / 2, rel=1e-9)
+    assert multiplier(warmup / 2) == pytest.approx((0.001 + multiplier(warmup)) / 2, rel=1e-6)
+
+
+def test_a_warm_up_of_the_decoder_alone_is_one_override(tmp_path):
+    cfg = load_config(CONFIGS / "ViTMatte_S_10ep.py")
+    assert cfg.optimizer.params.pretrained_start == 0
+    apply_overrides(cfg, ["train.decoder_warmup_samples=64000", "dataloader.train.batch_size=8"])
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    for loaded in (cfg, load_config(tmp_path / "config.yaml")):
+        assert loaded.optimizer.params.pretrained_start == pytest.approx(4000 / 26940, rel=1e-12)
+
+
+@pytest.mark.parametrize("path", ["ViTMatte_S_10ep", "ViTMatte_S_original", "ViTMatte_L_100ep"])
+def test_frozen_blocks_are_one_override(path):
+    cfg = load_config(CONFIGS / f"{path}.py")
+    apply_overrides(cfg, ["model.num_frozen_blocks=2", "model.freeze_patch_embed=true"])
+    cfg.optimizer.params.model = model = instantiate_on_meta(cfg)
+    grouped = {id(parameter) for group in instantiate(cfg.optimizer).param_groups for parameter in group["params"]}
+    early = ("patch_embed.", "cls_token", "storage_tokens", "pos_embed", "blocks.0.", "blocks.1.")
+    for name, parameter in model.named_parameters():
+        is_frozen = name.startswith(tuple(f"backbone.{part}" for part in early))
+        assert parameter.requires_grad != is_frozen and (id(parameter) in grouped) != is_frozen, name
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 """The schedule's arithmetic against the published numbers, and against a loop where there are none."""
 
+import math
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 from omegaconf import OmegaConf
 
 from engine.schedule import (
+    build_decay,
     describe_change,
     epochs_to_iterations,
     iterations_per_epoch,
@@ -81,3 +84,16 @@ def test_the_change_of_samples_per_iteration_is_one_line():
     for words in ("8 samples", "32", "5388 iterations per epoch", "epochs kept at 10", "53880", "32000 samples",
                   "4000 iterations", "learning rate not scaled"):  # fmt: skip
         assert words in line
+
+
+@given(done=st.integers(0, 99), first=st.floats(0.1, 2.0), end=st.floats(0.0, 0.1))
+def test_decay_is_by_steps_or_half_a_period_of_a_cosine(done, first, end):
+    steps, cosine = (build_decay(kind, [first, 0.5, 0.2], [80, 95], 100, end) for kind in ("steps", "cosine"))
+    assert steps(done / 100) == (first if done < 80 else 0.5 if done < 95 else 0.2)
+    expected = end + (first - end) * math.cos(math.pi * done / 200) ** 2
+    assert cosine(done / 100) == pytest.approx(expected, rel=1e-9)
+
+
+def test_another_kind_of_decay_is_refused():
+    with pytest.raises(ValueError, match='kind must be "steps" or "cosine", got \'linear\''):
+        build_decay("linear", [1.0, 0.5], [1], 2)

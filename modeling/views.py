@@ -1,0 +1,131 @@
+"""Test-time augmentation: alpha averaged over mirrored, turned and resized views of an image."""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modeling.vitmatte import UNKNOWN
+
+MAX_SCALE = 8.0
+
+ROUNDING = 1e-5
+"""Of a resized trimap: so near to 0 or 1 it is known."""
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""Image (B, 3, H, W) and trimap (B, 1, H, W) of {0, 0.5, 1} -> alpha (B, 1, H, W) in [0, 1]."""
+
+
+class AverageViews:
+    """Averages what a network predicts of several views of an image; `len` is the number of forward passes.
+
+    Args:
+        flips: each view and its mirror image.
+        rotations: by 0, 90, 180 and 270 degrees; with flips these are the eight symmetries of a square.
+        scales: factors of both sides, above 0 and up to `MAX_SCALE`, that each of these is seen at.
+
+    Raises:
+        ValueError: no scale, or one out of range.
+    """
+
+    def __init__(self, flips: bool = False, rotations: bool = False, scales: Sequence[float] = (1.0,)) -> None:
+        self.scales = [float(scale) for scale in scales]
+        if not self.scales or not all(0 < scale <= MAX_SCALE for scale in self.scales):
+            raise ValueError(f"scales of views must be above 0 and at most {MAX_SCALE:g}, got {self.scales}")
+        self.turns = list(itertools.product(range(4 if rotations else 1), (False, True) if flips else (False,)))
+
+    @classmethod
+    def parse(cls, text: str) -> "AverageViews":
+        """Read "flips", "rotations" and scales from a text with commas, "flips,rotations,0.75,1" for example.
+
+        Raises:
+            ValueError: another word, or scales as above.
+        """
+        words = [word.strip() for word in text.split(",")]
+        names = {"flips", "rotations"}
+        try:
+            scales = [float(word) for word in words if word not in names]
+        except ValueError as error:
+            raise ValueError(f"expected flips, rotations and scales with commas between them, got {text!r}") from error
+        return cls("flips" in words, "rotations" in words, scales or (1.0,))
+
+    def __len__(self) -> int:
+        return len(self.turns) * len(self.scales)
+
+    def __call__(self, predict: Predict, image: Tensor, trimap: Tensor) -> Tensor:
+        """Predict the average.
+
+        Args:
+            predict: a network.
+            image: (B, 3, H, W) in [0, 1].
+            trimap: (B, 1, H, W) of {0, 0.5, 1}.
+
+        Returns: (B, 1, H, W) in [0, 1], on the network's device, with 0 and 1 where the trimap knows them.
+        """
+        size = image.shape[-2:]
+        total: Tensor | None = None
+        for scale in self.scales:
+            image_scaled, trimap_scaled = image, trimap
+            if scale != 1.0:
+                scaled = [max(1, math.floor(side * scale + 0.5)) for side in size]
+                image_scaled, trimap_scaled = resize(image, scaled), resize_trimap(trimap, scaled)
+            for turns, is_flipped in self.turns:
+                alpha = predict(*(turn(x, turns, is_flipped) for x in (image_scaled, trimap_scaled)))
+                # Networks may give anything where alpha is known, and resizing would spread it.
+                alpha = paste_known(turn_back(alpha, turns, is_flipped), trimap_scaled)
+                alpha = alpha if scale == 1.0 else resize(alpha, size)
+                total = alpha if total is None else total + alpha
+        assert total is not None
+        return paste_known((total / len(self)).clamp(0, 1), trimap)
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Give a model that predicts the average in evaluation mode; itself where there is nothing to average."""
+        return model if len(self) == 1 and self.scales == [1.0] else _Averaged(model, self)
+
+
+class _Averaged(nn.Module):
+    """A `ViTMatte` seen through `AverageViews`."""
+
+    def __init__(self, model: nn.Module, views: AverageViews) -> None:
+        super().__init__()
+        self.model, self.views = model, views
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Predict as `ViTMatte` does in evaluation mode."""
+
+        def predict(image: Tensor, trimap: Tensor) -> Tensor:
+            return self.model({"image": image, "trimap": trimap})["pred_alpha"]
+
+        return {"pred_alpha": self.views(predict, batch["image"], batch["trimap"])}
+
+
+def paste_known(alpha: Tensor, trimap: Tensor) -> Tensor:
+    """Alpha (B, 1, H, W) with 0 and 1 where a trimap of that shape knows them."""
+    trimap = trimap.to(alpha.device)
+    return torch.where(trimap == UNKNOWN, alpha, trimap.to(alpha.dtype))
+
+
+def turn(x: Tensor, turns: int, is_flipped: bool) -> Tensor:
+    """Turn (..., H, W) by so many times 90 degrees, then mirror it left to right."""
+    x = x.rot90(turns, (-2, -1))
+    return x.flip(-1) if is_flipped else x
+
+
+def turn_back(x: Tensor, turns: int, is_flipped: bool) -> Tensor:
+    """The inverse of `turn`."""
+    return (x.flip(-1) if is_flipped else x).rot90(-turns, (-2, -1))
+
+
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """(B, C, H, W) to another (H, W), bilinear, with a filter as wide as the pixels of the coarser one."""
+    return F.interpolate(x, size=list(size), mode="bilinear", antialias=True)
+
+
+def resize_trimap(trimap: Tensor, size: Sequence[int]) -> Tensor:
+    """(B, 1, H, W) of {0, 0.5, 1} to another size: known where all that a pixel is made of is known alike."""
+    resized = resize(trimap, size)
+    unknown = torch.full_like(resized, UNKNOWN)
+    return torch.where(resized < ROUNDING, 0.0, torch.where(resized > 1 - ROUNDING, 1.0, unknown))
