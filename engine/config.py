@@ -1,6 +1,7 @@
 """Reading a config and its command-line overrides, with misspellings refused."""
 
 import difflib
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import engine.schedule  # noqa: F401  registers the resolvers that configs use
+from engine.whole_file import write_text
 
 TRAINING_SECTIONS = ("train", "model", "dataloader", "optimizer", "lr_multiplier")
 
@@ -47,6 +49,56 @@ def load_config(path: str | Path, sections: Sequence[str] = ()) -> DictConfig:
         raise ConfigError(f"{path}: expected the sections {', '.join(sections)}, got {', '.join(names) or 'none'}")
     OmegaConf.set_struct(cfg, True)
     return cfg
+
+
+def save_config(cfg: DictConfig, path: Path) -> None:
+    """Write a config that `load_config` reads again: whole, or not at all.
+
+    Raises:
+        OutputError: where the folder cannot be written.
+    """
+    write_text(path, _as_yaml(cfg))
+
+
+def describe_differences(path: Path, cfg: DictConfig) -> list[str]:
+    """Say which settings of a config are others than a saved one's, as "key: before -> now".
+
+    Values are compared as they are written: of those that follow from others, the others alone are named.
+
+    Raises:
+        ConfigError: where the saved one is no config.
+    """
+    before = _settings(load_config(path))
+    with tempfile.TemporaryDirectory() as folder:
+        saved = Path(folder, "now.yaml")
+        saved.write_text(_as_yaml(cfg))
+        now = _settings(load_config(saved))
+    keys = dict.fromkeys([*now, *before])
+    shown = {key: tuple(repr(side[key]) if key in side else "absent" for side in (before, now)) for key in keys}
+    return [f"{key}: {earlier} -> {later}" for key, (earlier, later) in shown.items() if earlier != later]
+
+
+def _as_yaml(cfg: DictConfig) -> str:
+    """What detectron2 writes of a config."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "config.yaml")
+        LazyConfig.save(cfg, str(path))
+        return path.read_text()
+
+
+def _settings(cfg: DictConfig) -> dict[str, Any]:
+    """Map each dotted key to its value as it is written; lists are values."""
+    settings: dict[str, Any] = {}
+
+    def collect(node: dict[Any, Any], prefix: str) -> None:
+        for name, value in node.items():
+            if isinstance(value, dict) and value:
+                collect(value, f"{prefix}{name}.")
+            else:
+                settings[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+
+    collect(OmegaConf.to_container(cfg, resolve=False), "")
+    return settings
 
 
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:

@@ -8,23 +8,25 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from detectron2.engine import default_writers, hooks
 from detectron2.utils import comm
 from omegaconf import DictConfig
 
 from engine.batch_norm import set_batch_norm
 from engine.checkpoint import Checkpointer, load_weights, read_checkpoint
-from engine.config import ConfigError
+from engine.config import ConfigError, describe_differences, save_config
 from engine.ema import Ema
 from engine.evaluation import EMA, EvaluateAndKeepBest, evaluate, evaluate_all, metric_names
 from engine.hooks import WriteMetrics
+from engine.keeping import KeepCheckpoints
 from engine.launch import distribute
 from engine.pace import WarnOfSlowLoader
 from engine.rates import LRScheduler
 from engine.start import build_data
-from engine.stopping import TrainingStopped
+from engine.stopping import OutputError, StopSignals, TrainingStopped
 from engine.trainer import NonFiniteError, Trainer, set_float32_products
+from engine.whole_file import remove_unfinished, whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +35,26 @@ def train(cfg: DictConfig, resume: bool) -> None:
     """Train a config from its initial checkpoint, or with `resume` from the last one of its folder if there is any.
 
     Of a finished training only the last evaluation is made, where a stop cut it off.
+
+    Raises:
+        SystemExit: where the training is stopped, with the status of its kind.
     """
+    with StopSignals() as signals:
+        try:
+            _train(cfg, resume, signals)
+        except TrainingStopped as stop:
+            logger.error("Stopped before the first step: %s", stop)
+            sys.exit(stop.status)
+
+
+def _train(cfg: DictConfig, resume: bool, signals: StopSignals) -> None:
+    """Put a training together and run it."""
     settings = cfg.train
+    folder = Path(settings.output_dir)
+    if comm.is_main_process():
+        remove_unfinished(folder)
+        if resume:
+            tell_differences(cfg, folder / "config.yaml")
     precision = settings.precision
     set_float32_products(precision)
     train_loader, test_loader, evaluator = build_data(cfg.dataloader)
@@ -53,6 +73,7 @@ def train(cfg: DictConfig, resume: bool) -> None:
     # A proxy, since the trainer's hooks hold the checkpointer: in a cycle, its loader's workers would outlive it.
     tracked = {"trainer": weakref.proxy(trainer), **({"ema": ema} if ema is not None else {})}
     checkpointer = Checkpointer(model, settings.output_dir, **tracked)
+    checkpoints = KeepCheckpoints(checkpointer, **settings.checkpointer)
     is_main = comm.is_main_process()
     networks = {"": model, **({EMA: ema.module} if ema is not None else {})}
     trainer.register_hooks(
@@ -60,7 +81,7 @@ def train(cfg: DictConfig, resume: bool) -> None:
             hooks.IterationTimer(),
             WarnOfSlowLoader() if is_main else None,
             LRScheduler(instantiate(cfg.lr_multiplier)),
-            hooks.PeriodicCheckpointer(checkpointer, **settings.checkpointer) if is_main else None,
+            checkpoints,
             EvaluateAndKeepBest(
                 settings.eval_period,
                 partial(evaluate_all, networks, test_loader, evaluator),
@@ -76,8 +97,8 @@ def train(cfg: DictConfig, resume: bool) -> None:
             else None,
         ]
     )
-    if resume and checkpointer.has_checkpoint():
-        checkpointer.load(checkpointer.get_checkpoint_file())
+    if resume and (last := checkpointer.find_last()):
+        checkpointer.load(last)
     elif path := settings.init_checkpoint:
         load_weights(model, read_checkpoint(path)["model"], path, settings.init_checkpoint_may_lack)
     else:
@@ -86,33 +107,50 @@ def train(cfg: DictConfig, resume: bool) -> None:
         logger.info("%s is finished: all %d iterations are done", settings.output_dir, settings.max_iter)
     elif is_main:
         cfg.optimizer.params.model = None
-        LazyConfig.save(cfg, f"{settings.output_dir}/config.yaml")
+        save_config(cfg, folder / "config.yaml")
+    with signals.kept_for(trainer):
+        try:
+            trainer.train(trainer.next_iteration, settings.max_iter)
+            if ema is not None:
+                checkpointer.save_weights("model_final_ema", ema.module, iteration=trainer.next_iteration - 1)
+        except TrainingStopped as stop:
+            end_early(trainer, checkpoints, folder, stop)
+
+
+def tell_differences(cfg: DictConfig, saved: Path) -> None:
+    """Log in which settings a resume differs from the training so far."""
+    if not saved.is_file():
+        return
     try:
-        trainer.train(trainer.next_iteration, settings.max_iter)
-    except TrainingStopped as error:
-        end_early(trainer, checkpointer, error)
-    if ema is not None:
-        checkpointer.save_weights("model_final_ema", ema.module, iteration=trainer.next_iteration - 1)
+        differences = describe_differences(saved, cfg)
+    except ConfigError as error:
+        differences = [f"not known, {error}"]
+    if differences:
+        logger.warning("The config is not that of %s, before -> now:\n  %s", saved, "\n  ".join(differences))
 
 
-def end_early(trainer: Trainer, checkpointer: Checkpointer, error: TrainingStopped) -> None:
+def end_early(trainer: Trainer, checkpoints: KeepCheckpoints, folder: Path, stop: TrainingStopped) -> None:
     """Write a checkpoint of the steps done and the count of faults, say why, and end all processes together."""
     done = trainer.next_iteration
-    folder = Path(checkpointer.save_dir)
-    if done and comm.is_main_process():
-        # A line of its own: the last step's may be written already, and the faults came after it.
-        with (folder / "metrics.json").open("a") as file:
-            file.write(json.dumps({"faulty_samples": float(trainer.faulty_samples), "iteration": done - 1}) + "\n")
-    if isinstance(error, NonFiniteError):
-        batch_path = folder / f"not_finite_{done - 1:07d}_process_{comm.get_rank()}.pth"
-        torch.save({"batches": error.batches}, batch_path)
-        logger.error("The batch of process %d is in %s", comm.get_rank(), batch_path)
-    if done > trainer.start_iter:
-        checkpointer.save(f"model_{done - 1:07d}", iteration=done - 1)
-    advice = f"--resume goes on from iteration {done}" if done else "No step was done yet"
-    logger.error("Stopped: %s\n%s", error, advice)
-    comm.synchronize()  # the first process to end takes the others with it
-    sys.exit(error.status)
+    try:
+        checkpoints.save()
+        if isinstance(stop, NonFiniteError):
+            batch_path = folder / f"not_finite_{done - 1:07d}_process_{comm.get_rank()}.pth"
+            with whole_file(batch_path) as unfinished:
+                torch.save({"batches": stop.batches}, unfinished)
+            logger.error("The batch of process %d is in %s", comm.get_rank(), batch_path)
+        if done and comm.is_main_process():
+            # A line of its own: the last step's may be written already, and the faults came after it.
+            with (folder / "metrics.json").open("a") as file:
+                file.write(json.dumps({"faulty_samples": float(trainer.faulty_samples), "iteration": done - 1}) + "\n")
+    except (OutputError, OSError) as error:
+        logger.error("Not all is saved: %s", error)
+    saved = checkpoints.saved_iterations
+    advice = f"--resume goes on from iteration {saved}" if saved else "There is no checkpoint to resume from"
+    logger.error("Stopped: %s\n%s", stop, advice if done else "No step was done yet")
+    if stop.is_shared:
+        comm.synchronize()  # the first process to end takes the others with it
+    sys.exit(stop.status)
 
 
 def evaluate_only(cfg: DictConfig, resume: bool) -> None:
@@ -121,8 +159,7 @@ def evaluate_only(cfg: DictConfig, resume: bool) -> None:
         raise ConfigError("--eval-only needs a test set, and dataloader.test is null")
     test_loader = instantiate(cfg.dataloader.test)
     model = instantiate(cfg.model).to(cfg.train.device)
-    last = Checkpointer(model, cfg.train.output_dir).get_checkpoint_file()
-    path = last if resume else cfg.train.init_checkpoint
+    path = Checkpointer(model, cfg.train.output_dir).find_last() if resume else cfg.train.init_checkpoint
     if not path:
         raise ConfigError(
             f"nothing to evaluate: {f'no checkpoint in {cfg.train.output_dir}' if resume else 'no checkpoint named'}"
