@@ -29,8 +29,8 @@ UNREADABLE = (
 
 FINAL_NAME = "model_final"
 
-NUMBERED = re.compile(r"model_\d{7}\.pth")
-"""Checkpoints on the way, by the last iteration in them."""
+NUMBERED = re.compile(r"model_\d{7}")
+"""Checkpoints on the way, by the last iteration in them, without suffix."""
 
 
 class CheckpointError(ValueError):
@@ -46,6 +46,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: where there is no such file.
         CheckpointError: where the file is damaged or holds something else.
     """
+    if Path(path).is_dir():
+        raise CheckpointError(
+            f"{path} is a folder: if it is the checkpoint of a spread network, tools/gather_checkpoint.py makes a file "
+            "of it, or resume with train.sharded_blocks as it was"
+        )
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"there is no checkpoint {str(path)!r} (seen from {Path.cwd()}). The initial one is made from a published "
@@ -120,6 +125,9 @@ class Checkpointer(DetectionCheckpointer):
     It writes {"model", "trainer", "iteration"} files and `last_checkpoint`, in the main process only.
     """
 
+    suffix = ".pth"
+    """Of the names of checkpoints."""
+
     def save(self, name: str, **more: Any) -> None:
         """Write the weights, what is tracked beside them and `more` to NAME.pth, from which a resume starts then.
 
@@ -142,12 +150,22 @@ class Checkpointer(DetectionCheckpointer):
         Raises:
             OutputError: where the folder cannot be written.
         """
+        weights = self.weights(self.model if model is None else model)
         if not self.save_to_disk:
             return
         path = Path(self.save_dir, f"{name}.pth")
         logger.info("Saving %s", path)
         with whole_file(path) as unfinished, unfinished.open("wb") as file:
-            torch.save({"model": (self.model if model is None else model).state_dict(), **more}, file)
+            torch.save({"model": weights, **more}, file)
+
+    def weights(self, model: nn.Module) -> dict[str, Tensor]:
+        """Give what is written of a network."""
+        return model.state_dict()
+
+    def remove(self, name: str) -> None:
+        """Remove a checkpoint where it is still there, in the main process only."""
+        if self.save_to_disk:
+            Path(self.save_dir, f"{name}.pth").unlink(missing_ok=True)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Write down which file a resume starts from."""
@@ -164,17 +182,13 @@ class Checkpointer(DetectionCheckpointer):
             CheckpointError: where there are checkpoints, and none is whole.
         """
         found, reports = "", []
-        for path in self._candidates() if comm.is_main_process() else ():
-            try:
-                read_checkpoint(path)
-            except (FileNotFoundError, CheckpointError) as error:
-                reports.append(str(error) if path.exists() else f"{path} is gone")
+        for path in comm.all_gather([*self._candidates()])[0]:
+            if report := self.damage(path):
+                reports.append(report)
+                logger.warning("Not resumed from the last checkpoint: %s", report)
             else:
                 found = str(path)
                 break
-        for report in reports:
-            logger.warning("Not resumed from the last checkpoint: %s", report)
-        found, reports = comm.all_gather((found, reports))[0]
         if reports and not found:
             raise CheckpointError(
                 f"no checkpoint in {self.save_dir} is whole: {'; '.join(reports)}. To start anew, leave out --resume "
@@ -188,11 +202,26 @@ class Checkpointer(DetectionCheckpointer):
         last = Path(self.get_checkpoint_file())
         if last.name:
             yield last
-        elif (final := folder / f"{FINAL_NAME}.pth").exists():
+        elif (final := folder / f"{FINAL_NAME}{self.suffix}").exists():
             yield final
-        numbered = {path.name: path for path in folder.glob("model_*.pth") if NUMBERED.fullmatch(path.name)}
-        below = last.name if NUMBERED.fullmatch(last.name) else "model_:"  # ":" comes after the digits
+        paths = folder.glob(f"model_*{self.suffix}")
+        numbered = {path.name: path for path in paths if NUMBERED.fullmatch(path.name.removesuffix(self.suffix))}
+        below = last.name if NUMBERED.fullmatch(last.stem) else "model_:"  # ":" comes after the digits
         yield from (numbered[name] for name in sorted(numbered, reverse=True) if name < below)
+
+    def damage(self, path: Path) -> str:
+        """Say in all processes what the main one finds wrong with a checkpoint; "" for nothing."""
+        report = ""
+        if comm.is_main_process():
+            try:
+                read_checkpoint(path)
+            except (FileNotFoundError, CheckpointError) as error:
+                report = str(error) if path.exists() else f"{path} is gone"
+        return comm.all_gather(report)[0]
+
+    def read(self, path: str) -> dict[str, Any]:
+        """Read a checkpoint; see `read_checkpoint`."""
+        return read_checkpoint(path)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load the model and what is tracked beside it.
@@ -207,7 +236,7 @@ class Checkpointer(DetectionCheckpointer):
             FileNotFoundError: where there is no such file.
             CheckpointError: where a tensor or something tracked is missing or does not fit.
         """
-        content = read_checkpoint(path)
+        content = self.read(path)
         names = list(self.checkpointables) if checkpointables is None else checkpointables
         if lacking := [name for name in names if name not in content]:
             raise CheckpointError(f"{path} lacks {', '.join(lacking)}: a training cannot be resumed from it")

@@ -1,6 +1,5 @@
 """Checkpoints on the way: every so often, at the end, and where a training is stopped."""
 
-from pathlib import Path
 from typing import Any
 
 from detectron2.engine import hooks
@@ -61,8 +60,7 @@ class KeepCheckpoints(hooks.HookBase):
         self.saved_iterations = done
         while self._max_to_keep and len(self._written) > self._max_to_keep:
             # After the new one is on the disk; a resume from that knows of the old ones, should it be killed here.
-            if self._checkpointer.save_to_disk:
-                Path(self._checkpointer.save_dir, f"{self._written[0]}.pth").unlink(missing_ok=True)
+            self._checkpointer.remove(self._written[0])
             del self._written[0]
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -54,7 +55,10 @@ def write_text(path: Path, text: str) -> None:
 def remove_unfinished(folder: Path) -> None:
     """Remove what killed processes left of files that they wrote by `whole_file`."""
     for path in sorted(folder.glob(f"*{SUFFIX}")):
-        path.unlink()
+        if path.is_dir():  # a checkpoint of a spread network
+            shutil.rmtree(path)
+        else:
+            path.unlink()
         logger.info("Removed %s, left by a process that was killed while it wrote", path)
 
 
