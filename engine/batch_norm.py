@@ -2,8 +2,8 @@
 
 import torch
 from detectron2.utils import comm
+from fvcore.nn.distributed import differentiable_all_reduce
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 KINDS = ("own", "sync", "frozen")
 
@@ -30,10 +30,10 @@ class CpuSyncBatchNorm2d(nn.BatchNorm2d):
         dtype = torch.promote_types(x.dtype, torch.float32)
         values = x.to(dtype)
         count = values.new_tensor([values.numel() // values.shape[1]])
-        *sums, total = all_reduce(torch.cat((values.sum(dim=(0, 2, 3)), count))).split(values.shape[1])
+        *sums, total = differentiable_all_reduce(torch.cat((values.sum(dim=(0, 2, 3)), count))).split(values.shape[1])
         mean = sums[0] / total
         deviation = values - mean[:, None, None]
-        variance = all_reduce(deviation.square().sum(dim=(0, 2, 3))) / total
+        variance = differentiable_all_reduce(deviation.square().sum(dim=(0, 2, 3))) / total
         if self.track_running_stats:
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)

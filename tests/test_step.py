@@ -1,0 +1,293 @@
+"""A training step: what is one batch in parts, clipped, averaged or skipped, against plain loops and closed forms."""
+
+import copy
+import math
+
+import pytest
+import torch
+from detectron2.utils import comm
+from test_trainer import Samples, Stream, Toy, processes
+from torch.utils.data import DataLoader, Dataset
+
+from engine.batch_norm import CpuSyncBatchNorm2d, FrozenBatchNorm2d, set_batch_norm
+from engine.ema import Ema
+from engine.launch import distribute, launch
+from engine.optimizer import build_adamw
+from engine.trainer import NonFiniteError, Trainer, set_float32_products
+from modeling import DetailCapture, MattingCriterion, ViTMatte
+from modeling.backbone import ViT
+
+NUM_STEPS = 20
+
+
+class Pictures(Dataset):
+    """Position -> a small picture with its trimap and alpha, in float64."""
+
+    def __getitem__(self, position):
+        generator = torch.Generator().manual_seed(position)
+        image, alpha = (torch.rand(chans, 64, 64, generator=generator, dtype=torch.float64) for chans in (3, 1))
+        trimap = torch.randint(0, 3, (1, 64, 64), generator=generator) / 2.0
+        return {"image": image, "trimap": trimap.double(), "alpha": alpha}
+
+
+def tiny_network():
+    """A whole network in float64 whose every part has something to learn."""
+    torch.manual_seed(0)
+    blocks = {"depth": 2, "window_size": 2, "global_block_indexes": [1], "conv_residual_block_indexes": [1]}
+    backbone = ViT(embed_dim=24, num_heads=2, layer_scale_init=0.5, **blocks)
+    decoder = DetailCapture(24, convstream_chans=[4, 4, 4], fusion_chans=[8, 8, 4, 4])
+    return ViTMatte(backbone, decoder, MattingCriterion()).double()
+
+
+def train_pictures(batch_size, accumulation=1, batch_norm="frozen"):
+    """Train so many steps; give total losses and the tensors at the end."""
+    model = set_batch_norm(tiny_network(), batch_norm)
+    optimizer = build_adamw([{"params": [p for p in model.parameters() if p.requires_grad]}], 1e-3, (0.9, 0.999), 0.1)
+    loader = DataLoader(Pictures(), batch_size, sampler=Stream(batch_size, comm.get_rank(), comm.get_world_size()))
+    trainer = Trainer(distribute(model), loader, optimizer, accumulation=accumulation, clip_norm=20.0)
+    trainer.train(0, NUM_STEPS)
+    history = trainer.storage.history("total_loss").values()
+    return {"losses": [loss for loss, _ in history], "weights": model.state_dict()}
+
+
+def train_in_each_process(folder):
+    """What each of two processes does."""
+    torch.set_num_threads(1)
+    for batch_norm in ("frozen", "sync"):
+        result = train_pictures(4, batch_norm=batch_norm)
+        if comm.is_main_process():
+            torch.save(result, folder / f"{batch_norm}.pth")
+    torch.save(skip_in_the_second(), folder / f"skipped_{comm.get_rank()}.pth")
+
+
+@pytest.fixture(scope="module")
+def of_two_processes(tmp_path_factory):
+    """The folder in which two processes left what they saw."""
+    folder = tmp_path_factory.mktemp("two")
+    launch(train_in_each_process, processes(2), "cpu", (folder,))
+    return folder
+
+
+def assert_equal(one, other):
+    assert len(one["losses"]) == NUM_STEPS
+    assert one["losses"] == pytest.approx(other["losses"], rel=0, abs=1e-9)
+    assert one["weights"].keys() == other["weights"].keys()
+    for name, tensor in one["weights"].items():
+        torch.testing.assert_close(tensor, other["weights"][name], rtol=0, atol=1e-9, msg=name)
+
+
+@pytest.fixture(scope="module")
+def whole_batches():
+    """The same training by one process in batches of 8, with each kind of BatchNorm."""
+    trained = {kind: train_pictures(8, batch_norm=kind) for kind in ("frozen", "own")}
+    for result in trained.values():
+        assert len(set(result["losses"])) == NUM_STEPS
+    assert abs(trained["frozen"]["losses"][-1] - trained["own"]["losses"][-1]) > 1e-3
+    return trained
+
+
+def test_four_accumulated_batches_of_two_are_one_of_eight(whole_batches):
+    assert_equal(train_pictures(2, accumulation=4), whole_batches["frozen"])
+
+
+def test_two_processes_with_four_samples_each_are_one_with_eight(of_two_processes, whole_batches):
+    for kind, other in (("frozen", "frozen"), ("sync", "own")):
+        assert_equal(torch.load(of_two_processes / f"{kind}.pth", weights_only=True), whole_batches[other])
+
+
+def test_frozen_statistics_and_factors_stay_and_the_names_too(whole_batches):
+    start, end = tiny_network().state_dict(), whole_batches["frozen"]["weights"]
+    assert start.keys() == end.keys()
+    frozen = [name for name in start if ".bn." in name or "matting_convs.1." in name]
+    assert len(frozen) == 5 * 8
+    assert all(torch.equal(start[name], end[name]) for name in frozen)
+    moved = [name for name in start if name not in frozen and not torch.equal(start[name], end[name])]
+    assert len(moved) > 40
+
+
+def test_each_kind_of_batch_norm_keeps_the_mode_and_the_tensors():
+    for kind, expected in (("own", torch.nn.BatchNorm2d), ("sync", CpuSyncBatchNorm2d), ("frozen", FrozenBatchNorm2d)):
+        plain = tiny_network().eval()
+        model = set_batch_norm(copy.deepcopy(plain), kind)
+        norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        assert len(norms) == 8 and all(type(norm) is expected and not norm.training for norm in norms)
+        torch.testing.assert_close(model.state_dict(), plain.state_dict(), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="train.batch_norm must be one of own, sync, frozen, got 'none'"):
+        set_batch_norm(tiny_network(), "none")
+
+
+def toy_trainer(model=None, precision="float32", accumulation=1, **settings):
+    """A trainer of a toy, without hooks."""
+    if model is None:
+        torch.manual_seed(0)
+        model = Toy()
+    optimizer = build_adamw([{"params": list(model.parameters())}], 0.01, (0.9, 0.99), 0.1)
+    loader = DataLoader(Samples(), 4, sampler=Stream(4, comm.get_rank(), comm.get_world_size()))
+    return Trainer(distribute(model), loader, optimizer, precision, 3, accumulation, **settings)
+
+
+def one_step(trainer):
+    """Do the next step."""
+    trainer.train(trainer.next_iteration, trainer.next_iteration + 1)
+
+
+def test_gradients_of_a_large_norm_are_scaled_down_and_the_norm_before_is_written():
+    trainer = toy_trainer()
+    one_step(trainer)
+    norm = math.sqrt(sum(float(p.grad.square().sum()) for p in trainer.model.parameters()))
+    assert trainer.storage.latest()["grad_norm"][0] == pytest.approx(norm, rel=1e-6)
+    clipped = toy_trainer(clip_norm=norm / 3)
+    one_step(clipped)
+    assert clipped.storage.latest()["grad_norm"][0] == pytest.approx(norm, rel=1e-6)
+    for gradient, whole in zip(clipped.model.parameters(), trainer.model.parameters(), strict=True):
+        torch.testing.assert_close(gradient.grad, whole.grad / 3, rtol=1e-4, atol=1e-8)
+
+
+def test_the_average_follows_its_closed_form_buffers_included():
+    trainer = toy_trainer()
+    trainer.ema = Ema(trainer.model, decay=0.3)
+    seen = []
+    for _ in range(6):
+        one_step(trainer)
+        seen.append({name: tensor.double() for name, tensor in copy.deepcopy(trainer.model).state_dict().items()})
+    expected = seen[0]
+    for number, values in enumerate(seen[1:], 1):
+        decay = min(0.3, (1 + number) / (10 + number))
+        expected = {name: decay * expected[name] + (1 - decay) * value for name, value in values.items()}
+    expected["norm.num_batches_tracked"] = torch.tensor(6.0, dtype=torch.float64)
+    averages = trainer.ema.module.state_dict()
+    assert not trainer.ema.module.training
+    assert {"norm.running_mean", "hidden.weight"} < averages.keys() == expected.keys()
+    for name, tensor in averages.items():
+        torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-5, atol=1e-6, msg=name)
+    for decay in (-0.1, 1.0, math.nan):
+        with pytest.raises(ValueError, match="ema_decay"):
+            Ema(trainer.model, decay)
+
+
+class Poisoned(Toy):
+    """Gives a loss, or gradients alone, that are not finite, in some of its calls."""
+
+    def __init__(self, calls, gradient_only=False):
+        super().__init__()
+        self.calls, self.gradient_only, self.count = calls, gradient_only, 0
+
+    def forward(self, batch):
+        self.count += 1
+        poison = math.nan if self.count - 1 in self.calls else 1.0
+        if poison != 1.0:
+            batch = {**batch, "x": batch["x"] * poison}  # BatchNorm's statistics would remember it
+        losses = super().forward(batch)
+        if self.gradient_only and poison != 1.0:
+            zero = sum(p.sum() for p in self.parameters()) * 0.0
+            losses = {name: torch.sqrt(zero.abs()) for name in losses}  # its value is 0, its slope at 0 infinite
+        return losses
+
+
+def poisoned_trainer(calls, precision="float32", accumulation=1, **options):
+    """A trainer of a poisoned toy, with an average."""
+    torch.manual_seed(0)
+    model = Poisoned(calls, **options)
+    return toy_trainer(model, precision, accumulation, ema=Ema(model, 0.5))
+
+
+def everything(trainer):
+    """What a skipped step must not touch."""
+    state = trainer.optimizer.state_dict()["state"]
+    return copy.deepcopy((trainer.model.state_dict(), trainer.ema.state_dict(), state))
+
+
+@pytest.mark.parametrize("gradient_only", [False, True])
+@pytest.mark.parametrize(("calls", "accumulation"), [({1}, 1), ({3}, 2)])
+def test_a_step_that_is_not_finite_changes_nothing_is_counted_and_passes_over_its_samples(
+    gradient_only, calls, accumulation
+):
+    trainer = poisoned_trainer(calls, accumulation=accumulation, gradient_only=gradient_only)
+    one_step(trainer)
+    before = everything(trainer)
+    one_step(trainer)
+    torch.testing.assert_close(everything(trainer), before, rtol=0, atol=0)
+    assert trainer.skipped_steps == 1
+    assert trainer.samples_seen == 2 * 4 * accumulation
+    written = trainer.storage.latest()
+    assert written["skipped_steps"][0] == 1
+    assert all(math.isfinite(value) for value, _ in written.values())
+    one_step(trainer)
+    assert trainer.skipped_steps == 1
+    assert not torch.equal(trainer.model.hidden.weight, before[0]["hidden.weight"])
+    assert all(tensor.isfinite().all() for tensor in trainer.model.state_dict().values())
+
+
+def test_five_in_a_row_stop_and_bring_the_batch_four_do_not():
+    poisoned_trainer({1, 2, 3, 4, 6, 7, 8, 9}).train(0, 12)
+    trainer = poisoned_trainer({2, 3, 4, 5, 6})
+    with pytest.raises(NonFiniteError, match="5 iterations in a row were not finite") as caught:
+        trainer.train(0, 12)
+    assert trainer.next_iteration == 7 and trainer.skipped_steps == 5
+    asked = torch.stack([torch.randn(3, generator=torch.Generator().manual_seed(p)) for p in range(24, 28)])
+    assert torch.equal(caught.value.batches[0]["x"], asked)
+    assert all(tensor.isfinite().all() for tensor in trainer.model.state_dict().values())
+
+
+def test_a_resume_remembers_what_was_skipped_and_how_many_in_a_row():
+    trainer = poisoned_trainer({0, 1, 2, 3})
+    trainer.train(0, 4)
+    resumed = poisoned_trainer({0})
+    resumed.load_state_dict(trainer.state_dict())
+    assert resumed.skipped_steps == 4
+    with pytest.raises(NonFiniteError):
+        resumed.train(resumed.next_iteration, 12)
+
+
+def test_the_scaler_of_fp16_skips_its_overflows_uncounted_and_nans_are_counted():
+    trainer = poisoned_trainer(set(), precision="fp16")
+    one_step(trainer)
+    trainer._grad_scaler.update(2.0**127)
+    before = everything(trainer)
+    one_step(trainer)
+    assert trainer._grad_scaler.get_scale() == 2.0**126
+    assert trainer.skipped_steps == 0
+    after = everything(trainer)
+    assert torch.equal(after[0]["hidden.weight"], before[0]["hidden.weight"])
+    torch.testing.assert_close(after[1], before[1], rtol=0, atol=0)
+
+    trainer = poisoned_trainer({0}, precision="fp16")
+    one_step(trainer)
+    assert trainer.skipped_steps == 1
+
+
+def skip_in_the_second():
+    """Do four steps of which the third is poisoned in the second process; give the weights after each."""
+    torch.manual_seed(0)
+    model = Poisoned({2} if comm.get_rank() else set())
+    trainer = toy_trainer(model)
+    weights = []
+    for _ in range(4):
+        one_step(trainer)
+        weights.append(model.hidden.weight.detach().clone())
+    return {"weights": weights, "skipped": trainer.skipped_steps}
+
+
+def test_all_processes_skip_what_is_not_finite_in_one(of_two_processes):
+    results = [torch.load(of_two_processes / f"skipped_{rank}.pth", weights_only=True) for rank in (0, 1)]
+    for result in results:
+        one, two, three, four = result["weights"]
+        assert result["skipped"] == 1
+        assert torch.equal(two, three) and not torch.equal(one, two) and not torch.equal(three, four)
+    assert torch.equal(results[0]["weights"][3], results[1]["weights"][3])
+
+
+def test_tf32_is_on_in_its_own_precision_alone():
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    try:
+        for precision, is_on in (("tf32", True), ("float32", False), ("tf32", True), ("bf16", False)):
+            set_float32_products(precision)
+            assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is is_on
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.parametrize(("setting", "value"), [("accumulation", 0), ("clip_norm", 0.0), ("clip_norm", math.nan)])
+def test_settings_of_a_step_that_mean_nothing_are_refused(setting, value):
+    with pytest.raises(ValueError, match=f"train.{setting} must be"):
+        toy_trainer(**{setting: value})
