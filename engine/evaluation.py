@@ -19,7 +19,9 @@ from engine.checkpoint import Checkpointer, read_checkpoint
 from engine.config import ConfigError
 from engine.launch import share_buffers
 from engine.loading import LoaderError
+from engine.stopping import interruptible
 from engine.trainer import Trainer
+from engine.whole_file import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +190,8 @@ class EvaluateAndKeepBest(hooks.HookBase):
     def _evaluate_now(self) -> None:
         """Evaluate in every process; the main one keeps the weights where they are the best, and then the record."""
         try:
-            metrics = flatten_results_dict(self._evaluate())
+            with interruptible():
+                metrics = flatten_results_dict(self._evaluate())
         except (OSError, ValueError) as error:  # of pictures that went or changed since the start
             if comm.get_world_size() > 1:
                 raise  # the others wait for this process's part, and can only end with it
@@ -199,7 +202,7 @@ class EvaluateAndKeepBest(hooks.HookBase):
             self._check_metric(metrics)
             if self._metric is not None:
                 self._keep_if_best(float(metrics[self._metric]), self.trainer.next_iteration - 1)
-            self._record.write_text(self._position())
+            write_text(self._record, self._position())
         self.trainer.storage.put_scalars(**metrics, smoothing_hint=False)
         comm.synchronize()  # as detectron2's hook does: evaluations may take unlike times
 
