@@ -165,4 +165,6 @@ def evaluate_only(cfg: DictConfig, resume: bool) -> None:
             f"nothing to evaluate: {f'no checkpoint in {cfg.train.output_dir}' if resume else 'no checkpoint named'}"
         )
     load_weights(model, read_checkpoint(path)["model"], path)
+    if (views := cfg.dataloader.get("test_views")) is not None:
+        model = instantiate(views).wrap(model)
     evaluate(model, test_loader, instantiate(cfg.dataloader.evaluator))

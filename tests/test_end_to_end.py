@@ -82,6 +82,20 @@ def test_written_alphas_evaluate_to_the_numbers_of_the_training(chain, capfd):
     assert alone == last_evaluation(chain / "out") == {name: round(value, 4) for name, value in by_files.items()}
 
 
+def test_averages_of_views_are_the_same_in_files_and_in_eval_only(chain, capfd):
+    config, weights = chain / "out" / "config.yaml", chain / "out" / "model_final.pth"
+    network = ("--config-file", config, "--weights", weights, "--tta", "flips,rotations,0.75,1")
+    assert matte(chain, chain / "merged", chain / "trimaps", chain / "pred_views", *network) == 0
+    by_files = numbers(chain, chain / "pred_views", chain / "alpha_copy", chain / "trimaps")
+    capfd.readouterr()
+    changes = [f"train.init_checkpoint={weights}", f"train.output_dir={chain / 'views'}"]
+    views = [f"dataloader.test_views.{view}" for view in ("flips=true", "rotations=true", "scales=[0.75,1.0]")]
+    main.main(["--config-file", str(config), "--eval-only", *changes, *views])
+    alone = printed_evaluation(capfd.readouterr().out)
+    assert alone == {name: round(value, 4) for name, value in by_files.items()}
+    assert alone != last_evaluation(chain / "out")
+
+
 def test_a_data_set_is_matted_and_evaluated_by_one_command(chain, tmp_path):
     """`evaluate --dataset` with a network, and with its model folder: the alphas of `predict`, and their numbers."""
     for name, kind in zip(FOLDERS, ("image", "trimap", "alpha"), strict=True):

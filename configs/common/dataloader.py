@@ -7,6 +7,7 @@ from data.datasets import CompositionDataset, MattingFolder
 from data.degradation import DegradeImage
 from data.tones import JitterTones
 from evaluation.evaluator import MattingEvaluator
+from modeling.views import AverageViews
 
 dataloader = dict(
     train=L(build_train_loader)(
@@ -64,4 +65,6 @@ dataloader = dict(
         num_workers=2,
     ),
     evaluator=L(MattingEvaluator)(output_dir=None, protocol="dim"),
+    # What --eval-only averages over: as many forward passes for each image
+    test_views=L(AverageViews)(flips=False, rotations=False, scales=[1.0]),
 )

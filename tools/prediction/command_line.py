@@ -4,6 +4,7 @@ import argparse
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from inference.jobs import KINDS
 from tools.prediction.steps import BASELINES, network_settings
@@ -32,6 +33,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     group.add_argument("--max-memory", type=number_up_to(math.inf), metavar="GB", help="that may be in use, 1e9 bytes")
     group.add_argument("--compile", action="store_true", default=None, help="by torch.compile: a slow start")
     group.add_argument("--tile-px", type=positive_integer, help="side of the tiles that the decoder takes in turn")
+    group.add_argument("--tta", type=views, metavar="VIEWS", help="average over views: flips,rotations,0.75,1,1.25")
     group = parser.add_argument_group("what is written")
     group.add_argument("--output", type=Path, help="file for one image, else folder, where names are kept")
     group.add_argument("--as", choices=KINDS, dest="kind", help="default: alpha; with --auto rgba")
@@ -54,7 +56,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     if bool(options.config_file) != bool(options.weights):
         parser.error("--config-file and --weights belong together")
     if network_settings(options) and not (options.model or options.config_file):
-        parser.error("--device, --precision, --max-memory, --compile, --tile-px: for --model or --config-file")
+        parser.error("--device, --precision, --max-memory, --compile, --tile-px, --tta: for --model or --config-file")
     has_background = options.background is not None
     options.kind = options.kind or ("composite" if has_background else "rgba" if options.auto else "alpha")
     if (options.kind == "composite") != has_background:
@@ -64,6 +66,16 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     if options.premultiplied and options.kind != "rgba":
         parser.error("--premultiplied is for --as rgba")
     return options
+
+
+def views(text: str) -> Any:
+    """Read what a network's alpha is averaged over."""
+    from modeling.views import AverageViews  # loads torch
+
+    try:
+        return AverageViews.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def positive_integer(text: str) -> int:
