@@ -14,7 +14,6 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
@@ -22,8 +21,10 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
 from engine.config import TRAINING_SECTIONS, ConfigError, apply_overrides, check_whole, load_config
-from engine.launch import launch
+from engine.launch import STATUS_OF_WRONG_USAGE, TIMEOUT_S, launch, leave
+from engine.place import argument_parser, find_place
 from engine.schedule import describe_change, samples_per_iteration
+from engine.stopping import LostProcess
 from engine.training import evaluate_only, train
 
 logger = logging.getLogger("engine.main")
@@ -52,22 +53,26 @@ def run(cfg: DictConfig, args: argparse.Namespace, schedule_change: str) -> None
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    args = default_argument_parser(epilog=__doc__).parse_args(argv)
+    args = argument_parser(epilog=__doc__).parse_args(argv)
     try:
         cfg = load_config(args.config_file, TRAINING_SECTIONS)
         recipe_samples = samples_per_iteration(cfg)
-        for option, number in (("--num-gpus", args.num_gpus), ("--num-machines", args.num_machines)):
-            if number < 1:
-                raise ConfigError(f"{option} must be at least 1, got {number}; train.device=cpu trains without a GPU")
         if any(override.startswith("train.world_size=") for override in args.opts):
-            raise ConfigError("train.world_size follows from --num-gpus and --num-machines: set these")
-        apply_overrides(cfg, [*args.opts, f"train.world_size={args.num_gpus * args.num_machines}"])
-        for key, least in (("train.seed", 0), ("train.log_period", 1)):
+            raise ConfigError(
+                "train.world_size follows from --num-gpus and --num-machines, or from torchrun: set these"
+            )
+        apply_overrides(cfg, [*args.opts, f"train.world_size={find_place(args).world_size}"])
+        limits = {"train.seed": 0, "train.log_period": 1}
+        if "timeout_s" in cfg.train:  # configs saved by earlier versions lack it
+            limits["train.timeout_s"] = 1
+        for key, least in limits.items():
             check_whole(cfg, key, least)
-        launch(run, args, cfg.train.device, (cfg, args, describe_change(cfg, recipe_samples)))
+        timeout_s = cfg.train.get("timeout_s", TIMEOUT_S)
+        launch(run, args, cfg.train.device, (cfg, args, describe_change(cfg, recipe_samples)), timeout_s)
     except ConfigError as error:
-        print(f"main.py: {error}", file=sys.stderr)
-        sys.exit(2)
+        leave(str(error), STATUS_OF_WRONG_USAGE)
+    except LostProcess as error:
+        leave(str(error), error.status)
     except KeyboardInterrupt:
         advice = "" if args.eval_only else "; --resume goes on from the last checkpoint, if there is one"
         print(f"main.py: interrupted{advice}", file=sys.stderr)

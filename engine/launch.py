@@ -1,92 +1,207 @@
-"""One process or several: the one way in, and what several processes share."""
+"""One process or several: the one way in, by --num-gpus or by the environment that torchrun sets."""
 
 import argparse
-import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 from detectron2.engine import create_ddp_model
-from detectron2.engine import launch as spawn
 from detectron2.utils import comm
-from torch import nn
-from torch.multiprocessing.spawn import ProcessExitedException
+from torch import distributed, nn
 
+from engine.children import end_with_parent, run_processes
 from engine.config import ConfigError
+from engine.place import MEETING_POINT, Place, find_place, is_started_from_outside, meeting_point
+from engine.stopping import LostProcess
 
-DEVICES = ("cpu", "cuda")
+BACKENDS = {"cpu": "gloo", "cuda": "nccl", "mps": None}
+"""Device -> what several processes talk by; None where there can be one alone."""
+
+TIMEOUT_S = 1800
+
+STATUS_OF_WRONG_USAGE = 2
+
+PAUSE_S = 5.0
 
 
-def launch(main: Callable[..., None], args: argparse.Namespace, device: str, main_args: tuple[Any, ...]) -> None:
-    """Call `main(*main_args)` in as many processes as the command line asks for.
+def launch(
+    main: Callable[..., None],
+    args: argparse.Namespace,
+    device: str,
+    main_args: tuple[Any, ...],
+    timeout_s: float = TIMEOUT_S,
+) -> None:
+    """Call `main(*main_args)` in as many processes as asked for: here, or in processes started for it.
 
     Args:
         main: a module's function; each process on this machine calls it.
-        args: of detectron2's argument parser: num_gpus, num_machines, machine_rank, dist_url.
-        device: "cuda" (one process per GPU, NCCL) or "cpu" (gloo).
+        args: see `find_place`; dist_url "tcp://HOST:PORT" is where several machines meet.
+        device: "cuda" (one process per GPU, NCCL), "cpu" (gloo) or "mps" (one process).
         main_args: must pickle.
+        timeout_s: how long processes wait for one another, at the start and in each exchange.
 
     Raises:
-        ConfigError: for another device, or where this machine has fewer GPUs than asked for.
+        ConfigError: for another device, more processes than it allows, or a meeting point that cannot be used.
         SystemExit: with the status of a process that ended by itself; it said why.
-        KeyboardInterrupt: by Ctrl-C, when the other processes have ended.
+        LostProcess: another process ended or cannot be reached, and `main` did not care for that.
+        KeyboardInterrupt: by Ctrl-C before the processes were ready for it; they have ended.
     """
-    if device not in DEVICES:
+    place = find_place(args)
+    _check_device(device, place)
+    if place.world_size == 1:
+        main(*main_args)
+    elif is_started_from_outside():
+        _work(main, main_args, place, device, timeout_s)
+    else:
+        address = meeting_point(args.dist_url, place)
+        # Made here, where an error is told once. The main process's machine has the store, until all have ended.
+        store = _open_store(*address, is_master=place.rank == 0, timeout_s=timeout_s)
+        arguments = main, main_args, place, device, timeout_s, (address[0], store.port)
+        run_processes(_start_work, arguments, place.local_size)
+
+
+def _check_device(device: str, place: Place) -> None:
+    """Raise a ConfigError unless this machine has the device for each of its processes."""
+    if device not in BACKENDS:
         raise ConfigError(
-            f"train.device must be {' or '.join(DEVICES)}, got {device!r}; CUDA_VISIBLE_DEVICES chooses among GPUs"
+            f"train.device must be {', '.join([*BACKENDS][:-1])} or {[*BACKENDS][-1]}, got {device!r}; "
+            "CUDA_VISIBLE_DEVICES chooses among GPUs"
         )
-    if device == "cuda" and args.num_gpus > torch.cuda.device_count():
+    if device == "cuda" and place.local_size > torch.cuda.device_count():
         raise ConfigError(
-            f"--num-gpus {args.num_gpus}, but torch finds {torch.cuda.device_count()} CUDA devices; "
-            "train.device=cpu runs without"
+            f"{place.local_size} processes on this machine (--num-gpus, torchrun's --nproc-per-node), but torch finds "
+            f"{torch.cuda.device_count()} CUDA devices; train.device=cpu runs without"
         )
+    if place.world_size > 1:
+        backend = BACKENDS[device]
+        if backend is None:
+            raise ConfigError(f"train.device={device} takes one process, got {place.world_size}")
+        if not distributed.is_backend_available(backend):
+            raise ConfigError(f"train.device={device} with several processes needs {backend}, which this torch lacks")
+
+
+def _open_store(host: str, port: int, is_master: bool, timeout_s: float) -> distributed.TCPStore:
+    """Open the store by which processes find one another, or connect to it."""
     try:
-        with hidden_gpus() if device == "cpu" else nullcontext():
-            processes = args.num_gpus, args.num_machines, args.machine_rank, args.dist_url
-            spawn(leave_together, *processes, (main, *main_args))
-    except ProcessExitedException as error:
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        for process in multiprocessing.active_children():  # the signal may have come to this one alone
-            process.terminate()
-        raise
+        return distributed.TCPStore(host, port, None, is_master, timedelta(seconds=timeout_s))
+    except distributed.DistError as error:
+        raise _cannot_meet(f"{host}:{port}", error) from error
 
 
-def leave_together(main: Callable[..., None], *main_args: Any) -> None:
-    """Call `main(*main_args)` and close this process's connections to the others.
+def _cannot_meet(where: str, error: Exception) -> ConfigError:
+    """What to say where processes do not come together."""
+    if "EADDRINUSE" in str(error):
+        return ConfigError(f"the port of {where} is taken on this machine: give another one, or end who has it")
+    return ConfigError(
+        f"the processes did not come together at {where} in time (train.timeout_s). Were all started, each with a rank "
+        "of its own? Is that the first machine, its port open? Of several networks, GLOO_SOCKET_IFNAME or "
+        f"NCCL_SOCKET_IFNAME names the one to use. {_in_one_line(error)}"
+    )
+
+
+def _in_one_line(error: Exception) -> str:
+    """What torch says of an error, without its stack of C++ calls."""
+    return " ".join(str(error).partition("\nException raised from")[0].split())
+
+
+def _start_work(
+    i: int,
+    main: Callable[..., None],
+    main_args: tuple[Any, ...],
+    first: Place,
+    device: str,
+    timeout_s: float,
+    address: tuple[str, int],
+) -> None:
+    """What a process does that was started here as number `i` of its machine."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all, and one line about it is enough
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    place = first._replace(rank=first.rank + i, local_rank=i)
+    try:
+        store = _open_store(*address, is_master=False, timeout_s=timeout_s)
+        _work(main, main_args, place, device, timeout_s, store)
+    except ConfigError as error:
+        leave(str(error), STATUS_OF_WRONG_USAGE, is_silent=i > 0)
+    except LostProcess as error:
+        leave(str(error), error.status, is_silent=i > 0)
+
+
+def leave(message: str, status: int, is_silent: bool = False) -> NoReturn:
+    """End this process; of those that torchrun started on a machine, the first alone says why.
+
+    Args:
+        message: one line.
+        status: of the exit.
+        is_silent: leave the message to another process in any case.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(PAUSE_S)  # torchrun ends the others with the first to end: that shall be the one that speaks
+    elif not is_silent:
+        sys.stderr.write(f"{Path(sys.argv[0]).name}: {message}\n")
+    sys.exit(status)
+
+
+def _work(
+    main: Callable[..., None],
+    main_args: tuple[Any, ...],
+    place: Place,
+    device: str,
+    timeout_s: float,
+    store: distributed.Store | None = None,
+) -> None:
+    """Join the other processes, call `main(*main_args)`, and close this process's connections.
 
     Left open, gloo's threads abort the process ("terminate called without an active exception", status -6) where it
     ends before the others do.
     """
-    if multiprocessing.parent_process() is not None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all, and one line about it is enough
+    if device == "cuda":
+        torch.cuda.set_device(place.local_rank)
+    timeout = timedelta(seconds=timeout_s)
+    backend = BACKENDS[device]
+    try:
+        distributed.init_process_group(backend, None, timeout, place.world_size, place.rank, store)
+        comm.create_local_process_group(place.local_size)
+        comm.synchronize()
+    except (RuntimeError, ValueError) as error:  # ValueError: a port out of range
+        where = "--dist-url" if store else ":".join(os.environ[name] for name in MEETING_POINT)
+        raise _cannot_meet(where, error) from error
     is_done = False
     try:
-        main(*main_args)
-        comm.synchronize()
+        with told_of_lost_processes():
+            main(*main_args)
+            comm.synchronize()
         is_done = True
     finally:
         # After an error only gloo's: closing those of NCCL may wait for processes that do not come.
-        if comm.get_world_size() > 1 and (is_done or torch.distributed.get_backend() == "gloo"):
-            torch.distributed.destroy_process_group()
+        if is_done or backend == "gloo":
+            distributed.destroy_process_group()
 
 
 @contextmanager
-def hidden_gpus() -> Iterator[None]:
-    """Start processes that see no GPU: detectron2 chooses NCCL wherever it sees one, and NCCL has no CPU tensors."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+def told_of_lost_processes() -> Iterator[None]:
+    """Turn errors of exchanges with other processes into `LostProcess`; a decorator as well.
+
+    gloo's are RuntimeErrors that name a file of its sources, those of NCCL and of the store have a class. After one of
+    them, no exchange can succeed.
+    """
     try:
         yield
-    finally:
-        if visible is None:
-            del os.environ["CUDA_VISIBLE_DEVICES"]
-        else:
-            os.environ["CUDA_VISIBLE_DEVICES"] = visible
+    except RuntimeError as error:
+        if not (isinstance(error, distributed.DistError) or "gloo/" in str(error)):
+            raise
+        raise LostProcess(
+            f"process {comm.get_rank()} of {comm.get_world_size()} has lost another one, which ended, hangs or cannot "
+            f"be reached ({_in_one_line(error)}). What that one says last is the cause; where it says nothing, see "
+            "whether its machine is up, its memory ran out, or one step took it longer than train.timeout_s"
+        ) from error
 
 
 def distribute(model: nn.Module) -> nn.Module:

@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.utils.data import DataLoader
 
 from engine.ema import Ema
+from engine.launch import told_of_lost_processes
 from engine.loading import Batches
 from engine.stopping import TrainingStopped
 
@@ -78,7 +79,7 @@ class Trainer(SimpleTrainer):
         ValueError: for another name of a precision, a number of batches below 1, a norm that is not above 0.
         TrainingStopped: in training, between two steps; the weights and buffers are those of the last whole step. Its
             kinds: LoaderError and StopRequested, see `Batches`; NonFiniteError after 5 steps in a row that were not
-            finite.
+            finite; LostProcess, in each process that is left by itself.
     """
 
     def __init__(
@@ -133,15 +134,22 @@ class Trainer(SimpleTrainer):
         """Do the steps from `start_iter` to before `max_iter`; where none is left, the hooks before and after alone."""
         super().train(min(start_iter, max_iter), max_iter)
 
+    @told_of_lost_processes()
     def before_train(self) -> None:
         self.data_loader.sampler.start = self.samples_seen
         super().before_train()
 
+    @told_of_lost_processes()
+    def after_step(self) -> None:
+        super().after_step()
+
+    @told_of_lost_processes()
     def after_train(self) -> None:
         if self.start_iter == self.max_iter:
             self.iter = self.max_iter  # detectron2 counts one step where none was left to do
         super().after_train()
 
+    @told_of_lost_processes()
     def run_step(self) -> None:
         assert self.model.training, "a hook left the model in evaluation mode"
         buffers = [(buffer, buffer.clone()) for buffer in self.bare_model.buffers()]

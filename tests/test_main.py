@@ -359,7 +359,7 @@ def test_a_checkpoint_of_another_network_is_one_message(trained, data, tmp_path)
         (["--config-file", DEMO, "train.world_size=3"], "follows from --num-gpus"),
         (["--config-file", DEMO, "--num-gpus", "0"], "--num-gpus must be at least 1, got 0"),
         (["--config-file", DEMO, "--num-machines", "-1"], "--num-machines must be at least 1, got -1"),
-        (["--config-file", DEMO, "train.device=gpu"], "train.device must be cpu or cuda, got 'gpu'"),
+        (["--config-file", DEMO, "train.device=gpu"], "train.device must be cpu, cuda or mps, got 'gpu'"),
         (["--config-file", DEMO, "train.seed=1.5"], "train.seed must be a whole number of at least 0, got 1.5"),
         (["--config-file", DEMO, "train.seed=null"], "train.seed must be a whole number of at least 0, got None"),
         (["--config-file", DEMO, "train.log_period=0"], "train.log_period must be a whole number of at least 1, got 0"),

@@ -1,10 +1,6 @@
 """The trainer, its checkpoints and its processes on a toy model: exact resume, precisions, several processes."""
 
 import argparse
-import atexit
-import multiprocessing
-import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +14,6 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from engine.checkpoint import Checkpointer, CheckpointError, load_weights, read_checkpoint
-from engine.config import ConfigError
 from engine.launch import distribute, launch, share_buffers
 from engine.optimizer import build_adamw
 from engine.trainer import Trainer, step_seed
@@ -311,42 +306,3 @@ def test_two_gloo_processes_train_one_model_on_one_stream(tmp_path):
     assert not torch.equal(first["own_mean"], second["own_mean"])
     assert torch.equal(first["weights"]["norm.running_mean"], first["own_mean"])
     assert len(first["losses"]) == 12 and not second["losses"]
-
-
-def leave_one_by_one(folder):
-    """What each of two processes does: talk once, then end, the main one later; leave word that nothing is open."""
-    rank = comm.get_rank()
-    atexit.register(lambda: torch.distributed.is_initialized() or (folder / f"closed{rank}").touch())
-    comm.all_gather(rank)
-    time.sleep(0.5 * (1 - rank))
-
-
-def test_a_process_that_is_done_before_the_others_ends_well(tmp_path):
-    """With connections still open, every second run of this ended by SIGABRT."""
-    launch(leave_one_by_one, processes(2), "cpu", (tmp_path,))
-    assert {path.name for path in tmp_path.iterdir()} == {"closed0", "closed1"}
-
-
-def test_an_interrupted_launch_leaves_no_process(monkeypatch):
-    other = multiprocessing.Process(target=time.sleep, args=(60,))
-
-    def interrupted(*_):
-        other.start()
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("engine.launch.spawn", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        launch(print, processes(2), "cpu", ())
-    other.join(10)
-    assert other.exitcode == -signal.SIGTERM
-
-
-@pytest.mark.parametrize("device", ["gpu", "cuda:0", "meta", ""])
-def test_a_device_that_cannot_be_trained_on_is_refused(device):
-    with pytest.raises(ConfigError, match=f"train.device must be cpu or cuda, got {device!r}"):
-        launch(train_in_each_process, processes(1), device, ())
-
-
-def test_more_gpus_than_the_machine_has_are_refused():
-    with pytest.raises(ConfigError, match="--num-gpus 99, but torch finds"):
-        launch(train_in_each_process, processes(99), "cuda", ())

@@ -26,6 +26,8 @@ train = dict(
     # Whether torch.compile makes code of the network.
     compile=False,
     seed=0,
+    # Seconds that processes wait for one another before they take one for lost.
+    timeout_s=1800,
     epochs=10,
     # 431 foregrounds x 100 backgrounds, the Composition-1k convention
     samples_per_epoch=43_100,

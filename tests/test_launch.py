@@ -1,0 +1,197 @@
+"""Who is which process, by command line and environment; processes that end well, and those that lose one another."""
+
+import atexit
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.utils import comm
+from test_trainer import processes
+
+from engine import children
+from engine.config import ConfigError
+from engine.launch import launch, leave, told_of_lost_processes
+from engine.place import Place, argument_parser, find_place, meeting_point
+from engine.stopping import LostProcess
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "node0",
+            "MASTER_PORT": "29500"}  # fmt: skip
+
+
+def options(*arguments):
+    return argument_parser().parse_args([*arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "place"),
+    [
+        ([], {}, (0, 1, 0, 1)),
+        (["--num-gpus", "4"], {}, (0, 4, 0, 4)),
+        (["--num-gpus", "4", "--num-machines", "3", "--machine-rank", "2"], {}, (8, 12, 0, 4)),
+        ([], TORCHRUN, (5, 8, 1, 4)),
+        (["--num-gpus", "4", "--num-machines", "2", "--machine-rank", "1"], TORCHRUN, (5, 8, 1, 4)),
+        # Left by a login of Slurm or Kubernetes, and no word about processes.
+        (["--num-gpus", "2"], {"MASTER_ADDR": "node0", "SLURM_PROCID": "1", "RANK": ""}, (0, 2, 0, 2)),
+    ],
+)
+def test_a_process_knows_its_place(arguments, environment, place):
+    assert find_place(options(*arguments), environment) == Place(*place)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "words"),
+    [
+        (["--num-gpus", "0"], {}, "--num-gpus must be at least 1, got 0"),
+        (["--machine-rank", "1"], {}, "--machine-rank must be below --num-machines 1 and not negative, got 1"),
+        ([], {"RANK": "0"}, "has RANK, but not WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT"),
+        ([], {**TORCHRUN, "WORLD_SIZE": ""}, "has RANK, LOCAL_RANK, LOCAL_WORLD_SIZE, but not WORLD_SIZE"),
+        ([], {**TORCHRUN, "MASTER_PORT": ""}, "LOCAL_WORLD_SIZE, but not MASTER_PORT. torchrun sets all of RANK"),
+        ([], {**TORCHRUN, "RANK": "first"}, "RANK must be a whole number, got 'first'"),
+        ([], {**TORCHRUN, "WORLD_SIZE": "-8"}, "WORLD_SIZE must be a whole number, got '-8'"),
+        ([], {**TORCHRUN, "MASTER_PORT": "http"}, "MASTER_PORT must be a whole number, got 'http'"),
+        ([], {**TORCHRUN, "RANK": "8"}, "RANK must be below WORLD_SIZE.* got 8 of 8 and 1 of 4"),
+        ([], {**TORCHRUN, "LOCAL_RANK": "4"}, "LOCAL_RANK below LOCAL_WORLD_SIZE, got 5 of 8 and 4 of 4"),
+        ([], {**TORCHRUN, "WORLD_SIZE": "6"}, "WORLD_SIZE 6 is no multiple of LOCAL_WORLD_SIZE 4"),
+        (["--num-gpus", "1"], TORCHRUN, "--num-gpus is 1, but torchrun's environment says 4: leave the option out"),
+        (["--num-machines", "1"], TORCHRUN, "--num-machines is 1, but torchrun's environment says 2"),
+        (["--machine-rank", "0"], TORCHRUN, "--machine-rank is 0, but torchrun's environment says 1"),
+        (["--dist-url", "tcp://a:1"], TORCHRUN, "--dist-url is tcp://a:1, but .* says tcp://node0:29500"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused(arguments, environment, words):
+    with pytest.raises(ConfigError, match=words) as refused:
+        find_place(options(*arguments), environment)
+    assert "\n" not in str(refused.value)
+
+
+ONE_MACHINE, FIRST_OF_TWO = Place(0, 2, 0, 2), Place(0, 2, 0, 1)
+
+
+def test_processes_meet_where_the_command_line_says():
+    assert meeting_point(None, ONE_MACHINE) == meeting_point("auto", ONE_MACHINE) == ("127.0.0.1", 0)
+    assert meeting_point("tcp://node0:29500", FIRST_OF_TWO) == ("node0", 29500)
+    assert meeting_point("tcp://[::1]:29500", FIRST_OF_TWO) == ("::1", 29500)
+
+
+@pytest.mark.parametrize(
+    "url", ["node0:29500", "tcp://node0", "tcp://node0:port", "tcp://node0:70000", "file:///a", ""]
+)
+def test_other_meeting_points_are_refused(url):
+    with pytest.raises(ConfigError, match="--dist-url must be auto or tcp://HOST:PORT"):
+        meeting_point(url, FIRST_OF_TWO)
+
+
+@pytest.mark.parametrize("url", [None, "auto"])
+def test_several_machines_need_a_meeting_point(url):
+    with pytest.raises(ConfigError, match="several machines need --dist-url"):
+        meeting_point(url, FIRST_OF_TWO)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:0", "meta", ""])
+def test_a_device_that_cannot_be_trained_on_is_refused(device):
+    with pytest.raises(ConfigError, match=f"train.device must be cpu, cuda or mps, got {device!r}"):
+        launch(print, processes(1), device, ())
+
+
+def test_more_processes_than_devices_are_refused():
+    with pytest.raises(ConfigError, match="99 processes on this machine .*, but torch finds"):
+        launch(print, processes(99), "cuda", ())
+    with pytest.raises(ConfigError, match="train.device=mps takes one process, got 2"):
+        launch(print, processes(2), "mps", ())
+
+
+def test_a_port_that_is_taken_is_one_line():
+    with socket.create_server(("", 0)) as taken:
+        args = options("--num-gpus", "2", "--dist-url", f"tcp://127.0.0.1:{taken.getsockname()[1]}")
+        with pytest.raises(ConfigError, match="the port of 127.0.0.1:.* is taken on this machine") as refused:
+            launch(print, args, "cpu", ())
+    assert "\n" not in str(refused.value)
+
+
+def test_a_meeting_point_that_does_not_answer_is_one_line():
+    with socket.create_server(("", 0)) as closed:
+        port = closed.getsockname()[1]
+    args = options("--num-machines", "2", "--machine-rank", "1", "--dist-url", f"tcp://127.0.0.1:{port}")
+    start = time.monotonic()
+    with pytest.raises(ConfigError, match=f"did not come together at 127.0.0.1:{port} in time") as refused:
+        launch(print, args, "cpu", (), timeout_s=1)
+    assert time.monotonic() - start < 10 and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("local_rank", "spoken"), [("0", "a.py: why\n"), ("1", "")])
+def test_of_processes_on_a_machine_the_first_says_why(local_rank, spoken, monkeypatch, capsys):
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    monkeypatch.setattr(sys, "argv", ["here/a.py"])
+    monkeypatch.setattr("engine.launch.PAUSE_S", 0)
+    with pytest.raises(SystemExit, match="2"):
+        leave("why", 2)
+    assert capsys.readouterr().err == spoken
+
+
+@pytest.mark.parametrize(
+    ("error", "is_lost"),
+    [
+        (RuntimeError("[/third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer"), True),
+        (torch.distributed.DistBackendError("NCCL error in: ..., remote process exited"), True),
+        (torch.distributed.DistNetworkError("Broken pipe"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("gloo/"), False),
+    ],
+)
+def test_errors_of_exchanges_alone_are_lost_processes(error, is_lost):
+    with pytest.raises(LostProcess if is_lost else type(error)), told_of_lost_processes():
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("ended", "received", "outcome"),
+    [
+        ([0, 0], [], None),
+        ([5, 1, 5], [], SystemExit(1)),
+        ([5, 5], [], SystemExit(5)),
+        ([75, 75], [signal.SIGTERM], SystemExit(75)),
+        ([0, 0], [signal.SIGTERM], None),
+        ([5, -9], [], LostProcess("process 1 of this machine was ended by SIGKILL")),
+        ([-15, -15], [signal.SIGTERM], SystemExit(143)),
+        ([-2, -2], [signal.SIGINT], KeyboardInterrupt()),
+    ],
+)
+def test_the_one_that_started_others_ends_as_they_do(ended, received, outcome, monkeypatch):
+    monkeypatch.setattr(children.SpawnProcess, "start", lambda process: None)
+
+    def join(_):
+        for number in received:
+            os.kill(os.getpid(), number)
+        return ended
+
+    monkeypatch.setattr(children, "_join", join)
+    if outcome is None:
+        children.run_processes(print, (), len(ended))
+        return
+    with pytest.raises(type(outcome)) as raised:
+        children.run_processes(print, (), len(ended))
+    if isinstance(outcome, SystemExit):
+        assert raised.value.code == outcome.code
+    assert str(raised.value).startswith(str(outcome))
+
+
+def do_one_after_another(folder):
+    """What each of two processes does: talk once, then end, the main one later; leave word that nothing is open."""
+    rank = comm.get_rank()
+    atexit.register(lambda: torch.distributed.is_initialized() or (folder / f"closed{rank}").touch())
+    assert comm.get_local_rank() == rank and torch.distributed.get_backend() == "gloo"
+    comm.all_gather(rank)
+    time.sleep(0.5 * (1 - rank))
+
+
+def test_a_process_that_is_done_before_the_others_ends_well(tmp_path):
+    """With connections still open, every second run of this ended by SIGABRT."""
+    launch(do_one_after_another, processes(2), "cpu", (tmp_path,))
+    assert {path.name for path in tmp_path.iterdir()} == {"closed0", "closed1"}
