@@ -1,0 +1,84 @@
+"""What a config says of the step and of averages, by main.py on a tiny network: files, names, numbers, a resume."""
+
+import json
+
+import pytest
+import torch
+from test_main import DEMO, data, metrics, overrides, printed_evaluation, quiet_afterwards  # noqa: F401
+
+import main
+from engine.checkpoint import read_checkpoint
+
+AVERAGED = {
+    "train.ema_decay": 0.6,
+    "train.batch_norm": "frozen",
+    "train.accumulation": 2,
+    "train.clip_norm": 0.5,
+    "dataloader.train.batch_size": 1,
+    "train.best_checkpoint.metric": "ema/matting/SAD",
+    "train.device": "cpu",
+}
+
+
+@pytest.fixture(scope="module")
+def averaged(data, tmp_path_factory):  # noqa: F811
+    """Output folder of a training with everything that `AVERAGED` says."""
+    output = tmp_path_factory.mktemp("averaged")
+    main.main(["--config-file", DEMO, *overrides(data, output, **AVERAGED)])
+    return output
+
+
+def test_both_networks_are_evaluated_and_the_weights_kept_are_those_of_the_metric(averaged, data, tmp_path, capsys):  # noqa: F811
+    rows = metrics(averaged)
+    assert set(range(6)) <= rows.keys()  # 12 samples, two batches of one each
+    sad = {iteration: rows[iteration]["ema/matting/SAD"] for iteration in (2, 6)}
+    assert all(abs(rows[iteration]["matting/SAD"] - value) > 1e-6 for iteration, value in sad.items())
+    best, last, final = (
+        read_checkpoint(averaged / f"{name}.pth") for name in ("model_best", "model_final", "model_final_ema")
+    )
+    assert best["metric"] == "ema/matting/SAD" and best["value"] == pytest.approx(min(sad.values()))
+    assert final["iteration"] == 5
+    averages = {name.removeprefix("module."): value for name, value in last["ema"].items()}
+    assert averages.pop("n_averaged") == 6
+    torch.testing.assert_close(final["model"], averages, rtol=0, atol=0)
+    assert not torch.equal(averages["backbone.cls_token"], last["model"]["backbone.cls_token"])
+
+    checkpoint = averaged / "model_final_ema.pth"
+    only = overrides(data, tmp_path, **AVERAGED, **{"train.init_checkpoint": checkpoint})
+    main.main(["--config-file", DEMO, "--eval-only", *only])
+    assert printed_evaluation(capsys.readouterr().out)["SAD"] == pytest.approx(sad[6], abs=1e-4)
+
+
+def test_a_resume_goes_on_with_the_average(averaged, data, tmp_path):  # noqa: F811
+    for name in ("model_0000002.pth", "config.yaml", "last_evaluation"):
+        (tmp_path / name).write_bytes((averaged / name).read_bytes())
+    (tmp_path / "last_checkpoint").write_text("model_0000002.pth")
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics(averaged)[2]) + "\n")
+    main.main(["--config-file", DEMO, "--resume", *overrides(data, tmp_path, **AVERAGED)])
+    whole, resumed = (read_checkpoint(folder / "model_final.pth") for folder in (averaged, tmp_path))
+    for part in ("model", "ema"):
+        torch.testing.assert_close(resumed[part], whole[part], rtol=0, atol=0)
+    assert metrics(tmp_path)[6]["ema/matting/SAD"] == metrics(averaged)[6]["ema/matting/SAD"]
+
+
+def test_the_norm_of_gradients_and_the_count_of_skipped_steps_are_written(averaged):
+    rows = metrics(averaged)
+    assert all(rows[iteration]["grad_norm"] > 0 and rows[iteration]["skipped_steps"] == 0 for iteration in range(6))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.accumulation=0", "train.accumulation must be a whole number of at least 1, got 0"),
+        ("train.accumulation=1.5", "train.accumulation must be a whole number of at least 1, got 1.5"),
+        ("train.clip_norm=-1", "train.clip_norm must be above 0"),
+        ("train.ema_decay=1", "train.ema_decay must be in"),
+        ("train.batch_norm=group", "train.batch_norm must be one of own, sync, frozen"),
+        ("train.best_checkpoint.metric=ema/matting/SAD", "metric is 'ema/matting/SAD', but the evaluation gives"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_line(data, tmp_path, capsys, override, message):  # noqa: F811
+    with pytest.raises(SystemExit) as ended:
+        main.main(["--config-file", DEMO, *overrides(data, tmp_path), override])
+    printed = str(ended.value) if not isinstance(ended.value.code, int) else capsys.readouterr().err
+    assert message in printed and len(printed.strip().splitlines()) == 1
