@@ -6,8 +6,9 @@ from typing import Any
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
+
+from engine.sharding import is_spread
 
 
 class EvenLoader:
@@ -53,6 +54,6 @@ def in_step(
     model: nn.Module, loader: DataLoader, evaluator: DatasetEvaluator
 ) -> tuple[DataLoader | EvenLoader, DatasetEvaluator]:
     """Make an evaluation of a spread network one of as many passes in every process; of another it stays as it is."""
-    if not isinstance(model, FSDPModule):
+    if not is_spread(model):
         return loader, evaluator
     return EvenLoader(loader), FirstBatches(evaluator, len(loader))

@@ -8,7 +8,7 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from engine.config import ConfigError
@@ -39,8 +39,8 @@ def shard(model: nn.Module, blocks: str, device: str, source: nn.Module | None) 
     with torch.no_grad():
         for tensor, value in zip(_tensors(model), values, strict=False):
             if isinstance(tensor, DTensor):
-                whole = torch.empty(tensor.shape, dtype=tensor.dtype, device=device) if value is None else value
-                tensor.copy_(distribute_tensor(whole.detach().to(device), tensor.device_mesh, tensor.placements))
+                full = torch.empty(tensor.shape, dtype=tensor.dtype) if value is None else value.detach()
+                tensor.copy_(distribute_tensor(full.to(device), tensor.device_mesh, tensor.placements))
             else:
                 torch.distributed.broadcast(tensor if value is None else tensor.copy_(value), src=0)
 
@@ -77,6 +77,16 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
     return itertools.chain(model.parameters(), model.buffers())
 
 
+def is_spread(model: nn.Module) -> bool:
+    """Tell whether `shard` spread a network."""
+    return isinstance(model, FSDPModule)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Gather a tensor from its parts, in every process; one that is not spread is given back."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 def gathered_weights(model: nn.Module) -> dict[str, Tensor]:
     """Give a network's tensors by name; what is spread is gathered to the CPU of the main process, empty in the others.
 
@@ -85,8 +95,8 @@ def gathered_weights(model: nn.Module) -> dict[str, Tensor]:
     weights = model.state_dict()
     for name, tensor in weights.items():
         if isinstance(tensor, DTensor):
-            whole = tensor.full_tensor()
-            weights[name] = whole.cpu() if comm.is_main_process() else whole.new_empty(0)
+            gathered = whole(tensor)
+            weights[name] = gathered.cpu() if comm.is_main_process() else gathered.new_empty(0)
     return weights
 
 
