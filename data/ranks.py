@@ -174,6 +174,10 @@ class Ranks:
             yield
 
 
+ALONE = Ranks()
+"""One process by itself."""
+
+
 def find_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
     """Find the processes that torchrun started with this one; without it, this one is alone.
 
@@ -183,7 +187,7 @@ def find_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
         RanksError: the environment is half of torchrun's, or says what cannot be; or the others are not to be reached.
     """
     if "RANK" not in environment and "WORLD_SIZE" not in environment:
-        return Ranks()
+        return ALONE
     given = {name: environment.get(name, "") for name in VARIABLES}
     shown = " ".join(f"{name}={value}" for name, value in given.items() if value) or "empty values"
     advice = "start the processes by torchrun, or unset RANK and WORLD_SIZE for one process"
@@ -196,7 +200,7 @@ def find_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
     if not (0 <= rank < world_size and 0 <= local_rank < local_world_size <= world_size):
         raise RanksError(f"the environment has {shown}, expected ranks below their world sizes: {advice}")
     if world_size == 1:
-        return Ranks()
+        return ALONE
     from torch.distributed import PrefixStore, rendezvous
 
     try:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.images import DataError, find_images, read_raw_alpha, read_raw_image, to_float
+from data.ranks import ALONE, Ranks
 from data.trimap import trimap_from_alpha, unknown_mask
 from data.workers import map_in_workers
 from evaluation.metrics import PROTOCOLS, Protocol, as_protocol, measure, unknown_region
@@ -57,10 +58,11 @@ def evaluate_folders(
     num_workers: int = 1,
     allow_missing: bool = False,
     track: Track = lambda outcomes, num_images: outcomes,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Measure every image of a test set; one image a worker is in memory at a time.
 
-    The result is the same for any number of workers.
+    The result is the same for any number of workers and of processes, and in each of these.
 
     Args:
         pred_dir: predicted alphas, 8- or 16-bit grey.
@@ -71,23 +73,26 @@ def evaluate_folders(
         protocol: one of `PROTOCOLS`.
         num_workers: processes; 1 measures in this one.
         allow_missing: leave images without a prediction out instead of refusing the whole.
-        track: called with the outcomes and their number, gives them on, for a progress bar.
+        track: called with the outcomes of this process and their number, gives them on, for a progress bar.
+        ranks: the processes that share the images.
 
     Raises:
         DataError: any file missing, extra, unreadable, misshapen or of wrong values, one error lists all of them; or no
             counted pixel in the whole set.
         ValueError: no source of trimaps where the protocol needs one, or two.
         ChildProcessError: a worker was killed.
+        RanksError: some of several processes met such an error.
     """
     if trimap_dir is not None and trimap_radius_px is not None:
         raise ValueError("expected a folder of trimaps or the radius to make them by, got both")
     if trimap_dir is None and trimap_radius_px is None and not protocol.is_whole:
         raise ValueError(f"protocol {protocol.name} counts unknown pixels: give trimaps, or take 'whole'")
     folders = {"label": label_dir, "pred": pred_dir, "trimap": trimap_dir, "image": image_dir}
-    files, problems = _match(folders, may_lack=("pred",) if allow_missing else ())
+    files, problems = ranks.of_first(lambda: _match(folders, may_lack=("pred",) if allow_missing else ()))
+    share = ranks.share(list(files.items()))
     work = partial(_measure_files, protocol=protocol, trimap_radius_px=trimap_radius_px)
-    measured = map_in_workers(work, files.items(), min(num_workers, len(files)))
-    outcomes = dict(zip(files, track(measured, len(files)), strict=True))
+    measured = map_in_workers(work, share, min(num_workers, len(share)))
+    outcomes = dict(zip(files, ranks.join(track(measured, len(share))), strict=True))
     _refuse([*problems, *(problem for outcome in outcomes.values() for problem in outcome.problems)])
     rows = {name: outcome.row for name, outcome in outcomes.items() if outcome.row is not None}
     if not any(row["pixels"] for row in rows.values()):  # no image would have an error: as if the score were perfect
@@ -105,6 +110,7 @@ def check_test_set(
     *,
     num_workers: int = 1,
     track: Track = lambda problems, num_images: problems,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Files]:
     """Read every file of a test set, so that a network does not find out after hours that one is broken.
 
@@ -114,16 +120,19 @@ def check_test_set(
         image_dir: as there.
         num_workers: as there.
         track: as there.
+        ranks: as there.
 
     Returns: name -> its files, sorted by name.
 
     Raises:
         DataError: as there, of the files.
-        ChildProcessError: a worker was killed.
+        ChildProcessError, RanksError: as there.
     """
-    files, problems = _match({"label": label_dir, "trimap": trimap_dir, "image": image_dir}, may_lack=())
-    found = map_in_workers(_find_problems, files.values(), min(num_workers, len(files)))
-    _refuse([*problems, *(problem for listed in track(found, len(files)) for problem in listed)])
+    folders = {"label": label_dir, "trimap": trimap_dir, "image": image_dir}
+    files, problems = ranks.of_first(lambda: _match(folders, may_lack=()))
+    share = ranks.share(list(files.values()))
+    found = ranks.join(track(map_in_workers(_find_problems, share, min(num_workers, len(share))), len(share)))
+    _refuse([*problems, *(problem for listed in found for problem in listed)])
     return files
 
 

@@ -7,43 +7,28 @@
 
 Files belong together by name without suffix. A missing, extra, unreadable or misshapen file is an error, and one run
 lists all of them. --output takes summary.json, per_image.csv and worst.png, the images of largest SAD.
+`torchrun --nproc-per-node 2 tools/evaluate.py ...` shares the images out to processes, on the GPU of its own each.
 Exit status: 0 evaluated, 1 something is wrong with the files, 2 wrong usage, 130 interrupted.
 """
 
 import _root  # noqa: F401
 
 import argparse
-import hashlib
 import re
-import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from numpy.typing import NDArray
-from tqdm import tqdm
 
 # Worker processes import this file too: what loads torch is imported where a network runs.
-from data.images import IMAGE_SUFFIXES, DataError, read_image, write_alpha
 from data.layouts import TestSet, find_test_set
+from data.ranks import TOLD_ERRORS, Ranks, Terminated, find_ranks
 from data.workers import default_workers
-from evaluation.folders import check_test_set, evaluate_folders
+from evaluation.folders import evaluate_folders
 from evaluation.metrics import PROTOCOLS
 from evaluation.report import format_table
-from evaluation.results import prepare_output, read_or_make_trimap, write_output
+from evaluation.results import prepare_output, write_output
 from evaluation.summary import Summary, compare, interval_rows, read_summary, stored_foregrounds, summarise
-from inference.extras import MissingExtraError
-
-UNFINISHED = "unfinished_predictions"
-
-
-class Network(NamedTuple):
-    """Where a network comes from: a config file and its weights, or a model folder or .onnx file (weights are None)."""
-
-    source: Path
-    weights: Path | None
-    device: str | None
+from tools.prediction.test_set import Network, predict_test_set, progress_bar
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,22 +36,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns: the exit status.
     """
-    options = parse(arguments)
+    try:
+        ranks = find_ranks()
+    except ValueError as error:
+        print(f"evaluate.py: {error}", file=sys.stderr)
+        return 2
+    with ranks.first_speaks():
+        options = parse(arguments, max(1, default_workers() // ranks.local_world_size))
+    ranks.limit_threads()
     try:
         if options.compare:
-            print_comparison(*options.compare)
+            ranks.of_first(lambda: print_comparison(*options.compare))
         else:
-            evaluate(options)
-    except (OSError, ValueError, MissingExtraError) as error:  # DataError and the like are ValueErrors
-        print(f"evaluate.py: {error}", file=sys.stderr)
-        return 1
+            evaluate(options, ranks)
+        return 0
+    except TOLD_ERRORS as error:  # DataError and the like are ValueErrors
+        status, line = 1, str(error)
+    except Terminated:
+        status, line = 143, "ended by SIGTERM, as by torchrun where a process is killed"
     except KeyboardInterrupt:
-        print("evaluate.py: interrupted", file=sys.stderr)
-        return 130
-    return 0
+        status, line = 130, "interrupted"
+    if ranks.is_first:
+        print(f"evaluate.py: {line}", file=sys.stderr)
+    return status
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None, num_workers: int) -> argparse.Namespace:
     """Read the command line; options that contradict each other end the process with status 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -80,7 +75,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="instead of these two: model folder or .onnx file")
     parser.add_argument("--device", help="its device, cpu, cuda ...; default: the config's, or the best there is")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="dim", help="what counts, and how it is rounded")
-    parser.add_argument("--workers", type=int, default=default_workers(), help="processes (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=num_workers, help="processes (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="folder for JSON, CSV and picture sheet")
     parser.add_argument("--group", action="store_true", help="average within each foreground as well")
     parser.add_argument(
@@ -127,8 +122,8 @@ def read_pattern(text: str) -> str:
     return text
 
 
-def evaluate(options: argparse.Namespace) -> None:
-    """Measure as the options say, print, and write what --output asks for.
+def evaluate(options: argparse.Namespace, ranks: Ranks) -> None:
+    """Measure as the options say; the first process prints, and writes what --output asks for.
 
     Raises:
         OSError, ValueError: something is wrong with files; the message says what.
@@ -137,16 +132,24 @@ def evaluate(options: argparse.Namespace) -> None:
     network = None
     if options.model is not None or options.config_file is not None:
         network = Network(options.model or options.config_file, options.weights, options.device)
+
+    def prepare() -> TestSet | None:
+        test_set, folders = None, [options.label_dir, options.trimap_dir, options.image_dir]
+        if options.dataset is not None:
+            test_set = find_test_set(options.dataset, needs_trimaps=network is not None or not protocol.is_whole)
+            folders = [test_set.alpha_dir, test_set.trimap_dir, test_set.image_dir]
+        if options.output is not None:
+            prepare_output(options.output, [options.pred_dir, *folders])
+        return test_set
+
+    test_set = ranks.of_first(prepare)
     label_dir, trimap_dir, image_dir, radius_px = options.label_dir, options.trimap_dir, options.image_dir, None
-    if options.dataset is not None:
-        test_set = find_test_set(options.dataset, needs_trimaps=network is not None or not protocol.is_whole)
+    if test_set is not None:
         label_dir, trimap_dir, image_dir = test_set.alpha_dir, test_set.trimap_dir, test_set.image_dir
         radius_px = test_set.trimap_radius_px
-    if options.output is not None:
-        prepare_output(options.output, [options.pred_dir, label_dir, trimap_dir, image_dir])
     predictions: dict[str, str | None] = dict.fromkeys(("config_file", "weights", "weights_sha256", "torch"))
-    if network is not None:
-        predictions = predict_test_set(test_set, network, options.pred_dir, options.workers)
+    if network is not None and test_set is not None:
+        predictions = predict_test_set(test_set, network, options.pred_dir, options.workers, ranks)
     evaluation = evaluate_folders(
         options.pred_dir,
         label_dir,
@@ -156,8 +159,11 @@ def evaluate(options: argparse.Namespace) -> None:
         protocol=protocol,
         num_workers=options.workers,
         allow_missing=options.allow_missing,
-        track=progress_bar("metrics"),
+        track=progress_bar("metrics", ranks),
+        ranks=ranks,
     )
+    if not ranks.is_first:
+        return
     places = {"label_dir": label_dir, "trimap_dir": trimap_dir, "image_dir": image_dir}
     names = {name: None if place is None else str(place) for name, place in places.items()}
     summary = summarise(
@@ -171,69 +177,6 @@ def evaluate(options: argparse.Namespace) -> None:
     print_summary(summary)
     if options.output is not None:
         write_output(options.output, summary, evaluation, radius_px, options.num_worst)
-
-
-def predict_test_set(test_set: TestSet, network: Network, pred_dir: Path, num_workers: int) -> dict[str, str | None]:
-    """Run a network over the images of a test set and write its alphas as NAME.png.
-
-    Until all are written they lie in a folder of their own, which the next run writes anew if this one is interrupted.
-
-    Args:
-        test_set: whose files are all checked before.
-        network: what runs.
-        pred_dir: folder to write; it must not hold pictures, of whatever network.
-        num_workers: processes that check the files.
-
-    Returns: what a summary says of the network.
-
-    Raises:
-        OSError, ValueError: something is wrong with files; the message says what.
-    """
-    if pred_dir.is_dir() and any(path.suffix.lower() in IMAGE_SUFFIXES for path in pred_dir.iterdir()):
-        raise DataError(
-            f"{pred_dir} holds pictures already: evaluate them without a network, remove them, or name another folder"
-        )
-    import torch
-
-    predict, config_file, weights = load_network(network)
-    folders = (test_set.alpha_dir, test_set.trimap_dir, test_set.image_dir)
-    checked = check_test_set(*folders, num_workers=num_workers, track=progress_bar("files"))
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    unfinished = pred_dir / UNFINISHED
-    unfinished.mkdir(parents=True, exist_ok=True)
-    for name, files in tqdm(checked.items(), "network", unit="image", disable=None):
-        trimap = read_or_make_trimap(files, test_set.trimap_radius_px)
-        assert trimap is not None, "a layout names one of the two"
-        write_alpha(unfinished / f"{name}.png", predict(read_image(files["image"]), trimap))
-    for name in checked:
-        (unfinished / f"{name}.png").rename(pred_dir / f"{name}.png")
-    shutil.rmtree(unfinished)
-    config_name = None if config_file is None else str(config_file)
-    names = {"config_file": config_name, "weights": str(weights)}
-    return {**names, "weights_sha256": digest, "torch": str(torch.__version__)}
-
-
-def load_network(network: Network) -> tuple[Callable[[NDArray, NDArray], NDArray], Path | None, Path]:
-    """Load what gives alphas; what loads torch is imported here.
-
-    Returns: image and trimap -> alpha, and the files of its config and its weights; an .onnx file is both in one.
-    """
-    from inference.model_folder import CONFIG_FILE, WEIGHTS_FILE
-    from inference.predictor import Predictor
-
-    source, weights, device = network
-    predictor = Predictor.load(source, weights, device or "auto", precision="float32")
-    if weights is not None:
-        return predictor.predict, source, weights
-    if source.is_dir():
-        return predictor.predict, source / CONFIG_FILE, source / WEIGHTS_FILE
-    return predictor.predict, None, source
-
-
-def progress_bar(title: str) -> Callable[[Iterable[Any], int], Iterable[Any]]:
-    """Make what `evaluate_folders` tracks images by; nothing is drawn where there is no terminal."""
-    return lambda items, num_images: tqdm(items, title, num_images, unit="image", disable=None)
 
 
 def print_summary(summary: Summary) -> None:

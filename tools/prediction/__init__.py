@@ -1,1 +1,1 @@
-"""What tools/predict.py is made of: its command line, and the steps that an image goes through."""
+"""What tools/predict.py and tools/evaluate.py are made of: networks and other steps over many images."""

@@ -1,0 +1,360 @@
+"""data/ranks.py and the tools that share pictures out by it: threads stand for processes, torchrun starts real ones."""
+# ruff: noqa: F811  # fixtures are imported, and are arguments
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from test_evaluate_tool import write_test_set
+from test_main import REPOSITORY
+from test_predict_tool import SIZES, folders, network  # noqa: F401
+from torch.distributed import HashStore
+
+from data.ranks import ALONE, Ranks, RanksError, Terminated, find_ranks
+from inference.predictor import Predictor
+from tools import evaluate, predict
+from tools.prediction import command_line, steps
+
+TORCHRUN = dict(
+    RANK="1", WORLD_SIZE="3", LOCAL_RANK="1", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="29500"
+)
+RAMP = ("--baseline", "ramp")
+
+
+def in_ranks(work, world_size):
+    """What `work(ranks)` gives or raises in each of some threads."""
+    store = HashStore()
+
+    def start(rank):
+        return pool.submit(work, Ranks(rank, world_size, rank, world_size, store) if world_size > 1 else ALONE)
+
+    with ThreadPoolExecutor(world_size) as pool:
+        futures = [start(rank) for rank in range(world_size)]
+    return [future.exception() or future.result() for future in futures]
+
+
+every_world = pytest.mark.parametrize("world_size", [1, 2, 3])
+
+
+@every_world
+@pytest.mark.parametrize("num_items", [0, 1, 2, 7])
+def test_what_is_shared_and_joined_is_the_list(world_size, num_items):
+    items = [f"{number}.png" for number in range(num_items)]
+    shares = in_ranks(lambda ranks: ranks.share(items), world_size)
+    assert sorted(item for share in shares for item in share) == items
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    joined = in_ranks(lambda ranks: ranks.join(item + "!" for item in ranks.share(items)), world_size)
+    assert joined == [[item + "!" for item in items]] * world_size
+
+
+@every_world
+def test_all_get_what_the_first_gives_and_calls_do_not_mix(world_size):
+    def work(ranks):
+        told = [ranks.of_first(lambda number=number: (ranks.rank, number)) for number in range(3)]
+        return told, ranks.exchange(ranks.rank), ranks.each(lambda: ranks.rank)
+
+    expected = [([(0, 0), (0, 1), (0, 2)], list(range(world_size)), rank) for rank in range(world_size)]
+    assert in_ranks(work, world_size) == expected
+
+
+@pytest.mark.parametrize("bad", [0, 2])
+def test_an_error_of_one_is_raised_in_all_and_names_it(bad):
+    def work(ranks):
+        if ranks.rank == bad:
+            raise FileNotFoundError("no such folder")
+        return ranks.rank
+
+    raised = in_ranks(lambda ranks: ranks.each(lambda: work(ranks)), 3)
+    assert [type(error) for error in raised] == [RanksError] * 3
+    assert {str(error) for error in raised} == {f"rank {bad} of 3: no such folder"}
+
+
+def test_what_all_meet_is_said_as_by_one():
+    def fail():
+        raise FileNotFoundError("no such folder")
+
+    raised = in_ranks(lambda ranks: ranks.each(fail), 3)
+    assert [(type(error), str(error)) for error in raised] == [(FileNotFoundError, "no such folder")] * 3
+    assert ALONE.attribute(["full"]) == ["full"]
+    assert Ranks(world_size=3).attribute(["full", "", "full"]) == ["rank 0, 2 of 3: full"]
+
+
+def test_others_than_the_first_are_silent_where_all_would_say_the_same(capsys):
+    for rank in (0, 1):
+        with Ranks(rank, 2).first_speaks():
+            print(f"out {rank}")
+            print(f"error {rank}", file=sys.stderr)
+    assert capsys.readouterr() == ("out 0\n", "error 0\n")
+
+
+def test_without_torchrun_a_process_is_alone():
+    for environment in ({}, {"LOCAL_RANK": "0", "MASTER_ADDR": "here"}, {**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1",
+                        "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}):  # fmt: skip
+        assert find_ranks(environment) is ALONE
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"WORLD_SIZE": None}, "RANK=1 LOCAL_RANK=1 .* without WORLD_SIZE: start the processes by torchrun, or unset"),
+        ({"RANK": None, "MASTER_PORT": ""}, "without RANK, MASTER_PORT"),
+        ({"RANK": "one"}, "RANK=one .*expected numbers"),
+        ({"RANK": "3"}, "RANK=3 .*expected ranks below their world sizes"),
+        ({"RANK": "-1"}, "expected ranks below"),
+        ({"LOCAL_RANK": "2"}, "expected ranks below"),
+        ({"LOCAL_WORLD_SIZE": "4"}, "expected ranks below"),
+        ({"WORLD_SIZE": "0"}, "expected ranks below"),
+    ],
+)
+def test_half_an_environment_is_one_line(changes, words):
+    changed = {name: value for name, value in {**TORCHRUN, **changes}.items() if value is not None}
+    with pytest.raises(RanksError, match=words) as refused:
+        find_ranks(changed)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("tool", [predict, evaluate])
+def test_half_an_environment_is_wrong_usage_of_the_tools(tool, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert tool.main(["--help"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_each_process_has_the_gpu_of_its_local_rank(monkeypatch):
+    ranks = Ranks(5, 8, 1, 2)
+    assert ranks.device("cpu") == "cpu" and ALONE.device("auto") == "auto"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [ranks.device(name) for name in ("auto", "cuda", "cuda:0", "cpu")] == ["cuda:1", "cuda:1", "cuda:0", "cpu"]
+    assert ALONE.device("cuda") == "cuda"
+    with pytest.raises(RanksError, match="4 processes on a machine with 2 CUDA devices"):
+        Ranks(0, 4, 0, 4).device("auto")
+
+
+def matte(folder, ranks, *more, output="out"):
+    """Run tools/predict.py after its command line, in one rank."""
+    paths = [folder / "images", "--trimap-dir", folder / "trimaps", "--output", folder / output]
+    options = command_line.parse([str(part) for part in (*paths, *(more or RAMP))], "")
+    return predict.matte_images(options, ranks)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_images_are_shared_out_and_come_out_the_same(folders, world_size, capsys):
+    """Of 4 processes and 3 images one has nothing to do."""
+    assert matte(folders, ALONE, output="alone") == 0
+    assert in_ranks(lambda ranks: matte(folders, ranks), world_size) == [0] * world_size
+    assert contents(folders / "out") == contents(folders / "alone") and len(SIZES) == 3
+    capsys.readouterr()
+    (folders / "out" / "b.png").unlink()
+    before = {path: path.stat().st_mtime_ns for path in (folders / "out").iterdir()}
+    assert in_ranks(lambda ranks: matte(folders, ranks, *RAMP, "--resume"), world_size) == [0] * world_size
+    assert capsys.readouterr().err.count("predict.py: 2 of 3 are there already\n") == 1
+    assert contents(folders / "out") == contents(folders / "alone")
+    assert before.items() <= {path: path.stat().st_mtime_ns for path in (folders / "out").iterdir()}.items()
+
+
+def test_bad_files_of_all_shares_are_one_list(folders, capsys):
+    for name in ("a", "b"):
+        (folders / "images" / f"{name}.png").write_text("no picture")
+    assert in_ranks(lambda ranks: matte(folders, ranks), 2) == [1, 1]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-3] == "predict.py: 2 of 3 images failed:"
+    assert [line.split(":")[0] for line in lines[-2:]] == [f"  {folders}/images/{name}.png" for name in "ab"]
+    assert list(contents(folders / "out")) == ["c.d.png"]
+
+
+def test_what_ends_one_process_lets_the_others_finish_and_is_named(folders, capsys, monkeypatch):
+    """Rank 1 has image b alone and no room for it."""
+
+    def ramp(image, trimap):
+        if image.shape[:2] == SIZES["b"]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return trimap
+
+    monkeypatch.setitem(steps.BASELINES, "ramp", ramp)
+    assert in_ranks(lambda ranks: matte(folders, ranks), 2) == [1, 1]
+    assert capsys.readouterr().err.splitlines()[-3:] == [
+        "predict.py: rank 1 of 2: [Errno 28] No space left on device",
+        "predict.py: 1 images were not reached, the same command with --resume makes them:",
+        f"  {folders}/images/b.png",
+    ]
+    assert list(contents(folders / "out")) == ["a.png", "c.d.png"]
+
+
+def test_what_cannot_be_begun_is_raised_in_all(folders):
+    raised = in_ranks(lambda ranks: matte(folders, ranks, *RAMP, "--bits", "16", output="images"), 2)
+    assert [str(error).partition(": images are")[0] for error in raised] == [
+        f"rank 0 of 2: --output {folders}/images"
+    ] * 2
+
+
+def measure(folder, ranks, *more):
+    """Run tools/evaluate.py after its command line, in one rank."""
+    evaluate.evaluate(evaluate.parse([str(part) for part in more], 1), ranks)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_measured_in_shares_the_numbers_are_the_same(tmp_path, world_size, capsys):
+    """To the last digit: the files are compared; what the first prints comes once."""
+    write_test_set(tmp_path)
+    rng = np.random.default_rng(0)
+    for name in "cdefg":
+        for folder, picture in (("pred", rng.integers(0, 256, (30, 20))), ("label", rng.integers(0, 256, (30, 20))),
+                                ("trimap", rng.choice([0, 128, 255], (30, 20)))):  # fmt: skip
+            cv2.imwrite(str(tmp_path / folder / f"{name}.png"), picture.astype(np.uint8))
+    options = [part for name in ("pred", "label", "trimap") for part in (f"--{name}-dir", tmp_path / name)]
+    measure(tmp_path, ALONE, *options, "--output", tmp_path / "alone")
+    printed = capsys.readouterr()
+    assert (
+        in_ranks(lambda ranks: measure(tmp_path, ranks, *options, "--output", tmp_path / "out"), world_size)
+        == [None] * world_size
+    )
+    assert capsys.readouterr() == printed
+    assert contents(tmp_path / "out") == contents(tmp_path / "alone")
+
+    (tmp_path / "pred" / "d.png").unlink()
+    (tmp_path / "pred" / "e.png").write_text("no picture")
+    raised = in_ranks(lambda ranks: measure(tmp_path, ranks, *options), world_size)
+    assert {str(error) for error in raised} == {str(raised[0])} and "2 problems, nothing evaluated" in str(raised[0])
+    assert "d.* is missing" in str(raised[0]) and "e.png" in str(raised[0])
+
+
+@pytest.fixture
+def test_folder(folders):
+    """image/, alpha/ and trimap/ of a test set."""
+    (folders / "images").rename(folders / "image")
+    for folder in ("alpha", "trimap"):
+        (folders / folder).mkdir()
+    for path in (folders / "trimaps").iterdir():
+        grey = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        trimap = np.where((grey > 0) & (grey < 255), 128, grey).astype(np.uint8)
+        cv2.imwrite(str(folders / "alpha" / f"{path.stem}.png"), grey)
+        cv2.imwrite(str(folders / "trimap" / f"{path.stem}.png"), trimap)
+    return folders
+
+
+def by_network(test_folder, network, name):
+    weights = ["--config-file", network / "config.yaml", "--weights", network / "weights.pth", "--device", "cpu"]
+    places = ["--pred-dir", test_folder / name, "--output", test_folder / f"{name}_result"]
+    return [*weights, "--dataset", test_folder, "--workers", 1, *places]
+
+
+def results(test_folder, name):
+    """Alphas as files, and the summary but for where the alphas lie."""
+    summary = json.loads((test_folder / f"{name}_result" / "summary.json").read_text())
+    assert summary["predictions"].pop("dir") == str(test_folder / name)
+    return contents(test_folder / name), summary
+
+
+def test_a_network_over_shares_writes_and_measures_the_same(test_folder, network):
+    measure(test_folder, ALONE, *by_network(test_folder, network, "alone"))
+    in_two = in_ranks(lambda ranks: measure(test_folder, ranks, *by_network(test_folder, network, "shared")), 2)
+    assert in_two == [None, None]
+    assert results(test_folder, "shared") == results(test_folder, "alone")
+    again = in_ranks(lambda ranks: measure(test_folder, ranks, *by_network(test_folder, network, "shared")), 2)
+    assert all("rank 0 of 2: " in str(error) and "holds pictures already" in str(error) for error in again)
+
+
+def test_a_network_that_one_process_cannot_load_ends_all(test_folder, network, monkeypatch):
+    load = Predictor.load
+
+    def broken(source, weights, device, precision):
+        if device == "broken":
+            raise ValueError("device 'broken' cannot be used")
+        return load(source, weights, device, precision)
+
+    monkeypatch.setattr(Predictor, "load", broken)
+    monkeypatch.setattr(Ranks, "device", lambda ranks, name: "broken" if ranks.rank == 1 else "cpu")
+    raised = in_ranks(lambda ranks: measure(test_folder, ranks, *by_network(test_folder, network, "new")), 2)
+    assert {str(error) for error in raised} == {"rank 1 of 2: device 'broken' cannot be used"}
+    assert not (test_folder / "new").exists()
+
+
+def torchrun(*command, processes=2, options=()):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *options]
+    done = subprocess.run(
+        [*start, *map(str, command)], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300
+    )
+    return (
+        done.returncode,
+        done.stdout,
+        [line for line in done.stderr.splitlines() if line.startswith(("predict", "evalu", "  /"))],
+    )
+
+
+@pytest.mark.slow
+def test_torchrun_runs_a_tool_on_two_processes(folders):
+    (folders / "images" / "b.png").write_text("no picture")  # the share of rank 1
+    places = [folders / "images", "--trimap-dir", folders / "trimaps", "--output", folders / "out"]
+    status, output, lines = torchrun("tools/predict.py", *places, *RAMP)
+    assert status == 1 and output == ""
+    assert lines[0] == "predict.py: 1 of 3 images failed:" and len(lines) == 2 and "b.png: not a picture" in lines[1]
+    assert list(contents(folders / "out")) == ["a.png", "c.d.png"]
+
+
+@pytest.mark.slow
+def test_torchrun_measures_the_same(test_folder, network):
+    measure(test_folder, ALONE, *by_network(test_folder, network, "alone"))
+    status, output, lines = torchrun("tools/evaluate.py", *by_network(test_folder, network, "shared"), processes=3)
+    assert status == 0, lines
+    assert output.count("Protocol dim") == 1 and lines == []
+    assert results(test_folder, "shared") == results(test_folder, "alone")
+
+
+KILLED = """
+import os, signal, sys, time
+sys.path.insert(0, os.getcwd())
+from tools import predict
+from tools.prediction import steps
+def ramp(image, trimap):
+    if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        time.sleep(3)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return trimap
+steps.BASELINES["ramp"] = ramp
+raise SystemExit(predict.main())
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_not_silent_and_may_be_started_again(folders, tmp_path):
+    """Rank 1 is killed over image b; torchrun ends rank 0, and starts both again."""
+    (tmp_path / "killed.py").write_text(KILLED)
+    places = [folders / "images", "--trimap-dir", folders / "trimaps", "--output", folders / "out"]
+    status, _, lines = torchrun(tmp_path / "killed.py", *places, *RAMP, "--resume", options=("--max-restarts=1",))
+    assert status == 0 and list(contents(folders / "out")) == ["a.png", "b.png", "c.d.png"]
+    assert lines == [
+        "predict.py: 0 of 3 are there already",
+        "predict.py: 1 images were not reached, the same command with --resume makes them:",
+        f"  {folders}/images/b.png",
+        "predict.py: ended by SIGTERM, as by torchrun where a process is killed; --resume makes what is missing",
+        "predict.py: 2 of 3 are there already",
+    ]
+
+
+def test_sigterm_gets_through_to_a_process_that_waits(monkeypatch):
+    """`Store.wait` would sit it out."""
+    monkeypatch.setattr("torch.distributed.rendezvous", lambda *_, **__: iter([(HashStore(), 0, 2)]))
+    before = signal.getsignal(signal.SIGTERM)
+    ranks = find_ranks({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "2"})
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    try:
+        with pytest.raises(Terminated):
+            ranks.exchange("")
+    finally:
+        signal.signal(signal.SIGTERM, before)
