@@ -1,21 +1,180 @@
-"""What is written of each step."""
+"""What is seen of a training while it runs: metrics and sample pictures."""
 
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
 from detectron2.engine import hooks
-from detectron2.utils.events import CommonMetricPrinter, EventWriter
+from detectron2.evaluation.evaluator import inference_context
+from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
+from torch import Tensor, nn
 
+from engine.config import ConfigError
+from engine.sharding import is_spread
+from engine.stopping import OutputError
 from engine.trainer import Trainer
+from engine.writers import WINDOW, ProgressWriter, RunWriter
+
+logger = logging.getLogger(__name__)
+
+PICTURES = "pictures"
+
+Arrays = dict[str, Any]
+"""Name -> numpy array."""
 
 
-class WriteMetrics(hooks.PeriodicWriter):
-    """detectron2's hook, but of a step that a stop cut off nothing is written.
+class WriteMetrics(hooks.HookBase):
+    """Every so often has what the trainer and the hooks before this one put into the storage written.
 
-    Its printer would put down the time left, and metrics.json get a line for a step that a resume does again.
+    It adds each group's learning rate as lr/NAME, by the group's "name", images per second over all processes, this
+    process's resident memory (on Linux) and its GPU's peak, both in 10^9 bytes. Of a step that a stop cut off no
+    progress is logged.
+
+    Args:
+        writers: in order.
+        period: in iterations.
+
+    Raises:
+        OutputError: in training, where a writer cannot write.
     """
 
     trainer: Trainer
-    _writers: list[EventWriter]
+
+    def __init__(self, writers: Sequence[EventWriter], period: int) -> None:
+        self._writers = [*writers]
+        self._period = period
+        self._rates: dict[str, float] = {}
+
+    def before_train(self) -> None:
+        self._begin(self.trainer.start_iter)
+
+    def before_step(self) -> None:
+        self._rates = {}
+        if self._is_due():  # the scheduler sets the next step's rates before this hook's turn after the step
+            for index, group in enumerate(self.trainer.optimizer.param_groups):
+                self._rates[f"lr/{group.get('name', f'group {index}')}"] = group["lr"]
+
+    def after_step(self) -> None:
+        if self._is_due():
+            self._add_metrics()
+            self._write(self._writers)
 
     def after_train(self) -> None:
-        if self.trainer.iter < self.trainer.max_iter:
-            self._writers = [writer for writer in self._writers if not isinstance(writer, CommonMetricPrinter)]
-        super().after_train()
+        is_whole = self.trainer.iter == self.trainer.max_iter
+        try:
+            self._write([writer for writer in self._writers if is_whole or not isinstance(writer, ProgressWriter)])
+        finally:
+            for writer in self._writers:
+                writer.close()
+
+    def _is_due(self) -> bool:
+        done = self.trainer.iter + 1
+        return done % self._period == 0 or done == self.trainer.max_iter
+
+    def _begin(self, start_iteration: int) -> None:
+        for writer in self._writers:
+            if isinstance(writer, RunWriter):
+                writer.begin(start_iteration)
+
+    def _add_metrics(self) -> None:
+        storage = self.trainer.storage
+        metrics = {**self._rates}
+        if "time" in storage.latest():
+            step_s = storage.history("time").median(storage.count_samples("time", WINDOW))
+            metrics["images_per_second"] = self.trainer.samples_per_iteration / step_s
+        if (resident_gb := resident_memory_gb()) is not None:
+            metrics["memory_gb"] = resident_gb
+        device = next(self.trainer.model.parameters()).device
+        if device.type == "cuda":
+            metrics["gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
+        storage.put_scalars(**metrics, smoothing_hint=False)
+
+    def _write(self, writers: Iterable[EventWriter]) -> None:
+        for writer in writers:
+            try:
+                writer.write()
+            except OSError as error:
+                self._writers.remove(writer)  # it would fail again at the end
+                with suppress(OSError):
+                    writer.close()
+                raise OutputError(f"cannot write metrics: {error}") from error
+
+
+class DrawSamples(hooks.HookBase):
+    """Every so often has samples of the last batch drawn, with what the networks make of them in evaluation mode.
+
+    Belongs in every process, before `WriteMetrics`: parts of a network that is spread over the processes are needed
+    everywhere, else the main one does it alone. Weights, BatchNorm's statistics and the random numbers of later steps
+    are what they would be without.
+
+    Args:
+        draw: takes the samples' arrays by name, the same of each network's outputs, and the path of the picture to
+            write, and gives the picture, (H, W, 3) float in [0, 1].
+        networks: name -> bare network.
+        folder: of the training.
+        period: in iterations, 0 for none.
+        num_samples: of a batch, at most.
+
+    Raises:
+        ConfigError: numbers that are none of these.
+        OutputError: in training, where the picture cannot be written.
+    """
+
+    trainer: Trainer
+
+    def __init__(
+        self,
+        draw: Callable[[Arrays, dict[str, Arrays], Path], Any],
+        networks: Mapping[str, nn.Module],
+        folder: str | Path,
+        period: int,
+        num_samples: int,
+    ) -> None:
+        for name, value, least in (("period", period, 0), ("num_samples", num_samples, 1)):
+            if not isinstance(value, int) or value < least:
+                raise ConfigError(f"train.pictures.{name} must be a whole number of at least {least}, got {value!r}")
+        self._draw = draw
+        self._networks = networks
+        self._folder = Path(folder, PICTURES)
+        self._period, self._num_samples = period, num_samples
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        is_due = self._period > 0 and (done % self._period == 0 or done == self.trainer.max_iter)
+        if not is_due or not (comm.is_main_process() or is_spread(self.trainer.model)):
+            return
+        batch = {name: tensor[: self._num_samples] for name, tensor in self.trainer.last_batch.items()}
+        outputs = {name: _arrays(self._compute(network, batch)) for name, network in self._networks.items()}
+        if not comm.is_main_process():
+            return
+        try:
+            self._folder.mkdir(exist_ok=True)
+            picture = self._draw(_arrays(batch), outputs, self._folder / f"iter_{self.trainer.iter:07d}.jpg")
+        except OSError as error:
+            raise OutputError(f"cannot write sample pictures: {error}") from error
+        self.trainer.storage.put_image("samples", picture.transpose(2, 0, 1))
+
+    @staticmethod
+    @torch.no_grad()
+    def _compute(network: nn.Module, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        with inference_context(network):
+            return network(batch)
+
+
+def resident_memory_gb() -> float | None:
+    """Tell how much memory this process has, in 10^9 bytes; None where the system has no /proc."""
+    try:
+        num_pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except FileNotFoundError:
+        return None
+    return num_pages * os.sysconf("SC_PAGE_SIZE") / 1e9
+
+
+def _arrays(tensors: Mapping[str, Any]) -> Arrays:
+    """Give the tensors among some things as numpy arrays."""
+    return {name: value.float().cpu().numpy() for name, value in tensors.items() if isinstance(value, Tensor)}

@@ -73,6 +73,7 @@ class Trainer(SimpleTrainer):
     Attributes:
         samples_seen: samples that all processes together have trained on.
         skipped_steps: steps that were not finite, before a resume as well.
+        last_batch: this process's last batch.
         stop_signal: name of a signal after which all processes stop before their next step, or "".
 
     Raises:
@@ -105,6 +106,7 @@ class Trainer(SimpleTrainer):
         self.clip_norm = clip_norm
         self.ema = ema
         self.samples_seen = self.skipped_steps = 0
+        self.last_batch: dict[str, Any] = {}
         self.stop_signal = ""
         self._skipped_in_a_row = 0
         samples_per_draw = data_loader.batch_size * comm.get_world_size()
@@ -199,6 +201,7 @@ class Trainer(SimpleTrainer):
             batch, waited_s = self._batches.draw("" if part else self.stop_signal)
             longest_wait_s += waited_s
             batches.append(batch)
+            self.last_batch = batch
             # After the batch: making the loader's iterator draws from the same generator, in the first step only.
             torch.manual_seed(step_seed(self.seed, self.iter, comm.get_rank(), part))
             with self._reduced_gradients(part == self.accumulation - 1):

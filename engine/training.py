@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from detectron2.config import instantiate
-from detectron2.engine import default_writers, hooks
+from detectron2.engine import hooks
 from detectron2.utils import comm
 from omegaconf import DictConfig
 
@@ -18,15 +18,17 @@ from engine.checkpoint import Checkpointer, load_weights, read_checkpoint
 from engine.config import ConfigError, describe_differences, save_config
 from engine.ema import Ema
 from engine.evaluation import EMA, EvaluateAndKeepBest, evaluate, evaluate_all, metric_names
-from engine.hooks import WriteMetrics
+from engine.hooks import DrawSamples, WriteMetrics
 from engine.keeping import KeepCheckpoints
 from engine.launch import distribute
 from engine.pace import WarnOfSlowLoader
 from engine.rates import LRScheduler
+from engine.record import record_run
 from engine.start import build_data
 from engine.stopping import OutputError, StopSignals, TrainingStopped
 from engine.trainer import NonFiniteError, Trainer, set_float32_products
 from engine.whole_file import remove_unfinished, whole_file
+from engine.writers import build_writers
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +66,7 @@ def _train(cfg: DictConfig, resume: bool, signals: StopSignals) -> None:
     ema = None if ema_decay is None else Ema(model, ema_decay)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
+    cfg.optimizer.params.model = None
     if settings.get("compile", False):
         model.compile()
     accumulation, clip_norm = settings.get("accumulation", 1), settings.get("clip_norm")
@@ -76,6 +79,7 @@ def _train(cfg: DictConfig, resume: bool, signals: StopSignals) -> None:
     checkpoints = KeepCheckpoints(checkpointer, **settings.checkpointer)
     is_main = comm.is_main_process()
     networks = {"": model, **({EMA: ema.module} if ema is not None else {})}
+    pictures = settings.get("pictures")
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
@@ -92,9 +96,10 @@ def _train(cfg: DictConfig, resume: bool, signals: StopSignals) -> None:
             )
             if test_loader is not None
             else None,
-            WriteMetrics(default_writers(settings.output_dir, settings.max_iter), settings.log_period)
-            if is_main
+            DrawSamples(instantiate(pictures.draw), networks, folder, pictures.period, pictures.num_samples)
+            if pictures
             else None,
+            WriteMetrics(build_writers(cfg), settings.log_period) if is_main else None,
         ]
     )
     if resume and (last := checkpointer.find_last()):
@@ -105,9 +110,10 @@ def _train(cfg: DictConfig, resume: bool, signals: StopSignals) -> None:
         logger.info("Starting from random weights: train.init_checkpoint is empty")
     if trainer.next_iteration >= settings.max_iter:
         logger.info("%s is finished: all %d iterations are done", settings.output_dir, settings.max_iter)
-    elif is_main:
-        cfg.optimizer.params.model = None
-        save_config(cfg, folder / "config.yaml")
+    else:
+        if is_main:
+            save_config(cfg, folder / "config.yaml")
+        record_run(cfg, trainer.next_iteration)
     with signals.kept_for(trainer):
         try:
             trainer.train(trainer.next_iteration, settings.max_iter)

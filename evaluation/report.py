@@ -76,13 +76,19 @@ def sheet_row(
 
 
 def picture_sheet(rows: Mapping[str, Mapping[str, NDArray]], path: str | Path, cell_px: int = CELL_PX) -> None:
-    """Write one picture of many, a column per kind and a row per image, each labelled.
+    """Write what `draw_sheet` draws to a file, .png for instance."""
+    write_image(path, draw_sheet(rows, cell_px))
+
+
+def draw_sheet(rows: Mapping[str, Mapping[str, NDArray]], cell_px: int = CELL_PX) -> NDArray[np.float32]:
+    """Draw one picture of many, a column per kind and a row per image, each labelled.
 
     Args:
         rows: label of the row -> label of the column -> (H, W) grey or (H, W, 3) RGB float in [0, 1], of any size; see
             `sheet_row`. All rows have the same columns in the same order.
-        path: of the file to write, .png for instance.
         cell_px: each picture is fitted to this many pixels by `fit_picture`.
+
+    Returns: (H, W, 3) RGB in [0, 1].
 
     Raises:
         ValueError: no row, or rows whose columns differ.
@@ -96,7 +102,7 @@ def picture_sheet(rows: Mapping[str, Mapping[str, NDArray]], path: str | Path, c
         height = max(cell.shape[0] for cell in cells)
         lines += [label_line([label], cell_px * len(cells) + GAP_PX * (len(cells) - 1))]
         lines += [join_cells([_extend(cell, height, cell_px) for cell in cells])]
-    write_image(path, np.concatenate(lines))
+    return np.concatenate(lines)
 
 
 def fit_picture(picture: NDArray, cell_px: int = CELL_PX) -> NDArray[np.float32]:

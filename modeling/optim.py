@@ -66,8 +66,8 @@ def get_optimizer_params(
             what they send back at first would move the pretrained weights to no purpose, while a neck has nothing to
             lose and starts as the identity.
 
-    Returns: groups with "params", "lr", "weight_decay" and "start" (see `engine.rates`); every trainable parameter is
-        in exactly one.
+    Returns: groups with "params", "lr", "weight_decay", "start" (see `engine.rates`) and "name", which tells the parts
+        of the network that have this rate; every trainable parameter is in exactly one.
 
     Raises:
         ValueError: a start outside the training; see `get_vit_lr_decay_rate` too.
@@ -75,6 +75,7 @@ def get_optimizer_params(
     if not 0.0 <= pretrained_start < 1.0:
         raise ValueError(f"pretrained_start must be a fraction of the training, 0 to below 1, got {pretrained_start}")
     groups: dict[tuple[float, float, float], dict[str, Any]] = {}
+    parts: dict[tuple[float, float], dict[str, None]] = {}  # of each rate, in the network's order
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -85,4 +86,16 @@ def get_optimizer_params(
         start = pretrained_start if is_pretrained(name) else 0.0
         group = {"params": [], "lr": lr, "weight_decay": decay, "start": start}
         groups.setdefault((lr, decay, start), group)["params"].append(parameter)
+        parts.setdefault((lr, start), {})[part_name(name)] = None
+    for (lr, _, start), group in groups.items():
+        names = [*parts[lr, start]]
+        group["name"] = "+".join(names) if len(names) < 4 else f"{names[0]}..{names[-1]}"
     return list(groups.values())
+
+
+def part_name(name: str) -> str:
+    """Name the part of the network that a parameter belongs to: decoder, necks, one block, norm, patch_embed ..."""
+    block = re.match(r"backbone\.(blocks\.\d+)\.(residual\.)?", name)
+    if block is not None:
+        return "necks" if block.group(2) else block.group(1)
+    return name.removeprefix("backbone.").partition(".")[0]

@@ -4,7 +4,10 @@ The published recipe, 16 samples on each of 2 GPUs: 43_100 / 32 rounded up is 13
 13470, and a checkpoint comes every 2 epochs or 2694.
 """
 
+from detectron2.config import LazyCall as L
+
 import engine.schedule  # noqa: F401  registers the resolvers used here
+from evaluation.samples import SampleSheet
 
 train = dict(
     output_dir="output/unnamed",
@@ -50,4 +53,8 @@ train = dict(
     best_checkpoint=dict(metric="matting/SAD", mode="min"),
     # Iterations between two lines of the log, metrics.json and TensorBoard.
     log_period=20,
+    # Samples of a batch with what the network makes of them, every so many iterations and at the end; 0 draws none.
+    pictures=dict(period="${..eval_period}", num_samples=4, draw=L(SampleSheet)(cell_px=256)),
+    # Project of Weights & Biases to which metrics go as well; null sends nothing anywhere.
+    wandb=None,
 )
