@@ -37,8 +37,12 @@ class CheckpointError(ValueError):
     """A checkpoint that does not fit; the message names the file and the tensors."""
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, is_mapped: bool = False) -> dict[str, Any]:
     """Read a checkpoint without running code from it, each part compared with its checksum.
+
+    Args:
+        path: the file.
+        is_mapped: leave tensors in the file until they are used; it must not change meanwhile.
 
     Returns: a dict with "model" (name -> tensor) and, from a training, "trainer" and "iteration".
 
@@ -59,7 +63,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         )
     try:
         damaged = _damaged_part(path)
-        content = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+        content = None if damaged else torch.load(path, "cpu", weights_only=True, mmap=is_mapped)
     except UNREADABLE as error:
         # The first sentence: in the next ones torch advises to run the code that a file may hold.
         reason = " ".join([f"{type(error).__name__}:", *str(error).partition(". ")[0].split()])

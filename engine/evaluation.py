@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from engine.checkpoint import Checkpointer, read_checkpoint
 from engine.config import ConfigError
+from engine.even_passes import in_step
 from engine.launch import share_buffers
 from engine.loading import LoaderError
 from engine.stopping import interruptible
@@ -46,7 +47,7 @@ def evaluate(model: nn.Module, test_loader: DataLoader, evaluator: DatasetEvalua
     """
     share_buffers(model)
     with torch.compiler.set_stance("force_eager"):  # test pictures are of many sizes, each to be compiled for
-        results = inference_on_dataset(model, test_loader, evaluator)
+        results = inference_on_dataset(model, *in_step(model, test_loader, evaluator))
     print_csv_format(results)
     return results
 
@@ -136,6 +137,7 @@ class EvaluateAndKeepBest(hooks.HookBase):
             self._set_aside()
             return
         self._recall()
+        self._best = comm.all_gather(self._best)[0]
         if start == self.trainer.max_iter or self._is_due(start):
             # What the main process has on record, all act by.
             made = self._record.read_text() if comm.is_main_process() and self._record.is_file() else ""
@@ -200,8 +202,11 @@ class EvaluateAndKeepBest(hooks.HookBase):
             raise LoaderError(f"the evaluation failed: {str(error).strip().splitlines()[-1]}") from error
         if comm.is_main_process():
             self._check_metric(metrics)
-            if self._metric is not None:
-                self._keep_if_best(float(metrics[self._metric]), self.trainer.next_iteration - 1)
+        if self._metric is not None:
+            # What the main process measured, all act by: the weights of a spread network come from all.
+            value = comm.all_gather(metrics.get(self._metric))[0]
+            self._keep_if_best(float(value), self.trainer.next_iteration - 1)
+        if comm.is_main_process():
             write_text(self._record, self._position())
         self.trainer.storage.put_scalars(**metrics, smoothing_hint=False)
         comm.synchronize()  # as detectron2's hook does: evaluations may take unlike times

@@ -8,7 +8,7 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from engine.config import ConfigError
@@ -78,8 +78,8 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
 
 
 def is_spread(model: nn.Module) -> bool:
-    """Tell whether `shard` spread a network."""
-    return isinstance(model, FSDPModule)
+    """Tell whether `shard` spread a network, or the one in a wrapper."""
+    return isinstance(next(model.parameters()), DTensor)
 
 
 def whole(tensor: Tensor) -> Tensor:

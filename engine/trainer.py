@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from engine.ema import Ema
 from engine.launch import told_of_lost_processes
 from engine.loading import Batches
+from engine.sharding import is_spread, whole
 from engine.stopping import TrainingStopped
 
 logger = logging.getLogger(__name__)
@@ -168,7 +169,7 @@ class Trainer(SimpleTrainer):
         losses, batches = self._compute_gradients()
         self.after_backward()
         self._grad_scaler.unscale_(self.optimizer)
-        norm = get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        norm = whole(get_total_norm([p.grad for p in self._parameters if p.grad is not None]))
         if self.clip_norm is not None:
             clip_grads_with_norm_(self._parameters, self.clip_norm, norm)
         metrics = self._averaged({**losses, "grad_norm": norm})
@@ -205,12 +206,17 @@ class Trainer(SimpleTrainer):
             # After the batch: making the loader's iterator draws from the same generator, in the first step only.
             torch.manual_seed(step_seed(self.seed, self.iter, comm.get_rank(), part))
             with self._reduced_gradients(part == self.accumulation - 1):
-                with torch.autocast(self._device_type, dtype=self._dtype, enabled=self._dtype is not None):
+                with self._autocast():
                     parts = {name: loss / self.accumulation for name, loss in self.model(batch).items()}
                 self._grad_scaler.scale(sum(parts.values())).backward()
             losses = {name: loss.detach() + losses.get(name, 0.0) for name, loss in parts.items()}
         self.storage.put_scalar("data_time", longest_wait_s)
         return losses, batches
+
+    def _autocast(self) -> torch.autocast:
+        """Compute in the lower precision, if there is one; copies of a spread network's weights are not kept for it."""
+        is_low = self._dtype is not None
+        return torch.autocast(self._device_type, self._dtype, is_low, cache_enabled=not is_spread(self.model))
 
     def _reduced_gradients(self, is_last: bool) -> AbstractContextManager[None]:
         """Where the gradients of several processes are averaged: in a step's last backward pass alone."""
