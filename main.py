@@ -20,7 +20,9 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
+from engine.checkpoint import CheckpointError
 from engine.config import TRAINING_SECTIONS, ConfigError, apply_overrides, check_whole, load_config
+from engine.initial import adopt_model
 from engine.launch import STATUS_OF_WRONG_USAGE, TIMEOUT_S, launch, leave
 from engine.place import argument_parser, find_place
 from engine.schedule import describe_change, samples_per_iteration
@@ -61,7 +63,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise ConfigError(
                 "train.world_size follows from --num-gpus and --num-machines, or from torchrun: set these"
             )
-        apply_overrides(cfg, [*args.opts, f"train.world_size={find_place(args).world_size}"])
+        of_network = [override for override in args.opts if override.startswith("model.")]
+        others = [override for override in args.opts if override not in of_network]
+        apply_overrides(cfg, [*others, f"train.world_size={find_place(args).world_size}"])
+        adopt_model(cfg)
+        apply_overrides(cfg, of_network)
         limits = {"train.seed": 0, "train.log_period": 1}
         if "timeout_s" in cfg.train:  # configs saved by earlier versions lack it
             limits["train.timeout_s"] = 1
@@ -71,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         launch(run, args, cfg.train.device, (cfg, args, describe_change(cfg, recipe_samples)), timeout_s)
     except ConfigError as error:
         leave(str(error), STATUS_OF_WRONG_USAGE)
+    except (FileNotFoundError, CheckpointError) as error:
+        leave(str(error), 1)
     except LostProcess as error:
         leave(str(error), error.status)
     except KeyboardInterrupt:

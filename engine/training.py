@@ -14,11 +14,12 @@ from detectron2.utils import comm
 from omegaconf import DictConfig
 
 from engine.batch_norm import set_batch_norm
-from engine.checkpoint import Checkpointer, load_weights, read_checkpoint
+from engine.checkpoint import Checkpointer
 from engine.config import ConfigError, describe_differences, save_config
 from engine.ema import Ema
 from engine.evaluation import EMA, EvaluateAndKeepBest, evaluate, evaluate_all, metric_names
 from engine.hooks import DrawSamples, WriteMetrics
+from engine.initial import load_initial
 from engine.keeping import KeepCheckpoints
 from engine.launch import distribute
 from engine.pace import WarnOfSlowLoader
@@ -105,7 +106,7 @@ def _train(cfg: DictConfig, resume: bool, signals: StopSignals) -> None:
     if resume and (last := checkpointer.find_last()):
         checkpointer.load(last)
     elif path := settings.init_checkpoint:
-        load_weights(model, read_checkpoint(path)["model"], path, settings.init_checkpoint_may_lack)
+        load_initial(model, path, settings.init_checkpoint_may_lack)
     else:
         logger.info("Starting from random weights: train.init_checkpoint is empty")
     if trainer.next_iteration >= settings.max_iter:
@@ -170,7 +171,7 @@ def evaluate_only(cfg: DictConfig, resume: bool) -> None:
         raise ConfigError(
             f"nothing to evaluate: {f'no checkpoint in {cfg.train.output_dir}' if resume else 'no checkpoint named'}"
         )
-    load_weights(model, read_checkpoint(path)["model"], path)
+    load_initial(model, path)
     if (views := cfg.dataloader.get("test_views")) is not None:
         model = instantiate(views).wrap(model)
     evaluate(model, test_loader, instantiate(cfg.dataloader.evaluator))

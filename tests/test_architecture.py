@@ -46,7 +46,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "inference.predictor": ("inference", "modeling.views", "data.images", "data.trimap", "torch", "numpy",
                             "engine.model"),
     # The others are detectron2's own interface (configs, overrides, saved configs, schedules).
-    "engine": ("engine", "torch", "detectron2", "fvcore", "omegaconf", "hydra", "yaml"),
+    "engine": ("engine", "torch", "safetensors", "detectron2", "fvcore", "omegaconf", "hydra", "yaml"),
     "modeling": (*NETWORK, "modeling"),
     "modeling.vitmatte": NETWORK,
     f"{BACKBONE}.__init__": (BACKBONE,),

@@ -33,9 +33,10 @@ COMPOSITION_1K = [path for path in EXPERIMENTS if path.stem.startswith("ViTMatte
 
 def common_files(path):
     """The files of configs/common that an experiment imports -> the name in each."""
-    if not path.stem.endswith("_original"):
-        return COMMON
-    return {"model_vitdet" if file == "model" else file: name for file, name in COMMON.items()}
+    replaced = {"finetune": {"dataloader": "dataloader_photographs"}}.get(path.stem, {})
+    if path.stem.endswith("_original"):
+        replaced = {"model": "model_vitdet"}
+    return {replaced.get(file, file): name for file, name in COMMON.items()}
 
 
 every_experiment = pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -57,6 +58,7 @@ def test_the_experiments_of_the_project_are_here():
         "ViTMatte_S_original",
         "ViTMatte_Splus_100ep",
         "demo",
+        "finetune",
     ]
 
 

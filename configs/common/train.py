@@ -11,10 +11,13 @@ from evaluation.samples import SampleSheet
 
 train = dict(
     output_dir="output/unnamed",
-    # What preprocess.py makes of a published DINOv3 checkpoint; "" starts from random weights.
+    # What preprocess.py makes of a published DINOv3 checkpoint, a training's checkpoint, or a model folder; "" starts
+    # from random weights.
     init_checkpoint="",
     # Parts of the names of tensors that no pretrained backbone has.
     init_checkpoint_may_lack=["decoder.", ".residual."],
+    # Packages in which the parts of the network that init_checkpoint is of are found; null builds the config's own.
+    model_of_checkpoint=None,
     device="${default_device:}",
     # "float32", "tf32", "bf16" or "fp16"
     precision="float32",

@@ -1,0 +1,34 @@
+"""Photographs with alphas of their own, and a test set of the same kind, in one folder."""
+
+from detectron2.config import LazyCall as L
+
+from data.real_images import RealImageDataset
+
+from .dataloader import dataloader
+
+# image/ and alpha/, matched by name; of what is held out test/image/, test/trimap/ and test/alpha/.
+dataloader.folder = "datasets/mine"
+dataloader.train.dataset = L(RealImageDataset)(
+    image_dirs=["${dataloader.folder}/image"],
+    alpha_dirs=["${dataloader.folder}/alpha"],
+    samples_per_epoch="${train.samples_per_epoch}",
+    crop_px=512,
+    seed="${train.seed}",
+    square_probability=0.25,
+    square_px=640,
+    rotation_deg=30.0,
+    rotation_min_px=0,
+    scale_range=[0.8, 1.25],
+    shear_deg=10.0,
+    flip_probability=0.5,
+    crop_factors=[1.0, 1.5, 2.0],
+    max_enlargement=2.0,
+    trimap_radius_px=[0, 14],
+    trimap_reference_px=None,
+    hue_deg=40.0,
+    jitter_share=0.1,
+    degradation=dataloader.train.dataset.degradation,
+)
+dataloader.test.dataset.image_dir = "${dataloader.folder}/test/image"
+dataloader.test.dataset.trimap_dir = "${dataloader.folder}/test/trimap"
+dataloader.test.dataset.alpha_dir = "${dataloader.folder}/test/alpha"

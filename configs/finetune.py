@@ -1,0 +1,26 @@
+"""A trained network on photographs of one's own: the network comes with the checkpoint.
+
+Purpose: the most from a few images with alphas, without forgetting what the network knows: small rates, BatchNorm's
+         statistics as they are, each tensor of the checkpoint used. docs/finetune.md says what to expect.
+Command: python main.py --config-file configs/finetune.py train.init_checkpoint=models/first dataloader.folder=DATA
+         (model folder or checkpoint of a training; DATA holds image/ and alpha/, and test/, or dataloader.test=null)
+Cost:    1000 iterations of 4 crops of 512 px; time to be measured.
+Result:  depends on the data; docs/finetune.md has a small example.
+"""
+
+from .common.dataloader_photographs import dataloader
+from .common.model import model
+from .common.optimizer import optimizer
+from .common.schedule import lr_multiplier
+from .common.train import train
+
+train.output_dir = "output/finetune"
+train.model_of_checkpoint = ["modeling", "modeling.backbone"]
+train.init_checkpoint_may_lack = []
+train.batch_norm = "frozen"
+train.samples_per_epoch = 400
+train.epochs = 10
+train.warmup_samples = 400
+optimizer.lr = 5e-5
+optimizer.params.decoder_lr_factor = 1.0
+dataloader.train.batch_size = 4
