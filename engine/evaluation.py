@@ -96,6 +96,7 @@ class EvaluateAndKeepBest(hooks.HookBase):
         metric: name in that dict, such as "group/name", or "ema/group/name" of a network "ema"; None keeps no best.
         mode: "min" or "max", what is better.
         metrics: all such names, where they are known beforehand.
+        is_recorded_later: `write_record` is called when the metrics are written, lest a kill in between loses them.
 
     Raises:
         ConfigError: another mode; a metric that the evaluation does not give, at the first one where `metrics` is None.
@@ -113,6 +114,7 @@ class EvaluateAndKeepBest(hooks.HookBase):
         metric: str | None = None,
         mode: str = "min",
         metrics: Collection[str] | None = None,
+        is_recorded_later: bool = False,
     ) -> None:
         if mode not in MODES:
             raise ConfigError(f"train.best_checkpoint.mode must be {' or '.join(MODES)}, got {mode!r}")
@@ -126,6 +128,8 @@ class EvaluateAndKeepBest(hooks.HookBase):
         self._metric, self._mode = metric, mode
         self._is_better = MODES[mode]
         self._best: float | None = None
+        self._is_recorded_later = is_recorded_later
+        self._unrecorded = ""
         if metrics is not None:
             self._check_metric(metrics)
 
@@ -155,6 +159,12 @@ class EvaluateAndKeepBest(hooks.HookBase):
         if self.trainer.start_iter < self.trainer.iter == self.trainer.max_iter:
             self._evaluate_now()
         del self._evaluate  # as detectron2's hook does with what it calls: it may hold the trainer
+
+    def write_record(self) -> None:
+        """Write down that the last evaluation was made, if that is not done yet; in the main process."""
+        if self._unrecorded:
+            write_text(self._record, self._unrecorded)
+            self._unrecorded = ""
 
     def _is_due(self, iterations: int) -> bool:
         """Whether an evaluation belongs after so many iterations on the way."""
@@ -207,7 +217,9 @@ class EvaluateAndKeepBest(hooks.HookBase):
             value = comm.all_gather(metrics.get(self._metric))[0]
             self._keep_if_best(float(value), self.trainer.next_iteration - 1)
         if comm.is_main_process():
-            write_text(self._record, self._position())
+            self._unrecorded = self._position()
+            if not self._is_recorded_later:
+                self.write_record()
         self.trainer.storage.put_scalars(**metrics, smoothing_hint=False)
         comm.synchronize()  # as detectron2's hook does: evaluations may take unlike times
 

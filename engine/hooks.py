@@ -38,6 +38,7 @@ class WriteMetrics(hooks.HookBase):
     Args:
         writers: in order.
         period: in iterations.
+        on_written: called when all have written.
 
     Raises:
         OutputError: in training, where a writer cannot write.
@@ -45,9 +46,12 @@ class WriteMetrics(hooks.HookBase):
 
     trainer: Trainer
 
-    def __init__(self, writers: Sequence[EventWriter], period: int) -> None:
+    def __init__(
+        self, writers: Sequence[EventWriter], period: int, on_written: Callable[[], None] | None = None
+    ) -> None:
         self._writers = [*writers]
         self._period = period
+        self._on_written = on_written
         self._rates: dict[str, float] = {}
 
     def before_train(self) -> None:
@@ -103,6 +107,8 @@ class WriteMetrics(hooks.HookBase):
                 with suppress(OSError):
                     writer.close()
                 raise OutputError(f"cannot write metrics: {error}") from error
+        if self._on_written is not None:
+            self._on_written()
 
 
 class DrawSamples(hooks.HookBase):
