@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modeling.recompute import run_block
+
 
 class ConvBlock(nn.Module):
     """3x3 convolution without bias, BatchNorm, ReLU."""
@@ -16,27 +18,35 @@ class ConvBlock(nn.Module):
         self.bn = nn.BatchNorm2d(out_chans)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn(self.conv(x)), inplace=True)
+        return self.normalise(self.conv(x))
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """What follows the convolution."""
+        return F.relu(self.bn(x), inplace=True)
 
 
 class ConvStream(nn.Module):
-    """Convolutions of stride 2 over the network's input."""
+    """Convolutions of stride 2 over the network's input, each run by `run_block`."""
 
     def __init__(self, in_chans: int, out_chans: Sequence[int]) -> None:
         super().__init__()
         chans = [in_chans, *out_chans]
         self.convs = nn.ModuleList(ConvBlock(a, b, stride=2) for a, b in zip(chans[:-1], chans[1:], strict=True))
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, is_recomputed: bool = False) -> list[Tensor]:
         """(B, C, H, W) -> the maps at strides 1 (the input itself), 2, 4, ..."""
         maps = [x]
         for conv in self.convs:
-            maps.append(conv(maps[-1]))
+            maps.append(run_block(is_recomputed, conv, maps[-1]))
         return maps
 
 
 class FusionBlock(nn.Module):
-    """Enlarge the coarser map twofold (bilinear), put it behind the finer one and convolve."""
+    """Enlarge the coarser map twofold (bilinear), put it behind the finer one and convolve.
+
+    Each map is convolved by its part of the weight, and the two are added: the same up to rounding, without the joined
+    map in memory, which at full resolution is the network's largest, and whose gradient would have to be cut up again.
+    """
 
     def __init__(self, in_chans: int, out_chans: int) -> None:
         super().__init__()
@@ -45,7 +55,11 @@ class FusionBlock(nn.Module):
     def forward(self, features: Tensor, detail: Tensor) -> Tensor:
         """(B, C, h, w) and (B, C', 2h, 2w) -> (B, out_chans, 2h, 2w)."""
         enlarged = F.interpolate(features, scale_factor=2, mode="bilinear", align_corners=False)
-        return self.conv(torch.cat((detail, enlarged), dim=1))
+        conv = self.conv.conv
+        fine, coarse = conv.weight.split((detail.shape[1], features.shape[1]), dim=1)
+        convolved = F.conv2d(enlarged, coarse, conv.bias, padding=1)  # a bias that BatchNorm became, for inference
+        convolved += F.conv2d(detail, fine, padding=1)
+        return self.conv.normalise(convolved)
 
 
 class MattingHead(nn.Module):
@@ -72,6 +86,8 @@ class DetailCapture(nn.Module):
         image_chans: channels of the network's input, which the last fusion takes as it is.
         convstream_chans: channels at strides 2, 4, 8 ...
         fusion_chans: outputs of the fusions, coarse to fine: one more than the stream has convolutions.
+        use_activation_checkpointing: recompute each convolution of the stream, each fusion and the head in the backward
+            pass instead of storing their activations.
     """
 
     def __init__(
@@ -80,6 +96,7 @@ class DetailCapture(nn.Module):
         image_chans: int = 4,
         convstream_chans: Sequence[int] = (48, 96, 192),
         fusion_chans: Sequence[int] = (256, 128, 64, 32),
+        use_activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if len(fusion_chans) != len(convstream_chans) + 1:
@@ -88,6 +105,7 @@ class DetailCapture(nn.Module):
                 f"{len(convstream_chans)}"
             )
         self.stride = 2 ** len(fusion_chans)
+        self.use_activation_checkpointing = use_activation_checkpointing
         self.convstream = ConvStream(image_chans, convstream_chans)
         detail_chans = [*reversed(convstream_chans), image_chans]
         coarse_chans = [in_chans, *fusion_chans[:-1]]
@@ -104,9 +122,11 @@ class DetailCapture(nn.Module):
             features: (B, in_chans, H / stride, W / stride) from the backbone.
             image: (B, image_chans, H, W), the network's input.
 
-        Returns: (B, 1, H, W) float32 in [0, 1].
+        Returns: (B, 1, H, W) float32 in [0, 1]; float64 from such weights.
         """
-        details = self.convstream(image)
+        is_recomputed = self.use_activation_checkpointing and self.training
+        details = self.convstream(image, is_recomputed)
         for fusion, detail in zip(self.fusion_blks, reversed(details), strict=True):
-            features = fusion(features, detail)
-        return torch.sigmoid(self.matting_head(features).float())
+            features = run_block(is_recomputed, fusion, features, detail)
+        logits = run_block(is_recomputed, self.matting_head, features)
+        return torch.sigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))

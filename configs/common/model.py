@@ -37,6 +37,7 @@ model = L(ViTMatte)(
         image_chans="${..backbone.in_chans}",
         convstream_chans=[48, 96, 192],
         fusion_chans=[256, 128, 64, 32],
+        use_activation_checkpointing=False,
     ),
     criterion=L(MattingCriterion)(
         weights=dict(loss_unknown_l1=1.0, loss_known_l1=1.0, loss_laplacian=1.0, loss_gradient=1.0),

@@ -1,12 +1,10 @@
 """Small layers of the vision transformer, named as in the DINOv3 and ViTMatte checkpoints."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 PIECE_TOKENS = 2048
 """Tokens that `in_pieces` takes at once: what a ViT-S needs between the layers of its MLP is then 12 MiB."""
@@ -178,11 +176,6 @@ def join(pieces: Iterable[Tensor], dim: int, size: int) -> Tensor:
         start += piece.shape[dim]
     assert out is not None and start == size
     return out
-
-
-def run_block(is_recomputed: bool, block: nn.Module, *inputs: Any) -> Tensor:
-    """Run a block; where asked for, it runs again in the backward pass instead of storing its activations."""
-    return checkpoint(block, *inputs, use_reentrant=False) if is_recomputed else block(*inputs)
 
 
 def read_indexes(is_read: Tensor, has_conv_residual: bool) -> Tensor:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from modeling.backbone.block import Block
-from modeling.backbone.layers import PatchEmbed, checked_indexes, read_indexes, run_block
+from modeling.backbone.layers import PatchEmbed, checked_indexes, read_indexes
 from modeling.backbone.rope_position_encoding import RopePositionEmbedding
+from modeling.recompute import run_block
 
 
 class ViT(nn.Module):

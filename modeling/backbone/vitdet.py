@@ -16,10 +16,10 @@ from modeling.backbone.layers import (
     in_pieces,
     join,
     read_indexes,
-    run_block,
 )
 from modeling.backbone.softmax import attend
 from modeling.backbone.windows import partition, unpartition
+from modeling.recompute import run_block
 
 MAX_BIAS_NUMEL = 2**22
 """Entries of the attention bias that are in memory at once: 16 MiB in float32, which caches hold for the most part (64
