@@ -4,9 +4,10 @@
     python main.py --config-file CONFIG --num-gpus 2 --resume train.output_dir=output/first
     python main.py --config-file CONFIG --eval-only train.init_checkpoint=output/first/model_final.pth
 
-Exit status: 2 for a command line or config that cannot be used, 1 where a data set or checkpoint is missing or unfit,
-3 where the data or the loader failed on the way: there is a checkpoint of all steps done, from which --resume goes on,
-130 interrupted: --resume goes on from the last checkpoint, and what came after it is lost.
+Exit status: 0 done; 2 a command line or config that cannot be used; 1 a data set or checkpoint that is missing or
+unfit, or an error of the code. A training that is stopped first writes a checkpoint of all steps done, from which
+--resume goes on: 75 by SIGTERM or SIGUSR1, to be queued again; 130 by Ctrl-C, where a second one ends at once; 3 the
+data or the loader failed; 4 losses were not finite; 5 another process was lost; 6 the output folder cannot be written.
 """
 
 import argparse
@@ -17,16 +18,16 @@ from collections.abc import Sequence
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
 from engine.checkpoint import CheckpointError
 from engine.config import TRAINING_SECTIONS, ConfigError, apply_overrides, check_whole, load_config
 from engine.initial import adopt_model
 from engine.launch import STATUS_OF_WRONG_USAGE, TIMEOUT_S, launch, leave
+from engine.logs import set_up_logs
 from engine.place import argument_parser, find_place
 from engine.schedule import describe_change, samples_per_iteration
-from engine.stopping import LostProcess
+from engine.stopping import LostProcess, OutputError
 from engine.training import evaluate_only, train
 
 logger = logging.getLogger("engine.main")
@@ -38,8 +39,10 @@ LOGGED = ("fvcore", "detectron2", "engine", "evaluation")
 def run(cfg: DictConfig, args: argparse.Namespace, schedule_change: str) -> None:
     """What each process does. detectron2's `default_setup` is not used: it overwrites a saved config in any case."""
     rank = comm.get_rank()
-    for name in LOGGED:
-        setup_logger(cfg.train.output_dir, distributed_rank=rank, name=name)
+    try:
+        set_up_logs(cfg.train.output_dir, rank, LOGGED)
+    except OutputError as error:
+        leave(str(error), error.status, comm.get_local_rank())
     logger.info("Environment:\n%s\nCommand line: %s", collect_env_info(), args)
     try:
         seed_all_rng(cfg.train.seed + rank)
