@@ -11,6 +11,7 @@ from engine.checkpoint import Checkpointer, CheckpointError, read_checkpoint
 from engine.config import ConfigError
 from engine.evaluation import EvaluateAndKeepBest
 from engine.launch import launch
+from engine.stopping import OutputError
 from engine.trainer import Trainer
 
 MAX_ITER = 12
@@ -269,7 +270,7 @@ def test_weights_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError("no space left")
 
     monkeypatch.setattr(torch, "save", disk_full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OutputError, match="no space"):
         checkpointer.save_weights("best", value=2.5)
     assert (tmp_path / "best.pth").read_bytes() == before
     monkeypatch.undo()

@@ -1,0 +1,112 @@
+"""engine.whole_file where writing fails or is cut off: the old file stays, and nothing half done has its name."""
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.checkpoint import Checkpointer, read_checkpoint
+from engine.stopping import OutputError
+from engine.whole_file import SUFFIX, remove_unfinished, whole_file, write_text
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class CrashError(Exception):
+    """What is no error of the disk."""
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_gets_its_name_when_it_is_on_the_disk(tmp_path, monkeypatch):
+    seen = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (seen.append(names(tmp_path)), fsync(descriptor)))
+    with whole_file(tmp_path / "a") as unfinished:
+        unfinished.write_text("new")
+    assert seen == [[f"a{SUFFIX}"], ["a"]]  # the file before it is renamed, the folder afterwards
+    assert (tmp_path / "a").read_text() == "new" and names(tmp_path) == ["a"]
+
+
+def test_what_was_there_stays_where_the_block_fails(tmp_path):
+    write_text(tmp_path / "a", "old")
+    with pytest.raises(CrashError), whole_file(tmp_path / "a") as unfinished:
+        unfinished.write_text("half")
+        raise CrashError
+    assert (tmp_path / "a").read_text() == "old" and names(tmp_path) == ["a"]
+
+
+def test_an_error_that_is_not_the_disks_comes_through(tmp_path):
+    with pytest.raises(RuntimeError, match="shapes do not fit"), whole_file(tmp_path / "a"):
+        raise RuntimeError("shapes do not fit")
+
+
+def test_a_folder_that_went_or_is_a_file_is_told_of_by_the_path(tmp_path):
+    write_text(tmp_path / "a", "")
+    for folder, reason in ((tmp_path / "gone", "No such file or directory"), (tmp_path / "a", "Not a directory")):
+        with pytest.raises(OutputError, match=f"cannot write {folder}/x: {reason}"):
+            write_text(folder / "x", "text")
+
+
+def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path):
+    for name in ("model_0000002.pth", f"model_0000005.pth{SUFFIX}", f"last_checkpoint{SUFFIX}", "notes.txt"):
+        (tmp_path / name).touch()
+    remove_unfinished(tmp_path)
+    assert names(tmp_path) == ["model_0000002.pth", "notes.txt"]
+
+
+@pytest.fixture
+def small_files():
+    """No file of this process may grow above 20 kB."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_checkpoint_too_large_for_the_disk_leaves_the_one_before(tmp_path, small_files):
+    small = Checkpointer(torch.nn.Linear(9, 9), str(tmp_path))
+    small.save("model_0000002", iteration=2)
+    large = Checkpointer(torch.nn.Linear(99, 99), str(tmp_path))
+    with pytest.raises(OutputError, match="cannot write .*model_0000005.pth: File too large"):
+        large.save("model_0000005", iteration=5)
+    assert names(tmp_path) == ["last_checkpoint", "model_0000002.pth"]
+    assert read_checkpoint(small.find_last())["iteration"] == 2
+
+
+FILL = """
+import sys, torch
+from pathlib import Path
+from engine.checkpoint import Checkpointer
+from engine.stopping import OutputError
+folder = Path(sys.argv[1])
+small = Checkpointer(torch.nn.Linear(9, 9), str(folder))
+small.save("model_0000002", iteration=2)
+try:
+    Checkpointer(torch.nn.Linear(999, 999), str(folder)).save("model_0000005", iteration=5)
+except OutputError as error:
+    print(error, small.find_last(), sorted(path.name for path in folder.iterdir()))
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
+    """On a file system of 1 MB of its own, in a mount namespace of its own."""
+    script = 'mount -t tmpfs -o size=1M none "$1" && exec "$2" -c "$3" "$1"'
+    command = ["unshare", "--mount", "--map-root-user", "sh", "-c", script, "sh", str(tmp_path), sys.executable, FILL]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=120)
+    except FileNotFoundError:
+        pytest.skip("there is no unshare here")
+    if done.returncode:
+        if "unshare" in done.stderr or "mount" in done.stderr:
+            pytest.skip(f"mounting is not granted: {done.stderr.strip()}")
+        raise AssertionError(done.stderr)
+    expected = "No space left on device {0}/model_0000002.pth ['last_checkpoint', 'model_0000002.pth']"
+    assert done.stdout.strip().endswith(expected.format(tmp_path))
