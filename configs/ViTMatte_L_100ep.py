@@ -1,6 +1,7 @@
 r"""ViT-L/16, 100 epochs of Composition-1k.
 
 Purpose: the large model; a global block and a convolution neck end each quarter of its 24 blocks, layers decay by 0.8.
+         Drop path is what ViTDet (arXiv:2203.16527) trains its L with; for matting no one has published any.
 Command: python preprocess.py --checkpoint dinov3_vitl16_pretrain.pth --keep-prefix \
              --output checkpoints/dinov3_vitl16_4ch_prefix.pth
          python main.py --config-file configs/ViTMatte_L_100ep.py --num-gpus 2
@@ -21,4 +22,5 @@ model.backbone.embed_dim = 1024
 model.backbone.depth = 24
 model.backbone.num_heads = 16
 model.backbone.global_block_indexes = [5, 11, 17, 23]
+model.backbone.drop_path_rate = 0.4
 optimizer.params.lr_decay_rate = 0.8

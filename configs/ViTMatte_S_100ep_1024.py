@@ -6,7 +6,7 @@ Purpose: train at the resolution of the test images, as the best released method
 Command: python preprocess.py --checkpoint dinov3_vits16_pretrain.pth --keep-prefix \
              --output checkpoints/dinov3_vits16_4ch_prefix.pth
          python main.py --config-file configs/ViTMatte_S_100ep_1024.py --num-gpus 2
-Cost:    134700 iterations of 32 crops of 1024 px; time and memory to be measured.
+Cost:    134700 iterations of 32 crops of 1024 px; time to be measured, memory in docs/model_zoo.md.
 Result:  to be measured.
 """
 

@@ -50,6 +50,7 @@ def instantiate_on_meta(cfg):
 def test_the_experiments_of_the_project_are_here():
     assert [path.stem for path in EXPERIMENTS] == [
         "ViTMatte_B_100ep",
+        "ViTMatte_B_100ep_1024",
         "ViTMatte_B_original",
         "ViTMatte_L_100ep",
         "ViTMatte_S_100ep",
@@ -283,6 +284,7 @@ def test_frozen_blocks_are_one_override(path):
         ("ViTMatte_S_100ep_1024", (100, True, 384, 12, 6, "mlp", 4.0, [2, 5, 8, 11], 0.65, 1024)),
         ("ViTMatte_Splus_100ep", (100, True, 384, 12, 6, "swiglu", 6.0, [2, 5, 8, 11], 0.65, 512)),
         ("ViTMatte_B_100ep", (100, True, 768, 12, 12, "mlp", 4.0, [2, 5, 8, 11], 0.7, 512)),
+        ("ViTMatte_B_100ep_1024", (100, True, 768, 12, 12, "mlp", 4.0, [2, 5, 8, 11], 0.7, 1024)),
         ("ViTMatte_L_100ep", (100, True, 1024, 24, 16, "mlp", 4.0, [5, 11, 17, 23], 0.8, 512)),
     ],
 )
@@ -305,6 +307,7 @@ def test_what_distinguishes_the_composition_experiments(path, expected):
     assert cfg.optimizer.params.num_layers == b.depth
     assert cfg.model.decoder.in_chans == b.embed_dim
     assert b.use_activation_checkpointing == path.endswith("1024")
+    assert b.drop_path_rate == {"L": 0.4, "Hplus": 0.5}.get(path.split("_")[1], 0.0)
     assert cfg.lr_multiplier.scheduler.milestones == [
         int(0.8 * cfg.train.epochs) * 1347,
         1347 * cfg.train.epochs * 95 // 100,

@@ -18,6 +18,7 @@ model = L(ViTMatte)(
         qkv_bias=True,
         layer_scale_init=1e-5,
         norm_eps=1e-5,
+        # ViTMatte's for S and B
         drop_path_rate=0.0,
         num_storage_tokens=4,
         keep_prefix_tokens=True,
