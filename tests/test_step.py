@@ -166,22 +166,22 @@ def test_the_average_follows_its_closed_form_buffers_included():
 
 
 class Poisoned(Toy):
-    """Gives a loss, or gradients alone, that are not finite, in some of its calls."""
+    """In some of its calls something is not finite: the "input" and what follows, or "gradient" or "loss" alone."""
 
-    def __init__(self, calls, gradient_only=False):
+    def __init__(self, calls, what="input"):
         super().__init__()
-        self.calls, self.gradient_only, self.count = calls, gradient_only, 0
+        self.calls, self.what, self.count = calls, what, 0
 
     def forward(self, batch):
         self.count += 1
-        poison = math.nan if self.count - 1 in self.calls else 1.0
-        if poison != 1.0:
-            batch = {**batch, "x": batch["x"] * poison}  # BatchNorm's statistics would remember it
+        what = self.what if self.count - 1 in self.calls else ""
+        if what == "input":
+            batch = {**batch, "x": batch["x"] * math.nan}  # BatchNorm's statistics would remember it
         losses = super().forward(batch)
-        if self.gradient_only and poison != 1.0:
+        if what == "gradient":
             zero = sum(p.sum() for p in self.parameters()) * 0.0
-            losses = {name: torch.sqrt(zero.abs()) for name in losses}  # its value is 0, its slope at 0 infinite
-        return losses
+            losses = {name: torch.sqrt(zero.abs()) for name in losses}  # its slope at 0 is infinite
+        return {name: loss + math.inf if what == "loss" else loss for name, loss in losses.items()}
 
 
 def poisoned_trainer(calls, precision="float32", accumulation=1, **options):
@@ -197,12 +197,10 @@ def everything(trainer):
     return copy.deepcopy((trainer.model.state_dict(), trainer.ema.state_dict(), state))
 
 
-@pytest.mark.parametrize("gradient_only", [False, True])
+@pytest.mark.parametrize("what", ["input", "gradient", "loss"])
 @pytest.mark.parametrize(("calls", "accumulation"), [({1}, 1), ({3}, 2)])
-def test_a_step_that_is_not_finite_changes_nothing_is_counted_and_passes_over_its_samples(
-    gradient_only, calls, accumulation
-):
-    trainer = poisoned_trainer(calls, accumulation=accumulation, gradient_only=gradient_only)
+def test_a_step_that_is_not_finite_changes_nothing_is_counted_and_passes_over_its_samples(what, calls, accumulation):
+    trainer = poisoned_trainer(calls, accumulation=accumulation, what=what)
     one_step(trainer)
     before = everything(trainer)
     one_step(trainer)
@@ -251,15 +249,18 @@ def test_the_scaler_of_fp16_skips_its_overflows_uncounted_and_nans_are_counted()
     assert torch.equal(after[0]["hidden.weight"], before[0]["hidden.weight"])
     torch.testing.assert_close(after[1], before[1], rtol=0, atol=0)
 
-    trainer = poisoned_trainer({0}, precision="fp16")
-    one_step(trainer)
-    assert trainer.skipped_steps == 1
+    for what, scale in (("loss", 1024.0), ("gradient", 1.0)):
+        trainer = poisoned_trainer({1}, precision="fp16", what=what)
+        one_step(trainer)
+        trainer._grad_scaler.update(scale)
+        one_step(trainer)
+        assert trainer.skipped_steps == 1
 
 
 def skip_in_the_second():
     """Do four steps of which the third is poisoned in the second process; give the weights after each."""
     torch.manual_seed(0)
-    model = Poisoned({2} if comm.get_rank() else set())
+    model = Poisoned({2} if comm.get_rank() else set(), what="loss")  # gradients tell the others by themselves
     trainer = toy_trainer(model)
     weights = []
     for _ in range(4):

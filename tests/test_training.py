@@ -37,10 +37,17 @@ def test_both_networks_are_evaluated_and_the_weights_kept_are_those_of_the_metri
         read_checkpoint(averaged / f"{name}.pth") for name in ("model_best", "model_final", "model_final_ema")
     )
     assert best["metric"] == "ema/matting/SAD" and best["value"] == pytest.approx(min(sad.values()))
+    assert best["iteration"] == (2 if sad[2] <= sad[6] else 5)
     assert final["iteration"] == 5
     averages = {name.removeprefix("module."): value for name, value in last["ema"].items()}
     assert averages.pop("n_averaged") == 6
     torch.testing.assert_close(final["model"], averages, rtol=0, atol=0)
+    if best["iteration"] == 2:
+        ema = read_checkpoint(averaged / "model_0000002.pth")["ema"]
+        averages_then = {name.removeprefix("module."): value for name, value in ema.items() if name != "n_averaged"}
+    else:
+        averages_then = averages
+    torch.testing.assert_close(best["model"], averages_then, rtol=0, atol=0)
     assert not torch.equal(averages["backbone.cls_token"], last["model"]["backbone.cls_token"])
 
     checkpoint = averaged / "model_final_ema.pth"
