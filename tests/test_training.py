@@ -89,3 +89,21 @@ def test_settings_that_cannot_be_are_one_line(data, tmp_path, capsys, override, 
         main.main(["--config-file", DEMO, *overrides(data, tmp_path), override])
     printed = str(ended.value) if not isinstance(ended.value.code, int) else capsys.readouterr().err
     assert message in printed and len(printed.strip().splitlines()) == 1
+
+
+def test_a_training_without_finite_losses_stops_with_its_batch(data, tmp_path, capsys):  # noqa: F811
+    nan = {"model.criterion.weights.loss_gradient": "nan", "train.device": "cpu"}
+    with pytest.raises(SystemExit) as ended:
+        main.main(["--config-file", DEMO, *overrides(data, tmp_path, **nan)])
+    assert ended.value.code == 4
+    log = (tmp_path / "log.txt").read_text()
+    assert "Stopped: 5 iterations in a row were not finite" in log and "Traceback" not in log
+    (batch_file,) = tmp_path.glob("not_finite_*")
+    assert batch_file.name == "not_finite_0000004_process_0.pth"
+    (batch,) = torch.load(batch_file, weights_only=True)["batches"]
+    assert batch["image"].shape == (2, 3, 64, 64) and "alpha" in batch
+    kept = read_checkpoint(tmp_path / "model_0000004.pth")
+    assert all(tensor.isfinite().all() for tensor in kept["model"].values())
+    assert kept["trainer"]["samples_seen"] == 10
+    main.main(["--config-file", DEMO, "--resume", *overrides(data, tmp_path)])
+    assert metrics(tmp_path)[5]["skipped_steps"] == 5
