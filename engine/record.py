@@ -1,5 +1,6 @@
 """The record of a run: what has to be known to tell it from others, or to do it again."""
 
+import copy
 import datetime
 import json
 import logging
@@ -17,6 +18,7 @@ import torch
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 
+from engine.config import save_config
 from engine.whole_file import write_text
 
 logger = logging.getLogger(__name__)
@@ -56,7 +58,9 @@ def record_run(cfg: DictConfig, start_iteration: int) -> None:
         "processes": processes,
     }
     write_text(folder / RECORD_NAME, json.dumps([*read_record(folder / RECORD_NAME), entry], indent=2) + "\n")
-    write_text(folder / RESOLVED_NAME, OmegaConf.to_yaml(cfg, resolve=True))
+    resolved = copy.deepcopy(cfg)
+    OmegaConf.resolve(resolved)
+    save_config(resolved, folder / RESOLVED_NAME)
 
 
 def read_record(path: Path) -> list[dict[str, Any]]:

@@ -38,7 +38,8 @@ class SampleSheet:
         Returns: what was drawn, (H', W', 3) RGB in [0, 1].
         """
         rows = {}
-        predictions = {name: values["pred_alpha"] for name, values in outputs.items()}
+        # What is not finite is the training's affair: a picture shall not end it.
+        predictions = {name: np.nan_to_num(values["pred_alpha"]) for name, values in outputs.items()}
         for index, (image, trimap, alpha) in enumerate(
             zip(batch["image"], batch["trimap"], batch["alpha"], strict=True)
         ):
