@@ -1,0 +1,190 @@
+"""Checkpoints on the way: which stay, which a resume starts from, and what is said of damaged ones."""
+
+import random
+import shutil
+
+import pytest
+import torch
+from detectron2.config import LazyCall
+from omegaconf import OmegaConf
+from test_stopping import training
+from torch import nn
+
+from engine.checkpoint import Checkpointer, CheckpointError, read_checkpoint
+from engine.config import describe_differences, save_config
+from engine.keeping import KeepCheckpoints
+from engine.stopping import OutputError
+
+
+def numbered(folder):
+    return [int(path.stem.removeprefix("model_")) for path in sorted(folder.glob("model_0*.pth"))]
+
+
+def keeping(folder, period=1, max_to_keep=3):
+    trainer, checkpointer, _ = training(folder)
+    trainer._hooks.pop()
+    checkpoints = KeepCheckpoints(checkpointer, period, max_to_keep)
+    trainer.register_hooks([checkpoints])
+    return trainer, checkpointer, checkpoints
+
+
+def test_the_newest_stay_over_resumes_and_files_of_others_do(tmp_path):
+    for name in ("model_0000000", "model_0000003", "model_0000099", "model_best"):  # of an earlier training
+        Checkpointer(nn.Linear(1, 1), str(tmp_path)).save_weights(name)
+    trainer, _, _ = keeping(tmp_path)
+    trainer.train(0, 5)
+    assert numbered(tmp_path) == [2, 3, 4, 99]  # 0 and 3 were written anew
+    for stop, expected in ((6, [3, 4, 5, 99]), (9, [6, 7, 8, 99])):
+        trainer, checkpointer, _ = keeping(tmp_path)
+        checkpointer.load(checkpointer.find_last())
+        trainer.train(trainer.next_iteration, stop)
+        assert numbered(tmp_path) == expected
+    assert (tmp_path / "model_best.pth").exists() and (tmp_path / "model_final.pth").exists()
+
+
+def test_a_kill_between_writing_and_removing_is_made_up_for(tmp_path, monkeypatch):
+    trainer, _, _ = keeping(tmp_path, max_to_keep=2)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Checkpointer, "remove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        trainer.train(0, 5)
+    assert numbered(tmp_path) == [0, 1, 2]
+    trainer, checkpointer, _ = keeping(tmp_path, max_to_keep=2)
+    checkpointer.load(checkpointer.find_last())
+    trainer.train(trainer.next_iteration, 5)
+    assert numbered(tmp_path) == [3, 4]
+
+
+def test_where_the_new_one_cannot_be_written_no_old_one_goes(tmp_path, monkeypatch):
+    trainer, _, _ = keeping(tmp_path, max_to_keep=2)
+    save = Checkpointer.save_weights
+
+    def fail(self, name, *args, **more):
+        if name == "model_0000003":
+            raise OutputError
+        save(self, name, *args, **more)
+
+    monkeypatch.setattr(Checkpointer, "save_weights", fail)
+    with pytest.raises(OutputError):
+        trainer.train(0, 5)
+    assert numbered(tmp_path) == [1, 2] and (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
+
+
+def test_a_stop_writes_what_is_not_written_yet(tmp_path):
+    trainer, _, checkpoints = keeping(tmp_path, period=3, max_to_keep=None)
+    trainer.train(0, 4)
+    (tmp_path / "model_0000002.pth").unlink()
+    checkpoints.save()  # the final checkpoint holds all
+    assert numbered(tmp_path) == []
+    trainer.samples_seen += trainer.samples_per_iteration
+    checkpoints.save()
+    assert numbered(tmp_path) == [4] and checkpoints.saved_iterations == 5
+
+
+@pytest.mark.parametrize("settings", [{"period": 0}, {"max_to_keep": -1}])
+def test_numbers_that_make_no_sense_are_refused(tmp_path, settings):
+    with pytest.raises(ValueError, match=f"train.checkpointer.{[*settings][0]} must be at least 1"):
+        keeping(tmp_path, **settings)
+
+
+@pytest.fixture
+def three(tmp_path):
+    """A folder with checkpoints of 2, 4 and 6 iterations."""
+    checkpointer = Checkpointer(nn.Linear(3, 3), str(tmp_path))
+    for iteration in (1, 3, 5):
+        checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+    return checkpointer, tmp_path
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[content.index(b"data/0") + 80] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [(cut_off, "cut off"), (flip_a_bit, "is damaged"), (lambda path: path.unlink(), "is gone"),
+     (lambda path: path.write_bytes(b""), "cut off")],
+    ids=["cut off", "flipped", "gone", "empty"],
+)  # fmt: skip
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(three, caplog, damage, words):
+    checkpointer, folder = three
+    assert checkpointer.find_last() == str(folder / "model_0000005.pth")
+    damage(folder / "model_0000005.pth")
+    assert checkpointer.find_last() == str(folder / "model_0000003.pth")
+    assert f"{folder / 'model_0000005.pth'}" in caplog.text and words in caplog.text
+    for name in ("model_0000003.pth", "model_0000001.pth"):
+        cut_off(folder / name)
+    with pytest.raises(CheckpointError, match="no checkpoint in .* is whole: .*model_0000005.*model_0000003.*0001"):
+        checkpointer.find_last()
+
+
+def test_which_checkpoint_is_the_last(three):
+    checkpointer, folder = three
+    checkpointer.save_weights("model_0000099")  # of an earlier training: its number is above the last one's
+    checkpointer.save_weights("model_best")
+    assert checkpointer.find_last().endswith("model_0000005.pth")
+    (folder / "last_checkpoint").unlink()  # killed before it was written for the first time
+    assert checkpointer.find_last().endswith("model_0000099.pth")
+    checkpointer.save("model_final")
+    assert checkpointer.find_last().endswith("model_final.pth")
+    cut_off(folder / "model_final.pth")
+    (folder / "model_0000099.pth").unlink()
+    assert checkpointer.find_last().endswith("model_0000005.pth")
+
+
+def test_a_folder_without_checkpoints_has_none(tmp_path):
+    checkpointer = Checkpointer(nn.Linear(3, 3), str(tmp_path))
+    checkpointer.save_weights("model_best")
+    assert checkpointer.find_last() == ""
+    (tmp_path / "model_best.pth").rename(tmp_path / "model_final_ema.pth")
+    assert checkpointer.find_last() == ""
+
+
+def test_no_flipped_bit_changes_what_is_read(three):
+    """Each is seen, or in a place that means nothing. torch alone reads on."""
+    _, folder = three
+    path = folder / "model_0000005.pth"
+    content = path.read_bytes()
+    whole = read_checkpoint(path)["model"]
+    draw = random.Random(0)
+    num_seen = 0
+    for _ in range(60):
+        position = draw.randrange(len(content))
+        path.write_bytes(
+            content[:position] + bytes([content[position] ^ 1 << draw.randrange(8)]) + content[position + 1 :]
+        )
+        try:
+            found = read_checkpoint(path)["model"]
+        except CheckpointError:
+            num_seen += 1
+        else:
+            assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())
+    assert num_seen > 30
+
+
+def test_what_differs_in_a_config_is_named_by_its_key(tmp_path):
+    cfg = OmegaConf.create(
+        {
+            "train": {"epochs": 2, "max_iter": "${.epochs}", "device": "cpu", "betas": [0.9, 0.99], "sets": {}},
+            "model": LazyCall(nn.Linear)(in_features=3, out_features=4),
+        }
+    )
+    save_config(cfg, tmp_path / "config.yaml")
+    assert describe_differences(tmp_path / "config.yaml", cfg) == []
+    shutil.copy(tmp_path / "config.yaml", tmp_path / "before.yaml")
+    changed = OmegaConf.merge(cfg, {"train": {"epochs": 3, "betas": [0.9, 0.9], "sets": {"a": 1}}})
+    changed.model = LazyCall(nn.Bilinear)(in_features=3, out_features=4)
+    del changed.train.device
+    assert describe_differences(tmp_path / "before.yaml", changed) == [
+        "model._target_: 'torch.nn.Linear' -> 'torch.nn.Bilinear'",
+        "train.betas: [0.9, 0.99] -> [0.9, 0.9]",
+        "train.epochs: 2 -> 3",
+        "train.sets.a: absent -> 1",
+        "train.device: 'cpu' -> absent",
+        "train.sets: {} -> absent",
+    ]

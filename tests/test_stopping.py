@@ -1,0 +1,159 @@
+"""engine.stopping by real signals: where they raise, where they wait, and what two of them do."""
+
+import os
+import signal
+import time
+
+import pytest
+import torch
+from test_trainer import Toy, toy_training
+
+from engine.keeping import KeepCheckpoints
+from engine.loading import Batches, LoaderError
+from engine.stopping import SAME_S, LostProcess, OutputError, StopRequested, StopSignals, interruptible
+from engine.trainer import NonFiniteError, Trainer
+
+
+class Listener:
+    """What is asked to stop."""
+
+    stop_signal = ""
+
+
+def send(name):
+    os.kill(os.getpid(), signal.Signals[name])
+
+
+def test_each_end_has_a_status_of_its_own():
+    kinds = [LoaderError(), NonFiniteError("", []), LostProcess(), OutputError()]
+    requests = [StopRequested(name) for name in ("SIGTERM", "SIGUSR1", "SIGINT")]
+    assert [kind.status for kind in (*kinds, *requests)] == [3, 4, 5, 6, 75, 75, 130]
+    assert os.EX_TEMPFAIL == 75
+    assert not any(isinstance(kind, Exception) for kind in (*kinds, *requests))
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_a_signal_raises_at_once_waits_for_a_step_and_is_its_own_again_afterwards(name):
+    before = signal.getsignal(signal.Signals[name])
+    with StopSignals(), pytest.raises(StopRequested, match=name):
+        send(name)
+        time.sleep(5)
+    with StopSignals() as signals:
+        listener = Listener()
+        with signals.kept_for(listener):
+            send(name)
+            assert listener.stop_signal == name
+            for other in ("SIGTERM", "SIGUSR1", "SIGINT"):  # the first counts; a SIGINT as soon as this is its echo
+                send(other)
+            assert listener.stop_signal == name
+            with pytest.raises(StopRequested, match=name), interruptible():
+                raise AssertionError("the block is not entered")
+        with pytest.raises(StopRequested, match=name), signals.kept_for(listener):
+            pass
+    assert signal.getsignal(signal.Signals[name]) is before and StopSignals.current is None
+
+
+def test_a_wait_inside_a_step_is_broken_off_once():
+    with StopSignals() as signals, signals.kept_for(Listener()), pytest.raises(StopRequested), interruptible():
+        try:
+            send("SIGTERM")
+            time.sleep(5)
+        finally:
+            send("SIGTERM")  # does not raise in the middle of cleaning up
+
+
+def test_a_second_ctrl_c_ends_at_once(monkeypatch):
+    with StopSignals() as signals, signals.kept_for(Listener()):
+        send("SIGINT")
+        later = time.monotonic() + SAME_S + 0.1
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+        with pytest.raises(KeyboardInterrupt):
+            send("SIGINT")
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", -signal.SIGTERM), ("SIGINT", 0), ("SIGUSR1", 0)])
+def test_forked_processes_heed_sigterm_alone(name, status):
+    with StopSignals():
+        child = os.fork()
+        if child == 0:
+            send(name)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == status
+
+
+def test_nobody_listens_outside_of_a_training():
+    with interruptible():
+        pass
+
+
+class Slow:
+    """A loader whose second batch never comes."""
+
+    num_workers = 0
+
+    def __iter__(self):
+        yield {"x": torch.ones(1)}
+        send("SIGUSR1")
+        time.sleep(30)
+
+
+def test_a_wait_for_a_batch_is_broken_off():
+    drawn = Batches(Slow(), 1)
+    with StopSignals() as signals, signals.kept_for(Listener()):
+        drawn.draw()
+        start = time.monotonic()
+        with pytest.raises(StopRequested, match="SIGUSR1") as stop:
+            drawn.draw()
+    assert time.monotonic() - start < 10 and stop.value.is_shared
+
+
+def training(folder, **options):
+    trainer, checkpointer, losses = toy_training(folder, **options)
+    trainer._hooks = [hook for hook in trainer._hooks if type(hook).__name__ != "PeriodicCheckpointer"]
+    checkpoints = KeepCheckpoints(checkpointer, period=6)
+    trainer.register_hooks([checkpoints])
+    return trainer, checkpointer, checkpoints
+
+
+@pytest.mark.parametrize("moment", ["forward", "optimizer", "before the first step"])
+def test_a_stop_waits_for_the_end_of_the_step_and_a_resume_goes_on_to_the_bit(tmp_path, monkeypatch, moment):
+    whole = training(tmp_path / "whole")[0]
+    whole.train(0, 12)
+
+    trainer, checkpointer, checkpoints = training(tmp_path / "stopped")
+    stop_at = 0 if moment == "before the first step" else 4
+    with StopSignals() as signals, signals.kept_for(trainer), monkeypatch.context() as patch:
+        if moment == "before the first step":
+            send("SIGTERM")
+        owner, name = (Toy, "forward") if moment == "forward" else (torch.optim.AdamW, "step")
+        original = getattr(owner, name)
+        count = iter(range(100))
+        patch.setattr(
+            owner,
+            name,
+            lambda self, *args: ((send("SIGTERM") if next(count) == 3 else None), original(self, *args))[1],
+        )
+        with pytest.raises(StopRequested):
+            trainer.train(0, 12)
+        assert trainer.next_iteration == stop_at
+        checkpoints.save()
+    resumed, checkpointer, _ = training(tmp_path / "stopped")
+    last = checkpointer.find_last()
+    assert last.endswith("model_0000003.pth") if stop_at else last == ""
+    if last:
+        checkpointer.load(last)
+    resumed.train(resumed.next_iteration, 12)
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], tensor), name
+
+
+def test_a_stop_between_the_batches_of_a_step_sets_the_statistics_back(tmp_path, monkeypatch):
+    trainer = training(tmp_path)[0]
+    accumulating = Trainer(trainer.model, trainer.data_loader, trainer.optimizer, accumulation=2)
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    forward = Toy.forward
+    monkeypatch.setattr(Toy, "forward", lambda self, batch: (send("SIGTERM"), forward(self, batch))[1])
+    with StopSignals() as signals, signals.kept_for(accumulating), pytest.raises(StopRequested):
+        accumulating.train(0, 3)
+    assert accumulating.samples_seen == 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())
