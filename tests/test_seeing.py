@@ -318,10 +318,11 @@ def test_weights_and_biases_offline(tmp_path, monkeypatch):
         ids.append((tmp_path / "wandb_id").read_text())
     assert ids[0] == ids[1] != ids[2] and wandb.run is None
     (file,) = tmp_path.glob(f"wandb/offline-run-*-{ids[2]}/*.wandb")
-    deadline = time.monotonic() + 20
-    while not any(record.HasField("exit") for record in (records := [*wandb_records(file)])):  # it writes on its own
+    deadline, records = time.monotonic() + 20, []
+    while not any(record.HasField("exit") for record in records):  # the process that writes may not be done yet
         assert time.monotonic() < deadline
         time.sleep(0.05)
+        records = [*wandb_records(file)]
     history = [
         {entry.key or entry.nested_key[0]: json.loads(entry.value_json) for entry in record.history.item}
         for record in records
