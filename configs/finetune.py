@@ -17,6 +17,7 @@ from .common.train import train
 train.output_dir = "output/finetune"
 train.model_of_checkpoint = ["modeling", "modeling.backbone"]
 train.init_checkpoint_may_lack = []
+train.world_size = 1
 train.batch_norm = "frozen"
 train.samples_per_epoch = 400
 train.epochs = 10

@@ -182,5 +182,5 @@ def _find_type(name: Any, packages: Sequence[str], path: Path) -> str:
     for package in packages:
         found = getattr(importlib.import_module(package), last, None)
         if isinstance(found, type) and issubclass(found, nn.Module):
-            return f"{found.__module__}.{found.__qualname__}"
+            return f"{package}.{last}"
     raise CheckpointError(f"{path}: {' and '.join(packages)} have no network {name!r}")
