@@ -13,15 +13,15 @@ from test_main import REPOSITORY
 from data.images import to_uint8
 from data.trimap import unknown_mask
 from evaluation.metrics import METRICS, measure
-from modeling import DetailCapture, MattingCriterion, ViTMatte
-from modeling.backbone import ViT
+from modeling import DetailCapture, MattingCriterion, ViTMatte, detail_capture
+from modeling.backbone import ViT, vit
 from tools import benchmark
 from tools.benchmarks import fresh, metrics, train_step
 
 TINY = ["--size-px", "64", "--batch-size", "1", "--num-steps", "1"]
 
 
-def tiny(side):
+def tiny(side, recomputed="none"):
     """A network of one block in place of either side."""
     backbone = ViT(embed_dim=16, depth=1, num_heads=1, global_block_indexes=(0,), conv_residual_block_indexes=())
     return ViTMatte(
@@ -61,7 +61,7 @@ def test_a_tiny_run_prints_seconds_and_memory():
 def test_only_prints_one_line_of_json(monkeypatch, capsys):
     steps = []
 
-    def build(side):
+    def build(side, recomputed):
         model = tiny(side)
         model.register_forward_pre_hook(lambda module, inputs: steps.append((side, torch.is_autocast_enabled("cpu"))))
         return model
@@ -70,7 +70,9 @@ def test_only_prints_one_line_of_json(monkeypatch, capsys):
     for precision in ("float32", "bf16"):
         benchmark.main(["train-step", *TINY, "--only", "transformers", "--precision", precision])
         result = json.loads(capsys.readouterr().out)
-        assert set(result) == {"seconds", "peak_gb"} and result["seconds"] > 0 and result["peak_gb"] >= 0
+        assert (
+            set(result) == {"seconds", "first_seconds", "peak_gb"} and result["seconds"] > 0 and result["peak_gb"] >= 0
+        )
     assert steps == [("transformers", False)] * 2 + [("transformers", True)] * 2
 
 
@@ -81,10 +83,10 @@ def test_a_step_trains_and_the_first_is_not_timed(monkeypatch):
     seen = []
     model.register_forward_hook(lambda module, inputs, losses: seen.append((inputs[0], losses)))
     clock = iter([0.0, 100.0, 200.0, 201.0, 300.0, 302.0, 400.0, 409.0])  # steps of 100, 1, 2 and 9 s
-    monkeypatch.setattr(train_step, "build", lambda side: model)
+    monkeypatch.setattr(train_step, "build", lambda side, recomputed: model)
     monkeypatch.setattr(train_step.time, "perf_counter", lambda: next(clock))
     result = train_step.measure_train_step("ours", 64, 2, 3, "float32", "cpu")
-    assert result["seconds"] == 2  # the median
+    assert result["seconds"] == 2 and result["first_seconds"] == 100  # the median, and what warms up
     assert next(clock, None) is None and len(seen) == 4
     inputs, losses = seen[0]
     assert {name: tuple(value.shape) for name, value in inputs.items()} == {
@@ -110,7 +112,43 @@ def test_rounds_are_summed_up_by_medians_and_ratios(monkeypatch, capsys):
     assert time == "median seconds: ours 2.000 s  transformers 4.000 s  ratio 0.750 (0.250 to 1.000)"
     assert memory == "median peak_gb: ours 2.000 GB  transformers 2.000 GB  ratio 1.000 (1.000 to 1.000)"
     assert [command[command.index("--only") + 1] for command in commands] == ["ours", "transformers"] * 3
-    assert " ".join(commands[0]).endswith(f"{' '.join(TINY)} --precision bf16 --device cpu")
+    assert " ".join(commands[0]).endswith(
+        f"{' '.join(TINY)} --device cpu --precision bf16 --activation-checkpointing none"
+    )
+    assert " ".join(commands[1]).endswith(f"{' '.join(TINY)} --device cpu --precision bf16")
+
+
+def test_what_is_asked_of_ours_is_not_asked_of_the_other(monkeypatch, capsys):
+    asked = {}
+
+    def run(command, **settings):
+        asked[command[command.index("--only") + 1]] = " ".join(command)
+        return subprocess.CompletedProcess(command, 0, '{"seconds": 2.0, "first_seconds": 60.0, "peak_gb": 1.0}')
+
+    monkeypatch.setattr(fresh.subprocess, "run", run)
+    options = ["--activation-checkpointing", "all", "--compile"]
+    benchmark.main(
+        ["train-step", *options, "--rounds", "1", "--precision", "bf16", "--transformers-precision", "float32"]
+    )
+    assert asked["ours"].endswith("--precision bf16 --activation-checkpointing all --compile")
+    assert asked["transformers"].endswith("--precision float32")
+    ours, theirs, *_ = capsys.readouterr().out.splitlines()
+    assert ours == "round 1 ours           2.000 s   1.000 GB  (first step 60.0 s)" and "first" not in theirs
+
+
+@pytest.mark.parametrize(("recomputed", "expected"), [("none", 0), ("backbone", 12), ("all", 20)])
+def test_what_is_recomputed_is_what_was_asked_for(recomputed, expected, monkeypatch):
+    """Of 12 blocks, 3 convolutions of the stream, 4 fusions and the head."""
+    calls = []
+
+    def run_block(is_recomputed, block, *inputs):
+        calls.append(is_recomputed)
+        return block(*inputs)
+
+    monkeypatch.setattr(vit, "run_block", run_block)
+    monkeypatch.setattr(detail_capture, "run_block", run_block)
+    train_step.build("ours", recomputed).train()(batch())
+    assert len(calls) == 20 and sum(calls) == expected
 
 
 def test_both_sides_have_the_same_losses(transformers_side):

@@ -16,7 +16,9 @@ from tools.benchmarks.fresh import PeakMemory, run_fresh, with_range
 from tools.benchmarks.peers import transformers_vitmatte
 
 SIDES = ("ours", "transformers")
-SETTINGS = ("size_px", "batch_size", "num_steps", "precision", "device")
+SETTINGS = ("size_px", "batch_size", "num_steps", "device")
+RECOMPUTED = {"none": (False, False), "backbone": (True, False), "all": (True, True)}
+"""Name -> whether backbone and decoder recompute their activations."""
 
 
 class TransformersViTMatte(nn.Module):
@@ -32,22 +34,36 @@ class TransformersViTMatte(nn.Module):
         return self.criterion(self.network(pixel_values=pixels).alphas, batch["alpha"], batch["trimap"])
 
 
-def build(side: str) -> nn.Module:
-    """Build a side with random weights."""
+def build(side: str, recomputed: str = "none") -> nn.Module:
+    """Build a side with random weights; `recomputed`, a key of `RECOMPUTED`, is for ours."""
     if side == "transformers":
         return TransformersViTMatte()
-    return ViTMatte(ViT(), DetailCapture(384), MattingCriterion())
+    backbone, decoder = RECOMPUTED[recomputed]
+    return ViTMatte(
+        ViT(use_activation_checkpointing=backbone),
+        DetailCapture(384, use_activation_checkpointing=decoder),
+        MattingCriterion(),
+    )
 
 
 def measure_train_step(
-    side: str, size_px: int, batch_size: int, num_steps: int, precision: str, device: str
+    side: str,
+    size_px: int,
+    batch_size: int,
+    num_steps: int,
+    precision: str,
+    device: str,
+    recomputed: str = "none",
+    is_compiled: bool = False,
 ) -> dict[str, float]:
     """Time steps after one that warms up.
 
-    Returns: "seconds", the median of a step, and "peak_gb" above the loaded process.
+    Returns: "seconds", the median of a step, "first_seconds", the first one's, and "peak_gb" above the loaded process.
     """
     torch.manual_seed(0)
-    model = build(side).to(device).train()
+    model = build(side, recomputed).to(device).train()
+    if is_compiled:
+        model.compile(dynamic=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.1)
     batch = {
         "image": torch.rand(batch_size, 3, size_px, size_px, device=device),
@@ -66,7 +82,18 @@ def measure_train_step(
         if memory.is_cuda:
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
-    return {"seconds": statistics.median(seconds[1:]), "peak_gb": memory.above_gb()}
+    return {"seconds": statistics.median(seconds[1:]), "first_seconds": seconds[0], "peak_gb": memory.above_gb()}
+
+
+def side_arguments(side: str, options: argparse.Namespace) -> list[str]:
+    """Make the command line of a side's process; what is ours alone is not asked of the other."""
+    settings = {name: getattr(options, name) for name in SETTINGS}
+    if side == "ours":
+        settings |= {"precision": options.precision, "activation_checkpointing": options.activation_checkpointing}
+    else:
+        settings |= {"precision": options.transformers_precision or options.precision}
+    pairs = ((f"--{name.replace('_', '-')}", str(value)) for name, value in settings.items())
+    return [part for pair in pairs for part in pair] + ["--compile"] * (options.compile and side == "ours")
 
 
 def compare_train_step(options: argparse.Namespace) -> None:
@@ -75,10 +102,13 @@ def compare_train_step(options: argparse.Namespace) -> None:
     for number in range(options.rounds):
         rounds.append({})
         for side in options.sides:
-            settings = [(f"--{name.replace('_', '-')}", str(getattr(options, name))) for name in SETTINGS]
-            result = run_fresh("train-step", "--only", side, *(part for pair in settings for part in pair))
+            result = run_fresh("train-step", "--only", side, *side_arguments(side, options))
             rounds[-1][side] = result
-            print(f"round {number + 1} {side:12s} {result['seconds']:7.3f} s  {result['peak_gb']:6.3f} GB", flush=True)
+            first = f"  (first step {result['first_seconds']:.1f} s)" if options.compile and side == "ours" else ""
+            print(
+                f"round {number + 1} {side:12s} {result['seconds']:7.3f} s  {result['peak_gb']:6.3f} GB{first}",
+                flush=True,
+            )
     for name, unit in (("seconds", "s"), ("peak_gb", "GB")):
         medians = [statistics.median(r[side][name] for r in rounds) for side in options.sides]
         line = "  ".join(f"{side} {m:.3f} {unit}" for side, m in zip(options.sides, medians, strict=True))
@@ -97,6 +127,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-steps", type=int, default=3, help="timed steps in a process, after one that is not")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", choices=DTYPES, default="float32")
+    parser.add_argument("--transformers-precision", choices=DTYPES, help="where it is to be another")
+    parser.add_argument("--activation-checkpointing", choices=RECOMPUTED, default="none", help="of ours")
+    parser.add_argument("--compile", action="store_true", help="ours, by torch.compile")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", choices=SIDES, help=argparse.SUPPRESS)
 
@@ -106,5 +139,8 @@ def run(options: argparse.Namespace) -> None:
     if options.only is None:
         compare_train_step(options)
     else:
-        settings = {name: getattr(options, name) for name in SETTINGS}
-        print(json.dumps(measure_train_step(options.only, **settings)))
+        settings = {name: getattr(options, name) for name in (*SETTINGS, "precision")}
+        result = measure_train_step(
+            options.only, **settings, recomputed=options.activation_checkpointing, is_compiled=options.compile
+        )
+        print(json.dumps(result))
