@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -112,12 +112,17 @@ def spread_like(value: Tensor, like: Tensor) -> Tensor:
     if not isinstance(like, DTensor) or isinstance(value, DTensor):
         return value
     assert value.shape == like.shape
-    num_rows = math.ceil(len(like) / like.device_mesh.size())  # of torch.chunk, by which FSDP2 cuts
-    first = like.device_mesh.get_local_rank() * num_rows
-    part = value[first : first + num_rows].to(like.device)
+    part = own_rows(value, like.device_mesh).to(like.device)
     return DTensor.from_local(
         part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
     )
+
+
+def own_rows(value: Tensor, mesh: DeviceMesh) -> Tensor:
+    """Cut off this process's rows as FSDP2 does: of n over p processes, each has ceil(n / p) while there are some."""
+    num_rows = math.ceil(len(value) / mesh.size())
+    first = mesh.get_local_rank() * num_rows
+    return value[first : first + num_rows]
 
 
 def spread_weights(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

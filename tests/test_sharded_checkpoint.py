@@ -1,0 +1,76 @@
+"""What of spread networks and their checkpoints one process can try; the rest is in test_sharding.py."""
+
+import pytest
+import torch
+from test_sharding import CountImages, NumberedPictures, build, finish, start
+from torch.utils.data import DataLoader
+
+from engine import even_passes, sharding
+from engine.config import ConfigError
+from engine.sharded_checkpoint import WHOLE_PART, read_folder
+from engine.sharding import listed_blocks
+
+
+def test_a_folder_of_one_process_has_no_shards_and_resumes(tmp_path):
+    trainer, checkpointer = start(tmp_path, True, batch_size=2)
+    finish(trainer, 1)
+    checkpointer.save("one", iteration=0)
+    assert [path.name for path in (tmp_path / "one").iterdir()] == [WHOLE_PART]
+    content = read_folder(tmp_path / "one")
+    torch.testing.assert_close(content["model"], trainer.model.state_dict(), rtol=0, atol=0)
+    other, checkpointer = start(tmp_path / "other", True, batch_size=2)
+    assert checkpointer.load(str(tmp_path / "one")) == {"iteration": 0}
+    assert other.samples_seen == 4
+    torch.testing.assert_close(other.state_dict()["optimizer"], trainer.state_dict()["optimizer"], rtol=0, atol=0)
+    torch.testing.assert_close(other.ema.state_dict(), trainer.ema.state_dict(), rtol=0, atol=0)
+
+
+def test_rows_are_cut_as_torch_chunks():
+    """For every rank of up to five, with more processes than rows too."""
+
+    class Mesh:
+        def __init__(self, size, rank):
+            self.size, self.get_local_rank = (lambda: size), (lambda: rank)
+
+    for num_rows in (1, 2, 5, 7):
+        value = torch.arange(3 * num_rows).view(num_rows, 3)
+        for size in range(1, 6):
+            chunks = value.chunk(size)
+            for rank in range(size):
+                expected = chunks[rank] if rank < len(chunks) else value[:0]
+                assert torch.equal(sharding.own_rows(value, Mesh(size, rank)), expected)
+
+
+def test_a_list_that_is_none_and_a_torch_without_the_operation_are_one_line(monkeypatch):
+    model = build()
+    assert listed_blocks(model, "backbone.blocks") is model.backbone.blocks
+    with pytest.raises(ConfigError, match="train.sharded_blocks must be empty or name a list .*backbone.blocks, .*'x'"):
+        listed_blocks(model, "x")
+
+    def missing(*args):
+        raise RuntimeError("no support for _reduce_scatter_base in Gloo process group\nmore")
+
+    monkeypatch.setattr(torch.distributed, "reduce_scatter_tensor", missing)
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: "gloo")
+    with pytest.raises(ConfigError, match=r"reduce_scatter on cpu, which torch .* for gloo: .*\(no support .*\)$"):
+        sharding.check_backend("cpu")
+
+
+def test_processes_with_fewer_images_make_as_many_passes_and_count_their_own(monkeypatch):
+    monkeypatch.setattr(even_passes, "is_spread", lambda model: True)
+    monkeypatch.setattr(even_passes.comm, "all_gather", lambda length: [length, 3])
+    for num in (0, 2, 3):
+        loader, evaluator = even_passes.in_step(
+            None, DataLoader(NumberedPictures(5), 1, sampler=range(num)), CountImages()
+        )
+        evaluator.reset()
+        batches = list(loader)
+        assert [batch["position"].item() for batch in batches] == [*range(num), 0, 0, 0][:3] and len(loader) == 3
+        for batch in batches:
+            evaluator.process(batch, {"pred_alpha": batch["alpha"]})
+        assert list(evaluator._evaluator.sums) == [f"picture {position}" for position in range(num)]
+
+
+def test_the_evaluation_of_a_whole_network_stays_as_it_is():
+    loader, evaluator = DataLoader(NumberedPictures(2), 1), CountImages()
+    assert even_passes.in_step(build(), loader, evaluator) == (loader, evaluator)

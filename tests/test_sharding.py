@@ -1,0 +1,291 @@
+"""A network spread over two processes (FSDP2), and its checkpoints, against DDP and against one process, in float64."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from test_step import NUM_STEPS, Pictures, tiny_network
+from test_trainer import Stream, processes
+from torch.utils.data import DataLoader
+
+from engine import sharded_checkpoint
+from engine.batch_norm import set_batch_norm
+from engine.checkpoint import Checkpointer, CheckpointError, load_weights, read_checkpoint
+from engine.ema import Ema
+from engine.evaluation import evaluate
+from engine.keeping import KeepCheckpoints
+from engine.launch import distribute, launch
+from engine.optimizer import build_adamw
+from engine.sharded_checkpoint import WHOLE_PART, ShardedCheckpointer, read_folder
+from engine.sharding import gathered_weights, is_spread, shard
+from engine.stopping import OutputError
+from engine.trainer import Trainer
+from engine.whole_file import remove_unfinished
+from modeling.optim import get_optimizer_params
+
+# Two processes start, and train five times.
+pytestmark = pytest.mark.slow
+
+CLIP_NORM = 0.02
+HALF_WAY = f"model_{NUM_STEPS // 2 - 1:07d}"
+
+
+def build():
+    """A network with frozen parts that recomputes its blocks."""
+    model = set_batch_norm(tiny_network(), "frozen")
+    model.backbone.use_activation_checkpointing = True
+    model.backbone.patch_embed.requires_grad_(False)
+    return model
+
+
+def build_spread():
+    """The same network and its average on `meta`, then spread with the values of the main process."""
+    with torch.device("meta"):
+        model = build()
+    ema = Ema(model, 0.9)
+    source = build() if comm.is_main_process() else None
+    for network in (model, ema.module):
+        shard(network, "backbone.blocks", "cpu", source)
+    return model, ema
+
+
+def start(folder, is_to_be_spread, batch_size=1, precision="float32"):
+    """Trainer and checkpointer of a training with all that a step has: layer-wise rates, clipping, an average ..."""
+    folder.mkdir(exist_ok=True)
+    if is_to_be_spread and comm.get_world_size() > 1:
+        model, ema = build_spread()
+    else:
+        model = build()
+        ema = Ema(model, 0.9)
+    optimizer = build_adamw(get_optimizer_params(model, 3e-3, 0.1, 0.65, 2, 5.0), 3e-3, (0.9, 0.999), 0.1)
+    loader = DataLoader(Pictures(), batch_size, sampler=Stream(batch_size, comm.get_rank(), comm.get_world_size()))
+    wrapped = model if is_spread(model) else distribute(model)
+    trainer = Trainer(wrapped, loader, optimizer, precision, accumulation=2, clip_norm=CLIP_NORM, ema=ema)
+    kind = ShardedCheckpointer if is_to_be_spread else Checkpointer
+    checkpointer = kind(model, str(folder), trainer=trainer, ema=ema)
+    trainer.register_hooks([KeepCheckpoints(checkpointer, NUM_STEPS // 2)])
+    return trainer, checkpointer
+
+
+def finish(trainer, to=NUM_STEPS):
+    """Train to the end; give losses, norms, weights and averaged weights, whole."""
+    trainer.train(trainer.next_iteration, to)
+    series = {name: trainer.storage.history(name).values() for name in ("total_loss", "grad_norm")}
+    return {
+        "losses": [loss for loss, _ in series["total_loss"]],
+        "norms": [norm for norm, _ in series["grad_norm"]],
+        "weights": gathered_weights(trainer.bare_model),
+        "average": gathered_weights(trainer.ema.module),
+    }
+
+
+class CountImages(DatasetEvaluator):
+    """The sum of each image's predictions, over all processes."""
+
+    def reset(self):
+        self.sums = {}
+
+    def process(self, inputs, outputs):
+        name = f"picture {inputs['position'].item()}"
+        assert name not in self.sums
+        self.sums[name] = outputs["pred_alpha"].sum().item()
+
+    def evaluate(self):
+        return {"sums": {key: value for part in comm.all_gather(self.sums) for key, value in part.items()}}
+
+
+class NumberedPictures(Pictures):
+    def __init__(self, num):
+        self.num = num
+
+    def __len__(self):
+        return self.num
+
+    def __getitem__(self, position):
+        return {**super().__getitem__(position), "position": position}
+
+
+def sums_of(model, num):
+    """What an evaluation of so many images gives."""
+    pictures = NumberedPictures(num)
+    loader = DataLoader(pictures, 1, sampler=range(comm.get_rank(), num, comm.get_world_size()))
+    model.eval()
+    found = evaluate(model, loader, CountImages())["sums"]
+    model.train()
+    return found
+
+
+class FullDiskOfSecond(sharded_checkpoint.dcp.FileSystemWriter):
+    """Fails in the second process."""
+
+    def write_data(self, *args):
+        if comm.get_rank() == 1:
+            raise OSError(28, "No space left on device")
+        return super().write_data(*args)
+
+
+def train_in_each_process(folder):
+    """What each of two processes does; the main one saves what it saw."""
+    torch.set_num_threads(1)
+    seen = {}
+    seen["ddp"] = finish(start(folder / "ddp", False)[0])
+    trainer, checkpointer = start(folder / "spread", True)
+    seen["spread"] = finish(trainer)
+    parameters = list(trainer.model.parameters())
+    states = [state["exp_avg"] for state in trainer.optimizer.state.values()]
+    averages = list(trainer.ema.module.parameters())
+    for name, tensors in (("parameters", parameters), ("states", states), ("averages", averages)):
+        shares = comm.all_gather(sum(tensor.to_local().numel() for tensor in tensors))
+        seen[name] = shares, sum(tensor.numel() for tensor in tensors)
+    seen["sums"] = {num: sums_of(trainer.model, num) for num in (1, 3)}
+    seen["last"] = checkpointer.find_last()
+
+    trainer, checkpointer = start(folder / "resumed", True)
+    checkpointer.load(str(folder / "spread" / HALF_WAY))
+    seen["resumed"] = finish(trainer)
+
+    trainer, checkpointer = start(folder / "from_file", True)
+    checkpointer.load(str(folder / "ddp" / f"{HALF_WAY}.pth"))
+    seen["from file"] = finish(trainer)
+
+    for precision in ("bf16", "fp16"):
+        seen[precision] = [finish(start(folder / precision, spread, precision=precision)[0], 2) for spread in (0, 1)]
+
+    if comm.is_main_process():
+        shutil.copytree(folder / "spread", folder / "full")
+    comm.synchronize()
+    sharded_checkpoint.dcp.FileSystemWriter = FullDiskOfSecond
+    try:
+        ShardedCheckpointer(trainer.model, str(folder / "full"), trainer=trainer).save("model_0000019", iteration=19)
+    except OutputError as error:
+        seen["errors"] = comm.all_gather(str(error))
+    if comm.is_main_process():
+        torch.save(seen, folder / "seen.pth")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The folder in which two processes trained, and what they saw."""
+    folder = tmp_path_factory.mktemp("two")
+    launch(train_in_each_process, processes(2), "cpu", (folder,))
+    return folder, torch.load(folder / "seen.pth", weights_only=True)
+
+
+def assert_same(one, other, tolerance=1e-9):
+    """Losses, norms, weights and averaged weights; of `other` the last steps, where it has more."""
+    for name in ("losses", "norms"):
+        assert one[name] == pytest.approx(other[name][-len(one[name]) :], rel=0, abs=tolerance)
+    for name in ("weights", "average"):
+        torch.testing.assert_close(one[name], other[name], rtol=0, atol=tolerance)
+
+
+def test_a_spread_training_is_that_of_whole_copies(two):
+    seen = two[1]
+    assert len(seen["spread"]["losses"]) == NUM_STEPS
+    assert sum(norm > CLIP_NORM for norm in seen["ddp"]["norms"]) > NUM_STEPS // 2
+    assert_same(seen["spread"], seen["ddp"])
+    start = build().state_dict()
+    moved = [name for name, tensor in seen["spread"]["weights"].items() if not torch.equal(tensor, start[name])]
+    assert len(moved) > 40 and not any("patch_embed" in name for name in moved)
+    lag = [(seen["spread"]["weights"][name] - seen["spread"]["average"][name]).abs().max() for name in moved]
+    assert min(lag) > 1e-5
+
+
+def test_each_process_holds_about_half_of_parameters_states_and_averages(two):
+    for name in ("parameters", "states", "averages"):
+        shares, total = two[1][name]
+        assert sum(shares) == total and max(shares) < 0.51 * total
+
+
+def test_a_resume_by_as_many_processes_is_equal_to_the_bit(two):
+    assert len(two[1]["resumed"]["losses"]) == NUM_STEPS // 2
+    assert_same(two[1]["resumed"], two[1]["spread"], tolerance=0)
+
+
+def test_a_plain_checkpoint_goes_on_spread(two):
+    assert_same(two[1]["from file"], two[1]["ddp"])
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_one_process_goes_on_where_two_stopped(two, kind, tmp_path):
+    """From the folder as it is, or from the plain file that is made of it."""
+    path = two[0] / "spread" / HALF_WAY
+    trainer, checkpointer = start(tmp_path, kind == "folder", batch_size=2)
+    if kind == "file":
+        torch.save(read_folder(path), tmp_path / "gathered.pth")
+        path = tmp_path / "gathered.pth"
+    assert checkpointer.load(str(path)) == {"iteration": NUM_STEPS // 2 - 1}
+    result = finish(trainer)
+    assert len(result["losses"]) == NUM_STEPS // 2
+    assert_same(result, two[1]["ddp"])
+
+
+def test_the_final_folder_has_a_plain_file_beside_it(two):
+    folder, seen = two
+    final = read_checkpoint(folder / "spread" / "model_final.pth")
+    model = build()
+    load_weights(model, final["model"], "final")
+    torch.testing.assert_close(model.state_dict(), seen["spread"]["weights"], rtol=0, atol=0)
+    assert final["iteration"] == NUM_STEPS - 1 and final.keys() == {"model", "iteration"}
+    gathered = read_folder(folder / "spread" / "model_final", only=["model"])
+    torch.testing.assert_close(gathered["model"], final["model"], rtol=0, atol=0)
+    assert gathered.keys() == {"model"}
+
+
+def test_an_evaluation_of_unlike_numbers_of_images_ends_and_counts_each_once(two):
+    model = build()
+    load_weights(model, two[1]["spread"]["weights"], "spread")
+    for num, sums in two[1]["sums"].items():
+        assert sums == pytest.approx(sums_of(model, num), rel=1e-6) and len(sums) == num
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_low_precision_is_that_of_whole_copies(two, precision):
+    ddp, spread = two[1][precision]
+    assert spread["losses"] == pytest.approx(ddp["losses"], rel=1e-6)
+    torch.testing.assert_close(spread["weights"], ddp["weights"], rtol=0, atol=1e-6)
+
+
+def test_a_disk_that_fails_one_process_stops_both_and_damages_nothing(two, tmp_path):
+    folder, seen = two
+    assert len(seen["errors"]) == 2 and len(set(seen["errors"])) == 1
+    assert re.fullmatch("cannot write .*/full/model_0000019: .*No space left on device", seen["errors"][0])
+    full = folder / "full"
+    assert (full / "last_checkpoint").read_text() == "model_final"
+    for name in (HALF_WAY, "model_0000019"):
+        assert sorted(path.name for path in (full / name).iterdir()) == sorted(
+            path.name for path in (folder / "spread" / name).iterdir()
+        )
+    remove_unfinished(full)
+    assert not [*full.glob("*.unfinished")]
+
+
+def test_a_damaged_folder_is_reported_and_the_one_before_it_taken(two, tmp_path, caplog):
+    assert two[1]["last"].endswith("/spread/model_final")
+    shutil.copytree(two[0] / "spread", tmp_path / "spread")
+    trainer, checkpointer = start(tmp_path / "spread", True)
+    part = tmp_path / "spread" / "model_final" / "__1_0.distcp"
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
+    assert Path(checkpointer.find_last()).name == "model_0000019"
+    assert "model_final is damaged: the bytes of __1_0.distcp are not those that were written" in caplog.text
+    (tmp_path / "spread" / "model_0000019" / ".metadata").unlink()
+    assert Path(checkpointer.find_last()).name == HALF_WAY
+    (tmp_path / "spread" / HALF_WAY / WHOLE_PART).unlink()
+    with pytest.raises(CheckpointError, match="no checkpoint in .* is whole: "):
+        checkpointer.find_last()
+    with pytest.raises(CheckpointError, match="is no checkpoint of a spread network: there is no whole.pth in it"):
+        checkpointer.load(str(tmp_path / "spread" / HALF_WAY))
+
+
+def test_a_folder_for_a_plain_training_is_one_message(two, tmp_path):
+    (tmp_path / "last_checkpoint").write_text("model_final")
+    shutil.copytree(two[0] / "spread" / "model_final", tmp_path / "model_final")
+    checkpointer = start(tmp_path, False)[1]
+    with pytest.raises(CheckpointError, match="tools/gather_checkpoint.py makes a file of it, or resume with train.sh"):
+        checkpointer.find_last()
