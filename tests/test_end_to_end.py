@@ -82,11 +82,17 @@ def test_written_alphas_evaluate_to_the_numbers_of_the_training(chain, capfd):
     assert alone == last_evaluation(chain / "out") == {name: round(value, 4) for name, value in by_files.items()}
 
 
-def test_averages_of_views_are_the_same_in_files_and_in_eval_only(chain, capfd):
+def test_averages_of_views_are_the_same_in_files_and_in_eval_only(chain, tmp_path, capfd):
     config, weights = chain / "out" / "config.yaml", chain / "out" / "model_final.pth"
     network = ("--config-file", config, "--weights", weights, "--tta", "flips,rotations,0.75,1")
     assert matte(chain, chain / "merged", chain / "trimaps", chain / "pred_views", *network) == 0
     by_files = numbers(chain, chain / "pred_views", chain / "alpha_copy", chain / "trimaps")
+    for name, kind in zip(FOLDERS, ("image", "trimap", "alpha"), strict=True):
+        (tmp_path / kind).symlink_to(chain / name)
+    dataset = ("--dataset", tmp_path, "--pred-dir", tmp_path / "pred", "--output", tmp_path / "numbers")
+    assert evaluate.main([str(part) for part in (*dataset, *network)]) == 0
+    summary = json.loads((tmp_path / "numbers" / "summary.json").read_text())
+    assert summary["averages"] == by_files and summary["predictions"]["views"] == network[-1]
     capfd.readouterr()
     changes = [f"train.init_checkpoint={weights}", f"train.output_dir={chain / 'views'}"]
     views = [f"dataloader.test_views.{view}" for view in ("flips=true", "rotations=true", "scales=[0.75,1.0]")]

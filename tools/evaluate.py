@@ -74,6 +74,7 @@ def parse(arguments: Sequence[str] | None, num_workers: int) -> argparse.Namespa
     parser.add_argument("--weights", type=Path, help="its trained checkpoint")
     parser.add_argument("--model", type=Path, help="instead of these two: model folder or .onnx file")
     parser.add_argument("--device", help="its device, cpu, cuda ...; default: the config's, or the best there is")
+    parser.add_argument("--tta", metavar="VIEWS", help="average over views of each image: flips,rotations,0.75,1,1.25")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="dim", help="what counts, and how it is rounded")
     parser.add_argument("--workers", type=int, default=num_workers, help="processes (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="folder for JSON, CSV and picture sheet")
@@ -106,8 +107,8 @@ def parse(arguments: Sequence[str] | None, num_workers: int) -> argparse.Namespa
     has_network = options.config_file is not None or options.model is not None
     if has_network and options.dataset is None:
         parser.error("a network runs on a --dataset; tools/predict.py runs it on other folders")
-    if options.device is not None and not has_network:
-        parser.error("--device is for the network of --config-file or --model")
+    if (options.device or options.tta) and not has_network:
+        parser.error("--device and --tta are for the network of --config-file or --model")
     if options.workers < 1 or options.num_worst < 0:
         parser.error("expected --workers of at least 1 and --num-worst of at least 0")
     return options
@@ -131,7 +132,7 @@ def evaluate(options: argparse.Namespace, ranks: Ranks) -> None:
     protocol = PROTOCOLS[options.protocol]
     network = None
     if options.model is not None or options.config_file is not None:
-        network = Network(options.model or options.config_file, options.weights, options.device)
+        network = Network(options.model or options.config_file, options.weights, options.device, options.tta)
 
     def prepare() -> TestSet | None:
         test_set, folders = None, [options.label_dir, options.trimap_dir, options.image_dir]

@@ -25,6 +25,8 @@ class Network(NamedTuple):
     source: Path
     weights: Path | None
     device: str | None
+    views: str | None = None
+    """What alpha is averaged over, see `modeling.views.AverageViews.parse`."""
 
 
 def predict_test_set(
@@ -86,7 +88,8 @@ def predict_test_set(
     ranks.of_first(finish)
     config_name = None if config_file is None else str(config_file)
     names = {"config_file": config_name, "weights": str(weights)}
-    return {**names, "weights_sha256": digest, "torch": str(torch.__version__)}
+    views = {"views": network.views} if network.views else {}
+    return {**names, **views, "weights_sha256": digest, "torch": str(torch.__version__)}
 
 
 def load_network(network: Network, ranks: Ranks) -> tuple[Callable[[NDArray, NDArray], NDArray], Path | None, Path]:
@@ -96,9 +99,11 @@ def load_network(network: Network, ranks: Ranks) -> tuple[Callable[[NDArray, NDA
     """
     from inference.model_folder import CONFIG_FILE, WEIGHTS_FILE
     from inference.predictor import Predictor
+    from modeling.views import AverageViews
 
-    source, weights, device = network
-    predictor = Predictor.load(source, weights, ranks.device(device or "auto"), precision="float32")
+    source, weights, device, words = network
+    views = AverageViews.parse(words) if words else None
+    predictor = Predictor.load(source, weights, ranks.device(device or "auto"), precision="float32", views=views)
     if weights is not None:
         return predictor.predict, source, weights
     if source.is_dir():
