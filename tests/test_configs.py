@@ -49,9 +49,11 @@ def instantiate_on_meta(cfg):
 
 def test_the_experiments_of_the_project_are_here():
     assert [path.stem for path in EXPERIMENTS] == [
+        "ViTMatte_7B_100ep",
         "ViTMatte_B_100ep",
         "ViTMatte_B_100ep_1024",
         "ViTMatte_B_original",
+        "ViTMatte_Hplus_100ep",
         "ViTMatte_L_100ep",
         "ViTMatte_S_100ep",
         "ViTMatte_S_100ep_1024",
@@ -286,6 +288,8 @@ def test_frozen_blocks_are_one_override(path):
         ("ViTMatte_B_100ep", (100, True, 768, 12, 12, "mlp", 4.0, [2, 5, 8, 11], 0.7, 512)),
         ("ViTMatte_B_100ep_1024", (100, True, 768, 12, 12, "mlp", 4.0, [2, 5, 8, 11], 0.7, 1024)),
         ("ViTMatte_L_100ep", (100, True, 1024, 24, 16, "mlp", 4.0, [5, 11, 17, 23], 0.8, 512)),
+        ("ViTMatte_Hplus_100ep", (100, True, 1280, 32, 20, "swiglu", 6.0, [7, 15, 23, 31], 0.8, 512)),
+        ("ViTMatte_7B_100ep", (100, True, 4096, 40, 32, "swiglu", 3.0, [9, 19, 29, 39], 0.8, 512)),
     ],
 )
 def test_what_distinguishes_the_composition_experiments(path, expected):
@@ -306,7 +310,10 @@ def test_what_distinguishes_the_composition_experiments(path, expected):
     assert b.conv_residual_block_indexes == b.global_block_indexes
     assert cfg.optimizer.params.num_layers == b.depth
     assert cfg.model.decoder.in_chans == b.embed_dim
-    assert b.use_activation_checkpointing == path.endswith("1024")
+    is_spread = path.split("_")[1] in ("Hplus", "7B")
+    assert b.use_activation_checkpointing == (path.endswith("1024") or is_spread)
+    assert cfg.train.sharded_blocks == ("backbone.blocks" if is_spread else "")
+    assert samples_per_iteration(cfg) == 32
     assert b.drop_path_rate == {"L": 0.4, "Hplus": 0.5}.get(path.split("_")[1], 0.0)
     assert cfg.lr_multiplier.scheduler.milestones == [
         int(0.8 * cfg.train.epochs) * 1347,
