@@ -119,6 +119,8 @@ def test_a_training_leaves_its_config_metrics_and_checkpoints(trained):
     names = {path.name for path in trained.iterdir()}
     assert {
         "config.yaml",
+        "config_resolved.yaml",
+        "run.json",
         "log.txt",
         "metrics.json",
         "last_checkpoint",
@@ -129,7 +131,8 @@ def test_a_training_leaves_its_config_metrics_and_checkpoints(trained):
     assert (trained / "last_checkpoint").read_text() == "model_final.pth"
     assert any(name.startswith("events.out.tfevents") for name in names)
     rows = metrics(trained)
-    losses = {"total_loss", "loss_unknown_l1", "loss_known_l1", "loss_laplacian", "loss_gradient", "lr"}
+    losses = {"total_loss", "loss_unknown_l1", "loss_known_l1", "loss_laplacian", "loss_gradient", "grad_norm", "lr"}
+    assert {path.name for path in (trained / "pictures").iterdir()} == {"iter_0000002.jpg", "iter_0000005.jpg"}
     assert all(losses <= set(rows[iteration]) for iteration in range(6))
     assert all({f"matting/{name}" for name in METRICS} <= set(rows[iteration]) for iteration in (2, 6))
     log = (trained / "log.txt").read_text()
@@ -146,6 +149,7 @@ def test_stopped_and_resumed_equals_not_stopped(trained, data, tmp_path, capsys)
     changes = {"dataloader.train.num_workers": 2}
     main.main(["--config-file", DEMO, "--resume", *overrides(data, tmp_path, **changes)])
     assert "Cannot find the hook" not in capsys.readouterr().out
+    assert [run["start_iteration"] for run in json.loads((tmp_path / "run.json").read_text())] == [3]
     assert set(metrics(tmp_path)) == {3, 4, 5, 6}
     assert last_evaluation(tmp_path) == last_evaluation(trained)
     ours, theirs = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (tmp_path, trained))

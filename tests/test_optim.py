@@ -126,6 +126,22 @@ def test_no_decay_of_the_rate_is_one_rate(model: ViTMatte) -> None:
     assert rates == {BASE_LR}
 
 
+def test_a_group_is_named_by_the_parts_that_have_its_rate(model: ViTMatte) -> None:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = get_optimizer_params(model, BASE_LR, WEIGHT_DECAY, RATE, decoder_lr_factor=DECODER_FACTOR)
+    by_name = {group["name"]: group["lr"] for group in groups}
+    blocks = [f"blocks.{index}" for index in range(12)]
+    assert [*by_name] == ["cls_token+storage_tokens+patch_embed", *blocks[:3], "necks+norm", *blocks[3:], "decoder"]
+    for group in groups:
+        assert by_name[group["name"]] == group["lr"]
+        for parameter in group["params"]:
+            name = names[id(parameter)].removeprefix("backbone.")
+            part = "necks" if ".residual." in name else name
+            assert any(f"{part}.".startswith(f"{known}.") for known in group["name"].split("+")), name
+    uniform = get_optimizer_params(model, BASE_LR, WEIGHT_DECAY)
+    assert {group["name"] for group in uniform} == {"cls_token..decoder"}
+
+
 def test_frozen_parameters_stay_out() -> None:
     backbone = ViT(embed_dim=24, num_heads=2, depth=2, global_block_indexes=(1,), conv_residual_block_indexes=())
     backbone.patch_embed.requires_grad_(False)
