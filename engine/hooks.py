@@ -74,7 +74,10 @@ class WriteMetrics(hooks.HookBase):
             self._write([writer for writer in self._writers if is_whole or not isinstance(writer, ProgressWriter)])
         finally:
             for writer in self._writers:
-                writer.close()
+                try:
+                    writer.close()
+                except OSError as error:
+                    logger.warning("The last metrics may not be written: %s", error)
 
     def _is_due(self) -> bool:
         done = self.trainer.iter + 1

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterable
 
 from detectron2.utils.logger import setup_logger
@@ -39,12 +40,13 @@ def set_up_logs(folder: str, rank: int, packages: Iterable[str]) -> None:
     Raises:
         OutputError: where the folder cannot be made or written.
     """
+    threading.excepthook = _tell_of_thread
     for name in packages:
         try:
             logger = setup_logger(folder, distributed_rank=rank, name=name)
         except OSError as error:
             raise OutputError(
-                f"train.output_dir={folder} is no folder that can be written: {error.strerror}"
+                f"train.output_dir={folder} cannot be written as a folder: {error.strerror}"
             ) from error
         for handler in [*logger.handlers]:
             if type(handler) is logging.StreamHandler and "log.txt" in str(getattr(handler.stream, "name", "")):
@@ -53,3 +55,11 @@ def set_up_logs(folder: str, rank: int, packages: Iterable[str]) -> None:
                 file.setFormatter(handler.formatter)
                 logger.removeHandler(handler)
                 logger.addHandler(file)
+
+
+def _tell_of_thread(failure: threading.ExceptHookArgs) -> None:
+    """Say in one line what ended a thread that writes; TensorBoard's raises it again where it is used next."""
+    if isinstance(failure.exc_value, OSError):
+        logging.getLogger(__name__).warning("A thread that writes files has ended: %s", failure.exc_value)
+    else:
+        threading.__excepthook__(failure)

@@ -30,6 +30,17 @@ class TrainingStopped(BaseException):
     is_shared = True
 
 
+def first_stop(stop: TrainingStopped) -> TrainingStopped:
+    """Give the stop that came first, where writing what was left to write failed on the way out."""
+    first: TrainingStopped = stop
+    error: BaseException | None = stop
+    while error is not None:
+        if isinstance(error, TrainingStopped):
+            first = error
+        error = error.__context__
+    return first
+
+
 class StopRequested(TrainingStopped):
     """A signal asked for the end: 130 for SIGINT, else 75, EX_TEMPFAIL of sysexits.h, for which a scheduler requeues.
 

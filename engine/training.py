@@ -12,6 +12,7 @@ from detectron2.config import instantiate
 from detectron2.engine import hooks
 from detectron2.utils import comm
 from omegaconf import DictConfig
+from torch import nn
 
 from engine.batch_norm import set_batch_norm
 from engine.checkpoint import Checkpointer
@@ -25,8 +26,10 @@ from engine.launch import distribute
 from engine.pace import WarnOfSlowLoader
 from engine.rates import LRScheduler
 from engine.record import record_run
+from engine.sharded_checkpoint import ShardedCheckpointer
+from engine.sharding import is_spread, shard
 from engine.start import build_data
-from engine.stopping import OutputError, StopSignals, TrainingStopped
+from engine.stopping import OutputError, StopSignals, TrainingStopped, first_stop
 from engine.trainer import NonFiniteError, Trainer, set_float32_products
 from engine.whole_file import remove_unfinished, whole_file
 from engine.writers import build_writers
@@ -61,46 +64,48 @@ def _train(cfg: DictConfig, resume: bool, signals: StopSignals) -> None:
     precision = settings.precision
     set_float32_products(precision)
     train_loader, test_loader, evaluator = build_data(cfg.dataloader)
-    # Configs saved by earlier versions lack what is read by `get` here.
-    model = set_batch_norm(instantiate(cfg.model).to(settings.device), settings.get("batch_norm", "own"))
-    ema_decay = settings.get("ema_decay")
-    ema = None if ema_decay is None else Ema(model, ema_decay)
+    model, ema = build_networks(cfg)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
     cfg.optimizer.params.model = None
+    # Configs saved by earlier versions lack what is read by `get` here and in `build_networks`.
     if settings.get("compile", False):
         model.compile()
     accumulation, clip_norm = settings.get("accumulation", 1), settings.get("clip_norm")
     trainer = Trainer(
-        distribute(model), train_loader, optimizer, precision, settings.seed, accumulation, clip_norm, ema
+        model if is_spread(model) else distribute(model),
+        *(train_loader, optimizer, precision, settings.seed, accumulation, clip_norm, ema),
     )
     # A proxy, since the trainer's hooks hold the checkpointer: in a cycle, its loader's workers would outlive it.
     tracked = {"trainer": weakref.proxy(trainer), **({"ema": ema} if ema is not None else {})}
-    checkpointer = Checkpointer(model, settings.output_dir, **tracked)
+    kind = ShardedCheckpointer if settings.get("sharded_blocks") else Checkpointer
+    checkpointer = kind(model, settings.output_dir, **tracked)
     checkpoints = KeepCheckpoints(checkpointer, **settings.checkpointer)
     is_main = comm.is_main_process()
     networks = {"": model, **({EMA: ema.module} if ema is not None else {})}
     pictures = settings.get("pictures")
+    best = None
+    if test_loader is not None:
+        best = EvaluateAndKeepBest(
+            settings.eval_period,
+            partial(evaluate_all, networks, test_loader, evaluator),
+            checkpointer,
+            networks,
+            **(settings.get("best_checkpoint") or {}),
+            metrics=metric_names(networks, evaluator),
+            is_recorded_later=True,
+        )
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
             WarnOfSlowLoader() if is_main else None,
             LRScheduler(instantiate(cfg.lr_multiplier)),
             checkpoints,
-            EvaluateAndKeepBest(
-                settings.eval_period,
-                partial(evaluate_all, networks, test_loader, evaluator),
-                checkpointer,
-                networks,
-                **(settings.get("best_checkpoint") or {}),
-                metrics=metric_names(networks, evaluator),
-            )
-            if test_loader is not None
-            else None,
+            best,
             DrawSamples(instantiate(pictures.draw), networks, folder, pictures.period, pictures.num_samples)
             if pictures
             else None,
-            WriteMetrics(build_writers(cfg), settings.log_period) if is_main else None,
+            WriteMetrics(build_writers(cfg), settings.log_period, best and best.write_record) if is_main else None,
         ]
     )
     if resume and (last := checkpointer.find_last()):
@@ -121,7 +126,29 @@ def _train(cfg: DictConfig, resume: bool, signals: StopSignals) -> None:
             if ema is not None:
                 checkpointer.save_weights("model_final_ema", ema.module, iteration=trainer.next_iteration - 1)
         except TrainingStopped as stop:
-            end_early(trainer, checkpoints, folder, stop)
+            end_early(trainer, checkpoints, folder, first_stop(stop))
+
+
+def build_networks(cfg: DictConfig) -> tuple[nn.Module, Ema | None]:
+    """Build the network of a training on its device, and its moving average where the config asks for one.
+
+    With `train.sharded_blocks` and several processes both are spread over these.
+    """
+    settings = cfg.train
+    blocks = settings.get("sharded_blocks") if comm.get_world_size() > 1 else ""
+
+    def build(device: str) -> nn.Module:
+        with torch.device(device):
+            return set_batch_norm(instantiate(cfg.model), settings.get("batch_norm", "own"))
+
+    model = build("meta") if blocks else build("cpu").to(settings.device)
+    ema_decay = settings.get("ema_decay")
+    ema = None if ema_decay is None else Ema(model, ema_decay)
+    if blocks:
+        source = build("cpu") if comm.is_main_process() else None
+        for network in (model, *([] if ema is None else [ema.module])):
+            shard(network, blocks, settings.device, source)
+    return model, ema
 
 
 def tell_differences(cfg: DictConfig, saved: Path) -> None:
@@ -140,7 +167,8 @@ def end_early(trainer: Trainer, checkpoints: KeepCheckpoints, folder: Path, stop
     """Write a checkpoint of the steps done and the count of faults, say why, and end all processes together."""
     done = trainer.next_iteration
     try:
-        checkpoints.save()
+        if stop.is_shared or not is_spread(trainer.model):  # parts of a lost process are lost
+            checkpoints.save()
         if isinstance(stop, NonFiniteError):
             batch_path = folder / f"not_finite_{done - 1:07d}_process_{comm.get_rank()}.pth"
             with whole_file(batch_path) as unfinished:

@@ -1,0 +1,173 @@
+"""main.py that is told to end, or cannot write: its status, what it says, and that a resume loses nothing."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+
+import pytest
+import torch
+from test_main import DEMO, data, metrics, overrides, quiet_afterwards, trained  # noqa: F401
+from test_training_faults import at_iteration, same_weights, stopped
+
+import main
+from engine import training
+from engine.evaluation import evaluate
+from engine.hooks import WriteMetrics
+from engine.stopping import OutputError
+
+
+def send(name):
+    os.kill(os.getpid(), signal.Signals[name])
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGINT", 130)])
+def test_a_signal_saves_and_a_resume_ends_as_if_there_had_been_none(
+    trained,  # noqa: F811
+    data,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    capsys,
+    name,
+    status,
+):
+    changes = overrides(data, tmp_path, **{"train.checkpointer.period": 4, "train.eval_period": 3})
+    with monkeypatch.context() as patch:
+        at_iteration(patch, 1, lambda _: send(name))
+        assert stopped(*changes) == status
+    lines = capsys.readouterr().out.splitlines()
+    assert f"Stopped: {name} asked for the end of the training" in lines[-2]
+    assert lines[-1] == "--resume goes on from iteration 1"
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000000.pth"
+    main.main(["--config-file", DEMO, "--resume", *changes])
+    assert same_weights(tmp_path, trained)
+
+
+def test_a_signal_ends_an_evaluation_which_a_resume_makes_up_for(
+    trained,  # noqa: F811
+    data,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    def told_to_end(*args):
+        send("SIGTERM")
+        return evaluate(*args)
+
+    changes = overrides(data, tmp_path, **{"train.checkpointer.period": 5, "train.eval_period": 3})
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.evaluation.evaluate", told_to_end)
+        assert stopped(*changes) == 75
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
+    assert not any("matting/SAD" in row for row in metrics(tmp_path).values())
+    main.main(["--config-file", DEMO, "--resume", *changes])
+    assert same_weights(tmp_path, trained)
+    assert metrics(tmp_path)[3]["matting/SAD"] == metrics(trained)[2]["matting/SAD"]  # made up for, one step later
+
+
+def test_a_signal_before_the_first_step_leaves_nothing_to_resume(data, tmp_path, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.setattr(training, "build_data", lambda _: send("SIGTERM"))
+    assert stopped(*overrides(data, tmp_path)) == 75
+    assert "Stopped before the first step: SIGTERM" in capsys.readouterr().out.splitlines()[-1]
+    assert not (tmp_path / "last_checkpoint").exists()
+
+
+def test_resumes_tell_of_changes_and_of_a_damaged_checkpoint(trained, data, tmp_path, capsys):  # noqa: F811
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    for name in ("model_final.pth", "model_0000005.pth"):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-99])
+    (tmp_path / "model_0000002.pth.unfinished").touch()
+    changes = {"train.seed": 0, "train.checkpointer.max_to_keep": 2, "dataloader.train.num_workers": 1}
+    main.main(["--config-file", DEMO, "--resume", *overrides(data, tmp_path, **changes)])
+    output = capsys.readouterr().out
+    start = output.index("The config is not that of")
+    assert output[start:].splitlines()[1:5][:-1] == [
+        "  dataloader.train.num_workers: 0 -> 1",
+        "  train.checkpointer.max_to_keep: 5 -> 2",
+        f"  train.output_dir: '{trained}' -> '{tmp_path}'",
+    ]
+    for name in ("model_final.pth", "model_0000005.pth"):
+        assert f"Not resumed from the last checkpoint: {tmp_path / name} is no checkpoint" in output
+    assert "Starting training from iteration 3" in output and not (tmp_path / "model_0000002.pth.unfinished").exists()
+    assert same_weights(tmp_path, trained)
+
+
+def test_a_folder_of_damaged_checkpoints_is_no_start_from_scratch(trained, data, tmp_path):  # noqa: F811
+    (tmp_path / "model_0000002.pth").write_bytes((trained / "model_0000002.pth").read_bytes()[:-99])
+    (tmp_path / "last_checkpoint").write_text("model_0000002.pth")
+    message = stopped("--resume", *overrides(data, tmp_path))
+    assert message.startswith(f"main.py: no checkpoint in {tmp_path} is whole: ") and "leave out --resume" in message
+
+
+def test_a_disk_that_is_full_is_told_of_and_the_checkpoint_before_stays(
+    trained,  # noqa: F811
+    data,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    capsys,
+):
+    """Under a limit of the size of files below that of a checkpoint, above that of the rest."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    changes = overrides(data, tmp_path, **{"train.checkpointer.period": 2})
+    limit = (20_000, before[1])
+    try:
+        with monkeypatch.context() as patch:
+            at_iteration(patch, 3, lambda _: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+            assert stopped(*changes) == OutputError.status
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    output, errors = capsys.readouterr()
+    assert "Traceback" not in output + errors
+    assert f"Stopped: cannot write {tmp_path / 'model_0000003.pth'}: File too large" in output
+    assert output.splitlines()[-1] == "--resume goes on from iteration 2"
+    assert [path.name for path in tmp_path.glob("model_0*")] == ["model_0000001.pth"]
+    main.main(["--config-file", DEMO, "--resume", *changes])
+    assert same_weights(tmp_path, trained)
+
+
+def test_logs_and_metrics_that_cannot_be_written_end_in_words(data, tmp_path, monkeypatch, capsys):  # noqa: F811
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with monkeypatch.context() as patch:
+            at_iteration(patch, 2, lambda _: resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1])))
+            assert stopped(*overrides(data, tmp_path, **{"dataloader.test": "null"})) == OutputError.status
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    output, errors = capsys.readouterr()
+    assert output.count(f"Nothing more is written to {tmp_path / 'log.txt'}: File too large") == 1
+    assert "Traceback" not in output + errors
+    assert "There is no checkpoint to resume from" in output.splitlines()[-1]
+    rows = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()[:2]]
+    assert [row["iteration"] for row in rows] == [0, 1]
+
+
+def test_an_output_folder_that_goes_away_ends_in_words(data, tmp_path, monkeypatch, capsys):  # noqa: F811
+    output = tmp_path / "out"
+    at_iteration(monkeypatch, 4, lambda _: shutil.rmtree(output))
+    assert stopped(*overrides(data, output, **{"dataloader.test": "null"})) == OutputError.status
+    text = "".join(capsys.readouterr())
+    assert "No such file or directory" in text and "Traceback" not in text
+    assert not output.exists()
+
+
+def test_an_output_folder_that_is_a_file_is_one_line(data, tmp_path, capsys):  # noqa: F811
+    (tmp_path / "file").touch()
+    assert stopped(*overrides(data, tmp_path / "file")) == OutputError.status
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and f"train.output_dir={tmp_path / 'file'} cannot be written" in message
+
+
+def test_metrics_of_an_evaluation_are_written_before_its_record(data, tmp_path, monkeypatch):  # noqa: F811
+    """Else a kill between the two would lose them: a resume does not make a recorded evaluation again."""
+    write = WriteMetrics._write
+    seen = []
+
+    def look(self, writers):
+        seen.append((self.trainer.iter, (tmp_path / "last_evaluation").exists()))
+        write(self, writers)
+        seen.append((self.trainer.iter, (tmp_path / "last_evaluation").exists()))
+
+    monkeypatch.setattr(WriteMetrics, "_write", look)
+    main.main(["--config-file", DEMO, *overrides(data, tmp_path, **{"train.max_iter": 3, "train.eval_period": 2})])
+    assert seen[:4] == [(0, False), (0, False), (1, False), (1, True)]
+    assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 2
