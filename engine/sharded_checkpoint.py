@@ -94,18 +94,7 @@ class ShardedCheckpointer(Checkpointer):
             shutil.rmtree(Path(self.save_dir, name), ignore_errors=True)
 
     def damage(self, path: Path) -> str:
-        if not path.is_dir():
-            return super().damage(path)
-        report = ""
-        try:
-            expected = read_checkpoint(path / WHOLE_PART)[CHECKSUMS]
-            if wrong := [
-                name for name, checksum in _own_checksums(path, expected).items() if checksum != expected[name]
-            ]:
-                report = f"{path} is damaged: the bytes of {', '.join(wrong)} are not those that were written"
-        except (CheckpointError, OSError, KeyError) as error:
-            report = f"{path} is no whole checkpoint of a spread network: {error}"
-        return next(filter(None, comm.all_gather(report)), "")
+        return find_damage(path) if path.is_dir() else super().damage(path)
 
     def read(self, path: str) -> dict[str, Any]:
         """Read a folder of this class or a file of `Checkpointer`, spread as network and optimiser are."""
@@ -124,6 +113,19 @@ class ShardedCheckpointer(Checkpointer):
             return None
 
         return read_folder(path, layout) if Path(path).is_dir() else _laid_out(read_checkpoint(path), layout, {})
+
+
+def find_damage(path: Path) -> str:
+    """Say in all processes what one of them finds wrong with a folder, of which each reads a part; "" for nothing."""
+    report = ""
+    try:
+        expected = read_checkpoint(path / WHOLE_PART)[CHECKSUMS]
+        found = _own_checksums(path, expected)
+        if wrong := [name for name in found if found[name] != expected[name]]:
+            report = f"{path} is damaged: the bytes of {', '.join(wrong)} are not those that were written"
+    except (CheckpointError, OSError, KeyError) as error:
+        report = f"{path} is no whole checkpoint of a spread network: {error}"
+    return next(filter(None, comm.all_gather(report)), "")
 
 
 def read_folder(

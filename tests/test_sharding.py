@@ -26,6 +26,7 @@ from engine.stopping import OutputError
 from engine.trainer import Trainer
 from engine.whole_file import remove_unfinished
 from modeling.optim import get_optimizer_params
+from tools import gather_checkpoint
 
 # Two processes start, and train five times.
 pytestmark = pytest.mark.slow
@@ -234,6 +235,35 @@ def test_the_final_folder_has_a_plain_file_beside_it(two):
     gathered = read_folder(folder / "spread" / "model_final", only=["model"])
     torch.testing.assert_close(gathered["model"], final["model"], rtol=0, atol=0)
     assert gathered.keys() == {"model"}
+
+
+@pytest.mark.parametrize("kept", ["model", "ema", "all"])
+def test_the_tool_makes_a_plain_file(two, kept, tmp_path, capsys):
+    folder, seen = two
+    option = [] if kept == "model" else [f"--{kept}"]
+    output = tmp_path / "new" / "plain.pth"
+    path = folder / "spread" / "model_final"
+    assert gather_checkpoint.main(["--folder", str(path), "--output", str(output), *option]) == 0
+    assert capsys.readouterr().out.startswith(f"{output}: {len(seen['spread']['weights'])} tensors, ")
+    content = read_checkpoint(output)
+    expected = seen["spread"]["average" if kept == "ema" else "weights"]
+    torch.testing.assert_close(content["model"], expected, rtol=0, atol=0)
+    assert content.keys() == ({"model", "ema", "trainer", "iteration"} if kept == "all" else {"model", "iteration"})
+    assert not any(tensor.is_meta for tensor in content["model"].values())
+
+
+def test_the_tool_says_what_is_wrong_with_a_folder(two, tmp_path, capsys):
+    shutil.copytree(two[0] / "spread" / HALF_WAY, tmp_path / "cut")
+    part = tmp_path / "cut" / "__0_0.distcp"
+    part.write_bytes(part.read_bytes()[:-1])
+    for folder, words in (
+        (tmp_path / "cut", "is damaged: the bytes of __0_0.distcp"),
+        (tmp_path, "no whole checkpoint"),
+    ):
+        assert gather_checkpoint.main(["--folder", str(folder), "--output", str(tmp_path / "plain.pth")]) == 1
+        message = capsys.readouterr().err
+        assert message.startswith("gather_checkpoint.py: ") and words in message and message.count("\n") == 1
+    assert not (tmp_path / "plain.pth").exists()
 
 
 def test_an_evaluation_of_unlike_numbers_of_images_ends_and_counts_each_once(two):

@@ -1,0 +1,77 @@
+"""Make a plain checkpoint of the folder that a training of a spread network wrote (train.sharded_blocks).
+
+    python tools/gather_checkpoint.py --folder output/7b/model_0134699 --output 7b.pth
+
+writes the weights alone, for --eval-only, tools/predict.py, tools/export.py and as train.init_checkpoint; with --ema
+those of the moving average. --all keeps the optimiser too: a training without train.sharded_blocks goes on from it when
+the file lies in its folder and is named in last_checkpoint. One process on the CPU does it, with memory for what is
+kept. A folder's index is a pickle, which can run code when it is read: gather those of your own trainings alone. Exit
+status: 0 written, 1 the folder is none of these or damaged, or the file cannot be written, 2 wrong usage.
+"""
+
+import _root  # noqa: F401
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.checkpoint import CheckpointError
+from engine.sharded_checkpoint import find_damage, read_folder
+from engine.stopping import OutputError
+from engine.whole_file import whole_file
+
+
+def gather(folder: Path, kept: str) -> dict[str, Any]:
+    """Read a folder whose checksums are right.
+
+    Args:
+        folder: of a `ShardedCheckpointer`.
+        kept: "model", "ema" or "all".
+
+    Returns: what a plain checkpoint holds: "model" and "iteration", with "all" everything.
+
+    Raises:
+        CheckpointError: the folder is none, is damaged, or has no average.
+    """
+    if report := find_damage(folder):
+        raise CheckpointError(report)
+    content = read_folder(folder, only=[] if kept == "all" else [kept, "iteration"])
+    if kept == "ema":
+        average = content.pop("ema")
+        prefix = "module."
+        content["model"] = {name.removeprefix(prefix): average[name] for name in average if name.startswith(prefix)}
+    return content
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line (`sys.argv` by default) and write the file.
+
+    Returns: the exit status.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="checkpoint of a spread network")
+    parser.add_argument("--output", type=Path, required=True, help="file to write, .pth")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--ema", dest="kept", action="store_const", const="ema", help="the averaged weights")
+    what.add_argument("--all", dest="kept", action="store_const", const="all", help="all that a resume needs")
+    parser.set_defaults(kept="model")
+    options = parser.parse_args(arguments)
+    try:
+        content = gather(options.folder, options.kept)
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(options.output) as unfinished, unfinished.open("wb") as file:
+            torch.save(content, file)
+    except (OSError, ValueError, OutputError) as error:
+        print(f"gather_checkpoint.py: {error}", file=sys.stderr)
+        return 1
+    num_parameters = sum(tensor.numel() for tensor in content["model"].values())
+    print(f"{options.output}: {len(content['model'])} tensors, {num_parameters / 1e6:.1f} million numbers")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
