@@ -8,7 +8,7 @@ TEST_JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(TEST_JOBS) --dist worksteal
 ROOMS := $(wildcard modeling data evaluation engine inference tools main.py preprocess.py)
 
-.PHONY: setup demo test test-slow lint bench soak-data
+.PHONY: setup demo test test-slow lint bench soak soak-data
 
 setup: $(STAMP)
 
@@ -37,6 +37,10 @@ bench: setup
 	$(PY) tools/benchmark.py train-step
 	$(PY) tools/benchmark.py metrics
 	$(PY) tools/benchmark.py infer
+
+# Trainings whose processes are killed 40 times, compared with one that is left alone: minutes.
+soak: setup
+	OMP_NUM_THREADS=1 $(PY) -m tests.soak_training
 
 # 10 000 samples by one long life of workers and by many that end at random: minutes.
 soak-data: setup

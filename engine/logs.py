@@ -45,9 +45,7 @@ def set_up_logs(folder: str, rank: int, packages: Iterable[str]) -> None:
         try:
             logger = setup_logger(folder, distributed_rank=rank, name=name)
         except OSError as error:
-            raise OutputError(
-                f"train.output_dir={folder} cannot be written as a folder: {error.strerror}"
-            ) from error
+            raise OutputError(f"train.output_dir={folder} cannot be written as a folder: {error.strerror}") from error
         for handler in [*logger.handlers]:
             if type(handler) is logging.StreamHandler and "log.txt" in str(getattr(handler.stream, "name", "")):
                 file = LogFile(handler.stream)

@@ -36,8 +36,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 MOMENTS = ("any", "model_0", "start", "any", "model_0", "last_checkpoint", "model_best", "last_evaluation", "model_f")
 """What a kill waits for: nothing, the first steps, or that a file whose name begins so is being written."""
 
-WAIT_S = 20.0
-"""How long a kill waits for a file that may not be written any more."""
+WAIT_S = 120.0
+"""How long a kill waits for a file at most; where none comes, the process may end by itself."""
 
 TIMES = ("time", "eta_seconds", "memory", "images_per_second", "gpu_memory")
 """How names of metrics begin or end that no two runs share."""
