@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 import threading
@@ -108,8 +109,9 @@ def _cannot_meet(where: str, error: Exception) -> ConfigError:
 
 
 def _in_one_line(error: Exception) -> str:
-    """What torch says of an error, without its stack of C++ calls."""
-    return " ".join(str(error).partition("\nException raised from")[0].split())
+    """What torch says of an error, without where in its sources, its stack of C++ calls and its guesses."""
+    text = str(error).partition("\nException raised from")[0].partition(" This is typically caused by")[0]
+    return " ".join(re.sub(r"^\[\S*\] ", "", text).split())
 
 
 def _start_work(
