@@ -157,3 +157,18 @@ def test_a_stop_between_the_batches_of_a_step_sets_the_statistics_back(tmp_path,
         accumulating.train(0, 3)
     assert accumulating.samples_seen == 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())
+
+
+def test_a_resume_with_other_batches_and_accumulation_goes_on_with_the_next_sample(tmp_path):
+    asked = []
+    for batch_size, accumulation, stop in ((2, 2, 3), (3, 1, 6), (2, 3, 4)):
+        trainer, checkpointer, _ = training(tmp_path, batch_size=batch_size)
+        accumulating = Trainer(trainer.model, trainer.data_loader, trainer.optimizer, accumulation=accumulation)
+        checkpointer.checkpointables["trainer"] = accumulating
+        if last := checkpointer.find_last():
+            checkpointer.load(last)
+        accumulating.train(accumulating.next_iteration, stop)
+        asked += trainer.data_loader.dataset.asked
+        checkpointer.save(f"model_{stop:07d}")
+        assert accumulating.samples_seen == stop * batch_size * accumulation
+    assert asked == list(range(24))
