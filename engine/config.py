@@ -90,7 +90,7 @@ def _settings(cfg: DictConfig) -> dict[str, Any]:
     """Map each dotted key to its value as it is written; lists are values."""
     settings: dict[str, Any] = {}
 
-    def collect(node: dict[Any, Any], prefix: str) -> None:
+    def collect(node: Any, prefix: str) -> None:
         for name, value in node.items():
             if isinstance(value, dict) and value:
                 collect(value, f"{prefix}{name}.")
