@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -16,6 +17,8 @@ def run_block(is_recomputed: bool, block: nn.Module, *inputs: Any) -> Tensor:
     """
     if not is_recomputed:
         return block(*inputs)
+    if torch.compiler.is_compiling():  # whose graph has its own second run, without the updates
+        return checkpoint(block, *inputs, use_reentrant=False)
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
         return nullcontext(), spare_buffers(block)
