@@ -147,7 +147,7 @@ class EvaluateAndKeepBest(hooks.HookBase):
             made = self._record.read_text() if comm.is_main_process() and self._record.is_file() else ""
             if comm.all_gather(made)[0] != self._position():
                 logger.info("Making up the evaluation after iteration %d, of which there is no record", start - 1)
-                self._evaluate_now()
+                self._evaluate_now(None if start == self.trainer.max_iter else start - 1)
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
@@ -199,8 +199,12 @@ class EvaluateAndKeepBest(hooks.HookBase):
             self._best = kept["value"]
             logger.info("Best so far: %s %.5f at iteration %d", self._metric, self._best, kept["iteration"])
 
-    def _evaluate_now(self) -> None:
-        """Evaluate in every process; the main one keeps the weights where they are the best, and then the record."""
+    def _evaluate_now(self, iteration: int | None = None) -> None:
+        """Evaluate in every process; the main one keeps the weights where they are the best, and then the record.
+
+        Args:
+            iteration: to which the numbers belong, where it is not the trainer's.
+        """
         try:
             with interruptible():
                 metrics = flatten_results_dict(self._evaluate())
@@ -220,7 +224,7 @@ class EvaluateAndKeepBest(hooks.HookBase):
             self._unrecorded = self._position()
             if not self._is_recorded_later:
                 self.write_record()
-        self.trainer.storage.put_scalars(**metrics, smoothing_hint=False)
+        self.trainer.storage.put_scalars(**metrics, smoothing_hint=False, cur_iter=iteration)
         comm.synchronize()  # as detectron2's hook does: evaluations may take unlike times
 
     def _check_metric(self, metrics: Collection[str]) -> None:
