@@ -81,7 +81,7 @@ def test_processes_meet_where_the_command_line_says():
 
 
 @pytest.mark.parametrize(
-    "url", ["node0:29500", "tcp://node0", "tcp://node0:port", "tcp://node0:70000", "file:///a", ""]
+    "url", ["node0:29500", "tcp://node0", "tcp://node0:port", "tcp://node0:70000", "http://node0:1", ""]
 )
 def test_other_meeting_points_are_refused(url):
     with pytest.raises(ConfigError, match="--dist-url must be auto or tcp://HOST:PORT"):
