@@ -162,7 +162,7 @@ def model(start, tmp_path):
     ("change", "words"),
     [
         ({"type": "System"}, "modeling and modeling.backbone have no network 'System'"),
-        ({"type": "Tensor"}, "have no network 'Tensor'"),
+        ({"type": "DINOV3_SIZES"}, "have no network 'DINOV3_SIZES'"),
         ({"type": "os.system"}, "have no network 'os.system'"),
         ({"backbone": {"_target_": "os.system", "command": "true"}}, "have no network 'os.system'"),
         ({"backbone": {"type": "ViT", "_args_": [1]}}, "'_args_' is no name of an argument"),
