@@ -66,6 +66,8 @@ def check_backend(device: str) -> None:
             torch.zeros(1, device=device), torch.zeros(comm.get_world_size(), device=device)
         )
     except RuntimeError as error:
+        if "support" not in str(error):  # a lost process, for instance
+            raise
         raise ConfigError(
             f"train.sharded_blocks needs reduce_scatter on {device}, which torch {torch.__version__} has not for "
             f"{torch.distributed.get_backend()}: take a newer torch, or CUDA ({str(error).splitlines()[0]})"
@@ -79,7 +81,7 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
 
 def is_spread(model: nn.Module) -> bool:
     """Tell whether `shard` spread a network, or the one in a wrapper."""
-    return isinstance(next(model.parameters()), DTensor)
+    return isinstance(next(model.parameters(), None), DTensor)
 
 
 def whole(tensor: Tensor) -> Tensor:

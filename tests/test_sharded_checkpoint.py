@@ -56,6 +56,13 @@ def test_a_list_that_is_none_and_a_torch_without_the_operation_are_one_line(monk
     with pytest.raises(ConfigError, match=r"reduce_scatter on cpu, which torch .* for gloo: .*\(no support .*\)$"):
         sharding.check_backend("cpu")
 
+    def lost(*args):
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(torch.distributed, "reduce_scatter_tensor", lost)
+    with pytest.raises(RuntimeError, match="closed by peer"):
+        sharding.check_backend("cpu")
+
 
 def test_processes_with_fewer_images_make_as_many_passes_and_count_their_own(monkeypatch):
     monkeypatch.setattr(even_passes, "is_spread", lambda model: True)
