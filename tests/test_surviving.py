@@ -22,7 +22,10 @@ def send(name):
     os.kill(os.getpid(), signal.Signals[name])
 
 
-@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGINT", 130)])
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [("SIGTERM", 75), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("SIGUSR1", 75), ("SIGINT", 130)))],
+)
 def test_a_signal_saves_and_a_resume_ends_as_if_there_had_been_none(
     trained,  # noqa: F811
     data,  # noqa: F811
@@ -141,6 +144,7 @@ def test_logs_and_metrics_that_cannot_be_written_end_in_words(data, tmp_path, mo
     assert [row["iteration"] for row in rows] == [0, 1]
 
 
+@pytest.mark.slow
 def test_an_output_folder_that_goes_away_ends_in_words(data, tmp_path, monkeypatch, capsys):  # noqa: F811
     output = tmp_path / "out"
     at_iteration(monkeypatch, 4, lambda _: shutil.rmtree(output))
@@ -157,6 +161,7 @@ def test_an_output_folder_that_is_a_file_is_one_line(data, tmp_path, capsys):  #
     assert message.count("\n") == 1 and f"train.output_dir={tmp_path / 'file'} cannot be written" in message
 
 
+@pytest.mark.slow
 def test_metrics_of_an_evaluation_are_written_before_its_record(data, tmp_path, monkeypatch):  # noqa: F811
     """Else a kill between the two would lose them: a resume does not make a recorded evaluation again."""
     write = WriteMetrics._write
