@@ -2,10 +2,13 @@
 
     python tools/benchmark.py train-step
     python tools/benchmark.py train-step --sides ours --precision bf16 --device cuda
+    python tools/benchmark.py train-step --precision bf16 --transformers-precision float32
+    python tools/benchmark.py train-step --activation-checkpointing all
     python tools/benchmark.py metrics
     python tools/benchmark.py data
     python tools/benchmark.py foreground
     python tools/benchmark.py infer
+    python tools/benchmark.py sizes
     python tools/benchmark.py infer --sides ours --sizes 3840x2160 7680x4320 --trimaps band --max-memory 8
 
 train-step: a step is forward, losses, backward and AdamW at 512 px, batch 2, our ViTMatte-S against transformers'
@@ -28,6 +31,10 @@ pixels, "unknown" is all unknown. Transformers' input is normalised and padded b
 foreground: colours estimated on procedural mattes, whose own are known: the image's own, pymatting's as it comes, ours;
 then time and memory of a large picture.
 
+sizes: the tables of docs/model_zoo.md. Parameters and operations are counted on torch's device "meta", the memory of a
+training step on fake tensors, which have a size and nothing else: a 7B takes no memory either. With --measure, real
+steps are done on the CPU as well, each column in a process of its own; what it took stands in brackets (Linux alone).
+
 Exit status: 0 measured, 1 a side failed, 2 wrong usage. Quote the ratio: times of a shared machine drift.
 """
 
@@ -38,7 +45,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from tools.benchmarks import data, foreground, infer, metrics, train_step
+from tools.benchmarks import data, foreground, infer, metrics, sizes, train_step
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -51,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("data", data, "samples of the training loader"),
         ("infer", infer, "alpha of an image"),
         ("foreground", foreground, "colours without the background's"),
+        ("sizes", sizes, "parameters, operations and memory of the recipes"),
     ):
         command = commands.add_parser(name, help=summary)
         module.add_arguments(command)

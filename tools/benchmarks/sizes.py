@@ -1,0 +1,213 @@
+"""What the network of each recipe holds, computes and takes in training: see tools/benchmark.py."""
+
+import argparse
+import ast
+import itertools
+import json
+import re
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from detectron2.config import instantiate
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from engine.config import load_config
+from inference.network import DTYPES
+from modeling.optim import is_pretrained
+from tools.benchmarks.fresh import PeakMemory, run_fresh
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+SIZES_PX = (512, 2048)
+
+
+class Step(NamedTuple):
+    """How a training step is computed."""
+
+    precision: str
+    recomputed: tuple[str, ...] = ()
+    """Parts of the network that are computed again in the backward pass, so that less of them is kept."""
+
+
+STEPS = {
+    "float32": Step("float32"),
+    "float32, backbone recomputed": Step("float32", ("backbone",)),
+    "float32, decoder too": Step("float32", ("backbone", "decoder")),
+    "bf16": Step("bf16"),
+    "bf16, backbone recomputed": Step("bf16", ("backbone",)),
+    "bf16, decoder too": Step("bf16", ("backbone", "decoder")),
+}
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made while it is entered, and the most that lived at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._sizes: dict[int, int] = {}  # of each storage that lives
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._count(tensor.untyped_storage())
+        return result
+
+    def _count(self, storage: Any) -> None:
+        if storage._cdata not in self._sizes:
+            self._sizes[storage._cdata] = storage.nbytes()
+            self.live += storage.nbytes()
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self._forget, storage._cdata)
+
+    def _forget(self, key: int) -> None:
+        self.live -= self._sizes.pop(key)
+
+
+def build_on_meta(cfg: DictConfig, step: Step | None = None) -> nn.Module:
+    """Build a config's network without memory for its weights, in a step's way where one is given."""
+    settings = cfg.model.copy()
+    if step is not None:
+        for part in ("backbone", "decoder"):
+            settings[part].use_activation_checkpointing = part in step.recomputed
+    with torch.device("meta"):
+        return instantiate(settings)
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Count the numbers in "backbone", "necks" and "decoder", and those "trainable"."""
+    counts = dict.fromkeys(("backbone", "necks", "decoder", "trainable"), 0)
+    for name, parameter in model.named_parameters():
+        part = "decoder" if name.startswith("decoder.") else "backbone" if is_pretrained(name) else "necks"
+        counts[part] += parameter.numel()
+        counts["trainable"] += parameter.numel() * parameter.requires_grad
+    return counts
+
+
+def count_flops(model: nn.Module, size_px: int) -> int:
+    """Count the floating-point operations of one square image, forward: a product and its sum are two.
+
+    Convolutions and products of matrices count, those of attention among them; nothing else does.
+    """
+    with torch.device("meta"):
+        batch = {"image": torch.empty(1, 3, size_px, size_px), "trimap": torch.empty(1, 1, size_px, size_px)}
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(batch)
+    return counter.get_total_flops()
+
+
+def train_step(model: nn.Module, batch: dict[str, Tensor], precision: str) -> None:
+    """Compute gradients as `engine.trainer.Trainer` does."""
+    with torch.autocast("cpu", DTYPES[precision], enabled=precision != "float32"):
+        losses = model(batch)
+    sum(losses.values()).backward()
+
+
+def make_batch(batch_size: int, size_px: int) -> dict[str, Tensor]:
+    """A batch of noise, all unknown."""
+    shapes = {name: (batch_size, channels, size_px, size_px) for name, channels in (("image", 3), ("alpha", 1))}
+    batch = {name: torch.rand(shape) for name, shape in shapes.items()}
+    return {**batch, "trimap": torch.full_like(batch["alpha"], 0.5)}
+
+
+def predict_peak(cfg: DictConfig, step: Step, batch_size: int, size_px: int) -> int:
+    """Compute the most bytes that tensors hold at once in a step: weights, gradients, AdamW's moments, activations.
+
+    It runs on fake tensors, which have a size and nothing else. What kernels take for themselves is not seen, nor what
+    an allocator loses.
+    """
+    model = build_on_meta(cfg, step).train()
+    with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as memory:
+        model.to_empty(device="cpu")
+        moments = [torch.empty_like(p) for p in model.parameters() if p.requires_grad for _ in range(2)]
+        train_step(model, make_batch(batch_size, size_px), step.precision)
+    del moments
+    return memory.peak
+
+
+def measure_peak(cfg: DictConfig, step: Step, batch_size: int, size_px: int) -> float:
+    """Measure two real steps on the CPU: GB of resident memory above what the process holds before the network."""
+    memory = PeakMemory("cpu")
+    model = build_on_meta(cfg, step).train().to_empty(device="cpu")
+    for tensor in model.state_dict().values():
+        tensor.zero_() if tensor.is_floating_point() else tensor.fill_(0)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
+    batch = make_batch(batch_size, size_px)
+    for _ in range(2):
+        optimizer.zero_grad()
+        train_step(model, batch, step.precision)
+        optimizer.step()
+    return memory.above_gb()
+
+
+def read_result(path: Path) -> str:
+    """Find the line of a config's head that says what came out."""
+    head = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    found = re.search(r"^Result: +(.+?)\.?$", head, re.MULTILINE)
+    return found[1] if found else "to be measured"
+
+
+def size_row(path: Path) -> list[str]:
+    """What a recipe's network holds and computes."""
+    cfg = load_config(path)
+    model = build_on_meta(cfg)
+    counts = count_parameters(model)
+    flops = [count_flops(model, size_px) for size_px in SIZES_PX]
+    recipe = [str(cfg.dataloader.train.dataset.crop_px), f"{cfg.model.backbone.drop_path_rate:g}"]
+    millions = [f"{number / 1e6:.2f}" for number in counts.values()]
+    return [f"`{path.name}`", *recipe, *millions, *(f"{number / 1e9:.1f}" for number in flops), read_result(path)]
+
+
+def memory_row(path: Path, batch_size: int, measures: bool) -> list[str]:
+    """What a step of a recipe takes, in GB, and in brackets what it took here where that is measured."""
+    cfg = load_config(path)
+    size_px = cfg.dataloader.train.dataset.crop_px
+    cells = []
+    for name, step in STEPS.items():
+        cell = f"{predict_peak(cfg, step, batch_size, size_px) / 1e9:.1f}"
+        if measures:
+            only = ("--only", name, "--configs", str(path), "--batch-size", str(batch_size))
+            cell = f"{cell} ({run_fresh('sizes', *only)['peak_gb']:.1f})"
+        cells.append(cell)
+    return [f"`{path.name}`", str(size_px), *cells]
+
+
+def print_table(head: list[str], paths: list[Path], make_row: Callable[[Path], list[str]]) -> None:
+    """Print a Markdown table, each row as soon as it is known."""
+    for cells in itertools.chain((head, ["---"] * len(head)), map(make_row, paths)):
+        print(f"|{'|'.join(cells)}|" if cells[0] == "---" else f"| {' | '.join(cells)} |", flush=True)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    every = sorted(CONFIGS.glob("ViTMatte_*.py"))
+    parser.add_argument("--configs", nargs="+", type=Path, default=every, help="default: all of ViTMatte")
+    parser.add_argument("--batch-size", type=int, default=16, help="of a process (default: 16, that of the recipes)")
+    parser.add_argument("--tables", nargs="+", choices=("sizes", "memory"), default=["sizes", "memory"])
+    parser.add_argument("--measure", action="store_true", help="memory: do real steps on the CPU too")
+    parser.add_argument("--only", choices=STEPS, help=argparse.SUPPRESS)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the tables, or be the process that does real steps."""
+    if options.only is not None:
+        cfg = load_config(options.configs[0])
+        size_px = cfg.dataloader.train.dataset.crop_px
+        print(json.dumps({"peak_gb": measure_peak(cfg, STEPS[options.only], options.batch_size, size_px)}))
+        return
+    if "sizes" in options.tables:
+        counts = ["backbone, M", "necks", "decoder", "trainable"]
+        flops = [f"GFLOPs, {size_px} px" for size_px in SIZES_PX]
+        print_table(["config", "crop, px", "drop path", *counts, *flops, "result"], options.configs, size_row)
+    if "memory" in options.tables:
+        head = ["config", "crop, px", *STEPS]
+        print_table(head, options.configs, lambda path: memory_row(path, options.batch_size, options.measure))
