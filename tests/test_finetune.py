@@ -125,6 +125,7 @@ def test_every_kind_of_checkpoint_brings_its_network_and_its_numbers(images, sta
     assert found == expected and found["pixel_mean"] == [0.4, 0.4, 0.4]
 
 
+@pytest.mark.slow
 def test_published_vitmatte_weights_keep_their_windows_and_colours(images, source, tmp_path):
     """transformers' tiny network, converted: a few steps, and no weight stays what it was."""
     assert export.main(["--from-vitmatte", str(source), "--output", str(tmp_path / "model")]) == 0
