@@ -1,0 +1,52 @@
+"""main.py with a spread network: two processes train and evaluate as under DDP, and one goes on from their folder."""
+
+import pytest
+import torch
+from test_main import DEMO, data, last_evaluation, metrics, overrides, printed_evaluation, run_two_processes
+
+import main
+
+pytestmark = pytest.mark.slow
+
+__all__ = ["data"]  # a fixture
+
+
+def test_main_trains_a_spread_network_as_a_whole_one(data, tmp_path):
+    changes = {
+        "train.device": "cpu",
+        "train.ema_decay": 0.5,
+        "train.checkpointer.max_to_keep": 1,
+        "train.best_checkpoint.metric": "ema/matting/SAD",
+        "model.backbone.use_activation_checkpointing": "true",
+        "model.num_frozen_blocks": 1,
+    }
+    for folder, blocks in (("whole", "''"), ("spread", "backbone.blocks")):
+        ended = run_two_processes(*overrides(data, tmp_path / folder, **changes, **{"train.sharded_blocks": blocks}))
+        assert ended.returncode == 0, ended.stderr[-2000:]
+    spread, whole = (metrics(tmp_path / folder) for folder in ("spread", "whole"))
+    assert spread.keys() == whole.keys()
+    for iteration, row in whole.items():
+        for name in row:
+            if "loss" in name or name in ("grad_norm", "lr") or "matting/" in name:
+                assert spread[iteration][name] == pytest.approx(row[name], rel=1e-5), (iteration, name)
+    folders = {path.name for path in (tmp_path / "spread").iterdir() if path.name.startswith("model_")}
+    assert folders == {"model_0000003", "model_final", "model_final.pth", "model_best.pth", "model_final_ema.pth"}
+    for name in ("model_best.pth", "model_final_ema.pth"):
+        one, other = (torch.load(tmp_path / folder / name, weights_only=True) for folder in ("spread", "whole"))
+        torch.testing.assert_close(one["model"], other["model"], rtol=0, atol=1e-6)
+        assert one["iteration"] == other["iteration"]
+
+    settings = {**changes, "train.sharded_blocks": "backbone.blocks"}
+    plain = {**settings, "train.init_checkpoint": tmp_path / "spread" / "model_final.pth"}
+    main.main(["--config-file", DEMO, "--eval-only", *overrides(data, tmp_path / "alone", **plain)])
+    alone = printed_evaluation((tmp_path / "alone" / "log.txt").read_text())
+    raw = {name: value for name, value in last_evaluation(tmp_path / "spread").items() if "/" not in name}
+    assert alone == pytest.approx(raw, rel=1e-3)
+
+    more = {**settings, "dataloader.train.batch_size": 4, "train.epochs": 3}
+    main.main(["--config-file", DEMO, "--resume", *overrides(data, tmp_path / "spread", **more)])
+    rows = metrics(tmp_path / "spread")
+    assert {iteration for iteration in rows if "total_loss" in rows[iteration]} >= set(range(6))
+    assert "Starting training from iteration 4" in (tmp_path / "spread" / "log.txt").read_text()
+    with pytest.raises(SystemExit, match="is a folder: .*gather_checkpoint"):
+        main.main(["--config-file", DEMO, "--resume", *overrides(data, tmp_path / "spread", **changes)])
