@@ -272,10 +272,10 @@ def test_a_network_over_shares_writes_and_measures_the_same(test_folder, network
 def test_a_network_that_one_process_cannot_load_ends_all(test_folder, network, monkeypatch):
     load = Predictor.load
 
-    def broken(source, weights, device, precision):
+    def broken(source, weights, device, **settings):
         if device == "broken":
             raise ValueError("device 'broken' cannot be used")
-        return load(source, weights, device, precision)
+        return load(source, weights, device, **settings)
 
     monkeypatch.setattr(Predictor, "load", broken)
     monkeypatch.setattr(Ranks, "device", lambda ranks, name: "broken" if ranks.rank == 1 else "cpu")
