@@ -1,8 +1,10 @@
 """Checkpoints on the way: every so often, at the end, and where a training is stopped."""
 
+from pathlib import Path
 from typing import Any
 
 from detectron2.engine import hooks
+from detectron2.utils import comm
 
 from engine.checkpoint import FINAL_NAME, Checkpointer
 from engine.trainer import Trainer
@@ -40,6 +42,10 @@ class KeepCheckpoints(hooks.HookBase):
 
     def before_train(self) -> None:
         self.saved_iterations = self.trainer.start_iter
+        if self.trainer.next_iteration == self.trainer.max_iter:  # killed between the last two files, perhaps
+            last = comm.all_gather(Path(self._checkpointer.get_checkpoint_file()).stem)[0]
+            if last and last != FINAL_NAME:
+                self._checkpointer.save(FINAL_NAME, iteration=self.trainer.max_iter - 1)
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1

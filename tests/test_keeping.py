@@ -54,6 +54,19 @@ def test_a_kill_between_writing_and_removing_is_made_up_for(tmp_path, monkeypatc
     assert numbered(tmp_path) == [3, 4]
 
 
+def test_a_kill_before_the_final_checkpoint_is_made_up_for(tmp_path):
+    keeping(tmp_path)[0].train(0, 4)
+    whole = read_checkpoint(tmp_path / "model_final.pth")
+    (tmp_path / "model_final.pth").unlink()
+    (tmp_path / "last_checkpoint").write_text("model_0000003.pth")
+    trainer, checkpointer, _ = keeping(tmp_path)
+    checkpointer.load(checkpointer.find_last())
+    trainer.train(trainer.next_iteration, 4)
+    made_up = read_checkpoint(tmp_path / "model_final.pth")
+    assert made_up["iteration"] == 3 and (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    assert all(torch.equal(made_up["model"][name], tensor) for name, tensor in whole["model"].items())
+
+
 def test_where_the_new_one_cannot_be_written_no_old_one_goes(tmp_path, monkeypatch):
     trainer, _, _ = keeping(tmp_path, max_to_keep=2)
     save = Checkpointer.save_weights
