@@ -74,8 +74,7 @@ class AverageViews:
                 image_scaled, trimap_scaled = resize(image, scaled), resize_trimap(trimap, scaled)
             for turns, is_flipped in self.turns:
                 alpha = predict(*(turn(x, turns, is_flipped) for x in (image_scaled, trimap_scaled)))
-                # Networks may give anything where alpha is known, and resizing would spread it.
-                alpha = paste_known(turn_back(alpha, turns, is_flipped), trimap_scaled)
+                alpha = turn_back(alpha, turns, is_flipped)
                 alpha = alpha if scale == 1.0 else resize(alpha, size)
                 total = alpha if total is None else total + alpha
         assert total is not None
@@ -125,7 +124,10 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def resize_trimap(trimap: Tensor, size: Sequence[int]) -> Tensor:
-    """(B, 1, H, W) of {0, 0.5, 1} to another size: known where all that a pixel is made of is known alike."""
+    """(B, 1, H, W) of {0, 0.5, 1} to another size: known where all that a pixel is made of is known alike.
+
+    So no alpha of a known pixel, which may be anything, reaches an unknown one when alpha is resized back.
+    """
     resized = resize(trimap, size)
     unknown = torch.full_like(resized, UNKNOWN)
     return torch.where(resized < ROUNDING, 0.0, torch.where(resized > 1 - ROUNDING, 1.0, unknown))
