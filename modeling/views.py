@@ -55,6 +55,11 @@ class AverageViews:
     def __len__(self) -> int:
         return len(self.turns) * len(self.scales)
 
+    @property
+    def is_image_alone(self) -> bool:
+        """Whether there is nothing to average."""
+        return len(self) == 1 and self.scales == [1.0]
+
     def __call__(self, predict: Predict, image: Tensor, trimap: Tensor) -> Tensor:
         """Predict the average.
 
@@ -65,6 +70,8 @@ class AverageViews:
 
         Returns: (B, 1, H, W) in [0, 1], on the network's device, with 0 and 1 where the trimap knows them.
         """
+        if self.is_image_alone:
+            return paste_known(predict(image, trimap), trimap)  # without the copies that averaging takes
         size = image.shape[-2:]
         total: Tensor | None = None
         for scale in self.scales:
@@ -82,7 +89,7 @@ class AverageViews:
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """Give a model that predicts the average in evaluation mode; itself where there is nothing to average."""
-        return model if len(self) == 1 and self.scales == [1.0] else _Averaged(model, self)
+        return model if self.is_image_alone else _Averaged(model, self)
 
 
 class _Averaged(nn.Module):
@@ -109,7 +116,7 @@ def paste_known(alpha: Tensor, trimap: Tensor) -> Tensor:
 
 def turn(x: Tensor, turns: int, is_flipped: bool) -> Tensor:
     """Turn (..., H, W) by so many times 90 degrees, then mirror it left to right."""
-    x = x.rot90(turns, (-2, -1))
+    x = x.rot90(turns, (-2, -1)) if turns else x
     return x.flip(-1) if is_flipped else x
 
 
