@@ -23,6 +23,11 @@ class CpuSyncBatchNorm2d(nn.BatchNorm2d):
     statistics' unbiased variance too.
     """
 
+    momentum: float
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W); every process has to call it, with B, H and W of its own."""
         if not self.training or comm.get_world_size() == 1:

@@ -30,7 +30,7 @@ class Ema(AveragedModel):
             raise ValueError(f"train.ema_decay must be in [0, 1), got {decay}")
 
         @torch.no_grad()
-        def update(averages: Sequence[Tensor], values: Sequence[Tensor], num_updates: Tensor) -> None:
+        def update(averages: Sequence[Tensor], values: Sequence[Tensor], num_updates: Tensor | int) -> None:
             n = int(num_updates)
             weight = 1 - min(decay, (1 + n) / (10 + n))
             for average, value in zip(averages, values, strict=True):
