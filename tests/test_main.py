@@ -399,7 +399,7 @@ def run_two_processes(*arguments):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_all_processes_in_one_line(data, tmp_path):
+def test_ctrl_c_ends_all_processes_with_a_checkpoint_and_one_message(data, tmp_path):
     changes = {"train.device": "cpu", "dataloader.train.num_workers": 1, "train.epochs": 10_000}
     process = start_two_processes(*overrides(data, tmp_path, **changes))
     while " iter: 9 " not in process.stdout.readline():
@@ -407,7 +407,10 @@ def test_ctrl_c_ends_all_processes_in_one_line(data, tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.splitlines()[-1].startswith("main.py: interrupted; --resume") and "Traceback" not in output + errors
+    assert output.count("Stopped: SIGINT asked for the end of the training") == 1
+    assert "Traceback" not in output + errors and "main.py:" not in errors
+    saved = int(output.rpartition("--resume goes on from iteration ")[2].split()[0])
+    assert saved >= 10 and (tmp_path / f"model_{saved - 1:07d}.pth").is_file()
 
 
 def test_two_processes_on_the_cpu_train_and_evaluate_together(data, tmp_path):
