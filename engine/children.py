@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from engine.stopping import SIGNALS, LostProcess
 
 GRACE_S = 60.0
 """Time for those that are left to write a checkpoint before they are told to end, and again before they must."""
+
+WATCH_S = 1.0
 
 
 def run_processes(work: Callable[..., None], arguments: tuple[Any, ...], number: int) -> None:
@@ -97,8 +100,12 @@ def _join(processes: list[SpawnProcess]) -> list[int]:
 
 
 def end_with_parent() -> None:
-    """End as by SIGTERM when the process is gone that started this one."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
+    """From now on, end as by SIGTERM when the process is gone that started this one."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH_S)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +30,9 @@ TIMEOUT_S = 1800
 STATUS_OF_WRONG_USAGE = 2
 
 PAUSE_S = 5.0
+
+TORCHRUN = "TORCHELASTIC_RUN_ID"
+"""Variable that torchrun sets, and no script in its manner, whose processes may outlive it."""
 
 
 def launch(
@@ -60,6 +62,8 @@ def launch(
     if place.world_size == 1:
         main(*main_args)
     elif is_started_from_outside():
+        if TORCHRUN in os.environ:  # killed, or told by SIGUSR1, torchrun ends without a word to those it started
+            end_with_parent()
         _work(main, main_args, place, device, timeout_s)
     else:
         address = meeting_point(args.dist_url, place)
@@ -125,7 +129,7 @@ def _start_work(
 ) -> None:
     """What a process does that was started here as number `i` of its machine."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all, and one line about it is enough
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent()
     place = first._replace(rank=first.rank + i, local_rank=i)
     try:
         store = _open_store(*address, is_master=False, timeout_s=timeout_s)

@@ -128,6 +128,23 @@ def test_a_process_that_is_killed_ends_the_others_with_a_message_and_a_checkpoin
     assert done >= 5 and f"--resume goes on from iteration {done}\n" in output
 
 
+def test_processes_of_a_torchrun_that_is_gone_write_a_checkpoint_and_end(data, tmp_path):  # noqa: F811
+    command = (*TORCHRUN, "--standalone", "--nproc-per-node", "2", "main.py")
+    with started(*command, "--config-file", DEMO, *overrides(data, tmp_path, **ENDLESS)) as process:
+        wait_for(process, " iter: 4 ")
+        workers = [pid for pid in descendants(process.pid) if local_rank(pid)]
+        os.kill(process.pid, signal.SIGUSR1)  # of which torchrun takes no notice but to die
+        process.wait(timeout=20)
+        deadline = time.monotonic() + 40
+        while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        left = [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+    assert len(workers) >= 2 and not left
+    assert saved(tmp_path) >= 5
+
+
 @pytest.fixture
 def two_machines() -> Iterator[tuple[str, str]]:
     """Names of two network namespaces, node 0 at 10.77.0.1, joined by a cable of which each has the end `cable`."""
