@@ -49,13 +49,14 @@ class CpuSyncBatchNorm2d(nn.BatchNorm2d):
         return (deviation * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
-def set_batch_norm(model: nn.Module, kind: str) -> nn.Module:
+def set_batch_norm(model: nn.Module, kind: str, device: str) -> nn.Module:
     """Replace each BatchNorm of a network by another kind; the names of its tensors and the tensors stay.
 
     Args:
-        model: on its device, not wrapped for several processes; its children are replaced in place.
+        model: not wrapped for several processes; its children are replaced in place.
         kind: "own", each process's batch by itself; "sync", the batches of all processes; "frozen", the statistics that
             were loaded, which are not trained and neither are factors and shifts.
+        device: that the model will train on, where it is not there yet.
 
     Returns: the model.
 
@@ -64,7 +65,7 @@ def set_batch_norm(model: nn.Module, kind: str) -> nn.Module:
     """
     if kind not in KINDS:
         raise ValueError(f"train.batch_norm must be one of {', '.join(KINDS)}, got {kind!r}")
-    if kind == "sync" and next(model.parameters()).device.type == "cuda":
+    if kind == "sync" and torch.device(device).type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if kind != "own":
         _replace(model, FrozenBatchNorm2d if kind == "frozen" else CpuSyncBatchNorm2d)

@@ -101,7 +101,8 @@ def _join(processes: list[SpawnProcess]) -> list[int]:
 
 def end_with_parent() -> None:
     """From now on, end as by SIGTERM when the process is gone that started this one."""
-    parent = os.getppid()
+    started_by = multiprocessing.parent_process()
+    parent = os.getppid() if started_by is None else started_by.pid  # which may be gone by now
 
     def watch() -> None:
         while os.getppid() == parent:

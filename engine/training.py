@@ -139,7 +139,7 @@ def build_networks(cfg: DictConfig) -> tuple[nn.Module, Ema | None]:
 
     def build(device: str) -> nn.Module:
         with torch.device(device):
-            return set_batch_norm(instantiate(cfg.model), settings.get("batch_norm", "own"))
+            return set_batch_norm(instantiate(cfg.model), settings.get("batch_norm", "own"), settings.device)
 
     model = build("meta") if blocks else build("cpu").to(settings.device)
     ema_decay = settings.get("ema_decay")

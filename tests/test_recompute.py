@@ -14,7 +14,7 @@ Step = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
 def small(is_recomputed: bool, kind: str = "own") -> DetailCapture:
     torch.manual_seed(0)
     decoder = DetailCapture(16, 4, (8, 12, 16), (24, 16, 12, 8), use_activation_checkpointing=is_recomputed)
-    return set_batch_norm(decoder, kind).train()
+    return set_batch_norm(decoder, kind, "cpu").train()
 
 
 def inputs(dtype: torch.dtype, side: int = 64) -> tuple[Tensor, Tensor]:

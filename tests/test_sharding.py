@@ -37,7 +37,7 @@ HALF_WAY = f"model_{NUM_STEPS // 2 - 1:07d}"
 
 def build():
     """A network with frozen parts that recomputes its blocks."""
-    model = set_batch_norm(tiny_network(), "frozen")
+    model = set_batch_norm(tiny_network(), "frozen", "cpu")
     model.backbone.use_activation_checkpointing = True
     model.backbone.patch_embed.requires_grad_(False)
     return model

@@ -41,7 +41,7 @@ def tiny_network():
 
 def train_pictures(batch_size, accumulation=1, batch_norm="frozen"):
     """Train so many steps; give total losses and the tensors at the end."""
-    model = set_batch_norm(tiny_network(), batch_norm)
+    model = set_batch_norm(tiny_network(), batch_norm, "cpu")
     optimizer = build_adamw([{"params": [p for p in model.parameters() if p.requires_grad]}], 1e-3, (0.9, 0.999), 0.1)
     loader = DataLoader(Pictures(), batch_size, sampler=Stream(batch_size, comm.get_rank(), comm.get_world_size()))
     trainer = Trainer(distribute(model), loader, optimizer, accumulation=accumulation, clip_norm=20.0)
@@ -108,12 +108,12 @@ def test_frozen_statistics_and_factors_stay_and_the_names_too(whole_batches):
 def test_each_kind_of_batch_norm_keeps_the_mode_and_the_tensors():
     for kind, expected in (("own", torch.nn.BatchNorm2d), ("sync", CpuSyncBatchNorm2d), ("frozen", FrozenBatchNorm2d)):
         plain = tiny_network().eval()
-        model = set_batch_norm(copy.deepcopy(plain), kind)
+        model = set_batch_norm(copy.deepcopy(plain), kind, "cpu")
         norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
         assert len(norms) == 8 and all(type(norm) is expected and not norm.training for norm in norms)
         torch.testing.assert_close(model.state_dict(), plain.state_dict(), rtol=0, atol=0)
     with pytest.raises(ValueError, match="train.batch_norm must be one of own, sync, frozen, got 'none'"):
-        set_batch_norm(tiny_network(), "none")
+        set_batch_norm(tiny_network(), "none", "cpu")
 
 
 def toy_trainer(model=None, precision="float32", accumulation=1, **settings):

@@ -8,6 +8,8 @@ from test_main import DEMO, data, metrics, overrides, printed_evaluation, quiet_
 
 import main
 from engine.checkpoint import read_checkpoint
+from engine.config import apply_overrides, load_config
+from engine.training import build_networks
 
 AVERAGED = {
     "train.ema_decay": 0.6,
@@ -107,3 +109,12 @@ def test_a_training_without_finite_losses_stops_with_its_batch(data, tmp_path, c
     assert kept["trainer"]["samples_seen"] == 10
     main.main(["--config-file", DEMO, "--resume", *overrides(data, tmp_path)])
     assert metrics(tmp_path)[5]["skipped_steps"] == 5
+
+
+def test_on_cuda_batch_norm_is_synchronised_by_torchs_own(data, tmp_path, monkeypatch):  # noqa: F811
+    cfg = load_config(DEMO)
+    apply_overrides(cfg, [*overrides(data, tmp_path), "train.device=cuda", "train.batch_norm=sync"])
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, device: module)  # there may be no such device
+    model, _ = build_networks(cfg)
+    kinds = {type(module) for module in model.modules() if "BatchNorm" in type(module).__name__}
+    assert kinds == {torch.nn.SyncBatchNorm}
