@@ -99,7 +99,7 @@ def test_a_network_writes_the_predictions_first(dataset, network, by_network, ca
     assert "pred holds pictures already" in capsys.readouterr().err and not network.loaded
     new, out = dataset / "new", dataset / "new" / "out"
     assert evaluate.main([*by_network, str(new), "--output", str(out)]) == 0
-    assert network.loaded == [(Path("c.py"), dataset / "w.pth", "cpu")]
+    assert network.loaded == [(Path("c.py"), dataset / "w.pth", "cpu", None)]
     assert {path.name for path in new.iterdir()} == {"a.png", "b.png", "out"}
     for name in "ab":
         photograph = cv2.imread(str(dataset / "sets" / "my_set" / "photos" / f"{name}.png"))
@@ -128,7 +128,7 @@ def test_a_model_folder_or_onnx_file_is_a_network_too(dataset, network, model, w
     (dataset / weights).write_bytes(b"tensors")
     parts = ["--dataset", "mine", "--model", dataset / model, "--workers", "1", "--pred-dir", dataset / "new"]
     assert evaluate.main([*map(str, parts), "--output", str(dataset / "out")]) == 0
-    assert network.loaded == [(dataset / model, None, "auto")]
+    assert network.loaded == [(dataset / model, None, "auto", None)]
     found = values(dataset / "out")["predictions"]
     assert found["weights_sha256"] == hashlib.sha256(b"tensors").hexdigest()
     assert found["weights"] == str(dataset / weights)

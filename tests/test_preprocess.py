@@ -161,7 +161,8 @@ def prefix_dropped(vit: ViT, monkeypatch: pytest.MonkeyPatch) -> None:
 def coordinates_by_longer_side(vit: ViT, monkeypatch: pytest.MonkeyPatch) -> None:
     table = vit.rope_embed.forward
 
-    def by_longer_side(height: int, width: int) -> tuple[Tensor, Tensor]:
+    def by_longer_side(height: int, width: int, window_size: int) -> tuple[Tensor, Tensor]:
+        assert window_size == 0
         side = max(height, width)
         return tuple(t.view(side, side, -1)[:height, :width].flatten(0, 1) for t in table(side, side))
 
