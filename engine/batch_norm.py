@@ -5,6 +5,8 @@ from detectron2.utils import comm
 from fvcore.nn.distributed import differentiable_all_reduce
 from torch import Tensor, nn
 
+from engine.config import ConfigError
+
 KINDS = ("own", "sync", "frozen")
 
 
@@ -61,10 +63,10 @@ def set_batch_norm(model: nn.Module, kind: str, device: str) -> nn.Module:
     Returns: the model.
 
     Raises:
-        ValueError: for another kind.
+        ConfigError: for another kind.
     """
     if kind not in KINDS:
-        raise ValueError(f"train.batch_norm must be one of {', '.join(KINDS)}, got {kind!r}")
+        raise ConfigError(f"train.batch_norm must be one of {', '.join(KINDS)}, got {kind!r}")
     if kind == "sync" and torch.device(device).type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if kind != "own":

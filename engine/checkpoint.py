@@ -201,7 +201,10 @@ class Checkpointer(DetectionCheckpointer):
         return found
 
     def _candidates(self) -> Iterator[Path]:
-        """Give the files that a resume may start from, the newest first; numbers above the last's are not its own."""
+        """Give the files that a resume may start from, the last one first, then by the time of writing.
+
+        A resume on more processes counts fewer iterations for as many samples: higher numbers may be of earlier steps.
+        """
         folder = Path(self.save_dir)
         last = Path(self.get_checkpoint_file())
         if last.name:
@@ -209,9 +212,8 @@ class Checkpointer(DetectionCheckpointer):
         elif (final := folder / f"{FINAL_NAME}{self.suffix}").exists():
             yield final
         paths = folder.glob(f"model_*{self.suffix}")
-        numbered = {path.name: path for path in paths if NUMBERED.fullmatch(path.name.removesuffix(self.suffix))}
-        below = last.name if NUMBERED.fullmatch(last.stem) else "model_:"  # ":" comes after the digits
-        yield from (numbered[name] for name in sorted(numbered, reverse=True) if name < below)
+        numbered = [path for path in paths if path != last and NUMBERED.fullmatch(path.name.removesuffix(self.suffix))]
+        yield from sorted(numbered, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
 
     def damage(self, path: Path) -> str:
         """Say in all processes what the main one finds wrong with a checkpoint; "" for nothing."""
@@ -246,5 +248,12 @@ class Checkpointer(DetectionCheckpointer):
             raise CheckpointError(f"{path} lacks {', '.join(lacking)}: a training cannot be resumed from it")
         load_weights(self.model, content.pop("model"), str(path))
         for name in names:
-            self.checkpointables[name].load_state_dict(content.pop(name))
+            try:
+                self.checkpointables[name].load_state_dict(content.pop(name))
+            except (ValueError, RuntimeError, LookupError) as error:
+                raise CheckpointError(
+                    f"{path}: its {name} does not fit this training ({' '.join(str(error).split())}). Leave settings "
+                    "such as frozen blocks and the optimiser's groups as they were, or start anew from its weights by "
+                    f"train.init_checkpoint={path} in another train.output_dir"
+                ) from error
         return content

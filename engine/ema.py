@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from engine.config import ConfigError
+
 
 class Ema(AveragedModel):
     """Moving average of all weights and buffers: average <- decay x average + (1 - decay) x network.
@@ -22,12 +24,12 @@ class Ema(AveragedModel):
         module: the average, in evaluation mode.
 
     Raises:
-        ValueError: a decay out of range.
+        ConfigError: a decay out of range.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         if not 0 <= decay < 1:
-            raise ValueError(f"train.ema_decay must be in [0, 1), got {decay}")
+            raise ConfigError(f"train.ema_decay must be in [0, 1), got {decay}")
 
         @torch.no_grad()
         def update(averages: Sequence[Tensor], values: Sequence[Tensor], num_updates: Tensor | int) -> None:

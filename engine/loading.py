@@ -40,7 +40,7 @@ class Batches:
         size: samples in a batch, over all processes.
 
     Attributes:
-        num_faults: samples that could not be read, those of a batch that stopped the training too.
+        num_faults: samples that could not be read, in whole steps and in one that a LoaderError ended.
     """
 
     def __init__(self, loader: DataLoader, size: int) -> None:
@@ -48,14 +48,16 @@ class Batches:
         self._loader = loader
         self._size = size
         self._iterator: Iterator[dict[str, Any]] | None = None
-        self._num_drawn = self._num_new_faults = 0
+        self._num_drawn = self._num_new_faults = self._num_uncounted = 0
         self._known_faults: dict[str, None] = {}  # a set in the order of coming
 
-    def draw(self, stop_signal: str = "") -> tuple[dict[str, Any], float]:
+    def draw(self, stop_signal: str = "", is_last: bool = True) -> tuple[dict[str, Any], float]:
         """Draw a batch.
 
         Args:
             stop_signal: name of a signal that this process got, for which all of them are to stop.
+            is_last: of its step, whose faults are counted with this one: of a step that is cut short a resume draws all
+                batches again.
 
         Returns: it, without "faults", and the seconds that the slowest process waited for its own.
 
@@ -77,11 +79,15 @@ class Batches:
         reports = comm.all_gather((faults, failure, stop_signal, waited_s))
         all_faults, failures, signals, waits_s = zip(*reports, strict=True)
         if any(signals):  # first, since a signal to all processes of a job ends the loader's workers as well
-            raise StopRequested(next(filter(None, signals)))  # a resume draws this batch again, and counts its faults
-        self.num_faults += sum(map(len, all_faults))
-        if any(failures):
-            raise LoaderError("\n".join(dict.fromkeys(filter(None, failures))))
-        self._judge([fault for faults in all_faults for fault in faults])
+            raise StopRequested(next(filter(None, signals)))
+        self._num_uncounted += sum(map(len, all_faults))
+        failure = "\n".join(dict.fromkeys(filter(None, failures)))
+        failure = failure or self._judge([fault for faults in all_faults for fault in faults])
+        if failure or is_last:
+            self.num_faults += self._num_uncounted
+            self._num_uncounted = 0
+        if failure:
+            raise LoaderError(failure)
         return batch, max(waits_s)
 
     def _next(self) -> tuple[dict[str, Any], str]:
@@ -103,20 +109,21 @@ class Batches:
                 "or went away ends a worker as well"
             )
 
-    def _judge(self, faults: list[str]) -> None:
-        """Log faults of all processes that are new, and stop where all since the start are too many."""
+    def _judge(self, faults: list[str]) -> str:
+        """Log faults of all processes that are new; say why they are too many since the start, "" where not."""
         self._num_drawn += self._size
         for fault in faults:
             if fault not in self._known_faults:
                 self._known_faults[fault] = None
                 logger.warning("Another sample is taken where one cannot be read: %s", fault)
         self._num_new_faults += len(faults)
-        if self._num_new_faults > MAX_FAULTY_SHARE * max(self._num_drawn, MIN_SAMPLES_JUDGED):
-            raise LoaderError(
-                f"{self._num_new_faults} of the {self._num_drawn} samples drawn since the start could not be read; "
-                f"{MAX_FAULTY_SHARE:.0%} is borne, of {MIN_SAMPLES_JUDGED} at least. Repair or remove"
-                f"{_as_lines(self._known_faults)}"
-            )
+        if self._num_new_faults <= MAX_FAULTY_SHARE * max(self._num_drawn, MIN_SAMPLES_JUDGED):
+            return ""
+        return (
+            f"{self._num_new_faults} of the {self._num_drawn} samples drawn since the start could not be read; "
+            f"{MAX_FAULTY_SHARE:.0%} is borne, of {MIN_SAMPLES_JUDGED} at least. Repair or remove"
+            f"{_as_lines(self._known_faults)}"
+        )
 
 
 def _as_lines(faults: list[str] | dict[str, None]) -> str:

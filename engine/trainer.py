@@ -14,6 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.utils.data import DataLoader
 
+from engine.checkpoint import CheckpointError
+from engine.config import ConfigError
 from engine.ema import Ema
 from engine.launch import told_of_lost_processes
 from engine.loading import Batches
@@ -78,7 +80,7 @@ class Trainer(SimpleTrainer):
         stop_signal: name of a signal after which all processes stop before their next step, or "".
 
     Raises:
-        ValueError: for another name of a precision, a number of batches below 1, a norm that is not above 0.
+        ConfigError: for another name of a precision, a number of batches below 1, a norm that is not above 0.
         TrainingStopped: in training, between two steps; the weights and buffers are those of the last whole step. Its
             kinds: LoaderError and StopRequested, see `Batches`; NonFiniteError after 5 steps in a row that were not
             finite; LostProcess, in each process that is left by itself.
@@ -96,11 +98,11 @@ class Trainer(SimpleTrainer):
         ema: Ema | None = None,
     ) -> None:
         if precision not in AUTOCAST_DTYPES:
-            raise ValueError(f"train.precision must be one of {', '.join(AUTOCAST_DTYPES)}, got {precision!r}")
+            raise ConfigError(f"train.precision must be one of {', '.join(AUTOCAST_DTYPES)}, got {precision!r}")
         if accumulation < 1:
-            raise ValueError(f"train.accumulation must be at least 1, got {accumulation}")
+            raise ConfigError(f"train.accumulation must be at least 1, got {accumulation}")
         if clip_norm is not None and not clip_norm > 0:
-            raise ValueError(f"train.clip_norm must be above 0, or null, got {clip_norm}")
+            raise ConfigError(f"train.clip_norm must be above 0, or null, got {clip_norm}")
         super().__init__(model, data_loader, optimizer)
         self.seed = seed
         self.accumulation = accumulation
@@ -197,20 +199,21 @@ class Trainer(SimpleTrainer):
         self.optimizer.zero_grad()
         losses: dict[str, Tensor] = {}
         batches = []
-        longest_wait_s = 0.0
+        waits_s = 0.0
         for part in range(self.accumulation):
-            batch, waited_s = self._batches.draw("" if part else self.stop_signal)
-            longest_wait_s += waited_s
+            is_last = part == self.accumulation - 1
+            batch, waited_s = self._batches.draw("" if part else self.stop_signal, is_last)
+            waits_s += waited_s
             batches.append(batch)
             self.last_batch = batch
             # After the batch: making the loader's iterator draws from the same generator, in the first step only.
             torch.manual_seed(step_seed(self.seed, self.iter, comm.get_rank(), part))
-            with self._reduced_gradients(part == self.accumulation - 1):
+            with self._reduced_gradients(is_last):
                 with self._autocast():
                     parts = {name: loss / self.accumulation for name, loss in self.model(batch).items()}
                 self._grad_scaler.scale(sum(parts.values())).backward()
             losses = {name: loss.detach() + losses.get(name, 0.0) for name, loss in parts.items()}
-        self.storage.put_scalar("data_time", longest_wait_s)
+        self.storage.put_scalar("data_time", waits_s)
         return losses, batches
 
     def _autocast(self) -> torch.autocast:
@@ -219,7 +222,10 @@ class Trainer(SimpleTrainer):
         return torch.autocast(self._device_type, self._dtype, is_low, cache_enabled=not is_spread(self.model))
 
     def _reduced_gradients(self, is_last: bool) -> AbstractContextManager[None]:
-        """Where the gradients of several processes are averaged: in a step's last backward pass alone."""
+        """Where the gradients of several processes are averaged: in a step's last backward pass alone.
+
+        Those of a spread network are in each of them: until the last one, a process would keep whole gradients.
+        """
         return nullcontext() if is_last or not isinstance(self.model, DistributedDataParallel) else self.model.no_sync()
 
     def _averaged(self, values: dict[str, Tensor]) -> dict[str, float]:
@@ -250,7 +256,18 @@ class Trainer(SimpleTrainer):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
+        """Go on from a state, with the optimiser's settings as they are now: of its own only the moments are taken.
+
+        Raises:
+            CheckpointError: the optimiser had other groups of parameters.
+        """
+        saved, groups = state_dict["optimizer"], self.optimizer.state_dict()["param_groups"]
+        sizes, sizes_now = ([len(group["params"]) for group in side] for side in (saved["param_groups"], groups))
+        if sizes != sizes_now:
+            raise CheckpointError(f"the optimiser had groups of {sizes} tensors, and has groups of {sizes_now}")
+        # Schedules that begin in the middle ask for the rate to multiply.
+        groups = [{"initial_lr": group["lr"], **group} for group in groups]
+        super().load_state_dict({**state_dict, "optimizer": {"state": saved["state"], "param_groups": groups}})
         self.samples_seen = state_dict["samples_seen"]
         # Checkpoints of earlier versions lack these two.
         self._batches.num_faults = state_dict.get("faulty_samples", 0)

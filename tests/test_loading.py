@@ -12,6 +12,7 @@ from torch import distributed
 from torch.utils.data import DataLoader, IterableDataset
 
 from engine.loading import Batches, LoaderError
+from engine.stopping import StopRequested
 
 
 class Scripted(IterableDataset):
@@ -85,6 +86,42 @@ def test_a_batch_of_faults_alone_stops_at_once():
     with pytest.raises(LoaderError, match="in its place\\?\n  a.png is gone\n  b.png is gone$"):
         drawn.draw()
     assert drawn.num_faults == 2
+
+
+class Ended:
+    """A loader whose workers a signal to all processes of the job ended as well."""
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated.")
+
+
+def test_a_signal_is_told_of_before_the_workers_that_it_ended():
+    with pytest.raises(LoaderError, match="lost a worker"):
+        Batches(Ended(), 1).draw()
+    with pytest.raises(StopRequested, match="SIGTERM"):
+        Batches(Ended(), 1).draw("SIGTERM")
+
+
+def test_faults_count_with_the_last_batch_of_their_step_or_with_the_error_that_ends_it():
+    drawn = batches({0: ["a"], 2: ["b"], 3: ["c", "d"], 4: ["e"]})
+    counts = []
+    for i in range(4):
+        drawn.draw(is_last=i % 2 == 1)
+        counts.append(drawn.num_faults)
+    assert counts == [0, 1, 1, 4]
+    drawn.draw(is_last=False)
+    with pytest.raises(StopRequested):
+        drawn.draw("SIGTERM")
+    assert drawn.num_faults == 4  # a resume draws that step's batches again, and counts their faults
+    failing = batches({0: ["a"]})
+    failing._loader = [*islice(failing._loader, 1), {"faults": ["b"]}]
+    failing.draw(is_last=False)
+    with pytest.raises(LoaderError):
+        failing.draw()
+    assert failing.num_faults == 2
 
 
 class Dying(IterableDataset):

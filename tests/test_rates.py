@@ -114,14 +114,3 @@ def test_a_resume_goes_on_to_the_bit(stop):
     for group, expected in zip(resumed.param_groups, unbroken.param_groups, strict=True):
         assert torch.equal(group["params"][0], expected["params"][0])
         assert group["lr"] == expected["lr"]
-
-
-def test_a_checkpoint_without_starts_goes_on_as_it_began():
-    """Settings of groups come with the optimiser's state, rates and starts alike."""
-    old = make_optimizer()
-    for group in old.param_groups:
-        group.pop("start", None)
-        group["initial_lr"] = group["lr"]
-    optimizer = make_optimizer(start=0.5)
-    optimizer.load_state_dict(old.state_dict())
-    assert GroupedMultiplier(optimizer, SCHEDULES["steps"], MAX_ITER, last_iter=98).get_last_lr() == [0.1, 0.01]

@@ -90,6 +90,25 @@ def test_four_accumulated_batches_of_two_are_one_of_eight(whole_batches):
     assert_equal(train_pictures(2, accumulation=4), whole_batches["frozen"])
 
 
+class Drawing(Toy):
+    """Keeps the first number that each call draws."""
+
+    def __init__(self):
+        super().__init__()
+        self.drawn = []
+
+    def forward(self, batch):
+        self.drawn.append(float(torch.rand(1)))
+        return super().forward(batch)
+
+
+def test_each_batch_of_a_step_draws_by_a_seed_of_its_own():
+    models = [Drawing(), Drawing()]
+    for model in models:
+        toy_trainer(model, accumulation=3).train(0, 2)
+    assert models[0].drawn == models[1].drawn and len(set(models[0].drawn)) == 6
+
+
 def test_two_processes_with_four_samples_each_are_one_with_eight(of_two_processes, whole_batches):
     for kind, other in (("frozen", "frozen"), ("sync", "own")):
         assert_equal(torch.load(of_two_processes / f"{kind}.pth", weights_only=True), whole_batches[other])
@@ -222,6 +241,10 @@ def test_five_in_a_row_stop_and_bring_the_batch_four_do_not():
     with pytest.raises(NonFiniteError, match="5 iterations in a row were not finite") as caught:
         trainer.train(0, 12)
     assert trainer.next_iteration == 7 and trainer.skipped_steps == 5
+    resumed = poisoned_trainer({0, 1, 2, 3})  # four more: a resume begins to count anew
+    resumed.load_state_dict(trainer.state_dict())
+    resumed.train(resumed.next_iteration, 12)
+    assert resumed.skipped_steps == 9
     asked = torch.stack([torch.randn(3, generator=torch.Generator().manual_seed(p)) for p in range(24, 28)])
     assert torch.equal(caught.value.batches[0]["x"], asked)
     assert all(tensor.isfinite().all() for tensor in trainer.model.state_dict().values())

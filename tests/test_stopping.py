@@ -12,6 +12,7 @@ from engine.keeping import KeepCheckpoints
 from engine.loading import Batches, LoaderError
 from engine.stopping import SAME_S, LostProcess, OutputError, StopRequested, StopSignals, interruptible
 from engine.trainer import NonFiniteError, Trainer
+from engine.training import end_early
 
 
 class Listener:
@@ -153,9 +154,11 @@ def test_a_stop_between_the_batches_of_a_step_sets_the_statistics_back(tmp_path,
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     forward = Toy.forward
     monkeypatch.setattr(Toy, "forward", lambda self, batch: (send("SIGTERM"), forward(self, batch))[1])
+    loader, collate = trainer.data_loader, trainer.data_loader.collate_fn
+    loader.collate_fn = lambda samples: {**collate(samples), "faults": ["a.png"]}
     with StopSignals() as signals, signals.kept_for(accumulating), pytest.raises(StopRequested):
         accumulating.train(0, 3)
-    assert accumulating.samples_seen == 0
+    assert accumulating.samples_seen == accumulating.faulty_samples == 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())
 
 
@@ -172,3 +175,15 @@ def test_a_resume_with_other_batches_and_accumulation_goes_on_with_the_next_samp
         checkpointer.save(f"model_{stop:07d}")
         assert accumulating.samples_seen == stop * batch_size * accumulation
     assert asked == list(range(24))
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_none_of_the_processes_ends_before_the_checkpoint_is_written(tmp_path, monkeypatch, is_shared):
+    """A launcher ends the others with the first to end; where one is lost, the others are not waited for."""
+    trainer, _, checkpoints = training(tmp_path)
+    trainer.samples_seen = trainer.samples_per_iteration
+    waits = []
+    monkeypatch.setattr("engine.training.comm.synchronize", lambda: waits.append(checkpoints.saved_iterations))
+    with pytest.raises(SystemExit):
+        end_early(trainer, checkpoints, tmp_path, StopRequested("SIGTERM", is_shared))
+    assert waits == [1] * is_shared and checkpoints.saved_iterations == 1
