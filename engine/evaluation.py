@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import DataLoader
 
-from engine.checkpoint import Checkpointer, read_checkpoint
+from engine.checkpoint import Checkpointer, CheckpointError, read_checkpoint
 from engine.config import ConfigError
 from engine.even_passes import in_step
 from engine.launch import share_buffers
@@ -144,7 +144,7 @@ class EvaluateAndKeepBest(hooks.HookBase):
         self._best = comm.all_gather(self._best)[0]
         if start == self.trainer.max_iter or self._is_due(start):
             # What the main process has on record, all act by.
-            made = self._record.read_text() if comm.is_main_process() and self._record.is_file() else ""
+            made = self._recorded() if comm.is_main_process() else ""
             if comm.all_gather(made)[0] != self._position():
                 logger.info("Making up the evaluation after iteration %d, of which there is no record", start - 1)
                 self._evaluate_now(None if start == self.trainer.max_iter else start - 1)
@@ -165,6 +165,16 @@ class EvaluateAndKeepBest(hooks.HookBase):
         if self._unrecorded:
             write_text(self._record, self._unrecorded)
             self._unrecorded = ""
+
+    def _recorded(self) -> str:
+        """Read which evaluation was made last; "" where that is not known."""
+        if not self._record.is_file():
+            return ""
+        try:
+            return self._record.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            logger.warning("%s cannot be read, as if no evaluation was made: %s", self._record, error)
+            return ""
 
     def _is_due(self, iterations: int) -> bool:
         """Whether an evaluation belongs after so many iterations on the way."""
@@ -189,10 +199,17 @@ class EvaluateAndKeepBest(hooks.HookBase):
         logger.info("%s is of %s: moved to %s", self._path, owner, aside)
 
     def _recall(self) -> None:
-        """Read back the best evaluation so far, in the main process; one by another metric or mode is moved aside."""
+        """Read back the best evaluation so far, in the main process; a damaged one is moved aside, and one by another
+        metric or mode.
+        """
         if not (comm.is_main_process() and self._metric is not None and self._path.is_file()):
             return
-        kept = read_checkpoint(self._path)
+        try:
+            kept = read_checkpoint(self._path)
+        except CheckpointError as error:
+            logger.warning("The best weights so far cannot be compared with: %s", error)
+            self._move_best("no use")
+            return
         if (kept.get("metric"), kept.get("mode")) != (self._metric, self._mode):
             self._move_best("another metric or mode")
         else:

@@ -196,6 +196,28 @@ def test_a_resume_by_another_metric_or_mode_compares_anew_and_loses_nothing(tmp_
     assert (tmp_path / "model_best_of_earlier_training_1.pth").read_bytes() == before
 
 
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", None], ids=["empty", "other", "cut off"])
+def test_a_damaged_best_is_told_of_and_moved_aside(tmp_path, caplog, content):
+    scores = [5.0, 1.0, 3.0, 4.0, 2.0, 7.0]
+    with pytest.raises(StoppedError):
+        training_with_best(tmp_path, scores, stop_at=7)
+    path = tmp_path / "model_best.pth"
+    content = path.read_bytes()[:-99] if content is None else content
+    path.write_bytes(content)
+    training_with_best(tmp_path, scores)
+    assert (tmp_path / "model_best_of_earlier_training_1.pth").read_bytes() == content
+    assert (best(tmp_path)["iteration"], best(tmp_path)["value"]) == (9, 2.0)
+    assert any(record.levelname == "WARNING" and str(path) in record.getMessage() for record in caplog.records)
+
+
+def test_a_damaged_record_of_the_last_evaluation_is_told_of_and_that_is_made_again(tmp_path, caplog):
+    training_with_best(tmp_path)
+    (tmp_path / "last_evaluation").write_bytes(b"\xff{")
+    assert list(training_with_best(tmp_path)) == [11]
+    assert f"{tmp_path}/last_evaluation cannot be read" in caplog.text
+    assert list(training_with_best(tmp_path)) == []
+
+
 def test_new_trainings_in_one_folder_keep_the_best_of_each_apart(tmp_path):
     earlier = []
     for scores in ([1.0] * 6, [2.0] * 6):
