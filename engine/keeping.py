@@ -32,8 +32,8 @@ class KeepCheckpoints(hooks.HookBase):
     trainer: Trainer
 
     def __init__(self, checkpointer: Checkpointer, period: int, max_to_keep: int | None = None) -> None:
-        for key, number in (("period", period), ("max_to_keep", max_to_keep or 1)):
-            if number < 1:
+        for key, number in (("period", period), ("max_to_keep", max_to_keep)):
+            if number is not None and number < 1:
                 raise ValueError(f"train.checkpointer.{key} must be at least 1, got {number}")
         self._checkpointer = checkpointer
         self._period, self._max_to_keep = period, max_to_keep

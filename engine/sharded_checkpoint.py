@@ -76,11 +76,14 @@ class ShardedCheckpointer(Checkpointer):
         def finish() -> None:
             with whole_file(unfinished / WHOLE_PART) as part, part.open("wb") as file:
                 torch.save(content, file)
-            if path.exists():  # of an earlier training
-                shutil.rmtree(path)
+            before = path.with_name(f"{name}.before{SUFFIX}")
+            if path.exists():
+                shutil.rmtree(before, ignore_errors=True)
+                path.replace(before)
             unfinished.replace(path)
             synchronize(path.parent)
             self.tag_last_checkpoint(name)
+            shutil.rmtree(before, ignore_errors=True)
 
         _in_main_process(finish)
         if name == FINAL_NAME:
@@ -194,9 +197,21 @@ def _path(keys: Keys) -> str:
 
 
 def _checksums(folder: Path) -> dict[str, int]:
-    """CRC-32 of each file in a folder, which the processes share out among themselves."""
-    own = _own_checksums(folder, (path.name for path in folder.iterdir()))
-    return {name: checksum for part in comm.all_gather(own) for name, checksum in part.items()}
+    """CRC-32 of each file in a folder, which the processes share out among themselves.
+
+    Raises:
+        OutputError: in all processes, where one cannot read what was written.
+    """
+    own: dict[str, int] = {}
+    failure = ""
+    try:
+        own = _own_checksums(folder, (path.name for path in folder.iterdir()))
+    except OSError as error:
+        failure = f"cannot read back {folder}: {error}"
+    parts = comm.all_gather((own, failure))
+    if failure := next(filter(None, (failure for _, failure in parts)), ""):
+        raise OutputError(failure)
+    return {name: checksum for part, _ in parts for name, checksum in part.items()}
 
 
 def _own_checksums(folder: Path, names: Iterable[str]) -> dict[str, int]:

@@ -194,7 +194,7 @@ def evaluate_only(cfg: DictConfig, resume: bool) -> None:
         raise ConfigError("--eval-only needs a test set, and dataloader.test is null")
     test_loader = instantiate(cfg.dataloader.test)
     model = instantiate(cfg.model).to(cfg.train.device)
-    path = Checkpointer(model, cfg.train.output_dir).find_last() if resume else cfg.train.init_checkpoint
+    path = find_last_weights(model, cfg.train.output_dir) if resume else cfg.train.init_checkpoint
     if not path:
         raise ConfigError(
             f"nothing to evaluate: {f'no checkpoint in {cfg.train.output_dir}' if resume else 'no checkpoint named'}"
@@ -203,3 +203,11 @@ def evaluate_only(cfg: DictConfig, resume: bool) -> None:
     if (views := cfg.dataloader.get("test_views")) is not None:
         model = instantiate(views).wrap(model)
     evaluate(model, test_loader, instantiate(cfg.dataloader.evaluator))
+
+
+def find_last_weights(model: nn.Module, folder: str) -> str:
+    """Find the last checkpoint's file, which the final one of a spread network has beside its folder; "" for none."""
+    checkpointer = Checkpointer(model, folder)
+    last = checkpointer.get_checkpoint_file()
+    plain = Path(f"{last}{checkpointer.suffix}")
+    return str(plain) if last and plain.is_file() else checkpointer.find_last()

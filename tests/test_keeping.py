@@ -1,5 +1,6 @@
 """Checkpoints on the way: which stay, which a resume starts from, and what is said of damaged ones."""
 
+import os
 import random
 import shutil
 
@@ -14,14 +15,15 @@ from engine.checkpoint import Checkpointer, CheckpointError, read_checkpoint
 from engine.config import describe_differences, save_config
 from engine.keeping import KeepCheckpoints
 from engine.stopping import OutputError
+from engine.training import find_last_weights
 
 
 def numbered(folder):
     return [int(path.stem.removeprefix("model_")) for path in sorted(folder.glob("model_0*.pth"))]
 
 
-def keeping(folder, period=1, max_to_keep=3):
-    trainer, checkpointer, _ = training(folder)
+def keeping(folder, period=1, max_to_keep=3, **options):
+    trainer, checkpointer, _ = training(folder, **options)
     trainer._hooks.pop()
     checkpoints = KeepCheckpoints(checkpointer, period, max_to_keep)
     trainer.register_hooks([checkpoints])
@@ -40,6 +42,15 @@ def test_the_newest_stay_over_resumes_and_files_of_others_do(tmp_path):
         trainer.train(trainer.next_iteration, stop)
         assert numbered(tmp_path) == expected
     assert (tmp_path / "model_best.pth").exists() and (tmp_path / "model_final.pth").exists()
+
+
+def test_after_a_resume_with_more_samples_a_step_a_number_that_comes_again_is_a_new_one(tmp_path):
+    keeping(tmp_path, batch_size=2)[0].train(0, 4)
+    trainer, checkpointer, _ = keeping(tmp_path, batch_size=4)
+    checkpointer.load(str(tmp_path / "model_0000003.pth"))
+    trainer.train(trainer.next_iteration, 4)
+    assert numbered(tmp_path) == [1, 2, 3]
+    assert read_checkpoint(tmp_path / "model_0000002.pth")["trainer"]["samples_seen"] == 12
 
 
 def test_a_kill_between_writing_and_removing_is_made_up_for(tmp_path, monkeypatch):
@@ -93,7 +104,7 @@ def test_a_stop_writes_what_is_not_written_yet(tmp_path):
     assert numbered(tmp_path) == [4] and checkpoints.saved_iterations == 5
 
 
-@pytest.mark.parametrize("settings", [{"period": 0}, {"max_to_keep": -1}])
+@pytest.mark.parametrize("settings", [{"period": 0}, {"max_to_keep": -1}, {"max_to_keep": 0}])
 def test_numbers_that_make_no_sense_are_refused(tmp_path, settings):
     with pytest.raises(ValueError, match=f"train.checkpointer.{[*settings][0]} must be at least 1"):
         keeping(tmp_path, **settings)
@@ -130,7 +141,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(three, caplog, d
     damage(folder / "model_0000005.pth")
     assert checkpointer.find_last() == str(folder / "model_0000003.pth")
     assert f"{folder / 'model_0000005.pth'}" in caplog.text and words in caplog.text
-    for name in ("model_0000003.pth", "model_0000001.pth"):
+    for name in ("model_0000001.pth", "model_0000003.pth"):
         cut_off(folder / name)
     with pytest.raises(CheckpointError, match="no checkpoint in .* is whole: .*model_0000005.*model_0000003.*0001"):
         checkpointer.find_last()
@@ -160,6 +171,29 @@ def test_a_folder_without_checkpoints_has_none(tmp_path):
 
 def test_no_flipped_bit_changes_what_is_read(three):
     """Each is seen, or in a place that means nothing. torch alone reads on."""
+def test_the_one_before_was_written_before_whatever_its_number(tmp_path):
+    """As after a resume on more processes: fewer iterations for as many samples."""
+    checkpointer = Checkpointer(nn.Linear(3, 3), str(tmp_path))
+    for second, iteration in enumerate((49, 99, 59, 69)):
+        checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+        os.utime(tmp_path / f"model_{iteration:07d}.pth", (second, second))
+    for iteration, expected in ((69, 59), (59, 99), (99, 49)):
+        (tmp_path / f"model_{iteration:07d}.pth").unlink()
+        assert checkpointer.find_last().endswith(f"model_{expected:07d}.pth")
+
+
+def test_the_last_weights_of_a_spread_network_are_in_the_file_beside_its_folder(three):
+    checkpointer, folder = three
+    (folder / "model_final").mkdir()
+    checkpointer.tag_last_checkpoint("model_final")
+    for iteration in (1, 3, 5):
+        (folder / f"model_{iteration:07d}.pth").unlink()
+    with pytest.raises(CheckpointError, match="model_final is a folder"):
+        find_last_weights(checkpointer.model, str(folder))
+    checkpointer.save_weights("model_final")
+    assert find_last_weights(checkpointer.model, str(folder)) == str(folder / "model_final.pth")
+
+
     _, folder = three
     path = folder / "model_0000005.pth"
     content = path.read_bytes()

@@ -5,10 +5,11 @@ import torch
 from test_sharding import CountImages, NumberedPictures, build, finish, start
 from torch.utils.data import DataLoader
 
-from engine import even_passes, sharding
+from engine import even_passes, sharded_checkpoint, sharding
 from engine.config import ConfigError
-from engine.sharded_checkpoint import WHOLE_PART, read_folder
+from engine.sharded_checkpoint import WHOLE_PART, ShardedCheckpointer, find_damage, read_folder
 from engine.sharding import listed_blocks
+from engine.stopping import OutputError
 
 
 def test_a_folder_of_one_process_has_no_shards_and_resumes(tmp_path):
@@ -24,6 +25,40 @@ def test_a_folder_of_one_process_has_no_shards_and_resumes(tmp_path):
     states = [each.optimizer.state_dict()["state"] for each in (other, trainer)]
     torch.testing.assert_close(*states, rtol=0, atol=0)
     torch.testing.assert_close(other.ema.state_dict(), trainer.ema.state_dict(), rtol=0, atol=0)
+
+
+def test_where_a_name_is_written_anew_it_is_whole_at_any_time_that_the_disk_fails(tmp_path, monkeypatch):
+    checkpointer = ShardedCheckpointer(torch.nn.Linear(2, 2), str(tmp_path))
+    checkpointer.save("one", iteration=0)
+
+    def half(path, ignore_errors=False):
+        if (path / WHOLE_PART).exists():
+            (path / WHOLE_PART).rename(path / "rest")
+        if not ignore_errors:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sharded_checkpoint.shutil, "rmtree", half)
+    checkpointer.save("one", iteration=1)
+    assert find_damage(tmp_path / "one") == "" and read_folder(tmp_path / "one")["iteration"] == 1
+    monkeypatch.undo()
+    checkpointer.save("one", iteration=2)
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "last_checkpoint"}
+
+
+def test_a_file_that_one_process_cannot_read_back_is_an_error_of_all(tmp_path, monkeypatch):
+    (tmp_path / "part").touch()
+    told = []
+    monkeypatch.setattr(sharded_checkpoint.comm, "all_gather", lambda own: told.append(own) or [own, ({}, "lost")])
+    with pytest.raises(OutputError, match="^lost$"):
+        sharded_checkpoint._checksums(tmp_path)
+
+    def fail(*args):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sharded_checkpoint, "_own_checksums", fail)
+    with pytest.raises(OutputError, match="cannot read back .*Input/output error"):
+        sharded_checkpoint._checksums(tmp_path)
+    assert [bool(failure) for _, failure in told] == [False, True]
 
 
 def test_rows_are_cut_as_torch_chunks():
