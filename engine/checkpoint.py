@@ -29,6 +29,9 @@ UNREADABLE = (
 
 FINAL_NAME = "model_final"
 
+EMA = "ema"
+"""Name of the averaged network, of what is tracked the only part that may be new on a resume."""
+
 NUMBERED = re.compile(r"model_\d{7}")
 """Checkpoints on the way, by the last iteration in them, without suffix."""
 
@@ -66,7 +69,8 @@ def read_checkpoint(path: str | Path, is_mapped: bool = False) -> dict[str, Any]
         content = None if damaged else torch.load(path, "cpu", weights_only=True, mmap=is_mapped)
     except UNREADABLE as error:
         # The first sentence: in the next ones torch advises to run the code that a file may hold.
-        reason = " ".join([f"{type(error).__name__}:", *str(error).partition(". ")[0].split()])
+        sentence = " ".join(str(error).partition(". ")[0].split())
+        reason = ": ".join(filter(None, (type(error).__name__, sentence)))
         raise CheckpointError(f"{path} is no checkpoint of tensors and plain values, or cut off: {reason}") from error
     if damaged:
         raise CheckpointError(f"{path} is damaged: the bytes of {damaged} in it are not those that were written")
@@ -175,6 +179,17 @@ class Checkpointer(DetectionCheckpointer):
         """Write down which file a resume starts from."""
         write_text(Path(self.save_dir, "last_checkpoint"), last_filename_basename)
 
+    def get_checkpoint_file(self) -> str:
+        """Give the path that `last_checkpoint` names; "" where there is none, or it is damaged."""
+        path = Path(self.save_dir, "last_checkpoint")
+        if not path.is_file():
+            return ""
+        name = path.read_text(encoding="utf-8", errors="replace").strip()
+        if not re.fullmatch(r"[\w.-]{1,99}", name, re.ASCII):
+            logger.warning("%s is damaged, it names no checkpoint: %.20r", path, name)
+            return ""
+        return str(path.with_name(name))
+
     def find_last(self) -> str:
         """Find the newest whole checkpoint that a resume can start from.
 
@@ -185,20 +200,20 @@ class Checkpointer(DetectionCheckpointer):
         Raises:
             CheckpointError: where there are checkpoints, and none is whole.
         """
-        found, reports = "", []
+        reports: list[str] = []
         for path in comm.all_gather([*self._candidates()])[0]:
-            if report := self.damage(path):
-                reports.append(report)
-                logger.warning("Not resumed from the last checkpoint: %s", report)
-            else:
-                found = str(path)
-                break
-        if reports and not found:
+            report = self.damage(path)
+            if not report:
+                for reason in reports:
+                    logger.warning("Not resumed from the last checkpoint: %s", reason)
+                return str(path)
+            reports.append(report)
+        if reports:
             raise CheckpointError(
                 f"no checkpoint in {self.save_dir} is whole: {'; '.join(reports)}. To start anew, leave out --resume "
                 "or take another train.output_dir"
             )
-        return found
+        return ""
 
     def _candidates(self) -> Iterator[Path]:
         """Give the files that a resume may start from, the last one first, then by the time of writing.
@@ -240,14 +255,18 @@ class Checkpointer(DetectionCheckpointer):
 
         Raises:
             FileNotFoundError: where there is no such file.
-            CheckpointError: where a tensor or something tracked is missing or does not fit.
+            CheckpointError: where a tensor or something tracked is missing or does not fit; an average may be missing.
         """
         content = self.read(path)
         names = list(self.checkpointables) if checkpointables is None else checkpointables
-        if lacking := [name for name in names if name not in content]:
+        lacking = [name for name in names if name not in content]
+        if set(lacking) - {EMA}:
             raise CheckpointError(f"{path} lacks {', '.join(lacking)}: a training cannot be resumed from it")
         load_weights(self.model, content.pop("model"), str(path))
-        for name in names:
+        for name in lacking:
+            logger.warning("%s has no average of weights, as train.ema_decay is new: it starts from the weights", path)
+            self.checkpointables[name].update_parameters(self.model)
+        for name in (name for name in names if name not in lacking):
             try:
                 self.checkpointables[name].load_state_dict(content.pop(name))
             except (ValueError, RuntimeError, LookupError) as error:

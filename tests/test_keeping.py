@@ -143,8 +143,19 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(three, caplog, d
     assert f"{folder / 'model_0000005.pth'}" in caplog.text and words in caplog.text
     for name in ("model_0000001.pth", "model_0000003.pth"):
         cut_off(folder / name)
-    with pytest.raises(CheckpointError, match="no checkpoint in .* is whole: .*model_0000005.*model_0000003.*0001"):
+    caplog.clear()
+    all_three = "no checkpoint in .* is whole: .*model_0000005.*model_0000003.*0001"
+    with pytest.raises(CheckpointError, match=all_three) as error:
         checkpointer.find_last()
+    assert str(error.value).count("model_0000003.pth") == 1 and not caplog.records  # each reason once
+
+
+@pytest.mark.parametrize("content", [b"\xff{", b"\0" * 12, b"", b"a" * 5000], ids=["text", "zeros", "empty", "long"])
+def test_a_damaged_note_of_the_last_checkpoint_is_as_none(three, caplog, content):
+    checkpointer, folder = three
+    (folder / "last_checkpoint").write_bytes(content)
+    assert checkpointer.find_last() == str(folder / "model_0000005.pth")
+    assert f"{folder / 'last_checkpoint'} is damaged" in caplog.text
 
 
 def test_which_checkpoint_is_the_last(three):
@@ -161,16 +172,6 @@ def test_which_checkpoint_is_the_last(three):
     assert checkpointer.find_last().endswith("model_0000005.pth")
 
 
-def test_a_folder_without_checkpoints_has_none(tmp_path):
-    checkpointer = Checkpointer(nn.Linear(3, 3), str(tmp_path))
-    checkpointer.save_weights("model_best")
-    assert checkpointer.find_last() == ""
-    (tmp_path / "model_best.pth").rename(tmp_path / "model_final_ema.pth")
-    assert checkpointer.find_last() == ""
-
-
-def test_no_flipped_bit_changes_what_is_read(three):
-    """Each is seen, or in a place that means nothing. torch alone reads on."""
 def test_the_one_before_was_written_before_whatever_its_number(tmp_path):
     """As after a resume on more processes: fewer iterations for as many samples."""
     checkpointer = Checkpointer(nn.Linear(3, 3), str(tmp_path))
@@ -194,6 +195,16 @@ def test_the_last_weights_of_a_spread_network_are_in_the_file_beside_its_folder(
     assert find_last_weights(checkpointer.model, str(folder)) == str(folder / "model_final.pth")
 
 
+def test_a_folder_without_checkpoints_has_none(tmp_path):
+    checkpointer = Checkpointer(nn.Linear(3, 3), str(tmp_path))
+    checkpointer.save_weights("model_best")
+    assert checkpointer.find_last() == ""
+    (tmp_path / "model_best.pth").rename(tmp_path / "model_final_ema.pth")
+    assert checkpointer.find_last() == ""
+
+
+def test_no_flipped_bit_changes_what_is_read(three):
+    """Each is seen, or in a place that means nothing. torch alone reads on."""
     _, folder = three
     path = folder / "model_0000005.pth"
     content = path.read_bytes()
