@@ -1,13 +1,16 @@
 """Reading a config and its command-line overrides, with misspellings refused."""
 
 import difflib
+import math
+import re
 import tempfile
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from detectron2.config import LazyConfig
+from detectron2.config import LazyConfig, instantiate
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -16,6 +19,27 @@ import engine.schedule  # noqa: F401  registers the resolvers that configs use
 from engine.whole_file import write_text
 
 TRAINING_SECTIONS = ("train", "model", "dataloader", "optimizer", "lr_multiplier")
+
+LATER_KEYS: dict[str, dict[str, Any]] = {
+    "train": {
+        "accumulation": 1,
+        "batch_norm": "own",
+        "best_checkpoint": None,
+        "clip_norm": None,
+        "compile": False,
+        "ema_decay": None,
+        "model_of_checkpoint": None,
+        "pictures": None,
+        "sharded_blocks": "",
+        "timeout_s": 1800,
+        "wandb": None,
+    },
+    "dataloader": {"test_views": None},
+}
+"""Section -> keys that configs saved by earlier versions lack -> what was done before they came."""
+
+MAY_BE_NULL = ("train.best_checkpoint", "train.pictures")
+"""Sections of plain values that may be null. Of others, what they are the arguments of knows."""
 
 
 class ConfigError(ValueError):
@@ -29,7 +53,7 @@ def load_config(path: str | Path, sections: Sequence[str] = ()) -> DictConfig:
         path: the file.
         sections: top-level keys that it must have.
 
-    Returns: the whole config; setting a key that it does not have is an error from now on.
+    Returns: the whole config, `LATER_KEYS` included; setting a key that it does not have is an error from now on.
 
     Raises:
         ConfigError: where the file does not exist, has another extension, is not Python or YAML, or lacks a section.
@@ -42,11 +66,15 @@ def load_config(path: str | Path, sections: Sequence[str] = ()) -> DictConfig:
     except SyntaxError as error:
         # detectron2's error names the file, its cause the line; one of the compiler itself names both.
         raise ConfigError(": ".join(str(part) for part in (error, error.__cause__) if part)) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        language = "Python" if path.suffix == ".py" else "YAML"
+        raise ConfigError(f"{path} is not {language}: {' '.join(str(error).split())}") from error
     names = list(cfg) if OmegaConf.is_dict(cfg) and cfg else []
     if not names or not set(names).issuperset(sections):
         raise ConfigError(f"{path}: expected the sections {', '.join(sections)}, got {', '.join(names) or 'none'}")
+    for section, values in LATER_KEYS.items():
+        if OmegaConf.is_dict(node := cfg.get(section)):
+            node.update({key: value for key, value in values.items() if key not in list(node)})
     OmegaConf.set_struct(cfg, True)
     return cfg
 
@@ -110,7 +138,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
 
     Raises:
         ConfigError: for a key that the config does not have (naming close ones), a value that cannot be parsed or is
-            of another kind than the number or boolean before, and an interpolation that cannot be computed afterwards.
+            of another kind than the one before, and an interpolation that cannot be computed afterwards.
     """
     before: dict[str, Any] = {}
     for override in overrides:
@@ -130,14 +158,47 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
     try:
         OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"config key {error.full_key!r}: {str(error).splitlines()[0]}") from error
+        reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error).splitlines()[0])
+        raise ConfigError(f"{reason} (in the config's {error.full_key!r})") from error
 
 
 def check_whole(cfg: DictConfig, key: str, least: int) -> None:
     """Raise a ConfigError unless a key stands for a whole number of at least so much."""
     number = _value(cfg, key)
-    if not isinstance(number, int) or number < least:
+    if not isinstance(number, int) or isinstance(number, bool) or number < least:
         raise ConfigError(f"{key} must be a whole number of at least {least}, got {number!r}")
+
+
+def check_number_or_null(cfg: DictConfig, key: str) -> None:
+    """Raise a ConfigError unless a key stands for a finite number or for null."""
+    number = _value(cfg, key)
+    if number is not None and (
+        not isinstance(number, int | float) or isinstance(number, bool) or not math.isfinite(number)
+    ):
+        raise ConfigError(f"{key} must be a finite number or null, got {number!r}")
+
+
+def build(node: Any, key: str) -> Any:
+    """Instantiate a section of a config.
+
+    Args:
+        node: the section.
+        key: its name in messages.
+
+    Raises:
+        ConfigError: it is null, or the code that it names cannot use the kinds of its values. Where the code itself
+            tells what is wrong with them, its error comes through.
+    """
+    if node is None:
+        raise ConfigError(f"{key} is null, and is needed")
+    try:
+        return instantiate(node)
+    except (TypeError, AttributeError) as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise ConfigError(
+            f"{key} cannot be built of its settings: {' '.join(str(error).split())} ({place.filename}, line "
+            f"{place.lineno})"
+        ) from error
 
 
 def dotted_keys(cfg: DictConfig) -> list[str]:
@@ -158,10 +219,19 @@ def _value(cfg: DictConfig, key: str) -> Any:
 
 
 def _check_kind(key: str, before: Any, after: Any) -> None:
-    """Refuse another kind of value where a number or a boolean was; None may stand for either."""
-    for kind, what in ((bool, "true or false"), (int | float, "a number")):
-        if isinstance(before, kind):
-            if after is not None and (not isinstance(after, kind) or isinstance(after, bool) != (kind is bool)):
+    """Refuse a value of another kind than the one before; None, where it may be, stands for each kind."""
+    if after is None and OmegaConf.is_dict(before) and "_target_" not in before and key not in MAY_BE_NULL:
+        raise ConfigError(f"{key} must be a section with its keys, got None")
+    kinds = {
+        "true or false": lambda value: isinstance(value, bool),
+        "a number": lambda value: isinstance(value, int | float),
+        "text (a number as text in quotes within quotes)": lambda value: isinstance(value, str),
+        "a section with its keys, or null": OmegaConf.is_dict,
+        "a list": OmegaConf.is_list,
+    }
+    for what, is_kind in kinds.items():
+        if is_kind(before):
+            if after is not None and (not is_kind(after) or isinstance(before, bool) != isinstance(after, bool)):
                 raise ConfigError(f"{key} must be {what}, got {after!r}")
             return
 

@@ -15,7 +15,15 @@ from omegaconf import OmegaConf
 
 import preprocess
 from engine.checkpoint import CheckpointError, load_weights
-from engine.config import TRAINING_SECTIONS, ConfigError, apply_overrides, dotted_keys, load_config
+from engine.config import (
+    TRAINING_SECTIONS,
+    ConfigError,
+    apply_overrides,
+    build,
+    check_number_or_null,
+    dotted_keys,
+    load_config,
+)
 from engine.schedule import samples_per_iteration
 from modeling.backbone import DINOV3_SIZES
 
@@ -156,12 +164,53 @@ def test_a_misspelt_override_is_refused_with_what_was_meant(path, override, hint
         ("train.epochs=0", "a number of epochs must be finite and above 0, got 0"),
         ("train.max_iter=[3]", r"^train.max_iter must be a number, got \[3\]"),
         ("model.backbone.keep_prefix_tokens=flase", "^model.backbone.keep_prefix_tokens must be true or false"),
+        ("train.accumulation=0", "^train.accumulation must be a whole number of at least 1, got 0 .in the config's '"),
+        ("train.compile=3", "^train.compile must be true or false, got 3"),
+        ("train.sharded_blocks=7", "^train.sharded_blocks must be text .*, got 7"),
+        ("train.pictures=5", "^train.pictures must be a section with its keys, or null, got 5"),
+        ("train.pictures=[]", "cannot use 'train.pictures=\[\]'"),
+        ("train.best_checkpoint=5", "^train.best_checkpoint must be a section"),
+        ("train.checkpointer=5", "^train.checkpointer must be a section"),
+        ("train.checkpointer=null", "^train.checkpointer must be a section with its keys, got None"),
+        ("dataloader.test_views=5", "^dataloader.test_views must be a section"),
+        ("dataloader.test_views.scales=1", "^dataloader.test_views.scales must be a list, got 1"),
+        ("dataloader.train.dataset.tones=3", "^dataloader.train.dataset.tones must be a section"),
         ("model.backbone.keep_prefix_tokens=1", "^model.backbone.keep_prefix_tokens must be true or false, got 1"),
     ],
 )
 def test_an_override_that_cannot_be_used_says_why(override, words):
     with pytest.raises(ConfigError, match=words):
         apply_overrides(load_config(CONFIGS / "demo.py"), [override])
+
+
+def test_sections_of_plain_values_that_may_be_null():
+    cfg = load_config(CONFIGS / "demo.py")
+    apply_overrides(cfg, ["train.pictures=null", "train.best_checkpoint=null", "dataloader.test=null"])
+    assert cfg.train.pictures is cfg.train.best_checkpoint is cfg.dataloader.test is None
+
+
+@pytest.mark.parametrize("value", ["abc", "[1]", "true", "inf", "nan"])
+def test_what_is_neither_a_number_nor_null(value):
+    cfg = load_config(CONFIGS / "demo.py")
+    apply_overrides(cfg, [f"train.clip_norm={value}"])
+    with pytest.raises(ConfigError, match="^train.clip_norm must be a finite number or null, got "):
+        check_number_or_null(cfg, "train.clip_norm")
+    for fit in ("null", "0.5", "2"):
+        apply_overrides(cfg, [f"train.ema_decay={fit}"])
+        check_number_or_null(cfg, "train.ema_decay")
+
+
+def test_a_section_that_cannot_be_built_is_named():
+    cfg = load_config(CONFIGS / "demo.py")
+    cfg.model.decoder.convstream_chans = "abc"
+    with pytest.raises(ConfigError, match=r"^model cannot be built of its settings: .* \(.*\.py, line \d+\)$"):
+        build(cfg.model, "model")
+    with pytest.raises(ConfigError, match="^dataloader.train is null, and is needed"):
+        build(None, "dataloader.train")
+    with pytest.raises(ValueError, match="not divisible by 5 heads") as error:
+        cfg.model.decoder.convstream_chans, cfg.model.backbone.num_heads = [16, 32, 48], 5
+        build(cfg.model, "model")
+    assert not isinstance(error.value, ConfigError)
 
 
 @pytest.mark.parametrize("path", ["absent.py", "README.md", ""])
@@ -184,13 +233,16 @@ def test_numbers_may_be_replaced_by_numbers_interpolations_and_nothing():
         ("a.py", "train = dict()\nreturn", "'return' outside function .*a.py, line 2"),
         ("a.yaml", "train:\n  seed: [1\nmodel: 2", 'a.yaml is not YAML: .*a.yaml", line 3'),
         ("a.yaml", "train: {}\nmodel: {}", "a.yaml: expected the sections train, .*, lr_multiplier, got train, model$"),
+        ("a.yaml", b"\xff{\0", "a.yaml is not YAML: 'utf-8' codec can't decode byte 0xff"),
+        ("a.yaml", "train: {seed: '${'}", "a.yaml is not YAML: "),
+        ("a.py", b"train = '\xff'", "a.py is not Python: "),
         ("a.yaml", "[1, 2]", "a.yaml: .*, got none"),
         ("a.yaml", "", "a.yaml: .*, got none"),
         ("a.py", "", "a.py: .*, got none"),
     ],
 )
 def test_a_config_file_that_cannot_be_read_is_one_line_with_its_place(name, content, words, tmp_path):
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ConfigError, match=words) as refused:
         load_config(tmp_path / name, TRAINING_SECTIONS)
     assert "\n" not in str(refused.value)
