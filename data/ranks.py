@@ -1,4 +1,7 @@
-"""One command run by the processes that torchrun starts, which share its pictures and give one result."""
+"""One command run by the processes that torchrun starts, which share its pictures and give one result.
+
+engine/place.py reads the same variables by the same rules, for trainings: neither room can use what is in the other.
+"""
 
 import io
 import os
@@ -12,6 +15,8 @@ from typing import Any, TypeVar
 
 import cv2
 
+from data.workers import num_cores
+
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun puts into the environment of each process."""
 
@@ -19,6 +24,9 @@ MAX_START = timedelta(minutes=5)
 """That the processes may take to find each other."""
 
 POLL_S = 0.05
+
+MAX_WAIT = timedelta(hours=12)
+"""That one process may take more than another between two exchanges: what is killed without torchrun is silent."""
 
 TOLD_ERRORS = (OSError, ValueError, ImportError)
 """Of files, settings and optional packages: an error of one process that the others are told of. Others are slips."""
@@ -104,21 +112,25 @@ class Ranks:
         """Give every process the values of all, in the order of ranks.
 
         Raises:
-            RanksError: the others are gone.
+            RanksError: the others are gone, or one says nothing for `MAX_WAIT`.
         """
         if self.is_alone:
             return [value]
         self._num_exchanges += 1
         try:
             self._store.set(f"{self._num_exchanges}/{self.rank}", pickle.dumps(value))
-            return [pickle.loads(self._wait(f"{self._num_exchanges}/{rank}")) for rank in range(self.world_size)]
+            return [pickle.loads(self._wait(rank)) for rank in range(self.world_size)]
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise RanksError(f"rank {self.rank} of {self.world_size} lost the others: {reason}") from error
 
-    def _wait(self, key: str) -> bytes:
-        """Wait for a value, however long it takes; unlike `Store.wait`, a signal gets through."""
+    def _wait(self, rank: int) -> bytes:
+        """Wait for what a process gives; unlike by `Store.wait`, a signal gets through."""
+        key = f"{self._num_exchanges}/{rank}"
+        deadline = time.monotonic() + MAX_WAIT.total_seconds()
         while not self._store.check([key]):
+            if time.monotonic() > deadline:
+                raise RanksError(f"rank {rank} of {self.world_size} has said nothing for {MAX_WAIT}: was it killed?")
             time.sleep(POLL_S)
         return self._store.get(key)
 
@@ -159,8 +171,7 @@ class Ranks:
             return
         import torch
 
-        num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        num_threads = max(1, num_cores // self.local_world_size)
+        num_threads = max(1, num_cores() // self.local_world_size)
         torch.set_num_threads(num_threads)
         cv2.setNumThreads(num_threads)
 
@@ -186,19 +197,23 @@ def find_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
     Raises:
         RanksError: the environment is half of torchrun's, or says what cannot be; or the others are not to be reached.
     """
-    if "RANK" not in environment and "WORLD_SIZE" not in environment:
-        return ALONE
     given = {name: environment.get(name, "") for name in VARIABLES}
-    shown = " ".join(f"{name}={value}" for name, value in given.items() if value) or "empty values"
-    advice = "start the processes by torchrun, or unset RANK and WORLD_SIZE for one process"
+    if not any(given[name] for name in VARIABLES[:4]):
+        return ALONE
+    shown = " ".join(f"{name}={value}" for name, value in given.items() if value)
+    there = ", ".join(name for name in VARIABLES[:4] if given[name])
+    advice = f"start the processes by torchrun, or unset {there} for one process"
     if missing := [name for name, value in given.items() if not value]:
         raise RanksError(f"the environment has {shown} without {', '.join(missing)}: {advice}")
-    try:
-        rank, world_size, local_rank, local_world_size = (int(given[name]) for name in VARIABLES[:4])
-    except ValueError as error:
-        raise RanksError(f"the environment has {shown}, expected numbers: {advice}") from error
-    if not (0 <= rank < world_size and 0 <= local_rank < local_world_size <= world_size):
+    if not all(given[name].isdecimal() for name in (*VARIABLES[:4], "MASTER_PORT")):
+        raise RanksError(f"the environment has {shown}, expected whole numbers: {advice}")
+    rank, world_size, local_rank, local_world_size = (int(given[name]) for name in VARIABLES[:4])
+    if not (rank < world_size and local_rank < local_world_size):
         raise RanksError(f"the environment has {shown}, expected ranks below their world sizes: {advice}")
+    if world_size % local_world_size:
+        raise RanksError(
+            f"the environment has {shown}, expected as many processes on each machine as on the others: {advice}"
+        )
     if world_size == 1:
         return ALONE
     from torch.distributed import PrefixStore, rendezvous

@@ -19,8 +19,12 @@ Result = TypeVar("Result")
 
 def default_workers() -> int:
     """Count the cores that this process may use, up to a limit."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MAX_DEFAULT_WORKERS)
+    return min(num_cores(), MAX_DEFAULT_WORKERS)
+
+
+def num_cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def map_in_workers(work: Callable[[Item], Result], items: Iterable[Item], num_workers: int) -> Iterator[Result]:

@@ -19,7 +19,7 @@ from torch import distributed, nn
 
 from engine.children import end_with_parent, run_processes
 from engine.config import ConfigError
-from engine.place import MEETING_POINT, Place, find_place, is_started_from_outside, meeting_point
+from engine.place import MEETING_POINT, Place, find_place, is_started_from_outside, meeting_point, num_cores
 from engine.stopping import LostProcess
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl", "mps": None}
@@ -131,6 +131,8 @@ def _start_work(
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all, and one line about it is enough
     end_with_parent()
     place = first._replace(rank=first.rank + i, local_rank=i)
+    if "OMP_NUM_THREADS" not in os.environ:  # torchrun sets it to 1 where it is absent
+        torch.set_num_threads(max(1, num_cores() // place.local_size))
     try:
         store = _open_store(*address, is_master=False, timeout_s=timeout_s)
         _work(main, main_args, place, device, timeout_s, store)
@@ -140,17 +142,19 @@ def _start_work(
         leave(str(error), error.status, is_silent=i > 0)
 
 
-def leave(message: str, status: int, is_silent: bool = False) -> NoReturn:
+def leave(message: str, status: int, is_silent: bool = False, is_own: bool = False) -> NoReturn:
     """End this process; of those that torchrun started on a machine, the first alone says why.
 
     Args:
         message: one line.
         status: of the exit.
         is_silent: leave the message to another process in any case.
+        is_own: the first may not have it to say: speak where that does not end and take this process with it.
     """
-    if os.environ.get("LOCAL_RANK", "0") != "0":
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"
+    if not is_first:
         time.sleep(PAUSE_S)  # torchrun ends the others with the first to end: that shall be the one that speaks
-    elif not is_silent:
+    if (is_first or is_own) and not is_silent:
         sys.stderr.write(f"{Path(sys.argv[0]).name}: {message}\n")
     sys.exit(status)
 

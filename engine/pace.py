@@ -1,12 +1,12 @@
 """A warning where the loader, not the network, sets the pace of a training."""
 
 import logging
-import os
 import time
 
 from detectron2.engine import hooks
 from detectron2.utils import comm
 
+from engine.place import num_cores
 from engine.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -69,8 +69,3 @@ def speed_advice(num_workers: int, num_cores: int, num_processes: int) -> str:
         f"More workers than dataloader.train.num_workers={num_workers} would not help ({owned}). Make samples cheaper: "
         "pack the data set (tools/pack_dataset.py), keep it on a local disk, take smaller crops"
     )
-
-
-def num_cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

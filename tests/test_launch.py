@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from test_trainer import processes
 
 from engine import children
+from engine import launch as launching
 from engine.config import ConfigError
 from engine.launch import launch, leave, told_of_lost_processes
 from engine.place import Place, argument_parser, find_place, meeting_point
@@ -125,13 +126,15 @@ def test_a_meeting_point_that_does_not_answer_is_one_line():
     assert time.monotonic() - start < 10 and "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize(("local_rank", "spoken"), [("0", "a.py: why\n"), ("1", "")])
-def test_of_processes_on_a_machine_the_first_says_why(local_rank, spoken, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("local_rank", "is_own", "spoken"), [("0", False, "a.py: why\n"), ("1", False, ""), ("1", True, "a.py: why\n")]
+)
+def test_of_processes_on_a_machine_the_first_says_why(local_rank, is_own, spoken, monkeypatch, capsys):
     monkeypatch.setenv("LOCAL_RANK", local_rank)
     monkeypatch.setattr(sys, "argv", ["here/a.py"])
     monkeypatch.setattr("engine.launch.PAUSE_S", 0)
     with pytest.raises(SystemExit, match="2"):
-        leave("why", 2)
+        leave("why", 2, is_own=is_own)
     assert capsys.readouterr().err == spoken
 
 
@@ -180,6 +183,25 @@ def test_the_one_that_started_others_ends_as_they_do(ended, received, outcome, m
     if isinstance(outcome, SystemExit):
         assert raised.value.code == outcome.code
     assert str(raised.value).startswith(str(outcome))
+
+
+@pytest.mark.parametrize(("given", "num_threads"), [(None, 3), ("5", 1)])
+def test_processes_started_here_share_the_cores(given, num_threads, monkeypatch):
+    """torch takes OMP_NUM_THREADS when it is loaded, and one thread is what this process has before."""
+    monkeypatch.setattr(launching, "num_cores", lambda: 7)
+    monkeypatch.setattr(launching.signal, "signal", lambda *_: None)
+    for name in ("end_with_parent", "_open_store", "_work"):
+        monkeypatch.setattr(launching, name, lambda *_, **__: None)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        launching._start_work(1, print, (), Place(0, 2, 0, 2), "cpu", 1.0, ("localhost", 1))
+        assert torch.get_num_threads() == num_threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def do_one_after_another(folder):

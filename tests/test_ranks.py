@@ -2,6 +2,7 @@
 # ruff: noqa: F811  # fixtures are imported, and are arguments
 
 import errno
+import itertools
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import cv2
 import numpy as np
@@ -20,6 +22,8 @@ from test_predict_tool import SIZES, folders, network  # noqa: F401
 from torch.distributed import HashStore
 
 from data.ranks import ALONE, Ranks, RanksError, Terminated, find_ranks
+from engine.config import ConfigError
+from engine.place import argument_parser, find_place
 from inference.predictor import Predictor
 from tools import evaluate, predict
 from tools.prediction import command_line, steps
@@ -97,7 +101,7 @@ def test_others_than_the_first_are_silent_where_all_would_say_the_same(capsys):
 
 
 def test_without_torchrun_a_process_is_alone():
-    for environment in ({}, {"LOCAL_RANK": "0", "MASTER_ADDR": "here"}, {**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1",
+    for environment in ({}, {"LOCAL_RANK": "", "MASTER_ADDR": "here"}, {**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1",
                         "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}):  # fmt: skip
         assert find_ranks(environment) is ALONE
 
@@ -105,13 +109,16 @@ def test_without_torchrun_a_process_is_alone():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"WORLD_SIZE": None}, "RANK=1 LOCAL_RANK=1 .* without WORLD_SIZE: start the processes by torchrun, or unset"),
+        (
+            {"WORLD_SIZE": None},
+            "RANK=1 .* without WORLD_SIZE: start .* by torchrun, or unset RANK, LOCAL_RANK, LOCAL_WORLD_SIZE for one",
+        ),
         ({"RANK": None, "MASTER_PORT": ""}, "without RANK, MASTER_PORT"),
-        ({"RANK": "one"}, "RANK=one .*expected numbers"),
+        ({"RANK": "one"}, "RANK=one .*expected whole numbers"),
         ({"RANK": "3"}, "RANK=3 .*expected ranks below their world sizes"),
-        ({"RANK": "-1"}, "expected ranks below"),
+        ({"RANK": "-1"}, "expected whole numbers"),
         ({"LOCAL_RANK": "2"}, "expected ranks below"),
-        ({"LOCAL_WORLD_SIZE": "4"}, "expected ranks below"),
+        ({"LOCAL_WORLD_SIZE": "4"}, "expected as many processes on each machine"),
         ({"WORLD_SIZE": "0"}, "expected ranks below"),
     ],
 )
@@ -128,6 +135,25 @@ def test_half_an_environment_is_wrong_usage_of_the_tools(tool, monkeypatch, caps
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert tool.main(["--help"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_tools_and_trainings_take_the_same_environments(monkeypatch):
+    monkeypatch.setattr("torch.distributed.rendezvous", lambda *_, **__: iter([(HashStore(), 0, 0)]))
+    monkeypatch.setattr("data.ranks.signal.signal", lambda *_: None)
+    options = argument_parser().parse_args([])
+    num_taken = 0
+    for values in itertools.product(*[("", "0", "1", "2", "4", "-1", "x")] * 4, ("", "node0"), ("", "29500", "http")):
+        environment = dict(zip(TORCHRUN, values, strict=True))
+        try:
+            place = find_place(options, environment)
+        except ConfigError:
+            with pytest.raises(RanksError):
+                find_ranks(environment)
+        else:
+            ranks = find_ranks(environment)
+            num_taken += 1
+            assert place == (ranks.rank, ranks.world_size, ranks.local_rank, ranks.local_world_size)
+    assert num_taken == 6 + 25  # alone; on machines of as many processes each
 
 
 def test_each_process_has_the_gpu_of_its_local_rank(monkeypatch):
@@ -345,6 +371,12 @@ def test_a_killed_process_is_not_silent_and_may_be_started_again(folders, tmp_pa
         "predict.py: ended by SIGTERM, as by torchrun where a process is killed; --resume makes what is missing",
         "predict.py: 2 of 3 are there already",
     ]
+
+
+def test_a_process_that_says_nothing_is_not_waited_for_for_ever(monkeypatch):
+    monkeypatch.setattr("data.ranks.MAX_WAIT", timedelta(seconds=0.2))
+    with pytest.raises(RanksError, match="^rank 1 of 2 has said nothing for 0:00:00.2"):
+        Ranks(0, 2, 0, 2, HashStore()).exchange("")
 
 
 def test_sigterm_gets_through_to_a_process_that_waits(monkeypatch):
