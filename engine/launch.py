@@ -177,7 +177,9 @@ def _work(
     timeout = timedelta(seconds=timeout_s)
     backend = BACKENDS[device]
     try:
-        distributed.init_process_group(backend, None, timeout, place.world_size, place.rank, store)
+        # Beside NCCL alone, detectron2 would open a group of its own for objects, with another time limit.
+        backends = "cpu:gloo,cuda:nccl" if backend == "nccl" else backend
+        distributed.init_process_group(backends, None, timeout, place.world_size, place.rank, store)
         comm.create_local_process_group(place.local_size)
         comm.synchronize()
     except (RuntimeError, ValueError) as error:  # ValueError: a port out of range

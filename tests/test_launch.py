@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,28 @@ def test_processes_started_here_share_the_cores(given, num_threads, monkeypatch)
         assert torch.get_num_threads() == num_threads
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("device", "backends"), [("cpu", "gloo"), ("cuda", "cpu:gloo,cuda:nccl")])
+def test_one_time_limit_holds_for_tensors_and_for_objects(device, backends, monkeypatch):
+    """Where NCCL is not alone, detectron2 sends objects by the group of all processes, gloo here in place of NCCL."""
+    start = torch.distributed.init_process_group
+
+    def start_alone(asked, *_):
+        assert asked == backends
+        start(asked.replace("nccl", "gloo"), None, timedelta(seconds=7), 1, 0, torch.distributed.HashStore())
+        group = comm._get_global_gloo_group.__wrapped__()
+        assert group is torch.distributed.group.WORLD
+        assert group._get_backend(torch.device("cpu")).options._timeout == timedelta(seconds=7)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
+    monkeypatch.setattr(torch.distributed, "init_process_group", start_alone)
+    try:
+        with pytest.raises(ConfigError, match="enough"):
+            launching._work(print, (), Place(0, 2, 0, 2), device, 7.0, torch.distributed.HashStore())
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def do_one_after_another(folder):
