@@ -21,13 +21,21 @@ from detectron2.utils.env import seed_all_rng
 from omegaconf import DictConfig
 
 from engine.checkpoint import CheckpointError
-from engine.config import TRAINING_SECTIONS, ConfigError, apply_overrides, check_whole, load_config
+from engine.config import (
+    TRAINING_SECTIONS,
+    ConfigError,
+    apply_overrides,
+    check_number_or_null,
+    check_whole,
+    load_config,
+)
 from engine.initial import adopt_model
-from engine.launch import STATUS_OF_WRONG_USAGE, TIMEOUT_S, launch, leave
+from engine.launch import STATUS_OF_WRONG_USAGE, launch, leave
 from engine.logs import set_up_logs
 from engine.place import argument_parser, find_place
 from engine.schedule import describe_change, samples_per_iteration
 from engine.stopping import LostProcess, OutputError
+from engine.trainer import set_float32_products
 from engine.training import evaluate_only, train
 
 logger = logging.getLogger("engine.main")
@@ -42,18 +50,21 @@ def run(cfg: DictConfig, args: argparse.Namespace, schedule_change: str) -> None
     try:
         set_up_logs(cfg.train.output_dir, rank, LOGGED)
     except OutputError as error:
-        leave(str(error), error.status, comm.get_local_rank())
+        leave(str(error), error.status, is_silent=comm.get_local_rank() > 0)
     logger.info("Environment:\n%s\nCommand line: %s", collect_env_info(), args)
     try:
         seed_all_rng(cfg.train.seed + rank)
+        set_float32_products(cfg.train.precision)
         if args.eval_only:
             evaluate_only(cfg, args.resume)
         else:
             if schedule_change:
                 logger.info(schedule_change)
             train(cfg, args.resume)
+    except ConfigError:
+        raise  # `main` or `launch` says it, once for all processes
     except (FileNotFoundError, ValueError) as error:  # what every room raises for files and settings that do not fit
-        sys.exit(f"main.py: {error}")
+        leave(str(error), 1, is_own=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -71,13 +82,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         apply_overrides(cfg, [*others, f"train.world_size={find_place(args).world_size}"])
         adopt_model(cfg)
         apply_overrides(cfg, of_network)
-        limits = {"train.seed": 0, "train.log_period": 1}
-        if "timeout_s" in cfg.train:  # configs saved by earlier versions lack it
-            limits["train.timeout_s"] = 1
-        for key, least in limits.items():
+        for key, least in {"train.seed": 0, "train.log_period": 1, "train.timeout_s": 1}.items():
             check_whole(cfg, key, least)
-        timeout_s = cfg.train.get("timeout_s", TIMEOUT_S)
-        launch(run, args, cfg.train.device, (cfg, args, describe_change(cfg, recipe_samples)), timeout_s)
+        for key in ("train.clip_norm", "train.ema_decay"):
+            check_number_or_null(cfg, key)
+        launch(run, args, cfg.train.device, (cfg, args, describe_change(cfg, recipe_samples)), cfg.train.timeout_s)
     except ConfigError as error:
         leave(str(error), STATUS_OF_WRONG_USAGE)
     except (FileNotFoundError, CheckpointError) as error:

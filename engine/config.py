@@ -178,7 +178,7 @@ def check_number_or_null(cfg: DictConfig, key: str) -> None:
         raise ConfigError(f"{key} must be a finite number or null, got {number!r}")
 
 
-def build(node: Any, key: str) -> Any:
+def build_section(node: Any, key: str) -> Any:
     """Instantiate a section of a config.
 
     Args:
@@ -220,8 +220,9 @@ def _value(cfg: DictConfig, key: str) -> Any:
 
 def _check_kind(key: str, before: Any, after: Any) -> None:
     """Refuse a value of another kind than the one before; None, where it may be, stands for each kind."""
-    if after is None and OmegaConf.is_dict(before) and "_target_" not in before and key not in MAY_BE_NULL:
-        raise ConfigError(f"{key} must be a section with its keys, got None")
+    is_needed = OmegaConf.is_dict(before) and key not in MAY_BE_NULL and ("_target_" not in before or "." not in key)
+    if after is None and (is_needed or key == "train.output_dir"):
+        raise ConfigError(f"{key} is needed, got null")
     kinds = {
         "true or false": lambda value: isinstance(value, bool),
         "a number": lambda value: isinstance(value, int | float),

@@ -4,6 +4,7 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from engine.config import ConfigError
 from engine.even_passes import in_step
 from engine.launch import share_buffers
 from engine.loading import LoaderError
+from engine.sharding import is_spread
 from engine.stopping import interruptible
 from engine.trainer import Trainer
 from engine.whole_file import write_text
@@ -28,11 +30,13 @@ logger = logging.getLogger(__name__)
 
 BEST_NAME = "model_best"
 
-EMA = "ema"
-"""Name of the averaged network."""
-
 MODES: dict[str, Callable[[float, float], bool]] = {"min": lambda a, b: a < b, "max": lambda a, b: a > b}
 """Name -> whether metric a is better than metric b."""
+
+
+def uncompiled() -> AbstractContextManager[None]:
+    """In the block networks run as they are written: what is evaluated is of many sizes, each to be compiled for."""
+    return torch.compiler.set_stance("force_eager")
 
 
 def evaluate(model: nn.Module, test_loader: DataLoader, evaluator: DatasetEvaluator) -> dict[str, Any]:
@@ -46,7 +50,7 @@ def evaluate(model: nn.Module, test_loader: DataLoader, evaluator: DatasetEvalua
     Returns: what the evaluator gives in this process, a nested dict of metrics.
     """
     share_buffers(model)
-    with torch.compiler.set_stance("force_eager"):  # test pictures are of many sizes, each to be compiled for
+    with uncompiled():
         results = inference_on_dataset(model, *in_step(model, test_loader, evaluator))
     print_csv_format(results)
     return results
@@ -160,6 +164,11 @@ class EvaluateAndKeepBest(hooks.HookBase):
             self._evaluate_now()
         del self._evaluate  # as detectron2's hook does with what it calls: it may hold the trainer
 
+    @property
+    def is_unrecorded(self) -> bool:
+        """Whether `write_record` has something to write."""
+        return bool(self._unrecorded)
+
     def write_record(self) -> None:
         """Write down that the last evaluation was made, if that is not done yet; in the main process."""
         if self._unrecorded:
@@ -223,7 +232,8 @@ class EvaluateAndKeepBest(hooks.HookBase):
             iteration: to which the numbers belong, where it is not the trainer's.
         """
         try:
-            with interruptible():
+            # A spread network is saved by all processes, and so stops with all of them: at the next draw.
+            with nullcontext() if is_spread(self.trainer.model) else interruptible():
                 metrics = flatten_results_dict(self._evaluate())
         except (OSError, ValueError) as error:  # of pictures that went or changed since the start
             if comm.get_world_size() > 1:

@@ -15,6 +15,7 @@ from detectron2.utils.events import EventWriter
 from torch import Tensor, nn
 
 from engine.config import ConfigError
+from engine.evaluation import EvaluateAndKeepBest, uncompiled
 from engine.sharding import is_spread
 from engine.stopping import OutputError
 from engine.trainer import Trainer
@@ -29,7 +30,7 @@ Arrays = dict[str, Any]
 
 
 class WriteMetrics(hooks.HookBase):
-    """Every so often has what the trainer and the hooks before this one put into the storage written.
+    """Every so often, and after an evaluation, has what the trainer and the hooks before put into the storage written.
 
     It adds each group's learning rate as lr/NAME, by the group's "name", images per second over all processes, this
     process's resident memory (on Linux) and its GPU's peak, both in 10^9 bytes. Of a step that a stop cut off no
@@ -38,7 +39,7 @@ class WriteMetrics(hooks.HookBase):
     Args:
         writers: in order.
         period: in iterations.
-        on_written: called when all have written.
+        evaluation: told when all have written what it measured.
 
     Raises:
         OutputError: in training, where a writer cannot write.
@@ -47,15 +48,16 @@ class WriteMetrics(hooks.HookBase):
     trainer: Trainer
 
     def __init__(
-        self, writers: Sequence[EventWriter], period: int, on_written: Callable[[], None] | None = None
+        self, writers: Sequence[EventWriter], period: int, evaluation: EvaluateAndKeepBest | None = None
     ) -> None:
         self._writers = [*writers]
         self._period = period
-        self._on_written = on_written
+        self._evaluation = evaluation
         self._rates: dict[str, float] = {}
 
     def before_train(self) -> None:
         self._begin(self.trainer.start_iter)
+        self._write_evaluation()
 
     def before_step(self) -> None:
         self._rates = {}
@@ -67,11 +69,14 @@ class WriteMetrics(hooks.HookBase):
         if self._is_due():
             self._add_metrics()
             self._write(self._writers)
+        self._write_evaluation()
 
     def after_train(self) -> None:
         is_whole = self.trainer.iter == self.trainer.max_iter
+        if not is_whole:  # the batch that stopped the training may have brought some
+            self.trainer.storage.put_scalar("faulty_samples", self.trainer.faulty_samples, smoothing_hint=False)
         try:
-            self._write([writer for writer in self._writers if is_whole or not isinstance(writer, ProgressWriter)])
+            self._write(self._writers if is_whole else self._quiet_writers())
         finally:
             for writer in self._writers:
                 try:
@@ -82,6 +87,15 @@ class WriteMetrics(hooks.HookBase):
     def _is_due(self) -> bool:
         done = self.trainer.iter + 1
         return done % self._period == 0 or done == self.trainer.max_iter
+
+    def _quiet_writers(self) -> list[EventWriter]:
+        """All but the one that logs progress."""
+        return [writer for writer in self._writers if not isinstance(writer, ProgressWriter)]
+
+    def _write_evaluation(self) -> None:
+        """Write what an evaluation measured before the next checkpoint comes, after which no resume makes it again."""
+        if self._evaluation is not None and self._evaluation.is_unrecorded:
+            self._write(self._quiet_writers())
 
     def _begin(self, start_iteration: int) -> None:
         for writer in self._writers:
@@ -110,8 +124,8 @@ class WriteMetrics(hooks.HookBase):
                 with suppress(OSError):
                     writer.close()
                 raise OutputError(f"cannot write metrics: {error}") from error
-        if self._on_written is not None:
-            self._on_written()
+        if self._evaluation is not None:
+            self._evaluation.write_record()
 
 
 class DrawSamples(hooks.HookBase):
@@ -171,7 +185,7 @@ class DrawSamples(hooks.HookBase):
     @staticmethod
     @torch.no_grad()
     def _compute(network: nn.Module, batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        with inference_context(network):
+        with uncompiled(), inference_context(network):
             return network(batch)
 
 

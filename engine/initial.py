@@ -78,13 +78,15 @@ def adopt_model(cfg: DictConfig) -> None:
     its network itself, so that a saved one needs no checkpoint to be read.
 
     Raises:
-        ConfigError: no checkpoint is named.
+        ConfigError: no checkpoint is named, or the packages are no list of names.
         FileNotFoundError: the checkpoint, or what describes its network, is not there.
         CheckpointError: the description cannot be used; nothing is run from it.
     """
-    packages = cfg.train.get("model_of_checkpoint")  # configs saved by earlier versions lack it
+    packages = cfg.train.model_of_checkpoint
     if not packages:
         return
+    if not OmegaConf.is_list(packages) or not all(isinstance(name, str) for name in packages):
+        raise ConfigError(f"train.model_of_checkpoint must be a list of names of packages, or null, got {packages!r}")
     if not cfg.train.init_checkpoint:
         raise ConfigError(
             "this config takes its network from a checkpoint: name a model folder, or a training's checkpoint, by "

@@ -48,7 +48,7 @@ def epochs_to_iterations(epochs: float, per_epoch: int) -> int:
     Raises:
         ValueError: where the number is not above 0.
     """
-    if not 0 < epochs < math.inf:
+    if not isinstance(epochs, int | float) or not 0 < epochs < math.inf:
         raise ValueError(f"a number of epochs must be finite and above 0, got {epochs}")
     return max(1, math.floor(epochs * per_epoch + ROUNDING))
 
@@ -76,7 +76,13 @@ def milestones(max_iter: int, *fractions: float) -> list[int]:
 def warmup_fraction(
     warmup_samples: int, batch_size: int, world_size: int, max_iter: int, accumulation: int = 1
 ) -> float:
-    """Part of the training that is warm-up: constant in samples, at most `MAX_WARMUP_FRACTION`."""
+    """Part of the training that is warm-up: constant in samples, at most `MAX_WARMUP_FRACTION`.
+
+    Raises:
+        ValueError: where the number of samples is negative or none.
+    """
+    if not isinstance(warmup_samples, int | float) or not warmup_samples >= 0:
+        raise ValueError(f"a number of samples of warm-up must be at least 0, got {warmup_samples!r}")
     return min(warmup_samples / (batch_size * world_size * accumulation) / max_iter, MAX_WARMUP_FRACTION)
 
 
@@ -114,7 +120,7 @@ for _resolver in (iterations_per_epoch, epochs_to_iterations, milestones, warmup
 
 def samples_per_iteration(cfg: DictConfig) -> int:
     """Samples that all processes together take in one iteration."""
-    return cfg.dataloader.train.batch_size * cfg.train.world_size * cfg.train.get("accumulation", 1)
+    return cfg.dataloader.train.batch_size * cfg.train.world_size * cfg.train.accumulation
 
 
 def describe_change(cfg: DictConfig, recipe_samples: int) -> str:

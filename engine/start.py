@@ -2,8 +2,9 @@
 
 from typing import Any, NamedTuple
 
-from detectron2.config import instantiate
 from omegaconf import DictConfig
+
+from engine.config import build_section
 
 
 class DataSource(NamedTuple):
@@ -22,7 +23,8 @@ def build_data(dataloader: DictConfig) -> DataSource:
     Raises:
         OSError, ValueError: what the sets, the loaders and the evaluator raise where they cannot be used.
     """
-    source = DataSource(*(instantiate(dataloader.get(name)) for name in ("train", "test", "evaluator")))
+    nodes = {f"dataloader.{name}": dataloader.get(name) for name in ("train", "test", "evaluator")}
+    source = DataSource(*(node if node is None else build_section(node, key) for key, node in nodes.items()))
     if source.train_loader is not None:
         for key in source.train_loader.dataset.trial_keys:
             source.train_loader.dataset[key]

@@ -1,24 +1,23 @@
 """A training put together from its config, and an evaluation alone."""
 
-import json
 import logging
 import sys
 import weakref
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import torch
-from detectron2.config import instantiate
-from detectron2.engine import hooks
+from detectron2.engine.hooks import HookBase, IterationTimer
 from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import nn
 
 from engine.batch_norm import set_batch_norm
-from engine.checkpoint import Checkpointer
-from engine.config import ConfigError, describe_differences, save_config
+from engine.checkpoint import EMA, Checkpointer
+from engine.config import ConfigError, build_section, describe_differences, save_config
 from engine.ema import Ema
-from engine.evaluation import EMA, EvaluateAndKeepBest, evaluate, evaluate_all, metric_names
+from engine.evaluation import EvaluateAndKeepBest, evaluate, evaluate_all, metric_names
 from engine.hooks import DrawSamples, WriteMetrics
 from engine.initial import load_initial
 from engine.keeping import KeepCheckpoints
@@ -30,7 +29,7 @@ from engine.sharded_checkpoint import ShardedCheckpointer
 from engine.sharding import is_spread, shard
 from engine.start import build_data
 from engine.stopping import OutputError, StopSignals, TrainingStopped, first_stop
-from engine.trainer import NonFiniteError, Trainer, set_float32_products
+from engine.trainer import NonFiniteError, Trainer
 from engine.whole_file import remove_unfinished, whole_file
 from engine.writers import build_writers
 
@@ -49,7 +48,7 @@ def train(cfg: DictConfig, resume: bool) -> None:
         try:
             _train(cfg, resume, signals)
         except TrainingStopped as stop:
-            logger.error("Stopped before the first step: %s", stop)
+            logger.error("Stopped while the training was put together: %s", stop)
             sys.exit(stop.status)
 
 
@@ -61,53 +60,35 @@ def _train(cfg: DictConfig, resume: bool, signals: StopSignals) -> None:
         remove_unfinished(folder)
         if resume:
             tell_differences(cfg, folder / "config.yaml")
-    precision = settings.precision
-    set_float32_products(precision)
     train_loader, test_loader, evaluator = build_data(cfg.dataloader)
     model, ema = build_networks(cfg)
     cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
+    optimizer = build_section(cfg.optimizer, "optimizer")
     cfg.optimizer.params.model = None
-    # Configs saved by earlier versions lack what is read by `get` here and in `build_networks`.
-    if settings.get("compile", False):
+    if settings.compile:
         model.compile()
-    accumulation, clip_norm = settings.get("accumulation", 1), settings.get("clip_norm")
     trainer = Trainer(
         model if is_spread(model) else distribute(model),
-        *(train_loader, optimizer, precision, settings.seed, accumulation, clip_norm, ema),
+        *(train_loader, optimizer, settings.precision, settings.seed, settings.accumulation, settings.clip_norm, ema),
     )
     # A proxy, since the trainer's hooks hold the checkpointer: in a cycle, its loader's workers would outlive it.
     tracked = {"trainer": weakref.proxy(trainer), **({"ema": ema} if ema is not None else {})}
-    kind = ShardedCheckpointer if settings.get("sharded_blocks") else Checkpointer
+    kind = ShardedCheckpointer if settings.sharded_blocks else Checkpointer
     checkpointer = kind(model, settings.output_dir, **tracked)
     checkpoints = KeepCheckpoints(checkpointer, **settings.checkpointer)
-    is_main = comm.is_main_process()
     networks = {"": model, **({EMA: ema.module} if ema is not None else {})}
-    pictures = settings.get("pictures")
-    best = None
+    evaluation = None
     if test_loader is not None:
-        best = EvaluateAndKeepBest(
+        evaluation = EvaluateAndKeepBest(
             settings.eval_period,
             partial(evaluate_all, networks, test_loader, evaluator),
             checkpointer,
             networks,
-            **(settings.get("best_checkpoint") or {}),
+            **(settings.best_checkpoint or {}),
             metrics=metric_names(networks, evaluator),
             is_recorded_later=True,
         )
-    trainer.register_hooks(
-        [
-            hooks.IterationTimer(),
-            WarnOfSlowLoader() if is_main else None,
-            LRScheduler(instantiate(cfg.lr_multiplier)),
-            checkpoints,
-            best,
-            DrawSamples(instantiate(pictures.draw), networks, folder, pictures.period, pictures.num_samples)
-            if pictures
-            else None,
-            WriteMetrics(build_writers(cfg), settings.log_period, best and best.write_record) if is_main else None,
-        ]
-    )
+    trainer.register_hooks(build_hooks(cfg, networks, checkpoints, evaluation))
     if resume and (last := checkpointer.find_last()):
         checkpointer.load(last)
     elif path := settings.init_checkpoint:
@@ -117,7 +98,7 @@ def _train(cfg: DictConfig, resume: bool, signals: StopSignals) -> None:
     if trainer.next_iteration >= settings.max_iter:
         logger.info("%s is finished: all %d iterations are done", settings.output_dir, settings.max_iter)
     else:
-        if is_main:
+        if comm.is_main_process():
             save_config(cfg, folder / "config.yaml")
         record_run(cfg, trainer.next_iteration)
     with signals.kept_for(trainer):
@@ -129,21 +110,49 @@ def _train(cfg: DictConfig, resume: bool, signals: StopSignals) -> None:
             end_early(trainer, checkpoints, folder, first_stop(stop))
 
 
+def build_hooks(
+    cfg: DictConfig,
+    networks: Mapping[str, nn.Module],
+    checkpoints: KeepCheckpoints,
+    evaluation: EvaluateAndKeepBest | None,
+) -> list[HookBase]:
+    """Build what a training does around its steps, in order; in the main process what it alone does as well.
+
+    Args:
+        cfg: whole, without the model in it.
+        networks: name -> network of which pictures are drawn.
+        checkpoints: written before the evaluation of the same step.
+        evaluation: None for none.
+    """
+    settings, pictures = cfg.train, cfg.train.pictures
+    found: list[HookBase] = [IterationTimer()]
+    if comm.is_main_process():
+        found.append(WarnOfSlowLoader())
+    found += [LRScheduler(build_section(cfg.lr_multiplier, "lr_multiplier")), checkpoints]
+    if evaluation is not None:
+        found.append(evaluation)
+    if pictures is not None:
+        draw = build_section(pictures.draw, "train.pictures.draw")
+        found.append(DrawSamples(draw, networks, settings.output_dir, pictures.period, pictures.num_samples))
+    if comm.is_main_process():
+        found.append(WriteMetrics(build_writers(cfg), settings.log_period, evaluation))
+    return found
+
+
 def build_networks(cfg: DictConfig) -> tuple[nn.Module, Ema | None]:
     """Build the network of a training on its device, and its moving average where the config asks for one.
 
     With `train.sharded_blocks` and several processes both are spread over these.
     """
     settings = cfg.train
-    blocks = settings.get("sharded_blocks") if comm.get_world_size() > 1 else ""
+    blocks = settings.sharded_blocks if comm.get_world_size() > 1 else ""
 
     def build(device: str) -> nn.Module:
         with torch.device(device):
-            return set_batch_norm(instantiate(cfg.model), settings.get("batch_norm", "own"), settings.device)
+            return set_batch_norm(build_section(cfg.model, "model"), settings.batch_norm, settings.device)
 
     model = build("meta") if blocks else build("cpu").to(settings.device)
-    ema_decay = settings.get("ema_decay")
-    ema = None if ema_decay is None else Ema(model, ema_decay)
+    ema = None if settings.ema_decay is None else Ema(model, settings.ema_decay)
     if blocks:
         source = build("cpu") if comm.is_main_process() else None
         for network in (model, *([] if ema is None else [ema.module])):
@@ -164,7 +173,7 @@ def tell_differences(cfg: DictConfig, saved: Path) -> None:
 
 
 def end_early(trainer: Trainer, checkpoints: KeepCheckpoints, folder: Path, stop: TrainingStopped) -> None:
-    """Write a checkpoint of the steps done and the count of faults, say why, and end all processes together."""
+    """Write a checkpoint of the steps done, say why, and end all processes together."""
     done = trainer.next_iteration
     try:
         if stop.is_shared or not is_spread(trainer.model):  # parts of a lost process are lost
@@ -174,10 +183,6 @@ def end_early(trainer: Trainer, checkpoints: KeepCheckpoints, folder: Path, stop
             with whole_file(batch_path) as unfinished:
                 torch.save({"batches": stop.batches}, unfinished)
             logger.error("The batch of process %d is in %s", comm.get_rank(), batch_path)
-        if done and comm.is_main_process():
-            # A line of its own: the last step's may be written already, and the faults came after it.
-            with (folder / "metrics.json").open("a") as file:
-                file.write(json.dumps({"faulty_samples": float(trainer.faulty_samples), "iteration": done - 1}) + "\n")
     except (OutputError, OSError) as error:
         logger.error("Not all is saved: %s", error)
     saved = checkpoints.saved_iterations
@@ -192,17 +197,17 @@ def evaluate_only(cfg: DictConfig, resume: bool) -> None:
     """Evaluate `train.init_checkpoint`, or with `resume` the last checkpoint of the config's folder."""
     if cfg.dataloader.test is None:
         raise ConfigError("--eval-only needs a test set, and dataloader.test is null")
-    test_loader = instantiate(cfg.dataloader.test)
-    model = instantiate(cfg.model).to(cfg.train.device)
+    test_loader = build_section(cfg.dataloader.test, "dataloader.test")
+    model = build_section(cfg.model, "model").to(cfg.train.device)
     path = find_last_weights(model, cfg.train.output_dir) if resume else cfg.train.init_checkpoint
     if not path:
         raise ConfigError(
             f"nothing to evaluate: {f'no checkpoint in {cfg.train.output_dir}' if resume else 'no checkpoint named'}"
         )
     load_initial(model, path)
-    if (views := cfg.dataloader.get("test_views")) is not None:
-        model = instantiate(views).wrap(model)
-    evaluate(model, test_loader, instantiate(cfg.dataloader.evaluator))
+    if (views := cfg.dataloader.test_views) is not None:
+        model = build_section(views, "dataloader.test_views").wrap(model)
+    evaluate(model, test_loader, build_section(cfg.dataloader.evaluator, "dataloader.evaluator"))
 
 
 def find_last_weights(model: nn.Module, folder: str) -> str:

@@ -41,7 +41,7 @@ def build_writers(cfg: DictConfig) -> list[EventWriter]:
         JsonWriter(folder),
         TensorBoardWriter(folder),
     ]
-    project = settings.get("wandb")  # configs saved by earlier versions lack it
+    project = settings.wandb
     if project is None:
         return writers
     if not isinstance(project, str) or not project:
@@ -170,6 +170,8 @@ class WandbWriter(RunWriter):
         self._run.define_metric("*", step_metric="iteration")
 
     def write(self) -> None:
+        if self._run is None:  # it did not start, and the error that tells of it is on its way
+            return
         for iteration, scalars in self._new.take(get_event_storage()).items():
             self._run.log({**scalars, "iteration": iteration})
 

@@ -211,9 +211,8 @@ def test_a_folder_that_cannot_be_used_is_one_line(model, images, tmp_path, capsy
     damage(model)
     with pytest.raises(SystemExit) as ended:
         finetune(model, images, tmp_path / "run")
-    message = capsys.readouterr().err + str(ended.value.code)
-    assert words in message and "Traceback" not in message
-    assert ended.value.code == 1 or str(ended.value.code).startswith("main.py: ")
+    message = capsys.readouterr().err
+    assert ended.value.code == 1 and words in message and "Traceback" not in message
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
@@ -223,27 +222,31 @@ def test_a_config_that_takes_its_network_from_a_checkpoint_needs_one(images, tmp
     assert ended.value.code == 2 and "train.init_checkpoint=PATH" in capsys.readouterr().err
 
 
-def test_tensors_of_another_network_are_refused_with_the_config_that_fits(start, model, images, tmp_path):
+def test_tensors_of_another_network_are_refused_with_the_config_that_fits(start, model, images, tmp_path, capsys):
     content = json.loads((model / "config.json").read_text())
     content["model"]["decoder"]["fusion_chans"] = [8, 8, 8, 4]
     (model / "config.json").write_text(json.dumps(content))
-    with pytest.raises(SystemExit, match=r"model does not fit the model. .*of another shape"):
+    with pytest.raises(SystemExit, match="1"):
         finetune(model, images, tmp_path / "run", "dataloader.test=null")
+    assert re.search(r"model does not fit the model. .*of another shape", capsys.readouterr().err)
     test_dirs = [f"dataloader.test.dataset.{part}_dir={images}/test/{part}" for part in ("image", "trimap", "alpha")]
-    with pytest.raises(SystemExit, match="configs/finetune.py builds the network that .*config.json describes"):
+    with pytest.raises(SystemExit, match="1"):
         main.main(["--config-file", DEMO, "--eval-only", f"train.init_checkpoint={start / 'model'}",
                    "train.device=cpu", f"train.output_dir={tmp_path / 'run'}",
                    *test_dirs])  # fmt: skip
+    assert re.search("configs/finetune.py builds the network that .*config.json describes", capsys.readouterr().err)
 
 
-def test_alphas_that_are_missing_are_named_before_anything_starts(start, images, tmp_path):
+def test_alphas_that_are_missing_are_named_before_anything_starts(start, images, tmp_path, capsys):
     mine = shutil.copytree(images, tmp_path / "mine")
     (mine / "alpha" / "3.png").unlink()
-    with pytest.raises(SystemExit, match=r"1 files lack their partners. Missing:\n  .*alpha/3\.\*"):
+    with pytest.raises(SystemExit, match="1"):
         finetune(start / "model", mine, tmp_path / "run")
+    assert re.search(r"1 files lack their partners. Missing:\n  .*alpha/3\.\*", capsys.readouterr().err)
     shutil.rmtree(mine / "alpha")
-    with pytest.raises(SystemExit, match="Missing folders:\n  .*mine/alpha"):
+    with pytest.raises(SystemExit, match="1"):
         finetune(start / "model", mine, tmp_path / "run")
+    assert re.search("Missing folders:\n  .*mine/alpha", capsys.readouterr().err)
 
 
 def test_weights_are_the_same_from_file_folder_and_checkpoint(start):

@@ -29,7 +29,9 @@ from evaluation.report import GAP_PX, LABEL_PX
 from evaluation.samples import SampleSheet
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-CFG = OmegaConf.create({"train": {"output_dir": "x", "max_iter": 12, "iterations_per_epoch": 6, "seed": 7}})
+CFG = OmegaConf.create(
+    {"train": {"output_dir": "x", "max_iter": 12, "iterations_per_epoch": 6, "seed": 7, "wandb": None}}
+)
 
 
 def put_time(seconds):

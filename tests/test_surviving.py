@@ -8,7 +8,7 @@ import signal
 
 import pytest
 import torch
-from test_main import DEMO, data, metrics, overrides, quiet_afterwards, trained  # noqa: F401
+from test_main import DEMO, data, metrics, overrides, quiet_afterwards, refusal, trained  # noqa: F401
 from test_training_faults import at_iteration, same_weights, stopped
 
 import main
@@ -71,7 +71,7 @@ def test_a_signal_ends_an_evaluation_which_a_resume_makes_up_for(
 def test_a_signal_before_the_first_step_leaves_nothing_to_resume(data, tmp_path, monkeypatch, capsys):  # noqa: F811
     monkeypatch.setattr(training, "build_data", lambda _: send("SIGTERM"))
     assert stopped(*overrides(data, tmp_path)) == 75
-    assert "Stopped before the first step: SIGTERM" in capsys.readouterr().out.splitlines()[-1]
+    assert "Stopped while the training was put together: SIGTERM" in capsys.readouterr().out.splitlines()[-1]
     assert not (tmp_path / "last_checkpoint").exists()
 
 
@@ -95,11 +95,11 @@ def test_resumes_tell_of_changes_and_of_a_damaged_checkpoint(trained, data, tmp_
     assert same_weights(tmp_path, trained)
 
 
-def test_a_folder_of_damaged_checkpoints_is_no_start_from_scratch(trained, data, tmp_path):  # noqa: F811
+def test_a_folder_of_damaged_checkpoints_is_no_start_from_scratch(trained, data, tmp_path, capsys):  # noqa: F811
     (tmp_path / "model_0000002.pth").write_bytes((trained / "model_0000002.pth").read_bytes()[:-99])
     (tmp_path / "last_checkpoint").write_text("model_0000002.pth")
-    message = stopped("--resume", *overrides(data, tmp_path))
-    assert message.startswith(f"main.py: no checkpoint in {tmp_path} is whole: ") and "leave out --resume" in message
+    message = refusal(1, capsys, "--resume", *overrides(data, tmp_path))
+    assert f": no checkpoint in {tmp_path} is whole: " in message and "leave out --resume" in message
 
 
 def test_a_disk_that_is_full_is_told_of_and_the_checkpoint_before_stays(

@@ -94,7 +94,8 @@ def test_the_norm_of_gradients_and_the_count_of_skipped_steps_are_written(averag
     ],
 )
 def test_settings_that_cannot_be_are_one_line(data, tmp_path, capsys, override, message):  # noqa: F811
-    assert message in refusal(2, capsys, *overrides(data, tmp_path), override)
+    said = refusal(2, capsys, *overrides(data, tmp_path), override)
+    assert message in said and said.count("\n") == 1
 
 
 def test_a_training_without_finite_losses_stops_with_its_batch(data, tmp_path, capsys):  # noqa: F811
