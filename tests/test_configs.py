@@ -19,7 +19,7 @@ from engine.config import (
     TRAINING_SECTIONS,
     ConfigError,
     apply_overrides,
-    build,
+    build_section,
     check_number_or_null,
     dotted_keys,
     load_config,
@@ -168,10 +168,16 @@ def test_a_misspelt_override_is_refused_with_what_was_meant(path, override, hint
         ("train.compile=3", "^train.compile must be true or false, got 3"),
         ("train.sharded_blocks=7", "^train.sharded_blocks must be text .*, got 7"),
         ("train.pictures=5", "^train.pictures must be a section with its keys, or null, got 5"),
-        ("train.pictures=[]", "cannot use 'train.pictures=\[\]'"),
+        ("train.pictures=[]", r"cannot use 'train.pictures=\[\]'"),
         ("train.best_checkpoint=5", "^train.best_checkpoint must be a section"),
         ("train.checkpointer=5", "^train.checkpointer must be a section"),
-        ("train.checkpointer=null", "^train.checkpointer must be a section with its keys, got None"),
+        ("train.checkpointer=null", "^train.checkpointer is needed, got null"),
+        ("lr_multiplier=null", "^lr_multiplier is needed, got null"),
+        ("optimizer=null", "^optimizer is needed, got null"),
+        ("train.output_dir=null", "^train.output_dir is needed, got null"),
+        ("train.epochs=null", "^a number of epochs must be finite and above 0, got None"),
+        ("train.warmup_samples=-1", "^a number of samples of warm-up must be at least 0, got -1 .*'lr_multiplier"),
+        ("train.decoder_warmup_samples=-1", "^a number of samples of warm-up .*'optimizer.params.pretrained_start'"),
         ("dataloader.test_views=5", "^dataloader.test_views must be a section"),
         ("dataloader.test_views.scales=1", "^dataloader.test_views.scales must be a list, got 1"),
         ("dataloader.train.dataset.tones=3", "^dataloader.train.dataset.tones must be a section"),
@@ -204,12 +210,12 @@ def test_a_section_that_cannot_be_built_is_named():
     cfg = load_config(CONFIGS / "demo.py")
     cfg.model.decoder.convstream_chans = "abc"
     with pytest.raises(ConfigError, match=r"^model cannot be built of its settings: .* \(.*\.py, line \d+\)$"):
-        build(cfg.model, "model")
+        build_section(cfg.model, "model")
     with pytest.raises(ConfigError, match="^dataloader.train is null, and is needed"):
-        build(None, "dataloader.train")
+        build_section(None, "dataloader.train")
     with pytest.raises(ValueError, match="not divisible by 5 heads") as error:
         cfg.model.decoder.convstream_chans, cfg.model.backbone.num_heads = [16, 32, 48], 5
-        build(cfg.model, "model")
+        build_section(cfg.model, "model")
     assert not isinstance(error.value, ConfigError)
 
 

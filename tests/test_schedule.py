@@ -72,7 +72,7 @@ def test_resolvers_work_by_name():
 def test_the_change_of_samples_per_iteration_is_one_line():
     cfg = OmegaConf.create(
         {
-            "train": {"world_size": 1, "epochs": 10, "iterations_per_epoch": 5388, "max_iter": 53880,
+            "train": {"world_size": 1, "accumulation": 1, "epochs": 10, "iterations_per_epoch": 5388, "max_iter": 53880,
                       "warmup_samples": 32_000},
             "dataloader": {"train": {"batch_size": 8}},
             "lr_multiplier": {"warmup_length": 4000 / 53880},
