@@ -1,6 +1,8 @@
 """engine.evaluation on a toy model: which weights stay as the best, and that a stop and a resume change none of it."""
 
 import math
+import os
+import signal
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from engine.checkpoint import Checkpointer, CheckpointError, read_checkpoint
 from engine.config import ConfigError
 from engine.evaluation import EvaluateAndKeepBest
 from engine.launch import launch
-from engine.stopping import OutputError
+from engine.stopping import OutputError, StopRequested, StopSignals
 from engine.trainer import Trainer
 
 MAX_ITER = 12
@@ -256,6 +258,33 @@ def test_two_processes_keep_one_best_and_make_up_together(tmp_path):
     whole, stopped = (best(tmp_path / name) for name in ("whole", "stopped"))
     assert (stopped["iteration"], stopped["value"]) == (whole["iteration"], whole["value"])
     assert all(torch.equal(stopped["model"][name], tensor) for name, tensor in whole["model"].items())
+
+
+def test_a_signal_in_the_evaluation_of_a_spread_network_waits_for_the_next_draw(tmp_path, monkeypatch):
+    """All processes save it, and so all have to stop together."""
+    monkeypatch.setattr("engine.evaluation.is_spread", lambda _: True)
+    score = weights_score
+    monkeypatch.setitem(
+        globals(), "weights_score", lambda model: (os.kill(os.getpid(), signal.SIGTERM), score(model))[1]
+    )
+    trainer = []
+    monkeypatch.setattr(
+        Trainer, "before_train", lambda self, run=Trainer.before_train: (trainer.append(self), run(self))
+    )
+    with StopSignals() as signals, pytest.raises(StopRequested) as stop, signals.kept_for(SignalOf(trainer)):
+        training_with_best(tmp_path)
+    assert stop.value.is_shared and trainer[0].next_iteration == 2
+    assert best(tmp_path)["iteration"] == 1
+
+
+class SignalOf:
+    """Passes a signal on to the trainer that a list holds."""
+
+    def __init__(self, trainer):
+        super().__setattr__("trainer", trainer)
+
+    def __setattr__(self, name, value):
+        setattr(self.trainer[0], name, value)
 
 
 def test_a_metric_that_the_evaluation_does_not_give_is_refused_with_those_that_it_gives(tmp_path):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +25,15 @@ from engine.config import ConfigError, load_config
 from engine.hooks import DrawSamples, WriteMetrics, resident_memory_gb
 from engine.record import git_state, read_record, record_run, versions
 from engine.stopping import OutputError
-from engine.writers import JsonWriter, ProgressWriter, RunWriter, TensorBoardWriter, WandbWriter, build_writers
+from engine.writers import (
+    JsonWriter,
+    NewScalars,
+    ProgressWriter,
+    RunWriter,
+    TensorBoardWriter,
+    WandbWriter,
+    build_writers,
+)
 from evaluation.report import GAP_PX, LABEL_PX
 from evaluation.samples import SampleSheet
 
@@ -203,6 +212,25 @@ def test_pictures_change_nothing_of_the_training(tmp_path):
     assert [event.step for event in board.Images("samples")] == [4, 9, 11]
 
 
+def test_pictures_compile_nothing(tmp_path):
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    hook = DrawSamples(Drawings(), networks := {}, tmp_path, 1, 3)
+    trainer, _, _ = toy_training(tmp_path, hooks_too=[hook])
+    networks[""] = trainer.model
+    trainer.model.compile(backend=count)
+    trainer.train(0, 1)
+    assert len(graphs) == 1  # that of the step
+    with torch.no_grad():
+        trainer.model.eval()(trainer.last_batch)
+    assert len(graphs) == 2  # as it would have been
+
+
 @pytest.mark.parametrize(("period", "num_samples"), [(-1, 4), (2.5, 4), (10, 0)])
 def test_pictures_of_no_sense_are_refused(tmp_path, period, num_samples):
     with pytest.raises(ConfigError, match=r"train.pictures\.(period|num_samples) must be a whole number of at least"):
@@ -289,6 +317,22 @@ def test_weights_and_biases_are_asked_for_by_name(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match="train.wandb is 'matting', but wandb cannot be imported .*pip install wandb"):
         build_writers(OmegaConf.merge(cfg, {"train": {"wandb": "matting"}}))
+
+
+def test_what_keeps_weights_and_biases_from_starting_is_what_is_said(tmp_path):
+    class FakeError(Exception):
+        pass
+
+    def refuse(**_):
+        raise FakeError("no API key\nconfigured")
+
+    writer = WandbWriter.__new__(WandbWriter)
+    writer.__dict__.update(_project="matting", _folder=tmp_path, _cfg=CFG, _new=NewScalars(), _run=None)
+    writer._wandb = SimpleNamespace(init=refuse, Settings=lambda **_: None, errors=SimpleNamespace(Error=FakeError))
+    scores = hooks.CallbackHook(before_train=lambda t: t.storage.put_scalar("score", 1.0))  # as of one made up for
+    with pytest.raises(ConfigError, match="Weights & Biases does not start \\(no API key configured\\): log in"):
+        train_toy(tmp_path, scores, writers=[JsonWriter(tmp_path), writer])
+    assert [row["score"] for row in rows_of(tmp_path / "metrics.json")] == [1.0]
 
 
 def wandb_records(path):

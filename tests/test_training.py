@@ -7,8 +7,9 @@ import torch
 from test_main import DEMO, data, metrics, overrides, printed_evaluation, quiet_afterwards, refusal  # noqa: F401
 
 import main
+from configs.common.train import train
 from engine.checkpoint import read_checkpoint
-from engine.config import apply_overrides, load_config
+from engine.config import LATER_KEYS, apply_overrides, load_config
 from engine.training import build_networks
 
 AVERAGED = {
@@ -96,6 +97,25 @@ def test_the_norm_of_gradients_and_the_count_of_skipped_steps_are_written(averag
 def test_settings_that_cannot_be_are_one_line(data, tmp_path, capsys, override, message):  # noqa: F811
     said = refusal(2, capsys, *overrides(data, tmp_path), override)
     assert message in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["--eval-only"]], ids=["train", "eval-only"])
+def test_both_ways_round_products_as_the_precision_says(data, tmp_path, monkeypatch, capsys, arguments):  # noqa: F811
+    def look(*_):
+        raise FileNotFoundError(f"TF32: {torch.backends.cuda.matmul.allow_tf32}")
+
+    monkeypatch.setattr("engine.training.build_section", look)
+    monkeypatch.setattr("engine.training.build_data", look)
+    for precision in ("tf32", "float32"):
+        changes = overrides(data, tmp_path, **{"train.precision": precision})
+        assert f"TF32: {precision == 'tf32'}" in refusal(1, capsys, *arguments, *changes)
+
+
+def test_what_earlier_configs_lack_is_what_a_config_says_by_default():
+    """But for what was not done at all before there was the setting."""
+    cfg = load_config(DEMO)
+    differing = {key for key, value in LATER_KEYS["train"].items() if train[key] != value}
+    assert differing == {"best_checkpoint", "pictures"} and cfg.train.keys() == train.keys()
 
 
 def test_a_training_without_finite_losses_stops_with_its_batch(data, tmp_path, capsys):  # noqa: F811
