@@ -36,7 +36,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
-        raise OutputError(f"cannot write {path}: {cause.strerror or cause}") from error
+        advice = "; move that folder away" if path.is_dir() else ""
+        raise OutputError(f"cannot write {path}: {cause.strerror or cause}{advice}") from error
     finally:
         with suppress(OSError):  # of a folder that went
             unfinished.unlink(missing_ok=True)

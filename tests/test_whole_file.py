@@ -54,6 +54,13 @@ def test_a_folder_that_went_or_is_a_file_is_told_of_by_the_path(tmp_path):
             write_text(folder / "x", "text")
 
 
+def test_a_folder_in_the_place_of_a_file_is_told_to_be_moved(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    with pytest.raises(OutputError, match=f"cannot write {tmp_path}/a: Is a directory; move that folder away$"):
+        write_text(tmp_path / "a", "text")
+    assert names(tmp_path) == ["a"] and names(tmp_path / "a") == ["b"]
+
+
 def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path):
     for name in ("model_0000002.pth", f"model_0000005.pth{SUFFIX}", f"last_checkpoint{SUFFIX}", "notes.txt"):
         (tmp_path / name).touch()
