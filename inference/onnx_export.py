@@ -21,7 +21,7 @@ from modeling.backbone.block import Block
 from modeling.backbone.rope_position_encoding import rotate
 from modeling.backbone.vitdet import RelativeAttention, RelativeBlock
 from modeling.backbone.windows import partition, unpartition
-from modeling.vitmatte import UNKNOWN
+from modeling.vitmatte import paste_known
 
 OPSET = 18
 """The lowest that torch's exporter writes; onnxruntime reads it since 1.14."""
@@ -146,7 +146,7 @@ class _Exportable(nn.Module):
         padding = (0, _filled(width, side) - width, 0, _filled(height, side) - height)
         network_input = self.model.network_input(F.pad(image, padding, mode="replicate"), F.pad(trimap, padding))
         alpha = self.model.decoder(self.model.backbone(network_input), network_input)[..., :height, :width]
-        return torch.where(trimap == UNKNOWN, alpha, trimap)
+        return paste_known(alpha, trimap)
 
 
 class _Attention(nn.Module):

@@ -14,7 +14,7 @@ from data.images import as_colours, as_unit_floats
 from data.trimap import UNKNOWN, decode_trimap
 from inference.model_folder import read_model_folder
 from inference.network import TILE_PX, Network, TorchNetwork
-from modeling.views import AverageViews
+from modeling.average_views import AverageViews
 
 logger = logging.getLogger(__name__)
 

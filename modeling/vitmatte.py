@@ -84,7 +84,7 @@ class ViTMatte(nn.Module):
         network_input = self.network_input(image, trimap)
         pred_alpha = self.decoder(self.backbone(network_input), network_input)[..., :height, :width]
         if not self.training:
-            return {"pred_alpha": torch.where(trimap == UNKNOWN, pred_alpha, trimap.to(pred_alpha.dtype))}
+            return {"pred_alpha": paste_known(pred_alpha, trimap)}
         if self.criterion is None:
             raise ValueError("this model was built without a criterion, so it can only be evaluated: call .eval()")
         return self.criterion(pred_alpha, batch["alpha"].to(self.device, non_blocking=True), trimap)
@@ -105,6 +105,12 @@ class ViTMatte(nn.Module):
             trimap = F.pad(trimap, (0, right, 0, lower))
         x = torch.cat((image, trimap.to(image.dtype)), dim=1)
         return x.contiguous(memory_format=torch.channels_last)
+
+
+def paste_known(alpha: Tensor, trimap: Tensor) -> Tensor:
+    """Alpha (B, 1, H, W) with 0 and 1 where a trimap of that shape, on any device, knows them."""
+    trimap = trimap.to(alpha)
+    return torch.where(trimap == UNKNOWN, alpha, trimap)
 
 
 def freeze(backbone: nn.Module, num_blocks: int = 0, patch_embed: bool = False) -> None:

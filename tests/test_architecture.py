@@ -43,7 +43,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "inference.foreground": ("inference.extras", "data.images", "data.composition", "numpy", "cv2"),
     "inference.jobs": ("numpy", "data.images", "data.encoding"),
     # A config and its checkpoint are read as training reads them, where one is asked for.
-    "inference.predictor": ("inference", "modeling.views", "data.images", "data.trimap", "torch", "numpy",
+    "inference.predictor": ("inference", "modeling.average_views", "data.images", "data.trimap", "torch", "numpy",
                             "engine.model"),
     # The others are detectron2's own interface (configs, overrides, saved configs, schedules).
     "engine": ("engine", "torch", "safetensors", "detectron2", "fvcore", "omegaconf", "hydra", "yaml"),

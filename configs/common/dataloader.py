@@ -7,7 +7,7 @@ from data.datasets import CompositionDataset, MattingFolder
 from data.degradation import DegradeImage
 from data.tones import JitterTones
 from evaluation.evaluator import MattingEvaluator
-from modeling.views import AverageViews
+from modeling.average_views import AverageViews
 
 dataloader = dict(
     train=L(build_train_loader)(

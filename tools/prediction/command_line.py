@@ -70,7 +70,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
 
 def views(text: str) -> Any:
     """Read what a network's alpha is averaged over."""
-    from modeling.views import AverageViews  # loads torch
+    from modeling.average_views import AverageViews  # loads torch
 
     try:
         return AverageViews.parse(text)

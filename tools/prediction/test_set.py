@@ -26,7 +26,7 @@ class Network(NamedTuple):
     weights: Path | None
     device: str | None
     views: str | None = None
-    """What alpha is averaged over, see `modeling.views.AverageViews.parse`."""
+    """What alpha is averaged over, see `modeling.average_views.AverageViews.parse`."""
 
 
 def predict_test_set(
@@ -99,7 +99,7 @@ def load_network(network: Network, ranks: Ranks) -> tuple[Callable[[NDArray, NDA
     """
     from inference.model_folder import CONFIG_FILE, WEIGHTS_FILE
     from inference.predictor import Predictor
-    from modeling.views import AverageViews
+    from modeling.average_views import AverageViews
 
     source, weights, device, words = network
     views = AverageViews.parse(words) if words else None

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.vitmatte import UNKNOWN
+from modeling.vitmatte import UNKNOWN, paste_known
 
 MAX_SCALE = 8.0
 
@@ -106,12 +106,6 @@ class _Averaged(nn.Module):
             return self.model({"image": image, "trimap": trimap})["pred_alpha"]
 
         return {"pred_alpha": self.views(predict, batch["image"], batch["trimap"])}
-
-
-def paste_known(alpha: Tensor, trimap: Tensor) -> Tensor:
-    """Alpha (B, 1, H, W) with 0 and 1 where a trimap of that shape knows them."""
-    trimap = trimap.to(alpha.device)
-    return torch.where(trimap == UNKNOWN, alpha, trimap.to(alpha.dtype))
 
 
 def turn(x: Tensor, turns: int, is_flipped: bool) -> Tensor:
