@@ -1,6 +1,8 @@
 """A training put together from its config, and an evaluation alone."""
 
 import logging
+import os
+import shutil
 import sys
 import weakref
 from collections.abc import Mapping
@@ -35,6 +37,9 @@ from engine.writers import build_writers
 
 logger = logging.getLogger(__name__)
 
+COMPILERS = {"cpu": ("CXX", "g++"), "cuda": ("CC", "gcc")}
+"""Device -> the variable that names the compiler behind torch.compile, and the one taken without."""
+
 
 def train(cfg: DictConfig, resume: bool) -> None:
     """Train a config from its initial checkpoint, or with `resume` from the last one of its folder if there is any.
@@ -66,6 +71,7 @@ def _train(cfg: DictConfig, resume: bool, signals: StopSignals) -> None:
     optimizer = build_section(cfg.optimizer, "optimizer")
     cfg.optimizer.params.model = None
     if settings.compile:
+        check_compiler(settings.device)
         model.compile()
     trainer = Trainer(
         model if is_spread(model) else distribute(model),
@@ -158,6 +164,17 @@ def build_networks(cfg: DictConfig) -> tuple[nn.Module, Ema | None]:
         for network in (model, *([] if ema is None else [ema.module])):
             shard(network, blocks, settings.device, source)
     return model, ema
+
+
+def check_compiler(device: str) -> None:
+    """Raise a ConfigError where torch.compile would not find, in the first step, the compiler that it needs."""
+    variable, name = COMPILERS.get(device, COMPILERS["cpu"])
+    command = os.environ.get(variable) or name
+    if shutil.which(command.split()[0]) is None:
+        raise ConfigError(
+            f"train.compile=true needs a compiler on train.device={device}, and there is no {command!r}: install "
+            f"{name}, name one by {variable}, or leave train.compile=false"
+        )
 
 
 def tell_differences(cfg: DictConfig, saved: Path) -> None:

@@ -9,8 +9,8 @@ from test_main import DEMO, data, metrics, overrides, printed_evaluation, quiet_
 import main
 from configs.common.train import train
 from engine.checkpoint import read_checkpoint
-from engine.config import LATER_KEYS, apply_overrides, load_config
-from engine.training import build_networks
+from engine.config import LATER_KEYS, ConfigError, apply_overrides, load_config
+from engine.training import build_networks, check_compiler
 
 AVERAGED = {
     "train.ema_decay": 0.6,
@@ -143,3 +143,19 @@ def test_on_cuda_batch_norm_is_synchronised_by_torchs_own(data, tmp_path, monkey
     model, _ = build_networks(cfg)
     kinds = {type(module) for module in model.modules() if "BatchNorm" in type(module).__name__}
     assert kinds == {torch.nn.SyncBatchNorm}
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_compiling_without_a_compiler_is_one_line_at_the_start(device, tmp_path, monkeypatch):
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match=f"^train.compile=true needs a compiler on train.device={device}, and there"):
+        check_compiler(device)
+    for name in ("gcc", "g++"):
+        (tmp_path / name).touch(0o755)
+    check_compiler(device)
+    monkeypatch.setenv("CC", "absent -v")
+    monkeypatch.setenv("CXX", "absent -v")
+    with pytest.raises(ConfigError, match="there is no 'absent -v'"):
+        check_compiler(device)
