@@ -120,7 +120,7 @@ def test_faults_count_with_the_last_batch_of_their_step_or_with_the_error_that_e
     failing._loader = [*islice(failing._loader, 1), {"faults": ["b"]}]
     failing.draw(is_last=False)
     with pytest.raises(LoaderError):
-        failing.draw()
+        failing.draw(is_last=False)
     assert failing.num_faults == 2
 
 

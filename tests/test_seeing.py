@@ -335,6 +335,23 @@ def test_what_keeps_weights_and_biases_from_starting_is_what_is_said(tmp_path):
     assert [row["score"] for row in rows_of(tmp_path / "metrics.json")] == [1.0]
 
 
+def test_an_evaluation_that_is_made_up_for_is_written_before_the_first_step(tmp_path):
+    seen = []
+
+    class Evaluation:
+        is_unrecorded = True
+
+        def write_record(self):
+            self.is_unrecorded = False
+            seen.append(rows_of(tmp_path / "metrics.json"))
+
+    trainer, _, _ = toy_training(tmp_path)
+    scores = hooks.CallbackHook(before_train=lambda t: t.storage.put_scalar("score", 1.0))
+    trainer.register_hooks([scores, WriteMetrics([JsonWriter(tmp_path)], 5, Evaluation())])
+    trainer.train(0, 1)
+    assert seen[0] == [{"iteration": 0, "score": 1.0}]
+
+
 def wandb_records(path):
     """Read what wandb keeps of a run: 7 bytes, then records of a checksum (4 bytes), length (2), kind (1) and data."""
     from wandb.proto import wandb_internal_pb2
