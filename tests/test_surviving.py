@@ -5,17 +5,18 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
-from test_main import DEMO, data, metrics, overrides, quiet_afterwards, refusal, trained  # noqa: F401
+from test_main import DEMO, REPOSITORY, data, metrics, overrides, quiet_afterwards, refusal, trained  # noqa: F401
 from test_training_faults import at_iteration, same_weights, stopped
 
 import main
 from engine import training
 from engine.evaluation import evaluate
 from engine.hooks import WriteMetrics
-from engine.keeping import KeepCheckpoints
 from engine.stopping import OutputError
 
 
@@ -162,28 +163,32 @@ def test_an_output_folder_that_is_a_file_is_one_line(data, tmp_path, capsys):  #
     assert message.count("\n") == 1 and f"train.output_dir={tmp_path / 'file'} cannot be written" in message
 
 
-def killed(arguments):
-    """Run the command in a process of its own that SIGKILL ends as a checkpoint that it may not survive is written."""
-    child = os.fork()
-    if child == 0:
-        save = KeepCheckpoints.after_step
+KILLED = """
+import os, signal, sys
+import main
+from engine.keeping import KeepCheckpoints
 
-        def save_and_die(hook):
-            save(hook)
-            if hook.trainer.iter == 2:
-                os.kill(os.getpid(), signal.SIGKILL)
+save = KeepCheckpoints.after_step
 
-        KeepCheckpoints.after_step = save_and_die
-        main.main(["--config-file", DEMO, *arguments])
-        os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+def save_and_die(hook):
+    save(hook)
+    if hook.trainer.iter == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+KeepCheckpoints.after_step = save_and_die
+main.main(sys.argv[1:])
+"""
+"""A training that is killed after its checkpoint of iteration 2, before anything else of that step."""
 
 
+@pytest.mark.slow
 def test_a_kill_after_the_next_checkpoint_loses_no_evaluation(trained, data, tmp_path):  # noqa: F811
     """No line of the log was due in between; a resume from the later checkpoint makes no earlier evaluation again."""
     periods = {"train.eval_period": 2, "train.checkpointer.period": 1, "train.log_period": 4, "train.device": "cpu"}
     changes = overrides(data, tmp_path, **periods)
-    killed(changes)
+    command = [sys.executable, "-W", "ignore", "-c", KILLED, "--config-file", DEMO, *changes]
+    killed = subprocess.run(command, cwd=REPOSITORY, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
     main.main(["--config-file", DEMO, "--resume", *changes])
     assert [i for i, row in sorted(metrics(tmp_path).items()) if "matting/SAD" in row] == [1, 3, 6]
