@@ -21,7 +21,7 @@ def long_run(tmp_path):
     trimap = np.full((700, 700), 128, np.uint8)
     for folder, picture in (("pred", trimap + 1), ("label", trimap), ("trimap", trimap)):
         cv2.imwrite(str(tmp_path / folder / "a.png"), picture)
-        for i in range(400):
+        for i in range(2000):
             os.link(tmp_path / folder / "a.png", tmp_path / folder / f"x{i}.png")
     command = [sys.executable, "tools/evaluate.py", *arguments(tmp_path), "--workers", "2"]
     run = subprocess.Popen(
