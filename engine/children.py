@@ -79,6 +79,8 @@ def _forwarded_signals(processes: list[SpawnProcess]) -> Iterator[list[signal.Si
 def _join(processes: list[SpawnProcess]) -> list[int]:
     """Wait for processes; after one failed, the others have some time to end by themselves before they are ended.
 
+    They have none where the first one, who writes the checkpoints, failed for a reason of its own.
+
     Returns: exit status of each, minus the number of a signal that ended it; 0 of those that this function ended.
     """
     while not any(process.exitcode for process in processes):
@@ -86,8 +88,10 @@ def _join(processes: list[SpawnProcess]) -> list[int]:
             return [0] * len(processes)
         wait(alive)
     ended: list[int] = []
+    grace_s = GRACE_S if processes[0].exitcode in (None, 0, LostProcess.status) else 0.0
     for end in (SpawnProcess.terminate, SpawnProcess.kill):
-        deadline = time.monotonic() + GRACE_S
+        deadline = time.monotonic() + grace_s
+        grace_s = GRACE_S
         for process in processes:
             process.join(max(0.0, deadline - time.monotonic()))
         ended = ended or [process.exitcode or 0 for process in processes]

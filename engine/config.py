@@ -186,13 +186,17 @@ def build_section(node: Any, key: str) -> Any:
         key: its name in messages.
 
     Raises:
-        ConfigError: it is null, or the code that it names cannot use the kinds of its values. Where the code itself
-            tells what is wrong with them, its error comes through.
+        ConfigError: it is null, or the code that it names cannot use its values. Errors with a class of their own,
+            those of files for instance, come through.
     """
     if node is None:
         raise ConfigError(f"{key} is null, and is needed")
     try:
         return instantiate(node)
+    except ValueError as error:
+        if type(error) is not ValueError:
+            raise
+        raise ConfigError(f"{key} cannot be built of its settings: {error}") from error
     except (TypeError, AttributeError) as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise ConfigError(

@@ -7,6 +7,7 @@ from detectron2.engine import hooks
 from detectron2.utils import comm
 
 from engine.checkpoint import FINAL_NAME, Checkpointer
+from engine.config import ConfigError
 from engine.trainer import Trainer
 
 
@@ -25,7 +26,7 @@ class KeepCheckpoints(hooks.HookBase):
         saved_iterations: that are in the newest checkpoint.
 
     Raises:
-        ValueError: for other numbers.
+        ConfigError: for other numbers.
         OutputError: in training, where the folder cannot be written.
     """
 
@@ -34,7 +35,7 @@ class KeepCheckpoints(hooks.HookBase):
     def __init__(self, checkpointer: Checkpointer, period: int, max_to_keep: int | None = None) -> None:
         for key, number in (("period", period), ("max_to_keep", max_to_keep)):
             if number is not None and number < 1:
-                raise ValueError(f"train.checkpointer.{key} must be at least 1, got {number}")
+                raise ConfigError(f"train.checkpointer.{key} must be at least 1, got {number}")
         self._checkpointer = checkpointer
         self._period, self._max_to_keep = period, max_to_keep
         self._written: list[str] = []

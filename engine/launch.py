@@ -143,7 +143,7 @@ def _start_work(
 
 
 def leave(message: str, status: int, is_silent: bool = False, is_own: bool = False) -> NoReturn:
-    """End this process; of those that torchrun started on a machine, the first alone says why.
+    """End this process; of those on a machine, the first alone says why.
 
     Args:
         message: one line.
@@ -151,9 +151,9 @@ def leave(message: str, status: int, is_silent: bool = False, is_own: bool = Fal
         is_silent: leave the message to another process in any case.
         is_own: the first may not have it to say: speak where that does not end and take this process with it.
     """
-    is_first = os.environ.get("LOCAL_RANK", "0") == "0"
+    is_first = (comm.get_local_rank() if distributed.is_initialized() else int(os.environ.get("LOCAL_RANK", 0))) == 0
     if not is_first:
-        time.sleep(PAUSE_S)  # torchrun ends the others with the first to end: that shall be the one that speaks
+        time.sleep(PAUSE_S)  # the others are ended with the first to end: that shall be the one that speaks
     if (is_first or is_own) and not is_silent:
         sys.stderr.write(f"{Path(sys.argv[0]).name}: {message}\n")
     sys.exit(status)

@@ -23,7 +23,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
@@ -31,8 +30,7 @@ import main as program
 from engine import writers
 from engine.checkpoint import CheckpointError, read_checkpoint
 from engine.whole_file import SUFFIX
-
-REPOSITORY = Path(__file__).resolve().parent.parent
+from tests.tiny_training import DEMO, make_data, overrides
 
 MOMENTS = ("any", "model_0", "start", "any", "model_0", "last_checkpoint", "model_best", "last_evaluation", "model_f")
 """What a kill waits for: nothing, the first steps, or that a file whose name begins so is being written."""
@@ -47,59 +45,19 @@ TIMES = ("time", "eta_seconds", "memory", "images_per_second", "gpu_memory")
 """How names of metrics begin or end that no two runs share."""
 
 
-def make_data(folder: Path) -> None:
-    """Draw three RGBA discs, as many backgrounds, and a test image of 64 x 64 px with trimap and alpha."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:96, :96]
-    for number in range(3):
-        alpha = np.clip(32 + 4 * number - np.hypot(y - 48, x - 48), 0, 8) / 8
-        colours = rng.integers(0, 256, (96, 96, 3))
-        trimap = np.where(alpha == 1, 255, np.where(alpha == 0, 0, 128))
-        pictures = {"rgba": np.dstack((colours, 255 * alpha)), "backgrounds": colours[:, ::-1]}
-        if number == 0:
-            cut = slice(0, 64)
-            pictures |= {"merged": colours[cut, cut], "trimaps": trimap[cut, cut], "alpha_copy": 255 * alpha[cut, cut]}
-        for name, picture in pictures.items():
-            (folder / name).mkdir(exist_ok=True)
-            cv2.imwrite(str(folder / f"{name}/{number}.png"), picture.astype(np.uint8))
-
-
 def arguments(data: Path, output: Path, num_iterations: int) -> list[str]:
     """Command line of a training whose files take a good part of its time."""
-    settings = {
-        "train.output_dir": output,
+    changes = {
         "train.device": "cpu",
-        "train.init_checkpoint": "''",
-        "train.samples_per_epoch": 6,
         "train.max_iter": num_iterations,
         "train.checkpointer.period": PERIOD,
         "train.checkpointer.max_to_keep": 2,
         "train.eval_period": 2,
         "train.ema_decay": 0.9,
         "train.best_checkpoint.metric": "ema/matting/SAD",
-        "train.warmup_samples": 4,
-        "train.log_period": 1,
         "optimizer.lr": 0.001,
-        "model.backbone.embed_dim": 32,
-        "model.backbone.depth": 2,
-        "model.backbone.num_heads": 1,
-        "model.backbone.window_size": 2,
-        "model.backbone.global_block_indexes": "[1]",
-        "model.backbone.drop_path_rate": 0.3,
-        "model.decoder.convstream_chans": "[4,4,4]",
-        "model.decoder.fusion_chans": "[8,8,8,8]",
-        "dataloader.train.batch_size": 2,
-        "dataloader.train.num_workers": 0,
-        "dataloader.train.dataset.crop_px": 64,
-        "dataloader.train.dataset.foreground_dirs": f"[{data}/rgba]",
-        "dataloader.train.dataset.background_dirs": f"[{data}/backgrounds]",
-        "dataloader.test.num_workers": 0,
-        "dataloader.test.dataset.image_dir": data / "merged",
-        "dataloader.test.dataset.trimap_dir": data / "trimaps",
-        "dataloader.test.dataset.alpha_dir": data / "alpha_copy",
     }
-    config = str(REPOSITORY / "configs" / "demo.py")
-    return ["--config-file", config, "--resume", *(f"{key}={value}" for key, value in settings.items())]
+    return ["--config-file", DEMO, "--resume", *overrides(data, output, **changes)]
 
 
 def start(command: list[str], log: Path) -> int:

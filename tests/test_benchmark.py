@@ -8,13 +8,13 @@ import sys
 
 import pytest
 import torch
-from test_main import REPOSITORY
 
 from data.images import to_uint8
 from data.trimap import unknown_mask
 from evaluation.metrics import METRICS, measure
 from modeling import DetailCapture, MattingCriterion, ViTMatte, detail_capture
 from modeling.backbone import ViT, vit
+from tests.tiny_training import REPOSITORY
 from tools import benchmark
 from tools.benchmarks import fresh, metrics, train_step
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import LazyCall, LazyConfig, instantiate
 from detectron2.solver import LRMultiplier
 from omegaconf import OmegaConf
 
 import preprocess
+from data.images import DataError
 from engine.checkpoint import CheckpointError, load_weights
 from engine.config import (
     TRAINING_SECTIONS,
@@ -213,10 +214,17 @@ def test_a_section_that_cannot_be_built_is_named():
         build_section(cfg.model, "model")
     with pytest.raises(ConfigError, match="^dataloader.train is null, and is needed"):
         build_section(None, "dataloader.train")
-    with pytest.raises(ValueError, match="not divisible by 5 heads") as error:
+    with pytest.raises(ConfigError, match="^model cannot be built of its settings: width .* not divisible by 5 heads"):
         cfg.model.decoder.convstream_chans, cfg.model.backbone.num_heads = [16, 32, 48], 5
         build_section(cfg.model, "model")
-    assert not isinstance(error.value, ConfigError)
+
+
+def test_an_error_of_files_that_a_section_names_comes_through():
+    def find_pairs():
+        raise DataError("a.png has no alpha")
+
+    with pytest.raises(DataError, match="^a.png has no alpha$"):
+        build_section(LazyCall(find_pairs)(), "dataloader.test")
 
 
 @pytest.mark.parametrize("path", ["absent.py", "README.md", ""])

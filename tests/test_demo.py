@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot
-from test_main import REPOSITORY
 
 import preprocess
 from data.datasets import MattingFolder
 from data.trimap import trivial_alpha
 from engine.config import apply_overrides, load_config
 from evaluation.metrics import METRICS
+from tests.tiny_training import REPOSITORY
 from tools import demo
 
 

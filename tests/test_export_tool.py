@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
-from test_main import DEMO, REPOSITORY, overrides
 from test_published_vitmatte import picture, randomised, refused, run, transformers_vitmatte
 
 from engine.config import apply_overrides, load_config
@@ -17,6 +16,7 @@ from inference.model_folder import build
 from inference.network import TorchNetwork
 from inference.predictor import Predictor
 from inference.published_vitmatte import SIZES
+from tests.tiny_training import DEMO, REPOSITORY, overrides
 from tools import export
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))

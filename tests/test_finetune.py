@@ -13,7 +13,7 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
-from test_main import DEMO, REPOSITORY, metrics, overrides, quiet_afterwards  # noqa: F401
+from test_main import quiet_afterwards  # noqa: F401
 from test_published_vitmatte import source, tiny, tiny_size  # noqa: F401
 
 import main
@@ -25,6 +25,7 @@ from engine.initial import adopt_model, describe_model, read_initial
 from evaluation.folders import evaluate_folders
 from inference import model_folder
 from inference.predictor import Predictor
+from tests.tiny_training import DEMO, REPOSITORY, metrics, overrides
 from tools import export
 
 FINETUNE = str(REPOSITORY / "configs" / "finetune.py")

@@ -12,7 +12,7 @@ from test_stopping import training
 from torch import nn
 
 from engine.checkpoint import Checkpointer, CheckpointError, read_checkpoint
-from engine.config import describe_differences, save_config
+from engine.config import ConfigError, describe_differences, save_config
 from engine.keeping import KeepCheckpoints
 from engine.stopping import OutputError
 from engine.training import find_last_weights
@@ -106,7 +106,7 @@ def test_a_stop_writes_what_is_not_written_yet(tmp_path):
 
 @pytest.mark.parametrize("settings", [{"period": 0}, {"max_to_keep": -1}, {"max_to_keep": 0}])
 def test_numbers_that_make_no_sense_are_refused(tmp_path, settings):
-    with pytest.raises(ValueError, match=f"train.checkpointer.{[*settings][0]} must be at least 1"):
+    with pytest.raises(ConfigError, match=f"train.checkpointer.{[*settings][0]} must be at least 1"):
         keeping(tmp_path, **settings)
 
 

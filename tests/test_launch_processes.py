@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_main import DEMO, REPOSITORY, data, overrides, quiet_afterwards  # noqa: F401
+from test_main import data, quiet_afterwards  # noqa: F401
 
 import main
+from tests.tiny_training import DEMO, REPOSITORY, overrides
 
 pytestmark = pytest.mark.slow
 

@@ -18,6 +18,7 @@ from modeling.backbone.layers import (
     QKVLinear,
     SwiGLU,
     build_ffn,
+    drop_path_rates,
     in_pieces,
 )
 
@@ -167,3 +168,11 @@ def test_a_graph_is_recorded_of_the_whole_at_once(monkeypatch: pytest.MonkeyPatc
     seen: list[int] = []
     in_pieces(lambda x: (seen.append(x.shape[1]), x)[1], random(1, 9, 3))
     assert seen == [9]
+
+
+def test_blocks_are_skipped_ever_more_often_and_none_always() -> None:
+    assert drop_path_rates(0.6, 4) == pytest.approx([0.0, 0.2, 0.4, 0.6])
+    assert drop_path_rates(0.5, 1) == [0.0]
+    for last in (1.0, 2, -0.1, math.nan):
+        with pytest.raises(ValueError, match=f"^drop_path_rate must be at least 0 and below 1, got {last}$"):
+            drop_path_rates(last, 4)

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation, distance_transform_edt
-from test_main import REPOSITORY
 
 from data.images import read_image
 from inference.extras import MissingExtraError
 from inference.subject import trimap_of_subject
+from tests.tiny_training import REPOSITORY
 from tools import make_trimap
 
 SIZES = {"a": (60, 90), "b": (70, 50)}

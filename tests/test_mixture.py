@@ -12,7 +12,7 @@ from detectron2.config import LazyConfig, instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_main import metrics, overrides, quiet_afterwards  # noqa: F401
+from test_main import quiet_afterwards  # noqa: F401
 
 import main
 from data.build import build_train_loader
@@ -23,6 +23,7 @@ from data.mixture import MixtureDataset
 from data.stream import InfiniteSampler
 from engine.config import apply_overrides, load_config
 from tests.conftest import REPOSITORY
+from tests.tiny_training import metrics, overrides
 
 PAGE = (REPOSITORY / "docs/data.md").read_text()
 YOUR_DATA = PAGE[PAGE.index("## Your data") : PAGE.index("## Check a data set")]

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
-from test_main import DEMO, overrides
 
 from engine.checkpoint import CheckpointError
 from engine.config import ConfigError, apply_overrides, load_config
 from engine.model import load_model
+from tests.tiny_training import DEMO, overrides
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_main import DEMO, REPOSITORY
 from test_predict_tool import arguments, by_network, folders, grey, network  # noqa: F401
 
 from inference import classical
 from inference.extras import MissingExtraError
+from tests.tiny_training import DEMO, REPOSITORY
 from tools import predict
 from tools.prediction import steps
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
 from scipy.ndimage import distance_transform_edt
-from test_main import DEMO, REPOSITORY, overrides
 
 from data.images import read_image, read_raw
 from data.trimap import ramp_alpha, read_trimap, trimap_from_mask
@@ -19,6 +18,7 @@ from engine.config import apply_overrides, load_config
 from inference.classical import closed_form_alpha
 from inference.foreground import cut_out, estimate_foreground, over
 from inference.predictor import Predictor
+from tests.tiny_training import DEMO, REPOSITORY, overrides
 from tools import predict
 
 SIZES = {"a": (40, 56), "b": (48, 33), "c.d": (31, 64)}

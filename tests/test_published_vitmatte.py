@@ -12,7 +12,6 @@ import torch
 from detectron2.modeling.backbone.vit import ViT as DetectronViT
 from safetensors.torch import load_file, save_file
 from test_detail_capture import randomise as randomise_decoder
-from test_main import REPOSITORY
 from test_vit import randomise
 from transformers import VitDetConfig, VitMatteConfig, VitMatteForImageMatting, VitMatteImageProcessor
 
@@ -20,6 +19,7 @@ from inference.model_folder import build, read_model_folder
 from inference.predictor import Predictor
 from inference.published_vitmatte import SIZES, PublishedError, convert_published
 from modeling import DetailCapture
+from tests.tiny_training import REPOSITORY
 from tools import export, predict
 
 GLOBAL = [2, 5, 8, 11]

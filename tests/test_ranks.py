@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 from test_evaluate_tool import write_test_set
-from test_main import REPOSITORY
 from test_predict_tool import SIZES, folders, network  # noqa: F401
 from torch.distributed import HashStore
 
@@ -25,6 +24,7 @@ from data.ranks import ALONE, Ranks, RanksError, Terminated, find_ranks
 from engine.config import ConfigError
 from engine.place import argument_parser, find_place
 from inference.predictor import Predictor
+from tests.tiny_training import REPOSITORY
 from tools import evaluate, predict
 from tools.prediction import command_line, steps
 

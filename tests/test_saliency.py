@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from test_main import REPOSITORY
 
 from inference import extras, saliency
+from tests.tiny_training import REPOSITORY
 
 
 def photograph(height, width):

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from test_main import DEMO, data, last_evaluation, metrics, overrides, printed_evaluation, refusal, run_two_processes
+from test_main import data, refusal
 
 import main
+from tests.tiny_training import DEMO, last_evaluation, metrics, overrides, printed_evaluation, run_two_processes
 
 pytestmark = pytest.mark.slow
 

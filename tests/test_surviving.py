@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from test_main import DEMO, REPOSITORY, data, metrics, overrides, quiet_afterwards, refusal, trained  # noqa: F401
+from test_main import data, quiet_afterwards, refusal, trained  # noqa: F401
 from test_training_faults import at_iteration, same_weights, stopped
 
 import main
@@ -18,6 +18,7 @@ from engine import training
 from engine.evaluation import evaluate
 from engine.hooks import WriteMetrics
 from engine.stopping import OutputError
+from tests.tiny_training import DEMO, REPOSITORY, metrics, overrides
 
 
 def send(name):

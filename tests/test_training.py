@@ -4,13 +4,14 @@ import json
 
 import pytest
 import torch
-from test_main import DEMO, data, metrics, overrides, printed_evaluation, quiet_afterwards, refusal  # noqa: F401
+from test_main import data, quiet_afterwards, refusal  # noqa: F401
 
 import main
 from configs.common.train import train
 from engine.checkpoint import read_checkpoint
 from engine.config import LATER_KEYS, ConfigError, apply_overrides, load_config
 from engine.training import build_networks, check_compiler
+from tests.tiny_training import DEMO, metrics, overrides, printed_evaluation
 
 AVERAGED = {
     "train.ema_decay": 0.6,

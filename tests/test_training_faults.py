@@ -9,7 +9,7 @@ from itertools import islice
 import pytest
 import torch
 from detectron2.config import instantiate
-from test_main import DEMO, data, metrics, overrides, quiet_afterwards, trained  # noqa: F401
+from test_main import data, quiet_afterwards, trained  # noqa: F401
 
 import main
 from data.faults import MAX_IN_A_ROW
@@ -17,6 +17,7 @@ from data.images import DataError
 from engine import pace
 from engine.config import apply_overrides, load_config
 from engine.trainer import Trainer
+from tests.tiny_training import DEMO, metrics, overrides
 
 
 @pytest.fixture

@@ -129,6 +129,13 @@ class ConvResidual(nn.Module):
         return x + self.norm3(self.conv3(out))
 
 
+def drop_path_rates(last: float, depth: int) -> list[float]:
+    """Probabilities of skipping each block: they grow linearly from 0 to `last`, in [0, 1) (arXiv:1603.09382)."""
+    if not 0 <= last < 1:
+        raise ValueError(f"drop_path_rate must be at least 0 and below 1, got {last}")
+    return [last * index / max(depth - 1, 1) for index in range(depth)]
+
+
 def checked_indexes(name: str, indexes: Iterable[int], depth: int) -> frozenset[int]:
     """Block indexes as a set; a config hands them over as its own list type."""
     found = frozenset(int(index) for index in indexes)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from modeling.backbone.block import Block
-from modeling.backbone.layers import PatchEmbed, checked_indexes, read_indexes
+from modeling.backbone.layers import PatchEmbed, checked_indexes, drop_path_rates, read_indexes
 from modeling.backbone.rope_position_encoding import RopePositionEmbedding
 from modeling.recompute import run_block
 
@@ -70,6 +70,7 @@ class ViT(nn.Module):
         use_activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        drop_paths = drop_path_rates(drop_path_rate, depth)
         global_blocks = checked_indexes("global_block_indexes", global_block_indexes, depth)
         conv_residual_blocks = checked_indexes("conv_residual_block_indexes", conv_residual_block_indexes, depth)
         if window_size < 1 and len(global_blocks) < depth:
@@ -95,7 +96,7 @@ class ViT(nn.Module):
                 qkv_bias=qkv_bias,
                 layer_scale_init=layer_scale_init,
                 norm_eps=norm_eps,
-                drop_path=drop_path_rate * index / max(depth - 1, 1),
+                drop_path=drop_paths[index],
                 window_size=windows[index],
                 has_conv_residual=index in conv_residual_blocks,
             )

@@ -13,6 +13,7 @@ from modeling.backbone.layers import (
     Mlp,
     PatchEmbed,
     checked_indexes,
+    drop_path_rates,
     in_pieces,
     join,
     read_indexes,
@@ -71,6 +72,7 @@ class ViTDet(nn.Module):
         use_activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        drop_paths = drop_path_rates(drop_path_rate, depth)
         global_blocks = checked_indexes("global_block_indexes", global_block_indexes, depth)
         conv_residual_blocks = checked_indexes("conv_residual_block_indexes", conv_residual_block_indexes, depth)
         if embed_dim % num_heads:
@@ -86,7 +88,7 @@ class ViTDet(nn.Module):
                 num_heads,
                 hidden_dim=round(mlp_ratio * embed_dim),
                 norm_eps=norm_eps,
-                drop_path=drop_path_rate * index / max(depth - 1, 1),
+                drop_path=drop_paths[index],
                 position_size=image_size // patch_size if index in global_blocks else window_size,
                 window_size=0 if index in global_blocks else window_size,
                 has_conv_residual=index in conv_residual_blocks,
