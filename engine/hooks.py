@@ -171,7 +171,7 @@ class DrawSamples(hooks.HookBase):
         is_due = self._period > 0 and (done % self._period == 0 or done == self.trainer.max_iter)
         if not is_due or not (comm.is_main_process() or is_spread(self.trainer.model)):
             return
-        batch = {name: tensor[: self._num_samples] for name, tensor in self.trainer.last_batch.items()}
+        batch = {name: tensor[: self._num_samples] for name, tensor in self.trainer.batches[-1].items()}
         outputs = {name: _arrays(self._compute(network, batch)) for name, network in self._networks.items()}
         if not comm.is_main_process():
             return

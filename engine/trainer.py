@@ -76,7 +76,7 @@ class Trainer(SimpleTrainer):
     Attributes:
         samples_seen: samples that all processes together have trained on.
         skipped_steps: steps that were not finite, before a resume as well.
-        last_batch: this process's last batch.
+        batches: this process's of the last step.
         stop_signal: name of a signal after which all processes stop before their next step, or "".
 
     Raises:
@@ -109,7 +109,7 @@ class Trainer(SimpleTrainer):
         self.clip_norm = clip_norm
         self.ema = ema
         self.samples_seen = self.skipped_steps = 0
-        self.last_batch: dict[str, Any] = {}
+        self.batches: list[dict[str, Any]] = []
         self.stop_signal = ""
         self._skipped_in_a_row = 0
         samples_per_draw = data_loader.batch_size * comm.get_world_size()
@@ -168,7 +168,7 @@ class Trainer(SimpleTrainer):
 
     def _do_step(self) -> bool:
         """Do a step, and tell whether it counts; of one that does not, the buffers have to be set back."""
-        losses, batches = self._compute_gradients()
+        losses = self._compute_gradients()
         self.after_backward()
         self._grad_scaler.unscale_(self.optimizer)
         norm = whole(get_total_norm([p.grad for p in self._parameters if p.grad is not None]))
@@ -186,7 +186,7 @@ class Trainer(SimpleTrainer):
             if self.ema is not None and not is_overflow:
                 self.ema.update_parameters(self.bare_model)
         else:
-            self._count_skipped(metrics, batches)
+            self._count_skipped(metrics)
         self._grad_scaler.update()
         metrics["total_loss"] = sum(metrics[name] for name in losses)
         self.storage.put_scalars(**{name: value for name, value in metrics.items() if math.isfinite(value)})
@@ -194,18 +194,17 @@ class Trainer(SimpleTrainer):
         self.storage.put_scalars(**counts, smoothing_hint=False)
         return is_done
 
-    def _compute_gradients(self) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-        """Draw the batches of a step and compute their mean gradients: mean losses of this process, and the batches."""
+    def _compute_gradients(self) -> dict[str, Tensor]:
+        """Draw the batches of a step, compute their mean gradients, and give the mean losses of this process."""
         self.optimizer.zero_grad()
         losses: dict[str, Tensor] = {}
-        batches = []
+        self.batches = []
         waits_s = 0.0
         for part in range(self.accumulation):
             is_last = part == self.accumulation - 1
             batch, waited_s = self._batches.draw("" if part else self.stop_signal, is_last)
             waits_s += waited_s
-            batches.append(batch)
-            self.last_batch = batch
+            self.batches.append(batch)
             # After the batch: making the loader's iterator draws from the same generator, in the first step only.
             torch.manual_seed(step_seed(self.seed, self.iter, comm.get_rank(), part))
             with self._reduced_gradients(is_last):
@@ -214,7 +213,7 @@ class Trainer(SimpleTrainer):
                 self._grad_scaler.scale(sum(parts.values())).backward()
             losses = {name: loss.detach() + losses.get(name, 0.0) for name, loss in parts.items()}
         self.storage.put_scalar("data_time", waits_s)
-        return losses, batches
+        return losses
 
     def _autocast(self) -> torch.autocast:
         """Compute in the lower precision, if there is one; copies of a spread network's weights are not kept for it."""
@@ -236,7 +235,7 @@ class Trainer(SimpleTrainer):
             vector /= comm.get_world_size()
         return dict(zip(values, vector.tolist(), strict=True))
 
-    def _count_skipped(self, metrics: dict[str, float], batches: list[dict[str, Any]]) -> None:
+    def _count_skipped(self, metrics: dict[str, float]) -> None:
         """Count a step that changes nothing, and raise where there were too many in a row."""
         self.skipped_steps += 1
         self._skipped_in_a_row += 1
@@ -244,7 +243,7 @@ class Trainer(SimpleTrainer):
         logger.warning("Iteration %d is skipped, since not all of it is finite: %s", self.iter, shown)
         if self._skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
             self._skipped_in_a_row = 0  # a resume begins with other samples
-            raise NonFiniteError(f"{MAX_SKIPPED_IN_A_ROW} iterations in a row were not finite, last {shown}", batches)
+            raise NonFiniteError(f"{MAX_SKIPPED_IN_A_ROW} iterations in a row were not finite, last {shown}", self.batches)
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -201,7 +201,7 @@ def test_pictures_change_nothing_of_the_training(tmp_path):
     assert sorted(path.name for path in (tmp_path / "drawn" / "pictures").iterdir()) == sorted(draw.seen)
     assert [*draw.seen] == ["iter_0000004.jpg", "iter_0000009.jpg", "iter_0000011.jpg"]
     batch, outputs = draw.seen["iter_0000011.jpg"]
-    assert batch["x"].shape == (3, 3) and np.array_equal(batch["x"], drawn.last_batch["x"][:3].numpy())
+    assert batch["x"].shape == (3, 3) and np.array_equal(batch["x"], drawn.batches[-1]["x"][:3].numpy())
     samples = {name: torch.from_numpy(values) for name, values in batch.items()}
     for name, network in (("", drawn.model), ("twin", twin)):  # without dropout, by the running statistics
         with torch.no_grad():
@@ -227,7 +227,7 @@ def test_pictures_compile_nothing(tmp_path):
     trainer.train(0, 1)
     assert len(graphs) == 1  # that of the step
     with torch.no_grad():
-        trainer.model.eval()(trainer.last_batch)
+        trainer.model.eval()(trainer.batches[-1])
     assert len(graphs) == 2  # as it would have been
 
 
