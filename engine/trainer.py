@@ -243,7 +243,8 @@ class Trainer(SimpleTrainer):
         logger.warning("Iteration %d is skipped, since not all of it is finite: %s", self.iter, shown)
         if self._skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
             self._skipped_in_a_row = 0  # a resume begins with other samples
-            raise NonFiniteError(f"{MAX_SKIPPED_IN_A_ROW} iterations in a row were not finite, last {shown}", self.batches)
+            message = f"{MAX_SKIPPED_IN_A_ROW} iterations in a row were not finite, last {shown}"
+            raise NonFiniteError(message, self.batches)
 
     def state_dict(self) -> dict[str, Any]:
         return {
