@@ -11,7 +11,7 @@ from torch import Tensor
 from inference.network import TorchNetwork
 from inference.predictor import Predictor
 from modeling import DetailCapture, ViTMatte
-from modeling.average_views import AverageViews, resize_trimap, turn, turn_back
+from modeling.average_views import AverageViews, resize, resize_trimap, turn, turn_back
 from modeling.backbone import ViT
 
 ALL = dict(flips=True, rotations=True, scales=[1.0, 0.5, 1.5])
@@ -61,6 +61,15 @@ def test_a_network_that_turns_with_the_picture_stays_what_it_is(flips: bool, rot
     torch.testing.assert_close(alpha, paste(symmetric(image, trimap), trimap), rtol=0, atol=1e-6)
     assert len(views) == len(calls) == count
     assert len({x[0].numpy().tobytes() for x in calls}) == count  # none is seen twice
+
+
+def test_one_scale_alone_is_seen_at_it() -> None:
+    image, trimap = pair()
+    views = AverageViews(scales=[0.5])
+    small = resize(image, (11, 17)), resize_trimap(trimap, (11, 17))
+    expected = paste(resize(lopsided(*small), (21, 34)), trimap)
+    torch.testing.assert_close(views(lopsided, image, trimap), expected, rtol=0, atol=1e-6)
+    assert len(views) == 1
 
 
 def by_hand(image: Tensor, trimap: Tensor, scale: float) -> NDArray:

@@ -14,7 +14,7 @@ from torch import nn
 from engine.checkpoint import Checkpointer, CheckpointError, read_checkpoint
 from engine.config import ConfigError, describe_differences, save_config
 from engine.keeping import KeepCheckpoints
-from engine.stopping import OutputError
+from engine.stopping import OutputError, StopRequested
 from engine.training import find_last_weights
 
 
@@ -104,6 +104,18 @@ def test_a_stop_writes_what_is_not_written_yet(tmp_path):
     assert numbered(tmp_path) == [4] and checkpoints.saved_iterations == 5
 
 
+def test_a_stop_before_the_first_step_of_a_resume_writes_nothing(tmp_path):
+    keeping(tmp_path)[0].train(0, 3)
+    trainer, checkpointer, checkpoints = keeping(tmp_path)
+    checkpointer.load(checkpointer.find_last())
+    (tmp_path / "model_0000002.pth").unlink()
+    trainer.stop_signal = "SIGTERM"
+    with pytest.raises(StopRequested):
+        trainer.train(trainer.next_iteration, 5)
+    checkpoints.save()
+    assert numbered(tmp_path) == [0, 1] and checkpoints.saved_iterations == 3
+
+
 @pytest.mark.parametrize("settings", [{"period": 0}, {"max_to_keep": -1}, {"max_to_keep": 0}])
 def test_numbers_that_make_no_sense_are_refused(tmp_path, settings):
     with pytest.raises(ConfigError, match=f"train.checkpointer.{[*settings][0]} must be at least 1"):
@@ -166,6 +178,8 @@ def test_which_checkpoint_is_the_last(three):
     (folder / "last_checkpoint").unlink()  # killed before it was written for the first time
     assert checkpointer.find_last().endswith("model_0000099.pth")
     checkpointer.save("model_final")
+    assert checkpointer.find_last().endswith("model_final.pth")
+    (folder / "last_checkpoint").unlink()
     assert checkpointer.find_last().endswith("model_final.pth")
     cut_off(folder / "model_final.pth")
     (folder / "model_0000099.pth").unlink()

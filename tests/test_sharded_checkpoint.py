@@ -1,5 +1,9 @@
 """What of spread networks and their checkpoints one process can try; the rest is in test_sharding.py."""
 
+import os
+import zlib
+from pathlib import Path
+
 import pytest
 import torch
 from test_sharding import CountImages, NumberedPictures, build, finish, start
@@ -61,6 +65,68 @@ def test_a_file_that_one_process_cannot_read_back_is_an_error_of_all(tmp_path, m
     assert [bool(failure) for _, failure in told] == [False, True]
 
 
+def test_checksums_are_of_whole_files_however_they_are_read(tmp_path, monkeypatch):
+    (tmp_path / "part").write_bytes(bytes(range(99)))
+    monkeypatch.setattr(sharded_checkpoint, "CHUNK_BYTES", 10)
+    assert sharded_checkpoint._checksums(tmp_path) == {"part": zlib.crc32(bytes(range(99)))}
+
+
+def test_damage_that_another_process_finds_is_found_and_a_part_of_another_kind_is_none(tmp_path, monkeypatch):
+    checkpointer = ShardedCheckpointer(torch.nn.Linear(2, 2), str(tmp_path))
+    checkpointer.save("one", iteration=0)
+    monkeypatch.setattr(sharded_checkpoint.comm, "all_gather", lambda own: [own, "damaged"])
+    assert find_damage(tmp_path / "one") == "damaged"
+    monkeypatch.undo()
+    torch.save({"model": {}}, tmp_path / "one" / WHOLE_PART)
+    assert "one is no whole checkpoint of a spread network: 'checksums'" in find_damage(tmp_path / "one")
+
+
+@pytest.mark.parametrize("error", [OutputError("full"), OSError("full")])
+def test_where_the_main_process_cannot_write_all_are_told(monkeypatch, error):
+    told = []
+    monkeypatch.setattr(sharded_checkpoint.comm, "all_gather", lambda own: told.append(own) or [own, ""])
+
+    def fail():
+        raise error
+
+    with pytest.raises(OutputError, match="^full$"):
+        sharded_checkpoint._in_main_process(fail)
+    assert told == ["full"]
+
+
+def test_a_folder_has_its_name_and_is_what_a_resume_starts_from_when_it_is_on_the_disk(tmp_path, monkeypatch):
+    checkpointer = ShardedCheckpointer(torch.nn.Linear(2, 2), str(tmp_path))
+    (tmp_path / "one.unfinished").mkdir()
+    (tmp_path / "one.unfinished" / "left").touch()  # by a killed process
+    synced = []
+    fsync = os.fsync
+    names = sorted(("last_checkpoint", "one", "two"))
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda number: (
+            synced.append((Path(os.readlink(f"/proc/self/fd/{number}")), [(tmp_path / n).exists() for n in names])),
+            fsync(number),
+        ),
+    )
+    checkpointer.save("one", iteration=0)
+    part = tmp_path / "one.unfinished" / f"{WHOLE_PART}.unfinished"
+    assert synced[:3] == [
+        (part, [False, False, False]),
+        (part.parent, [False, False, False]),
+        (tmp_path, [False, True, False]),
+    ]
+    assert [path.name for path in (tmp_path / "one").iterdir()] == [WHOLE_PART]
+
+    def fail(path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sharded_checkpoint, "synchronize", fail)
+    with pytest.raises(OutputError, match="Input/output error"):
+        checkpointer.save("two", iteration=1)
+    assert (tmp_path / "last_checkpoint").read_text() == "one"
+
+
 def test_rows_are_cut_as_torch_chunks():
     """For every rank of up to five, with more processes than rows too."""
 
@@ -106,12 +172,13 @@ def test_processes_with_fewer_images_make_as_many_passes_and_count_their_own(mon
         loader, evaluator = even_passes.in_step(
             None, DataLoader(NumberedPictures(5), 1, sampler=range(num)), CountImages()
         )
-        evaluator.reset()
         batches = list(loader)
         assert [batch["position"].item() for batch in batches] == [*range(num), 0, 0, 0][:3] and len(loader) == 3
-        for batch in batches:
-            evaluator.process(batch, {"pred_alpha": batch["alpha"]})
-        assert list(evaluator._evaluator.sums) == [f"picture {position}" for position in range(num)]
+        for _ in range(2):  # another evaluation begins anew
+            evaluator.reset()
+            for batch in batches:
+                evaluator.process(batch, {"pred_alpha": batch["alpha"]})
+            assert list(evaluator._evaluator.sums) == [f"picture {position}" for position in range(num)]
 
 
 def test_the_evaluation_of_a_whole_network_stays_as_it_is():

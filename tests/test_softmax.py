@@ -84,6 +84,15 @@ def test_gradients_of_pieces_of_any_size_equal_the_definitions(
         assert (ours.double() - theirs.double()).norm() < 0.01 * theirs.double().norm()
 
 
+def test_gradients_of_many_pieces_add_up_beyond_the_8_bits_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """600 halves; a sum in bfloat16 would stand still at 128."""
+    monkeypatch.setattr(softmax, "MAX_LOGITS", 1)
+    q, k = torch.zeros(2, 1, 1, 600, 4).bfloat16(), torch.zeros(2, 1, 1, 2, 4).bfloat16()
+    leaves = [x.requires_grad_() for x in (q[0], k[0], k[1])]
+    gradients = torch.autograd.grad(attend(*leaves), leaves, torch.ones(1, 1, 600, 4).bfloat16())
+    assert (gradients[2] == 300).all()
+
+
 def test_a_bias_has_gradients_too() -> None:
     q, k, v = (random(1, 2, 30, 8, seed=seed).bfloat16() for seed in range(3))
     bias = random(1, 2, 30, 30, seed=4).bfloat16().requires_grad_()

@@ -58,6 +58,7 @@ def train_in_each_process(folder):
         if comm.is_main_process():
             torch.save(result, folder / f"{batch_norm}.pth")
     torch.save(skip_in_the_second(), folder / f"skipped_{comm.get_rank()}.pth")
+    torch.save(normalise_own_shape(comm.get_rank()), folder / f"normalised_{comm.get_rank()}.pth")
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,33 @@ def test_each_batch_of_a_step_draws_by_a_seed_of_its_own():
 def test_two_processes_with_four_samples_each_are_one_with_eight(of_two_processes, whole_batches):
     for kind, other in (("frozen", "frozen"), ("sync", "own")):
         assert_equal(torch.load(of_two_processes / f"{kind}.pth", weights_only=True), whole_batches[other])
+
+
+def own_shape(rank):
+    """Pixels of a process, as many as it likes, far from zero."""
+    return torch.randn(1 + rank, 3, 4, 5 + rank, generator=torch.Generator().manual_seed(rank)) + 100
+
+
+def normalise_own_shape(rank):
+    """Normalise by all processes, in bfloat16 too, and then by what is known of them in evaluation mode."""
+    norm = CpuSyncBatchNorm2d(3)
+    out, low = norm(own_shape(rank)), norm(own_shape(rank).bfloat16())
+    norm.load_state_dict(torch.nn.BatchNorm2d(3).state_dict())
+    return {"train": out, "bfloat16": low, "eval": norm.eval()(own_shape(rank))}
+
+
+def test_statistics_of_unlike_shapes_are_those_of_all_pixels_together(of_two_processes):
+    found = [torch.load(of_two_processes / f"normalised_{rank}.pth", weights_only=True) for rank in (0, 1)]
+    shapes = [own_shape(rank) for rank in (0, 1)]
+    for name, parts in (("train", shapes), ("bfloat16", [x.bfloat16().float() for x in shapes])):
+        pixels = torch.cat([x.transpose(0, 1).flatten(1) for x in parts], dim=1)
+        mean, variance = (value[:, None, None] for value in (pixels.mean(1), pixels.var(1, correction=0)))
+        for rank, x in enumerate(parts):
+            expected = (x - mean) / (variance + 1e-5).sqrt()
+            assert found[rank][name].dtype == (torch.bfloat16 if name == "bfloat16" else torch.float32)
+            torch.testing.assert_close(found[rank][name].float(), expected, rtol=0.005, atol=1e-3)
+    for rank, x in enumerate(shapes):
+        torch.testing.assert_close(found[rank]["eval"], x / (1 + 1e-5) ** 0.5, rtol=0, atol=1e-4)
 
 
 def test_frozen_statistics_and_factors_stay_and_the_names_too(whole_batches):
@@ -175,7 +203,7 @@ def test_the_average_follows_its_closed_form_buffers_included():
         expected = {name: decay * expected[name] + (1 - decay) * value for name, value in values.items()}
     expected["norm.num_batches_tracked"] = torch.tensor(6.0, dtype=torch.float64)
     averages = trainer.ema.module.state_dict()
-    assert not trainer.ema.module.training
+    assert not trainer.ema.module.training and not any(p.requires_grad for p in trainer.ema.module.parameters())
     assert {"norm.running_mean", "hidden.weight"} < averages.keys() == expected.keys()
     for name, tensor in averages.items():
         torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-5, atol=1e-6, msg=name)

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ def test_each_end_has_a_status_of_its_own():
     kinds = [LoaderError(), NonFiniteError("", []), LostProcess(), OutputError()]
     requests = [StopRequested(name) for name in ("SIGTERM", "SIGUSR1", "SIGINT")]
     assert [kind.status for kind in (*kinds, *requests)] == [3, 4, 5, 6, 75, 75, 130]
+    assert [kind.is_shared for kind in (*kinds, *requests)] == [True, True, False, False, True, True, True]
     assert os.EX_TEMPFAIL == 75
     assert not any(isinstance(kind, Exception) for kind in (*kinds, *requests))
 
@@ -36,9 +38,10 @@ def test_each_end_has_a_status_of_its_own():
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
 def test_a_signal_raises_at_once_waits_for_a_step_and_is_its_own_again_afterwards(name):
     before = signal.getsignal(signal.Signals[name])
-    with StopSignals(), pytest.raises(StopRequested, match=name):
+    with StopSignals(), pytest.raises(StopRequested, match=name) as stop:
         send(name)
         time.sleep(5)
+    assert not stop.value.is_shared
     with StopSignals() as signals:
         listener = Listener()
         with signals.kept_for(listener):
@@ -47,11 +50,27 @@ def test_a_signal_raises_at_once_waits_for_a_step_and_is_its_own_again_afterward
             for other in ("SIGTERM", "SIGUSR1", "SIGINT"):  # the first counts; a SIGINT as soon as this is its echo
                 send(other)
             assert listener.stop_signal == name
-            with pytest.raises(StopRequested, match=name), interruptible():
+            with pytest.raises(StopRequested, match=name) as stop, interruptible():
                 raise AssertionError("the block is not entered")
+            assert not stop.value.is_shared
         with pytest.raises(StopRequested, match=name), signals.kept_for(listener):
             pass
     assert signal.getsignal(signal.Signals[name]) is before and StopSignals.current is None
+
+
+def test_a_signal_after_the_training_raises_again():
+    with StopSignals() as signals:
+        with signals.kept_for(Listener()):
+            pass
+        with pytest.raises(StopRequested):
+            send("SIGTERM")
+
+
+def test_a_thread_trains_without_handlers():
+    """Python lets the main thread alone set them."""
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: StopSignals().__enter__().name).result() == ""
+    assert StopSignals.current is None
 
 
 def test_a_wait_inside_a_step_is_broken_off_once():
@@ -68,6 +87,8 @@ def test_a_second_ctrl_c_ends_at_once(monkeypatch):
         send("SIGINT")
         later = time.monotonic() + SAME_S + 0.1
         monkeypatch.setattr(time, "monotonic", lambda: later)
+        for other in ("SIGTERM", "SIGUSR1"):  # however often they come
+            send(other)
         with pytest.raises(KeyboardInterrupt):
             send("SIGINT")
 
@@ -187,3 +208,14 @@ def test_none_of_the_processes_ends_before_the_checkpoint_is_written(tmp_path, m
     with pytest.raises(SystemExit):
         end_early(trainer, checkpoints, tmp_path, StopRequested("SIGTERM", is_shared))
     assert waits == [1] * is_shared and checkpoints.saved_iterations == 1
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_of_a_spread_network_nothing_is_saved_where_a_process_is_lost(tmp_path, monkeypatch, is_shared):
+    """All have to save it: those that are left would wait for the one that is gone."""
+    trainer, _, checkpoints = training(tmp_path)
+    trainer.samples_seen = trainer.samples_per_iteration
+    monkeypatch.setattr("engine.training.is_spread", lambda _: True)
+    with pytest.raises(SystemExit):
+        end_early(trainer, checkpoints, tmp_path, StopRequested("SIGTERM", is_shared))
+    assert checkpoints.saved_iterations == int(is_shared)

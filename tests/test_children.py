@@ -1,0 +1,81 @@
+"""What the process that started others does until they have ended; its own end is in test_launch.py."""
+
+import math
+import os
+import signal
+
+import pytest
+
+from engine import children
+
+
+def test_signals_reach_processes_that_were_not_there_yet_and_are_its_own_again(monkeypatch):
+    started, sent = [], []
+
+    def start(process):
+        started.append(process)
+        if len(started) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(children.SpawnProcess, "start", start)
+    monkeypatch.setattr(children, "_send", lambda _, number: sent.append((len(started), number)))
+    monkeypatch.setattr(children, "_join", lambda _: (os.kill(os.getpid(), signal.SIGUSR1), [75, 75])[1])
+    before = [signal.getsignal(number) for number in children.SIGNALS]
+    with pytest.raises(SystemExit, match="75"):
+        children.run_processes(print, (), 2)
+    assert sent == [(1, signal.SIGTERM), (2, signal.SIGTERM), (2, signal.SIGUSR1)]
+    assert [signal.getsignal(number) for number in children.SIGNALS] == before
+
+
+class Clock:
+    now = 0.0
+
+
+class Ending:
+    """A process that ends at a time by itself with a status, or when it is told; some heed only SIGKILL."""
+
+    def __init__(self, clock, end, status, heeds_sigterm=True):
+        self.clock, self.end, self.status, self.heeds_sigterm = clock, end, status, heeds_sigterm
+        self.sentinel = self
+
+    @property
+    def exitcode(self):
+        return self.status if self.clock.now >= self.end else None
+
+    def is_alive(self):
+        return self.exitcode is None
+
+    def join(self, timeout=math.inf):
+        self.clock.now = max(self.clock.now, min(self.clock.now + timeout, self.end))
+
+    def terminate(self):
+        if self.heeds_sigterm:
+            self.end, self.status = self.clock.now, -15
+
+    def kill(self):
+        self.end, self.status = self.clock.now, -9
+
+
+@pytest.mark.parametrize(
+    ("processes", "ended", "seconds"),
+    [
+        ([(5, 0), (9, 0)], [0, 0], 9),
+        ([(2, 0), (99, 1), (100, 5)], [0, 1, 5], 100),  # one that is done is no reason to end the others
+        ([(30, 5), (1, 5)], [5, 5], 30),  # those that lost one write a checkpoint
+        ([(1, 1), (999, 0)], [1, 0], 1),  # the first writes none any more
+        ([(999, 0), (1, -9)], [0, -9], 61),
+        ([(999, 0, False), (1, 5)], [0, 5], 121),
+    ],
+)
+def test_those_that_are_left_have_time_to_end_by_themselves(processes, ended, seconds, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(children, "SpawnProcess", Ending)
+    monkeypatch.setattr(children.time, "monotonic", lambda: clock.now)
+
+    def wait(alive):
+        clock.now = min(process.end for process in alive)
+
+    monkeypatch.setattr(children, "wait", wait)
+    assert children.GRACE_S == 60
+    assert children._join([Ending(clock, *process) for process in processes]) == ended
+    assert clock.now == seconds
