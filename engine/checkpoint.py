@@ -55,8 +55,9 @@ def read_checkpoint(path: str | Path, is_mapped: bool = False) -> dict[str, Any]
     """
     if Path(path).is_dir():
         raise CheckpointError(
-            f"{path} is a folder: if it is the checkpoint of a spread network, tools/gather_checkpoint.py makes a file "
-            "of it, or resume with train.sharded_blocks as it was"
+            f"{path} is a folder, and neither a checkpoint nor a model folder: name a file such as model_final.pth in "
+            "a training's folder. Of a sharded checkpoint tools/gather_checkpoint.py makes a file, or --resume goes on "
+            "from it with train.sharded_blocks as it was"
         )
     if not Path(path).is_file():
         raise FileNotFoundError(

@@ -115,6 +115,8 @@ def describe_model(checkpoint: Path, packages: Sequence[str]) -> dict[str, Any]:
     if not checkpoint.exists():
         raise FileNotFoundError(f"there is no checkpoint {str(checkpoint)!r} (seen from {Path.cwd()})")
     path = _description_of(checkpoint)
+    if checkpoint.is_dir() and not any((checkpoint / name).is_file() for name in (MODEL_CONFIG, MODEL_WEIGHTS)):
+        read_checkpoint(checkpoint)  # which says what else the folder may be
     if not path.is_file():
         raise FileNotFoundError(
             f"{checkpoint}: {path} is not there, which would say what network this is. A model folder of "

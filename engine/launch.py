@@ -82,8 +82,8 @@ def _check_device(device: str, place: Place) -> None:
         )
     if device == "cuda" and place.local_size > torch.cuda.device_count():
         raise ConfigError(
-            f"{place.local_size} processes on this machine (--num-gpus, torchrun's --nproc-per-node), but torch finds "
-            f"{torch.cuda.device_count()} CUDA devices; train.device=cpu runs without"
+            f"train.device=cuda needs {place.local_size} on this machine (--num-gpus, torchrun's --nproc-per-node), "
+            f"but torch finds {torch.cuda.device_count()} CUDA devices; train.device=cpu runs without"
         )
     if place.world_size > 1:
         backend = BACKENDS[device]
@@ -91,6 +91,8 @@ def _check_device(device: str, place: Place) -> None:
             raise ConfigError(f"train.device={device} takes one process, got {place.world_size}")
         if not distributed.is_backend_available(backend):
             raise ConfigError(f"train.device={device} with several processes needs {backend}, which this torch lacks")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("train.device=mps, but torch finds no such device; train.device=cpu runs without")
 
 
 def _open_store(host: str, port: int, is_master: bool, timeout_s: float) -> distributed.TCPStore:

@@ -28,7 +28,7 @@ from engine.pace import WarnOfSlowLoader
 from engine.rates import LRScheduler
 from engine.record import record_run
 from engine.sharded_checkpoint import ShardedCheckpointer
-from engine.sharding import is_spread, shard
+from engine.sharding import is_spread, listed_blocks, shard
 from engine.start import build_data
 from engine.stopping import OutputError, StopSignals, TrainingStopped, first_stop
 from engine.trainer import NonFiniteError, Trainer
@@ -158,6 +158,8 @@ def build_networks(cfg: DictConfig) -> tuple[nn.Module, Ema | None]:
             return set_batch_norm(build_section(cfg.model, "model"), settings.batch_norm, settings.device)
 
     model = build("meta") if blocks else build("cpu").to(settings.device)
+    if settings.sharded_blocks:
+        listed_blocks(model, settings.sharded_blocks)
     ema = None if settings.ema_decay is None else Ema(model, settings.ema_decay)
     if blocks:
         source = build("cpu") if comm.is_main_process() else None

@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.utils.events import EventStorage, EventWriter, TensorboardXWriter, get_event_storage
 from omegaconf import DictConfig, OmegaConf
 
@@ -36,17 +37,15 @@ def build_writers(cfg: DictConfig) -> list[EventWriter]:
     """
     settings = cfg.train
     folder = settings.output_dir
-    writers = [
+    writers: list[EventWriter] = [
         ProgressWriter(settings.max_iter, settings.iterations_per_epoch),
         JsonWriter(folder),
-        TensorBoardWriter(folder),
     ]
-    project = settings.wandb
-    if project is None:
-        return writers
-    if not isinstance(project, str) or not project:
-        raise ConfigError(f"train.wandb must be the name of a project, or null, got {project!r}")
-    return [*writers, WandbWriter(project, folder, cfg)]
+    if (project := settings.wandb) is not None:
+        if not isinstance(project, str) or not project:
+            raise ConfigError(f"train.wandb must be the name of a project, or null, got {project!r}")
+        writers.append(WandbWriter(project, folder, cfg))
+    return [*writers, TensorBoardWriter(folder)]  # the last one: it clears the pictures that it has written
 
 
 class RunWriter(EventWriter):
@@ -122,7 +121,7 @@ class TensorBoardWriter(TensorboardXWriter, RunWriter):
 
 
 class WandbWriter(RunWriter):
-    """Sends scalars to Weights & Biases, or keeps them below the folder where WANDB_MODE=offline says so.
+    """Sends scalars and pictures to Weights & Biases, or keeps them below the folder where WANDB_MODE=offline says so.
 
     A resume goes on with the run whose id the folder's wandb_id holds. The iteration is a metric of its own, and the
     axis of all others: wandb drops what comes for a step that it has seen, as after a resume.
@@ -174,6 +173,9 @@ class WandbWriter(RunWriter):
             return
         for iteration, scalars in self._new.take(get_event_storage()).items():
             self._run.log({**scalars, "iteration": iteration})
+        for name, picture, iteration in get_event_storage()._vis_data:  # detectron2 has no other way to them
+            pixels = np.rint(255 * picture.transpose(1, 2, 0)).astype(np.uint8)
+            self._run.log({name: self._wandb.Image(pixels, file_type="jpg"), "iteration": iteration})
 
     def close(self) -> None:
         if self._run is not None:

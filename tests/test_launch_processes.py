@@ -153,10 +153,8 @@ def two_machines() -> Iterator[tuple[str, str]]:
     ends = f"mc{os.getpid()}-0", f"mc{os.getpid()}-1"
     if shutil.which("ip") is None:
         pytest.skip("needs the command ip (iproute2) to make network namespaces")
-    made = subprocess.run(["ip", "netns", "add", names[0]], capture_output=True, text=True)
-    if made.returncode:
-        pytest.skip(f"this machine grants no network namespaces: {made.stderr.strip()}")
     try:
+        run_ip("netns", "add", names[0])
         run_ip("netns", "add", names[1])
         run_ip("link", "add", ends[0], "type", "veth", "peer", "name", ends[1])
         for i, (name, end) in enumerate(zip(names, ends, strict=True)):
@@ -164,6 +162,9 @@ def two_machines() -> Iterator[tuple[str, str]]:
             run_ip("-n", name, "address", "add", f"10.77.0.{i + 1}/24", "dev", "cable")
             for device in ("lo", "cable"):
                 run_ip("-n", name, "link", "set", device, "up")
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"this machine grants no network namespaces joined by a cable: {error.stderr.strip()}")
+    else:
         yield names
     finally:
         for name in names:
@@ -171,7 +172,7 @@ def two_machines() -> Iterator[tuple[str, str]]:
 
 
 def run_ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True)
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
 
 
 def test_two_machines_end_in_time_when_the_cable_between_them_is_cut(two_machines, data, tmp_path):  # noqa: F811

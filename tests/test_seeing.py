@@ -379,6 +379,8 @@ def test_weights_and_biases_offline(tmp_path, monkeypatch):
             for iteration in (start + 4, start + 9):
                 storage.iter = iteration
                 storage.put_scalar("total_loss", 0.5 * iteration, smoothing_hint=False)
+                if iteration == 9:
+                    storage.put_image("samples", np.linspace(0, 1, 3 * 8 * 24).reshape(3, 8, 24))
                 writer.write()
         writer.close()
         ids.append((tmp_path / "wandb_id").read_text())
@@ -394,7 +396,10 @@ def test_weights_and_biases_offline(tmp_path, monkeypatch):
         for record in records
         if record.HasField("history")
     ]
-    assert [(row["iteration"], row["total_loss"]) for row in history] == [(4, 2.0), (9, 4.5)]
+    *losses, picture = history
+    assert [(row["iteration"], row["total_loss"]) for row in losses] == [(4, 2.0), (9, 4.5)]
+    (path,) = file.parent.glob("files/media/images/samples*.jpg")
+    assert Image.open(path).size == (24, 8) and picture["iteration"] == 9
     (run,) = [record.run for record in records if record.HasField("run")]
     sent = {update.key: json.loads(update.value_json) for update in run.config.update}
     assert sent["train"]["epochs"] == 12 and (run.project, run.display_name) == ("matting", tmp_path.name)
