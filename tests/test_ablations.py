@@ -1,5 +1,6 @@
 """Each ablation of docs/ablation.md is one override of a config, and does what the argument does by hand."""
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,17 @@ from typing import Any
 import pytest
 import torch
 from detectron2.config import instantiate
+from test_preprocess_keys import tiny_state
 from test_vit import image, randomise
 
+import preprocess
+from engine.checkpoint import CheckpointError
 from engine.config import apply_overrides, load_config
+from engine.initial import load_initial
 from modeling.backbone import ViT
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+REPOSITORY = Path(__file__).parents[1]
+CONFIGS = REPOSITORY / "configs"
 
 
 @pytest.mark.parametrize(
@@ -55,3 +61,32 @@ def test_rates_of_an_override(overrides: list[str], backbone: list[float], decod
             rates[names[parameter]][group["lr"] / cfg.optimizer.lr] += 1
     assert sorted(rates["backbone"], reverse=True) == pytest.approx(backbone)
     assert list(rates["decoder"]) == pytest.approx([decoder])
+
+
+@pytest.mark.parametrize(
+    ("number", "refusal"), [(0, "2 not in the model"), (1, "2 missing in the file")], ids=["dropped", "kept"]
+)
+def test_prefix_tokens_go_with_their_checkpoint(
+    number: int, refusal: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page's own commands, for a tiny backbone: each network takes its file and refuses the other's."""
+    page = (REPOSITORY / "docs" / "ablation.md").read_text(encoding="utf-8")
+    conversions = re.findall(r"python preprocess\.py (.+)", page)
+    trainings = re.findall(
+        r"--config-file (\S+) .*\\\n +(model\.backbone\.keep_prefix\S+) train\.init_checkpoint=(\S+)", page
+    )
+    assert (len(conversions), len(trainings)) == (2, 2)
+    monkeypatch.chdir(tmp_path)
+    torch.save(tiny_state(), "dinov3_vits16_pretrain.pth")
+    assert [preprocess.main(command.split()) for command in conversions] == [0, 0]
+    config, override, own = trainings[number]
+    other = trainings[1 - number][2]
+    cfg = load_config(REPOSITORY / config)
+    assert cfg.train.init_checkpoint == other
+    sizes = {"embed_dim": 96, "depth": 2, "num_heads": 3, "global_block_indexes": "[1]"}
+    apply_overrides(cfg, [*(f"model.backbone.{name}={value}" for name, value in sizes.items()), override])
+    model = instantiate(cfg.model)
+    load_initial(model, own, cfg.train.init_checkpoint_may_lack)
+    assert torch.equal(model.backbone.blocks[1].attn.proj.weight, tiny_state()["blocks.1.attn.proj.weight"])
+    with pytest.raises(CheckpointError, match=f"{refusal}: backbone.cls_token, backbone.storage_tokens"):
+        load_initial(model, other, cfg.train.init_checkpoint_may_lack)
