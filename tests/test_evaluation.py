@@ -65,7 +65,8 @@ def training_with_best(
         if iteration == stop_at:
             raise StoppedError
         evaluated[iteration] = {name: tensor.clone() for name, tensor in checkpointer.model.state_dict().items()}
-        return {"group": {"score": scores[iteration // 2] if scores else weights_score(checkpointer.model), "other": 1}}
+        score = scores[iteration // 2] if scores else weights_score(checkpointer.model)
+        return {"group": {"score": score, "other": 1}} if comm.is_main_process() else {}
 
     networks = {"": checkpointer.model}
     trainer.register_hooks([EvaluateAndKeepBest(period, evaluate, checkpointer, networks, metric, mode, metrics)])
@@ -170,6 +171,22 @@ def fail_in_the_last_step(run_step):
     return run_step_or_fail
 
 
+def test_an_evaluation_whose_best_weights_could_not_be_written_is_made_again(tmp_path, monkeypatch):
+    save = Checkpointer.save_weights
+
+    def fail(self, name, *args, **more):
+        if name == "model_best" and more["iteration"] == 5:
+            raise OutputError
+        save(self, name, *args, **more)
+
+    scores = [5.0, 4.0, 1.0, 3.0, 3.0, 3.0]
+    with monkeypatch.context() as patch, pytest.raises(OutputError):
+        patch.setattr(Checkpointer, "save_weights", fail)
+        training_with_best(tmp_path, scores)
+    assert list(training_with_best(tmp_path, scores)) == [5, 7, 9, 11]
+    assert (best(tmp_path)["iteration"], best(tmp_path)["value"]) == (5, 1.0)
+
+
 def test_with_another_batch_size_no_evaluation_is_taken_for_another(tmp_path):
     with pytest.raises(StoppedError):
         training_with_best(tmp_path, [1.0] * 6, period=3, stop_at=5)
@@ -247,14 +264,18 @@ def stop_and_resume_in_each_process(folder):
     with pytest.raises(StoppedError):
         training_with_best(folder / "known", scores, stop_at=7)
     comm.synchronize()
+    kept = []
+    keep = EvaluateAndKeepBest._keep_if_best
+    EvaluateAndKeepBest._keep_if_best = lambda hook, *args: (keep(hook, *args), kept.append(hook._best))[0]
     known = training_with_best(folder / "known", scores)
-    torch.save([list(whole), list(resumed), list(known)], folder / f"rank{comm.get_rank()}.pth")
+    torch.save([list(whole), list(resumed), list(known), kept], folder / f"rank{comm.get_rank()}.pth")
 
 
 def test_two_processes_keep_one_best_and_make_up_together(tmp_path):
     launch(stop_and_resume_in_each_process, processes(2), "cpu", (tmp_path,))
     for rank in (0, 1):
-        assert torch.load(tmp_path / f"rank{rank}.pth") == [[1, 3, 5, 7, 9, 11], [5, 7, 9, 11], [7, 9, 11]]
+        evaluated = [[1, 3, 5, 7, 9, 11], [5, 7, 9, 11], [7, 9, 11]]
+        assert torch.load(tmp_path / f"rank{rank}.pth") == [*evaluated, [1.0] * 3]  # the best so far, in both
     whole, stopped = (best(tmp_path / name) for name in ("whole", "stopped"))
     assert (stopped["iteration"], stopped["value"]) == (whole["iteration"], whole["value"])
     assert all(torch.equal(stopped["model"][name], tensor) for name, tensor in whole["model"].items())

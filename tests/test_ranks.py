@@ -167,6 +167,18 @@ def test_each_process_has_the_gpu_of_its_local_rank(monkeypatch):
         Ranks(0, 4, 0, 4).device("auto")
 
 
+def test_processes_share_the_cores_of_their_machine(monkeypatch):
+    told = []
+    monkeypatch.setattr("data.ranks.num_cores", lambda: 12)
+    monkeypatch.setattr(torch, "set_num_threads", told.append)
+    monkeypatch.setattr(cv2, "setNumThreads", told.append)
+    ALONE.limit_threads()
+    assert told == []
+    Ranks(5, 8, 1, 4).limit_threads()
+    Ranks(5, 64, 1, 32).limit_threads()
+    assert told == [3, 3, 1, 1]
+
+
 def matte(folder, ranks, *more, output="out"):
     """Run tools/predict.py after its command line, in one rank."""
     paths = [folder / "images", "--trimap-dir", folder / "trimaps", "--output", folder / output]
