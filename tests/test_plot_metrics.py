@@ -25,6 +25,7 @@ def write_run(folder: Path, sads, seed=0, lines=(), **settings) -> Path:
     folder.mkdir(parents=True)
     rows = [{"iteration": i, "total_loss": 1 / (i + 1), "lr": 0.01, "lr/decoder": 0.05} for i in range(9, 60, 10)]
     rows += [{"iteration": 20 * n, "matting/SAD": sad, "matting/MSE": sad / 1000} for n, sad in enumerate(sads, 1)]
+    rows.sort(key=lambda row: row["iteration"])
     (folder / "metrics.json").write_text("".join(json.dumps(row) + "\n" for row in rows) + "".join(lines))
     train = {"seed": seed, "output_dir": str(folder), "epochs": 3, **settings}
     (folder / "config.yaml").write_text(yaml.safe_dump({"train": train, "model": {"depth": "${train.epochs}"}}))
@@ -41,17 +42,42 @@ def runs(tmp_path: Path) -> list[Path]:
     ]
 
 
-def test_the_last_word_on_an_iteration_counts_and_a_cut_off_line_does_not(tmp_path):
+def test_lines_of_one_iteration_add_up_and_a_cut_off_line_does_not_count(tmp_path):
     file = tmp_path / "metrics.json"
     file.write_text(
-        '{"iteration": 19, "total_loss": 3.0, "lr": 1}\n{"iteration": 39, "total_loss": 2}\n'
-        '{"iteration": 19, "total_loss": 2.5}\n{"iteration": 9, "total_loss": NaN}\n{"iteration": 59, "total_l'
+        '{"iteration": 9, "total_loss": NaN}\n{"iteration": 19, "total_loss": 3.0, "lr": 1}\n'
+        '{"iteration": 19, "total_loss": 2.5}\n{"iteration": 39, "total_loss": 2}\n{"iteration": 59, "total_l'
     )
     curves, num_spoilt = read_curves(file)
     assert list(curves["total_loss"]) == [9, 19, 39] and math.isnan(curves["total_loss"].pop(9))
     assert curves == {"total_loss": {19: 2.5, 39: 2.0}, "lr": {19: 1.0}} and num_spoilt == 0
     file.write_text('{"iteration": 1{"iteration": 19, "lr": 3.0}\n[1]\n\n{"lr": 2}\n{"iteration": 39, "lr": 1}\n')
     assert read_curves(file) == ({"lr": {39: 1.0}}, 3)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kept"),
+    [
+        ((4, 8), (7, 9, 12), [4]),  # from a checkpoint of the same training, with another logging period
+        ((4, 8, 12, 16, 18), (4, 6, 9), []),  # of larger batches, and so fewer: 18 stands beyond the end
+        ((4, 8, 12), (13, 19, 23), [4, 8, 12]),  # of smaller batches, and so more
+        ((4, 8, 12), (12, 13), [4, 8, 12]),  # an evaluation is made up for at the last line
+    ],
+)
+def test_from_where_a_resume_begins_nothing_of_before_stays(tmp_path, before, after, kept):
+    lines = [{"iteration": iteration, "total_loss": 1.0, "matting/SAD": 9.0} for iteration in before]
+    lines += [{"iteration": iteration, "ema/SAD": 5.0} for iteration in after]
+    (tmp_path / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    curves, _ = read_curves(tmp_path / "metrics.json")
+    expected = {"total_loss": dict.fromkeys(kept, 1.0), "matting/SAD": dict.fromkeys(kept, 9.0)} if kept else {}
+    assert curves == {**expected, "ema/SAD": dict.fromkeys(after, 5.0)}
+
+
+def test_a_table_of_a_resume_with_fewer_iterations_has_its_last_evaluation(tmp_path, capsys):
+    again = [json.dumps({"iteration": iteration, "matting/SAD": 3.0}) + "\n" for iteration in (25, 30)]
+    run = write_run(tmp_path / "run", [9.0, 8.0, 7.0], lines=again)
+    assert main([str(run), "--table", "--metrics", "matting/SAD"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["run", "0", "30", "3.000"]
 
 
 @pytest.mark.parametrize(

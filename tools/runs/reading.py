@@ -86,7 +86,9 @@ def read_run(path: Path) -> Run:
 
 
 def read_curves(file: Path) -> tuple[dict[str, Curve], int]:
-    """Read a metrics.json: of what several lines say of one iteration the last counts, as a resume repeats some.
+    """Read a metrics.json, whose lines ascend; where one is below the line before it, a resume began.
+
+    What it does again, or counts anew for another batch size, replaces all that was from its first iteration on.
 
     Returns: metric -> curve, and the number of lines, but for a last one that was cut off, which are of no use.
 
@@ -97,7 +99,7 @@ def read_curves(file: Path) -> tuple[dict[str, Curve], int]:
         lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is no text: expected a JSON object per line, as a training writes them") from error
-    curves: dict[str, Curve] = {}
+    rows: dict[int, dict[str, float]] = {}  # ascending
     spoilt = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -107,15 +109,17 @@ def read_curves(file: Path) -> tuple[dict[str, Curve], int]:
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             spoilt.append((number, error))
             continue
-        for metric, value in numbers.items():
+        if rows and iteration < next(reversed(rows)):
+            rows = {earlier: row for earlier, row in rows.items() if earlier < iteration}
+        rows.setdefault(iteration, {}).update(numbers)
+    curves: dict[str, Curve] = {}
+    for iteration, row in rows.items():
+        for metric, value in row.items():
             curves.setdefault(metric, {})[iteration] = value
     if not curves:
         reason = f"line {spoilt[0][0]}: {type(spoilt[0][1]).__name__}: {spoilt[0][1]}" if spoilt else "it is empty"
         raise DataError(f'{file} has no line of use ({reason}): expected {{"iteration": 19, "total_loss": 0.5, ...}}')
-    return (
-        {metric: dict(sorted(curve.items())) for metric, curve in curves.items()},
-        sum(number < len(lines) for number, _ in spoilt),
-    )
+    return curves, sum(number < len(lines) for number, _ in spoilt)
 
 
 def read_settings(file: Path) -> dict[str, Any]:
