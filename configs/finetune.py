@@ -1,7 +1,8 @@
 """A trained network on photographs of one's own: the network comes with the checkpoint.
 
 Purpose: the most from a few images with alphas, without forgetting what the network knows: small rates, BatchNorm's
-         statistics as they are, each tensor of the checkpoint used. docs/finetune.md says what to expect.
+         statistics as they are, each tensor of the checkpoint used. docs/finetune.md says what to expect, and which
+         optimizer.params.lr_decay_rate suits a backbone larger than S.
 Command: python main.py --config-file configs/finetune.py train.init_checkpoint=models/first dataloader.folder=DATA
          (model folder or checkpoint of a training; DATA holds image/ and alpha/, and test/, or dataloader.test=null)
 Cost:    1000 iterations of 4 crops of 512 px; time to be measured.
