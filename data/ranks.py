@@ -9,7 +9,7 @@ import pickle
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -28,6 +28,9 @@ POLL_S = 0.05
 MAX_WAIT = timedelta(hours=12)
 """That one process may take more than another between two exchanges: what is killed without torchrun is silent."""
 
+MAX_LEAVE = timedelta(minutes=1)
+"""That the first process waits at its end for the others to have read what it told them."""
+
 TOLD_ERRORS = (OSError, ValueError, ImportError)
 """Of files, settings and optional packages: an error of one process that the others are told of. Others are slips."""
 
@@ -36,6 +39,10 @@ T = TypeVar("T")
 
 class RanksError(ValueError):
     """Processes that cannot work together, or an error of some of them; the message names these."""
+
+
+class RanksStartError(RanksError):
+    """Processes that do not find each other: the environment says what cannot be, or a part of them is not there."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -76,7 +83,10 @@ class Ranks:
         return list(items[self.rank :: self.world_size])
 
     def join(self, results: Iterable[T]) -> list[T]:
-        """Put together what the processes made of their shares, in the order of the shared list; errors as `each`."""
+        """Put together what the processes made of their shares, in the order of the shared list; errors as `each`.
+
+        An error of one is told when the others are through with their shares.
+        """
         own = self.each(lambda: list(results))
         parts = self.exchange(own)
         joined: list[Any] = [None] * sum(map(len, parts))
@@ -134,6 +144,17 @@ class Ranks:
             time.sleep(POLL_S)
         return self._store.get(key)
 
+    def leave(self) -> None:
+        """Say that this process needs the others no more; the first one, with which the store may go, waits for all."""
+        if self.is_alone:
+            return
+        with suppress(RuntimeError):  # they are gone
+            self._store.set(f"left/{self.rank}", b"")
+            keys = [f"left/{rank}" for rank in range(self.world_size)]
+            deadline = time.monotonic() + MAX_LEAVE.total_seconds()
+            while self.is_first and not self._store.check(keys) and time.monotonic() < deadline:
+                time.sleep(POLL_S)
+
     def attribute(self, reasons: Sequence[str]) -> list[str]:
         """Say once what several processes met, and which ones.
 
@@ -189,14 +210,28 @@ ALONE = Ranks()
 """One process by itself."""
 
 
-def find_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
+@contextmanager
+def find_ranks(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]:
     """Find the processes that torchrun started with this one; without it, this one is alone.
 
-    With others, SIGTERM raises `Terminated` from now on.
+    With others, SIGTERM raises `Terminated` from now on. At the end of the block, and where one of `TOLD_ERRORS` or
+    SystemExit leaves it, the process leaves the others; what else leaves it does not wait for them.
 
     Raises:
-        RanksError: the environment is half of torchrun's, or says what cannot be; or the others are not to be reached.
+        RanksStartError: the environment is half of torchrun's, or says what cannot be; or the others are not to be
+            reached.
     """
+    ranks = _find_ranks(environment)
+    try:
+        yield ranks
+    except (*TOLD_ERRORS, SystemExit):
+        ranks.leave()
+        raise
+    ranks.leave()
+
+
+def _find_ranks(environment: Mapping[str, str]) -> Ranks:
+    """Find the processes as `find_ranks`."""
     given = {name: environment.get(name, "") for name in VARIABLES}
     if not any(given[name] for name in VARIABLES[:4]):
         return ALONE
@@ -204,14 +239,14 @@ def find_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
     there = ", ".join(name for name in VARIABLES[:4] if given[name])
     advice = f"start the processes by torchrun, or unset {there} for one process"
     if missing := [name for name, value in given.items() if not value]:
-        raise RanksError(f"the environment has {shown} without {', '.join(missing)}: {advice}")
+        raise RanksStartError(f"the environment has {shown} without {', '.join(missing)}: {advice}")
     if not all(given[name].isdecimal() for name in (*VARIABLES[:4], "MASTER_PORT")):
-        raise RanksError(f"the environment has {shown}, expected whole numbers: {advice}")
+        raise RanksStartError(f"the environment has {shown}, expected whole numbers: {advice}")
     rank, world_size, local_rank, local_world_size = (int(given[name]) for name in VARIABLES[:4])
     if not (rank < world_size and local_rank < local_world_size):
-        raise RanksError(f"the environment has {shown}, expected ranks below their world sizes: {advice}")
+        raise RanksStartError(f"the environment has {shown}, expected ranks below their world sizes: {advice}")
     if world_size % local_world_size:
-        raise RanksError(
+        raise RanksStartError(
             f"the environment has {shown}, expected as many processes on each machine as on the others: {advice}"
         )
     if world_size == 1:
@@ -222,7 +257,9 @@ def find_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
         store, _, _ = next(rendezvous("env://", timeout=MAX_START))
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise RanksError(f"the environment has {shown}, where the others are not to be reached: {reason}") from error
+        raise RanksStartError(
+            f"the environment has {shown}, where the others are not to be reached: {reason}"
+        ) from error
     signal.signal(signal.SIGTERM, _terminate)
     restarts = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
     return Ranks(rank, world_size, local_rank, local_world_size, PrefixStore(f"pictures/{restarts}", store))

@@ -6,10 +6,13 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import timedelta
 
 import cv2
@@ -18,9 +21,9 @@ import pytest
 import torch
 from test_evaluate_tool import write_test_set
 from test_predict_tool import SIZES, folders, network  # noqa: F401
-from torch.distributed import HashStore
+from torch.distributed import HashStore, PrefixStore
 
-from data.ranks import ALONE, Ranks, RanksError, Terminated, find_ranks
+from data.ranks import ALONE, POLL_S, Ranks, RanksError, RanksStartError, Terminated, find_ranks
 from engine.config import ConfigError
 from engine.place import argument_parser, find_place
 from inference.predictor import Predictor
@@ -103,7 +106,8 @@ def test_others_than_the_first_are_silent_where_all_would_say_the_same(capsys):
 def test_without_torchrun_a_process_is_alone():
     for environment in ({}, {"LOCAL_RANK": "", "MASTER_ADDR": "here"}, {**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1",
                         "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}):  # fmt: skip
-        assert find_ranks(environment) is ALONE
+        with find_ranks(environment) as ranks:
+            assert ranks is ALONE
 
 
 @pytest.mark.parametrize(
@@ -124,8 +128,8 @@ def test_without_torchrun_a_process_is_alone():
 )
 def test_half_an_environment_is_one_line(changes, words):
     changed = {name: value for name, value in {**TORCHRUN, **changes}.items() if value is not None}
-    with pytest.raises(RanksError, match=words) as refused:
-        find_ranks(changed)
+    with pytest.raises(RanksStartError, match=words) as refused, find_ranks(changed):
+        pass
     assert "\n" not in str(refused.value)
 
 
@@ -140,6 +144,7 @@ def test_half_an_environment_is_wrong_usage_of_the_tools(tool, monkeypatch, caps
 def test_tools_and_trainings_take_the_same_environments(monkeypatch):
     monkeypatch.setattr("torch.distributed.rendezvous", lambda *_, **__: iter([(HashStore(), 0, 0)]))
     monkeypatch.setattr("data.ranks.signal.signal", lambda *_: None)
+    monkeypatch.setattr(Ranks, "leave", lambda ranks: None)
     options = argument_parser().parse_args([])
     num_taken = 0
     for values in itertools.product(*[("", "0", "1", "2", "4", "-1", "x")] * 4, ("", "node0"), ("", "29500", "http")):
@@ -147,12 +152,12 @@ def test_tools_and_trainings_take_the_same_environments(monkeypatch):
         try:
             place = find_place(options, environment)
         except ConfigError:
-            with pytest.raises(RanksError):
-                find_ranks(environment)
+            with pytest.raises(RanksStartError), find_ranks(environment):
+                pass
         else:
-            ranks = find_ranks(environment)
             num_taken += 1
-            assert place == (ranks.rank, ranks.world_size, ranks.local_rank, ranks.local_world_size)
+            with find_ranks(environment) as ranks:
+                assert place == (ranks.rank, ranks.world_size, ranks.local_rank, ranks.local_world_size)
     assert num_taken == 6 + 25  # alone; on machines of as many processes each
 
 
@@ -395,10 +400,83 @@ def test_sigterm_gets_through_to_a_process_that_waits(monkeypatch):
     """`Store.wait` would sit it out."""
     monkeypatch.setattr("torch.distributed.rendezvous", lambda *_, **__: iter([(HashStore(), 0, 2)]))
     before = signal.getsignal(signal.SIGTERM)
-    ranks = find_ranks({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "2"})
-    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
     try:
-        with pytest.raises(Terminated):
+        with pytest.raises(Terminated), find_ranks({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "2"}) as ranks:
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
             ranks.exchange("")
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("ending", [None, ValueError, SystemExit, KeyboardInterrupt, TypeError])
+def test_the_first_leaves_last_but_where_it_is_cut_off(monkeypatch, ending):
+    """Who hosts the store is the first one, and it would go with it."""
+    store = HashStore()
+    monkeypatch.setattr("torch.distributed.rendezvous", lambda *_, **__: iter([(store, 0, 2)]))
+    monkeypatch.setattr("data.ranks.signal.signal", lambda *_: None)
+    others = Ranks(1, 2, 1, 2, PrefixStore("pictures/0", store))
+    left_at = []
+    timer = threading.Timer(4 * POLL_S, lambda: (left_at.append(time.monotonic()), others.leave()))
+    timer.start()
+    with pytest.raises(ending) if ending else nullcontext(), find_ranks({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "2"}):
+        if ending:
+            raise ending
+    waited = bool(left_at) and time.monotonic() >= left_at[0]
+    timer.join()
+    assert waited == (ending not in (KeyboardInterrupt, TypeError))
+
+
+def test_for_those_who_never_leave_the_first_waits_a_while_and_for_a_store_that_went_not_at_all(monkeypatch):
+    class Gone(HashStore):
+        def set(self, *_):
+            raise RuntimeError("Connection reset by peer")
+
+    Ranks(0, 2, 0, 2, Gone()).leave()
+    monkeypatch.setattr("data.ranks.MAX_LEAVE", timedelta(seconds=0.2))
+    before = time.monotonic()
+    Ranks(0, 2, 0, 2, HashStore()).leave()
+    assert 0.2 <= time.monotonic() - before < 10
+
+
+LATE = """
+import os, sys, time
+sys.path.insert(0, os.getcwd())
+from data.ranks import Ranks
+from tools import predict
+wait = Ranks._wait
+def late(ranks, rank):
+    time.sleep(0.5 * ranks.rank)
+    return wait(ranks, rank)
+Ranks._wait = late
+raise SystemExit(predict.main())
+"""
+
+
+@pytest.mark.slow
+def test_without_torchruns_store_a_process_that_reads_late_gets_all(folders, tmp_path):
+    """As Slurm scripts start them; rank 0 hosts the store, and is through with it first."""
+    (tmp_path / "late.py").write_text(LATE)
+    places = [folders / "images", "--trimap-dir", folders / "trimaps", "--output", folders / "out"]
+    command = [sys.executable, tmp_path / "late.py", *places, *RAMP]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC")}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment |= {**TORCHRUN, "WORLD_SIZE": "2", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen(
+            list(map(str, command)),
+            cwd=REPOSITORY,
+            env={**environment, "RANK": rank, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    try:
+        told = [process.communicate(timeout=120)[1] for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+    assert [process.returncode for process in ranks] == [0, 0], told
+    assert "lost" not in "".join(told) and "TCPStore" not in "".join(told)
+    assert list(contents(folders / "out")) == ["a.png", "b.png", "c.d.png"]

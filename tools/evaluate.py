@@ -21,7 +21,7 @@ from pathlib import Path
 
 # Worker processes import this file too: what loads torch is imported where a network runs.
 from data.layouts import TestSet, find_test_set
-from data.ranks import TOLD_ERRORS, Ranks, Terminated, find_ranks
+from data.ranks import ALONE, TOLD_ERRORS, Ranks, RanksStartError, Terminated, find_ranks
 from data.workers import default_workers
 from evaluation.folders import evaluate_folders
 from evaluation.metrics import PROTOCOLS
@@ -36,20 +36,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns: the exit status.
     """
+    ranks = ALONE
     try:
-        ranks = find_ranks()
-    except ValueError as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
-        return 2
-    with ranks.first_speaks():
-        options = parse(arguments, max(1, default_workers() // ranks.local_world_size))
-    ranks.limit_threads()
-    try:
-        if options.compare:
-            ranks.of_first(lambda: print_comparison(*options.compare))
-        else:
-            evaluate(options, ranks)
+        with find_ranks() as ranks:
+            with ranks.first_speaks():
+                options = parse(arguments, max(1, default_workers() // ranks.local_world_size))
+            ranks.limit_threads()
+            if options.compare:
+                ranks.of_first(lambda: print_comparison(*options.compare))
+            else:
+                evaluate(options, ranks)
         return 0
+    except RanksStartError as error:
+        status, line = 2, str(error)
     except TOLD_ERRORS as error:  # DataError and the like are ValueErrors
         status, line = 1, str(error)
     except Terminated:

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 # What loads torch, or takes an optional package, is imported where it is asked for.
 from data.images import read_image
-from data.ranks import TOLD_ERRORS, Ranks, Terminated, find_ranks
+from data.ranks import ALONE, TOLD_ERRORS, Ranks, RanksStartError, Terminated, find_ranks
 from inference.batch import matte_all
 from inference.jobs import KINDS, Job, check_outputs, find_jobs
 from tools.prediction.command_line import parse
@@ -40,18 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns: the exit status.
     """
+    ranks = ALONE
     try:
-        ranks = find_ranks()
-    except ValueError as error:
-        say(str(error))
-        return 2
-    with ranks.first_speaks():
-        options = parse(arguments, str(__doc__))
-    ranks.limit_threads()
-    if not ranks.is_first:
-        logging.getLogger("inference").setLevel(logging.WARNING)
-    try:
-        return matte_images(options, ranks)
+        with find_ranks() as ranks:
+            with ranks.first_speaks():
+                options = parse(arguments, str(__doc__))
+            ranks.limit_threads()
+            if not ranks.is_first:
+                logging.getLogger("inference").setLevel(logging.WARNING)
+            return matte_images(options, ranks)
+    except RanksStartError as error:
+        status, line = 2, str(error)
     except TOLD_ERRORS as error:  # DataError and the like are ValueErrors
         status, line = 1, str(error)
     except Terminated:
