@@ -71,3 +71,15 @@ def test_groups_that_do_not_fit_are_told_of_with_the_file_and_what_to_do(tmp_pat
         f"{path}: its trainer does not fit this training (the optimiser had groups of [6] tensors"
     )
     assert f"train.init_checkpoint={path}" in message and "\n" not in message
+
+
+def test_all_processes_resume_from_what_the_main_one_finds(tmp_path, monkeypatch):
+    _, checkpointer, _ = toy_training(tmp_path)
+    checkpointer.save("model_0000005")
+    told = {list: [tmp_path / "model_0000001.pth"], str: ""}
+    monkeypatch.setattr("engine.checkpoint.comm.is_main_process", lambda: False)
+    monkeypatch.setattr("engine.checkpoint.comm.all_gather", lambda own: [told[type(own)], own])
+    assert checkpointer.find_last() == str(tmp_path / "model_0000001.pth")
+    told[str] = "it is damaged"
+    with pytest.raises(CheckpointError, match="it is damaged"):
+        checkpointer.find_last()

@@ -10,6 +10,7 @@ from test_sharding import CountImages, NumberedPictures, build, finish, start
 from torch.utils.data import DataLoader
 
 from engine import even_passes, sharded_checkpoint, sharding
+from engine.checkpoint import CheckpointError
 from engine.config import ConfigError
 from engine.sharded_checkpoint import WHOLE_PART, ShardedCheckpointer, find_damage, read_folder
 from engine.sharding import listed_blocks
@@ -125,6 +126,27 @@ def test_a_folder_has_its_name_and_is_what_a_resume_starts_from_when_it_is_on_th
     with pytest.raises(OutputError, match="Input/output error"):
         checkpointer.save("two", iteration=1)
     assert (tmp_path / "last_checkpoint").read_text() == "one"
+
+
+def test_what_a_folder_lacks_is_named(tmp_path):
+    ShardedCheckpointer(torch.nn.Linear(2, 2), str(tmp_path)).save("one", iteration=0)
+    with pytest.raises(CheckpointError, match="one lacks ema; it has model, iteration$"):
+        read_folder(tmp_path / "one", only=["ema", "iteration"])
+
+
+def test_tensors_of_another_shape_stay_as_they_are_for_the_message(monkeypatch):
+    """Cut into parts they would not be told of."""
+    like, shards = torch.zeros(2), {}
+    content = {"model": {name: torch.empty(n, device="meta") for name, n in (("fits", 2), ("other", 3))}}
+    found = sharded_checkpoint._laid_out(content, lambda keys: like, shards)
+    assert {name: (*tensor.shape, tensor.is_meta) for name, tensor in found["model"].items()} == {
+        "fits": (2, False),
+        "other": (3, False),
+    }
+    assert shards == {f"model/{name}": found["model"][name] for name in ("fits", "other")}
+    monkeypatch.setattr(sharding, "spread_like", lambda value, like: "spread")
+    weights = {"weight": torch.zeros(3, 3), "bias": torch.zeros(2), "more": torch.zeros(1)}
+    assert sharding.spread_weights(weights, torch.nn.Linear(2, 2)) == {**weights, "bias": "spread"}
 
 
 def test_rows_are_cut_as_torch_chunks():

@@ -103,11 +103,15 @@ class Drawing(Toy):
         return super().forward(batch)
 
 
-def test_each_batch_of_a_step_draws_by_a_seed_of_its_own():
-    models = [Drawing(), Drawing()]
-    for model in models:
-        toy_trainer(model, accumulation=3).train(0, 2)
-    assert models[0].drawn == models[1].drawn and len(set(models[0].drawn)) == 6
+def test_each_batch_of_a_step_draws_by_a_seed_of_its_own_in_each_process(monkeypatch):
+    models = [Drawing(), Drawing(), Drawing()]
+    for rank, model in enumerate(models, -1):
+        trainer = toy_trainer(model, accumulation=3)
+        with monkeypatch.context() as patch:
+            patch.setattr("engine.trainer.comm.get_rank", lambda rank=rank: max(rank, 0))
+            trainer.train(0, 2)
+    assert models[0].drawn == models[1].drawn
+    assert len({*models[0].drawn, *models[2].drawn}) == 12
 
 
 def test_two_processes_with_four_samples_each_are_one_with_eight(of_two_processes, whole_batches):

@@ -238,6 +238,9 @@ def test_weights_alone_cannot_be_resumed(tmp_path):
     _, checkpointer, _ = toy_training(tmp_path)
     with pytest.raises(CheckpointError, match="weights.pth lacks trainer"):
         checkpointer.load(str(tmp_path / "weights.pth"))
+    checkpointer.checkpointables["ema"] = None  # what alone may be new
+    with pytest.raises(CheckpointError, match="weights.pth lacks trainer, ema"):
+        checkpointer.load(str(tmp_path / "weights.pth"))
 
 
 def test_files_that_are_no_checkpoint_are_refused(tmp_path):
