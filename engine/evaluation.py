@@ -1,6 +1,5 @@
 """Evaluation during training, of the network and its average, with the best weights kept."""
 
-import itertools
 import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -24,7 +23,7 @@ from engine.loading import LoaderError
 from engine.sharding import is_spread
 from engine.stopping import interruptible
 from engine.trainer import Trainer
-from engine.whole_file import write_text
+from engine.whole_file import set_aside, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -198,14 +197,7 @@ class EvaluateAndKeepBest(hooks.HookBase):
         if comm.is_main_process():
             self._record.unlink(missing_ok=True)
             if self._path.is_file():
-                self._move_best("an earlier training")
-
-    def _move_best(self, owner: str) -> None:
-        """Give the file of the best a name under which nothing overwrites it."""
-        names = (f"{BEST_NAME}_of_earlier_training_{number}.pth" for number in itertools.count(1))
-        aside = next(path for path in map(self._path.with_name, names) if not path.exists())
-        self._path.replace(aside)
-        logger.info("%s is of %s: moved to %s", self._path, owner, aside)
+                set_aside(self._path, "an earlier training")
 
     def _recall(self) -> None:
         """Read back the best evaluation so far, in the main process; a damaged one is moved aside, and one by another
@@ -217,10 +209,10 @@ class EvaluateAndKeepBest(hooks.HookBase):
             kept = read_checkpoint(self._path)
         except CheckpointError as error:
             logger.warning("The best weights so far cannot be compared with: %s", error)
-            self._move_best("no use")
+            set_aside(self._path, "no use")
             return
         if (kept.get("metric"), kept.get("mode")) != (self._metric, self._mode):
-            self._move_best("another metric or mode")
+            set_aside(self._path, "another metric or mode")
         else:
             self._best = kept["value"]
             logger.info("Best so far: %s %.5f at iteration %d", self._metric, self._best, kept["iteration"])

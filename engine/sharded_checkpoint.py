@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from engine.checkpoint import FINAL_NAME, Checkpointer, CheckpointError, read_checkpoint
 from engine.sharding import gathered_weights, spread_like
 from engine.stopping import OutputError
-from engine.whole_file import SUFFIX, synchronize, whole_file
+from engine.whole_file import BEFORE, SUFFIX, synchronize, whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class ShardedCheckpointer(Checkpointer):
         def finish() -> None:
             with whole_file(unfinished / WHOLE_PART) as part, part.open("wb") as file:
                 torch.save(content, file)
-            before = path.with_name(f"{name}.before{SUFFIX}")
+            before = path.with_name(name + BEFORE)
             if path.exists():
                 shutil.rmtree(before, ignore_errors=True)
                 path.replace(before)

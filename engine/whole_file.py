@@ -1,5 +1,6 @@
 """Files that are whole or not there at all, wherever the process that writes them is killed."""
 
+import itertools
 import logging
 import os
 import shutil
@@ -12,6 +13,9 @@ from engine.stopping import OutputError
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".unfinished"
+
+BEFORE = f".before{SUFFIX}"
+"""Of a folder that is about to be replaced."""
 
 
 @contextmanager
@@ -53,8 +57,26 @@ def write_text(path: Path, text: str) -> None:
         unfinished.write_text(text)
 
 
+def set_aside(path: Path, owner: str) -> None:
+    """Give a file a name that no other has: NAME_of_earlier_training_1, or the next number that is free.
+
+    Args:
+        path: of the file.
+        owner: what it is of, for the log.
+    """
+    names = (f"{path.stem}_of_earlier_training_{number}{path.suffix}" for number in itertools.count(1))
+    aside = next(free for free in map(path.with_name, names) if not free.exists())
+    path.replace(aside)
+    logger.info("%s is of %s: moved to %s", path, owner, aside)
+
+
 def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes left of files that they wrote by `whole_file`."""
+    """Remove what killed processes left of what they wrote; a folder that was to be replaced, and was not, stays."""
+    for before in sorted(folder.glob(f"*{BEFORE}")):
+        path = before.with_name(before.name.removesuffix(BEFORE))
+        if not path.exists():
+            before.replace(path)
+            logger.info("%s is back: a process was killed while it replaced it", path)
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         if path.is_dir():  # a checkpoint of a spread network
             shutil.rmtree(path)

@@ -2,7 +2,6 @@
 
 import datetime
 import importlib
-import itertools
 import json
 import logging
 import uuid
@@ -14,7 +13,7 @@ from detectron2.utils.events import EventStorage, EventWriter, TensorboardXWrite
 from omegaconf import DictConfig, OmegaConf
 
 from engine.config import ConfigError
-from engine.whole_file import write_text
+from engine.whole_file import set_aside, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -89,10 +88,7 @@ class JsonWriter(RunWriter):
         if not self._path.is_file() or self._path.stat().st_size == 0:
             return
         if start_iteration == 0:
-            names = (f"metrics_of_earlier_training_{number}.json" for number in itertools.count(1))
-            aside = next(path for path in map(self._path.with_name, names) if not path.exists())
-            self._path.replace(aside)
-            logger.info("%s is of an earlier training: moved to %s", self._path, aside)
+            set_aside(self._path, "an earlier training")
         elif not self._path.read_bytes().endswith(b"\n"):
             self._append("\n")
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from engine.checkpoint import Checkpointer, read_checkpoint
+from engine.sharded_checkpoint import ShardedCheckpointer, find_damage, read_folder
 from engine.stopping import OutputError
-from engine.whole_file import SUFFIX, remove_unfinished, whole_file, write_text
+from engine.whole_file import SUFFIX, remove_unfinished, set_aside, whole_file, write_text
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -68,6 +69,42 @@ def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path):
         (tmp_path / name / "part").mkdir(parents=True)
     remove_unfinished(tmp_path)
     assert names(tmp_path) == ["model_0000002", "model_0000002.pth", "notes.txt"]
+
+
+def test_a_folder_that_a_kill_kept_from_being_replaced_is_back(tmp_path, monkeypatch):
+    checkpointer = ShardedCheckpointer(torch.nn.Linear(2, 2), str(tmp_path))
+    checkpointer.save("one", iteration=0)
+    replace = Path.replace
+
+    def killed(path, target):
+        if path.name == f"one{SUFFIX}":
+            raise CrashError
+        return replace(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(CrashError):
+        patch.setattr(Path, "replace", killed)
+        checkpointer.save("one", iteration=1)
+    assert names(tmp_path) == ["last_checkpoint", f"one.before{SUFFIX}", f"one{SUFFIX}"]
+    remove_unfinished(tmp_path)
+    assert names(tmp_path) == ["last_checkpoint", "one"] and find_damage(tmp_path / "one") == ""
+    assert read_folder(tmp_path / "one")["iteration"] == 0
+
+
+def test_a_folder_that_was_replaced_before_a_kill_stays(tmp_path):
+    for name in ("one", f"one.before{SUFFIX}"):
+        (tmp_path / name / name).mkdir(parents=True)
+    remove_unfinished(tmp_path)
+    assert names(tmp_path) == names(tmp_path / "one") == ["one"]
+
+
+def test_what_is_set_aside_overwrites_nothing(tmp_path, caplog):
+    caplog.set_level("INFO")
+    for number in range(3):
+        write_text(tmp_path / "best.of.pth", str(number))
+        set_aside(tmp_path / "best.of.pth", "no use")
+    kept = [tmp_path / f"best.of_of_earlier_training_{number}.pth" for number in (1, 2, 3)]
+    assert [path.read_text() for path in kept] == ["0", "1", "2"] and names(tmp_path) == [path.name for path in kept]
+    assert caplog.messages[-1] == f"{tmp_path}/best.of.pth is of no use: moved to {kept[2]}"
 
 
 @pytest.fixture
