@@ -50,7 +50,7 @@ def run(cfg: DictConfig, args: argparse.Namespace, schedule_change: str) -> None
     try:
         set_up_logs(cfg.train.output_dir, rank, LOGGED)
     except OutputError as error:
-        leave(str(error), error.status, is_silent=comm.get_local_rank() > 0)
+        leave(str(error), error.status)
     logger.info("Environment:\n%s\nCommand line: %s", collect_env_info(), args)
     try:
         seed_all_rng(cfg.train.seed + rank)

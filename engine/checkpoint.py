@@ -131,7 +131,8 @@ def _shown(names: list[str]) -> str:
 class Checkpointer(DetectionCheckpointer):
     """detectron2's checkpointer, where files are whole, and what is loaded must fit to the last tensor.
 
-    It writes {"model", "trainer", "iteration"} files and `last_checkpoint`, in the main process only.
+    It writes {"model", "trainer", "iteration"} files, with "ema" where there is an average, and `last_checkpoint`, in
+    the main process only.
     """
 
     suffix = ".pth"

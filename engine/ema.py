@@ -32,8 +32,8 @@ class Ema(AveragedModel):
             raise ConfigError(f"train.ema_decay must be in [0, 1), got {decay}")
 
         @torch.no_grad()
-        def update(averages: Sequence[Tensor], values: Sequence[Tensor], num_updates: Tensor | int) -> None:
-            n = int(num_updates)
+        def update(averages: Sequence[Tensor], values: Sequence[Tensor], _: Tensor | int) -> None:
+            n = int(self.n_averaged)  # on the CPU; what is handed over lies on the GPU, and would be waited for
             weight = 1 - min(decay, (1 + n) / (10 + n))
             for average, value in zip(averages, values, strict=True):
                 if average.is_floating_point():

@@ -43,18 +43,26 @@ class KeepCheckpoints(hooks.HookBase):
 
     def before_train(self) -> None:
         self.saved_iterations = self.trainer.start_iter
-        if self.trainer.next_iteration == self.trainer.max_iter:  # killed between the last two files, perhaps
+        # Killed between the last two files, perhaps, or a resume that has fewer iterations than are done.
+        if self.trainer.next_iteration >= self.trainer.max_iter:
             last = comm.all_gather(Path(self._checkpointer.get_checkpoint_file()).stem)[0]
             if last and last != FINAL_NAME:
-                self._checkpointer.save(FINAL_NAME, iteration=self.trainer.max_iter - 1)
+                self._save_final()
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
         if done % self._period == 0:
             self.save()
         if done == self.trainer.max_iter:
-            self._checkpointer.save(FINAL_NAME, iteration=done - 1)
-            self.saved_iterations = done
+            self._save_final()
+
+    def _save_final(self) -> None:
+        """Write the average's weights, then the final checkpoint, with which a training is finished."""
+        done = self.trainer.next_iteration
+        if self.trainer.ema is not None:
+            self._checkpointer.save_weights(f"{FINAL_NAME}_ema", self.trainer.ema.module, iteration=done - 1)
+        self._checkpointer.save(FINAL_NAME, iteration=done - 1)
+        self.saved_iterations = done
 
     def save(self) -> None:
         """Write a checkpoint of the steps done, where there is none of them yet."""

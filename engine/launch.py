@@ -29,7 +29,7 @@ TIMEOUT_S = 1800
 
 STATUS_OF_WRONG_USAGE = 2
 
-PAUSE_S = 5.0
+PAUSE_S = 15.0
 
 TORCHRUN = "TORCHELASTIC_RUN_ID"
 """Variable that torchrun sets, and no script in its manner, whose processes may outlive it."""
@@ -131,6 +131,7 @@ def _start_work(
 ) -> None:
     """What a process does that was started here as number `i` of its machine."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all, and one line about it is enough
+    os.environ["LOCAL_RANK"] = str(i)  # as torchrun has it, for `leave`
     end_with_parent()
     place = first._replace(rank=first.rank + i, local_rank=i)
     if "OMP_NUM_THREADS" not in os.environ:  # torchrun sets it to 1 where it is absent
@@ -139,24 +140,23 @@ def _start_work(
         store = _open_store(*address, is_master=False, timeout_s=timeout_s)
         _work(main, main_args, place, device, timeout_s, store)
     except ConfigError as error:
-        leave(str(error), STATUS_OF_WRONG_USAGE, is_silent=i > 0)
+        leave(str(error), STATUS_OF_WRONG_USAGE)
     except LostProcess as error:
-        leave(str(error), error.status, is_silent=i > 0)
+        leave(str(error), error.status)
 
 
-def leave(message: str, status: int, is_silent: bool = False, is_own: bool = False) -> NoReturn:
+def leave(message: str, status: int, is_own: bool = False) -> NoReturn:
     """End this process; of those on a machine, the first alone says why.
 
     Args:
         message: one line.
         status: of the exit.
-        is_silent: leave the message to another process in any case.
         is_own: the first may not have it to say: speak where that does not end and take this process with it.
     """
-    is_first = (comm.get_local_rank() if distributed.is_initialized() else int(os.environ.get("LOCAL_RANK", 0))) == 0
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"
     if not is_first:
         time.sleep(PAUSE_S)  # the others are ended with the first to end: that shall be the one that speaks
-    if (is_first or is_own) and not is_silent:
+    if is_first or is_own:
         sys.stderr.write(f"{Path(sys.argv[0]).name}: {message}\n")
     sys.exit(status)
 
@@ -221,7 +221,8 @@ def told_of_lost_processes() -> Iterator[None]:
 def distribute(model: nn.Module) -> nn.Module:
     """Wrap a model for gradient averaging where there are several processes."""
     is_on_cpu = next(model.parameters()).device.type == "cpu"
-    return create_ddp_model(model, **({"device_ids": None} if is_on_cpu else {}))
+    devices = {"device_ids": None} if is_on_cpu else {}
+    return create_ddp_model(model, gradient_as_bucket_view=True, **devices)
 
 
 def share_buffers(model: nn.Module) -> None:

@@ -67,7 +67,10 @@ class LostProcess(TrainingStopped):
 
 
 class OutputError(TrainingStopped):
-    """The output folder cannot be written: the disk is full, or the folder is gone or read-only. The main process's."""
+    """The output folder cannot be written: the disk is full, or the folder is gone or read-only.
+
+    The main process raises it, by itself; of a sharded checkpoint all do.
+    """
 
     status = 6
     is_shared = False

@@ -185,9 +185,9 @@ class Trainer(SimpleTrainer):
             self._skipped_in_a_row = 0
             if self.ema is not None and not is_overflow:
                 self.ema.update_parameters(self.bare_model)
-        else:
-            self._count_skipped(metrics)
         self._grad_scaler.update()
+        if not is_done:
+            self._count_skipped(metrics)
         metrics["total_loss"] = sum(metrics[name] for name in losses)
         self.storage.put_scalars(**{name: value for name, value in metrics.items() if math.isfinite(value)})
         counts = {"skipped_steps": self.skipped_steps, "faulty_samples": self.faulty_samples}

@@ -110,8 +110,6 @@ def _train(cfg: DictConfig, resume: bool, signals: StopSignals) -> None:
     with signals.kept_for(trainer):
         try:
             trainer.train(trainer.next_iteration, settings.max_iter)
-            if ema is not None:
-                checkpointer.save_weights("model_final_ema", ema.module, iteration=trainer.next_iteration - 1)
         except TrainingStopped as stop:
             end_early(trainer, checkpoints, folder, first_stop(stop))
 
@@ -192,10 +190,14 @@ def tell_differences(cfg: DictConfig, saved: Path) -> None:
 
 
 def end_early(trainer: Trainer, checkpoints: KeepCheckpoints, folder: Path, stop: TrainingStopped) -> None:
-    """Write a checkpoint of the steps done, say why, and end all processes together."""
+    """Write a checkpoint of the steps done where the weights are at hand, say why, and end this process.
+
+    All end together where they stop together.
+    """
     done = trainer.next_iteration
     try:
-        if stop.is_shared or not is_spread(trainer.model):  # parts of a lost process are lost
+        # Parts of a lost process are lost; and what the main process writes alone, it tells of alone.
+        if stop.is_shared or (comm.is_main_process() and not is_spread(trainer.model)):
             checkpoints.save()
         if isinstance(stop, NonFiniteError):
             batch_path = folder / f"not_finite_{done - 1:07d}_process_{comm.get_rank()}.pth"

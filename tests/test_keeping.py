@@ -13,6 +13,7 @@ from torch import nn
 
 from engine.checkpoint import Checkpointer, CheckpointError, read_checkpoint
 from engine.config import ConfigError, describe_differences, save_config
+from engine.ema import Ema
 from engine.keeping import KeepCheckpoints
 from engine.stopping import OutputError, StopRequested
 from engine.training import find_last_weights
@@ -51,6 +52,24 @@ def test_after_a_resume_with_more_samples_a_step_a_number_that_comes_again_is_a_
     trainer.train(trainer.next_iteration, 4)
     assert numbered(tmp_path) == [1, 2, 3]
     assert read_checkpoint(tmp_path / "model_0000002.pth")["trainer"]["samples_seen"] == 12
+
+
+def test_a_resume_with_fewer_iterations_than_are_done_ends_with_the_final_weights_once(tmp_path):
+    keeping(tmp_path, batch_size=4)[0].train(0, 11)
+    (tmp_path / "model_final.pth").unlink()
+    (tmp_path / "last_checkpoint").write_text("model_0000010.pth")
+
+    def resume():
+        trainer, checkpointer, _ = keeping(tmp_path, batch_size=1)
+        trainer.ema = Ema(trainer.bare_model, 0.9)
+        checkpointer.load(checkpointer.find_last())
+        trainer.train(trainer.next_iteration, 40)
+        return {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("model_final*")}
+
+    written = resume()
+    assert written.keys() == {"model_final.pth", "model_final_ema.pth"} and resume() == written
+    assert read_checkpoint(tmp_path / "model_final.pth")["trainer"]["samples_seen"] == 44
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
 
 
 def test_a_kill_between_writing_and_removing_is_made_up_for(tmp_path, monkeypatch):

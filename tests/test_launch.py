@@ -142,6 +142,25 @@ def test_of_processes_on_a_machine_the_first_says_why(local_rank, is_own, spoken
     assert capsys.readouterr().err == spoken
 
 
+@pytest.mark.parametrize(("number", "spoken"), [(0, "a.py: why\n"), (1, "")])
+@pytest.mark.parametrize("error", [ConfigError("why"), LostProcess("why")])
+def test_of_processes_that_cannot_start_the_first_says_why(number, spoken, error, monkeypatch, capsys):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(sys, "argv", ["here/a.py"])
+    monkeypatch.setattr("engine.launch.PAUSE_S", 0)
+    monkeypatch.setattr(launching.signal, "signal", lambda *_: None)
+    for name in ("end_with_parent", "_open_store"):
+        monkeypatch.setattr(launching, name, lambda *_, **__: None)
+    monkeypatch.setattr(launching, "_work", fail)
+    with pytest.raises(SystemExit) as ended:
+        launching._start_work(number, print, (), Place(0, 2, 0, 2), "cpu", 1.0, ("localhost", 1))
+    assert capsys.readouterr().err == spoken and ended.value.code == getattr(error, "status", 2)
+
+
 @pytest.mark.parametrize(
     ("error", "is_lost"),
     [
@@ -197,6 +216,7 @@ def test_processes_started_here_share_the_cores(given, num_threads, monkeypatch)
     for name in ("end_with_parent", "_open_store", "_work"):
         monkeypatch.setattr(launching, name, lambda *_, **__: None)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "0")  # the process sets its own, which is taken back with this
     if given:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
     before = torch.get_num_threads()

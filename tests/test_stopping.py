@@ -210,6 +210,16 @@ def test_none_of_the_processes_ends_before_the_checkpoint_is_written(tmp_path, m
     assert waits == [1] * is_shared and checkpoints.saved_iterations == 1
 
 
+def test_a_process_that_writes_nothing_does_not_tell_of_a_checkpoint(tmp_path, monkeypatch, caplog):
+    trainer, _, checkpoints = training(tmp_path)
+    trainer.samples_seen = 5 * trainer.samples_per_iteration
+    checkpoints.saved_iterations = 3
+    monkeypatch.setattr("engine.training.comm.is_main_process", lambda: False)
+    with pytest.raises(SystemExit, match="5"):
+        end_early(trainer, checkpoints, tmp_path, LostProcess("gone"))
+    assert "gone\n--resume goes on from iteration 3" in caplog.text
+
+
 @pytest.mark.parametrize("is_shared", [True, False])
 def test_of_a_spread_network_nothing_is_saved_where_a_process_is_lost(tmp_path, monkeypatch, is_shared):
     """All have to save it: those that are left would wait for the one that is gone."""
