@@ -123,7 +123,7 @@ def _settings(cfg: DictConfig) -> dict[str, Any]:
             if isinstance(value, dict) and value:
                 collect(value, f"{prefix}{name}.")
             else:
-                settings[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+                settings[f"{prefix}{name}"] = value
 
     collect(OmegaConf.to_container(cfg, resolve=False), "")
     return settings

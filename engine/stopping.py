@@ -86,7 +86,7 @@ class StopSignals:
     """While it is entered, SIGTERM, SIGUSR1 and SIGINT ask for the end of a training instead of ending the process.
 
     They raise StopRequested where they meet the main thread, or in `kept_for` are written down for the next step. The
-    first signal counts; a second SIGINT is a KeyboardInterrupt. Processes forked meanwhile do not heed SIGUSR1 and
+    first signal counts; a SIGINT after it is a KeyboardInterrupt. Processes forked meanwhile do not heed SIGUSR1 and
     SIGINT: the one that forked them ends them.
 
     Attributes:

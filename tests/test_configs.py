@@ -22,6 +22,7 @@ from engine.config import (
     apply_overrides,
     build_section,
     check_number_or_null,
+    check_whole,
     dotted_keys,
     load_config,
 )
@@ -194,6 +195,16 @@ def test_sections_of_plain_values_that_may_be_null():
     cfg = load_config(CONFIGS / "demo.py")
     apply_overrides(cfg, ["train.pictures=null", "train.best_checkpoint=null", "dataloader.test=null"])
     assert cfg.train.pictures is cfg.train.best_checkpoint is cfg.dataloader.test is None
+
+
+def test_a_whole_number_is_no_truth_value():
+    cfg = load_config(CONFIGS / "demo.py")
+    for seed in (True, -1, 1.5, None):
+        cfg.train.seed = seed
+        with pytest.raises(ConfigError, match=f"^train.seed must be a whole number of at least 0, got {seed}$"):
+            check_whole(cfg, "train.seed", 0)
+    cfg.train.seed = 0
+    check_whole(cfg, "train.seed", 0)
 
 
 @pytest.mark.parametrize("value", ["abc", "[1]", "true", "inf", "nan"])
