@@ -12,7 +12,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from engine.stopping import SIGNALS, LostProcess
+from engine.stopping import SIGNALS, LostProcess, set_back
 
 GRACE_S = 60.0
 """Time for those that are left to write a checkpoint before they are told to end, and again before they must."""
@@ -61,7 +61,10 @@ def _send(processes: list[SpawnProcess], number: signal.Signals) -> None:
 
 @contextmanager
 def _forwarded_signals(processes: list[SpawnProcess]) -> Iterator[list[signal.Signals]]:
-    """Pass signals on to processes; gives a list that grows by those that came."""
+    """Pass signals on to processes; gives a list that grows by those that came.
+
+    After one the processes end, and this one with them.
+    """
     received: list[signal.Signals] = []
 
     def forward(number: int, _: Any) -> None:
@@ -72,8 +75,7 @@ def _forwarded_signals(processes: list[SpawnProcess]) -> Iterator[list[signal.Si
     try:
         yield received
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        set_back(before, is_ending=bool(received))
 
 
 def _join(processes: list[SpawnProcess]) -> list[int]:

@@ -120,7 +120,7 @@ class Batches:
         if self._num_new_faults <= MAX_FAULTY_SHARE * max(self._num_drawn, MIN_SAMPLES_JUDGED):
             return ""
         return (
-            f"{self._num_new_faults} of the {self._num_drawn} samples drawn since the start could not be read; "
+            f"{self._num_new_faults} samples could not be read for the {self._num_drawn} drawn since the start; "
             f"{MAX_FAULTY_SHARE:.0%} is borne, of {MIN_SAMPLES_JUDGED} at least. Repair or remove"
             f"{_as_lines(self._known_faults)}"
         )

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from detectron2.engine import default_argument_parser
-
 from engine.config import ConfigError
 
 ENVIRONMENT = {"RANK": "rank", "WORLD_SIZE": "world_size", "LOCAL_RANK": "local_rank", "LOCAL_WORLD_SIZE": "local_size"}
@@ -28,9 +26,38 @@ class Place(NamedTuple):
 
 
 def argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
-    """Make detectron2's parser, where what is not given about processes is None."""
-    parser = default_argument_parser(epilog=epilog)
-    parser.set_defaults(num_gpus=None, num_machines=None, machine_rank=None, dist_url=None)
+    """Make a parser of detectron2's options, where what is not given about processes is None."""
+    parser = argparse.ArgumentParser(epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", default="", metavar="FILE", help=".py config, or a training's config.yaml")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint in train.output_dir, if there is one"
+    )
+    parser.add_argument(
+        "--eval-only",
+        action="store_true",
+        help="evaluate train.init_checkpoint, or with --resume the last checkpoint, and train nothing",
+    )
+    parser.add_argument(
+        "--num-gpus",
+        type=int,
+        metavar="N",
+        help="processes on this machine: one per GPU or, with train.device=cpu, on the CPU (default: 1)",
+    )
+    parser.add_argument("--num-machines", type=int, metavar="N", help="machines of the run (default: 1)")
+    parser.add_argument(
+        "--machine-rank", type=int, metavar="I", help="number of this machine, the first being 0 (default: 0)"
+    )
+    parser.add_argument(
+        "--dist-url",
+        metavar="URL",
+        help="where processes meet: auto on one machine (default), tcp://HOST:PORT on several, HOST the first one's",
+    )
+    parser.add_argument(
+        "opts",
+        nargs=argparse.REMAINDER,
+        metavar="KEY=VALUE",
+        help="overrides of the config, in Hydra's grammar, after all options: train.seed=1 train.ema_decay=null",
+    )
     return parser
 
 

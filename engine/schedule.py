@@ -64,7 +64,9 @@ def milestones(max_iter: int, *fractions: float) -> list[int]:
         ValueError: where there are not more iterations than steps.
     """
     if max_iter <= len(fractions):
-        raise ValueError(f"{max_iter} iterations leave no room for {len(fractions)} steps of the learning rate")
+        raise ValueError(
+            f"{max_iter} iterations leave no room for {len(fractions)} steps of the learning rate: train longer"
+        )
     steps: list[int] = []
     for index, fraction in enumerate(fractions):
         earliest = steps[-1] + 1 if steps else 1

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, ClassVar, Protocol, Self
@@ -82,12 +82,18 @@ class Stoppable(Protocol):
     stop_signal: str
 
 
+def set_back(handlers: Mapping[signal.Signals, Any], is_ending: bool) -> None:
+    """Set signals' handlers back; where the process ends, what asks for that is ignored: its status is settled."""
+    for number, handler in handlers.items():
+        signal.signal(number, signal.SIG_IGN if is_ending and number != signal.SIGINT else handler)
+
+
 class StopSignals:
     """While it is entered, SIGTERM, SIGUSR1 and SIGINT ask for the end of a training instead of ending the process.
 
     They raise StopRequested where they meet the main thread, or in `kept_for` are written down for the next step. The
-    first signal counts; a SIGINT after it is a KeyboardInterrupt. Processes forked meanwhile do not heed SIGUSR1 and
-    SIGINT: the one that forked them ends them.
+    first signal counts; a SIGINT after it is a KeyboardInterrupt. After a SystemExit SIGTERM and SIGUSR1 are ignored.
+    Processes forked meanwhile do not heed SIGUSR1 and SIGINT: the one that forked them ends them.
 
     Attributes:
         name: of the first signal that came, or "".
@@ -108,10 +114,9 @@ class StopSignals:
             StopSignals.current = self
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         StopSignals.current = None
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        set_back(self._handlers, is_ending=kind is SystemExit)
 
     @contextmanager
     def kept_for(self, listener: Stoppable) -> Iterator[None]:

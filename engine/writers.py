@@ -8,7 +8,6 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from detectron2.utils.events import EventStorage, EventWriter, TensorboardXWriter, get_event_storage
 from omegaconf import DictConfig, OmegaConf
 
@@ -170,7 +169,7 @@ class WandbWriter(RunWriter):
         for iteration, scalars in self._new.take(get_event_storage()).items():
             self._run.log({**scalars, "iteration": iteration})
         for name, picture, iteration in get_event_storage()._vis_data:  # detectron2 has no other way to them
-            pixels = np.rint(255 * picture.transpose(1, 2, 0)).astype(np.uint8)
+            pixels = (255 * picture.transpose(1, 2, 0)).round().astype("uint8")
             self._run.log({name: self._wandb.Image(pixels, file_type="jpg"), "iteration": iteration})
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 from engine import children
 
 
-def test_signals_reach_processes_that_were_not_there_yet_and_are_its_own_again(monkeypatch):
+def test_signals_reach_processes_that_were_not_there_yet_and_none_come_after(monkeypatch):
     started, sent = [], []
 
     def start(process):
@@ -20,10 +20,20 @@ def test_signals_reach_processes_that_were_not_there_yet_and_are_its_own_again(m
     monkeypatch.setattr(children.SpawnProcess, "start", start)
     monkeypatch.setattr(children, "_send", lambda _, number: sent.append((len(started), number)))
     monkeypatch.setattr(children, "_join", lambda _: (os.kill(os.getpid(), signal.SIGUSR1), [75, 75])[1])
-    before = [signal.getsignal(number) for number in children.SIGNALS]
+    interrupt = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit, match="75"):
         children.run_processes(print, (), 2)
     assert sent == [(1, signal.SIGTERM), (2, signal.SIGTERM), (2, signal.SIGUSR1)]
+    # Its status is settled: what comes while it ends changes nothing.
+    assert [signal.getsignal(number) for number in children.SIGNALS] == [signal.SIG_IGN, signal.SIG_IGN, interrupt]
+
+
+def test_without_signals_handlers_are_what_they_were(monkeypatch):
+    monkeypatch.setattr(children.SpawnProcess, "start", lambda _: None)
+    monkeypatch.setattr(children, "_join", lambda _: [1, 0])
+    before = [signal.getsignal(number) for number in children.SIGNALS]
+    with pytest.raises(SystemExit, match="1"):
+        children.run_processes(print, (), 2)
     assert [signal.getsignal(number) for number in children.SIGNALS] == before
 
 

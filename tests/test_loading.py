@@ -62,7 +62,7 @@ def test_more_than_one_percent_stops_with_the_list(first, period, stops_at):
     except LoaderError as error:
         expected = [f"{i}.png" for i in script if i <= done]
         assert str(error).splitlines()[1:] == [f"  {name}" for name in expected]
-        assert f"{len(expected)} of the {done + 1} samples" in str(error)
+        assert f"{len(expected)} samples could not be read for the {done + 1} drawn" in str(error)
         assert drawn.num_faults == len(expected)
     assert done == (4000 if stops_at is None else stops_at)
 

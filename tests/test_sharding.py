@@ -317,5 +317,5 @@ def test_a_folder_for_a_plain_training_is_one_message(two, tmp_path):
     (tmp_path / "last_checkpoint").write_text("model_final")
     shutil.copytree(two[0] / "spread" / "model_final", tmp_path / "model_final")
     checkpointer = start(tmp_path, False)[1]
-    with pytest.raises(CheckpointError, match="tools/gather_checkpoint.py makes a file of it, or resume with train.sh"):
+    with pytest.raises(CheckpointError, match="gather_checkpoint.py makes a file, or --resume goes on from it with"):
         checkpointer.find_last()
