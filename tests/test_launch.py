@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 from test_trainer import processes
 
@@ -29,6 +30,28 @@ TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE
 
 def options(*arguments):
     return argument_parser().parse_args([*arguments])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "--config-file a.py --resume --eval-only",
+        "--num-gpus 2 --num-machines 3 --machine-rank 1 --dist-url tcp://a:1 train.seed=1 --resume",
+        "train.seed=1 --num-gpus 2",
+        "--num-g 2",
+    ],
+)
+def test_options_are_detectron2s_but_for_what_is_not_given_about_processes(line):
+    theirs = default_argument_parser()
+    theirs.set_defaults(**dict.fromkeys(("num_gpus", "num_machines", "machine_rank", "dist_url")))
+    assert options(*line.split()) == theirs.parse_args(line.split())
+
+
+def test_help_speaks_of_this_project():
+    told = " ".join(argument_parser(epilog="the end").format_help().split())
+    assert "auto on one machine" in told and "with train.device=cpu, on the CPU" in told and told.endswith("the end")
+    assert not [word for word in ("Yacs", "DefaultTrainer", "pytorch.org", "SOLVER", "gpus *per") if word in told]
 
 
 @pytest.mark.parametrize(
