@@ -105,6 +105,15 @@ def count_flops(model: nn.Module, size_px: int) -> int:
     return counter.get_total_flops()
 
 
+def list_recipes() -> list[Path]:
+    """List the configs of ViTMatte, the smallest network first."""
+
+    def size(path: Path) -> tuple[int, str]:
+        return sum(parameter.numel() for parameter in build_on_meta(load_config(path)).parameters()), path.name
+
+    return sorted(CONFIGS.glob("ViTMatte_*.py"), key=size)
+
+
 def train_step(model: nn.Module, batch: dict[str, Tensor], precision: str) -> None:
     """Compute gradients as `engine.trainer.Trainer` does."""
     with torch.autocast("cpu", DTYPES[precision], enabled=precision != "float32"):
@@ -167,10 +176,17 @@ def size_row(path: Path) -> list[str]:
     return [f"`{path.name}`", *recipe, *millions, *(f"{number / 1e9:.1f}" for number in flops), read_result(path)]
 
 
-def memory_row(path: Path, batch_size: int, measures: bool) -> list[str]:
-    """What a step of a recipe takes, in GB, and in brackets what it took here where that is measured."""
+def memory_row(path: Path, batch_size: int | None, measures: bool) -> list[str]:
+    """What a step of a recipe takes, in GB, and in brackets what it took here where that is measured.
+
+    Args:
+        path: of the config.
+        batch_size: crops of a process; None takes the config's own.
+        measures: whether real steps are done as well.
+    """
     cfg = load_config(path)
     size_px = cfg.dataloader.train.dataset.crop_px
+    batch_size = batch_size or cfg.dataloader.train.batch_size
     cells = []
     for name, step in STEPS.items():
         cell = f"{predict_peak(cfg, step, batch_size, size_px) / 1e9:.1f}"
@@ -178,7 +194,7 @@ def memory_row(path: Path, batch_size: int, measures: bool) -> list[str]:
             only = ("--only", name, "--configs", str(path), "--batch-size", str(batch_size))
             cell = f"{cell} ({run_fresh('sizes', *only)['peak_gb']:.1f})"
         cells.append(cell)
-    return [f"`{path.name}`", str(size_px), *cells]
+    return [f"`{path.name}`", str(batch_size), str(size_px), *cells]
 
 
 def print_table(head: list[str], paths: list[Path], make_row: Callable[[Path], list[str]]) -> None:
@@ -189,9 +205,8 @@ def print_table(head: list[str], paths: list[Path], make_row: Callable[[Path], l
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    every = sorted(CONFIGS.glob("ViTMatte_*.py"))
-    parser.add_argument("--configs", nargs="+", type=Path, default=every, help="default: all of ViTMatte")
-    parser.add_argument("--batch-size", type=int, default=16, help="of a process (default: 16, that of the recipes)")
+    parser.add_argument("--configs", nargs="+", type=Path, help="default: all of ViTMatte")
+    parser.add_argument("--batch-size", type=int, help="crops of a process (default: as the config has it)")
     parser.add_argument("--tables", nargs="+", choices=("sizes", "memory"), default=["sizes", "memory"])
     parser.add_argument("--measure", action="store_true", help="memory: do real steps on the CPU too")
     parser.add_argument("--only", choices=STEPS, help=argparse.SUPPRESS)
@@ -204,10 +219,11 @@ def run(options: argparse.Namespace) -> None:
         size_px = cfg.dataloader.train.dataset.crop_px
         print(json.dumps({"peak_gb": measure_peak(cfg, STEPS[options.only], options.batch_size, size_px)}))
         return
+    configs = options.configs or list_recipes()
     if "sizes" in options.tables:
         counts = ["backbone, M", "necks", "decoder", "trainable"]
         flops = [f"GFLOPs, {size_px} px" for size_px in SIZES_PX]
-        print_table(["config", "crop, px", "drop path", *counts, *flops, "result"], options.configs, size_row)
+        print_table(["config", "crop, px", "drop path", *counts, *flops, "result"], configs, size_row)
     if "memory" in options.tables:
-        head = ["config", "crop, px", *STEPS]
-        print_table(head, options.configs, lambda path: memory_row(path, options.batch_size, options.measure))
+        head = ["config", "crops", "crop, px", *STEPS]
+        print_table(head, configs, lambda path: memory_row(path, options.batch_size, options.measure))
