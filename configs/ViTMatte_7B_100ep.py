@@ -1,4 +1,4 @@
-r"""ViT-7B/16, 100 epochs of Composition-1k, spread over the GPUs.
+r"""ViT-7B/16, 100 epochs of Composition-1k, sharded over the GPUs.
 
 Purpose: the largest DINOv3, 6.9 billion parameters: a global block and a neck end each quarter of its 40 blocks.
 Command: python preprocess.py --checkpoint dinov3_vit7b16_pretrain.pth --keep-prefix \

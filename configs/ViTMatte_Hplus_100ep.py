@@ -1,4 +1,4 @@
-r"""ViT-H+/16, 100 epochs of Composition-1k, spread over the GPUs.
+r"""ViT-H+/16, 100 epochs of Composition-1k, sharded over the GPUs.
 
 Purpose: the huge model, 0.87 billion parameters: a global block and a neck end each quarter of its 32 blocks. Drop path
          is what ViTDet (arXiv:2203.16527) trains its H with.

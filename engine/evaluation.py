@@ -20,7 +20,7 @@ from engine.config import ConfigError
 from engine.even_passes import in_step
 from engine.launch import share_buffers
 from engine.loading import LoaderError
-from engine.sharding import is_spread
+from engine.sharding import is_sharded
 from engine.stopping import interruptible
 from engine.trainer import Trainer
 from engine.whole_file import set_aside, write_text
@@ -224,8 +224,8 @@ class EvaluateAndKeepBest(hooks.HookBase):
             iteration: to which the numbers belong, where it is not the trainer's.
         """
         try:
-            # A spread network is saved by all processes, and so stops with all of them: at the next draw.
-            with nullcontext() if is_spread(self.trainer.model) else interruptible():
+            # A sharded network is saved by all processes, and so stops with all of them: at the next draw.
+            with nullcontext() if is_sharded(self.trainer.model) else interruptible():
                 metrics = flatten_results_dict(self._evaluate())
         except (OSError, ValueError) as error:  # of pictures that went or changed since the start
             if comm.get_world_size() > 1:
@@ -236,7 +236,7 @@ class EvaluateAndKeepBest(hooks.HookBase):
         if comm.is_main_process():
             self._check_metric(metrics)
         if self._metric is not None:
-            # What the main process measured, all act by: the weights of a spread network come from all.
+            # What the main process measured, all act by: the weights of a sharded network come from all.
             value = comm.all_gather(metrics.get(self._metric))[0]
             self._keep_if_best(float(value), self.trainer.next_iteration - 1)
         if comm.is_main_process():

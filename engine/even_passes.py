@@ -1,4 +1,4 @@
-"""Evaluation of a spread network: as many passes in every process, since each pass gathers its parameters from all."""
+"""Evaluation of a sharded network: as many passes in every process, since each pass gathers its parameters from all."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,11 +8,11 @@ from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import DataLoader
 
-from engine.sharding import is_spread
+from engine.sharding import is_sharded
 
 
 class EvenLoader:
-    """A loader that gives every process as many batches as the longest gives: each pass of a spread network needs all.
+    """A loader that gives every process as many batches as the longest gives: each pass of a sharded network needs all.
 
     What it adds is the first sample once more.
     """
@@ -53,7 +53,7 @@ class FirstBatches(DatasetEvaluator):
 def in_step(
     model: nn.Module, loader: DataLoader, evaluator: DatasetEvaluator
 ) -> tuple[DataLoader | EvenLoader, DatasetEvaluator]:
-    """Make an evaluation of a spread network one of as many passes in every process; of another it stays as it is."""
-    if not is_spread(model):
+    """Make an evaluation of a sharded network one of as many passes in every process; of another it stays as it is."""
+    if not is_sharded(model):
         return loader, evaluator
     return EvenLoader(loader), FirstBatches(evaluator, len(loader))

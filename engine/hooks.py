@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from engine.config import ConfigError
 from engine.evaluation import EvaluateAndKeepBest, uncompiled
-from engine.sharding import is_spread
+from engine.sharding import is_sharded
 from engine.stopping import OutputError
 from engine.trainer import Trainer
 from engine.writers import WINDOW, ProgressWriter, RunWriter
@@ -131,7 +131,7 @@ class WriteMetrics(hooks.HookBase):
 class DrawSamples(hooks.HookBase):
     """Every so often has samples of the last batch drawn, with what the networks make of them in evaluation mode.
 
-    Belongs in every process, before `WriteMetrics`: parts of a network that is spread over the processes are needed
+    Belongs in every process, before `WriteMetrics`: parts of a network that is sharded over the processes are needed
     everywhere, else the main one does it alone. Weights, BatchNorm's statistics and the random numbers of later steps
     are what they would be without.
 
@@ -169,7 +169,7 @@ class DrawSamples(hooks.HookBase):
     def after_step(self) -> None:
         done = self.trainer.iter + 1
         is_due = self._period > 0 and (done % self._period == 0 or done == self.trainer.max_iter)
-        if not is_due or not (comm.is_main_process() or is_spread(self.trainer.model)):
+        if not is_due or not (comm.is_main_process() or is_sharded(self.trainer.model)):
             return
         batch = {name: tensor[: self._num_samples] for name, tensor in self.trainer.batches[-1].items()}
         outputs = {name: _arrays(self._compute(network, batch)) for name, network in self._networks.items()}

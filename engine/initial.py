@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from engine.checkpoint import CheckpointError, load_weights, read_checkpoint
 from engine.config import ConfigError, load_config
-from engine.sharding import is_spread, spread_weights
+from engine.sharding import is_sharded, shard_weights
 
 MODEL_CONFIG, MODEL_WEIGHTS, FORMAT = "config.json", "model.safetensors", 1
 """Files of a model folder, and the format of the first, as tools/export.py writes them."""
@@ -23,11 +23,11 @@ RUN_CONFIG = "config.yaml"
 
 
 def load_initial(model: nn.Module, path: str, may_lack: Iterable[str] = ()) -> None:
-    """Load the weights of `train.init_checkpoint` into a model, spread or not.
+    """Load the weights of `train.init_checkpoint` into a model, sharded or not.
 
     Arguments and errors are those of `load_weights`.
     """
-    weights = spread_weights(read_initial(path, is_mapped=is_spread(model)), model)
+    weights = shard_weights(read_initial(path, is_mapped=is_sharded(model)), model)
     try:
         load_weights(model, weights, path, may_lack)
     except CheckpointError as error:

@@ -1,4 +1,4 @@
-"""Checkpoints of networks that are spread over the processes: a folder, of which each process writes its own part."""
+"""Checkpoints of networks that are sharded over the processes: a folder, of which each process writes its own part."""
 
 import logging
 import shutil
@@ -16,14 +16,14 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 
 from engine.checkpoint import FINAL_NAME, Checkpointer, CheckpointError, read_checkpoint
-from engine.sharding import gathered_weights, spread_like
+from engine.sharding import gathered_weights, shard_like
 from engine.stopping import OutputError
 from engine.whole_file import BEFORE, SUFFIX, synchronize, whole_file
 
 logger = logging.getLogger(__name__)
 
 WHOLE_PART = "whole.pth"
-"""What is not spread, as the main process has it; in the place of a tensor that is, one without values."""
+"""What is not sharded, as the main process has it; in the place of a tensor that is, one without values."""
 
 CHECKSUMS = "checksums"
 """Key in that part: name of each other file -> CRC-32 of its bytes."""
@@ -100,7 +100,7 @@ class ShardedCheckpointer(Checkpointer):
         return find_damage(path) if path.is_dir() else super().damage(path)
 
     def read(self, path: str) -> dict[str, Any]:
-        """Read a folder of this class or a file of `Checkpointer`, spread as network and optimiser are."""
+        """Read a folder of this class or a file of `Checkpointer`, sharded as network and optimiser are."""
         weights = self.model.state_dict()
         groups = self.checkpointables["trainer"].optimizer.param_groups if "trainer" in self.checkpointables else []
         parameters = [parameter for group in groups for parameter in group["params"]]
@@ -127,7 +127,7 @@ def find_damage(path: Path) -> str:
         if wrong := [name for name in found if found[name] != expected[name]]:
             report = f"{path} is damaged: the bytes of {', '.join(wrong)} are not those that were written"
     except (CheckpointError, OSError, KeyError) as error:
-        report = f"{path} is no whole checkpoint of a spread network: {error}"
+        report = f"{path} is no whole checkpoint of a sharded network: {error}"
     return next(filter(None, comm.all_gather(report)), "")
 
 
@@ -138,7 +138,7 @@ def read_folder(
 
     Args:
         path: the folder.
-        layout: keys of a tensor -> the tensor like which it is to be spread, and on its device; None reads all of it to
+        layout: keys of a tensor -> the tensor like which it is to be sharded, on its device; None reads all of it to
             the CPU.
         only: keys of what to read; all where there are none.
 
@@ -148,7 +148,7 @@ def read_folder(
         CheckpointError: where the folder is none of these or incomplete, or lacks something asked for.
     """
     if not Path(path, WHOLE_PART).is_file():
-        raise CheckpointError(f"{path} is no checkpoint of a spread network: there is no {WHOLE_PART} in it")
+        raise CheckpointError(f"{path} is no checkpoint of a sharded network: there is no {WHOLE_PART} in it")
     content = read_checkpoint(Path(path, WHOLE_PART))
     del content[CHECKSUMS]
     if lacking := [key for key in only if key not in content]:
@@ -166,14 +166,14 @@ def read_folder(
 
 
 def _laid_out(content: Any, layout: Callable[[Keys], Tensor | None], shards: dict[str, Tensor]) -> Any:
-    """Spread tensors; those without values get memory instead, which `shards` names."""
+    """Shard tensors; those without values get memory instead, which `shards` names."""
 
     def place(keys: Keys, tensor: Tensor) -> Tensor:
         like = layout(keys)
         if like is not None and like.shape != tensor.shape:
             like = None
         if not tensor.is_meta:
-            return tensor if like is None else spread_like(tensor, like)
+            return tensor if like is None else shard_like(tensor, like)
         fresh = torch.empty_like(tensor, device="cpu") if like is None else torch.empty_like(like, dtype=tensor.dtype)
         return shards.setdefault(_path(keys), fresh)
 

@@ -1,4 +1,4 @@
-"""Networks larger than one GPU: parameters, gradients and optimiser states spread over the processes (FSDP2)."""
+"""Networks larger than one GPU: parameters, gradients and optimiser states sharded over the processes (FSDP2)."""
 
 import itertools
 import math
@@ -15,7 +15,7 @@ from engine.config import ConfigError
 
 
 def shard(model: nn.Module, blocks: str, device: str, source: nn.Module | None) -> None:
-    """Spread a network's parameters over all processes, in place; a block's are gathered while it runs, and no longer.
+    """Shard a network's parameters over all processes, in place; a block's are gathered while it runs, and no longer.
 
     Parameters keep their type, and a precision stays what autocast makes of it: bf16 parameters would halve what is
     sent, but each process would compute other losses than under DDP. Buffers are whole in every process.
@@ -79,20 +79,20 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
     return itertools.chain(model.parameters(), model.buffers())
 
 
-def is_spread(model: nn.Module) -> bool:
-    """Tell whether `shard` spread a network, or the one in a wrapper."""
+def is_sharded(model: nn.Module) -> bool:
+    """Tell whether `shard` sharded a network, or the one in a wrapper."""
     return isinstance(next(model.parameters(), None), DTensor)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Gather a tensor from its parts, in every process; one that is not spread is given back."""
+    """Gather a tensor from its parts, in every process; one that is not sharded is given back."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def gathered_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Give a network's tensors by name; what is spread is gathered to the CPU of the main process, empty in the others.
+    """Give a network's tensors by name; what is sharded is gathered to the main process's CPU, empty in the others.
 
-    Every process of a spread network has to call it.
+    Every process of a sharded network has to call it.
     """
     weights = model.state_dict()
     for name, tensor in weights.items():
@@ -102,14 +102,14 @@ def gathered_weights(model: nn.Module) -> dict[str, Tensor]:
     return weights
 
 
-def spread_like(value: Tensor, like: Tensor) -> Tensor:
+def shard_like(value: Tensor, like: Tensor) -> Tensor:
     """Take this process's part of a whole tensor, such as a mapped file's, of which only that part is read.
 
     Args:
         value: the same in every process.
-        like: of the same shape; one that is not spread gives `value` back.
+        like: of the same shape; one that is not sharded gives `value` back.
 
-    Returns: spread as `like` is, on its device.
+    Returns: sharded as `like` is, on its device.
     """
     if not isinstance(like, DTensor) or isinstance(value, DTensor):
         return value
@@ -127,10 +127,10 @@ def own_rows(value: Tensor, mesh: DeviceMesh) -> Tensor:
     return value[first : first + num_rows]
 
 
-def spread_weights(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Take this process's part of each whole tensor that a network has spread; what does not fit stays as it is."""
+def shard_weights(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Take this process's part of each whole tensor that a network has sharded; what does not fit stays as it is."""
     own = model.state_dict()
     return {
-        name: spread_like(tensor, own[name]) if name in own and own[name].shape == tensor.shape else tensor
+        name: shard_like(tensor, own[name]) if name in own and own[name].shape == tensor.shape else tensor
         for name, tensor in weights.items()
     }

@@ -19,7 +19,7 @@ from engine.config import ConfigError
 from engine.ema import Ema
 from engine.launch import told_of_lost_processes
 from engine.loading import Batches
-from engine.sharding import is_spread, whole
+from engine.sharding import is_sharded, whole
 from engine.stopping import TrainingStopped
 
 logger = logging.getLogger(__name__)
@@ -216,14 +216,14 @@ class Trainer(SimpleTrainer):
         return losses
 
     def _autocast(self) -> torch.autocast:
-        """Compute in the lower precision, if there is one; copies of a spread network's weights are not kept for it."""
+        """Compute in the lower precision, if there is one; no copies of a sharded network's weights are kept for it."""
         is_low = self._dtype is not None
-        return torch.autocast(self._device_type, self._dtype, is_low, cache_enabled=not is_spread(self.model))
+        return torch.autocast(self._device_type, self._dtype, is_low, cache_enabled=not is_sharded(self.model))
 
     def _reduced_gradients(self, is_last: bool) -> AbstractContextManager[None]:
         """Where the gradients of several processes are averaged: in a step's last backward pass alone.
 
-        Those of a spread network are in each of them: until the last one, a process would keep whole gradients.
+        Those of a sharded network are in each of them: until the last one, a process would keep whole gradients.
         """
         return nullcontext() if is_last or not isinstance(self.model, DistributedDataParallel) else self.model.no_sync()
 

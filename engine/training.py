@@ -28,7 +28,7 @@ from engine.pace import WarnOfSlowLoader
 from engine.rates import LRScheduler
 from engine.record import record_run
 from engine.sharded_checkpoint import ShardedCheckpointer
-from engine.sharding import is_spread, listed_blocks, shard
+from engine.sharding import is_sharded, listed_blocks, shard
 from engine.start import build_data
 from engine.stopping import OutputError, StopSignals, TrainingStopped, first_stop
 from engine.trainer import NonFiniteError, Trainer
@@ -74,7 +74,7 @@ def _train(cfg: DictConfig, resume: bool, signals: StopSignals) -> None:
         check_compiler(settings.device)
         model.compile()
     trainer = Trainer(
-        model if is_spread(model) else distribute(model),
+        model if is_sharded(model) else distribute(model),
         *(train_loader, optimizer, settings.precision, settings.seed, settings.accumulation, settings.clip_norm, ema),
     )
     # A proxy, since the trainer's hooks hold the checkpointer: in a cycle, its loader's workers would outlive it.
@@ -146,7 +146,7 @@ def build_hooks(
 def build_networks(cfg: DictConfig) -> tuple[nn.Module, Ema | None]:
     """Build the network of a training on its device, and its moving average where the config asks for one.
 
-    With `train.sharded_blocks` and several processes both are spread over these.
+    With `train.sharded_blocks` and several processes both are sharded over these.
     """
     settings = cfg.train
     blocks = settings.sharded_blocks if comm.get_world_size() > 1 else ""
@@ -197,7 +197,7 @@ def end_early(trainer: Trainer, checkpoints: KeepCheckpoints, folder: Path, stop
     done = trainer.next_iteration
     try:
         # Parts of a lost process are lost; and what the main process writes alone, it tells of alone.
-        if stop.is_shared or (comm.is_main_process() and not is_spread(trainer.model)):
+        if stop.is_shared or (comm.is_main_process() and not is_sharded(trainer.model)):
             checkpoints.save()
         if isinstance(stop, NonFiniteError):
             batch_path = folder / f"not_finite_{done - 1:07d}_process_{comm.get_rank()}.pth"
@@ -232,7 +232,7 @@ def evaluate_only(cfg: DictConfig, resume: bool) -> None:
 
 
 def find_last_weights(model: nn.Module, folder: str) -> str:
-    """Find the last checkpoint's file, which the final one of a spread network has beside its folder; "" for none."""
+    """Find the last checkpoint's file, which the final one of a sharded network has beside its folder; "" for none."""
     checkpointer = Checkpointer(model, folder)
     last = checkpointer.get_checkpoint_file()
     plain = Path(f"{last}{checkpointer.suffix}")

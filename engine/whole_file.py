@@ -78,7 +78,7 @@ def remove_unfinished(folder: Path) -> None:
             before.replace(path)
             logger.info("%s is back: a process was killed while it replaced it", path)
     for path in sorted(folder.glob(f"*{SUFFIX}")):
-        if path.is_dir():  # a checkpoint of a spread network
+        if path.is_dir():  # a checkpoint of a sharded network
             shutil.rmtree(path)
         else:
             path.unlink()

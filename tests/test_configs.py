@@ -387,9 +387,9 @@ def test_what_distinguishes_the_composition_experiments(path, expected):
     assert b.conv_residual_block_indexes == b.global_block_indexes
     assert cfg.optimizer.params.num_layers == b.depth
     assert cfg.model.decoder.in_chans == b.embed_dim
-    is_spread = path.split("_")[1] in ("Hplus", "7B")
-    assert b.use_activation_checkpointing == (path.endswith("1024") or is_spread)
-    assert cfg.train.sharded_blocks == ("backbone.blocks" if is_spread else "")
+    is_sharded = path.split("_")[1] in ("Hplus", "7B")
+    assert b.use_activation_checkpointing == (path.endswith("1024") or is_sharded)
+    assert cfg.train.sharded_blocks == ("backbone.blocks" if is_sharded else "")
     assert samples_per_iteration(cfg) == 32
     assert b.drop_path_rate == {"L": 0.4, "Hplus": 0.5}.get(path.split("_")[1], 0.0)
     assert cfg.lr_multiplier.scheduler.milestones == [

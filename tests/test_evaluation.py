@@ -281,9 +281,9 @@ def test_two_processes_keep_one_best_and_make_up_together(tmp_path):
     assert all(torch.equal(stopped["model"][name], tensor) for name, tensor in whole["model"].items())
 
 
-def test_a_signal_in_the_evaluation_of_a_spread_network_waits_for_the_next_draw(tmp_path, monkeypatch):
+def test_a_signal_in_the_evaluation_of_a_sharded_network_waits_for_the_next_draw(tmp_path, monkeypatch):
     """All processes save it, and so all have to stop together."""
-    monkeypatch.setattr("engine.evaluation.is_spread", lambda _: True)
+    monkeypatch.setattr("engine.evaluation.is_sharded", lambda _: True)
     score = weights_score
     monkeypatch.setitem(
         globals(), "weights_score", lambda model: (os.kill(os.getpid(), signal.SIGTERM), score(model))[1]

@@ -216,7 +216,7 @@ def test_the_one_before_was_written_before_whatever_its_number(tmp_path):
         assert checkpointer.find_last().endswith(f"model_{expected:07d}.pth")
 
 
-def test_the_last_weights_of_a_spread_network_are_in_the_file_beside_its_folder(three):
+def test_the_last_weights_of_a_sharded_network_are_in_the_file_beside_its_folder(three):
     checkpointer, folder = three
     (folder / "model_final").mkdir()
     checkpointer.tag_last_checkpoint("model_final")

@@ -1,4 +1,4 @@
-"""What of spread networks and their checkpoints one process can try; the rest is in test_sharding.py."""
+"""What of sharded networks and their checkpoints one process can try; the rest is in test_sharding.py."""
 
 import os
 import zlib
@@ -79,7 +79,7 @@ def test_damage_that_another_process_finds_is_found_and_a_part_of_another_kind_i
     assert find_damage(tmp_path / "one") == "damaged"
     monkeypatch.undo()
     torch.save({"model": {}}, tmp_path / "one" / WHOLE_PART)
-    assert "one is no whole checkpoint of a spread network: 'checksums'" in find_damage(tmp_path / "one")
+    assert "one is no whole checkpoint of a sharded network: 'checksums'" in find_damage(tmp_path / "one")
 
 
 @pytest.mark.parametrize("error", [OutputError("full"), OSError("full")])
@@ -144,9 +144,9 @@ def test_tensors_of_another_shape_stay_as_they_are_for_the_message(monkeypatch):
         "other": (3, False),
     }
     assert shards == {f"model/{name}": found["model"][name] for name in ("fits", "other")}
-    monkeypatch.setattr(sharding, "spread_like", lambda value, like: "spread")
+    monkeypatch.setattr(sharding, "shard_like", lambda value, like: "sharded")
     weights = {"weight": torch.zeros(3, 3), "bias": torch.zeros(2), "more": torch.zeros(1)}
-    assert sharding.spread_weights(weights, torch.nn.Linear(2, 2)) == {**weights, "bias": "spread"}
+    assert sharding.shard_weights(weights, torch.nn.Linear(2, 2)) == {**weights, "bias": "sharded"}
 
 
 def test_rows_are_cut_as_torch_chunks():
@@ -188,7 +188,7 @@ def test_a_list_that_is_none_and_a_torch_without_the_operation_are_one_line(monk
 
 
 def test_processes_with_fewer_images_make_as_many_passes_and_count_their_own(monkeypatch):
-    monkeypatch.setattr(even_passes, "is_spread", lambda model: True)
+    monkeypatch.setattr(even_passes, "is_sharded", lambda model: True)
     monkeypatch.setattr(even_passes.comm, "all_gather", lambda length: [length, 3])
     for num in (0, 2, 3):
         loader, evaluator = even_passes.in_step(

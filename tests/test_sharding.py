@@ -1,4 +1,4 @@
-"""A network spread over two processes (FSDP2), and its checkpoints, against DDP and against one process, in float64."""
+"""A network sharded over two processes (FSDP2), and its checkpoints, against DDP and one process, in float64."""
 
 import re
 import shutil
@@ -21,7 +21,7 @@ from engine.keeping import KeepCheckpoints
 from engine.launch import distribute, launch
 from engine.optimizer import build_adamw
 from engine.sharded_checkpoint import WHOLE_PART, ShardedCheckpointer, read_folder
-from engine.sharding import gathered_weights, is_spread, shard
+from engine.sharding import gathered_weights, is_sharded, shard
 from engine.stopping import OutputError
 from engine.trainer import Trainer
 from engine.whole_file import remove_unfinished
@@ -43,8 +43,8 @@ def build():
     return model
 
 
-def build_spread():
-    """The same network and its average on `meta`, then spread with the values of the main process."""
+def build_sharded():
+    """The same network and its average on `meta`, then sharded with the values of the main process."""
     with torch.device("meta"):
         model = build()
     ema = Ema(model, 0.9)
@@ -54,19 +54,19 @@ def build_spread():
     return model, ema
 
 
-def start(folder, is_to_be_spread, batch_size=1, precision="float32"):
+def start(folder, is_to_be_sharded, batch_size=1, precision="float32"):
     """Trainer and checkpointer of a training with all that a step has: layer-wise rates, clipping, an average ..."""
     folder.mkdir(exist_ok=True)
-    if is_to_be_spread and comm.get_world_size() > 1:
-        model, ema = build_spread()
+    if is_to_be_sharded and comm.get_world_size() > 1:
+        model, ema = build_sharded()
     else:
         model = build()
         ema = Ema(model, 0.9)
     optimizer = build_adamw(get_optimizer_params(model, 3e-3, 0.1, 0.65, 2, 5.0), 3e-3, (0.9, 0.999), 0.1)
     loader = DataLoader(Pictures(), batch_size, sampler=Stream(batch_size, comm.get_rank(), comm.get_world_size()))
-    wrapped = model if is_spread(model) else distribute(model)
+    wrapped = model if is_sharded(model) else distribute(model)
     trainer = Trainer(wrapped, loader, optimizer, precision, accumulation=2, clip_norm=CLIP_NORM, ema=ema)
-    kind = ShardedCheckpointer if is_to_be_spread else Checkpointer
+    kind = ShardedCheckpointer if is_to_be_sharded else Checkpointer
     checkpointer = kind(model, str(folder), trainer=trainer, ema=ema)
     trainer.register_hooks([KeepCheckpoints(checkpointer, NUM_STEPS // 2)])
     return trainer, checkpointer
@@ -134,8 +134,8 @@ def train_in_each_process(folder):
     torch.set_num_threads(1)
     seen = {}
     seen["ddp"] = finish(start(folder / "ddp", False)[0])
-    trainer, checkpointer = start(folder / "spread", True)
-    seen["spread"] = finish(trainer)
+    trainer, checkpointer = start(folder / "sharded", True)
+    seen["sharded"] = finish(trainer)
     parameters = list(trainer.model.parameters())
     states = [state["exp_avg"] for state in trainer.optimizer.state.values()]
     averages = list(trainer.ema.module.parameters())
@@ -146,7 +146,7 @@ def train_in_each_process(folder):
     seen["last"] = checkpointer.find_last()
 
     trainer, checkpointer = start(folder / "resumed", True)
-    checkpointer.load(str(folder / "spread" / HALF_WAY))
+    checkpointer.load(str(folder / "sharded" / HALF_WAY))
     seen["resumed"] = finish(trainer)
 
     trainer, checkpointer = start(folder / "from_file", True)
@@ -154,10 +154,10 @@ def train_in_each_process(folder):
     seen["from file"] = finish(trainer)
 
     for precision in ("bf16", "fp16"):
-        seen[precision] = [finish(start(folder / precision, spread, precision=precision)[0], 2) for spread in (0, 1)]
+        seen[precision] = [finish(start(folder / precision, sharded, precision=precision)[0], 2) for sharded in (0, 1)]
 
     if comm.is_main_process():
-        shutil.copytree(folder / "spread", folder / "full")
+        shutil.copytree(folder / "sharded", folder / "full")
     comm.synchronize()
     sharded_checkpoint.dcp.FileSystemWriter = FullDiskOfSecond
     try:
@@ -184,15 +184,15 @@ def assert_same(one, other, tolerance=1e-9):
         torch.testing.assert_close(one[name], other[name], rtol=0, atol=tolerance)
 
 
-def test_a_spread_training_is_that_of_whole_copies(two):
+def test_a_sharded_training_is_that_of_whole_copies(two):
     seen = two[1]
-    assert len(seen["spread"]["losses"]) == NUM_STEPS
+    assert len(seen["sharded"]["losses"]) == NUM_STEPS
     assert sum(norm > CLIP_NORM for norm in seen["ddp"]["norms"]) > NUM_STEPS // 2
-    assert_same(seen["spread"], seen["ddp"])
+    assert_same(seen["sharded"], seen["ddp"])
     start = build().state_dict()
-    moved = [name for name, tensor in seen["spread"]["weights"].items() if not torch.equal(tensor, start[name])]
+    moved = [name for name, tensor in seen["sharded"]["weights"].items() if not torch.equal(tensor, start[name])]
     assert len(moved) > 40 and not any("patch_embed" in name for name in moved)
-    lag = [(seen["spread"]["weights"][name] - seen["spread"]["average"][name]).abs().max() for name in moved]
+    lag = [(seen["sharded"]["weights"][name] - seen["sharded"]["average"][name]).abs().max() for name in moved]
     assert min(lag) > 1e-5
 
 
@@ -204,17 +204,17 @@ def test_each_process_holds_about_half_of_parameters_states_and_averages(two):
 
 def test_a_resume_by_as_many_processes_is_equal_to_the_bit(two):
     assert len(two[1]["resumed"]["losses"]) == NUM_STEPS // 2
-    assert_same(two[1]["resumed"], two[1]["spread"], tolerance=0)
+    assert_same(two[1]["resumed"], two[1]["sharded"], tolerance=0)
 
 
-def test_a_plain_checkpoint_goes_on_spread(two):
+def test_a_plain_checkpoint_goes_on_sharded(two):
     assert_same(two[1]["from file"], two[1]["ddp"])
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
 def test_one_process_goes_on_where_two_stopped(two, kind, tmp_path):
     """From the folder as it is, or from the plain file that is made of it."""
-    path = two[0] / "spread" / HALF_WAY
+    path = two[0] / "sharded" / HALF_WAY
     trainer, checkpointer = start(tmp_path, kind == "folder", batch_size=2)
     if kind == "file":
         torch.save(read_folder(path), tmp_path / "gathered.pth")
@@ -227,12 +227,12 @@ def test_one_process_goes_on_where_two_stopped(two, kind, tmp_path):
 
 def test_the_final_folder_has_a_plain_file_beside_it(two):
     folder, seen = two
-    final = read_checkpoint(folder / "spread" / "model_final.pth")
+    final = read_checkpoint(folder / "sharded" / "model_final.pth")
     model = build()
     load_weights(model, final["model"], "final")
-    torch.testing.assert_close(model.state_dict(), seen["spread"]["weights"], rtol=0, atol=0)
+    torch.testing.assert_close(model.state_dict(), seen["sharded"]["weights"], rtol=0, atol=0)
     assert final["iteration"] == NUM_STEPS - 1 and final.keys() == {"model", "iteration"}
-    gathered = read_folder(folder / "spread" / "model_final", only=["model"])
+    gathered = read_folder(folder / "sharded" / "model_final", only=["model"])
     torch.testing.assert_close(gathered["model"], final["model"], rtol=0, atol=0)
     assert gathered.keys() == {"model"}
 
@@ -242,18 +242,18 @@ def test_the_tool_makes_a_plain_file(two, kept, tmp_path, capsys):
     folder, seen = two
     option = [] if kept == "model" else [f"--{kept}"]
     output = tmp_path / "new" / "plain.pth"
-    path = folder / "spread" / "model_final"
+    path = folder / "sharded" / "model_final"
     assert gather_checkpoint.main(["--folder", str(path), "--output", str(output), *option]) == 0
-    assert capsys.readouterr().out.startswith(f"{output}: {len(seen['spread']['weights'])} tensors, ")
+    assert capsys.readouterr().out.startswith(f"{output}: {len(seen['sharded']['weights'])} tensors, ")
     content = read_checkpoint(output)
-    expected = seen["spread"]["average" if kept == "ema" else "weights"]
+    expected = seen["sharded"]["average" if kept == "ema" else "weights"]
     torch.testing.assert_close(content["model"], expected, rtol=0, atol=0)
     assert content.keys() == ({"model", "ema", "trainer", "iteration"} if kept == "all" else {"model", "iteration"})
     assert not any(tensor.is_meta for tensor in content["model"].values())
 
 
 def test_the_tool_says_what_is_wrong_with_a_folder(two, tmp_path, capsys):
-    shutil.copytree(two[0] / "spread" / HALF_WAY, tmp_path / "cut")
+    shutil.copytree(two[0] / "sharded" / HALF_WAY, tmp_path / "cut")
     part = tmp_path / "cut" / "__0_0.distcp"
     part.write_bytes(part.read_bytes()[:-1])
     for folder, words in (
@@ -268,16 +268,16 @@ def test_the_tool_says_what_is_wrong_with_a_folder(two, tmp_path, capsys):
 
 def test_an_evaluation_of_unlike_numbers_of_images_ends_and_counts_each_once(two):
     model = build()
-    load_weights(model, two[1]["spread"]["weights"], "spread")
+    load_weights(model, two[1]["sharded"]["weights"], "sharded")
     for num, sums in two[1]["sums"].items():
         assert sums == pytest.approx(sums_of(model, num), rel=1e-6) and len(sums) == num
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_low_precision_is_that_of_whole_copies(two, precision):
-    ddp, spread = two[1][precision]
-    assert spread["losses"] == pytest.approx(ddp["losses"], rel=1e-6)
-    torch.testing.assert_close(spread["weights"], ddp["weights"], rtol=0, atol=1e-6)
+    ddp, sharded = two[1][precision]
+    assert sharded["losses"] == pytest.approx(ddp["losses"], rel=1e-6)
+    torch.testing.assert_close(sharded["weights"], ddp["weights"], rtol=0, atol=1e-6)
 
 
 def test_a_disk_that_fails_one_process_stops_both_and_damages_nothing(two, tmp_path):
@@ -288,34 +288,34 @@ def test_a_disk_that_fails_one_process_stops_both_and_damages_nothing(two, tmp_p
     assert (full / "last_checkpoint").read_text() == "model_final"
     for name in (HALF_WAY, "model_0000019"):
         assert sorted(path.name for path in (full / name).iterdir()) == sorted(
-            path.name for path in (folder / "spread" / name).iterdir()
+            path.name for path in (folder / "sharded" / name).iterdir()
         )
     remove_unfinished(full)
     assert not [*full.glob("*.unfinished")]
 
 
 def test_a_damaged_folder_is_reported_and_the_one_before_it_taken(two, tmp_path, caplog):
-    assert two[1]["last"].endswith("/spread/model_final")
-    shutil.copytree(two[0] / "spread", tmp_path / "spread")
-    trainer, checkpointer = start(tmp_path / "spread", True)
-    part = tmp_path / "spread" / "model_final" / "__1_0.distcp"
+    assert two[1]["last"].endswith("/sharded/model_final")
+    shutil.copytree(two[0] / "sharded", tmp_path / "sharded")
+    trainer, checkpointer = start(tmp_path / "sharded", True)
+    part = tmp_path / "sharded" / "model_final" / "__1_0.distcp"
     content = bytearray(part.read_bytes())
     content[len(content) // 2] ^= 1
     part.write_bytes(content)
     assert Path(checkpointer.find_last()).name == "model_0000019"
     assert "model_final is damaged: the bytes of __1_0.distcp are not those that were written" in caplog.text
-    (tmp_path / "spread" / "model_0000019" / ".metadata").unlink()
+    (tmp_path / "sharded" / "model_0000019" / ".metadata").unlink()
     assert Path(checkpointer.find_last()).name == HALF_WAY
-    (tmp_path / "spread" / HALF_WAY / WHOLE_PART).unlink()
+    (tmp_path / "sharded" / HALF_WAY / WHOLE_PART).unlink()
     with pytest.raises(CheckpointError, match="no checkpoint in .* is whole: "):
         checkpointer.find_last()
-    with pytest.raises(CheckpointError, match="is no checkpoint of a spread network: there is no whole.pth in it"):
-        checkpointer.load(str(tmp_path / "spread" / HALF_WAY))
+    with pytest.raises(CheckpointError, match="is no checkpoint of a sharded network: there is no whole.pth in it"):
+        checkpointer.load(str(tmp_path / "sharded" / HALF_WAY))
 
 
 def test_a_folder_for_a_plain_training_is_one_message(two, tmp_path):
     (tmp_path / "last_checkpoint").write_text("model_final")
-    shutil.copytree(two[0] / "spread" / "model_final", tmp_path / "model_final")
+    shutil.copytree(two[0] / "sharded" / "model_final", tmp_path / "model_final")
     checkpointer = start(tmp_path, False)[1]
     with pytest.raises(CheckpointError, match="gather_checkpoint.py makes a file, or --resume goes on from it with"):
         checkpointer.find_last()

@@ -221,11 +221,11 @@ def test_a_process_that_writes_nothing_does_not_tell_of_a_checkpoint(tmp_path, m
 
 
 @pytest.mark.parametrize("is_shared", [True, False])
-def test_of_a_spread_network_nothing_is_saved_where_a_process_is_lost(tmp_path, monkeypatch, is_shared):
+def test_of_a_sharded_network_nothing_is_saved_where_a_process_is_lost(tmp_path, monkeypatch, is_shared):
     """All have to save it: those that are left would wait for the one that is gone."""
     trainer, _, checkpoints = training(tmp_path)
     trainer.samples_seen = trainer.samples_per_iteration
-    monkeypatch.setattr("engine.training.is_spread", lambda _: True)
+    monkeypatch.setattr("engine.training.is_sharded", lambda _: True)
     with pytest.raises(SystemExit):
         end_early(trainer, checkpoints, tmp_path, StopRequested("SIGTERM", is_shared))
     assert checkpoints.saved_iterations == int(is_shared)

@@ -65,7 +65,7 @@ def test_a_folder_in_the_place_of_a_file_is_told_to_be_moved(tmp_path):
 def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path):
     for name in ("model_0000002.pth", f"model_0000005.pth{SUFFIX}", f"last_checkpoint{SUFFIX}", "notes.txt"):
         (tmp_path / name).touch()
-    for name in ("model_0000002", f"model_0000005{SUFFIX}"):  # checkpoints of a spread network
+    for name in ("model_0000002", f"model_0000005{SUFFIX}"):  # checkpoints of a sharded network
         (tmp_path / name / "part").mkdir(parents=True)
     remove_unfinished(tmp_path)
     assert names(tmp_path) == ["model_0000002", "model_0000002.pth", "notes.txt"]

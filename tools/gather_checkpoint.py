@@ -1,4 +1,4 @@
-"""Make a plain checkpoint of the folder that a training of a spread network wrote (train.sharded_blocks).
+"""Make a plain checkpoint of the folder that a training of a sharded network wrote (train.sharded_blocks).
 
     python tools/gather_checkpoint.py --folder output/7b/model_0134699 --output 7b.pth
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns: the exit status.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="checkpoint of a spread network")
+    parser.add_argument("--folder", type=Path, required=True, help="checkpoint of a sharded network")
     parser.add_argument("--output", type=Path, required=True, help="file to write, .pth")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--ema", dest="kept", action="store_const", const="ema", help="the averaged weights")

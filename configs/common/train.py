@@ -29,7 +29,7 @@ train = dict(
     ema_decay=None,
     # BatchNorm's statistics: "own" (of each process's batch), "sync" (of the batches of all), "frozen".
     batch_norm="own",
-    # Name of the list of modules by which a network larger than one GPU is spread over the processes (FSDP2),
+    # Name of the list of modules by which a network larger than one GPU is sharded over the processes (FSDP2),
     # "backbone.blocks"; "": each process holds all of it. docs/launch.md
     sharded_blocks="",
     # Whether torch.compile makes code of the network.
