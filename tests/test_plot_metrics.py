@@ -182,10 +182,52 @@ def test_a_group_without_a_metric_goes_without_it_and_one_in_part_does_not(tmp_p
         (lone, "matting/SAD", "lone has none of matting/SAD"),
         (lone, "sad", "no run has sad; there are lr, lr/decoder, matting/MSE, matting/SAD, total_loss"),
         (write_run(tmp_path / "rope_seed2", [], 2, rope="rope"), "matting/SAD", "rope_seed2 has no matting/SAD"),
-        (write_run(tmp_path / "nan", [1.0, math.nan], 2), "matting/SAD", "nan has the value nan of matting/SAD at it"),
+        (
+            write_run(tmp_path / "nan", [1.0, math.nan], 2),
+            "matting/SAD",
+            "nan has the value nan of matting/SAD at iteration 40: leave this run out, or name other --metrics",
+        ),
     ):
         assert main([*map(str, runs), str(path), "--table", "--metrics", metric]) == 1
         assert words in capsys.readouterr().err
+
+
+def test_a_mean_of_runs_that_end_apart_is_told_of(tmp_path, runs, capsys):
+    stopped = write_run(tmp_path / "rope_seed2", [9.0, 8.0], 2, rope="rope")
+    paths = [*map(str, runs), str(stopped)]
+    assert main([*paths, "--table"]) == 0
+    told = capsys.readouterr()
+    assert told.err == (
+        "plot_metrics.py: rope averages matting/SAD of unequal iterations: rope_seed2 ends at 40, the others at 60\n"
+    )
+    assert told.out.splitlines()[2].split()[:6] == ["rope", "0,", "1,", "2", "40,", "60"]
+    # Its last line is at 59 like theirs: the evaluation, which is older, counts all the same.
+    for arguments, is_told in (
+        (["--metrics", "total_loss", "matting/SAD"], True),
+        (["--metrics", "total_loss"], False),
+        (["--best", "matting/SAD"], False),
+    ):
+        assert main([*paths, "--table", *arguments]) == 0
+        assert ("rope_seed2 ends at 40" in capsys.readouterr().err) == is_told
+
+
+@pytest.mark.parametrize("metrics", [["--metrics", "sad"], ["--metrics", "total_loss", "sad"]])
+def test_an_unknown_metric_is_one_error_for_tables_and_curves(runs, tmp_path, capsys, metrics):
+    words = "plot_metrics.py: no run has sad; there are lr, lr/decoder, matting/MSE, matting/SAD, total_loss\n"
+    picture = tmp_path / "a.png"
+    for arguments in (["--output", str(picture), *metrics], ["--table", *metrics], ["--table", "--best", "sad"]):
+        assert main([*map(str, runs), *arguments]) == 1
+        told = capsys.readouterr()
+        assert told.err == words and not told.out and not picture.exists()
+
+
+def test_what_is_usually_drawn_is_left_out_where_no_run_has_it(tmp_path, capsys):
+    file = tmp_path / "metrics.json"
+    file.write_text('{"iteration": 9, "lr": 1}\n')
+    assert main([str(file), "--output", str(tmp_path / "a.png")]) == 0
+    file.write_text('{"iteration": 9, "time": 1}\n')
+    assert main([str(file), "--output", str(tmp_path / "b.png")]) == 1
+    assert "no run has total_loss; there are time" in capsys.readouterr().err
 
 
 def test_smoothing_is_a_mean_of_the_last_lines():
@@ -205,7 +247,7 @@ def test_a_picture_shows_every_run(runs, tmp_path, capsys):
     orange = np.array([0xD5, 0x5E, 0x00])
     part = np.asarray(Image.open(tmp_path / "some.png").convert("RGB"))
     assert (whole == orange).all(-1).sum() > 100 and not (part == orange).all(-1).any()
-    with pytest.raises(ValueError, match="no run has x"):
+    with pytest.raises(DataError, match="no run has x"):
         draw_curves({"a": [read_run(runs[0])]}, ["x"], 1, tmp_path / "a.png")
 
 
@@ -214,9 +256,15 @@ def test_a_picture_shows_every_run(runs, tmp_path, capsys):
     [
         (["--smooth", "0"], "--smooth must be at least 1, got 0"),
         (["--baseline", "a"], "belong to --table"),
+        (["--format", "text"], "--best, --baseline, --format and --csv belong to --table"),
+        (["--table", "--mode", "min"], "--mode belongs to --best"),
         (["--table", "--baseline", "nothing"], "--baseline must be one of base, rope, got 'nothing'"),
         (["--output", "picture.xyz"], "xyz"),
-        (["--output", "/proc/none/x.png"], "/proc/none"),
+        (
+            ["--output", "/proc/none/x.png"],
+            "/proc/none/x.png cannot be written: there is no folder /proc/none; make the folder",
+        ),
+        (["--table", "--csv", "/proc/none/x.csv"], "/proc/none/x.csv cannot be written: there is no folder /proc/none"),
     ],
 )
 def test_what_cannot_be_used_is_told(runs, capsys, arguments, words):
@@ -224,5 +272,6 @@ def test_what_cannot_be_used_is_told(runs, capsys, arguments, words):
         status = main([*map(str, runs), *arguments])
     except SystemExit as ended:
         status = ended.code
-    assert status == (1 if "nothing" in arguments or "/proc" in arguments[-1] else 2)
-    assert words in capsys.readouterr().err
+    assert status == (1 if "nothing" in arguments else 2)
+    told = capsys.readouterr()
+    assert words in told.err and not told.out

@@ -20,11 +20,11 @@ from data.images import DataError
 from evaluation.report import format_table, write_csv
 from tools.runs.drawing import draw_curves
 from tools.runs.reading import GROUPING, Run, differing_settings, group_by_seed, read_runs
-from tools.runs.table import Choice, default_metrics, plain_rows, shown_rows, tabulate
+from tools.runs.table import Choice, default_metrics, plain_rows, shown_rows, tabulate, unequal_ends
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line; options that contradict each other end the process with status 2."""
+    """Read the command line; options that contradict each other, and folders that are not there, are status 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="output folders, or metrics.json files")
     parser.add_argument(
@@ -38,15 +38,21 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="picture to write (default: metrics.png, none with --table)")
     parser.add_argument("--table", action="store_true", help="print a table")
     parser.add_argument("--best", metavar="METRIC", help="count each run's best evaluation by this, not its last")
-    parser.add_argument("--mode", choices=("min", "max"), default="min", help="what --best means (default: min)")
+    parser.add_argument("--mode", choices=("min", "max"), help="what --best means (default: min)")
     parser.add_argument("--baseline", metavar="RUN", help="group to which the others' differences are shown")
-    parser.add_argument("--format", choices=("text", "markdown"), default="text", help="of the table")
+    parser.add_argument("--format", choices=("text", "markdown"), help="of the table (default: text)")
     parser.add_argument("--csv", type=Path, help="file for the table in natural units at full precision")
     options = parser.parse_args(arguments)
     if options.smooth < 1:
         parser.error(f"--smooth must be at least 1, got {options.smooth}")
-    if not options.table and (options.best or options.baseline or options.csv):
-        parser.error("--best, --baseline and --csv belong to --table")
+    of_table = (options.best, options.baseline, options.format, options.csv)
+    if not options.table and any(option is not None for option in of_table):
+        parser.error("--best, --baseline, --format and --csv belong to --table")
+    if options.mode is not None and options.best is None:
+        parser.error("--mode belongs to --best")
+    for path in (options.output, options.csv):
+        if path is not None and not path.parent.is_dir():
+            parser.error(f"{path} cannot be written: there is no folder {path.parent}; make the folder")
     if options.output is None and not options.table:
         options.output = Path("metrics.png")
     return options
@@ -62,13 +68,16 @@ def print_table(groups: Mapping[str, Sequence[Run]], metrics: Sequence[str], opt
     choice, is_markdown = Choice(options.best, options.mode == "max"), options.format == "markdown"
     lines = tabulate(groups, metrics, choice, options.smooth)
     rows = plain_rows(lines)
+    less = tabulate(groups, metrics, choice, options.smooth, options.baseline) if options.baseline is not None else []
+    if options.best is None:
+        for told in unequal_ends(groups, metrics):
+            print(f"plot_metrics.py: {told}", file=sys.stderr)
     print(format_table(shown_rows(lines), is_markdown))
     if options.baseline is not None:
-        lines = tabulate(groups, metrics, choice, options.smooth, options.baseline)
-        rows += [{**row, "run": f"{row['run']} - {options.baseline}"} for row in plain_rows(lines)]
+        rows += [{**row, "run": f"{row['run']} - {options.baseline}"} for row in plain_rows(less)]
         print(f"\nless {options.baseline}, paired by seed")
-        if lines:
-            print(format_table(shown_rows(lines), is_markdown))
+        if less:
+            print(format_table(shown_rows(less), is_markdown))
     print(f"\nmean ± half the width of the 95 % interval over seeds (Student's t); one group is {GROUPING}")
     if options.csv is not None:
         write_csv(rows, options.csv)
@@ -95,7 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.table:
             print_table(groups, options.metrics or evaluations, options)
         if options.output is not None:
-            metrics = options.metrics or [*dict.fromkeys(("total_loss", *evaluations, "lr"))]
+            usual = dict.fromkeys(("total_loss", *evaluations, "lr"))
+            there = [metric for metric in usual if any(metric in run.curves for run in runs)]
+            metrics = options.metrics or there or evaluations
             draw_curves(groups, metrics, options.smooth, options.output)
             print(f"drew {len(runs)} runs to {options.output}")
     except (OSError, ValueError) as error:

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
-from tools.runs.reading import Run, is_evaluation
+from tools.runs.reading import Run, check_metrics, is_evaluation
 from tools.runs.table import curve_of
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
@@ -20,27 +21,26 @@ def draw_curves(groups: Mapping[str, Sequence[Run]], metrics: Sequence[str], win
 
     Args:
         groups: as `group_by_seed` gives them.
-        metrics: those that no run has are left out.
+        metrics: names of curves; a run that lacks one has no line in its panel.
         window: lines over which training metrics are averaged.
         path: picture to write.
 
     Raises:
-        OSError: it cannot be written.
-        ValueError: no run has any of the metrics, or the suffix is of no kind of picture.
+        DataError: no run has one of the metrics.
+        OSError: the picture cannot be written.
+        ValueError: its suffix is of no kind of picture.
     """
     from matplotlib.figure import Figure  # its Agg canvas needs no window system
 
-    drawn = [metric for metric in metrics if any(metric in run.curves for runs in groups.values() for run in runs)]
-    if not drawn:
-        raise ValueError(f"no run has {', '.join(metrics)}")
-    num_columns = min(NUM_COLUMNS, len(drawn))
-    num_rows = math.ceil(len(drawn) / num_columns)
+    check_metrics(metrics, chain(*groups.values()))
+    num_columns = min(NUM_COLUMNS, len(metrics))
+    num_rows = math.ceil(len(metrics) / num_columns)
     figure = Figure(figsize=(PANEL_INCHES[0] * num_columns, PANEL_INCHES[1] * num_rows), layout="constrained")
     panels = figure.subplots(num_rows, num_columns, squeeze=False).flatten().tolist()
-    for panel in panels[len(drawn) :]:
+    for panel in panels[len(metrics) :]:
         panel.remove()
     handles = {}
-    for metric, panel in zip(drawn, panels, strict=False):
+    for metric, panel in zip(metrics, panels, strict=False):
         for index, (name, runs) in enumerate(groups.items()):
             colour, style = COLOURS[index % len(COLOURS)], STYLES[index // len(COLOURS) % len(STYLES)]
             for run in runs:

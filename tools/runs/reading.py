@@ -137,6 +137,17 @@ def read_settings(file: Path) -> dict[str, Any]:
     return settings
 
 
+def check_metrics(metrics: Iterable[str], runs: Iterable[Run]) -> None:
+    """See that each metric is in some run.
+
+    Raises:
+        DataError: naming those that are in none, and what there is.
+    """
+    known = {metric for run in runs for metric in run.curves}
+    if unknown := [metric for metric in metrics if metric not in known]:
+        raise DataError(f"no run has {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+
+
 def is_evaluation(metric: str) -> bool:
     """Tell what evaluations give ("matting/SAD") from what each step does ("total_loss", "lr/decoder")."""
     return "/" in metric and not metric.startswith("lr/")

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
 from data.images import DataError
 from evaluation.metrics import METRICS
 from evaluation.report import Row
 from evaluation.student import MeanInterval, mean_interval
-from tools.runs.reading import Curve, Run, is_evaluation
+from tools.runs.reading import Curve, Run, check_metrics, is_evaluation
 
 
 class Choice(NamedTuple):
@@ -66,7 +66,10 @@ def values_at(run: Run, metrics: Sequence[str], choice: Choice, window: int) -> 
         reached = [at for at in curve if at <= iteration]
         if not reached or not math.isfinite(curve[reached[-1]]):
             what = "no value" if not reached else f"the value {curve[reached[-1]]}"
-            raise DataError(f"{run.name} has {what} of {metric} at iteration {iteration}: leave one out")
+            raise DataError(
+                f"{run.name} has {what} of {metric} at iteration {iteration}: "
+                "leave this run out, or name other --metrics"
+            )
         found[metric] = curve[reached[-1]]
     return iteration, found
 
@@ -89,14 +92,12 @@ def tabulate(
             what a seed draws alike for both drops out of; runs whose seed the baseline lacks are left out.
 
     Raises:
-        DataError: a metric is missing in all groups or in some runs of one, a group has none of them, there is no such
-            baseline, or no run of a group has a seed of the baseline's.
+        DataError: a metric, that of the choice included, is missing in all groups or in some runs of one, a group has
+            none of them, there is no such baseline, or no run of a group has a seed of the baseline's.
     """
     if baseline is not None and baseline not in groups:
         raise DataError(f"--baseline must be one of {', '.join(groups)}, got {baseline!r}")
-    known = {metric for runs in groups.values() for run in runs for metric in run.curves}
-    if unknown := [metric for metric in metrics if metric not in known]:
-        raise DataError(f"no run has {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    check_metrics(metrics if choice.metric is None else [*metrics, choice.metric], chain(*groups.values()))
     found = {}
     for name, runs in groups.items():
         own = [metric for metric in metrics if any(metric in run.curves for run in runs)]
@@ -124,6 +125,24 @@ def tabulate(
         means = {metric: mean_interval([values[metric] for _, _, values in pairs]) for metric in pairs[0][2]}
         lines.append(Line(name, [seed for seed, _, _ in pairs], sorted({at for _, at, _ in pairs}), means))
     return lines
+
+
+def unequal_ends(groups: Mapping[str, Sequence[Run]], metrics: Sequence[str]) -> list[str]:
+    """Name, for each group whose runs do not end at one iteration, those that end early, by the first such metric.
+
+    Args:
+        groups: as `group_by_seed` gives them.
+        metrics: names of curves; a run that lacks one is left out.
+    """
+    told = []
+    for name, runs in groups.items():
+        for metric in metrics:
+            ends = [(run.name, max(run.curves[metric])) for run in runs if metric in run.curves]
+            last = max((end for _, end in ends), default=None)
+            if early := [f"{run} ends at {end}" for run, end in ends if end != last]:
+                told.append(f"{name} averages {metric} of unequal iterations: {', '.join(early)}, the others at {last}")
+                break
+    return told
 
 
 def shown_rows(lines: Iterable[Line]) -> list[Row]:
