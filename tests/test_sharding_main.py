@@ -50,4 +50,4 @@ def test_main_trains_a_sharded_network_as_a_whole_one(data, tmp_path, capsys):
     assert {iteration for iteration in rows if "total_loss" in rows[iteration]} >= set(range(6))
     assert "Starting training from iteration 4" in (tmp_path / "sharded" / "log.txt").read_text()
     message = refusal(1, capsys, "--resume", *overrides(data, tmp_path / "sharded", **changes))
-    assert "is a folder: " in message and "gather_checkpoint" in message
+    assert "is a folder, and neither" in message and "gather_checkpoint" in message
