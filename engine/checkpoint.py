@@ -15,7 +15,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from engine.whole_file import whole_file, write_text
+from engine.whole_file import set_aside, whole_file, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -176,6 +176,17 @@ class Checkpointer(DetectionCheckpointer):
         """Remove a checkpoint where it is still there, in the main process only."""
         if self.save_to_disk:
             Path(self.save_dir, f"{name}.pth").unlink(missing_ok=True)
+
+    def set_aside(self) -> None:
+        """Give the checkpoints of an earlier training other names, which no resume takes; in the main process only."""
+        comm.synchronize()  # others may still read what they start from
+        if not self.save_to_disk:
+            return
+        folder = Path(self.save_dir)
+        (folder / "last_checkpoint").unlink(missing_ok=True)
+        for path in sorted(folder.glob("model_*")):
+            if NUMBERED.fullmatch(name := path.name.removesuffix(".pth")) or name in (FINAL_NAME, f"{FINAL_NAME}_ema"):
+                set_aside(path, "an earlier training")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Write down which file a resume starts from."""

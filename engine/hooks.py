@@ -19,7 +19,7 @@ from engine.evaluation import EvaluateAndKeepBest, uncompiled
 from engine.sharding import is_sharded
 from engine.stopping import OutputError
 from engine.trainer import Trainer
-from engine.writers import WINDOW, ProgressWriter, RunWriter
+from engine.writers import WINDOW, ProgressWriter
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class WriteMetrics(hooks.HookBase):
     progress is logged.
 
     Args:
-        writers: in order.
+        writers: in order, which have begun.
         period: in iterations.
         evaluation: told when all have written what it measured.
 
@@ -56,7 +56,6 @@ class WriteMetrics(hooks.HookBase):
         self._rates: dict[str, float] = {}
 
     def before_train(self) -> None:
-        self._begin(self.trainer.start_iter)
         self._write_evaluation()
 
     def before_step(self) -> None:
@@ -96,11 +95,6 @@ class WriteMetrics(hooks.HookBase):
         """Write what an evaluation measured before the next checkpoint comes, after which no resume makes it again."""
         if self._evaluation is not None and self._evaluation.is_unrecorded:
             self._write(self._quiet_writers())
-
-    def _begin(self, start_iteration: int) -> None:
-        for writer in self._writers:
-            if isinstance(writer, RunWriter):
-                writer.begin(start_iteration)
 
     def _add_metrics(self) -> None:
         storage = self.trainer.storage

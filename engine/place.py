@@ -101,6 +101,8 @@ def _place_in(environment: Mapping[str, str], args: argparse.Namespace) -> Place
     for name in (*ENVIRONMENT, "MASTER_PORT"):
         if not environment[name].isdecimal():
             raise ConfigError(f"the environment's {name} must be a whole number, got {environment[name]!r}")
+    if not 0 < int(environment["MASTER_PORT"]) < 2**16:
+        raise ConfigError(f"the environment's MASTER_PORT must be 1 to 65535, got {environment['MASTER_PORT']}")
     place = Place(**{field: int(environment[name]) for name, field in ENVIRONMENT.items()})
     if not (place.rank < place.world_size and place.local_rank < place.local_size):
         raise ConfigError(

@@ -102,11 +102,13 @@ def build_decay(
         end_value: multiplier that "cosine" ends with.
 
     Raises:
-        ValueError: for another kind.
+        ValueError: for another kind, or an end value that is not in [0, 1].
     """
     if kind == "steps":
         return MultiStepParamScheduler(list(values), num_updates=num_updates, milestones=list(milestones))
     if kind == "cosine":
+        if not 0 <= end_value <= 1:
+            raise ValueError(f"lr_multiplier.scheduler.end_value must be in [0, 1], got {end_value}")
         return CosineParamScheduler(values[0], end_value)
     raise ValueError(f'lr_multiplier.scheduler.kind must be "steps" or "cosine", got {kind!r}')
 

@@ -5,13 +5,14 @@ import os
 import shutil
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 from detectron2.engine.hooks import HookBase, IterationTimer
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from omegaconf import DictConfig
 from torch import nn
 
@@ -94,16 +95,22 @@ def _train(cfg: DictConfig, resume: bool, signals: StopSignals) -> None:
             metrics=metric_names(networks, evaluator),
             is_recorded_later=True,
         )
-    trainer.register_hooks(build_hooks(cfg, networks, checkpoints, evaluation))
+    writers = build_writers(cfg) if comm.is_main_process() else []
+    trainer.register_hooks(build_hooks(cfg, networks, checkpoints, evaluation, writers))
     if resume and (last := checkpointer.find_last()):
         checkpointer.load(last)
     elif path := settings.init_checkpoint:
         load_initial(model, path, settings.init_checkpoint_may_lack)
     else:
         logger.info("Starting from random weights: train.init_checkpoint is empty")
+    for writer in writers:
+        writer.begin(min(trainer.next_iteration, settings.max_iter))
     if trainer.next_iteration >= settings.max_iter:
-        logger.info("%s is finished: all %d iterations are done", settings.output_dir, settings.max_iter)
+        num_samples = settings.max_iter * trainer.samples_per_iteration
+        logger.info("%s is finished: %d of %d samples are done", folder, trainer.samples_seen, num_samples)
     else:
+        if trainer.samples_seen == 0:
+            checkpointer.set_aside()
         if comm.is_main_process():
             save_config(cfg, folder / "config.yaml")
         record_run(cfg, trainer.next_iteration)
@@ -119,6 +126,7 @@ def build_hooks(
     networks: Mapping[str, nn.Module],
     checkpoints: KeepCheckpoints,
     evaluation: EvaluateAndKeepBest | None,
+    writers: Sequence[EventWriter],
 ) -> list[HookBase]:
     """Build what a training does around its steps, in order; in the main process what it alone does as well.
 
@@ -127,6 +135,7 @@ def build_hooks(
         networks: name -> network of which pictures are drawn.
         checkpoints: written before the evaluation of the same step.
         evaluation: None for none.
+        writers: of metrics; the main process's are asked.
     """
     settings, pictures = cfg.train, cfg.train.pictures
     found: list[HookBase] = [IterationTimer()]
@@ -139,7 +148,7 @@ def build_hooks(
         draw = build_section(pictures.draw, "train.pictures.draw")
         found.append(DrawSamples(draw, networks, settings.output_dir, pictures.period, pictures.num_samples))
     if comm.is_main_process():
-        found.append(WriteMetrics(build_writers(cfg), settings.log_period, evaluation))
+        found.append(WriteMetrics(writers, settings.log_period, evaluation))
     return found
 
 

@@ -24,7 +24,7 @@ ETA_WINDOW = 1000
 METRICS_NAME = "metrics.json"
 
 
-def build_writers(cfg: DictConfig) -> list[EventWriter]:
+def build_writers(cfg: DictConfig) -> "list[RunWriter]":
     """Build the writers that a training's config asks for.
 
     Args:
@@ -35,14 +35,12 @@ def build_writers(cfg: DictConfig) -> list[EventWriter]:
     """
     settings = cfg.train
     folder = settings.output_dir
-    writers: list[EventWriter] = [
-        ProgressWriter(settings.max_iter, settings.iterations_per_epoch),
-        JsonWriter(folder),
-    ]
+    writers: list[RunWriter] = []
     if (project := settings.wandb) is not None:
         if not isinstance(project, str) or not project:
             raise ConfigError(f"train.wandb must be the name of a project, or null, got {project!r}")
-        writers.append(WandbWriter(project, folder, cfg))
+        writers.append(WandbWriter(project, folder, cfg))  # the first one: it may be refused
+    writers += [ProgressWriter(settings.max_iter, settings.iterations_per_epoch), JsonWriter(folder)]
     return [*writers, TensorBoardWriter(folder)]  # the last one: it clears the pictures that it has written
 
 
@@ -156,16 +154,14 @@ class WandbWriter(RunWriter):
                 config=OmegaConf.to_container(self._cfg, resolve=True),
                 settings=self._wandb.Settings(console="off"),  # log.txt has it
             )
-        except self._wandb.errors.Error as error:
+        except (self._wandb.errors.Error, ValueError) as error:  # the second for its variables
             raise ConfigError(
                 f"Weights & Biases does not start ({' '.join(str(error).split())}): log in by `wandb login`, keep the "
-                "run here by WANDB_MODE=offline, or set train.wandb=null"
+                "run here by WANDB_MODE=offline, or set train.wandb=null; its variables begin with WANDB_"
             ) from error
         self._run.define_metric("*", step_metric="iteration")
 
     def write(self) -> None:
-        if self._run is None:  # it did not start, and the error that tells of it is on its way
-            return
         for iteration, scalars in self._new.take(get_event_storage()).items():
             self._run.log({**scalars, "iteration": iteration})
         for name, picture, iteration in get_event_storage()._vis_data:  # detectron2 has no other way to them
@@ -173,8 +169,7 @@ class WandbWriter(RunWriter):
             self._run.log({name: self._wandb.Image(pixels, file_type="jpg"), "iteration": iteration})
 
     def close(self) -> None:
-        if self._run is not None:
-            self._run.finish()
+        self._run.finish()
 
 
 class ProgressWriter(RunWriter):

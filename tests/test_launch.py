@@ -81,6 +81,7 @@ def test_a_process_knows_its_place(arguments, environment, place):
         ([], {**TORCHRUN, "RANK": "first"}, "RANK must be a whole number, got 'first'"),
         ([], {**TORCHRUN, "WORLD_SIZE": "-8"}, "WORLD_SIZE must be a whole number, got '-8'"),
         ([], {**TORCHRUN, "MASTER_PORT": "http"}, "MASTER_PORT must be a whole number, got 'http'"),
+        ([], {**TORCHRUN, "MASTER_PORT": "65536"}, "MASTER_PORT must be 1 to 65535, got 65536"),
         ([], {**TORCHRUN, "RANK": "8"}, "RANK must be below WORLD_SIZE.* got 8 of 8 and 1 of 4"),
         ([], {**TORCHRUN, "LOCAL_RANK": "4"}, "LOCAL_RANK below LOCAL_WORLD_SIZE, got 5 of 8 and 4 of 4"),
         ([], {**TORCHRUN, "WORLD_SIZE": "6"}, "WORLD_SIZE 6 is no multiple of LOCAL_WORLD_SIZE 4"),

@@ -128,7 +128,7 @@ def test_evaluating_and_refused_runs_keep_the_config_of_the_training(trained, da
 def test_resuming_a_finished_training_says_so_and_changes_nothing(trained, capsys):
     before = {path.name: path.read_bytes() for path in trained.iterdir() if path.suffix in (".yaml", ".json", ".pth")}
     main.main(["--config-file", str(trained / "config.yaml"), "--resume", "train.log_period=7"])
-    assert capsys.readouterr().out.count("is finished: all 6 iterations are done") == 1
+    assert capsys.readouterr().out.count("is finished: 12 of 12 samples are done") == 1
     assert {name: (trained / name).read_bytes() for name in before} == before
 
 
@@ -161,7 +161,7 @@ def test_a_stop_in_the_last_evaluation_is_made_up_for_once(trained, data, tmp_pa
     final = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
     assert all(torch.equal(best["model"][name], tensor) for name, tensor in final.items())
     assert last_evaluation(tmp_path) == last_evaluation(trained) and max(metrics(tmp_path)) == 6
-    assert " iter: " not in capsys.readouterr().out.rpartition("is finished: all 6 iterations are done")[2]
+    assert " iter: " not in capsys.readouterr().out.rpartition("is finished: 12 of 12 samples are done")[2]
     assert (tmp_path / "config.yaml").read_text() == saved
 
     main.main(["--config-file", str(tmp_path / "config.yaml"), "--resume"])

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from test_training_faults import at_iteration, same_weights, stopped
 
 import main
 from engine import training
+from engine.checkpoint import read_checkpoint
 from engine.evaluation import evaluate
 from engine.hooks import WriteMetrics
 from engine.stopping import OutputError
@@ -98,6 +100,44 @@ def test_resumes_tell_of_changes_and_of_a_damaged_checkpoint(trained, data, tmp_
         assert f"Not resumed from the last checkpoint: {tmp_path / name} is no checkpoint" in output
     assert "Starting training from iteration 3" in output and not (tmp_path / "model_0000002.pth.unfinished").exists()
     assert same_weights(tmp_path, trained)
+
+
+def test_no_resume_takes_what_an_earlier_training_left(trained, data, tmp_path, monkeypatch, capsys):  # noqa: F811
+    for path in trained.glob("*"):
+        if path.is_file():
+            shutil.copy(path, tmp_path)
+    changes = overrides(data, tmp_path, **{"train.seed": 7, "train.epochs": 1})
+
+    class Kill(BaseException):
+        pass
+
+    def kill(_):
+        raise Kill
+
+    with monkeypatch.context() as patch, pytest.raises(Kill):
+        at_iteration(patch, 1, kill)
+        main.main(["--config-file", DEMO, *changes])
+    assert not [*tmp_path.glob("last_checkpoint"), *tmp_path.glob("model_0*2.pth"), *tmp_path.glob("model_final.pth")]
+    for name in ("model_0000002", "model_final"):
+        assert (tmp_path / f"{name}_of_earlier_training_1.pth").read_bytes() == (trained / f"{name}.pth").read_bytes()
+    capsys.readouterr()
+    main.main(["--config-file", DEMO, "--resume", *changes])
+    assert "Starting training from iteration 0" in capsys.readouterr().out
+    assert read_checkpoint(tmp_path / "model_final.pth")["trainer"]["samples_seen"] == 6
+
+
+def test_a_tracker_that_does_not_start_leaves_the_folder_as_it_was(trained, data, tmp_path, monkeypatch, capsys):  # noqa: F811
+    def refuse(**_):
+        raise ValueError("1 validation error for Settings\nmode")
+
+    fake = SimpleNamespace(init=refuse, Settings=lambda **_: None, errors=SimpleNamespace(Error=KeyError))
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    folder = shutil.copytree(trained, tmp_path / "trained")
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != "log.txt"}
+    message = refusal(2, capsys, *overrides(data, folder, **{"train.wandb": "matting", "train.seed": 7}))
+    assert "does not start (1 validation error for Settings mode)" in message and message.count("\n") == 1
+    after = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != "log.txt"}
+    assert after.keys() - before.keys() == {"wandb_id"} and before.items() <= after.items()
 
 
 def test_a_folder_of_damaged_checkpoints_is_no_start_from_scratch(trained, data, tmp_path, capsys):  # noqa: F811
