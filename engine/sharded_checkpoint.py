@@ -122,11 +122,13 @@ def find_damage(path: Path) -> str:
     """Say in all processes what one of them finds wrong with a folder, of which each reads a part; "" for nothing."""
     report = ""
     try:
-        expected = read_checkpoint(path / WHOLE_PART)[CHECKSUMS]
+        expected = _read_whole_part(path)[CHECKSUMS]
         found = _own_checksums(path, expected)
         if wrong := [name for name in found if found[name] != expected[name]]:
             report = f"{path} is damaged: the bytes of {', '.join(wrong)} are not those that were written"
-    except (CheckpointError, OSError, KeyError) as error:
+    except CheckpointError as error:
+        report = str(error)
+    except OSError as error:
         report = f"{path} is no whole checkpoint of a sharded network: {error}"
     return next(filter(None, comm.all_gather(report)), "")
 
@@ -147,9 +149,7 @@ def read_folder(
     Raises:
         CheckpointError: where the folder is none of these or incomplete, or lacks something asked for.
     """
-    if not Path(path, WHOLE_PART).is_file():
-        raise CheckpointError(f"{path} is no checkpoint of a sharded network: there is no {WHOLE_PART} in it")
-    content = read_checkpoint(Path(path, WHOLE_PART))
+    content = _read_whole_part(Path(path))
     del content[CHECKSUMS]
     if lacking := [key for key in only if key not in content]:
         raise CheckpointError(f"{path} lacks {', '.join(lacking)}; it has {', '.join(content)}")
@@ -162,6 +162,23 @@ def read_folder(
                 dcp.load(shards, checkpoint_id=path)
         except CheckpointException as error:
             raise CheckpointError(f"{path} cannot be read: {_first_failure(error)}") from error
+    return content
+
+
+def _read_whole_part(folder: Path) -> dict[str, Any]:
+    """Read what is not sharded, and the checksums of the other files.
+
+    Raises:
+        CheckpointError: the folder is none of these, or this part is damaged.
+    """
+    if not (folder / WHOLE_PART).is_file():
+        raise CheckpointError(f"{folder} is no checkpoint of a sharded network: there is no {WHOLE_PART} in it")
+    content = read_checkpoint(folder / WHOLE_PART)
+    if not isinstance(content.get(CHECKSUMS), dict):
+        raise CheckpointError(
+            f"{folder} is no checkpoint of a sharded network: its {WHOLE_PART} lacks the checksums of the files beside "
+            "it, it is a plain checkpoint"
+        )
     return content
 
 

@@ -1,6 +1,8 @@
 """What of sharded networks and their checkpoints one process can try; the rest is in test_sharding.py."""
 
 import os
+import re
+import shutil
 import zlib
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from engine.config import ConfigError
 from engine.sharded_checkpoint import WHOLE_PART, ShardedCheckpointer, find_damage, read_folder
 from engine.sharding import listed_blocks
 from engine.stopping import OutputError
+from tools import gather_checkpoint
 
 
 def test_a_folder_of_one_process_has_no_shards_and_resumes(tmp_path):
@@ -79,7 +82,9 @@ def test_damage_that_another_process_finds_is_found_and_a_part_of_another_kind_i
     assert find_damage(tmp_path / "one") == "damaged"
     monkeypatch.undo()
     torch.save({"model": {}}, tmp_path / "one" / WHOLE_PART)
-    assert "one is no whole checkpoint of a sharded network: 'checksums'" in find_damage(tmp_path / "one")
+    assert re.search(r"one is no checkpoint .*: its whole\.pth lacks the checksums", find_damage(tmp_path / "one"))
+    with pytest.raises(CheckpointError, match="lacks the checksums of the files beside it, it is a plain checkpoint"):
+        read_folder(tmp_path / "one")
 
 
 @pytest.mark.parametrize("error", [OutputError("full"), OSError("full")])
@@ -132,6 +137,70 @@ def test_what_a_folder_lacks_is_named(tmp_path):
     ShardedCheckpointer(torch.nn.Linear(2, 2), str(tmp_path)).save("one", iteration=0)
     with pytest.raises(CheckpointError, match="one lacks ema; it has model, iteration$"):
         read_folder(tmp_path / "one", only=["ema", "iteration"])
+
+
+@pytest.fixture
+def training(tmp_path):
+    """Folder of a training with two checkpoints, and one that was not finished."""
+    folder = tmp_path / "training"
+    checkpointer = ShardedCheckpointer(torch.nn.Linear(2, 2), str(folder))
+    for name in ("model_0000009", "model_0000004"):
+        checkpointer.save(name, iteration=0)
+    shutil.copytree(folder / "model_0000009", folder / "model_0000014.unfinished")
+    return folder
+
+
+def gather_refused(capsys, *options):
+    """Run the tool, and give its status and its last line."""
+    try:
+        status = gather_checkpoint.main([*map(str, options)])
+    except SystemExit as stop:
+        status = stop.code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    return status, printed.err.splitlines()[-1].removeprefix("gather_checkpoint.py: ")
+
+
+@pytest.mark.parametrize(
+    "output", ["model_0000009/whole.pth", "link/x/y.pth", "model_0000004/../model_0000009/new.pth"]
+)
+def test_the_tool_never_writes_among_the_files_that_it_reads(training, capsys, output):
+    (training / "link").symlink_to(training / "model_0000009")
+    before = (training / "model_0000009" / WHOLE_PART).read_bytes()
+    status, line = gather_refused(capsys, "--folder", training / "model_0000009", "--output", training / output)
+    assert status == 2 and "is in --folder, whose files are read: name a place outside" in line
+    assert [path.read_bytes() for path in (training / "model_0000009").iterdir()] == [before]
+
+
+@pytest.mark.parametrize("output", ["plain", "plain.pt", "model_0000009"])
+def test_the_tool_writes_files_of_one_kind(training, capsys, output):
+    status, line = gather_refused(capsys, "--folder", training / "nowhere", "--output", training / output)
+    assert status == 2 and line.endswith(f"--output {training / output}: expected the name of a file ending in .pth")
+
+
+@pytest.mark.parametrize(
+    ("folder", "words"),
+    [
+        ("nowhere", "there is no folder {}/nowhere"),
+        ("last_checkpoint", "{}/last_checkpoint is a file: give the folder of a checkpoint of a sharded network"),
+        (
+            "",
+            "{} is no checkpoint of a sharded network, it has no whole.pth: give one of {}/model_0000004, "
+            "{}/model_0000009",
+        ),
+        ("empty", "{}/empty is no checkpoint of a sharded network, it has no whole.pth"),
+    ],
+)
+def test_what_is_no_checkpoint_is_told_with_those_that_are(training, tmp_path, capsys, folder, words):
+    (training / "empty").mkdir()
+    found = gather_refused(capsys, "--folder", training / folder, "--output", tmp_path / "new" / "plain.pth")
+    assert found == (1, words.replace("{}", str(training))) and not (tmp_path / "new").exists()
+
+
+def test_a_training_without_an_average_has_none_to_gather(training, capsys):
+    path = training / "model_0000009"
+    found = gather_refused(capsys, "--folder", path, "--output", training / "plain.pth", "--ema")
+    assert found == (1, f"{path} has no moving average (train.ema_decay was null): leave out --ema")
 
 
 def test_tensors_of_another_shape_stay_as_they_are_for_the_message(monkeypatch):

@@ -12,6 +12,7 @@ status: 0 written, 1 the folder is none of these or damaged, or the file cannot 
 import _root  # noqa: F401
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +20,10 @@ from typing import Any
 
 import torch
 
-from engine.checkpoint import CheckpointError
-from engine.sharded_checkpoint import find_damage, read_folder
+from engine.checkpoint import EMA, CheckpointError, read_checkpoint
+from engine.sharded_checkpoint import WHOLE_PART, find_damage, read_folder
 from engine.stopping import OutputError
-from engine.whole_file import whole_file
+from engine.whole_file import SUFFIX, whole_file
 
 
 def gather(folder: Path, kept: str) -> dict[str, Any]:
@@ -37,14 +38,30 @@ def gather(folder: Path, kept: str) -> dict[str, Any]:
     Raises:
         CheckpointError: the folder is none, is damaged, or has no average.
     """
-    if report := find_damage(folder):
+    if report := describe_other(folder) or find_damage(folder):
         raise CheckpointError(report)
+    if kept == EMA and EMA not in read_checkpoint(folder / WHOLE_PART, is_mapped=True):
+        raise CheckpointError(f"{folder} has no moving average (train.ema_decay was null): leave out --ema")
     content = read_folder(folder, only=[] if kept == "all" else [kept, "iteration"])
-    if kept == "ema":
-        average = content.pop("ema")
+    if kept == EMA:
+        average = content.pop(EMA)
         prefix = "module."
         content["model"] = {name.removeprefix(prefix): average[name] for name in average if name.startswith(prefix)}
     return content
+
+
+def describe_other(folder: Path) -> str:
+    """Say what a path is that is no checkpoint of a sharded network, and what to give instead; "" where it may be."""
+    if (folder / WHOLE_PART).is_file():
+        return ""
+    if not folder.exists():
+        return f"there is no folder {folder}"
+    if not folder.is_dir():
+        return f"{folder} is a file: give the folder of a checkpoint of a sharded network"
+    inside = (path.parent for path in folder.glob(f"*/{WHOLE_PART}"))
+    names = ", ".join(str(path) for path in sorted(inside) if path.suffix != SUFFIX)
+    advice = f": give one of {names}" if names else ""
+    return f"{folder} is no checkpoint of a sharded network, it has no {WHOLE_PART}{advice}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,6 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what.add_argument("--all", dest="kept", action="store_const", const="all", help="all that a resume needs")
     parser.set_defaults(kept="model")
     options = parser.parse_args(arguments)
+    if options.output.suffix != ".pth":
+        parser.error(f"--output {options.output}: expected the name of a file ending in .pth")
+    output, folder = map(os.path.realpath, (options.output, options.folder))
+    if Path(output).is_relative_to(folder):
+        parser.error(f"--output {options.output} is in --folder, whose files are read: name a place outside")
     try:
         content = gather(options.folder, options.kept)
         options.output.parent.mkdir(parents=True, exist_ok=True)
