@@ -3,7 +3,9 @@
 import glob
 import os
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import NamedTuple
 
 import numpy as np
@@ -128,8 +130,30 @@ def check_outputs(jobs: Sequence[Job], inputs: Iterable[Path], kind: Kind, bits:
         if os.path.realpath(job.output) in read:
             raise DataError(f"{job.output} is an input and would be overwritten; name another place by --output")
     for folder in {job.output.parent for job in jobs}:
-        there = next(place for place in (folder, *folder.parents) if place.exists())
-        if not there.is_dir():
-            raise NotADirectoryError(f"{there} is no folder: name another place by --output")
-        if not os.access(there, os.W_OK | os.X_OK):
-            raise PermissionError(f"no right to write into {there}: name another place by --output")
+        check_folder(folder, "--output")
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Refuse a folder that cannot be made or written, by trying it: rights alone do not tell. Nothing of it stays.
+
+    Args:
+        folder: to be written.
+        option: of the command line that names it.
+
+    Raises:
+        OSError: it cannot; the message says why.
+    """
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    there = next(place for place in (folder, *folder.parents) if place not in new)
+    if not there.is_dir():
+        raise NotADirectoryError(f"{there} is no folder: name another place by {option}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write into {folder}: {error.strerror}; name another place by {option}") from error
+    finally:
+        for place in new:
+            with suppress(OSError):  # it was not made, or another command writes to it meanwhile
+                place.rmdir()

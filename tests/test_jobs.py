@@ -1,12 +1,14 @@
 """inference/jobs.py: what is made of files, folders and patterns, and what is refused before anything is written."""
 
+import errno
 import os
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import pytest
 
 from data.images import DataError
-from inference.jobs import KINDS, Job, check_outputs, find_jobs
+from inference.jobs import KINDS, Job, check_folder, check_outputs, find_jobs
 
 ALPHA, RGBA, COMPOSITE = (KINDS[name] for name in ("alpha", "rgba", "composite"))
 
@@ -144,8 +146,39 @@ def test_what_can_be_written_passes_and_nothing_is_made(output, kind, bits):
 
 
 def test_a_folder_without_rights_is_named(monkeypatch):
-    """Asked of the nearest folder that is there; simulated, since a superuser has all rights."""
-    monkeypatch.setattr(os, "access", lambda path, mode: path != Path("a"))
+    """Whether it is there or its parent alone; simulated, since a superuser has all rights."""
+
+    def refuse(parent):
+        if parent == Path("a"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(parent))
+
+    def fill(dir):
+        refuse(dir)
+        return TemporaryFile(dir=dir)
+
+    make = os.mkdir
+    monkeypatch.setattr(os, "mkdir", lambda path, mode: (refuse(Path(path).parent), make(path, mode)))
+    monkeypatch.setattr("inference.jobs.TemporaryFile", fill)
     check_outputs([Job(Path("photo.jpg"), Path("b/new/alpha.png"))], [], ALPHA, 8)
-    with pytest.raises(PermissionError, match="no right to write into a: name another place by --output"):
-        check_outputs([Job(Path("photo.jpg"), Path("a/new/alpha.png"))], [], ALPHA, 8)
+    for folder in ("a/new", "a"):
+        with pytest.raises(OSError, match=f"cannot write into {folder}: Permission denied; name another place by --o"):
+            check_outputs([Job(Path("photo.jpg"), Path(folder, "alpha.png"))], [], ALPHA, 8)
+
+
+@pytest.mark.parametrize("folder", ["dangling", "dangling/deep", "new/" + 300 * "x"])
+def test_a_folder_that_cannot_be_made_is_refused_whatever_the_rights_and_leaves_nothing(folder):
+    Path("dangling").symlink_to("gone/away")
+    before = sorted(Path().rglob("*"))
+    with pytest.raises(OSError, match="cannot write into|File name too long"):
+        check_folder(Path(folder), "--output")
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_folder_that_another_command_fills_meanwhile_stays(monkeypatch):
+    def fill(dir):
+        Path(dir, "theirs").touch()
+        return TemporaryFile(dir=dir)
+
+    monkeypatch.setattr("inference.jobs.TemporaryFile", fill)
+    check_folder(Path("new/deep"), "--output")
+    assert [*Path("new").rglob("*")] == [Path("new/deep"), Path("new/deep/theirs")]

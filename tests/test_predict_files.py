@@ -50,12 +50,14 @@ def refused(folder, capsys, *more, **paths):
         ({"image": "images/a.png", "output": "out/../trimaps/b.bmp"}, "b.bmp is an input and would be overwritten"),
         ({"image": "images/a.png", "output": "alpha.jpg"}, "alpha.jpg: expected the name of a picture ending in"),
         ({"output": "images/a.png/deep"}, "images/a.png is no folder"),
+        ({"output": "dangling"}, "cannot write into {}/dangling: File exists; name another place by --output"),
     ],
 )
 def test_what_cannot_be_begun_is_one_line(folders, capsys, paths, words):
     for name in ("empty", "dotted.d"):
         (folders / name).mkdir()
     (folders / "link").symlink_to(folders / "images")
+    (folders / "dangling").symlink_to(folders / "gone")
     lines = refused(folders, capsys, **paths)
     assert len(lines) == 1 and words.format(folders) in lines[0]
 
