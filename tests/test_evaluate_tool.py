@@ -396,6 +396,8 @@ def test_runs_both_ways_with_workers(test_set, way):
         ("--pred-dir x --dataset x --config-file x", "belong together"),
         ("--pred-dir x --label-dir x --trimap-dir x --config-file x --weights x", "runs on a --dataset"),
         ("--pred-dir x --dataset x --device cpu", "--device and --tta are for the network"),
+        ("--pred-dir x --dataset x --model x --tta flip", "argument --tta: expected flips, rotations and scales"),
+        ("--pred-dir x --dataset x --model x --tta 9", "argument --tta: scales of views must be above 0 and at most 8"),
         ("--pred-dir x --dataset x --workers 0", "--workers of at least 1"),
         ("--pred-dir x --dataset x --num-worst -1", "--num-worst of at least 0"),
         ("--pred-dir x --dataset x --model x --config-file x --weights x", "or --model"),

@@ -248,6 +248,7 @@ def test_an_optional_package_that_is_missing_is_one_line(folders, capsys, monkey
         (["--auto", "--baseline", "ramp", "--device", "cpu"], "for --model or --config-file"),
         (["--auto", "--compile"], "for --model or --config-file"),
         (["--auto", "--model", "m", "--max-memory", "0"], "argument --max-memory: must be above 0"),
+        (["--auto", "--model", "m", "--tta", "flip"], "argument --tta: expected flips, rotations and scales"),
         (["--auto", "--model", "m", "--tile-px", "0"], "argument --tile-px: must be at least 1, got 0"),
         (["--auto", "--as", "composite"], "--as composite and --background belong together"),
         (["--auto", "--as", "rgba", "--background", "teal"], "--as composite and --background belong together"),

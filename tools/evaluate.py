@@ -28,6 +28,7 @@ from evaluation.metrics import PROTOCOLS
 from evaluation.report import format_table
 from evaluation.results import prepare_output, write_output
 from evaluation.summary import Summary, compare, interval_rows, read_summary, stored_foregrounds, summarise
+from tools.prediction.command_line import views
 from tools.prediction.test_set import Network, predict_test_set, progress_bar
 
 
@@ -73,7 +74,7 @@ def parse(arguments: Sequence[str] | None, num_workers: int) -> argparse.Namespa
     parser.add_argument("--weights", type=Path, help="its trained checkpoint")
     parser.add_argument("--model", type=Path, help="instead of these two: model folder or .onnx file")
     parser.add_argument("--device", help="its device, cpu, cuda ...; default: the config's, or the best there is")
-    parser.add_argument("--tta", metavar="VIEWS", help="average over views of each image: flips,rotations,0.75,1,1.25")
+    parser.add_argument("--tta", type=views, metavar="VIEWS", help="average over views: flips,rotations,0.75,1,1.25")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="dim", help="what counts, and how it is rounded")
     parser.add_argument("--workers", type=int, default=num_workers, help="processes (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="folder for JSON, CSV and picture sheet")

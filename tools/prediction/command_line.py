@@ -4,7 +4,6 @@ import argparse
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from inference.jobs import KINDS
 from tools.prediction.steps import BASELINES, network_settings
@@ -68,14 +67,15 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     return options
 
 
-def views(text: str) -> Any:
-    """Read what a network's alpha is averaged over."""
+def views(text: str) -> str:
+    """Check what a network's alpha is averaged over."""
     from modeling.average_views import AverageViews  # loads torch
 
     try:
-        return AverageViews.parse(text)
+        AverageViews.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def positive_integer(text: str) -> int:

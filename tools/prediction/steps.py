@@ -75,8 +75,12 @@ def network_settings(options: argparse.Namespace) -> dict[str, Any]:
     """Those arguments of `Predictor.load` that were given."""
     given = {
         "device": options.device, "precision": options.precision, "max_memory_gb": options.max_memory,
-        "is_compiled": options.compile, "tile_px": options.tile_px, "views": options.tta,
+        "is_compiled": options.compile, "tile_px": options.tile_px,
     }  # fmt: skip
+    if options.tta is not None:
+        from modeling.average_views import AverageViews
+
+        given["views"] = AverageViews.parse(options.tta)
     return {name: value for name, value in given.items() if value is not None}
 
 
