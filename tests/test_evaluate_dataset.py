@@ -145,6 +145,21 @@ def test_a_network_without_its_package_is_one_line(dataset, network, monkeypatch
     assert capsys.readouterr().err == "evaluate.py: model.onnx needs the optional package onnxruntime\n"
 
 
+@pytest.mark.parametrize(
+    ("pred_dir", "words"),
+    [
+        ("dangling", "cannot write into {}/dangling: File exists; name another place by --pred-dir"),
+        ("w.pth/new", "{}/w.pth is no folder: name another place by --pred-dir"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_one_line_and_nothing_is_loaded(
+    dataset, network, by_network, capsys, pred_dir, words
+):
+    (dataset / "dangling").symlink_to(dataset / "gone")
+    assert evaluate.main([*by_network, str(dataset / pred_dir)]) == 1
+    assert capsys.readouterr().err == f"evaluate.py: {words.format(dataset)}\n" and not network.loaded
+
+
 def test_an_interrupted_network_can_be_run_again(dataset, network, by_network, capsys):
     """Of the first run one alpha of two is there, and one that the second run does not make."""
     network.num_images = 1

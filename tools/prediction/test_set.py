@@ -15,6 +15,7 @@ from data.layouts import TestSet
 from data.ranks import Ranks
 from evaluation.folders import check_test_set
 from evaluation.results import read_or_make_trimap
+from inference.jobs import check_folder
 
 UNFINISHED = "unfinished_predictions"
 
@@ -56,6 +57,7 @@ def predict_test_set(
                 f"{pred_dir} holds pictures already: evaluate them without a network, remove them, or name another "
                 "folder"
             )
+        check_folder(pred_dir, "--pred-dir")
 
     ranks.of_first(check)
     import torch
