@@ -213,6 +213,20 @@ def test_the_command_prints_both_tables(capsys, tmp_path):
     assert shown[0] == "`ViTMatte_S_100ep.py`" and shown[-1] == "to be measured"
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (["--batch-size", "0"], "argument --batch-size: must be at least 1, got 0"),
+        (["--configs", str(CONFIGS / "demo.py"), "nope.py"], "argument --configs: there is no file nope.py"),
+    ],
+)
+def test_wrong_usage_is_said_before_anything_is_printed(capsys, option, words):
+    with pytest.raises(SystemExit) as stop:
+        benchmark.main(["sizes", "--tables", "memory", *option])
+    printed = capsys.readouterr()
+    assert stop.value.code == 2 and printed.out == "" and words in printed.err
+
+
 @pytest.mark.slow
 def test_the_page_has_the_memory_that_the_tool_predicts():
     cfg = load_config(CONFIGS / "ViTMatte_S_100ep.py")
