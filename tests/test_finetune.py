@@ -88,6 +88,7 @@ def sad(predict, folder, out):
     return np.mean([row["SAD"] for row in rows.values()])
 
 
+@pytest.mark.slow
 def test_ten_images_make_the_network_of_a_folder_better(images, start, tmp_path):
     """Loss falls, the images are matted better than before, BatchNorm stays, and the result is a model folder again."""
     more = ("train.epochs=20", "train.epochs_per_checkpoint=20", "optimizer.lr=5e-3", "train.pictures=null")

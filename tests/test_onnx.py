@@ -47,7 +47,7 @@ def alpha_of(model, image, trimap):
         return model({"image": image, "trimap": trimap})["pred_alpha"]
 
 
-@pytest.fixture(scope="module", params=["ViT", "ViTDet"])
+@pytest.fixture(scope="module", params=["ViT", pytest.param("ViTDet", marks=pytest.mark.slow)])
 def exported(request, tmp_path_factory):
     """A network and the path of its ONNX file."""
     model = network(request.param, window_size=3)

@@ -110,7 +110,9 @@ REFERENCES = {
 }
 
 
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name.endswith("+") else ()) for name in REFERENCES]
+)
 @torch.no_grad()
 def test_features_equal_the_published_implementations(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, state, forward = REFERENCES[name]()

@@ -96,6 +96,7 @@ def test_pieces_equal_the_whole(max_numel: int, monkeypatch: pytest.MonkeyPatch)
         torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_memory_is_linear_in_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """The largest tensor of forward and backward at N and 4 N tokens, pieces being smaller than either."""
     monkeypatch.setattr(vitdet, "MAX_BIAS_NUMEL", 100_000)
