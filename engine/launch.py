@@ -1,6 +1,7 @@
 """One process or several: the one way in, by --num-gpus or by the environment that torchrun sets."""
 
 import argparse
+import multiprocessing
 import os
 import re
 import signal
@@ -29,7 +30,8 @@ TIMEOUT_S = 1800
 
 STATUS_OF_WRONG_USAGE = 2
 
-PAUSE_S = 15.0
+PAUSE_S = 60.0
+"""For a process to end, on a busy machine too, after it has said why."""
 
 TORCHRUN = "TORCHELASTIC_RUN_ID"
 """Variable that torchrun sets, and no script in its manner, whose processes may outlive it."""
@@ -154,8 +156,9 @@ def leave(message: str, status: int, is_own: bool = False) -> NoReturn:
         is_own: the first may not have it to say: speak where that does not end and take this process with it.
     """
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"
-    if not is_first:
-        time.sleep(PAUSE_S)  # the others are ended with the first to end: that shall be the one that speaks
+    # torchrun ends the others with the first to end, and `run_processes` with the first process: that one shall speak.
+    if not is_first and (is_own or multiprocessing.parent_process() is None):
+        time.sleep(PAUSE_S)
     if is_first or is_own:
         sys.stderr.write(f"{Path(sys.argv[0]).name}: {message}\n")
     sys.exit(status)

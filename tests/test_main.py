@@ -41,10 +41,8 @@ def data(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def quiet_afterwards():
+def take_down_logs():
     """Take down the log handlers that detectron2 hangs up for the rest of the process, once for each folder."""
-    yield
     setup_logger.cache_clear()
     for name in main.LOGGED:
         logger = logging.getLogger(name)
@@ -52,11 +50,18 @@ def quiet_afterwards():
             logger.removeHandler(handler)
 
 
+@pytest.fixture(autouse=True)
+def quiet_afterwards():
+    yield
+    take_down_logs()
+
+
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
     """Output folder of a whole training."""
     output = tmp_path_factory.mktemp("whole")
     main.main(["--config-file", DEMO, *overrides(data, output)])
+    take_down_logs()
     return output
 
 
