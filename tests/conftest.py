@@ -12,6 +12,7 @@ import torch.utils.cpp_extension  # logs a line on stderr, once, that tests of m
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
+HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
 
 # No deadline: the cores are shared with other workers. Derandomised: a red run is red again.
 hypothesis.settings.register_profile("repository", deadline=None, derandomize=True)
@@ -29,11 +30,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def signals_as_they_were() -> Iterator[None]:
-    """A command that a signal has ended ignores others from then on, and here the process goes on."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    """A command that a signal has ended ignores others from then on, and so would what a test starts.
+
+    Before each test as well: fixtures of a module run such commands, too.
+    """
+
+    def set_back() -> None:
+        for number, handler in HANDLERS.items():
+            signal.signal(number, handler)
+
+    set_back()
     yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    set_back()
 
 
 def shared_folder(name: str) -> Path:
