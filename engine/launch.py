@@ -31,7 +31,7 @@ TIMEOUT_S = 1800
 STATUS_OF_WRONG_USAGE = 2
 
 PAUSE_S = 5.0
-"""For the first process to end with its machine's others, after it has said why; on a busy machine it may take longer."""
+"""For the first process to end, and its machine's others with it, after it has said why."""
 
 TORCHRUN = "TORCHELASTIC_RUN_ID"
 """Variable that torchrun sets, and no script in its manner, whose processes may outlive it."""
