@@ -10,9 +10,11 @@ import pytest
 import torch
 import torch.utils.cpp_extension  # logs a line on stderr, once, that tests of messages need not know of
 
+from engine.stopping import SIGNALS, set_back
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
-HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+HANDLERS = {number: signal.getsignal(number) for number in SIGNALS}
 
 # No deadline: the cores are shared with other workers. Derandomised: a red run is red again.
 hypothesis.settings.register_profile("repository", deadline=None, derandomize=True)
@@ -34,14 +36,9 @@ def signals_as_they_were() -> Iterator[None]:
 
     Before each test as well: fixtures of a module run such commands, too.
     """
-
-    def set_back() -> None:
-        for number, handler in HANDLERS.items():
-            signal.signal(number, handler)
-
-    set_back()
+    set_back(HANDLERS, is_ending=False)
     yield
-    set_back()
+    set_back(HANDLERS, is_ending=False)
 
 
 def shared_folder(name: str) -> Path:
