@@ -6,7 +6,7 @@ STAMP := .venv/.ready
 TEST_JOBS ?= 2
 # One thread a worker: two workers that each start a thread per core slow each other down.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(TEST_JOBS) --dist worksteal
-ROOMS := $(wildcard modeling data evaluation engine inference tools main.py preprocess.py)
+ROOMS := $(wildcard modeling data evaluation engine inference runtime tools main.py preprocess.py)
 
 .PHONY: setup demo test test-slow lint bench soak soak-data
 

@@ -26,9 +26,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from modeling.backbone import DINOV3_SIZES, ViT
+from runtime.errors import UserError
 
 
-class ConversionError(ValueError):
+class ConversionError(UserError):
     """The input is no DINOv3 vision transformer, or not one that can be converted without loss."""
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from data.decoding import JpegHeader, decode, decode_jpeg, read_jpeg_header
 from data.encoding import FORMATS, encode
+from runtime.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ IMAGE_SUFFIXES = frozenset(FORMATS)
 LOSSLESS_SUFFIXES = (".png", ".tif", ".tiff", ".webp", ".bmp")  # others would blur what is exactly 0 or 255
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """A file or an array whose content is not what its place in the data asks for."""
 
 

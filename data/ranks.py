@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import cv2
 
 from data.workers import num_cores
+from runtime.errors import UserError
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun puts into the environment of each process."""
@@ -37,7 +38,7 @@ TOLD_ERRORS = (OSError, ValueError, ImportError)
 T = TypeVar("T")
 
 
-class RanksError(ValueError):
+class RanksError(UserError):
     """Processes that cannot work together, or an error of some of them; the message names these."""
 
 

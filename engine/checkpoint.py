@@ -16,6 +16,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from engine.whole_file import set_aside, whole_file, write_text
+from runtime.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ NUMBERED = re.compile(r"model_\d{7}")
 """Checkpoints on the way, by the last iteration in them, without suffix."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that does not fit; the message names the file and the tensors."""
 
 

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import engine.schedule  # noqa: F401  registers the resolvers that configs use
 from engine.whole_file import write_text
+from runtime.errors import UserError
 
 TRAINING_SECTIONS = ("train", "model", "dataloader", "optimizer", "lr_multiplier")
 
@@ -42,7 +43,7 @@ MAY_BE_NULL = ("train.best_checkpoint", "train.pictures")
 """Sections of plain values that may be null. Of others, what they are the arguments of knows."""
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A config or an override that cannot be used; the message is one line for the person who wrote it."""
 
 

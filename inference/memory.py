@@ -12,6 +12,7 @@ import torch
 from inference.tiling import HALO_TOKENS
 from modeling import ViTMatte
 from modeling.backbone.layers import PIECE_TOKENS
+from runtime.errors import UserError
 
 GB = 1e9
 
@@ -31,7 +32,7 @@ WORKSPACE_BYTES = 2**27
 """Of attention's pieces and of the libraries."""
 
 
-class MemoryLimitError(ValueError):
+class MemoryLimitError(UserError):
     """A prediction that does not fit into the memory it may take; the message gives the estimate."""
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from modeling import DetailCapture, ViTMatte
 from modeling.backbone import ViT, ViTDet
+from runtime.errors import UserError
 
 CONFIG_FILE, WEIGHTS_FILE, LICENSE_FILE = "config.json", "model.safetensors", "LICENSE.txt"
 
@@ -51,7 +52,7 @@ NO_NETWORK = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError)
 """What constructors raise for sizes that contradict each other."""
 
 
-class ModelFolderError(ValueError):
+class ModelFolderError(UserError):
     """A model folder that cannot be used or written; the message names the file and what to do."""
 
 

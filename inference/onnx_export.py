@@ -22,6 +22,7 @@ from modeling.backbone.rope_position_encoding import rotate
 from modeling.backbone.vitdet import RelativeAttention, RelativeBlock
 from modeling.backbone.windows import partition, unpartition
 from modeling.vitmatte import paste_known
+from runtime.errors import UserError
 
 OPSET = 18
 """The lowest that torch's exporter writes; onnxruntime reads it since 1.14."""
@@ -40,7 +41,7 @@ CHECKED_SIZE = (250, 97)
 """Height and width at which the file is compared with torch; ragged in every window and in the padding."""
 
 
-class OnnxExportError(ValueError):
+class OnnxExportError(UserError):
     """A network that cannot be written as an ONNX file; the message says why."""
 
 

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from runtime.errors import UserError
+
 BACKBONE: dict[str, Any] = dict(
     patch_size=16,
     in_chans=4,
@@ -43,7 +45,7 @@ NORMALISATION: dict[str, dict[str, list[float]]] = {
 """Layout -> mean and standard deviation by which its own code normalises RGB in [0, 1]."""
 
 
-class PublishedError(ValueError):
+class PublishedError(UserError):
     """Weights that are not ViTMatte's as published; the message says what was found."""
 
 

@@ -11,18 +11,19 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 BACKBONE = "modeling.backbone"
 LEAVES = (f"{BACKBONE}.rope_position_encoding", f"{BACKBONE}.windows", f"{BACKBONE}.layers", f"{BACKBONE}.softmax")
-NETWORK = ("torch", "timm.layers")
-EVALUATION = ("numpy", "cv2", "data.images", "data.trimap", "data.workers", "data.ranks", "evaluation.metrics",
-              "evaluation.connectivity", "evaluation.intervals", "evaluation.folders", "evaluation.report",
-              "evaluation.summary")  # fmt: skip
-TOOLS = ("_root", "modeling", "data", "evaluation", "engine", "inference", "preprocess", "*")
+NETWORK = ("torch", "timm.layers", "runtime.errors")
+EVALUATION = ("numpy", "cv2", "runtime", "data.images", "data.trimap", "data.workers", "data.ranks",
+              "evaluation.metrics", "evaluation.connectivity", "evaluation.intervals", "evaluation.folders",
+              "evaluation.report", "evaluation.summary")  # fmt: skip
+TOOLS = ("_root", "modeling", "data", "evaluation", "engine", "inference", "preprocess", "runtime", "*")
 
 # Module or room -> what it may import beside the standard library; the longest name that fits a module decides.
 ARROWS: dict[str, tuple[str, ...]] = {
     # fvcore for detectron2's schedules, which a config names.
     "configs": ("configs", "modeling", "data", "evaluation", "engine", "detectron2", "fvcore"),
-    "main": ("engine", "detectron2", "omegaconf"),
-    "preprocess": ("torch", "safetensors", "modeling"),
+    "runtime": ("runtime",),
+    "main": ("engine", "runtime", "detectron2", "omegaconf"),
+    "preprocess": ("torch", "safetensors", "modeling", "runtime"),
     "tools": TOOLS,
     # What is behind a tool too long for one file.
     "tools.benchmark": (*TOOLS, "tools.benchmarks"),
@@ -38,15 +39,15 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "tools._root": (),
     "tools.install_detectron2": (),
     # What runs without detectron2.
-    "inference": ("inference", "modeling", "data.images", "data.trimap", "torch", "torchvision", "timm", "numpy", "cv2",
-                  "PIL", "safetensors"),
-    "inference.foreground": ("inference.extras", "data.images", "data.composition", "numpy", "cv2"),
-    "inference.jobs": ("numpy", "data.images", "data.encoding"),
+    "inference": ("inference", "modeling", "data.images", "data.trimap", "runtime", "torch", "torchvision", "timm",
+                  "numpy", "cv2", "PIL", "safetensors"),
+    "inference.foreground": ("inference.extras", "runtime", "data.images", "data.composition", "numpy", "cv2"),
+    "inference.jobs": ("numpy", "data.images", "data.encoding", "runtime"),
     # A config and its checkpoint are read as training reads them, where one is asked for.
-    "inference.predictor": ("inference", "modeling.average_views", "data.images", "data.trimap", "torch", "numpy",
-                            "engine.model"),
+    "inference.predictor": ("inference", "modeling.average_views", "data.images", "data.trimap", "runtime", "torch",
+                            "numpy", "engine.model"),
     # The others are detectron2's own interface (configs, overrides, saved configs, schedules).
-    "engine": ("engine", "torch", "safetensors", "detectron2", "fvcore", "omegaconf", "hydra", "yaml"),
+    "engine": ("engine", "runtime", "torch", "safetensors", "detectron2", "fvcore", "omegaconf", "hydra", "yaml"),
     "modeling": (*NETWORK, "modeling"),
     **dict.fromkeys(("modeling.vitmatte", "modeling.recompute"), NETWORK),
     f"{BACKBONE}.__init__": (BACKBONE,),
@@ -55,7 +56,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     f"{BACKBONE}.attention": (*NETWORK, *LEAVES),
     f"{BACKBONE}.block": (*NETWORK, *LEAVES, f"{BACKBONE}.attention"),
     f"{BACKBONE}.vit": (*NETWORK, *LEAVES, "modeling.recompute", f"{BACKBONE}.attention", f"{BACKBONE}.block"),
-    "data": ("data", "numpy", "cv2", "PIL", "torch"),
+    "data": ("data", "runtime", "numpy", "cv2", "PIL", "torch"),
     "evaluation": EVALUATION,
     "evaluation.evaluator": (*EVALUATION, "torch", "detectron2"),
 }  # fmt: skip
