@@ -1,21 +1,36 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`. Both set up what they need, once.
+# `make setup-inference` is for matting images alone; `make setup` after it adds the rest.
 
 PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.ready
+# Page of an index with CPU builds of torch, for machines without a GPU: PyTorch's "Get Started" page names it.
+TORCH_INDEX ?=
+PIP_INSTALL = $(PY) -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 TEST_JOBS ?= 2
 # One thread a worker: two workers that each start a thread per core slow each other down.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(TEST_JOBS) --dist worksteal
 ROOMS := $(wildcard modeling data evaluation engine inference runtime tools main.py preprocess.py)
 
-.PHONY: setup demo test test-slow lint bench soak soak-data
+.PHONY: setup setup-inference demo test test-slow lint bench soak soak-data
 
 setup: $(STAMP)
 
-$(STAMP): requirements.txt requirements-extra.txt requirements-dev.txt tools/install_detectron2.py
+setup-inference: .venv/.ready-inference
+
+define make_venv
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
-	$(PY) -m pip install --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+endef
+
+.venv/.ready-inference: requirements-inference.txt
+	$(make_venv)
+	$(PIP_INSTALL) -r $<
+	touch $@
+
+$(STAMP): $(wildcard requirements*.txt) tools/install_detectron2.py
+	$(make_venv)
+	$(PIP_INSTALL) -r requirements.txt -r requirements-dev.txt
 	$(PY) tools/install_detectron2.py
 	touch $@
 

@@ -72,7 +72,9 @@ def test_import_tools_is_ours():
 
 
 def test_every_requirement_has_bounds_and_a_reason():
-    for name in ("requirements.txt", "requirements-extra.txt", "requirements-dev.txt"):
+    files = sorted(path.name for path in REPOSITORY.glob("requirements*.txt"))
+    assert len(files) == 4
+    for name in files:
         is_explained = False
         for line in (REPOSITORY / name).read_text().splitlines():
             is_requirement = bool(line) and not line.startswith(("#", "-r requirements-"))
@@ -81,6 +83,26 @@ def test_every_requirement_has_bounds_and_a_reason():
                 assert bounds, f"{name}: {line}: expected name>=low,<high, or name==tried"
                 assert is_explained, f"{name}: {line} has no comment above it"
             is_explained = line.startswith("#") or (is_requirement and is_explained)
+
+
+def test_git_ignores_what_users_bring_and_keeps_the_shipped_network(tmp_path):
+    shutil.copy(REPOSITORY / ".gitignore", tmp_path)
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    ignored = ["models/mine/config.json", "datasets/mine/a.png", "output/log.txt", "dinov3.pth", "w/model.safetensors"]
+    kept = ["models/open/config.json", "models/open/model.safetensors", "docs/models.md", "data/images.py"]
+    done = subprocess.run(
+        ["git", "check-ignore", *ignored, *kept], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ignored
+
+
+def test_commands_in_the_docs_quote_brackets_and_keep_data_out_of_the_package():
+    for page in (REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")):
+        for line in page.read_text().splitlines():
+            bare = re.search(r"(?<!['\"\w.])[\w.]+\.\w+=\[", line)
+            assert not bare or '=["' in line, f"{page.name}: zsh takes brackets for a pattern: {line}"
+            is_user_data = re.search(r"(?:=\[?|,|--[\w-]+ )data/", line)
+            assert not is_user_data, f"{page.name}: data/ is a package of this project, name datasets/: {line}"
 
 
 def fake_pip(command: list[str], check: bool) -> None:
