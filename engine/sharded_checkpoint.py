@@ -18,7 +18,8 @@ from torch.distributed.tensor import DTensor
 from engine.checkpoint import FINAL_NAME, Checkpointer, CheckpointError, read_checkpoint
 from engine.sharding import gathered_weights, shard_like
 from engine.stopping import OutputError
-from engine.whole_file import BEFORE, SUFFIX, synchronize, whole_file
+from engine.whole_file import BEFORE, whole_file
+from runtime.atomic_write import SUFFIX, synchronize
 
 logger = logging.getLogger(__name__)
 

@@ -2,17 +2,15 @@
 
 import itertools
 import logging
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from engine.stopping import OutputError
+from runtime.atomic_write import SUFFIX, WriteError, atomic_write
 
 logger = logging.getLogger(__name__)
-
-SUFFIX = ".unfinished"
 
 BEFORE = f".before{SUFFIX}"
 """Of a folder that is about to be replaced."""
@@ -20,31 +18,18 @@ BEFORE = f".before{SUFFIX}"
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Write a file under another name in its folder, and give it its own when its last byte is on the disk.
-
-    What had the name before stays until then, and for good where the writing fails.
+    """Write a file of a run by `atomic_write`; a failure ends the run.
 
     Yields: the path to write to.
 
     Raises:
         OutputError: where the folder cannot be written.
     """
-    unfinished = path.with_name(path.name + SUFFIX)
     try:
-        yield unfinished
-        synchronize(unfinished)
-        unfinished.replace(path)
-        synchronize(path.parent)  # the new name is an entry of the folder
-    except (OSError, RuntimeError) as error:
-        # torch closes its archive after the file's error, and raises another for what is missing in it.
-        cause = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(cause, OSError):
-            raise
-        advice = "; move that folder away" if path.is_dir() else ""
-        raise OutputError(f"cannot write {path}: {cause.strerror or cause}{advice}") from error
-    finally:
-        with suppress(OSError):  # of a folder that went
-            unfinished.unlink(missing_ok=True)
+        with atomic_write(path) as unfinished:
+            yield unfinished
+    except WriteError as error:
+        raise OutputError(str(error)) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -83,12 +68,3 @@ def remove_unfinished(folder: Path) -> None:
         else:
             path.unlink()
         logger.info("Removed %s, left by a process that was killed while it wrote", path)
-
-
-def synchronize(path: Path) -> None:
-    """Bring a file or a folder's list of names to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -29,7 +29,7 @@ import torch
 import main as program
 from engine import writers
 from engine.checkpoint import CheckpointError, read_checkpoint
-from engine.whole_file import SUFFIX
+from runtime.atomic_write import SUFFIX
 from tests.tiny_training import DEMO, make_data, overrides
 
 MOMENTS = ("any", "model_0", "start", "any", "model_0", "last_checkpoint", "model_best", "last_evaluation", "model_f")

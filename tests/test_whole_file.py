@@ -12,7 +12,8 @@ import torch
 from engine.checkpoint import Checkpointer, read_checkpoint
 from engine.sharded_checkpoint import ShardedCheckpointer, find_damage, read_folder
 from engine.stopping import OutputError
-from engine.whole_file import SUFFIX, remove_unfinished, set_aside, whole_file, write_text
+from engine.whole_file import remove_unfinished, set_aside, whole_file, write_text
+from runtime.atomic_write import SUFFIX
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -23,7 +23,8 @@ import torch
 from engine.checkpoint import EMA, CheckpointError, read_checkpoint
 from engine.sharded_checkpoint import WHOLE_PART, find_damage, read_folder
 from engine.stopping import OutputError
-from engine.whole_file import SUFFIX, whole_file
+from engine.whole_file import whole_file
+from runtime.atomic_write import SUFFIX
 
 
 def gather(folder: Path, kept: str) -> dict[str, Any]:

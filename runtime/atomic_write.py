@@ -1,0 +1,53 @@
+"""Write files that are complete or absent, wherever the process that writes them is killed."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from runtime.errors import UserError
+
+SUFFIX = ".unfinished"
+"""Ends the name of a file that is still being written."""
+
+
+class WriteError(UserError):
+    """A file cannot be written: the disk is full, or its folder is gone or read-only."""
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Write a file under another name in its folder, and rename it when its last byte is on the disk.
+
+    A file that had the name before stays until then, and for good if writing fails.
+
+    Yields: the path to write to.
+
+    Raises:
+        WriteError: the folder cannot be written.
+    """
+    unfinished = path.with_name(path.name + SUFFIX)
+    try:
+        yield unfinished
+        synchronize(unfinished)
+        unfinished.replace(path)
+        synchronize(path.parent)  # the new name is an entry of the folder
+    except (OSError, RuntimeError) as error:
+        # torch closes its archive after the file's error, and raises another for what is missing in it.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        advice = "; move that folder away" if path.is_dir() else ""
+        raise WriteError(f"cannot write {path}: {cause.strerror or cause}{advice}") from error
+    finally:
+        with suppress(OSError):  # of a folder that went
+            unfinished.unlink(missing_ok=True)
+
+
+def synchronize(path: Path) -> None:
+    """Bring a file or a folder's list of names to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
