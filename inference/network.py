@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from data.trimap import UNKNOWN
+from data.images import DataError
+from data.trimap import FLOAT_TOLERANCE, UNKNOWN
 from inference.memory import plan_tile
 from inference.tiling import HALO_TOKENS, decode_tiled, needed_tokens
 from modeling import ViTMatte
@@ -33,11 +34,39 @@ class Network(Protocol):
 
         Args:
             image: (B, 3, H, W) float32 RGB in [0, 1], of any size.
-            trimap: (B, 1, H, W) float32 of {0, 0.5, 1}.
+            trimap: (B, 1, H, W) float32 of {0, 0.5, 1}, see `decode_inputs`.
 
         Returns: (B, 1, H, W) in [0, 1]; where the trimap knows it, anything.
+
+        Raises:
+            DataError: other values.
         """
         ...
+
+
+def decode_inputs(image: Tensor, trimap: Tensor) -> Tensor:
+    """Check the values of what a network is given and set the trimap to exactly 0, 0.5 and 1.
+
+    Args:
+        image: (B, 3, H, W) in [0, 1] within `FLOAT_TOLERANCE`: interpolation overshoots by rounding.
+        trimap: (B, 1, H, W), 0, 0.5 or 1 within `FLOAT_TOLERANCE`, which includes 128 / 255.
+
+    Returns: the decoded trimap.
+
+    Raises:
+        DataError: other values, NaN included.
+    """
+    least, most = image.aminmax()
+    if not (least >= -FLOAT_TOLERANCE and most <= 1 + FLOAT_TOLERANCE):
+        raise DataError(f"expected an image in [0, 1], got {least:.4g} to {most:.4g}: divide 8-bit values by 255")
+    decoded = (2 * trimap).round().clamp(0, 2) / 2
+    if not ((trimap - decoded).abs() <= FLOAT_TOLERANCE).all():
+        least, most = trimap.aminmax()
+        raise DataError(
+            f"expected a trimap of 0, 0.5 and 1, got other values between {least:.4g} and {most:.4g}: "
+            "decode it with data.trimap.decode_trimap"
+        )
+    return decoded
 
 
 class TorchNetwork:
@@ -89,10 +118,12 @@ class TorchNetwork:
 
         Raises:
             MemoryLimitError: the images do not fit into `max_memory_gb`.
+            DataError: see `decode_inputs`.
             ValueError: weights or settings that give values that are not finite.
         """
+        trimap = decode_inputs(image, trimap)
         if not (trimap == UNKNOWN).any():
-            return trimap.clone()
+            return trimap
         height, width = image.shape[-2:]
         tile_px = self.tile_px
         if self.max_memory_gb is not None:

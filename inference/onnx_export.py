@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.trimap import FLOAT_TOLERANCE, FOREGROUND, UNKNOWN
 from inference.extras import import_extra
 from inference.onnx_network import INPUTS, OUTPUT, OnnxNetwork
 from modeling import ViTMatte
@@ -41,6 +42,20 @@ CHECKED_SIZE = (250, 97)
 """Height and width at which the file is compared with torch; ragged in every window and in the padding."""
 
 
+DOC = """Image matting: the alpha of each pixel, from an RGB image and a trimap, for any batch, height and width.
+
+The trimap is decoded in the graph: values within 1/255 of 0 are background, those within 1/255 of 1 are foreground, all
+others are unknown. Known pixels of alpha are 0 and 1. Divide an image and a trimap of 8 bits by 255 first.
+"""
+
+INTERFACE_DOCS = {
+    "image": "(B, 3, H, W) float32, RGB in [0, 1], not normalised: normalisation is part of the graph",
+    "trimap": "(B, 1, H, W) float32: 0 background, 0.5 (or 128/255) unknown, 1 foreground",
+    "alpha": "(B, 1, H, W) float32 in [0, 1]: 0 background, 1 foreground; exactly that on the trimap's known pixels",
+}
+"""Name of an input or the output -> what it holds, for the doc strings of the file."""
+
+
 class OnnxExportError(UserError):
     """A network that cannot be written as an ONNX file; the message says why."""
 
@@ -48,9 +63,8 @@ class OnnxExportError(UserError):
 def write_onnx(model: ViTMatte, path: Path, source: str, licence: str) -> float:
     """Write a network as an ONNX file, after comparing what onnxruntime makes of it with torch.
 
-    Inputs are `image` (B, 3, H, W) RGB in [0, 1], not normalised, and `trimap` (B, 1, H, W) of {0, 0.5, 1}; the output
-    is `alpha` (B, 1, H, W) in [0, 1], with 0 and 1 where the trimap knows them; all float32. Metadata `source` and
-    `licence` are in the file.
+    `DOC` and `INTERFACE_DOCS` state the inputs and the output; both are in the file, as is the metadata `source` and
+    `licence`.
 
     Args:
         model: on the CPU, in evaluation mode; it is not changed.
@@ -91,7 +105,7 @@ def write_onnx(model: ViTMatte, path: Path, source: str, licence: str) -> float:
 
 
 def _graph(model: ViTMatte) -> Any:
-    """Trace a network: an ONNX model without the metadata for people."""
+    """Trace a network: an ONNX model without source and licence."""
     sizes = {0: "batch", 2: "height", 3: "width"}
     program = torch.onnx.export(
         _Exportable(model),
@@ -108,6 +122,9 @@ def _graph(model: ViTMatte) -> Any:
     proto = program.model_proto
     for node in proto.graph.node:
         del node.metadata_props[:]  # stack traces, with the paths of this machine
+    proto.doc_string = DOC
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.doc_string = INTERFACE_DOCS[value.name]
     return proto
 
 
@@ -143,11 +160,21 @@ class _Exportable(nn.Module):
     def forward(self, image: Tensor, trimap: Tensor) -> Tensor:
         assert image.shape[-2:] == trimap.shape[-2:]
         height, width = image.shape[-2:]
+        trimap = _decoded(trimap)
         side = self.model.size_divisibility
         padding = (0, _filled(width, side) - width, 0, _filled(height, side) - height)
         network_input = self.model.network_input(F.pad(image, padding, mode="replicate"), F.pad(trimap, padding))
         alpha = self.model.decoder(self.model.backbone(network_input), network_input)[..., :height, :width]
         return paste_known(alpha, trimap)
+
+
+def _decoded(trimap: Tensor) -> Tensor:
+    """Set a trimap, any shape, to 0, 0.5 and 1: what is neither 0 nor 1 within `FLOAT_TOLERANCE` is unknown.
+
+    A graph cannot refuse values. With this rule alpha stays in [0, 1] for any of them, NaN included.
+    """
+    is_known = torch.minimum(trimap.abs(), (trimap - FOREGROUND).abs()) <= FLOAT_TOLERANCE
+    return torch.where(is_known, trimap.round(), UNKNOWN)
 
 
 class _Attention(nn.Module):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from inference.extras import import_extra
+from inference.network import decode_inputs
 
 INPUTS, OUTPUT = ("image", "trimap"), "alpha"
 
@@ -67,9 +68,11 @@ class OnnxNetwork:
         Returns: (B, 1, H, W) float32 in [0, 1], on the CPU.
 
         Raises:
+            DataError: see `decode_inputs`.
             ValueError: weights that give values that are not finite; onnxruntime stops, most likely for lack of memory.
         """
-        arrays = {name: tensor.cpu().numpy() for name, tensor in zip(INPUTS, (image, trimap), strict=True)}
+        inputs = image, decode_inputs(image, trimap)
+        arrays = {name: tensor.cpu().numpy() for name, tensor in zip(INPUTS, inputs, strict=True)}
         try:
             alpha = torch.from_numpy(self.session.run([OUTPUT], arrays)[0])
         except self._run_errors as error:

@@ -18,10 +18,11 @@ from inference.onnx_network import OnnxNetwork, choose_providers
 from inference.predictor import Predictor
 from modeling import DetailCapture, ViTMatte
 from modeling.backbone import ViT, ViTDet
+from runtime.errors import UserError
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper  # noqa: E402
 
 # Width and height: no window whole, one pixel, the grid that positions are stored for, more tokens than in one piece.
@@ -115,6 +116,10 @@ def test_the_file_says_what_it_is(exported):
         "source": "a test",
         "licence": "No terms.\nNone.\n",
     }
+    docs = {value.name: value.doc_string for value in (*proto.graph.input, *proto.graph.output)}
+    assert "(B, 3, H, W) float32, RGB in [0, 1]" in docs["image"]
+    assert "0 background, 0.5 (or 128/255) unknown, 1 foreground" in docs["trimap"]
+    assert "[0, 1]" in docs["alpha"] and "unknown" in proto.doc_string
     shapes = {
         value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in (*proto.graph.input, *proto.graph.output)
@@ -122,6 +127,50 @@ def test_the_file_says_what_it_is(exported):
     assert shapes["image"] == ["batch", 3, "height", "width"]
     assert shapes["trimap"] == shapes["alpha"] == ["batch", 1, "height", "width"]
     assert b"site-packages" not in path.read_bytes() and b"forward" not in path.read_bytes()
+
+
+def run_bare(path, image, trimap):
+    """Run the file as a program that is not ours does."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {"image": image.numpy(), "trimap": trimap.numpy()})[0])
+
+
+@pytest.mark.parametrize("unknown", [127 / 255, 128 / 255, 0.5 + 1e-4])
+def test_the_graph_decodes_a_trimap_as_the_contract_does(exported, unknown):
+    """Known values that are off by rounding count as well, so that no alpha lies outside [0, 1]."""
+    model, path = exported
+    image, trimap = pair(45, 70)
+    expected = alpha_of(model, image, trimap)
+    for shift in (0.003, -0.003):
+        given = torch.where(trimap == 0.5, unknown, trimap + shift)
+        found = run_bare(path, image, given)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        assert torch.equal(found[trimap != 0.5], trimap[trimap != 0.5])
+
+
+def test_what_no_trimap_holds_is_unknown_to_the_graph(exported):
+    """0..255 without division above all: alpha was 128.0 there."""
+    model, path = exported
+    image, trimap = pair(45, 70)
+    expected = alpha_of(model, image, torch.where(trimap == 0, trimap, 0.5))
+    for values in (trimap * 255, torch.where(trimap == 0, 0.0, 0.3), torch.where(trimap == 0, 0.0, torch.nan)):
+        torch.testing.assert_close(run_bare(path, image, values), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["torch", "onnx"])
+def test_a_network_takes_unknown_as_128_of_255_and_refuses_other_ranges(exported, kind):
+    model, path = exported
+    network = OnnxNetwork(path) if kind == "onnx" else TorchNetwork(model)
+    image, trimap = pair(45, 70)
+    is_unknown = trimap == 0.5
+    found = network.alpha(image, torch.where(is_unknown, 128 / 255, trimap))
+    torch.testing.assert_close(found[is_unknown], alpha_of(model, image, trimap)[is_unknown], rtol=0, atol=1e-5)
+    for wrong in (image * 255, image - 0.5, image * torch.nan):
+        with pytest.raises(UserError, match=r"expected an image in \[0, 1\], got .*: divide 8-bit values by 255"):
+            network.alpha(wrong, trimap)
+    for wrong in (trimap * 255, trimap * 2, trimap * 0.8, -trimap, trimap * torch.nan):
+        with pytest.raises(UserError, match=r"expected a trimap of 0, 0.5 and 1, got .*: decode it"):
+            network.alpha(image, wrong)
 
 
 def test_a_predictor_runs_the_file(exported, tmp_path):
