@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.images import DataError, as_grey, read_raw, read_raw_alpha, to_float, write_alpha
+from data.trimap_check import MASK_ADVICE, check_meaning
 
 if TYPE_CHECKING:  # the processes that only measure must not load torch
     from torch import Tensor
@@ -45,19 +46,19 @@ def decode_trimap(values: NDArray, name: str | Path = "the trimap") -> NDArray[n
         trimap = np.rint(2 * values) / 2
         if (np.abs(values - trimap) <= FLOAT_TOLERANCE).all() and trimap.min() >= 0 and trimap.max() <= 1:
             return trimap.astype(np.float32)
-        raise DataError(
-            f"{name} holds floats between {values.min():.4g} and {values.max():.4g} that are not 0, 0.5 or 1: "
-            "round an alpha or a mask to these first"
-        )
-    raise DataError(f"{name} is {values.dtype}; expected uint8 with 0, 128, 255, or floats 0, 0.5, 1: convert it")
+        found = f"{name} holds floats between {values.min():.4g} and {values.max():.4g} that are not 0, 0.5 or 1"
+        if 1 < values.max() <= 255:
+            raise DataError(f"{found}: divide 0 to 255 by 255")
+        raise DataError(f"{found}, so it seems to be an alpha or a soft mask; {MASK_ADVICE}")
+    found = f"{name} is {values.dtype}; expected uint8 with 0, 128, 255, or floats 0, 0.5, 1"
+    raise DataError(f"{found}: {MASK_ADVICE}" if values.dtype == bool else f"{found}: convert it")
 
 
 def _decode_uint8(values: NDArray[np.uint8], name: str | Path) -> NDArray[np.float32]:
     highest = int(values.max())
     if highest == 1:
         raise DataError(
-            f"{name} holds only 0 and 1: class ids without foreground, or a mask? Store 0, 128, 255, "
-            "or make a trimap from the mask"
+            f"{name} holds only 0 and 1: class ids without foreground, or a mask? Store 0, 128, 255, or {MASK_ADVICE}"
         )
     table = np.full(256, UNKNOWN, np.float32)
     table[0] = BACKGROUND
@@ -76,9 +77,20 @@ def encode_trimap(trimap: NDArray[np.floating]) -> NDArray[np.uint8]:
     return np.ceil(trimap * 255).astype(np.uint8)
 
 
+def trimap_for_matting(values: NDArray, name: str | Path = "the trimap") -> NDArray[np.float32]:
+    """Decode a trimap that is to be matted; arguments and result as of `decode_trimap`.
+
+    Raises:
+        DataError: also what cannot be meant, a mask for instance; see `data.trimap_check.check_meaning`.
+    """
+    trimap = decode_trimap(values, name)
+    check_meaning(as_grey(values, name), trimap, name)
+    return trimap
+
+
 def read_trimap(path: str | Path) -> NDArray[np.float32]:
-    """Read a trimap file as (H, W) in {0, 0.5, 1}; see `decode_trimap`."""
-    return decode_trimap(read_raw(path), path)
+    """Read a trimap file as (H, W) in {0, 0.5, 1}; see `trimap_for_matting`."""
+    return trimap_for_matting(read_raw(path), path)
 
 
 def write_trimap(path: str | Path, trimap: NDArray[np.floating]) -> None:
@@ -87,7 +99,7 @@ def write_trimap(path: str | Path, trimap: NDArray[np.floating]) -> None:
 
 
 def read_strict_trimap(path: str | Path) -> NDArray[np.float32]:
-    """Read the trimap file of a test set as (H, W) in {0, 0.5, 1}; see `check_stored`."""
+    """Read the trimap file of a test set as (H, W) in {0, 0.5, 1}; see `check_stored`. All pixels may be known."""
     values = read_raw_alpha(path)
     check_stored(values, path)
     return decode_trimap(values, path)

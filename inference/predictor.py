@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.images import as_colours, as_unit_floats
-from data.trimap import UNKNOWN, decode_trimap
+from data.trimap import UNKNOWN, trimap_for_matting
 from inference.model_folder import read_model_folder
 from inference.network import TILE_PX, Network, TorchNetwork
 from modeling.average_views import AverageViews
@@ -92,7 +92,7 @@ class Predictor:
         Args:
             image: (H, W, 3) RGB, or grey or RGBA, whose alpha is ignored with a warning; uint8, uint16, or float in
                 [0, 1].
-            trimap: (H, W), in any way that `data.trimap.decode_trimap` reads.
+            trimap: (H, W), in any way that `data.trimap.trimap_for_matting` reads.
 
         Returns: (H, W) float32 in [0, 1].
 
@@ -149,4 +149,4 @@ def check_pair(image: NDArray, trimap: NDArray) -> tuple[Tensor, NDArray[np.floa
             f"expected an image (H, W, 3) and a trimap (H, W) of one size, got {image.shape} and {trimap.shape}"
         )
     colours = np.ascontiguousarray(as_unit_floats(as_colours(image)))
-    return torch.from_numpy(colours).permute(2, 0, 1), decode_trimap(trimap)
+    return torch.from_numpy(colours).permute(2, 0, 1), trimap_for_matting(trimap)

@@ -56,6 +56,12 @@ def matting_folder() -> Path:
 
 
 @pytest.fixture(scope="session")
+def cases() -> Path:
+    """Folder of small inputs that failed once, a folder of each kind; see its README.md."""
+    return shared_folder("cases")
+
+
+@pytest.fixture(scope="session")
 def metric_reference() -> Path:
     """Folder of pred/, alpha/, trimap/ and reference_values.csv, the MATLAB metrics on four cases."""
     return shared_folder("metric_reference")

@@ -33,7 +33,7 @@ def folders(tmp_path):
     for name, (height, width) in SIZES.items():
         y, x = np.mgrid[:height, :width]
         distance = np.hypot(y - height / 2, x - width / 2) + 3 * np.sin(y / 3)
-        greys = rng.integers(1, 255, (height, width))
+        greys = rng.integers(120, 132, (height, width))
         trimap = np.where(distance < 6, 255, np.where(distance > 13, 0, greys)).astype(np.uint8)
         cv2.imwrite(str(tmp_path / "trimaps" / f"{name}.bmp"), trimap)
         cv2.imwrite(str(tmp_path / "images" / f"{name}.png"), rng.integers(0, 256, (height, width, 3), np.uint8))

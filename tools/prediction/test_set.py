@@ -13,6 +13,7 @@ from tqdm import tqdm
 from data.images import IMAGE_SUFFIXES, DataError, read_image, write_alpha
 from data.layouts import TestSet
 from data.ranks import Ranks
+from data.trimap import unknown_mask
 from evaluation.folders import check_test_set
 from evaluation.results import read_or_make_trimap
 from inference.jobs import check_folder
@@ -76,7 +77,8 @@ def predict_test_set(
         files = checked[name]
         trimap = read_or_make_trimap(files, test_set.trimap_radius_px)
         assert trimap is not None, "a layout names one of the two"
-        write_alpha(unfinished / f"{name}.png", predict(read_image(files["image"]), trimap))
+        alpha = predict(read_image(files["image"]), trimap) if unknown_mask(trimap).any() else trimap  # no mask then
+        write_alpha(unfinished / f"{name}.png", alpha)
 
     ranks.of_first(lambda: unfinished.mkdir(parents=True, exist_ok=True))
     share = ranks.share(list(checked))
