@@ -6,8 +6,9 @@
 
 Exit status: 0 done; 2 a command line or config that cannot be used; 1 a data set or checkpoint that is missing or
 unfit, or an error of the code. A training that is stopped first writes a checkpoint of all steps done, from which
---resume goes on: 75 by SIGTERM or SIGUSR1, to be queued again; 130 by Ctrl-C, where a second one ends at once; 3 the
-data or the loader failed; 4 losses were not finite; 5 another process was lost; 6 the output folder cannot be written.
+--resume goes on: 75 by SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 or SIGXCPU, to be queued again; 130 by Ctrl-C, where a second
+one ends at once; 3 the data or the loader failed; 4 losses were not finite; 5 another process was lost; 6 the output
+folder cannot be written.
 """
 
 import argparse

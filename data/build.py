@@ -87,7 +87,10 @@ def prepare_worker(worker_id: int, world_size: int) -> None:
     processes ends at once by it, and its workers then do as well.
     """
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN if world_size == 1 else signal.SIG_DFL)
+    if world_size == 1:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    elif signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as the shell of a background job asks
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def rank_and_world_size() -> tuple[int, int]:

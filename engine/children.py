@@ -12,7 +12,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from engine.stopping import SIGNALS, LostProcess, set_back
+from engine.stopping import LostProcess, catch, set_back
 
 GRACE_S = 60.0
 """Time for those that are left to write a checkpoint before they are told to end, and again before they must."""
@@ -71,7 +71,7 @@ def _forwarded_signals(processes: list[SpawnProcess]) -> Iterator[list[signal.Si
         received.append(signal.Signals(number))
         _send(processes, received[-1])
 
-    before = {number: signal.signal(number, forward) for number in SIGNALS}
+    before = catch(forward)
     try:
         yield received
     finally:

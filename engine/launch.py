@@ -132,7 +132,8 @@ def _start_work(
     address: tuple[str, int],
 ) -> None:
     """What a process does that was started here as number `i` of its machine."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all, and one line about it is enough
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all, and one line about it is enough
     os.environ["LOCAL_RANK"] = str(i)  # as torchrun has it, for `leave`
     end_with_parent()
     place = first._replace(rank=first.rank + i, local_rank=i)

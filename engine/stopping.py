@@ -4,12 +4,15 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, ClassVar, Protocol, Self
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+_NAMES = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGINT")
+
+SIGNALS = tuple(signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__)
+"""Signals that ask for the end of a run, those of them that this platform has."""
 
 SAME_S = 1.0
 """A second SIGINT ends at once, but for one that comes so soon: launchers repeat to each process what all have got."""
@@ -82,6 +85,16 @@ class Stoppable(Protocol):
     stop_signal: str
 
 
+def catch(handle: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Any]:
+    """Have a function handle `SIGNALS`, but for those that nohup, or the shell of a background job, has ignored.
+
+    Returns: the handlers before, for `set_back`.
+    """
+    # None is a handler that is not Python's, which could not be set back.
+    caught = [number for number in SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    return {number: signal.signal(number, handle) for number in caught}
+
+
 def set_back(handlers: Mapping[signal.Signals, Any], is_ending: bool) -> None:
     """Set signals' handlers back; where the process ends, what asks for that is ignored: its status is settled."""
     for number, handler in handlers.items():
@@ -89,11 +102,11 @@ def set_back(handlers: Mapping[signal.Signals, Any], is_ending: bool) -> None:
 
 
 class StopSignals:
-    """While it is entered, SIGTERM, SIGUSR1 and SIGINT ask for the end of a training instead of ending the process.
+    """While it is entered, `SIGNALS` ask for the end of a training instead of ending the process.
 
     They raise StopRequested where they meet the main thread, or in `kept_for` are written down for the next step. The
-    first signal counts; a SIGINT after it is a KeyboardInterrupt. After a SystemExit SIGTERM and SIGUSR1 are ignored.
-    Processes forked meanwhile do not heed SIGUSR1 and SIGINT: the one that forked them ends them.
+    first signal counts; a SIGINT after it is a KeyboardInterrupt. After a SystemExit all but SIGINT are ignored.
+    Processes forked meanwhile heed SIGTERM alone: the one that forked them ends them.
 
     Attributes:
         name: of the first signal that came, or "".
@@ -110,7 +123,7 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # no other may set handlers, nor needs them
-            self._handlers = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            self._handlers = catch(self._handle)
             StopSignals.current = self
         return self
 

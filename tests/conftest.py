@@ -14,7 +14,8 @@ from engine.stopping import SIGNALS, set_back
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
-HANDLERS = {number: signal.getsignal(number) for number in SIGNALS}
+# As a terminal starts a program, whoever started the tests: nohup and background jobs have signals ignored.
+HANDLERS = dict.fromkeys(SIGNALS, signal.SIG_DFL) | {signal.SIGINT: signal.default_int_handler}
 
 # No deadline: the cores are shared with other workers. Derandomised: a red run is red again.
 hypothesis.settings.register_profile("repository", deadline=None, derandomize=True)

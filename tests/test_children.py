@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from engine import children
+from engine.stopping import SIGNALS
 
 
 def test_signals_reach_processes_that_were_not_there_yet_and_none_come_after(monkeypatch):
@@ -25,16 +26,27 @@ def test_signals_reach_processes_that_were_not_there_yet_and_none_come_after(mon
         children.run_processes(print, (), 2)
     assert sent == [(1, signal.SIGTERM), (2, signal.SIGTERM), (2, signal.SIGUSR1)]
     # Its status is settled: what comes while it ends changes nothing.
-    assert [signal.getsignal(number) for number in children.SIGNALS] == [signal.SIG_IGN, signal.SIG_IGN, interrupt]
+    handlers = [signal.getsignal(number) for number in SIGNALS]
+    assert handlers == [*[signal.SIG_IGN] * (len(SIGNALS) - 1), interrupt]
 
 
 def test_without_signals_handlers_are_what_they_were(monkeypatch):
     monkeypatch.setattr(children.SpawnProcess, "start", lambda _: None)
     monkeypatch.setattr(children, "_join", lambda _: [1, 0])
-    before = [signal.getsignal(number) for number in children.SIGNALS]
+    before = [signal.getsignal(number) for number in SIGNALS]
     with pytest.raises(SystemExit, match="1"):
         children.run_processes(print, (), 2)
-    assert [signal.getsignal(number) for number in children.SIGNALS] == before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_signals_that_are_ignored_reach_nobody(monkeypatch):
+    """Processes that are started inherit it."""
+    monkeypatch.setattr(children.SpawnProcess, "start", lambda _: None)
+    monkeypatch.setattr(children, "_send", lambda _, number: pytest.fail(f"{number} was sent"))
+    monkeypatch.setattr(children, "_join", lambda _: (os.kill(os.getpid(), signal.SIGHUP), [0, 0])[1])
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    children.run_processes(print, (), 2)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 class Clock:

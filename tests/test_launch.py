@@ -15,6 +15,7 @@ from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 from test_trainer import processes
 
+from data.build import prepare_worker
 from engine import children
 from engine import launch as launching
 from engine.config import ConfigError
@@ -250,6 +251,23 @@ def test_processes_started_here_share_the_cores(given, num_threads, monkeypatch)
         assert torch.get_num_threads() == num_threads
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("before", [signal.SIG_IGN, signal.default_int_handler])
+def test_ctrl_c_stays_ignored_where_a_background_job_ignores_it(before, monkeypatch):
+    for name in ("end_with_parent", "_open_store", "_work"):
+        monkeypatch.setattr(launching, name, lambda *_, **__: None)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr("data.build.cv2.setNumThreads", lambda _: None)
+    wanted = signal.SIG_IGN if before is signal.SIG_IGN else signal.SIG_DFL
+    for start in (
+        lambda: launching._start_work(1, print, (), Place(0, 2, 0, 2), "cpu", 1.0, ("localhost", 1)),
+        lambda: prepare_worker(0, world_size=2),
+    ):
+        signal.signal(signal.SIGINT, before)
+        start()
+        assert signal.getsignal(signal.SIGINT) is wanted
 
 
 @pytest.mark.parametrize(("device", "backends"), [("cpu", "gloo"), ("cuda", "cpu:gloo,cuda:nccl")])

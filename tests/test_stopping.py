@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,9 +13,12 @@ from test_trainer import Toy, toy_training
 
 from engine.keeping import KeepCheckpoints
 from engine.loading import Batches, LoaderError
-from engine.stopping import SAME_S, LostProcess, OutputError, StopRequested, StopSignals, interruptible
+from engine.stopping import SAME_S, SIGNALS, LostProcess, OutputError, StopRequested, StopSignals, interruptible
 from engine.trainer import NonFiniteError, Trainer
 from engine.training import end_early
+from tests.tiny_training import REPOSITORY
+
+NAMES = [number.name for number in SIGNALS]
 
 
 class Listener:
@@ -28,14 +33,15 @@ def send(name):
 
 def test_each_end_has_a_status_of_its_own():
     kinds = [LoaderError(), NonFiniteError("", []), LostProcess(), OutputError()]
-    requests = [StopRequested(name) for name in ("SIGTERM", "SIGUSR1", "SIGINT")]
-    assert [kind.status for kind in (*kinds, *requests)] == [3, 4, 5, 6, 75, 75, 130]
-    assert [kind.is_shared for kind in (*kinds, *requests)] == [True, True, False, False, True, True, True]
+    requests = [StopRequested(name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGINT")]
+    assert [request.name for request in requests] == NAMES
+    assert [kind.status for kind in (*kinds, *requests)] == [3, 4, 5, 6, *[75] * 5, 130]
+    assert [kind.is_shared for kind in (*kinds, *requests)] == [True, True, False, False, *[True] * 6]
     assert os.EX_TEMPFAIL == 75
     assert not any(isinstance(kind, Exception) for kind in (*kinds, *requests))
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_signal_raises_at_once_waits_for_a_step_and_is_its_own_again_afterwards(name):
     before = signal.getsignal(signal.Signals[name])
     with StopSignals(), pytest.raises(StopRequested, match=name) as stop:
@@ -47,7 +53,7 @@ def test_a_signal_raises_at_once_waits_for_a_step_and_is_its_own_again_afterward
         with signals.kept_for(listener):
             send(name)
             assert listener.stop_signal == name
-            for other in ("SIGTERM", "SIGUSR1", "SIGINT"):  # the first counts; a SIGINT as soon as this is its echo
+            for other in NAMES:  # the first counts; a SIGINT as soon as this is its echo
                 send(other)
             assert listener.stop_signal == name
             with pytest.raises(StopRequested, match=name) as stop, interruptible():
@@ -56,6 +62,31 @@ def test_a_signal_raises_at_once_waits_for_a_step_and_is_its_own_again_afterward
         with pytest.raises(StopRequested, match=name), signals.kept_for(listener):
             pass
     assert signal.getsignal(signal.Signals[name]) is before and StopSignals.current is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_signal_that_is_ignored_at_the_start_stays_ignored(name):
+    """By nohup, or by the shell of a background job."""
+    signal.signal(signal.Signals[name], signal.SIG_IGN)
+    with StopSignals() as signals, signals.kept_for(Listener()):
+        send(name)
+        assert signals.name == "" and signal.getsignal(signal.Signals[name]) is signal.SIG_IGN
+    assert signal.getsignal(signal.Signals[name]) is signal.SIG_IGN
+
+
+def test_a_platform_without_a_signal_does_without_it():
+    """Windows has SIGTERM and SIGINT of these."""
+    code = """
+import enum, signal
+signal.Signals = enum.IntEnum("Signals", {"SIGINT": 2, "SIGTERM": 15})
+for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"):
+    delattr(signal, name)
+import engine.stopping
+print(*engine.stopping.SIGNALS)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout == "15 2\n"
 
 
 def test_a_signal_after_the_training_raises_again():
@@ -87,13 +118,13 @@ def test_a_second_ctrl_c_ends_at_once(monkeypatch):
         send("SIGINT")
         later = time.monotonic() + SAME_S + 0.1
         monkeypatch.setattr(time, "monotonic", lambda: later)
-        for other in ("SIGTERM", "SIGUSR1"):  # however often they come
+        for other in NAMES[:-1]:  # however often they come
             send(other)
         with pytest.raises(KeyboardInterrupt):
             send("SIGINT")
 
 
-@pytest.mark.parametrize(("name", "status"), [("SIGTERM", -signal.SIGTERM), ("SIGINT", 0), ("SIGUSR1", 0)])
+@pytest.mark.parametrize(("name", "status"), [(name, -signal.SIGTERM * (name == "SIGTERM")) for name in NAMES])
 def test_forked_processes_heed_sigterm_alone(name, status):
     with StopSignals():
         child = os.fork()
