@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.images import IMAGE_SUFFIXES, DataError
+from data.formats import READABLE
+from data.images import DataError
 from data.layouts import find_by_stem
 from data.trimap import read_strict_trimap
 
@@ -108,7 +109,7 @@ def read_names(path: Path, count: int, problems: list[str]) -> list[str]:
 def drop_suffix(name: str) -> str:
     """Take a picture's suffix off a listed name; what else follows a dot, as in "c.v1", belongs to the name."""
     suffix = Path(name).suffix
-    return name.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else name
+    return name.removesuffix(suffix) if suffix.lower() in READABLE else name
 
 
 def find_listed(folder: Path, names: Iterable[str], problems: list[str]) -> dict[str, Path]:

@@ -1,18 +1,20 @@
 """Pictures from the bytes of a file: grey, palette, RGB, CMYK, transparency, 8 and 16 bit, upright, limited in size."""
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from io import BytesIO
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 from PIL.ImageFile import ImageFile
 
-MAX_PIXELS = 2**27  # 134 megapixels: four times 8K UHD (33) and above a 100-megapixel camera
+from data.formats import MAX_PIXELS, READABLE, decoder_errors, several_frames, too_large
+from data.tiff import STARTS, read_tiff
+from runtime.errors import UserError
+
 ORIENTATION_TAG = 0x0112
 SIDEWAYS = (5, 6, 7, 8)  # the orientations that swap the sides
 START_OF_JPEG, END_OF_JPEG = b"\xff\xd8\xff", b"\xff\xd9"
@@ -26,11 +28,15 @@ REDUCED_FLAGS = {  # they say grey, whose own flag is 0, and come beside the one
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
 
-UNREADABLE = (OSError, SyntaxError, EOFError, ValueError)
-"""What Pillow raises on broken and cut-off files."""
+START_OF_J2K, NUM_CHANNELS_OF_J2K = b"\xff\x4f\xff\x51", 40  # of a JPEG 2000 codestream; place of their number in it
+NOT_COUNTED = ("MPO", "TIFF")  # a camera's JPEG with previews behind the image; `data.tiff` has counted
+
+Image.init()
+FORMATS = tuple(sorted(Image.OPEN.keys() & set(READABLE.values())))  # a Pillow may be built without AVIF
 
 # Pillow's limit is two thirds of ours. Not around each call: warnings' filters belong to all threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MiB: XMP and ICC profiles pass 1 MiB, Pillow's own
 
 
 def decode(content: bytes) -> NDArray:
@@ -40,24 +46,37 @@ def decode(content: bytes) -> NDArray:
         RGB; whatever carries transparency (palette entries and transparent colours too) becomes RGBA.
 
     Raises:
-        ValueError: not a picture, truncated, of an unsupported pixel format or above `MAX_PIXELS`; the message goes on
-            after a file's name.
+        UserError: not a picture, truncated, of several frames, of an unsupported pixel format or above `MAX_PIXELS`;
+            the message goes on after a file's name.
     """
-    with _opened(content) as image:
-        stored_mode = _stored_mode(image)  # before the orientation, for which Pillow loads a whole PNG
-        orientation = _orientation(image)
+    if content.startswith(STARTS) and (tiff := read_tiff(content, MAX_PIXELS)):
+        return np.ascontiguousarray(turn_upright(*tiff))
+    image = _open(content)
+    with decoder_errors():
+        num_frames = getattr(image, "n_frames", 1)
+    if num_frames > 1 and image.format not in NOT_COUNTED:
+        raise several_frames(num_frames)
+    if image.format == "PPM" and (pixels := _decode_ppm(content, image)) is not None:
+        return pixels
+    if image.format == "JPEG2000":
+        _check_depth_of_j2k(content)
+    layout = _stored_layout(image)  # before the orientation, for which Pillow loads a whole PNG
+    with decoder_errors():
         image.load()
-    if image.mode in ("RGB", "RGBA") and "16" in stored_mode:
-        if image.format == "TIFF" and orientation != 1:  # OpenCV turns these itself, or fails where the sides differ
-            raise ValueError("a rotated 16-bit colour TIFF. Save it upright or as PNG")
-        pixels = _decode_16_bit_colour(content, is_premultiplied=stored_mode.startswith("RGBa"))
-        return np.ascontiguousarray(turn_upright(pixels, orientation))
     orientation = _orientation(image)  # Pillow turns TIFFs while it loads them
+    transparent = None if image.mode == "P" else image.info.pop("transparency", None)
     if image.mode.startswith("I;16"):
         pixels = np.asarray(image).astype(np.uint16)
+    elif "16" in layout:
+        if image.format != "PNG":
+            raise UserError(f"pixel format {layout}. Save it as 16-bit PNG or TIFF")
+        pixels = _decode_16_bit_png(content)
     else:
         mode = _target_mode(image)
-        pixels = np.asarray(image if image.mode == mode else image.convert(mode))  # convert always copies
+        with decoder_errors():
+            pixels = np.asarray(image if image.mode == mode else image.convert(mode))  # convert always copies
+    if transparent is not None:
+        pixels = _with_transparent_colour(pixels, transparent, layout)
     return np.ascontiguousarray(turn_upright(pixels, orientation))
 
 
@@ -74,10 +93,10 @@ def read_jpeg_header(content: bytes) -> JpegHeader | None:
     """Read the header of a JPEG; None of another format. Errors as `decode`."""
     if not content.startswith(START_OF_JPEG):
         return None
-    with _opened(content) as image:
-        orientation = _orientation(image)
-        width, height = image.size[::-1] if orientation in SIDEWAYS else image.size
-        return JpegHeader(width, height, orientation, image.mode)
+    image = _open(content)
+    orientation = _orientation(image)
+    width, height = image.size[::-1] if orientation in SIDEWAYS else image.size
+    return JpegHeader(width, height, orientation, image.mode)
 
 
 def decode_jpeg(content: bytes, header: JpegHeader, reduction: int = 1) -> NDArray:
@@ -96,27 +115,21 @@ def decode_jpeg(content: bytes, header: JpegHeader, reduction: int = 1) -> NDArr
     if header.mode in ("L", "RGB") and _looks_whole(content):
         flags = cv2.IMREAD_GRAYSCALE if header.mode == "L" else cv2.IMREAD_COLOR_RGB
         flags |= REDUCED_FLAGS[reduction if header.orientation == 1 else 1] | cv2.IMREAD_IGNORE_ORIENTATION
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+        pixels = None
+        with suppress(cv2.error):  # Pillow says what is wrong
+            pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
         if pixels is not None:
             return np.ascontiguousarray(turn_upright(pixels, header.orientation))
     return decode(content)
 
 
-@contextmanager
-def _opened(content: bytes) -> Iterator[ImageFile]:
-    """Open a picture; whatever Pillow raises within becomes `decode`'s ValueError."""
-    try:
-        with Image.open(BytesIO(content)) as image:  # of a file that Pillow maps, it loses the rotation of grey TIFFs
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError(f"{image.width} x {image.height}")  # as Pillow does beyond its limit
-            yield image
-    except Image.DecompressionBombError as error:
-        limit = f"the limit is {MAX_PIXELS} pixels, against decompression bombs"
-        raise ValueError(f"too large ({error}); {limit}. Resize the picture") from error
-    except UnidentifiedImageError as error:
-        raise ValueError("not a picture that Pillow knows. Replace or remove it") from error
-    except UNREADABLE as error:
-        raise ValueError(f"{error}. Is it complete? Replace or remove it") from error
+def _open(content: bytes) -> ImageFile:
+    """Open a picture of a known format, within the limit of size."""
+    with decoder_errors():
+        image = Image.open(BytesIO(content), formats=FORMATS)  # of a mapped file it loses a TIFF's rotation
+    if image.width * image.height > MAX_PIXELS:
+        raise too_large(f"{image.width} x {image.height}")
+    return image
 
 
 def _looks_whole(content: bytes) -> bool:
@@ -134,10 +147,11 @@ def _looks_whole(content: bytes) -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
-    return image.getexif().get(ORIENTATION_TAG, 1)
+    with decoder_errors():
+        return image.getexif().get(ORIENTATION_TAG, 1)
 
 
-def _stored_mode(image: ImageFile) -> str:
+def _stored_layout(image: ImageFile) -> str:
     """Name the layout in the file of a picture not yet loaded, such as "RGB;16B"; empty where Pillow does not tell."""
     arguments = image.tile[0].args if image.tile else ""
     return str(arguments if isinstance(arguments, str) or not arguments else arguments[0])
@@ -151,25 +165,88 @@ def _target_mode(image: Image.Image) -> str:
         return "L"
     if image.mode in ("P", "RGB", "CMYK", "YCbCr"):
         return "RGB"
-    raise ValueError(f"pixel format {image.mode}; expected 8- or 16-bit grey, palette, RGB, RGBA. Convert it")
+    raise UserError(f"pixel format {image.mode}; expected 8- or 16-bit grey, palette, RGB, RGBA. Convert it")
 
 
-def _decode_16_bit_colour(content: bytes, is_premultiplied: bool) -> NDArray:
-    """Decode 16-bit RGB and RGBA, which Pillow would cut to 8 bit, by OpenCV."""
-    try:
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise ValueError(f"{error.err}. Is it complete? Replace or remove it") from error
+def _with_transparent_colour(pixels: NDArray, transparent: int | tuple[int, ...], layout: str) -> NDArray:
+    """Give grey or RGB pixels an alpha that is 0 where they have the one colour that a PNG or GIF calls transparent.
+
+    Args:
+        pixels: (H, W) or (H, W, 3), scaled to all of their 8 or 16 bits.
+        transparent: the colour as it is stored, in the bits of the file.
+        layout: in the file; grey of 2 and 4 bits is scaled by Pillow.
+    """
+    full_scale = np.iinfo(pixels.dtype).max
+    steps = {"L;2": 3, "L;4": 15}.get(layout, full_scale)
+    colour = (np.atleast_1d(transparent) & steps) * (full_scale // steps)  # the lower bits count, says the PNG standard
+    samples = pixels[:, :, None] if pixels.ndim == 2 else pixels
+    alpha = np.where((samples == colour).all(2), 0, full_scale).astype(pixels.dtype)
+    return np.dstack([np.broadcast_to(samples, (*alpha.shape, 3)), alpha])
+
+
+def _decode_16_bit_png(content: bytes) -> NDArray:
+    """Decode 16-bit RGB, RGBA and grey with alpha, which Pillow cuts to 8 bit, by OpenCV."""
+    with decoder_errors():
+        pixels = cv2.imdecode(np.frombuffer(_critical_chunks(content), np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3:
-        raise ValueError("a layout of 16-bit colour that OpenCV does not read. Save it as 16-bit PNG")
-    if pixels.shape[2] == 3:
-        return pixels[:, :, ::-1]
-    rgba = pixels[:, :, [2, 1, 0, 3]]
-    if is_premultiplied:  # Pillow divides 8-bit colours itself
-        full_scale = np.iinfo(np.uint16).max
-        scale = np.float32(full_scale) / np.maximum(rgba[:, :, 3:], 1)
-        rgba[:, :, :3] = np.rint(np.minimum(rgba[:, :, :3] * scale, full_scale))
-    return rgba
+        raise UserError("a layout of 16-bit colour that OpenCV does not read. Save it as 8-bit PNG")
+    return pixels[:, :, [2, 1, 0, 3][: pixels.shape[2]]]
+
+
+def _critical_chunks(content: bytes) -> bytes:
+    """Leave out what a PNG has beside its pixels: OpenCV refuses large texts and makes alpha of a transparent colour.
+
+    Source: PNG, section 5.4: an ancillary chunk's name begins in lower case.
+    """
+    parts, place = [content[:8]], 8
+    while place < len(content):
+        end = place + 12 + int.from_bytes(content[place : place + 4], "big")
+        if content[place + 4 : place + 5].isupper():
+            parts.append(content[place:end])
+        place = end
+    return b"".join(parts)
+
+
+def _decode_ppm(content: bytes, image: ImageFile) -> NDArray | None:
+    """Decode binary PGM and PPM of another full scale than 255, which Pillow cuts to 8 bit; None where Pillow does it.
+
+    Source: the formats' man pages: two bytes a sample, big endian, where the full scale is above 255.
+    """
+    codec, _, offset, arguments = image.tile[0]
+    full_scale = arguments[1] if isinstance(arguments, tuple) else 65535 if arguments == "I;16B" else 255
+    if codec == "ppm_plain":
+        if full_scale > 255:
+            raise UserError("a plain (ASCII) PGM or PPM of more than 8 bit. Save it as 16-bit PNG")
+        return None
+    num_channels = 3 if image.mode == "RGB" else 1
+    target = np.uint8 if full_scale < 256 else np.uint16
+    dtype = np.dtype(target).newbyteorder(">")
+    row_bytes = -(-image.width // 8) if image.mode == "1" else image.width * num_channels * dtype.itemsize
+    end = offset + image.height * row_bytes
+    if content[end:].lstrip().startswith(b"P"):
+        raise several_frames(2)
+    if full_scale == 255 or image.mode not in ("L", "I", "RGB"):
+        return None
+    if end > len(content):
+        raise UserError("truncated: rows are missing. Is it complete? Replace or remove it")
+    samples: NDArray = np.frombuffer(content, dtype, image.height * image.width * num_channels, offset)
+    if samples.max() > full_scale:
+        raise UserError(f"samples above its full scale {full_scale}. Is it complete? Replace or remove it")
+    scaled = np.rint(samples * (np.iinfo(target).max / full_scale)).astype(target)
+    shape = (image.height, image.width, 3)[: 3 if num_channels == 3 else 2]
+    return scaled.reshape(shape)
+
+
+def _check_depth_of_j2k(content: bytes) -> None:
+    """Raise a UserError where Pillow would cut the channels of a JPEG 2000, or not scale them.
+
+    Source: ITU-T T.800, A.5.1: number of channels, then three bytes of each, the first of which is its bits - 1.
+    """
+    place = content.find(START_OF_J2K) + NUM_CHANNELS_OF_J2K
+    num_channels = int.from_bytes(content[place : place + 2], "big")
+    depths = [1 + bits for bits in content[place + 2 : place + 2 + 3 * num_channels : 3]]
+    if set(depths) != {8} and depths != [16]:
+        raise UserError(f"JPEG 2000 of {', '.join(map(str, depths))} bit; expected 8. Save it as 16-bit PNG")
 
 
 def turn_upright(pixels: NDArray, orientation: int) -> NDArray:

@@ -18,34 +18,17 @@ from numpy.typing import NDArray
 
 from data.decoding import JpegHeader, decode, decode_jpeg, read_jpeg_header
 from data.encoding import FORMATS, encode
+from data.formats import advice_for
 from runtime.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset(FORMATS)
+IMAGE_SUFFIXES = frozenset(FORMATS)  # that can be written; `data.formats.READABLE` are those that are read
 LOSSLESS_SUFFIXES = (".png", ".tif", ".tiff", ".webp", ".bmp")  # others would blur what is exactly 0 or 255
 
 
 class DataError(UserError):
     """A file or an array whose content is not what its place in the data asks for."""
-
-
-def find_images(folder: str | Path) -> list[Path]:
-    """List a folder's pictures, files and links by the suffixes of `IMAGE_SUFFIXES` in any case, hidden ones left out.
-
-    Returns: the paths sorted by name, so that every process sees one order; subfolders are not searched.
-
-    Raises:
-        FileNotFoundError: the folder does not exist or holds no picture.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no such folder: {folder}")
-    named = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
-    paths = sorted(p for p in named if p.is_file() or not p.exists())  # a lost link is an error where it is read
-    if not paths:
-        raise FileNotFoundError(f"no picture in {folder} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
-    return paths
 
 
 class PictureFile:
@@ -86,8 +69,9 @@ class PictureFile:
     def _named(self, work: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return work(*arguments)
-        except ValueError as error:
-            raise DataError(f"cannot read {self.path}: {error}") from error
+        except UserError as error:
+            reason = advice_for(self.path, self._content) or error
+            raise DataError(f"cannot read {self.path}: {reason}") from error
 
 
 def read_raw(path: str | Path) -> NDArray:

@@ -17,7 +17,8 @@ from typing import Literal
 
 from numpy.typing import NDArray
 
-from data.images import DataError, find_images
+from data.formats import find_images
+from data.images import DataError
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from data.foregrounds import Foreground, ForegroundFile
-from data.images import IMAGE_SUFFIXES, DataError, find_images
+from data.formats import READABLE, find_images
+from data.images import DataError
 from data.layouts import TRAINING_LAYOUTS, Kind, check_folders, check_no_files, find_by_stem, match_found
 from data.packed import find_packed, is_pack
 
@@ -167,7 +168,7 @@ def find_named(place: Path) -> dict[str, list[Path]]:
     if pattern == "*" and not is_deep:
         return find_by_stem(folder)
     before, after = pattern.split("*")
-    has_suffix = Path(f"name{after}").suffix.lower() in IMAGE_SUFFIXES
+    has_suffix = Path(f"name{after}").suffix.lower() in READABLE
     groups: dict[str, list[Path]] = defaultdict(list)
     for path in find_below(folder) if is_deep else find_images(folder):
         text = path.name if has_suffix else path.stem
@@ -175,7 +176,7 @@ def find_named(place: Path) -> dict[str, list[Path]]:
             name = path.relative_to(folder).with_name(text[len(before) : len(text) - len(after)])
             groups[name.as_posix()].append(path)
     if not groups:
-        raise FileNotFoundError(f"no picture fits {place} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise FileNotFoundError(f"no picture fits {place} (looked for {', '.join(sorted(READABLE))})")
     return dict(groups)
 
 

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images import DataError, find_images, read_raw_alpha, read_raw_image, to_float
+from data.formats import find_images
+from data.images import DataError, read_raw_alpha, read_raw_image, to_float
 from data.ranks import ALONE, Ranks
 from data.trimap import trimap_from_alpha, unknown_mask
 from data.workers import map_in_workers

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from data.encoding import RGBA_SUFFIXES, encode
-from data.images import IMAGE_SUFFIXES, LOSSLESS_SUFFIXES, DataError, find_images
+from data.formats import find_images, select_images
+from data.images import IMAGE_SUFFIXES, LOSSLESS_SUFFIXES, DataError
 
 
 class Kind(NamedTuple):
@@ -96,10 +97,8 @@ def find_matches(pattern: str) -> tuple[list[Path], Path]:
     """
     if not glob.has_magic(pattern):
         raise FileNotFoundError(f"{pattern}: no such file or folder")
-    paths = map(Path, sorted(glob.glob(pattern, recursive=True)))
-    pictures = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
-    if not pictures:
-        raise FileNotFoundError(f"{pattern}: no picture matches this pattern")
+    paths = map(Path, glob.glob(pattern, recursive=True))
+    pictures = select_images(paths, pattern, f"{pattern}: no picture matches this pattern")
     return pictures, Path(os.path.commonpath([path.parent for path in pictures]))
 
 

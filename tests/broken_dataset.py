@@ -138,8 +138,8 @@ def wrong_extension(root: Path) -> Expected:
 def unread_suffix(root: Path) -> Expected:
     (root / "train/backgrounds/index.csv").write_text("name,licence")
     (root / "train/backgrounds/.thumbnail").write_bytes((root / "train/backgrounds/photo0.jpg").read_bytes())
-    save(root / "train/backgrounds/animated.gif", photograph(15))
-    return {("ignored-picture", "train/backgrounds/animated.gif")}
+    save(root / "train/backgrounds/icon.ico", photograph(15))
+    return {("ignored-picture", "train/backgrounds/icon.ico")}
 
 
 def empty_alpha(root: Path) -> Expected:

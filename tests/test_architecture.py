@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 BACKBONE = "modeling.backbone"
 LEAVES = (f"{BACKBONE}.rope_position_encoding", f"{BACKBONE}.windows", f"{BACKBONE}.layers", f"{BACKBONE}.softmax")
 NETWORK = ("torch", "timm.layers", "runtime.errors")
-EVALUATION = ("numpy", "cv2", "runtime", "data.images", "data.trimap", "data.workers", "data.ranks",
+EVALUATION = ("numpy", "cv2", "runtime", "data.images", "data.formats", "data.trimap", "data.workers", "data.ranks",
               "evaluation.metrics", "evaluation.connectivity", "evaluation.intervals", "evaluation.folders",
               "evaluation.report", "evaluation.summary")  # fmt: skip
 TOOLS = ("_root", "modeling", "data", "evaluation", "engine", "inference", "preprocess", "runtime", "*")
@@ -42,7 +42,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "inference": ("inference", "modeling", "data.images", "data.trimap", "runtime", "torch", "torchvision", "timm",
                   "numpy", "cv2", "PIL", "safetensors"),
     "inference.foreground": ("inference.extras", "runtime", "data.images", "data.composition", "numpy", "cv2"),
-    "inference.jobs": ("numpy", "data.images", "data.encoding", "runtime"),
+    "inference.jobs": ("numpy", "data.images", "data.encoding", "data.formats", "runtime"),
     # A config and its checkpoint are read as training reads them, where one is asked for.
     "inference.predictor": ("inference", "modeling.average_views", "data.images", "data.trimap", "runtime", "torch",
                             "numpy", "engine.model"),
@@ -56,7 +56,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     f"{BACKBONE}.attention": (*NETWORK, *LEAVES),
     f"{BACKBONE}.block": (*NETWORK, *LEAVES, f"{BACKBONE}.attention"),
     f"{BACKBONE}.vit": (*NETWORK, *LEAVES, "modeling.recompute", f"{BACKBONE}.attention", f"{BACKBONE}.block"),
-    "data": ("data", "runtime", "numpy", "cv2", "PIL", "torch"),
+    "data": ("data", "runtime", "numpy", "cv2", "PIL", "tifffile", "torch"),
     "evaluation": EVALUATION,
     "evaluation.evaluator": (*EVALUATION, "torch", "detectron2"),
 }  # fmt: skip

@@ -15,7 +15,8 @@ from data.checks.faults import FAULTS
 from data.checks.sets import FolderSet, read_config_sets
 from data.datasets import CompositionDataset
 from data.foregrounds import ForegroundFile
-from data.images import DataError, find_images
+from data.formats import find_images
+from data.images import DataError
 from data.layouts import TRAINING_LAYOUTS, TrainingLayout
 from data.packing import make_pack
 from tests.broken_dataset import FAULTY, add_pair, draw, make_healthy, ordinary_user, photograph, save, sets_of

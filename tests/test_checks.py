@@ -22,7 +22,8 @@ from data.checks.pixels import (
 )
 from data.decoding import turn_upright
 from data.encoding import encode
-from data.images import find_images, read_raw_rgba, to_uint8
+from data.formats import find_images
+from data.images import read_raw_rgba, to_uint8
 from data.procedural import KINDS
 from tests.broken_dataset import KINDS as DEMO_KINDS
 from tests.broken_dataset import draw, make_trimap, photograph, save

@@ -10,7 +10,8 @@ from PIL import Image
 
 from data import datasets, images
 from data.datasets import CompositionDataset, MattingFolder
-from data.images import DataError, PictureFile, find_images, read_raw_alpha, to_uint8
+from data.formats import find_images
+from data.images import DataError, PictureFile, read_raw_alpha, to_uint8
 
 
 def save(path: Path, pixels: np.ndarray) -> None:

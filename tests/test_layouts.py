@@ -12,7 +12,8 @@ from PIL import Image
 
 from data import layouts
 from data.datasets import MattingFolder
-from data.images import DataError, find_images
+from data.formats import find_images
+from data.images import DataError
 from data.layouts import (
     LAYOUTS,
     PLAIN_FOLDER,

@@ -68,7 +68,7 @@ def test_what_cannot_be_begun_is_one_line(folders, capsys, paths, words):
         (["--bits", "16", "--format", "webp"], "WebP holds no 16 bit"),
         (["--background", "no colour"], "--background no colour: neither a picture nor a colour"),
         (["--background", "#11223344"], "--background #11223344: expected an opaque colour"),
-        (["--background", str(REPOSITORY / "README.md")], "README.md: not a picture that Pillow knows"),
+        (["--background", str(REPOSITORY / "README.md")], "README.md: not a picture of a format that is read"),
         (["--model", "nowhere"], "nowhere"),
     ],
 )
@@ -123,7 +123,7 @@ def test_bad_files_stop_no_other_and_are_listed_at_the_end(folders, capsys):
         lines[start + 1 :],
         ("a", "b", "d", "e", "f"),
         (
-            "a.png: not a picture that Pillow knows",
+            "a.png: not a picture of a format that is read",
             "trimaps holds no pictures called b, expected one",
             "d.png is 9 x 9 px but",
             "e.bmp holds only 0 and 1",

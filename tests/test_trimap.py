@@ -9,7 +9,8 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from scipy import ndimage
 
-from data.images import DataError, find_images
+from data.formats import find_images
+from data.images import DataError
 from data.trimap import (
     decode_mask,
     decode_trimap,

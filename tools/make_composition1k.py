@@ -30,7 +30,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.composition1k import NUM_BACKGROUNDS, NUM_FOREGROUNDS, RULE, Composite, make_composite, plan_composites
-from data.images import IMAGE_SUFFIXES, DataError
+from data.formats import READABLE
+from data.images import DataError
 from data.layouts import COMPOSITION_1K
 from data.workers import default_workers, map_in_workers
 
@@ -133,7 +134,7 @@ def check_output(composites: Sequence[Composite], output: Path) -> None:
     files = {file for composite in composites for file in list_files(composite)}
     folders = [output / folder for folder in sorted({file.split("/")[0] for file in files})]
     paths = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
-    pictures = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+    pictures = [path for path in paths if path.suffix.lower() in READABLE]
     if others := [str(path) for path in pictures if path.relative_to(output).as_posix() not in files]:
         raise DataError("\n".join([f"{len(others)} pictures are not part of this set, move them away:", *others]))
 

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.checks.faults import Finding
-from data.decoding import ORIENTATION_TAG, UNREADABLE, decode
-from data.encoding import FORMATS
-from data.images import IMAGE_SUFFIXES
+from data.decoding import ORIENTATION_TAG, decode
+from data.formats import READABLE, advice_for, decoder_errors
+from runtime.errors import UserError
 
-SAME_FORMATS = {"MPO": "JPEG"}  # a camera's JPEG with a second picture behind the first
+SAME_FORMATS = {"MPO": "JPEG", "DIB": "BMP"}  # a camera's JPEG with a preview behind it; a BMP without its header
 PNG_END = b"IEND\xaeB`\x82"
 TAG_CHUNKS = (b"eXIf", b"exif", b"xmp")  # of a PNG without these, Pillow would decode all to see that it has no EXIF
 TAIL = 64  # bytes at the end, of which some may follow the picture
@@ -47,16 +47,17 @@ def read_picture(path: Path) -> tuple[Picture | None, list[Finding]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow, about tags; a picture that it cannot read is an error
             pixels = decode(content)
-            with Image.open(BytesIO(content)) as image:
-                stored = (image.format or "").upper()
-                has_tags = stored != "PNG" or any(chunk in content for chunk in TAG_CHUNKS)
+            with decoder_errors():
+                image = Image.open(BytesIO(content))
+            has_tags = image.format != "PNG" or any(chunk in content for chunk in TAG_CHUNKS)
+            with decoder_errors():
                 orientation = image.getexif().get(ORIENTATION_TAG, 1) if has_tags else 1
-    except ValueError as error:
+    except UserError as error:
         code = "truncated" if "truncated" in str(error).lower() or is_cut_off(content) else "unreadable"
         return None, [Finding(code, path, f"{len(content)} bytes: {str(error).partition('. ')[0]}")]
-    named = FORMATS.get(path.suffix.lower())
+    named, stored = READABLE.get(path.suffix.lower()), str(image.format)
     picture = Picture(path, pixels, orientation)
-    if named is None or SAME_FORMATS.get(stored, stored) == named.upper():
+    if named is None or SAME_FORMATS.get(stored, stored) == SAME_FORMATS.get(named, named):
         return picture, []
     return picture, [Finding("wrong-extension", path, f"its content is {stored}")]
 
@@ -64,9 +65,12 @@ def read_picture(path: Path) -> tuple[Picture | None, list[Finding]]:
 def find_ignored(folder: Path) -> Iterator[Finding]:
     """Find the pictures in a folder that have another suffix than those that are read; other files may be there."""
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file():
-            with suppress(*UNREADABLE, Image.DecompressionBombError), Image.open(path) as image:
-                yield Finding("ignored-picture", path, f"its content is {image.format}")
+        if path.suffix.lower() not in READABLE and not path.name.startswith(".") and path.is_file():
+            advice = advice_for(path)
+            with suppress(UserError), decoder_errors(), Image.open(path) as image:
+                advice = f"its content is {image.format}"
+            if advice:
+                yield Finding("ignored-picture", path, advice)
 
 
 def is_cut_off(content: bytes) -> bool:

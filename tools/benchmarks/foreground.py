@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from data.composition import composite
 from data.decontamination import decontaminate
-from data.images import find_images, read_image, to_float, to_uint8
+from data.formats import find_images
+from data.images import read_image, to_float, to_uint8
 from data.procedural.demo import DEMO_KINDS
 from data.procedural.surfaces import texture
 from data.trimap import trimap_from_alpha

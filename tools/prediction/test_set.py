@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 # What loads torch is imported where a network runs.
-from data.images import IMAGE_SUFFIXES, DataError, read_image, write_alpha
+from data.formats import READABLE
+from data.images import DataError, read_image, write_alpha
 from data.layouts import TestSet
 from data.ranks import Ranks
 from data.trimap import unknown_mask
@@ -53,7 +54,7 @@ def predict_test_set(
     unfinished = pred_dir / UNFINISHED
 
     def check() -> None:
-        if pred_dir.is_dir() and any(path.suffix.lower() in IMAGE_SUFFIXES for path in pred_dir.iterdir()):
+        if pred_dir.is_dir() and any(path.suffix.lower() in READABLE for path in pred_dir.iterdir()):
             raise DataError(
                 f"{pred_dir} holds pictures already: evaluate them without a network, remove them, or name another "
                 "folder"

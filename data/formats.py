@@ -1,0 +1,158 @@
+"""Which image files are read, and what to do with the others."""
+
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image, UnidentifiedImageError
+
+from runtime.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+READABLE = {
+    ".apng": "PNG", ".avif": "AVIF", ".bmp": "BMP", ".dib": "DIB", ".gif": "GIF", ".icb": "TGA", ".j2c": "JPEG2000",
+    ".j2k": "JPEG2000", ".jfif": "JPEG", ".jp2": "JPEG2000", ".jpc": "JPEG2000", ".jpe": "JPEG", ".jpeg": "JPEG",
+    ".jpf": "JPEG2000", ".jpg": "JPEG", ".jpx": "JPEG2000", ".mpo": "MPO", ".pbm": "PPM", ".pgm": "PPM", ".png": "PNG",
+    ".pnm": "PPM", ".ppm": "PPM", ".tga": "TGA", ".tif": "TIFF", ".tiff": "TIFF", ".vda": "TGA", ".vst": "TGA",
+    ".webp": "WEBP",
+}  # fmt: skip
+"""Suffix in lower case -> Pillow's name of the format: the images of folders, patterns and single files."""
+
+
+class Foreign(NamedTuple):
+    """A format that is not read.
+
+    Attributes:
+        name: what users call it.
+        suffixes: of its files, in lower case.
+        start: pattern of a file's first bytes.
+        advice: what to do with such a file.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    start: bytes
+    advice: str
+
+
+FOREIGN = (
+    Foreign(
+        "HEIC", (".heic", ".heif", ".hif"), rb"....ftyp(hei|hev|mif1|msf1)", "convert it to PNG or JPEG (heif-convert)"
+    ),
+    Foreign(
+        "camera raw",
+        (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"),
+        rb"....ftypcrx|FUJIFILM|IIRO|IIU\0|II\*\0....CR",
+        "develop it to 16-bit TIFF or PNG",
+    ),
+    Foreign("JPEG XL", (".jxl",), rb"\xff\x0a|\0\0\0\x0cJXL ", "convert it to PNG"),
+    Foreign("floating-point", (".exr", ".hdr", ".pfm"), rb"v/1\x01|#\?R|P[Ff]\s", "convert it to 16-bit PNG or TIFF"),
+    Foreign("layered", (".kra", ".psb", ".psd", ".xcf"), rb"8BPS|gimp xcf", "export it as PNG or TIFF"),
+    Foreign("vector or page", (".ai", ".eps", ".pdf", ".svg"), rb"%PDF|%!PS|<svg|<\?xml", "render it to PNG"),
+    Foreign(
+        "video",
+        (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".webm", ".wmv"),
+        rb"....ftyp(?!avi[fs])|\x1aE\xdf\xa3|RIFF....AVI ",
+        "extract its frames (ffmpeg -i VIDEO frames/%06d.png)",
+    ),
+)
+MAX_PIXELS = 2**27  # 134 megapixels: four times 8K UHD (33) and above a 100-megapixel camera
+NUM_NAMED = 3  # of the files of one kind that are left out
+
+
+def advice_for(path: Path, content: bytes = b"") -> str | None:
+    """Tell what to do with a file of a format that is not read, by its first bytes or else its suffix; or None."""
+    found = [foreign for foreign in FOREIGN if re.match(foreign.start, content, re.DOTALL)]
+    found += [foreign for foreign in FOREIGN if path.suffix.lower() in foreign.suffixes]
+    return f"{found[0].name}: {found[0].advice}" if found else None
+
+
+def find_images(folder: str | Path) -> list[Path]:
+    """List a folder's images, files and links by the suffixes of `READABLE` in any case; hidden ones are left out.
+
+    A warning counts and names the other files.
+
+    Returns: the paths sorted by name, so that every process sees one order; subfolders are not searched.
+
+    Raises:
+        FileNotFoundError: the folder does not exist or holds no image.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such folder: {folder}")
+    return select_images(folder.iterdir(), folder, f"no picture in {folder}")
+
+
+def select_images(paths: Iterable[Path], place: str | Path, none_found: str) -> list[Path]:
+    """Choose the images among some paths, as `find_images` does.
+
+    Args:
+        paths: files, links and folders.
+        place: what the warning calls the place where they are.
+        none_found: how the error begins.
+    """
+    shown = [path for path in sorted(paths) if not path.name.startswith(".")]
+    images = [path for path in shown if path.suffix.lower() in READABLE]
+    images = [path for path in images if path.is_file() or not path.exists()]  # a lost link fails where it is read
+    others = [path for path in shown if path.suffix.lower() not in READABLE and path.is_file()]
+    if not images:
+        left_out = f"; it holds {describe(others)}" if others else ""
+        raise FileNotFoundError(f"{none_found} (looked for {', '.join(sorted(READABLE))}){left_out}")
+    if others:
+        _warn_once(f"{place}: {len(images)} images are taken, and not {describe(others)}")
+    return images
+
+
+@lru_cache(maxsize=1024)
+def _warn_once(line: str) -> None:
+    logger.warning("%s", line)  # folders are listed several times in a run
+
+
+def describe(paths: Iterable[Path]) -> str:
+    """Count and name files that are not read, with what to do with each kind."""
+    kinds: dict[str, list[str]] = {}
+    for path in paths:
+        kinds.setdefault(advice_for(path) or "", []).append(path.name)
+    parts = []
+    for advice, names in sorted(kinds.items(), reverse=True):
+        more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
+        parts.append(", ".join(names[:NUM_NAMED]) + more + (f" ({advice})" if advice else ""))
+    count = sum(map(len, kinds.values()))
+    return f"{count} other file{'s' * (count != 1)}: {'; '.join(parts)}"
+
+
+def too_large(size: object) -> UserError:
+    """Make the error of a picture above `MAX_PIXELS`."""
+    limit = f"the limit is {MAX_PIXELS} pixels, against decompression bombs"
+    return UserError(f"too large ({size}); {limit}. Resize the picture")
+
+
+def several_frames(count: int) -> UserError:
+    """Make the error of a file of several images, of which none may be taken in silence."""
+    return UserError(
+        f"it holds {count} frames or pages, and one is expected. Save those that you want as files of their own "
+        "(ffmpeg -i FILE frames/%06d.png; for pages ImageMagick)"
+    )
+
+
+@contextmanager
+def decoder_errors() -> Iterator[None]:
+    """Turn whatever a decoding library raises within into a `UserError`.
+
+    Decoders raise nearly every class of exception on damaged files. So nothing but calls into a library stands within:
+    an error of our own code must keep its traceback.
+    """
+    try:
+        yield
+    except UnidentifiedImageError as error:
+        raise UserError("not a picture of a format that is read. Replace or remove it") from error
+    except Image.DecompressionBombError as error:
+        raise too_large(error) from error
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{reason.rstrip('.')}. Is it complete? Replace or remove it") from error
