@@ -51,7 +51,7 @@ def estimate_bytes(model: ViTMatte, height: int, width: int, tile_px: int, batch
     decoder: Any = model.decoder
     backbone: Any = model.backbone
     stride, embed_dim = decoder.stride, backbone.embed_dim
-    height, width = (side + (-side) % model.size_divisibility for side in (height, width))
+    height, width = model.padded_size(height, width)
     num_tokens = (height // stride) * (width // stride)
     backbone_bytes = 4 * embed_dim * (TOKEN_FLOATS * num_tokens + PIECE_FLOATS * min(num_tokens, PIECE_TOKENS))
     side_px = max(tile_px // stride, 1) * stride + 2 * HALO_TOKENS * stride

@@ -161,9 +161,7 @@ class _Exportable(nn.Module):
         assert image.shape[-2:] == trimap.shape[-2:]
         height, width = image.shape[-2:]
         trimap = _decoded(trimap)
-        side = self.model.size_divisibility
-        padding = (0, _filled(width, side) - width, 0, _filled(height, side) - height)
-        network_input = self.model.network_input(F.pad(image, padding, mode="replicate"), F.pad(trimap, padding))
+        network_input = self.model.network_input(image, trimap)
         alpha = self.model.decoder(self.model.backbone(network_input), network_input)[..., :height, :width]
         return paste_known(alpha, trimap)
 

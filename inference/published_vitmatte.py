@@ -44,6 +44,9 @@ NORMALISATION: dict[str, dict[str, list[float]]] = {
 }
 """Layout -> mean and standard deviation by which its own code normalises RGB in [0, 1]."""
 
+PADDING = {"hustvl": "zero_hustvl", "transformers": "zero"}
+"""Layout -> how its own code pads an image, one of `modeling.vitmatte.PADDINGS`."""
+
 
 class PublishedError(UserError):
     """Weights that are not ViTMatte's as published; the message says what was found."""
@@ -106,5 +109,6 @@ def convert_published(state: Mapping[str, Any]) -> Published:
         "backbone": {"type": "ViTDet"} | BACKBONE | SIZES[size],
         "decoder": {"type": "DetailCapture", "in_chans": embed_dim} | DECODER,
         "size_divisibility": 32,
+        "padding": PADDING[layout],
     } | NORMALISATION[layout]
     return Published(layout, size, description, tensors)

@@ -13,6 +13,14 @@ UNKNOWN = 0.5
 MAX_SIZE_DIVISIBILITY = 1024
 """In pixels; more would pad a small image to what no memory holds."""
 
+PADDINGS = ("edge", "zero", "zero_hustvl")
+"""How an image is extended at its right and lower border until its sides are multiples of `size_divisibility`.
+
+- edge: the border pixels are repeated. The recipes of this project.
+- zero: zeros follow the normalised image, as in transformers' `VitMatteImageProcessor`.
+- zero_hustvl: the same zeros, as in hustvl's ViTMatte. If one side is ragged, an aligned side grows by a full multiple.
+"""
+
 
 class ViTMatte(nn.Module):
     """Image and trimap to alpha, with a plain vision transformer (arXiv:2305.15272).
@@ -24,10 +32,12 @@ class ViTMatte(nn.Module):
         pixel_mean: per RGB channel, in [0, 1].
         pixel_std: per RGB channel. The trimap channel is not normalised.
         size_divisibility: sides are padded up to the next multiple of this many pixels, 1 to 1024.
+        padding: one of `PADDINGS`; the one that the weights were made for.
         num_frozen_blocks: see `freeze`, as for `freeze_patch_embed`.
 
     Raises:
-        ValueError: a size_divisibility out of range, a pixel_std that is not above 0, more frozen blocks than blocks.
+        ValueError: a size_divisibility out of range, an unknown padding, a pixel_std that is not above 0, more frozen
+            blocks than blocks.
     """
 
     pixel_mean: Tensor
@@ -41,12 +51,15 @@ class ViTMatte(nn.Module):
         pixel_mean: Sequence[float] = (0.485, 0.456, 0.406),
         pixel_std: Sequence[float] = (0.229, 0.224, 0.225),
         size_divisibility: int = 32,
+        padding: str = "edge",
         num_frozen_blocks: int = 0,
         freeze_patch_embed: bool = False,
     ) -> None:
         super().__init__()
         if not 1 <= size_divisibility <= MAX_SIZE_DIVISIBILITY:
             raise ValueError(f"size_divisibility must be 1 to {MAX_SIZE_DIVISIBILITY} px, got {size_divisibility}")
+        if padding not in PADDINGS:
+            raise ValueError(f"padding must be {', '.join(PADDINGS[:-1])} or {PADDINGS[-1]}, got {padding!r}")
         if not all(value > 0 for value in pixel_std):
             raise ValueError(f"pixel_std must be above 0, got {list(pixel_std)}")
         freeze(backbone, num_frozen_blocks, freeze_patch_embed)
@@ -54,6 +67,7 @@ class ViTMatte(nn.Module):
         self.decoder = decoder
         self.criterion = criterion
         self.size_divisibility = size_divisibility
+        self.padding = padding
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(list(values)).view(3, 1, 1), persistent=False)
 
@@ -89,6 +103,19 @@ class ViTMatte(nn.Module):
             raise ValueError("this model was built without a criterion, so it can only be evaluated: call .eval()")
         return self.criterion(pred_alpha, batch["alpha"].to(self.device, non_blocking=True), trimap)
 
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """Give the sides in pixels that `network_input` pads an image of height x width pixels to.
+
+        It has no branch on the sides, so that the ONNX exporter can trace it for every size.
+        """
+        side = self.size_divisibility
+        padded_height, padded_width = ((length + side - 1) // side * side for length in (height, width))
+        if self.padding != "zero_hustvl":
+            return padded_height, padded_width
+        num_missing = padded_height - height + padded_width - width  # 0 to 2 * side - 2
+        is_ragged = (num_missing + 2 * side - 1) // (2 * side)  # 0 or 1
+        return (height // side + is_ragged) * side, (width // side + is_ragged) * side
+
     def network_input(self, image: Tensor, trimap: Tensor) -> Tensor:
         """Make what backbone and decoder are given: normalised RGB and trimap.
 
@@ -96,13 +123,14 @@ class ViTMatte(nn.Module):
             image: (B, 3, H, W) RGB in [0, 1], on the model's device.
             trimap: (B, 1, H, W) of {0, 0.5, 1}, on the model's device.
 
-        Returns: (B, 4, H', W'), padded at the right and lower edge: image replicated, trimap 0.
+        Returns: (B, 4, H', W'), padded at the right and lower border to `padded_size`: the image as `padding` says, the
+            trimap with 0.
         """
-        right, lower = ((-side) % self.size_divisibility for side in (image.shape[-1], image.shape[-2]))
+        height, width = self.padded_size(*image.shape[-2:])
+        margins = (0, width - image.shape[-1], 0, height - image.shape[-2])
         image = (image - self.pixel_mean) / self.pixel_std
-        if right or lower:
-            image = F.pad(image, (0, right, 0, lower), mode="replicate")
-            trimap = F.pad(trimap, (0, right, 0, lower))
+        image = F.pad(image, margins, mode="replicate" if self.padding == "edge" else "constant")
+        trimap = F.pad(trimap, margins)
         x = torch.cat((image, trimap.to(image.dtype)), dim=1)
         return x.contiguous(memory_format=torch.channels_last)
 

@@ -128,13 +128,13 @@ def test_every_kind_of_checkpoint_brings_its_network_and_its_numbers(images, sta
 
 
 @pytest.mark.slow
-def test_published_vitmatte_weights_keep_their_windows_and_colours(images, source, tmp_path):
+def test_published_vitmatte_weights_keep_their_windows_colours_and_padding(images, source, tmp_path):
     """transformers' tiny network, converted: a few steps, and no weight stays what it was."""
     assert export.main(["--from-vitmatte", str(source), "--output", str(tmp_path / "model")]) == 0
     finetune(tmp_path / "model", images, tmp_path / "run", "train.epochs=2", "dataloader.test=null")
     model = load_config(tmp_path / "run" / "config.yaml").model
     assert model.backbone._target_.endswith("ViTDet") and model.backbone.window_size == 14
-    assert model.pixel_mean == [0.5, 0.5, 0.5]
+    assert model.pixel_mean == [0.5, 0.5, 0.5] and model.padding == "zero"
     before = load_file(tmp_path / "model" / "model.safetensors")
     after = torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)["model"]
     assert before.keys() == after.keys()

@@ -123,6 +123,13 @@ def test_an_estimate_grows_with_image_width_of_the_network_and_tile():
     assert estimate_bytes(model, 1023, 1024, 256) == estimate < estimate_bytes(model, 1025, 1024, 256)
 
 
+def test_an_estimate_is_of_the_padded_size():
+    model = tiny_model()
+    model.padding = "zero_hustvl"
+    assert estimate_bytes(model, 1024, 1000, 256) == estimate_bytes(model, 1055, 1023, 256)
+    assert estimate_bytes(model, 1024, 1000, 256) > estimate_bytes(model, 1024, 1024, 256)
+
+
 def test_a_limit_changes_tiles_not_alpha_and_refuses_what_cannot_fit():
     model, (image, trimap) = tiny_model(), picture(300, 400)
     expected = Predictor(TorchNetwork(model)).predict(image, trimap)

@@ -18,6 +18,7 @@ from test_detail_capture import randomise
 
 from inference import model_folder
 from inference.model_folder import CONSTRUCTORS, ModelFolderError, build, read_model_folder, write_model_folder
+from modeling.vitmatte import PADDINGS
 
 BACKBONES = {
     "ViT": dict(type="ViT", embed_dim=32, depth=2, num_heads=2, layer_scale_init=0.5, mlp_ratio=3, rope_shift=None),
@@ -50,6 +51,14 @@ def folder(tmp_path):
     """A model folder as the program writes it."""
     write_model_folder(tmp_path / "model", description(), network().state_dict(), "a test", "No terms.\n")
     return tmp_path / "model"
+
+
+def test_a_folder_keeps_the_padding_and_one_from_before_there_was_any_repeats_the_edge(folder, tmp_path):
+    assert "padding" not in description() and read_model_folder(folder).padding == "edge"
+    for padding in PADDINGS:
+        described = description() | {"padding": padding}
+        write_model_folder(tmp_path / padding, described, network().state_dict(), "a test", "No terms.\n")
+        assert read_model_folder(tmp_path / padding).padding == padding
 
 
 @pytest.mark.parametrize("kind", BACKBONES)
@@ -126,6 +135,8 @@ def test_every_argument_of_a_constructor_can_be_stated(part, kind):
         ("model", {"pixel_std": [1, 1, float("inf")]}, "must be a list of which each is a number, got [1, 1, inf]"),
         ("model", {"pixel_std": [1, [1], 1]}, "must be a list of which each is a number, got [1, [1], 1]"),
         ("model", {"pixel_mean": [0, 0]}, "no ViTMatte can be built with these arguments: RuntimeError"),
+        ("model", {"padding": "mirror"}, "padding must be edge, zero or zero_hustvl, got 'mirror'"),
+        ("model", {"padding": 0}, "padding of ViTMatte must be text, got 0"),
         ("backbone", {"num_heads": 0}, "no ViT can be built with these arguments: ZeroDivisionError"),
         ("backbone", {"embed_dim": -8}, "no ViT can be built with these arguments: "),
         ("backbone", {"rope_base": 10**400}, "rope_base of ViT must be a number, got 1000"),

@@ -25,13 +25,14 @@ pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper  # noqa: E402
 
-# Width and height: no window whole, one pixel, the grid that positions are stored for, more tokens than in one piece.
-SIZES = [(97, 33), (1, 1), (64, 64), (48, 48), (1, 150), (250, 310), (650, 490), (768, 800)]
+# Height and width: no window whole, one pixel, the grid that positions are stored for, one side aligned, more tokens
+# than in one piece.
+SIZES = [(97, 33), (1, 1), (64, 64), (48, 48), (64, 97), (1, 150), (250, 310), (650, 490), (768, 800)]
 
 
-def network(kind, **changes):
+def network(kind, padding="edge", **changes):
     """A tiny network with windows of 2 x 2 or 3 x 3 patches, whose alphas vary."""
-    described = description(kind)
+    described = description(kind) | {"padding": padding}
     described["backbone"] |= changes
     described["decoder"] |= dict(convstream_chans=[8, 8, 8], fusion_chans=[32, 16, 16, 8])
     return randomised(build("model", described))
@@ -50,8 +51,9 @@ def alpha_of(model, image, trimap):
 
 @pytest.fixture(scope="module", params=["ViT", pytest.param("ViTDet", marks=pytest.mark.slow)])
 def exported(request, tmp_path_factory):
-    """A network and the path of its ONNX file."""
-    model = network(request.param, window_size=3)
+    """A network and the path of its ONNX file; ViTDet pads as its published weights do."""
+    padding = {"ViT": "edge", "ViTDet": "zero_hustvl"}[request.param]
+    model = network(request.param, padding, window_size=3)
     path = tmp_path_factory.mktemp("onnx") / "new" / "model.onnx"
     assert write_onnx(model, path, "a test", "No terms.\nNone.\n") < 1e-5
     return model, path
@@ -87,6 +89,8 @@ def test_batches_are_of_any_size(exported):
         ("ViT", dict(depth=3, global_block_indexes=[0])),
         ("ViTDet", dict(window_size=5, global_block_indexes=[0, 1])),
         ("ViTDet", dict(window_size=24)),
+        ("ViTDet", dict(padding="zero")),
+        ("ViTDet", dict(padding="zero_hustvl")),
     ],
 )
 def test_the_forward_that_is_traced_equals_the_network(kind, changes):

@@ -181,6 +181,47 @@ def test_colours_are_normalised_as_by_the_sources_own_code(source, tiny, tmp_pat
         torch.testing.assert_close(seen[0][:, 3:], theirs[:, 3:].mul(2).round().div(2), rtol=0, atol=0)
 
 
+def unknown_alpha(network, x, trimap):
+    """Alpha of transformers' network, cropped to the trimap's size, where the trimap is unknown."""
+    with torch.inference_mode():
+        alpha = network(x).alphas[0, 0, : trimap.shape[0], : trimap.shape[1]].numpy()
+    return alpha[trimap == 128]
+
+
+def assert_pipelines_agree(model, theirs, image, trimap):
+    found = Predictor.load(model, device="cpu").predict(image, trimap)[trimap == 128]
+    assert theirs.std() > 0.05
+    np.testing.assert_allclose(found, theirs, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(333, 517), (500, 512), (640, 480), (512, 512)], ids=str)
+def test_any_size_gives_the_alpha_of_transformers_processor_and_network(source, tiny, tmp_path, size):
+    """The whole pipelines; alone the unknown value 128 / 255 becomes the 0.5 that the weights were trained with."""
+    assert run("--from-vitmatte", source, "--output", tmp_path / "model") == 0
+    image, trimap = picture(*size)
+    x = VitMatteImageProcessor.from_pretrained(source)(images=image, trimaps=trimap, return_tensors="pt").pixel_values
+    x[:, 3:][x[:, 3:] == 128 / 255] = 0.5
+    assert (x[:, 3, : size[0], : size[1]] == 0.5).sum() == (trimap == 128).sum()
+    assert_pipelines_agree(tmp_path / "model", unknown_alpha(tiny, x, trimap), image, trimap)
+
+
+@pytest.mark.parametrize("size", [(133, 77), (128, 77), (133, 96), (128, 96)], ids=str)
+def test_any_size_gives_the_alpha_of_hustvls_padding(tiny, tmp_path, capsys, size):
+    """Both sides grow to 32 (floor(n / 32) + 1) when either is ragged; transformers' network stands for hustvl's."""
+    torch.save(hustvl_state(tiny), tmp_path / "w.pth")
+    assert run("--from-vitmatte", tmp_path / "w.pth", "--output", tmp_path / "model") == 0
+    assert "padding: zero_hustvl, as hustvl's code" in capsys.readouterr().out
+    image, trimap = picture(*size)
+    height, width = size
+    is_ragged = height % 32 or width % 32
+    padded = (32 * (height // 32 + 1), 32 * (width // 32 + 1)) if is_ragged else size
+    x = torch.zeros(1, 4, *padded)
+    colours = (image / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    x[0, :3, :height, :width] = torch.tensor(colours).permute(2, 0, 1)
+    x[0, 3, :height, :width] = torch.tensor(np.round(trimap / 127.5) / 2)
+    assert_pipelines_agree(tmp_path / "model", unknown_alpha(tiny, x, trimap), image, trimap)
+
+
 def test_the_normalisation_that_a_folder_states_is_taken(source, tmp_path):
     preprocessor = source / "preprocessor_config.json"
     stated = json.loads(preprocessor.read_text()) | {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}

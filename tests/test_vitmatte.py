@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from modeling import DetailCapture, MattingCriterion, ViTMatte
 from modeling.backbone import ViT
 from modeling.criterion import LOSS_NAMES
+from modeling.vitmatte import PADDINGS
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -75,15 +76,54 @@ def small_model() -> ViTMatte:
     return ViTMatte(backbone, decoder, MattingCriterion())
 
 
+def hustvl_input(data: dict[str, Tensor]) -> Tensor:
+    """What hustvl's ViTMatte makes of a batch: normalised, then into zeros that grow both sides if one is ragged."""
+    x = torch.cat(
+        ((data["image"] - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None], data["trimap"]), 1
+    )
+    height, width = x.shape[-2:]
+    if height % 32 != 0 or width % 32 != 0:
+        canvas = torch.zeros(*x.shape[:2], height + 32 - height % 32, width + 32 - width % 32)
+        canvas[:, :, :height, :width] = x
+        return canvas
+    return x
+
+
 @pytest.mark.parametrize(
     ("size", "padded"),
     [((64, 64), (64, 64)), ((65, 64), (96, 64)), ((64, 95), (64, 96)), ((1, 33), (32, 64)), ((96, 97), (96, 128))],
 )
-def test_sides_are_padded_to_the_next_multiple_never_one_more(size: tuple[int, int], padded: tuple[int, int]) -> None:
-    model = spied()
+@pytest.mark.parametrize("padding", ["edge", "zero"])
+def test_sides_are_padded_to_the_next_multiple_never_one_more(
+    size: tuple[int, int], padded: tuple[int, int], padding: str
+) -> None:
+    model = spied(padding=padding)
     pred_alpha = model(batch(*size))["pred_alpha"]
+    assert model.padded_size(*size) == padded
     assert model.backbone.seen.shape == (2, 4, *padded)
     assert pred_alpha.shape == (2, 1, *size)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 64), (64, 95), (1, 33), (31, 32), (32, 33), (95, 97)])
+def test_zero_hustvl_pads_as_written_out(size: tuple[int, int]) -> None:
+    model, data = spied(padding="zero_hustvl"), batch(*size)
+    pred_alpha = model(data)["pred_alpha"]
+    expected = hustvl_input(data)
+    assert model.padded_size(*size) == expected.shape[-2:] and pred_alpha.shape == (2, 1, *size)
+    torch.testing.assert_close(model.backbone.seen, expected, rtol=0, atol=1e-6)
+
+
+def test_zero_padding_lies_behind_the_normalisation() -> None:
+    model, data = spied(padding="zero"), batch(40, 64)
+    model(data)
+    torch.testing.assert_close(
+        model.backbone.seen, F.pad(hustvl_input(data)[..., :40, :64], (0, 0, 0, 24)), rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(("padding", "padded"), [("zero", (48, 144)), ("zero_hustvl", (96, 144))])
+def test_every_padding_obeys_the_size_divisibility(padding: str, padded: tuple[int, int]) -> None:
+    assert spied(size_divisibility=48, padding=padding).padded_size(48, 100) == padded
 
 
 def test_size_divisibility_is_an_argument() -> None:
@@ -111,11 +151,12 @@ def test_padding_replicates_the_image_and_knows_the_trimap_as_background() -> No
     assert not model.backbone.seen[:, 3, 40:].any() and not model.backbone.seen[:, 3, :, 50:].any()
 
 
-def test_alpha_is_cropped_back_to_where_the_image_lies() -> None:
-    data = batch(40, 50)
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_alpha_is_cropped_back_to_where_the_image_lies(padding: str) -> None:
+    data = batch(40, 64)
     data["trimap"].fill_(0.5)
     expected = torch.sigmoid((data["image"][:, :1] - MEAN[0]) / STD[0])
-    torch.testing.assert_close(spied()(data)["pred_alpha"], expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(spied(padding=padding)(data)["pred_alpha"], expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(64, 96), (40, 50)])
@@ -146,10 +187,11 @@ def test_network_input_is_the_same_in_training_and_evaluation() -> None:
     assert torch.equal(model.backbone.seen, evaluated)
 
 
-def test_training_gives_the_criterions_losses_on_the_cropped_prediction() -> None:
-    model, data = spied(Constant(0.3), criterion=MattingCriterion()).train(), batch(70, 80)
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_training_gives_the_criterions_losses_on_the_cropped_prediction(padding: str) -> None:
+    model, data = spied(Constant(0.3), criterion=MattingCriterion(), padding=padding).train(), batch(70, 96)
     losses = model(data)
-    expected = MattingCriterion()(torch.full((2, 1, 70, 80), 0.3), data["alpha"], data["trimap"])
+    expected = MattingCriterion()(torch.full((2, 1, 70, 96), 0.3), data["alpha"], data["trimap"])
     assert set(losses) == set(LOSS_NAMES)
     assert all(losses[name] == expected[name] for name in expected)
 
@@ -213,6 +255,7 @@ def test_other_shapes_are_named(image: tuple[int, ...], trimap: tuple[int, ...])
     [
         (dict(size_divisibility=0), "size_divisibility must be 1 to 1024 px, got 0"),
         (dict(size_divisibility=65536), "size_divisibility must be 1 to 1024 px, got 65536"),
+        (dict(padding="reflect"), "padding must be edge, zero or zero_hustvl, got 'reflect'"),
         (dict(pixel_std=(0.2, 0.0, 0.2)), r"pixel_std must be above 0, got \[0.2, 0.0, 0.2\]"),
     ],
 )

@@ -153,6 +153,8 @@ def from_vitmatte(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "hustvl's code (ImageNet's)" if layout == "hustvl" else "transformers' processor (hustvl's code: ImageNet's)"
     )
     print(f"normalisation: mean {mean}, std {std}, as {reason}; config.json holds it")
+    code = "hustvl's code" if layout == "hustvl" else "transformers' processor"
+    print(f"padding: {description['padding']}, as {code}; config.json holds it")
     return description, tensors
 
 

@@ -47,6 +47,8 @@ model = L(ViTMatte)(
     pixel_mean=[0.485, 0.456, 0.406],
     pixel_std=[0.229, 0.224, 0.225],
     size_divisibility=32,
+    # How ragged sides are padded: "edge", or as converted ViTMatte weights need it, "zero" or "zero_hustvl"
+    padding="edge",
     # The first blocks, and patch embedding with tokens, that learn nothing
     num_frozen_blocks=0,
     freeze_patch_embed=False,
