@@ -20,6 +20,7 @@ from engine.sharding import gathered_weights, shard_like
 from engine.stopping import OutputError
 from engine.whole_file import BEFORE, whole_file
 from runtime.atomic_write import SUFFIX, synchronize
+from runtime.distributed_checkpoint import SafeReader, first_failure
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +39,8 @@ Keys = tuple[Any, ...]
 class ShardedCheckpointer(Checkpointer):
     """Writes and reads, as folders, what `Checkpointer` has in files; another number of processes may read them.
 
-    A folder is what torch.distributed.checkpoint writes, with `WHOLE_PART` beside it. Its index is a pickle, which can
-    run code when it is read: read those of your own trainings alone. Every process has to call each function, and all
-    have to see one and the same folder.
+    A folder is what torch.distributed.checkpoint writes, with `WHOLE_PART` beside it. Nothing in it is run when it is
+    read. Every process has to call each function, and all have to see one and the same folder.
     """
 
     suffix = ""
@@ -71,7 +71,7 @@ class ShardedCheckpointer(Checkpointer):
             try:
                 dcp.save(shards, storage_writer=dcp.FileSystemWriter(unfinished, sync_files=True))
             except CheckpointException as error:
-                raise OutputError(f"cannot write {path}: {_first_failure(error)}") from error
+                raise OutputError(f"cannot write {path}: {first_failure(error)}") from error
         content[CHECKSUMS] = _checksums(unfinished)
 
         def finish() -> None:
@@ -160,9 +160,9 @@ def read_folder(
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "torch.distributed is disabled")  # reading in one process is meant
-                dcp.load(shards, checkpoint_id=path)
+                dcp.load(shards, storage_reader=SafeReader(path))
         except CheckpointException as error:
-            raise CheckpointError(f"{path} cannot be read: {_first_failure(error)}") from error
+            raise CheckpointError(f"{path} cannot be read: {first_failure(error)}") from error
     return content
 
 
@@ -259,8 +259,3 @@ def _in_main_process(function: Callable[[], None]) -> None:
             failure = str(error)
     if failure := comm.all_gather(failure)[0]:
         raise OutputError(failure)
-
-
-def _first_failure(error: CheckpointException) -> str:
-    """What one of the processes met with."""
-    return str(next(iter(error.failures.values()))[0])

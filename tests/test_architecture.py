@@ -21,7 +21,7 @@ TOOLS = ("_root", "modeling", "data", "evaluation", "engine", "inference", "prep
 ARROWS: dict[str, tuple[str, ...]] = {
     # fvcore for detectron2's schedules, which a config names.
     "configs": ("configs", "modeling", "data", "evaluation", "engine", "detectron2", "fvcore"),
-    "runtime": ("runtime",),
+    "runtime": ("runtime", "torch", "yaml"),
     "main": ("engine", "runtime", "detectron2", "omegaconf"),
     "preprocess": ("torch", "safetensors", "modeling", "runtime"),
     "tools": TOOLS,

@@ -5,8 +5,8 @@
 writes the weights alone, for --eval-only, tools/predict.py, tools/export.py and as train.init_checkpoint; with --ema
 those of the moving average. --all keeps the optimiser too: a training without train.sharded_blocks goes on from it when
 the file lies in its folder and is named in last_checkpoint. One process on the CPU does it, with memory for what is
-kept. A folder's index is a pickle, which can run code when it is read: gather those of your own trainings alone. Exit
-status: 0 written, 1 the folder is none of these or damaged, or the file cannot be written, 2 wrong usage.
+kept. Nothing in a folder is run when it is read. Exit status: 0 written, 1 the folder is none of these or damaged, or
+the file cannot be written, 2 wrong usage.
 """
 
 import _root  # noqa: F401
