@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     args = argument_parser(epilog=__doc__).parse_args(argv)
     try:
-        cfg = load_config(args.config_file, TRAINING_SECTIONS)
+        cfg = load_config(args.config_file, TRAINING_SECTIONS, args.trust_module)
         recipe_samples = samples_per_iteration(cfg)
         if any(override.startswith("train.world_size=") for override in args.opts):
             raise ConfigError(
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         of_network = [override for override in args.opts if override.startswith("model.")]
         others = [override for override in args.opts if override not in of_network]
         apply_overrides(cfg, [*others, f"train.world_size={find_place(args).world_size}"])
-        adopt_model(cfg)
+        adopt_model(cfg, args.trust_module)
         apply_overrides(cfg, of_network)
         for key, least in {"train.seed": 0, "train.log_period": 1, "train.timeout_s": 1}.items():
             check_whole(cfg, key, least)

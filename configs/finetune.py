@@ -16,7 +16,7 @@ from .common.schedule import lr_multiplier
 from .common.train import train
 
 train.output_dir = "output/finetune"
-train.model_of_checkpoint = ["modeling", "modeling.backbone"]
+train.model_of_checkpoint = True
 train.init_checkpoint_may_lack = []
 train.world_size = 1
 train.batch_norm = "frozen"

@@ -38,8 +38,15 @@ PAGE = 4096  # what systems read at once; a tile is a multiple of it
 HEADER = f"{FORMAT} {VERSION}\n".encode().ljust(PAGE, b"\0")
 TILE_PX = 64  # 16 KB; a crop of 512 px reads 9 x 9, a quarter more than it needs, in 9 runs
 MAX_POINTS = 2**14  # as many centres as one foreground has samples in 160 epochs of Composition-1k; 64 KB
+MAX_SIDE_PX = 2**20
 CHUNK_BYTES = 2**24
 REMEDY = "pack it again with tools/pack_dataset.py"
+
+
+ENTRY_KEYS = {
+    *("name", "shard", "offset", "size", "colour_type", "alpha_type", "num_points", "checksum", "sources")
+}
+"""Of a foreground in the index."""
 
 
 @dataclass(frozen=True)
@@ -225,9 +232,27 @@ def read_index(path: Path) -> list[dict[str, Any]]:
             f"{path} is of {named}, version {version}; this code reads {FORMAT}, version {VERSION}: {REMEDY}"
         )
     entries = index.get("foregrounds")
-    if index.get("checksum") != compute_index_checksum(entries):
+    if index.get("checksum") != compute_index_checksum(entries) or not are_entries(entries):
         raise DataError(f"{path} is damaged: copy it again from where it is whole, or remove the folder and {REMEDY}")
     return entries
+
+
+def are_entries(entries: Any) -> bool:
+    """Tell whether what an index holds are foregrounds in files of its own folder."""
+    try:
+        return all(
+            Path(entry["shard"]).name == entry["shard"] != ".."
+            and isinstance(entry["name"], str)
+            and len(entry["size"]) == 2
+            and all(type(side) is int and 0 < side < MAX_SIDE_PX for side in entry["size"])
+            and {entry["colour_type"], entry["alpha_type"]} <= {"uint8", "uint16"}
+            and 0 <= entry["num_points"] <= MAX_POINTS
+            and all(type(entry[key]) is int and entry[key] >= 0 for key in ("offset", "checksum"))
+            and entry.keys() <= ENTRY_KEYS
+            for entry in entries
+        )
+    except (KeyError, TypeError, AttributeError):  # other JSON
+        return False
 
 
 def compute_index_checksum(entries: list[dict[str, Any]]) -> int:

@@ -3,21 +3,23 @@
 import difflib
 import math
 import re
-import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import yaml
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import LazyConfig
 from hydra.errors import OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, SCMode
 from omegaconf.errors import OmegaConfBaseException
 
 import engine.schedule  # noqa: F401  registers the resolvers that configs use
+from engine.code_config import run_config
+from engine.overrides import read_text, takes_text
+from engine.targets import TargetError, find_importable, instantiate, known_finder, locate_names, write_names
 from engine.whole_file import write_text
 from runtime.errors import UserError
+from runtime.yaml_files import dump_yaml, load_yaml, parse_yaml
 
 TRAINING_SECTIONS = ("train", "model", "dataloader", "optimizer", "lr_multiplier")
 
@@ -47,37 +49,73 @@ class ConfigError(UserError):
     """A config or an override that cannot be used; the message is one line for the person who wrote it."""
 
 
-def load_config(path: str | Path, sections: Sequence[str] = ()) -> DictConfig:
-    """Load a `.py` config, or the `config.yaml` that a training saved.
+def load_config(path: str | Path, sections: Sequence[str] = (), trusted: Sequence[str] = ()) -> DictConfig:
+    """Load a `.py` config, which is code and is run, or the `config.yaml` of a run, of which nothing is.
 
     Args:
         path: the file.
-        sections: top-level keys that it must have.
+        sections: top-level keys that it must have. Of a YAML file these alone can be built; all where none are given.
+        trusted: modules whose classes and functions a YAML file may name beside those of `engine.targets.TARGETS`.
 
-    Returns: the whole config, `LATER_KEYS` included; setting a key that it does not have is an error from now on.
+    Returns: the whole config, `LATER_KEYS` included, with classes and functions in the place of their names; setting a
+        key that it does not have is an error from now on.
 
     Raises:
-        ConfigError: where the file does not exist, has another extension, is not Python or YAML, or lacks a section.
+        ConfigError: where the file does not exist, has another extension, is not Python or YAML, or lacks a section;
+            where a YAML file names what it may not, or a `.py` config holds what its config.yaml could not.
     """
     path = Path(path)
     if path.suffix not in (".py", ".yaml", ".yml") or not path.is_file():
         raise ConfigError(f"--config-file must be an existing .py or .yaml file, got {str(path)!r}")
     try:
-        cfg = LazyConfig.load(str(path))
-    except SyntaxError as error:
-        # detectron2's error names the file, its cause the line; one of the compiler itself names both.
-        raise ConfigError(": ".join(str(part) for part in (error, error.__cause__) if part)) from error
-    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        language = "Python" if path.suffix == ".py" else "YAML"
-        raise ConfigError(f"{path} is not {language}: {' '.join(str(error).split())}") from error
-    names = list(cfg) if OmegaConf.is_dict(cfg) and cfg else []
-    if not names or not set(names).issuperset(sections):
-        raise ConfigError(f"{path}: expected the sections {', '.join(sections)}, got {', '.join(names) or 'none'}")
-    for section, values in LATER_KEYS.items():
-        if OmegaConf.is_dict(node := cfg.get(section)):
-            node.update({key: value for key, value in values.items() if key not in list(node)})
+        settings = _as_settings(run_config(path)) if path.suffix == ".py" else read_settings(path)
+        if not settings or not set(settings).issuperset(sections):
+            found = ", ".join(map(str, settings)) or "none"
+            raise ConfigError(f"{path}: expected the sections {', '.join(sections)}, got {found}")
+        _add_later_keys(settings)
+        if path.suffix == ".py":
+            settings = locate_names(settings, find_importable)
+            write_names(settings)
+        else:
+            built = {name: settings[name] for name in sections or settings}
+            settings |= locate_names(built, known_finder(trusted))
+        cfg = OmegaConf.create(settings, flags={"allow_objects": True})
+    except TargetError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except UserError as error:
+        raise ConfigError(str(error)) from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path} cannot be used: {' '.join(str(error).split())}") from error
     OmegaConf.set_struct(cfg, True)
     return cfg
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read a YAML config as plain nested values; names of classes and functions stay names, and nothing is imported.
+
+    Returns: its sections; none where it holds something else.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        settings = load_yaml(path)
+    except UserError as error:
+        raise ConfigError(str(error)) from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    return settings if isinstance(settings, dict) else {}
+
+
+def _as_settings(cfg: DictConfig) -> dict[str, Any]:
+    """Copy a config to nested dicts and lists, its interpolations as they are written."""
+    return cast(dict[str, Any], OmegaConf.to_container(cfg, structured_config_mode=SCMode.INSTANTIATE))
+
+
+def _add_later_keys(settings: dict[str, Any]) -> None:
+    for section, values in LATER_KEYS.items():
+        if isinstance(node := settings.get(section), dict):
+            node |= {key: value for key, value in values.items() if key not in node}
 
 
 def save_config(cfg: DictConfig, path: Path) -> None:
@@ -92,42 +130,39 @@ def save_config(cfg: DictConfig, path: Path) -> None:
 def describe_differences(path: Path, cfg: DictConfig) -> list[str]:
     """Say which settings of a config are others than a saved one's, as "key: before -> now".
 
-    Values are compared as they are written: of those that follow from others, the others alone are named.
+    Values are compared as they are written: of those that follow from others, the others alone are named. Of the saved
+    one nothing is built or imported.
 
     Raises:
         ConfigError: where the saved one is no config.
     """
-    before = _settings(load_config(path))
-    with tempfile.TemporaryDirectory() as folder:
-        saved = Path(folder, "now.yaml")
-        saved.write_text(_as_yaml(cfg))
-        now = _settings(load_config(saved))
+    saved, written = read_settings(path), parse_yaml(_as_yaml(cfg))
+    for settings in (saved, written):
+        _add_later_keys(settings)
+    before, now = _by_dotted_key(saved), _by_dotted_key(written)
     keys = dict.fromkeys([*now, *before])
     shown = {key: tuple(repr(side[key]) if key in side else "absent" for side in (before, now)) for key in keys}
     return [f"{key}: {earlier} -> {later}" for key, (earlier, later) in shown.items() if earlier != later]
 
 
 def _as_yaml(cfg: DictConfig) -> str:
-    """What detectron2 writes of a config."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "config.yaml")
-        LazyConfig.save(cfg, str(path))
-        return path.read_text()
+    """Write a config as YAML, its interpolations kept and classes and functions by their names."""
+    return dump_yaml(write_names(_as_settings(cfg)))
 
 
-def _settings(cfg: DictConfig) -> dict[str, Any]:
+def _by_dotted_key(settings: dict[str, Any]) -> dict[str, Any]:
     """Map each dotted key to its value as it is written; lists are values."""
-    settings: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
 
-    def collect(node: Any, prefix: str) -> None:
+    def collect(node: dict[str, Any], prefix: str) -> None:
         for name, value in node.items():
             if isinstance(value, dict) and value:
                 collect(value, f"{prefix}{name}.")
             else:
-                settings[f"{prefix}{name}"] = value
+                flat[f"{prefix}{name}"] = value
 
-    collect(OmegaConf.to_container(cfg, resolve=False), "")
-    return settings
+    collect(settings, "")
+    return flat
 
 
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
@@ -135,7 +170,8 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
 
     Args:
         cfg: what `load_config` gave.
-        overrides: "dotted.key=value", value in Hydra's grammar (numbers, strings, [lists], null, true).
+        overrides: "dotted.key=value". Where the key holds text, a list of texts or a path, the value is taken as
+            `engine.overrides.read_text` says, else in Hydra's grammar (numbers, [lists], {dicts}, null, true).
 
     Raises:
         ConfigError: for a key that the config does not have (naming close ones), a value that cannot be parsed or is
@@ -143,21 +179,26 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """
     before: dict[str, Any] = {}
     for override in overrides:
-        key, equals, _ = override.partition("=")
+        key, equals, text = override.partition("=")
         if not equals or override.startswith("-"):
             raise ConfigError(f"expected key=value, got {override!r} (options that begin with -- go before overrides)")
         known = dotted_keys(cfg)
         if key not in known:
             raise ConfigError(f"the config has no key {key!r}{_hint(key, known)}")
-        before.setdefault(key, _value(cfg, key))
+        present = _value(cfg, key)
+        before.setdefault(key, present)
+        present = OmegaConf.to_container(present) if OmegaConf.is_list(present) else present
         try:
-            LazyConfig.apply_overrides(cfg, [override])
-        except (OverrideParseException, OmegaConfBaseException) as error:
+            if takes_text(key, present):
+                OmegaConf.update(cfg, key, read_text(key, text, present))
+            else:
+                LazyConfig.apply_overrides(cfg, [override])
+        except (OverrideParseException, OmegaConfBaseException, ValueError) as error:
             raise ConfigError(f"cannot use {override!r}: {' '.join(str(error).split())}") from error
     for key, value in before.items():
         _check_kind(key, value, _value(cfg, key))
     try:
-        OmegaConf.to_container(cfg, resolve=True)
+        OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error).splitlines()[0])
         raise ConfigError(f"{reason} (in the config's {error.full_key!r})") from error
@@ -194,6 +235,8 @@ def build_section(node: Any, key: str) -> Any:
         raise ConfigError(f"{key} is null, and is needed")
     try:
         return instantiate(node)
+    except TargetError as error:
+        raise ConfigError(f"{key}: {error}") from error
     except ValueError as error:
         if type(error) is not ValueError:
             raise

@@ -1,12 +1,12 @@
 """What a training starts from: weights out of a checkpoint or model folder, and the network that they belong to."""
 
-import importlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from engine.checkpoint import CheckpointError, load_weights, read_checkpoint
 from engine.config import ConfigError, load_config
 from engine.sharding import is_sharded, shard_weights
+from engine.targets import TARGETS, Find, TargetError, known_finder
+from runtime.yaml_files import Reference
 
 MODEL_CONFIG, MODEL_WEIGHTS, FORMAT = "config.json", "model.safetensors", 1
 """Files of a model folder, and the format of the first, as tools/export.py writes them."""
@@ -71,28 +73,32 @@ def read_initial(path: str | Path, is_mapped: bool = False) -> dict[str, Tensor]
         ) from error
 
 
-def adopt_model(cfg: DictConfig) -> None:
+def adopt_model(cfg: DictConfig, trusted: Sequence[str] = ()) -> None:
     """Replace the config's model by that of `train.init_checkpoint`, where `train.model_of_checkpoint` asks for it.
 
     What the checkpoint does not say, the criterion for instance, stays the config's. Afterwards the config describes
     its network itself, so that a saved one needs no checkpoint to be read.
 
+    Args:
+        cfg: of a training; changed.
+        trusted: see `describe_model`.
+
     Raises:
-        ConfigError: no checkpoint is named, or the packages are no list of names.
+        ConfigError: no checkpoint is named.
         FileNotFoundError: the checkpoint, or what describes its network, is not there.
         CheckpointError: the description cannot be used; nothing is run from it.
     """
-    packages = cfg.train.model_of_checkpoint
-    if not packages:
+    if not (is_asked := cfg.train.model_of_checkpoint):
         return
-    if not OmegaConf.is_list(packages) or not all(isinstance(name, str) for name in packages):
-        raise ConfigError(f"train.model_of_checkpoint must be a list of names of packages, or null, got {packages!r}")
+    if is_asked is not True:
+        raise ConfigError(f"train.model_of_checkpoint must be true or null, got {is_asked!r}")
     if not cfg.train.init_checkpoint:
         raise ConfigError(
             "this config takes its network from a checkpoint: name a model folder, or a training's checkpoint, by "
             "train.init_checkpoint=PATH"
         )
-    model = OmegaConf.create(describe_model(Path(cfg.train.init_checkpoint), packages))
+    described = describe_model(Path(cfg.train.init_checkpoint), trusted)
+    model = OmegaConf.create(described, flags={"allow_objects": True})
     for name, value in cfg.model.items():
         if name not in model:
             model[name] = value
@@ -100,14 +106,14 @@ def adopt_model(cfg: DictConfig) -> None:
     cfg.train.model_of_checkpoint = None
 
 
-def describe_model(checkpoint: Path, packages: Sequence[str]) -> dict[str, Any]:
+def describe_model(checkpoint: Path, trusted: Sequence[str] = ()) -> dict[str, Any]:
     """Read what describes the network of a checkpoint: its model folder's config.json, or its training's config.yaml.
 
     Args:
         checkpoint: model folder, `.safetensors` file in one, or file of a training.
-        packages: where the types of its parts are found, by their names; nothing else is ever built.
+        trusted: modules whose classes a config.yaml may name beside this project's networks. Nothing else is imported.
 
-    Returns: a node of a config, nested, with plain values.
+    Returns: a node of a config, nested, with classes and plain values.
 
     Raises:
         FileNotFoundError, CheckpointError: as `adopt_model`.
@@ -123,7 +129,11 @@ def describe_model(checkpoint: Path, packages: Sequence[str]) -> dict[str, Any]:
             f"tools/export.py has {MODEL_CONFIG}, a training's folder {RUN_CONFIG}; without, "
             "train.model_of_checkpoint=null trains the config's own network from it"
         )
-    return _as_node(read_exported(path) if path.name == MODEL_CONFIG else read_trained(path), packages, path)
+    described = read_exported(path) if path.name == MODEL_CONFIG else read_trained(path, trusted)
+    try:
+        return _as_node(described, known_finder(trusted), path)
+    except TargetError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _description_of(checkpoint: Path) -> Path:
@@ -148,43 +158,41 @@ def read_exported(path: Path) -> Any:
     return content["model"]
 
 
-def read_trained(path: Path) -> Any:
+def read_trained(path: Path, trusted: Sequence[str]) -> Any:
     """Read the model of a training's config; errors as `describe_model`."""
     try:
-        return OmegaConf.to_container(load_config(path, ("model",)).model, resolve=True)
+        return OmegaConf.to_container(load_config(path, ("model",), trusted).model, resolve=True)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
+    except OmegaConfBaseException as error:
+        raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from error
 
 
-def _as_node(described: Any, packages: Sequence[str], path: Path) -> Any:
-    """Turn {"type" or "_target_": name, argument: value ...} into a node, having looked up each name."""
+def _as_node(described: Any, find: Find, path: Path) -> Any:
+    """Turn {"type" or "_target_": class or name, argument: value ...} into a node, having looked up each name."""
     if isinstance(described, list):
-        return [_as_node(value, packages, path) for value in described]
+        return [_as_node(value, find, path) for value in described]
+    if isinstance(described, Reference):
+        return find(described, "model")
     if not isinstance(described, dict):
         if isinstance(described, str) and "${" in described:
             raise CheckpointError(f"{path}: expected plain values, got {described!r}")
         return described
-    names = [described[key] for key in ("type", "_target_") if key in described]
-    if not names:  # a table of values, such as the weights of losses
-        return {str(key): _as_node(value, packages, path) for key, value in described.items() if _is_plain(key, path)}
-    arguments = {key: value for key, value in described.items() if key not in ("type", "_target_")}
-    return {"_target_": _find_type(names[0], packages, path)} | {
-        key: _as_node(value, packages, path) for key, value in arguments.items() if _is_plain(key, path)
-    }
+    kinds = [described[key] for key in ("type", "_target_") if key in described]
+    for key in described:
+        if str(key).startswith("_") and key != "_target_":
+            raise CheckpointError(f"{path}: {key!r} is no name of an argument")
+    arguments = {str(key): value for key, value in described.items() if key not in ("type", "_target_")}
+    node = {key: _as_node(value, find, path) for key, value in arguments.items()}
+    return {"_target_": _find_network(kinds[0], find, path), **node} if kinds else node
 
 
-def _is_plain(key: Any, path: Path) -> bool:
-    """Refuse names that a config would take for an order."""
-    if str(key).startswith("_"):
-        raise CheckpointError(f"{path}: {key!r} is no name of an argument")
-    return True
-
-
-def _find_type(name: Any, packages: Sequence[str], path: Path) -> str:
-    """Find a network's part by the last part of its name; give its full one."""
-    last = str(name).rpartition(".")[2]
-    for package in packages:
-        found = getattr(importlib.import_module(package), last, None)
-        if isinstance(found, type) and issubclass(found, nn.Module):
-            return f"{package}.{last}"
-    raise CheckpointError(f"{path}: {' and '.join(packages)} have no network {name!r}")
+def _find_network(kind: Any, find: Find, path: Path) -> Any:
+    """Find a part of a network by its full name, or one of this project's by the last part of it."""
+    if isinstance(kind, str):
+        ours = [name for name in TARGETS if name.rpartition(".")[2] == kind]
+        kind = find(ours[0] if ours else kind, "a part of the model")
+    is_network = isinstance(kind, type) and issubclass(kind, nn.Module)
+    if not callable(kind) or (f"{kind.__module__}.{kind.__qualname__}" in TARGETS and not is_network):
+        raise CheckpointError(f"{path}: {kind!r} is no part of a network")
+    return kind

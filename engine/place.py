@@ -10,6 +10,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from engine.config import ConfigError
+from runtime.command_line import add_trust_option
 
 ENVIRONMENT = {"RANK": "rank", "WORLD_SIZE": "world_size", "LOCAL_RANK": "local_rank", "LOCAL_WORLD_SIZE": "local_size"}
 MEETING_POINT = ("MASTER_ADDR", "MASTER_PORT")
@@ -29,6 +30,7 @@ def argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
     """Make a parser of detectron2's options, where what is not given about processes is None."""
     parser = argparse.ArgumentParser(epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", default="", metavar="FILE", help=".py config, or a training's config.yaml")
+    add_trust_option(parser)
     parser.add_argument(
         "--resume", action="store_true", help="go on from the last checkpoint in train.output_dir, if there is one"
     )

@@ -1,7 +1,7 @@
 """Image and trimap in, alpha out."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -44,6 +44,7 @@ class Predictor:
         max_memory_gb: float | None = None,
         is_compiled: bool = False,
         views: AverageViews | None = None,
+        trusted_modules: Sequence[str] = (),
     ) -> "Predictor":
         """Read a network, and log where and how it runs.
 
@@ -56,6 +57,7 @@ class Predictor:
             tile_px, max_memory_gb, is_compiled: see `TorchNetwork`, whose tiles None takes; refused for an `.onnx`
                 file, which takes images whole.
             views: see `Predictor`.
+            trusted_modules: modules whose classes a `config.yaml` may name beside this project's; their code is run.
 
         Raises:
             FileNotFoundError: a file is not there.
@@ -78,7 +80,7 @@ class Predictor:
             if weights is not None:
                 from engine.model import load_model  # the other ways work without detectron2
 
-                model = load_model(source, weights, "cpu")
+                model = load_model(source, weights, "cpu", trusted_modules)
             else:
                 model = read_model_folder(source)
             tile_px = TILE_PX if tile_px is None else tile_px

@@ -65,9 +65,7 @@ class SafeReader(dcp.FileSystemReader):
             if not isinstance(index, Metadata):
                 raise ValueError(f"it holds a {type(index).__name__}")
             entries = index.state_dict_metadata.items()
-            index.state_dict_metadata = {
-                name: entry for name, entry in entries if isinstance(entry, TensorStorageMetadata)
-            }
+            index.state_dict_metadata = {name: of for name, of in entries if isinstance(of, TensorStorageMetadata)}
             files = {info.relative_path for info in index.storage_data.values()}
             outside = sorted(name for name in files if Path(name).name != name or name == ".." or "\\" in name)
         except OSError as error:
@@ -92,8 +90,11 @@ def read_tensors(folder: str | Path) -> dict[str, Tensor]:
         UserError: the folder is no such checkpoint, is damaged, or asks for code to be run.
     """
     reader = SafeReader(folder)
-    entries = reader.read_metadata().state_dict_metadata
-    tensors = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in entries.items()}
+    tensors = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in reader.read_metadata().state_dict_metadata.items()
+        if isinstance(entry, TensorStorageMetadata)
+    }
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # reading in one process is meant

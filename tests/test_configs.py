@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from detectron2.config import LazyCall, LazyConfig, instantiate
+from detectron2.config import LazyCall, LazyConfig
 from detectron2.solver import LRMultiplier
 from omegaconf import OmegaConf
 
@@ -27,6 +27,7 @@ from engine.config import (
     load_config,
 )
 from engine.schedule import samples_per_iteration
+from engine.targets import instantiate
 from modeling.backbone import DINOV3_SIZES
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -154,7 +155,11 @@ def test_a_misspelt_override_is_refused_with_what_was_meant(path, override, hint
     [
         ("train.epochs", "expected key=value"),
         ("--resume", "go before overrides"),
-        ("train.output_dir=out(1)", "cannot use 'train.output_dir=out"),
+        ("train.output_dir=${x", r"cannot use 'train.output_dir=\$\{x'"),
+        ("train.output_dir=???", "Missing mandatory value: train.output_dir .in the config's 'train.output_dir'"),
+        ("dataloader.train.dataset.foreground_dirs=[a,,b]", "an entry of the list is empty: write ''"),
+        ("dataloader.train.dataset.foreground_dirs=a", "foreground_dirs must be a list, got 'a'"),
+        ("train.epochs=1 (a)", "cannot use 'train.epochs=1 .a.'"),
         ("train={epoch: 3}", "cannot use 'train={epoch: 3}'"),
         ("train.max_iter=2", "no room for 2 steps"),
         ("dataloader.train.batch_size=many", "dataloader.train.batch_size must be a number, got 'many'"),
@@ -168,7 +173,6 @@ def test_a_misspelt_override_is_refused_with_what_was_meant(path, override, hint
         ("model.backbone.keep_prefix_tokens=flase", "^model.backbone.keep_prefix_tokens must be true or false"),
         ("train.accumulation=0", "^train.accumulation must be a whole number of at least 1, got 0 .in the config's '"),
         ("train.compile=3", "^train.compile must be true or false, got 3"),
-        ("train.sharded_blocks=7", "^train.sharded_blocks must be text .*, got 7"),
         ("train.pictures=5", "^train.pictures must be a section with its keys, or null, got 5"),
         ("train.pictures=[]", r"cannot use 'train.pictures=\[\]'"),
         ("train.best_checkpoint=5", "^train.best_checkpoint must be a section"),
@@ -259,7 +263,7 @@ def test_numbers_may_be_replaced_by_numbers_interpolations_and_nothing():
         ("a.yaml", "train:\n  seed: [1\nmodel: 2", 'a.yaml is not YAML: .*a.yaml", line 3'),
         ("a.yaml", "train: {}\nmodel: {}", "a.yaml: expected the sections train, .*, lr_multiplier, got train, model$"),
         ("a.yaml", b"\xff{\0", "a.yaml is not YAML: 'utf-8' codec can't decode byte 0xff"),
-        ("a.yaml", "train: {seed: '${'}", "a.yaml is not YAML: "),
+        ("a.yaml", ": {seed: '${'}\n".join([*TRAINING_SECTIONS, ""]), "a.yaml cannot be used: "),
         ("a.py", b"train = '\xff'", "a.py is not Python: "),
         ("a.yaml", "[1, 2]", "a.yaml: .*, got none"),
         ("a.yaml", "", "a.yaml: .*, got none"),

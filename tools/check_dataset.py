@@ -31,6 +31,7 @@ from data.checks.sets import FolderSet, read_config_sets
 from data.images import DataError
 from data.training_sets import place_or_none
 from data.workers import default_workers
+from runtime.command_line import add_trust_option
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parse(arguments)
     try:
-        dataloader = None if options.config_file is None else read_config(options.config_file, options.overrides)
+        dataloader = None if options.config_file is None else read_config(options)
     except ValueError as error:  # a ConfigError, or what the config itself raises
         print(f"check_dataset.py: {error}", file=sys.stderr)
         return 2
@@ -73,6 +74,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; options that contradict each other end the process with status 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", type=Path, help="config whose training and test folders are checked")
+    add_trust_option(parser)
     parser.add_argument("overrides", nargs="*", help="with --config-file: key=value, as main.py takes them")
     training = parser.add_argument_group("training folders, instead of a config")
     training.add_argument("--foreground-dir", nargs="+", help="RGBA cut-outs, or colours with --alpha-dir")
@@ -112,16 +114,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def read_config(path: Path, overrides: Sequence[str]) -> "DictConfig":
-    """Read the section `dataloader` of a config.
+def read_config(options: argparse.Namespace) -> "DictConfig":
+    """Read the section `dataloader` of the config that the options name.
 
     Raises:
         ConfigError: something is wrong with the file or an override; the message says what.
     """
     from engine.config import apply_overrides, load_config
 
-    cfg = load_config(path, ["dataloader"])
-    apply_overrides(cfg, overrides)
+    cfg = load_config(options.config_file, ["dataloader"], options.trust_module)
+    apply_overrides(cfg, options.overrides)
     return cfg.dataloader
 
 

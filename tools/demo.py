@@ -22,7 +22,6 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-from detectron2.config import instantiate
 from hydra.core.override_parser.types import Quote, QuotedString
 from matplotlib import pyplot
 from numpy.typing import NDArray
@@ -32,6 +31,7 @@ from data.datasets import MattingFolder
 from data.trimap import ramp_alpha, trivial_alpha, unknown_mask
 from engine.checkpoint import load_weights, read_checkpoint
 from engine.config import apply_overrides, load_config
+from engine.targets import instantiate
 from evaluation.metrics import PROTOCOLS, average, measure
 from evaluation.report import format_table, picture_sheet, sheet_row
 from inference.network import TorchNetwork

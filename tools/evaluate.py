@@ -28,6 +28,7 @@ from evaluation.metrics import PROTOCOLS
 from evaluation.report import format_table
 from evaluation.results import prepare_output, write_output
 from evaluation.summary import Summary, compare, interval_rows, read_summary, stored_foregrounds, summarise
+from runtime.command_line import add_trust_option
 from tools.prediction.command_line import views
 from tools.prediction.test_set import Network, predict_test_set, progress_bar
 
@@ -72,6 +73,7 @@ def parse(arguments: Sequence[str] | None, num_workers: int) -> argparse.Namespa
     parser.add_argument("--dataset", help="instead of these three: a known data set, or a folder image/ alpha/ trimap/")
     parser.add_argument("--config-file", type=Path, help="with --dataset: network that first writes to --pred-dir")
     parser.add_argument("--weights", type=Path, help="its trained checkpoint")
+    add_trust_option(parser)
     parser.add_argument("--model", type=Path, help="instead of these two: model folder or .onnx file")
     parser.add_argument("--device", help="its device, cpu, cuda ...; default: the config's, or the best there is")
     parser.add_argument("--tta", type=views, metavar="VIEWS", help="average over views: flips,rotations,0.75,1,1.25")
@@ -132,7 +134,8 @@ def evaluate(options: argparse.Namespace, ranks: Ranks) -> None:
     protocol = PROTOCOLS[options.protocol]
     network = None
     if options.model is not None or options.config_file is not None:
-        network = Network(options.model or options.config_file, options.weights, options.device, options.tta)
+        source = options.model or options.config_file
+        network = Network(source, options.weights, options.device, options.tta, options.trust_module)
 
     def prepare() -> TestSet | None:
         test_set, folders = None, [options.label_dir, options.trimap_dir, options.image_dir]

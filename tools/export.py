@@ -39,6 +39,7 @@ from inference.onnx_export import CHECKED_SIZE, OPSET, write_onnx
 from inference.published_vitmatte import PublishedError, convert_published
 from modeling import ViTMatte
 from preprocess import read_checkpoint
+from runtime.command_line import add_trust_option
 
 LICENCES = {
     "ViT": """Built with DINOv3.
@@ -73,8 +74,13 @@ TRANSFORMERS_SETTINGS: dict[str, Any] = {
 }
 
 
-def from_config(config_file: Path, weights: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def from_config(
+    config_file: Path, weights: Path, trusted: Sequence[str] = ()
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a network of this project.
+
+    Args:
+        config_file, weights, trusted: see `engine.model.load_model`.
 
     Returns: its description, as `inference.model_folder.build` takes it, and its tensors.
 
@@ -84,8 +90,8 @@ def from_config(config_file: Path, weights: Path) -> tuple[dict[str, Any], dict[
     from engine.config import load_config  # published weights are converted without detectron2
     from engine.model import load_model
 
-    description = describe("model", load_config(config_file, ("train", "model")).model)
-    return description, load_model(config_file, weights, "cpu").state_dict()
+    description = describe("model", load_config(config_file, ("train", "model"), trusted).model)
+    return description, load_model(config_file, weights, "cpu", trusted).state_dict()
 
 
 def describe(part: str, node: Any) -> dict[str, Any]:
@@ -98,11 +104,9 @@ def describe(part: str, node: Any) -> dict[str, Any]:
     Raises:
         ModelFolderError: it builds something that a model folder cannot.
     """
-    from detectron2.utils.registry import locate
     from omegaconf import OmegaConf
 
     target = node["_target_"]
-    target = locate(target) if isinstance(target, str) else target
     kind = next((kind for kind, constructor in CONSTRUCTORS[part].items() if constructor is target), None)
     if kind is None:
         known = " or ".join(CONSTRUCTORS[part])
@@ -200,7 +204,7 @@ def export_folder(options: argparse.Namespace, folder: Path) -> str:
         description, tensors = from_vitmatte(options.from_vitmatte)
     else:
         source = f"{options.weights.name} with {options.config_file.name}"
-        description, tensors = from_config(options.config_file, options.weights)
+        description, tensors = from_config(options.config_file, options.weights, options.trust_module)
     write_model_folder(folder, description, tensors, source, LICENCES[description["backbone"]["type"]])
     written = read_model_folder(folder).state_dict()
     assert written.keys() == tensors.keys() and all(torch.equal(written[name], tensors[name]) for name in tensors)
@@ -241,6 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", type=Path, help="config of the network")
     parser.add_argument("--weights", type=Path, help="its trained checkpoint")
+    add_trust_option(parser)
     parser.add_argument("--from-vitmatte", type=Path, help="published ViTMatte weights instead: .pth file or folder")
     parser.add_argument("--model", type=Path, help="model folder instead, for --format onnx")
     parser.add_argument("--format", choices=tuple(LICENCE_PLACES), default="folder", help="what to write")

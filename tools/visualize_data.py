@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from detectron2.config import instantiate
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from data.images import DataError, write_image
 from engine.config import TRAINING_SECTIONS, apply_overrides, load_config
+from engine.targets import instantiate
 from evaluation.report import fit_picture, join_cells, label_line
+from runtime.command_line import add_trust_option
 
 KINDS = ("image", "trimap", "alpha")
 CELL_PX, NUM_COLUMNS = 160, 4
@@ -95,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, help=".py config, or a training's config.yaml")
+    add_trust_option(parser)
     parser.add_argument("--output", type=Path, default=Path("sheet.png"), help="picture to write; .jpg is smaller")
     parser.add_argument("--num", type=int, default=64, help="samples")
     parser.add_argument("--epoch", type=int, default=0, help="epoch to begin in, from 0")
@@ -109,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(options, name) < least:
             parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(options, name)}")
     try:
-        cfg = load_config(options.config_file, TRAINING_SECTIONS)
+        cfg = load_config(options.config_file, TRAINING_SECTIONS, options.trust_module)
         apply_overrides(cfg, options.overrides)
         samples = list(islice(draw_samples(cfg, options.epoch, options.start), options.num))
         write_sheet(samples, options.output, options.cell_px, options.num_columns)

@@ -16,7 +16,7 @@ train = dict(
     init_checkpoint="",
     # Parts of the names of tensors that no pretrained backbone has.
     init_checkpoint_may_lack=["decoder.", ".residual."],
-    # Packages in which the parts of the network that init_checkpoint is of are found; null builds the config's own.
+    # Whether the network is that of init_checkpoint, as described beside it; null builds the config's own.
     model_of_checkpoint=None,
     device="${default_device:}",
     # "float32", "tf32", "bf16" or "fp16"

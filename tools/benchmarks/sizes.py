@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from detectron2.config import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -20,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from engine.config import load_config
+from engine.targets import instantiate
 from inference.network import DTYPES
 from modeling.optim import is_pretrained
 from tools.benchmarks.fresh import PeakMemory, run_fresh

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from inference.jobs import KINDS
+from runtime.command_line import add_trust_option
 from tools.prediction.steps import BASELINES, network_settings
 
 
@@ -25,6 +26,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     group.add_argument("--model", type=Path, help="model folder or .onnx file of tools/export.py")
     group.add_argument("--config-file", type=Path, help="config of a network; needs --weights")
     group.add_argument("--weights", type=Path, help="trained checkpoint of the config")
+    add_trust_option(group)
     group.add_argument("--baseline", choices=BASELINES, help="no network; closed-form where none of these is given")
     group = parser.add_argument_group("how a network runs")
     group.add_argument("--device", help="cpu, cuda ... (default: the best there is)")

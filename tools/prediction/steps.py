@@ -100,7 +100,7 @@ def load_matte(options: argparse.Namespace, ranks: Ranks) -> Matte:
     settings = network_settings(options)
     if not ranks.is_alone:
         settings["device"] = ranks.device(options.device or "auto")
-    return Predictor.load(source, options.weights, **settings).predict
+    return Predictor.load(source, options.weights, **settings, trusted_modules=options.trust_module).predict
 
 
 def result_writer(options: argparse.Namespace) -> Callable[[Job, NDArray, NDArray], None]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,8 @@ class Network(NamedTuple):
     weights: Path | None
     device: str | None
     views: str | None = None
-    """What alpha is averaged over, see `modeling.average_views.AverageViews.parse`."""
+    trusted_modules: Sequence[str] = ()
+    """`views`: what alpha is averaged over, see `modeling.average_views.AverageViews.parse`."""
 
 
 def predict_test_set(
@@ -106,9 +107,10 @@ def load_network(network: Network, ranks: Ranks) -> tuple[Callable[[NDArray, NDA
     from inference.predictor import Predictor
     from modeling.average_views import AverageViews
 
-    source, weights, device, words = network
+    source, weights, device, words, trusted = network
     views = AverageViews.parse(words) if words else None
-    predictor = Predictor.load(source, weights, ranks.device(device or "auto"), precision="float32", views=views)
+    settings: dict[str, Any] = {"precision": "float32", "views": views, "trusted_modules": trusted}
+    predictor = Predictor.load(source, weights, ranks.device(device or "auto"), **settings)
     if weights is not None:
         return predictor.predict, source, weights
     if source.is_dir():

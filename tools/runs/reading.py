@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from data.images import DataError
+from runtime.errors import UserError
+from runtime.yaml_files import load_yaml
 
 METRICS, CONFIG = "metrics.json", "config.yaml"
 
@@ -129,9 +129,9 @@ def read_settings(file: Path) -> dict[str, Any]:
         DataError: it is no config.
     """
     try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+        settings = load_yaml(file)
+    except UserError as error:
+        raise DataError(str(error)) from error
     if not isinstance(settings, dict) or not isinstance(settings.get("train", {}), dict):
         raise DataError(f"{file}: expected sections with their settings, as a training saves them")
     return settings
