@@ -12,6 +12,7 @@ from detectron2.utils.events import EventStorage, EventWriter, TensorboardXWrite
 from omegaconf import DictConfig, OmegaConf
 
 from engine.config import ConfigError
+from engine.targets import write_names
 from engine.whole_file import set_aside, write_text
 
 logger = logging.getLogger(__name__)
@@ -144,6 +145,7 @@ class WandbWriter(RunWriter):
         id_path = self._folder / "wandb_id"
         if start_iteration == 0 or not id_path.is_file():
             write_text(id_path, uuid.uuid4().hex)
+        settings = write_names(OmegaConf.to_container(self._cfg, resolve=True))
         try:
             self._run = self._wandb.init(
                 project=self._project,
@@ -151,7 +153,7 @@ class WandbWriter(RunWriter):
                 id=id_path.read_text().strip(),
                 resume="allow",
                 dir=str(self._folder),
-                config=OmegaConf.to_container(self._cfg, resolve=True),
+                config=settings,
                 settings=self._wandb.Settings(console="off"),  # log.txt has it
             )
         except (self._wandb.errors.Error, ValueError) as error:  # the second for its variables
