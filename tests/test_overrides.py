@@ -25,7 +25,7 @@ def override(cfg, *changes):
     cfg = OmegaConf.create(cfg, flags={"allow_objects": True, "struct": True})
     apply_overrides(cfg, changes)
     value = OmegaConf.select(cfg, changes[-1].partition("=")[0])
-    return OmegaConf.to_container(value) if OmegaConf.is_list(value) else value
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_list(value) else value
 
 
 TEXTS = {
