@@ -5,6 +5,7 @@ Source: the compositing script that comes with Deep Image Matting (Xu et al. 201
 """
 
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -97,7 +98,8 @@ def plan_composites(
 def read_names(path: Path, count: int, problems: list[str]) -> list[str]:
     """Read the lines of a list, blank ones left out; another count than expected is a problem."""
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        text = unicodedata.normalize("NFC", path.read_text(encoding="utf-8-sig"))
+        names = [line.strip() for line in text.splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         problems.append(f"cannot read the list {path}: {error}")
         return []
@@ -122,7 +124,7 @@ def find_listed(folder: Path, names: Iterable[str], problems: list[str]) -> dict
     found = {}
     for name in dict.fromkeys(names):
         fitting = by_stem.get(drop_suffix(name), [])
-        fitting = [path for path in fitting if path.name == name] or fitting
+        fitting = [path for path in fitting if unicodedata.normalize("NFC", path.name) == name] or fitting
         if len(fitting) == 1:
             found[name] = fitting[0]
         elif fitting:

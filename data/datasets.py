@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from data.decontamination import DecontaminatedForeground
 from data.degradation import DegradeImage
 from data.foregrounds import Foreground
+from data.formats import picture_name
 from data.images import PictureFile, read_alpha, read_image
 from data.layouts import COMPOSITION_1K, check_folders, check_same_size, match_by_name
 from data.ranges import check_number
@@ -206,7 +207,7 @@ class MattingFolder(Dataset):
         pictures = {name: reader(path) for (name, reader), path in zip(readers.items(), paths, strict=False)}
         for picture, path in zip(pictures.values(), paths, strict=True):
             check_same_size(pictures["image"], paths[0], picture, path)
-        return {**{name: as_tensor(picture) for name, picture in pictures.items()}, "name": paths[0].stem}
+        return {**{name: as_tensor(picture) for name, picture in pictures.items()}, "name": picture_name(paths[0])}
 
 
 def as_tensor(picture: NDArray) -> Tensor:

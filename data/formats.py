@@ -2,6 +2,7 @@
 
 import logging
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -86,6 +87,14 @@ def find_images(folder: str | Path) -> list[Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder: {folder}")
     return select_images(folder.iterdir(), folder, f"no picture in {folder}")
+
+
+def picture_name(path: Path) -> str:
+    """Give the name by which files belong together: without suffix, in Unicode's form NFC.
+
+    macOS and some archives store an accent as a character of its own (NFD), and other systems do not.
+    """
+    return unicodedata.normalize("NFC", path.stem)
 
 
 def select_images(paths: Iterable[Path], place: str | Path, none_found: str) -> list[Path]:

@@ -17,7 +17,7 @@ from typing import Literal
 
 from numpy.typing import NDArray
 
-from data.formats import find_images
+from data.formats import find_images, picture_name
 from data.images import DataError
 
 
@@ -284,11 +284,29 @@ def match_found(found: Sequence[tuple[str, Mapping[str, Sequence[Path]]]], layou
 
 
 def find_by_stem(folder: Path) -> dict[str, list[Path]]:
-    """Group the pictures of a folder by name without suffix, in the order of `find_images`, whose errors these are."""
+    """Group the pictures of a folder by `picture_name`, in the order of `find_images`, whose errors these are."""
     groups: dict[str, list[Path]] = defaultdict(list)
     for path in find_images(folder):
-        groups[path.stem].append(path)
+        groups[picture_name(path)].append(path)
     return dict(groups)
+
+
+def find_partner(path: Path, groups: Mapping[str, Sequence[Path]], place: Path) -> Path:
+    """Find the picture of a folder that belongs to a file by its name.
+
+    Args:
+        path: of the file.
+        groups: the folder's pictures, see `find_by_stem`.
+        place: the folder, for the message.
+
+    Raises:
+        DataError: there is none, or more than one.
+    """
+    name = picture_name(path)
+    found = groups.get(name, ())
+    if len(found) != 1:
+        raise DataError(f"{place} holds {len(found) or 'no'} pictures called {name}, expected one")
+    return found[0]
 
 
 def check_same_size(first: NDArray, first_path: Path, second: NDArray, second_path: Path) -> None:

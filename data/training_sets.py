@@ -6,6 +6,7 @@ foregrounds it may be a pack (`data.packed`), which holds its alphas.
 """
 
 import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -167,14 +168,14 @@ def find_named(place: Path) -> dict[str, list[Path]]:
     folder, pattern, is_deep = split_pattern(place)
     if pattern == "*" and not is_deep:
         return find_by_stem(folder)
-    before, after = pattern.split("*")
+    before, after = unicodedata.normalize("NFC", pattern).split("*")
     has_suffix = Path(f"name{after}").suffix.lower() in READABLE
     groups: dict[str, list[Path]] = defaultdict(list)
     for path in find_below(folder) if is_deep else find_images(folder):
-        text = path.name if has_suffix else path.stem
+        text = unicodedata.normalize("NFC", path.name if has_suffix else path.stem)
         if len(text) > len(before + after) and text.startswith(before) and text.endswith(after):
-            name = path.relative_to(folder).with_name(text[len(before) : len(text) - len(after)])
-            groups[name.as_posix()].append(path)
+            name = path.relative_to(folder).with_name(text[len(before) : len(text) - len(after)]).as_posix()
+            groups[unicodedata.normalize("NFC", name)].append(path)
     if not groups:
         raise FileNotFoundError(f"no picture fits {place} (looked for {', '.join(sorted(READABLE))})")
     return dict(groups)

@@ -1,5 +1,6 @@
 """The trimap contract: {0, 128, 255} on disk, {0, 0.5, 1} in arrays; one decoder for all who read one."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -8,11 +9,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images import DataError, as_grey, read_raw, read_raw_alpha, to_float, write_alpha
+from data.images import DataError, as_grey, read_raw, read_raw_alpha, write_alpha
+from data.mask import decode_mask, read_mask, resize_mask
 from data.trimap_check import MASK_ADVICE, check_meaning
 
 if TYPE_CHECKING:  # the processes that only measure must not load torch
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 BACKGROUND, UNKNOWN, FOREGROUND = 0.0, 0.5, 1.0
 STORED_VALUES = (0, 128, 255)  # of BACKGROUND, UNKNOWN and FOREGROUND in a file
@@ -156,6 +160,9 @@ def _erode(mask: NDArray[np.bool_], radius_px: int) -> NDArray[np.bool_]:
     return cv2.erode(mask.astype(np.uint8), kernel).astype(bool)
 
 
+WIDTH_PERCENT = 3.0  # of a band where none is stated, of the picture's longer side: it suits fur and hair
+
+
 def band_width_px(width_percent: float, longer_px: int) -> int:
     """Width in pixels, at least 1, of a band stated in percent of a picture's longer side."""
     return max(round(width_percent / 100 * longer_px), 1)
@@ -176,13 +183,22 @@ def trimap_from_mask(mask: NDArray, width_px: int, name: str | Path = "the mask"
 
     Returns: (H, W) in {0, 0.5, 1}.
 
+    A mask that is 0 everywhere gives background alone and one that is 1 everywhere foreground alone, with a warning:
+    in a sequence the subject enters and leaves.
+
     Raises:
-        DataError: the mask lies on one side of a half everywhere, or is none.
+        DataError: the mask lies on one side of a half everywhere without being 0 or 1 everywhere, or is none.
         ValueError: a width below 1.
     """
     if width_px < 1:
         raise ValueError(f"expected a band of at least 1 px, got {width_px}")
     soft = decode_mask(mask, name)
+    if soft.max() == 0:
+        logger.warning("%s is empty: all is background, so alpha is 0 everywhere", name)
+        return np.full(soft.shape, BACKGROUND, np.float32)
+    if soft.min() == 1:
+        logger.warning("%s covers all: all is foreground, so alpha is 1 everywhere", name)
+        return np.full(soft.shape, FOREGROUND, np.float32)
     if soft.max() <= 0.5 or soft.min() >= 0.5:
         raise DataError(
             f"{name} holds {soft.min():.4g} to {soft.max():.4g} of 0 to 1: expected foreground above a half and "
@@ -196,7 +212,10 @@ def trimap_from_mask(mask: NDArray, width_px: int, name: str | Path = "the mask"
 
 
 def trimap_of_mask(
-    path: str | Path, band_px: Callable[[int], int], threshold: float | None = None
+    path: str | Path,
+    band_px: Callable[[int], int],
+    threshold: float | None = None,
+    size: tuple[int, int] | None = None,
 ) -> NDArray[np.float32]:
     """Read a mask file as a trimap; see `trimap_from_mask`.
 
@@ -204,64 +223,19 @@ def trimap_of_mask(
         path: of the mask.
         band_px: gives the band's width for a picture's longer side, both in px.
         threshold: makes a mask hard first: foreground is what reaches it. None keeps a soft mask soft.
+        size: (width, height) of the image in px, to which the mask is resized before; None keeps its own.
 
     Returns: (H, W) in {0, 0.5, 1}.
+
+    Raises:
+        DataError: as `read_mask`, `resize_mask` and `trimap_from_mask`.
     """
     mask = read_mask(path)
+    if size is not None and size != mask.shape[::-1]:
+        mask = resize_mask(mask, size, path)
     if threshold is not None:
         mask = (mask >= threshold).astype(np.float32)
     return trimap_from_mask(mask, band_px(max(mask.shape)), path)
-
-
-def read_mask(path: str | Path) -> NDArray[np.float32]:
-    """Read a mask file as (H, W) in [0, 1]; see `decode_mask`."""
-    return decode_mask(read_raw(path), path)
-
-
-def decode_mask(values: NDArray, name: str | Path = "the mask") -> NDArray[np.float32]:
-    """Turn what people store as a mask into 0 background to 1 foreground.
-
-    Integers with maximum 1 are class ids 0 and 1; otherwise full scale is 1. Where transparency differs between pixels,
-    it is the mask. Of colours, one beside black is the foreground, as in a palette of classes.
-
-    Args:
-        values: (H, W), (H, W, 3) or (H, W, 4) bool, uint8, uint16 or float in [0, 1].
-        name: what an error calls it, a path for instance.
-
-    Returns: (H, W) in [0, 1], a new array.
-
-    Raises:
-        DataError: another dtype, shape or range; several colours.
-    """
-    if values.size == 0:
-        raise DataError(f"{name} is empty: shape {values.shape}")
-    if values.dtype == bool and values.ndim == 3:
-        values = values.astype(np.uint8) * 255
-    if values.ndim == 3 and values.shape[2] == 4 and np.ptp(values[:, :, 3]):
-        values = values[:, :, 3]
-    elif values.ndim == 3 and values.shape[2] == 3 and np.ptp(values, axis=2).any():
-        values = _one_colour(values, name)
-    values = as_grey(values, name)
-    if values.dtype == bool:
-        return values.astype(np.float32)
-    if values.dtype in (np.uint8, np.uint16):
-        return values.astype(np.float32) if values.max() == 1 else to_float(values)
-    if np.issubdtype(values.dtype, np.floating):
-        if values.min() >= 0 and values.max() <= 1:  # false for NaN
-            return values.astype(np.float32)
-        raise DataError(f"{name} holds floats between {values.min():.4g} and {values.max():.4g}: scale them to [0, 1]")
-    raise DataError(f"{name} is {values.dtype}; expected bool, uint8, uint16 or floats in [0, 1]: convert it")
-
-
-def _one_colour(values: NDArray, name: str | Path) -> NDArray[np.bool_]:
-    """Mark where (H, W, 3) is not black, if that is one colour."""
-    is_coloured = values.max(axis=2) > 0
-    colours = values[is_coloured]
-    if (colours != colours[0]).any():
-        raise DataError(
-            f"{name} holds several colours beside black; expected grey, transparency or one colour: keep one object's"
-        )
-    return is_coloured
 
 
 def trivial_alpha(trimap: Trimap) -> Trimap:

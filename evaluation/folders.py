@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.formats import find_images
+from data.formats import find_images, picture_name
 from data.images import DataError, read_raw_alpha, read_raw_image, to_float
 from data.ranks import ALONE, Ranks
 from data.trimap import trimap_from_alpha, unknown_mask
@@ -165,9 +165,10 @@ def _pictures_by_name(folder: Path, problems: list[str]) -> dict[str, Path]:
             if not _is_utf_8(path.name):
                 problems.append(f"{folder}: the name {ascii(path.name)} is not UTF-8: rename the file")
                 continue
-            if path.stem in table:
-                problems.append(f"{path} and {table[path.stem].name} have one name: keep one of them")
-            table[path.stem] = path
+            name = picture_name(path)
+            if name in table:
+                problems.append(f"{path} and {table[name].name} have one name: keep one of them")
+            table[name] = path
     except FileNotFoundError as error:
         problems.append(str(error))
     return table

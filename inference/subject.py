@@ -8,7 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.images import DataError, to_uint8
-from data.trimap import BACKGROUND, FOREGROUND, UNKNOWN, band_width_px, distance_to, trimap_from_mask
+from data.trimap import (
+    BACKGROUND,
+    FOREGROUND,
+    UNKNOWN,
+    WIDTH_PERCENT,
+    band_width_px,
+    distance_to,
+    trimap_from_mask,
+)
 from inference.saliency import INPUT_PX, heat_map
 
 SCENERY_HEAT = 0.4  # a level below it is background: sky 0.1 and ground 0.3 are two levels, no subject is that cold
@@ -25,7 +33,6 @@ SMALL_HOLE = 0.005  # of the subject's area: eyes, buttons; they are filled
 CONTRADICTION = 0.1, 0.5  # heat, from background level 0 to subject level 1: outside above, inside below
 DOUBT_REACH = 0.15  # how far from the boundary doubt counts, of the longer side: hair, and no rock on the horizon
 SPECK = 0.01  # radius of doubt that is noise, of the longer side
-WIDTH_PERCENT = 3.0
 
 
 class _Look(NamedTuple):

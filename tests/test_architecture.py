@@ -30,6 +30,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "tools.benchmarks": (*TOOLS, "tools.benchmarks"),
     "tools.predict": (*TOOLS, "tools.prediction"),
     "tools.evaluate": (*TOOLS, "tools.prediction"),
+    "tools.make_trimap": (*TOOLS, "tools.prediction"),
     "tools.prediction": (*TOOLS, "tools.prediction"),
     "tools.make_open_dataset": (*TOOLS, "tools.open_data"),
     "tools.open_data": (*TOOLS, "tools.open_data"),

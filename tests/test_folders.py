@@ -145,6 +145,13 @@ def test_the_digest_knows_the_shape(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")
+def test_names_match_however_an_accent_is_stored(test_set):
+    expected = evaluate_folders(*folders(test_set, "trimap", "image")).rows["b"]
+    for folder, name in (("pred", "\u00fc"), ("label", "u\u0308"), ("trimap", "\u00fc"), ("image", "u\u0308")):
+        (test_set / folder / "b.png").rename(test_set / folder / f"{name}.png")
+    assert evaluate_folders(*folders(test_set, "trimap", "image")).rows["\u00fc"] == expected
+
+
 def test_a_name_that_is_no_text_is_a_problem_of_its_file(test_set):
     folder = test_set / "label"
     os.rename(folder / "b.png", os.fsencode(folder) + b"/b\xff.png")

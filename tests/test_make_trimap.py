@@ -92,7 +92,7 @@ def test_a_threshold_cuts_a_noisy_mask(folders):
     line = arguments(folders, "--width-px", "4", mask="noisy.png", output="trimap.png")
     assert make_trimap.main(line) == 0
     assert (grey(folders / "trimap.png") == 128).all()
-    assert make_trimap.main([*line, "--threshold", "0.6"]) == 0
+    assert make_trimap.main([*line, "--threshold", "0.6", "--overwrite"]) == 0
     np.testing.assert_array_equal(grey(folders / "trimap.png"), band(disc("a"), 4))
 
 
@@ -160,12 +160,12 @@ def refused(folder, capsys, **paths):
             "--overlay {}/look: exp",
         ),
         (
-            {"mask": "masks/a.png", "output": "t.png", "image": "images/b.bmp", "overlay": "look.png"},
-            "b.bmp is 50 x 70 px but {}/masks/a.png is 90 x 60 px",
+            {"mask": "turned.png", "output": "t.png", "image": "images/b.bmp", "overlay": "look.png"},
+            "turned.png is 70 x 50 px and the image 50 x 70 px: one of them is turned by 90 degrees",
         ),
         ({"mask": "text.png", "output": "t.png"}, "cannot read {}/text.png: not a picture that Pillow knows"),
         ({"mask": "images/a.bmp", "output": "t.png"}, "a.bmp holds several colours beside black"),
-        ({"mask": "empty.png", "output": "t.png"}, "empty.png holds 0 to 0 of 0 to 1"),
+        ({"mask": "faint.png", "output": "t.png"}, "faint.png holds 0 to 0.02745 of 0 to 1"),
         ({"output": "masks"}, "masks/a.png is an input or an output already"),
         ({"output": "link"}, "link/a.png is an input or an output already"),
         ({"mask": "masks/a.png", "output": "circle/t.png"}, "circle"),
@@ -181,7 +181,8 @@ def test_files_that_cannot_be_used_are_one_line(folders, capsys, paths, words):
     (folders / "text.png").write_text("no picture")
     (folders / "link").symlink_to(folders / "masks")
     (folders / "circle").symlink_to(folders / "circle")
-    cv2.imwrite(str(folders / "empty.png"), np.zeros((4, 4), np.uint8))
+    cv2.imwrite(str(folders / "faint.png"), np.eye(4, dtype=np.uint8) * 7)
+    cv2.imwrite(str(folders / "turned.png"), disc("b").T.astype(np.uint8))
     lines = refused(folders, capsys, **paths)
     assert len(lines) == 1 and words.format(folders) in lines[0]
 
@@ -189,21 +190,68 @@ def test_files_that_cannot_be_used_are_one_line(folders, capsys, paths, words):
 def test_an_interruption_is_one_line_and_130(folders, capsys, monkeypatch):
     monkeypatch.setattr(make_trimap, "trimap_of_mask", Mock(side_effect=KeyboardInterrupt))
     assert make_trimap.main(arguments(folders, "--width-px", "6")) == 130
-    assert capsys.readouterr() == ("", "make_trimap.py: interrupted\n")
+    assert capsys.readouterr() == ("", "make_trimap.py: interrupted; the same command with --resume goes on\n")
 
 
-def test_missing_partners_are_all_named(folders, capsys):
+def test_bad_masks_stop_no_other_and_are_listed_at_the_end(folders, capsys):
+    """Then --resume makes what is missing and touches nothing else."""
+    for name in ("c", "d", "e"):
+        cv2.imwrite(str(folders / "masks" / f"{name}.png"), disc("a").astype(np.uint8))
+        cv2.imwrite(str(folders / "images" / f"{name}.png"), np.zeros((*SIZES["a"], 3), np.uint8))
     (folders / "images" / "a.bmp").unlink()
-    (folders / "masks" / "b.png").unlink()
-    lines = refused(folders, capsys, image="images", overlay="look")
-    assert lines[0] == "make_trimap.py: 2 files lack their partners. Missing:"
-    assert lines[1:3] == [f"  {folders}/images/a.*", f"  {folders}/masks/b.*"]
+    (folders / "masks" / "c.png").write_text("no picture")
+    cv2.imwrite(str(folders / "masks" / "d.png"), np.eye(9, dtype=np.uint8) * 7)
+    paths = {"image": "images", "overlay": "look"}
+    assert make_trimap.main(arguments(folders, "--width-px", "6", **paths)) == 1
+    output = capsys.readouterr()
+    assert [line.partition(": ")[0] for line in output.out.splitlines()] == [f"{folders}/out/{n}.png" for n in "be"]
+    lines = output.err.splitlines()
+    assert lines[0] == "make_trimap.py: 3 of 5 images failed:" and len(lines) == 4
+    for line, name, reason in zip(
+        lines[1:], "acd", ("holds no pictures called a, expected one", "not a picture", "holds 0 to 0.0"), strict=True
+    ):
+        assert line.startswith(f"  {folders}/masks/{name}.png") and reason in line
+    cv2.imwrite(str(folders / "images" / "a.png"), np.zeros((*SIZES["a"], 3), np.uint8))
+    (folders / "out" / "b.png").write_text("complete, by its name")
+    assert make_trimap.main(arguments(folders, "--width-px", "6", "--resume", **paths)) == 1
+    assert "make_trimap.py: 2 of 5 are there already" in capsys.readouterr().err
+    assert {path.name for path in (folders / "out").iterdir()} == {"a.png", "b.png", "e.png"}
+    assert (folders / "out" / "b.png").read_text() == "complete, by its name"
+
+
+def test_what_is_there_is_replaced_when_asked_alone(folders, capsys):
+    assert make_trimap.main(arguments(folders)) == 0  # the width has a default
+    np.testing.assert_array_equal(grey(folders / "out" / "a.png"), band(disc("a"), 3))
+    capsys.readouterr()
+    lines = refused(folders, capsys)
+    words = f"make_trimap.py: {folders}/out/a.png, {folders}/out/b.png are there already: --overwrite replaces them"
+    assert len(lines) == 1 and lines[0].startswith(words) and "--resume" in lines[0]
+    assert make_trimap.main(arguments(folders, "--width-px", "9", "--overwrite")) == 0
+    np.testing.assert_array_equal(grey(folders / "out" / "a.png"), band(disc("a"), 9))
+
+
+def test_an_empty_mask_of_a_sequence_is_background(cases, tmp_path, caplog):
+    folder = cases / "c13_empty_mask_frame"
+    command = ["--mask", str(folder / "masks"), "--output", str(tmp_path), "--image", str(folder / "frames")]
+    assert make_trimap.main(command) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"1.png", "2.png", "3.png"}
+    assert (grey(tmp_path / "2.png") == 0).all() and len(np.unique(grey(tmp_path / "1.png"))) == 3
+    assert [message.partition("masks/")[2].split(" ")[0] for message in caplog.messages] == ["2.png"]
+
+
+def test_a_mask_of_another_size_is_resized_to_its_image(folders, caplog):
+    big = cv2.resize(disc("a").astype(np.uint8) * 255, (900, 600), interpolation=cv2.INTER_NEAREST)
+    cv2.imwrite(str(folders / "big.png"), big)
+    paths = {"mask": "big.png", "output": "t.png", "image": "images/a.bmp", "overlay": "look.png"}
+    assert make_trimap.main(arguments(folders, "--width-px", "6", **paths)) == 0
+    np.testing.assert_array_equal(grey(folders / "t.png"), band(disc("a"), 6))
+    assert "big.png is 900 x 600 px and the image 90 x 60 px: the mask is resized" in caplog.text
 
 
 @pytest.mark.parametrize(
     "more",
     [
-        [],
+        ["--resume", "--overwrite"],
         ["--width-px", "0"],
         ["--width-px", "3", "--width-percent", "1"],
         ["--width-percent", "0"],
@@ -211,7 +259,6 @@ def test_missing_partners_are_all_named(folders, capsys):
         ["--width-percent", "101"],
         ["--width-px", "3", "--threshold", "0"],
         ["--width-px", "3", "--threshold", "1.1"],
-        ["--width-px", "3", "--image", "images"],
         ["--width-px", "3", "--overlay", "look"],
     ],
 )

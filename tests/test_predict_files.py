@@ -149,6 +149,37 @@ def test_resuming_what_is_done_loads_no_network(folders, capsys):
     assert capsys.readouterr().err == "predict.py: 3 of 3 are there already\n"
 
 
+def test_what_is_there_is_named_and_replaced_when_asked_alone(folders, capsys):
+    assert predict.main(arguments(folders, *RAMP, image="images/a.png", output="out")) == 0
+    assert capsys.readouterr().out == f"wrote {folders}/out/a.png\n"
+    (folders / "out" / "b.png").write_text("of the user")
+    before = contents(folders)
+    assert predict.main(arguments(folders, *RAMP)) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"predict.py: {folders}/out/a.png, {folders}/out/b.png are there already")
+    assert "--overwrite" in error and "--resume" in error and contents(folders) == before
+    assert predict.main(arguments(folders, *RAMP, "--overwrite")) == 0
+    assert capsys.readouterr().out == f"wrote 3 files to {folders}/out\n"
+    assert grey(folders / "out" / "b.png").shape == (48, 33)
+
+
+def test_an_empty_mask_of_a_sequence_is_background(cases, tmp_path, capsys, caplog):
+    folder = cases / "c13_empty_mask_frame"
+    command = [str(folder / "frames"), "--mask", str(folder / "masks"), "--output", str(tmp_path), *RAMP]
+    assert predict.main(command) == 0
+    assert capsys.readouterr().out == f"wrote 3 files to {tmp_path}\n"
+    opaque = [cv2.imread(str(tmp_path / f"{n}.png"), cv2.IMREAD_UNCHANGED)[:, :, 3].any() for n in (1, 2, 3)]
+    assert opaque == [True, False, True] and "masks/2.png is empty" in caplog.text
+
+
+def test_names_match_however_an_accent_is_stored(folders):
+    for folder in ("images", "trimaps"):
+        (path,) = (folders / folder).glob("a.*")
+        path.rename(path.with_stem("caf\u00e9" if folder == "images" else "cafe\u0301"))
+    assert predict.main(arguments(folders, *RAMP)) == 0
+    assert (folders / "out" / "caf\u00e9.png").is_file()
+
+
 def test_a_folder_is_no_file_that_is_there_already(folders, capsys):
     (folders / "out" / "a.png").mkdir(parents=True)
     assert predict.main(arguments(folders, *RAMP, "--resume")) == 1
@@ -229,8 +260,11 @@ def test_an_optional_package_that_is_missing_is_one_line(folders, capsys, monkey
     [
         ([], "give one of --trimap, --trimap-dir, --mask and --auto"),
         (["--trimap", "t.png", "--auto"], "give one of --trimap, --trimap-dir, --mask and --auto"),
-        (["--mask", "m.png"], "--mask needs either --width-px or --width-percent"),
-        (["--mask", "m.png", "--width-px", "3", "--width-percent", "3"], "--mask needs either"),
+        (
+            ["--mask", "m.png", "--width-px", "3", "--width-percent", "3"],
+            "give --width-px or --width-percent, not both",
+        ),
+        (["--auto", "--resume", "--overwrite"], "not allowed with argument"),
         (["--mask", "m.png", "--width-px", "0"], "argument --width-px: must be at least 1, got 0"),
         (["--mask", "m.png", "--width-px", "x"], "argument --width-px: invalid"),
         (["--mask", "m.png", "--width-percent", "101"], "must be above 0 and at most 100, got 101"),

@@ -228,6 +228,13 @@ def test_folders_below_are_matched_by_their_own_names_too(root):
         find_real_images("img/**", "mat/**")
 
 
+def test_names_match_however_an_accent_is_stored(root):
+    fill(root, "img/caf\u00e9/a\u0308_rgb.jpg", "mat/cafe\u0301/\u00e4.png", "in/u\u0308.jpg", "out/\u00fc.png")
+    (pair,) = find_real_images("img/**/*_rgb", "mat/**")
+    assert pair == (Path("img/caf\u00e9/a\u0308_rgb.jpg"), Path("mat/cafe\u0301/\u00e4.png"))
+    assert find_real_images("in", "out") == [(Path("in/u\u0308.jpg"), Path("out/\u00fc.png"))]
+
+
 def test_folders_below_come_in_the_order_of_their_names(root):
     names = [f"set/{folder}/a.png" for folder in "zyxwvutsrqponm"]
     fill(root, *names, "set/zz.png")

@@ -11,12 +11,11 @@ from scipy import ndimage
 
 from data.formats import find_images
 from data.images import DataError
+from data.mask import decode_mask, read_mask, resize_mask
 from data.trimap import (
-    decode_mask,
     decode_trimap,
     encode_trimap,
     ramp_alpha,
-    read_mask,
     read_strict_trimap,
     read_trimap,
     trimap_from_alpha,
@@ -261,9 +260,7 @@ def test_a_palette_of_classes_is_read_from_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("mask", "words"),
     [
-        (np.zeros((4, 4), np.uint8), "mask holds 0 to 0 of 0 to 1: expected foreground above a half"),
-        (np.ones((4, 4), bool), "mask holds 1 to 1 of 0 to 1"),
-        (np.array([[0, 2]], np.uint8), r"holds 0 to 0\.00784"),
+        (np.array([[0, 2]], np.uint8), r"mask holds 0 to 0\.00784\d* of 0 to 1: expected foreground above a half"),
         (np.array([[0, 255]], np.uint16), r"holds 0 to 0\.00389"),
         (np.array([[0.0, 0.5]]), r"holds 0 to 0\.5 of"),
         (np.array([[0.5, 1.0]]), r"holds 0\.5 to 1 of"),
@@ -274,12 +271,59 @@ def test_a_palette_of_classes_is_read_from_its_file(tmp_path):
         (np.zeros((0, 4)), "is empty"),
         (np.zeros((4, 4, 2), np.uint8), "has shape"),
         (np.eye(3, dtype=np.uint8)[None], "holds several colours beside black"),
-        (np.zeros((2, 2, 4), np.uint8), "has transparency of its own"),
+        (np.full((2, 2, 4), 9, np.uint8), "has transparency of its own"),
     ],
 )
 def test_what_is_no_mask_is_refused(mask, words):
     with pytest.raises(DataError, match=words):
         trimap_from_mask(mask, 3)
+
+
+@pytest.mark.parametrize(
+    ("mask", "value", "word"),
+    [
+        (np.zeros((4, 5), np.uint8), 0, "empty"),
+        (np.zeros((4, 5), bool), 0, "empty"),
+        (np.zeros((4, 5)), 0, "empty"),
+        (np.zeros((4, 5, 3), np.uint8), 0, "empty"),
+        (np.zeros((4, 5, 4), np.uint8), 0, "empty"),
+        (np.full((4, 5), 255, np.uint8), 1, "covers all"),
+        (np.full((4, 5), 65535, np.uint16), 1, "covers all"),
+        (np.ones((4, 5), bool), 1, "covers all"),
+    ],
+)
+def test_a_mask_of_one_side_alone_is_that_side_everywhere_with_a_warning(mask, value, word, caplog):
+    np.testing.assert_array_equal(trimap_from_mask(mask, 3, "m.png"), np.full((4, 5), value))
+    (message,) = caplog.messages
+    assert message.startswith(f"m.png {word}") or message.startswith(f"m.png is {word}")
+
+
+def soft_disc(height: int, width: int) -> np.ndarray:
+    """A disc of a quarter of the shorter side, at any size in the same place, with a soft edge 1/20 wide."""
+    y, x = (np.mgrid[:height, :width] + 0.5) / min(height, width)
+    return np.clip((0.25 - np.hypot(y - 0.5, x - 0.6)) * 20 + 0.5, 0, 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [(48, 64), (96, 128), (300, 400), (1200, 1600)])
+def test_a_resized_mask_is_what_would_have_been_drawn_at_that_size(size, caplog):
+    """Soft within what a pixel of the coarser one covers of the edge; hard but for pixels beside the outline."""
+    mask = soft_disc(192, 256)
+    drawn = soft_disc(*size)
+    resized = resize_mask(mask, size[::-1], "m.png")
+    assert resized.shape == size and np.abs(resized - drawn).max() < 0.1
+    hard = resize_mask((mask > 0.5).astype(np.float32), size[::-1], "m.png")
+    assert set(np.unique(hard)) == {0, 1}
+    wrong = hard != (drawn > 0.5)
+    assert wrong.sum() < 0.02 * (drawn > 0.5).sum()
+    assert [message.endswith("the mask is resized") for message in caplog.messages] == [True, True]
+
+
+def test_a_stretched_mask_is_told_and_a_turned_one_refused(caplog):
+    mask = soft_disc(64, 64)
+    assert resize_mask(mask, (128, 96), "m.png").shape == (96, 128)
+    assert "m.png is 64 x 64 px and the image 128 x 96 px: the mask is resized, and stretched" in caplog.text
+    with pytest.raises(DataError, match=r"m\.png is 64 x 48 px .* turned by 90 degrees"):
+        resize_mask(mask[:48], (48, 64), "m.png")
 
 
 def test_a_band_has_a_width():

@@ -7,7 +7,9 @@
 Unknown is a band of that width around the mask's boundary, half of it inside, and all fractional pixels of a soft mask;
 percent are of the picture's longer side. A mask is 8- or 16-bit grey (0 background, full scale foreground; where the
 maximum is 1: classes 0 and 1), a picture whose transparency is the mask, or one colour on black. With folders, files
-belong together by name without suffix, and NAME.png is written. An overlay shows the picture with the foreground
+belong together by name without suffix, and NAME.png is written; a mask of another size than its --image is resized. An
+empty mask is background everywhere. A bad file stops no other and is listed at the end. A file that is there already is
+replaced by --overwrite alone; --resume makes only what is not there. An overlay shows the picture with the foreground
 tinted blue, the background orange, their borders to the band drawn and the band left as it is.
 --auto finds the subject by an optional package (requirements-extra.txt); its band is wider where it is in doubt.
 Exit status: 0 made, 1 something is wrong with the files, 2 wrong usage.
@@ -16,8 +18,8 @@ Exit status: 0 made, 1 something is wrong with the files, 2 wrong usage.
 import _root  # noqa: F401
 
 import argparse
+import logging
 import os
-import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -26,14 +28,24 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.datasets import check_same_size
 from data.images import IMAGE_SUFFIXES, LOSSLESS_SUFFIXES, DataError, read_image, write_image
-from data.layouts import match_by_name
-from data.trimap import BACKGROUND, FOREGROUND, UNKNOWN, band_width_px, trimap_of_mask, write_trimap
+from data.layouts import find_by_stem, find_partner
+from data.trimap import (
+    BACKGROUND,
+    FOREGROUND,
+    UNKNOWN,
+    WIDTH_PERCENT,
+    band_width_px,
+    trimap_of_mask,
+    write_trimap,
+)
+from inference.batch import Failure, attempt
 from inference.extras import MissingExtraError
-from inference.subject import WIDTH_PERCENT, trimap_of_subject
+from inference.subject import trimap_of_subject
+from runtime.outputs import refuse_existing
+from tools.prediction.messages import list_failures, say
 
-FOLDER_LAYOUT = "A mask and its image share their name without suffix."
+TOOL = "make_trimap.py"
 TINTS = {FOREGROUND: (0.0, 0.45, 0.7), BACKGROUND: (0.84, 0.37, 0.0)}  # blue and orange: told apart by all eyes
 TINT_STRENGTH = 0.5
 BORDER_SHARE = 1 / 400  # of the longer side, so that it is seen on large pictures too
@@ -43,48 +55,68 @@ class Job(NamedTuple):
     """Files of one trimap."""
 
     source: Path  # its mask or, without one, its photograph
-    image: Path  # for the overlay; the source where there is nothing else
     trimap: Path
     overlay: Path | None
 
+    @property
+    def outputs(self) -> list[Path]:
+        """What is written."""
+        return [path for path in (self.trimap, self.overlay) if path]
 
-def find_jobs(inputs: dict[str, Path], output: Path, overlay: Path | None) -> list[Job]:
-    """List what to make for one file or a folder.
+
+def find_jobs(source: Path, output: Path, overlay: Path | None) -> list[Job]:
+    """List what to make of one file or a folder.
 
     Args:
-        inputs: option -> its file or folder; the first holds the sources, the last the images.
+        source: mask or photograph, or folder of these.
         output: trimap to write, or folder for them.
         overlay: picture to write, or folder for them.
 
     Raises:
-        FileNotFoundError: a file or folder is missing, or files lack their partners.
-        DataError: a file beside a folder, a suffix that cannot hold the output, an output that would replace an input
-            or another output.
+        FileNotFoundError: the folder holds no picture.
+        DataError: a suffix that cannot hold the output; two sources of one name.
     """
-    for option, path in inputs.items():
-        if not path.exists():
-            raise FileNotFoundError(f"{option} {path}: no such file or folder")
-    if len({path.is_dir() for path in inputs.values()}) > 1:
-        given = " and ".join(f"{option} {path}" for option, path in inputs.items())
-        raise DataError(f"{given}: expected two files or two folders, got one of each")
-    sources = list(inputs.values())
-    if sources[0].is_dir():
-        jobs = [
-            Job(paths[0], paths[-1], output / name, overlay / name if overlay else None)
-            for paths in match_by_name(sources, FOLDER_LAYOUT)
-            for name in [f"{paths[0].stem}.png"]
-        ]
-    else:
+    if not source.is_dir():
         check_suffix("--output", output, LOSSLESS_SUFFIXES)
         if overlay:
             check_suffix("--overlay", overlay, IMAGE_SUFFIXES)
-        jobs = [Job(sources[0], sources[-1], output, overlay)]
-    taken = {os.path.realpath(path) for job in jobs for path in (job.source, job.image)}
-    for path in (path for job in jobs for path in (job.trimap, job.overlay) if path):
+        return [Job(source, output, overlay)]
+    jobs = []
+    for name, paths in find_by_stem(source).items():
+        if len(paths) > 1:
+            raise DataError(f"{source} holds more than one picture called {name}: keep one of them")
+        jobs.append(Job(paths[0], output / f"{name}.png", overlay / f"{name}.png" if overlay else None))
+    return jobs
+
+
+def find_images_of(source: Path, images: Path) -> tuple[Callable[[Path], Path], list[Path]]:
+    """Find the photographs that belong to masks.
+
+    Args:
+        source: mask, or folder of masks.
+        images: photograph, or folder of photographs.
+
+    Returns: a function that gives the photograph of a mask, and all photographs that it may give.
+
+    Raises:
+        FileNotFoundError: there are none.
+        DataError: a file beside a folder.
+    """
+    if source.is_dir() != images.is_dir():
+        raise DataError(f"--mask {source} and --image {images}: expected two files or two folders, got one of each")
+    if not images.is_dir():
+        return lambda path: images, [images]
+    groups = find_by_stem(images)
+    return lambda path: find_partner(path, groups, images), [path for paths in groups.values() for path in paths]
+
+
+def check_outputs(jobs: Sequence[Job], inputs: Collection[Path]) -> None:
+    """Raise a DataError where an output would replace an input or another output."""
+    taken = {os.path.realpath(path) for path in inputs}
+    for path in (path for job in jobs for path in job.outputs):
         if os.path.realpath(path) in taken:
             raise DataError(f"{path} is an input or an output already and would be overwritten; name another place")
         taken.add(os.path.realpath(path))
-    return jobs
 
 
 def check_suffix(option: str, path: Path, suffixes: Collection[str]) -> None:
@@ -114,34 +146,49 @@ def draw_overlay(image: NDArray[np.float32], trimap: NDArray[np.float32]) -> NDA
     return overlay
 
 
-def from_photograph(path: Path, band_px: Callable[[int], int]) -> NDArray[np.float32]:
-    """Make the trimap of what stands out in a photograph, arguments and result as of `data.trimap.trimap_of_mask`."""
-    image = read_image(path)
-    longer_px = max(image.shape[:2])
-    return trimap_of_subject(image, 100 * band_px(longer_px) / longer_px, path)
+class Maker:
+    """Makes trimaps as the command line says.
 
-
-def make_trimap(job: Job, band_px: Callable[[int], int], find: Callable[[Path], NDArray[np.float32]]) -> str:
-    """Write one trimap and its overlay.
-
-    Args:
-        job: the files.
-        band_px: gives the band's width for a picture's longer side, both in px.
-        find: gives the trimap of a source.
-
-    Returns: a line that says how large each region became.
+    Raises: as `find_images_of`.
     """
-    trimap = find(job.source)
-    if job.overlay:
-        image = read_image(job.image)
-        check_same_size(image, job.image, trimap, job.source)
-        job.overlay.parent.mkdir(parents=True, exist_ok=True)
-        write_image(job.overlay, draw_overlay(image, trimap))
-    job.trimap.parent.mkdir(parents=True, exist_ok=True)
-    write_trimap(job.trimap, trimap)
-    regions = {"foreground": FOREGROUND, "unknown": UNKNOWN, "background": BACKGROUND}
-    shares = ", ".join(f"{(trimap == value).mean():.1%} {region}" for region, value in regions.items())
-    return f"{job.trimap}: {shares}, band {band_px(max(trimap.shape))} px"
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.find_image: Callable[[Path], Path] | None = None
+        self.images: list[Path] = []
+        if options.mask and options.image:
+            self.find_image, self.images = find_images_of(options.mask, options.image)
+
+    def __call__(self, job: Job) -> str:
+        """Write one trimap and its overlay.
+
+        Returns: a line that says how large each region became.
+        """
+        path = job.source if self.find_image is None else self.find_image(job.source)
+        image = read_image(path) if self.options.auto or self.find_image else None
+        trimap = self.trimap(job.source, image)
+        if job.overlay:
+            assert image is not None, "the command line asks for --image beside --overlay"
+            job.overlay.parent.mkdir(parents=True, exist_ok=True)
+            write_image(job.overlay, draw_overlay(image, trimap))
+        job.trimap.parent.mkdir(parents=True, exist_ok=True)
+        write_trimap(job.trimap, trimap)
+        regions = {"foreground": FOREGROUND, "unknown": UNKNOWN, "background": BACKGROUND}
+        shares = ", ".join(f"{(trimap == value).mean():.1%} {region}" for region, value in regions.items())
+        return f"{job.trimap}: {shares}, band {self.band_px(max(trimap.shape))} px"
+
+    def trimap(self, path: Path, image: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """Make the trimap (H, W) of a mask or, with --auto, of what stands out in the image."""
+        if self.options.auto:
+            assert image is not None, "--auto reads it"
+            longer_px = max(image.shape[:2])
+            return trimap_of_subject(image, 100 * self.band_px(longer_px) / longer_px, path)
+        size = None if image is None else (image.shape[1], image.shape[0])
+        return trimap_of_mask(path, self.band_px, self.options.threshold, size)
+
+    def band_px(self, longer_px: int) -> int:
+        """Give the band's width for a picture's longer side, both in px."""
+        return self.options.width_px or band_width_px(self.options.width_percent or WIDTH_PERCENT, longer_px)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -149,6 +196,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns: the exit status.
     """
+    options = parse(arguments)
+    try:
+        return make_trimaps(options)
+    except (OSError, ValueError, MissingExtraError) as error:  # DataError is a ValueError
+        say(str(error), TOOL)
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted; the same command with --resume goes on", TOOL)
+        return 130
+
+
+def make_trimaps(options: argparse.Namespace) -> int:
+    """Make all trimaps; a bad file stops no other.
+
+    Returns: the exit status.
+
+    Raises:
+        OSError, ValueError, MissingExtraError: nothing can be made, or nothing more.
+    """
+    for option, path in (("--mask", options.mask), ("--image", options.image)):
+        if path and not path.exists():
+            raise FileNotFoundError(f"{option} {path}: no such file or folder")
+    make = Maker(options)
+    jobs = find_jobs(options.mask or options.image, options.output, options.overlay)
+    check_outputs(jobs, [*(job.source for job in jobs), *make.images])
+    if options.resume:
+        num_all = len(jobs)
+        jobs = [job for job in jobs if not all(path.is_file() for path in job.outputs)]
+        say(f"{num_all - len(jobs)} of {num_all} are there already", TOOL)
+    elif not options.overwrite:
+        refuse_existing((path for job in jobs for path in job.outputs), can_resume=True)
+    failures: dict[Path, str] = {}
+    for job in jobs:
+        made = attempt(make, job)
+        if isinstance(made, Failure):
+            failures[job.source] = made.reason
+        else:
+            print(made)
+    list_failures(failures, len(jobs), TOOL)
+    return 1 if failures else 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; options that contradict each other end the process with status 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--mask", type=Path, help="mask, or folder of masks")
@@ -159,11 +250,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     width.add_argument(
         "--width-percent",
         type=float,
-        help=f"the same in percent of the picture's longer side (with --auto {WIDTH_PERCENT:g} by default)",
+        help=f"the same in percent of the picture's longer side (default: {WIDTH_PERCENT:g})",
     )
     parser.add_argument("--threshold", type=float, help="cut the mask here first, for JPEG and network masks; 0 to 1")
     parser.add_argument("--image", type=Path, help="photograph, or folder of them, for --overlay or --auto")
     parser.add_argument("--overlay", type=Path, help="picture to check the trimap by, or folder for them")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true", help="make only what is not there yet")
+    existing.add_argument("--overwrite", action="store_true", help="replace what is there")
     options = parser.parse_args(arguments)
     if options.width_px is not None and options.width_px < 1:
         parser.error(f"--width-px must be at least 1, got {options.width_px}")
@@ -173,30 +267,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--threshold must be above 0 and at most 1, got {options.threshold}")
     if options.auto and (options.image is None or options.threshold is not None):
         parser.error("--auto needs --image and takes no --threshold")
-    if options.mask and bool(options.image) != bool(options.overlay):
-        parser.error("give --image and --overlay together, or neither")
-    if options.mask and options.width_px is None and options.width_percent is None:
-        parser.error("a mask needs --width-px or --width-percent")
-
-    def band_px(longer_px: int) -> int:
-        percent = WIDTH_PERCENT if options.width_percent is None else options.width_percent
-        return options.width_px or band_width_px(percent, longer_px)
-
-    def find(source: Path) -> NDArray[np.float32]:
-        return from_photograph(source, band_px) if options.auto else trimap_of_mask(source, band_px, options.threshold)
-
-    inputs = {"--mask": options.mask, "--image": options.image}
-    try:
-        for job in find_jobs({name: path for name, path in inputs.items() if path}, options.output, options.overlay):
-            print(make_trimap(job, band_px, find))
-    except (OSError, ValueError, MissingExtraError) as error:  # DataError is a ValueError
-        print(f"make_trimap.py: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("make_trimap.py: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    if options.overlay and not options.image:
+        parser.error("--overlay needs --image")
+    return options
 
 
 if __name__ == "__main__":
+    logging.basicConfig(format=f"{TOOL}: %(message)s")
     raise SystemExit(main())

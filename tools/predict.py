@@ -5,12 +5,14 @@
     python tools/predict.py frames --trimap-dir trimaps --model models/s --output alphas --resume
     python tools/predict.py "photos/*.jpg" --mask masks --width-percent 2 --background '#20a040'
 
-IMAGES are files, folders and quoted patterns. In folders, trimaps and masks belong to images by name without suffix.
+IMAGES are files, folders and quoted patterns. In folders, trimaps and masks belong to images by name without suffix. A
+mask of another size than its image is resized; a trimap is not.
 Without --output, what is made of a file lies beside it as NAME_alpha.png, NAME_cutout.png or NAME_composite.png, and
 what is made of a folder, or of a pattern in a folder, lies beside that one as FOLDER_alpha/NAME.png and so on.
 Alpha comes from a model folder or an .onnx file of tools/export.py, or from a config with its checkpoint; without a
 network by closed-form matting. The baseline "trivial" is 0.5 wherever unknown, "ramp" follows the distances alone.
-A bad file stops no other and is listed at the end. --resume makes only what is not there; what is there is complete.
+A bad file stops no other and is listed at the end. A file that is there already is never replaced unasked: --resume
+makes only what is not there (what is there is complete), --overwrite makes all anew.
 `torchrun --nproc-per-node 2 tools/predict.py ...` shares the images out to processes, on the GPU of its own each.
 Exit status: 0 all matted, 1 something is wrong with files, 2 wrong usage, 130 interrupted.
 """
@@ -31,8 +33,10 @@ from data.images import read_image
 from data.ranks import ALONE, TOLD_ERRORS, Ranks, RanksStartError, Terminated, find_ranks
 from inference.batch import matte_all
 from inference.jobs import KINDS, Job, check_outputs, find_jobs
+from runtime.outputs import refuse_existing
 from tools.prediction.command_line import parse
-from tools.prediction.steps import load_matte, result_writer, say, trimap_source
+from tools.prediction.messages import list_failures, list_written, say
+from tools.prediction.steps import load_matte, result_writer, trimap_source
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,6 +95,8 @@ def matte_images(options: argparse.Namespace, ranks: Ranks) -> int:
         for line in errors:
             say(line)
         list_missing([job for job in jobs if job.image not in failures])
+    elif ranks.is_first:
+        list_written([job.output for job in jobs if job.image not in failures])
     return 1 if failures or errors else 0
 
 
@@ -106,6 +112,8 @@ def plan(options: argparse.Namespace) -> list[Job]:
         num_all = len(jobs)
         jobs = [job for job in jobs if not job.output.is_file()]
         say(f"{num_all - len(jobs)} of {num_all} are there already")
+    elif not options.overwrite:
+        refuse_existing((job.output for job in jobs), can_resume=True)
     return jobs
 
 
@@ -141,14 +149,6 @@ def matte_share(
     except TOLD_ERRORS as error:
         return error
     return None
-
-
-def list_failures(failures: dict[Path, str], num_images: int) -> None:
-    """Tell of which images there is nothing, and why."""
-    if failures:
-        say(f"{len(failures)} of {num_images} images failed:")
-        for path, reason in failures.items():
-            print(f"  {path}: {reason}", file=sys.stderr)
 
 
 def list_missing(jobs: Sequence[Job]) -> None:

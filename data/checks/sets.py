@@ -1,6 +1,5 @@
 """The folders of a data set, as a config names them, and the files in them that belong together."""
 
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -152,7 +151,7 @@ def alike_names(tables: Mapping[Role, Mapping[str, Sequence[Path]]]) -> Iterator
     by_fold: dict[str, dict[Role, list[str]]] = defaultdict(lambda: defaultdict(list))
     for role, table in tables.items():
         for name in table:
-            by_fold[unicodedata.normalize("NFC", name).casefold()][role].append(name)
+            by_fold[name.casefold()][role].append(name)
     for _, names_by_role in sorted(by_fold.items()):
         if all(len(names) == 1 for names in names_by_role.values()):
             yield {role: names[0] for role, names in names_by_role.items()}

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from data.trimap import WIDTH_PERCENT
 from inference.jobs import KINDS
 from runtime.command_line import add_trust_option
 from tools.prediction.steps import BASELINES, network_settings
@@ -17,10 +18,14 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     group = parser.add_argument_group("trimap, by one of")
     group.add_argument("--trimap", type=Path, metavar="FILE", help="trimap of the only image")
     group.add_argument("--trimap-dir", type=Path, metavar="FOLDER", help="trimaps")
-    group.add_argument("--mask", type=Path, help="mask of the only image, or folder of masks; needs a width")
+    group.add_argument("--mask", type=Path, help="mask of the only image, or folder of masks, of any size")
     group.add_argument("--auto", action="store_true", help="find the subject")
     group.add_argument("--width-px", type=positive_integer, help="width of a mask's unknown band, half of it inside")
-    group.add_argument("--width-percent", type=number_up_to(100), help="the same, or --auto's, of the longer side")
+    group.add_argument(
+        "--width-percent",
+        type=number_up_to(100),
+        help=f"the same, or --auto's, of the longer side (default: {WIDTH_PERCENT:g})",
+    )
     group.add_argument("--threshold", type=number_up_to(1), help="cut a mask here first, for JPEG and network masks")
     group = parser.add_argument_group("alpha, by one of")
     group.add_argument("--model", type=Path, help="model folder or .onnx file of tools/export.py")
@@ -37,17 +42,19 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     group.add_argument("--tta", type=views, metavar="VIEWS", help="average over views: flips,rotations,0.75,1,1.25")
     group = parser.add_argument_group("what is written")
     group.add_argument("--output", type=Path, help="file for one image, else folder, where names are kept")
-    group.add_argument("--as", choices=KINDS, dest="kind", help="default: alpha; with --auto rgba")
+    group.add_argument("--as", choices=KINDS, dest="kind", help="default: alpha; with --auto and --mask rgba")
     group.add_argument("--background", help="composite over this colour (teal, '#20a040') or picture")
     group.add_argument("--premultiplied", action="store_true", help="rgba: colours multiplied by alpha")
     group.add_argument("--bits", type=int, choices=(8, 16), default=8, help="default: 8")
     group.add_argument("--format", choices=("png", "tif", "webp"), default="png", help="where --output names no file")
-    group.add_argument("--resume", action="store_true", help="make only what is not there yet")
+    existing = group.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true", help="make only what is not there yet")
+    existing.add_argument("--overwrite", action="store_true", help="replace what is there")
     options = parser.parse_args(arguments)
     if sum(map(bool, (options.trimap, options.trimap_dir, options.mask, options.auto))) != 1:
         parser.error("give one of --trimap, --trimap-dir, --mask and --auto")
-    if options.mask and bool(options.width_px) == bool(options.width_percent):
-        parser.error("--mask needs either --width-px or --width-percent")
+    if options.width_px and options.width_percent:
+        parser.error("give --width-px or --width-percent, not both")
     if not options.mask and (options.width_px or options.threshold):
         parser.error("--width-px and --threshold are for --mask")
     if options.width_percent and not (options.mask or options.auto):
@@ -59,7 +66,9 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     if network_settings(options) and not (options.model or options.config_file):
         parser.error("--device, --precision, --max-memory, --compile, --tile-px, --tta: for --model or --config-file")
     has_background = options.background is not None
-    options.kind = options.kind or ("composite" if has_background else "rgba" if options.auto else "alpha")
+    options.kind = options.kind or (
+        "composite" if has_background else "rgba" if options.auto or options.mask else "alpha"
+    )
     if (options.kind == "composite") != has_background:
         parser.error("--as composite and --background belong together")
     if options.background == "":

@@ -1,7 +1,6 @@
 """Where trimaps come from, what gives alpha and what is written, as the command line of tools/predict.py says."""
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,12 @@ from PIL import ImageColor
 
 # What loads torch, or takes an optional package, is imported where it is asked for.
 from data.images import DataError, read_image, write_alpha, write_image, write_rgba
-from data.layouts import check_same_size, find_by_stem
+from data.layouts import check_same_size, find_by_stem, find_partner
 from data.ranks import Ranks
-from data.trimap import band_width_px, ramp_alpha, read_trimap, trimap_of_mask, trivial_alpha
+from data.trimap import WIDTH_PERCENT, band_width_px, ramp_alpha, read_trimap, trimap_of_mask, trivial_alpha
 from inference.classical import closed_form_alpha
 from inference.jobs import Job
+from tools.prediction.messages import say
 
 Matte = Callable[[NDArray, NDArray], NDArray]
 FindTrimap = Callable[[Path, NDArray], NDArray]
@@ -26,11 +26,6 @@ BASELINES: dict[str, Matte] = {
     "trivial": lambda image, trimap: trivial_alpha(trimap),
     "ramp": lambda image, trimap: ramp_alpha(trimap),
 }
-
-
-def say(line: str) -> None:
-    """Tell the person who called."""
-    print(f"predict.py: {line}", file=sys.stderr)
 
 
 def trimap_source(options: argparse.Namespace, num_images: int) -> tuple[FindTrimap, list[Path]]:
@@ -58,14 +53,14 @@ def trimap_source(options: argparse.Namespace, num_images: int) -> tuple[FindTri
         raise DataError(f"{place} is one file for {num_images} images: give a folder of trimaps or masks")
 
     def band_px(longer_px: int) -> int:
-        return options.width_px or band_width_px(options.width_percent, longer_px)
+        return options.width_px or band_width_px(options.width_percent or WIDTH_PERCENT, longer_px)
 
     def find(path: Path, image: NDArray) -> NDArray:
-        found = partners.get(path.stem, []) if partners else [place]
-        if len(found) != 1:
-            raise DataError(f"{place} holds {len(found) or 'no'} pictures called {path.stem}, expected one")
-        trimap = trimap_of_mask(found[0], band_px, options.threshold) if options.mask else read_trimap(found[0])
-        check_same_size(image, path, trimap, found[0])
+        found = find_partner(path, partners, place) if partners else place
+        if options.mask:
+            return trimap_of_mask(found, band_px, options.threshold, image.shape[1::-1])
+        trimap = read_trimap(found)
+        check_same_size(image, path, trimap, found)
         return trimap
 
     return find, [path for paths in partners.values() for path in paths] or [place]
