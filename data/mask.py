@@ -91,4 +91,4 @@ def resize_mask(mask: NDArray[np.float32], size: tuple[int, int], name: str | Pa
     interpolation = cv2.INTER_AREA if width < own_width or height < own_height else cv2.INTER_LINEAR
     resized = cv2.resize(mask, size, interpolation=interpolation)
     is_hard = ((mask == 0) | (mask == 1)).all()
-    return (resized >= 0.5).astype(np.float32) if is_hard else resized
+    return (resized >= 0.5 if is_hard else resized).astype(np.float32)
