@@ -80,6 +80,24 @@ def decode(content: bytes) -> NDArray:
     return np.ascontiguousarray(turn_upright(pixels, orientation))
 
 
+def pixels_of(image: Image.Image) -> NDArray:
+    """Bring an open Pillow image to the pixels that `decode` gives of its file; of 16-bit colour Pillow has kept 8.
+
+    Raises:
+        UserError: it is truncated, or of an unsupported pixel format.
+    """
+    with decoder_errors():
+        image.load()
+    orientation = _orientation(image)
+    if image.mode.startswith("I;16"):
+        pixels = np.asarray(image).astype(np.uint16)
+    else:
+        mode = _target_mode(image)
+        with decoder_errors():
+            pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+    return np.ascontiguousarray(turn_upright(pixels, orientation))
+
+
 class JpegHeader(NamedTuple):
     """What is known of a JPEG before it is decoded: its size in px, turned upright, and how it is stored."""
 

@@ -6,6 +6,7 @@
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from inference.defaults import float32_on_cpu
 from modeling import DetailCapture, ViTMatte
 from modeling.backbone import ViT, ViTDet
 from runtime.errors import UserError
@@ -31,6 +33,9 @@ CONSTRUCTORS: dict[str, dict[str, type[nn.Module]]] = {
     "decoder": {"DetailCapture": DetailCapture},
 }
 """Part of a network -> its "type" in config.json -> what is built. Nothing else ever is."""
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+"""OWNER/NAME, as models are called on the Hugging Face hub."""
 
 MAX_INTEGER = 2**13
 """No size of a network is above it; without a bound a depth of a stranger's could keep the reader busy for ever."""
@@ -73,7 +78,8 @@ def write_model_folder(
         OSError: it cannot be written.
     """
     folder = Path(folder)
-    _check_fit(description, tensors, source)
+    with float32_on_cpu():
+        _check_fit(description, tensors, source)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ModelFolderError(f"{folder} exists and is no empty folder: name a new one, nothing is overwritten")
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,6 +104,8 @@ def read_model_folder(folder: str | Path) -> nn.Module:
         ModelFolderError: a file that is damaged, or says what this program does not build, or tensors that do not fit.
     """
     folder = Path(folder)
+    if other := describe_other(folder):
+        raise ModelFolderError(other)
     if missing := [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]:
         raise FileNotFoundError(
             f"{folder} is no model folder: it lacks {' and '.join(missing)}. tools/export.py makes one of a config and "
@@ -111,12 +119,42 @@ def read_model_folder(folder: str | Path) -> nn.Module:
             f"{folder / WEIGHTS_FILE} is damaged or no safetensors file ({_first_line(error)}): copy or export it again"
         ) from error
     try:
-        _check_fit(description, tensors, WEIGHTS_FILE)
-        model = build("model", description)
+        with float32_on_cpu():
+            _check_fit(description, tensors, WEIGHTS_FILE)
+            model = build("model", description)
     except ModelFolderError as error:
         raise ModelFolderError(f"{folder}: {error}") from error
     model.load_state_dict(tensors)
     return model.eval()
+
+
+def describe_other(source: Path) -> str:
+    """Say what a source is that people take for a model folder, and what to do with it; empty where it may be one."""
+    convert = "tools/export.py --from-vitmatte {} --output models/NAME"
+    if source.is_file():
+        return (
+            f"{source} is a file, expected a model folder or an .onnx file. Of a training's checkpoint give "
+            f"--config-file and --weights; of published ViTMatte weights make a folder: {convert.format(source)}"
+        )
+    name = str(source)
+    if HUB_ID.fullmatch(name) and not source.exists() and not source.parent.exists():
+        return (
+            f"{source} is not there. If it is a name on the Hugging Face hub: nothing is downloaded here. Download its "
+            f"files into a folder, and make a model folder of that one: {convert.format('FOLDER')}"
+        )
+    try:
+        config = json.loads((source / CONFIG_FILE).read_bytes())
+    except (OSError, ValueError, RecursionError):  # which the reader of model folders reports
+        return ""
+    if isinstance(config, dict) and ("model_type" in config or "architectures" in config):
+        kind = config.get("model_type")
+        if kind == "vitmatte":
+            return f"{source} is a transformers folder; make a model folder of it: {convert.format(source)}"
+        return (
+            f"{source} is a transformers folder of the kind {_shown(kind)}: only vitmatte can be converted. For DINOv3 "
+            "weights see preprocess.py, which makes what a training starts from"
+        )
+    return ""
 
 
 def build(part: str, description: Any) -> nn.Module:

@@ -10,8 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.images import as_colours, as_unit_floats
-from data.trimap import UNKNOWN, trimap_for_matting
+from data.images import DataError, as_colours, as_unit_floats
+from data.trimap import UNKNOWN
+from inference.defaults import float32_on_cpu
+from inference.inputs import Picture, image_pixels, trimap_values
 from inference.model_folder import read_model_folder
 from inference.network import TILE_PX, Network, TorchNetwork
 from modeling.average_views import AverageViews
@@ -80,7 +82,8 @@ class Predictor:
             if weights is not None:
                 from engine.model import load_model  # the other ways work without detectron2
 
-                model = load_model(source, weights, "cpu", trusted_modules)
+                with float32_on_cpu():
+                    model = load_model(source, weights, "cpu", trusted_modules)
             else:
                 model = read_model_folder(source)
             tile_px = TILE_PX if tile_px is None else tile_px
@@ -88,23 +91,25 @@ class Predictor:
         logger.info("%s runs on %s (asked for: %s, %s)", source, network.name, device, precision)
         return cls(network, views)
 
-    def predict(self, image: NDArray, trimap: NDArray) -> NDArray[np.float32]:
+    def predict(self, image: Picture, trimap: Picture) -> NDArray[np.float32]:
         """Predict alpha, with known pixels pasted back; where all are known, no network runs.
 
         Args:
-            image: (H, W, 3) RGB, or grey or RGBA, whose alpha is ignored with a warning; uint8, uint16, or float in
-                [0, 1].
-            trimap: (H, W), in any way that `data.trimap.trimap_for_matting` reads.
+            image: array (H, W, 3) RGB, or grey or RGBA, whose alpha is ignored with a warning; uint8, uint16, or float
+                in [0, 1]. Or a path, a Pillow image or a tensor, see `inference.inputs.image_pixels`.
+            trimap: (H, W) in the same ways, with values that `data.trimap.trimap_for_matting` reads. Background alone
+                and foreground alone are valid; a mask, which has both and nothing unknown, is refused.
 
         Returns: (H, W) float32 in [0, 1].
 
         Raises:
-            ValueError: the sizes differ, or the values are not those above.
+            UserError: the sizes differ, or the values are not those above.
+            OSError: a path of no file.
         """
         return next(self.predict_many([(image, trimap)]))
 
     def predict_many(
-        self, pairs: Iterable[tuple[NDArray, NDArray]], batch_size: int = 1
+        self, pairs: Iterable[tuple[Picture, Picture]], batch_size: int = 1
     ) -> Iterator[NDArray[np.float32]]:
         """Predict one alpha after the other, each when it is asked for.
 
@@ -120,7 +125,7 @@ class Predictor:
             raise ValueError(f"expected at least 1 image at a time, got batch_size {batch_size}")
         return self._predict_many(pairs, batch_size)
 
-    def _predict_many(self, pairs: Iterable[tuple[NDArray, NDArray]], batch_size: int) -> Iterator[NDArray[np.float32]]:
+    def _predict_many(self, pairs: Iterable[tuple[Picture, Picture]], batch_size: int) -> Iterator[NDArray[np.float32]]:
         checked = (check_pair(*pair) for pair in pairs)
         for _, of_one_size in groupby(checked, key=lambda pair: pair[1].shape):
             while batch := list(islice(of_one_size, batch_size)):
@@ -138,7 +143,7 @@ class Predictor:
             yield np.where(mask, next(alphas)[0].numpy(), known) if mask.any() else known
 
 
-def check_pair(image: NDArray, trimap: NDArray) -> tuple[Tensor, NDArray[np.float32]]:
+def check_pair(image: Picture, trimap: Picture) -> tuple[Tensor, NDArray[np.float32]]:
     """Bring an image and its trimap, as `Predictor.predict` takes them, to one form.
 
     Returns: (3, H, W) float32 RGB in [0, 1], and (H, W) of {0, 0.5, 1}.
@@ -146,9 +151,10 @@ def check_pair(image: NDArray, trimap: NDArray) -> tuple[Tensor, NDArray[np.floa
     Raises:
         ValueError: see `Predictor.predict`.
     """
-    if image.shape[:2] != trimap.shape[:2]:
-        raise ValueError(
-            f"expected an image (H, W, 3) and a trimap (H, W) of one size, got {image.shape} and {trimap.shape}"
+    pixels, known = image_pixels(image), trimap_values(trimap)
+    if pixels.shape[:2] != known.shape:
+        raise DataError(
+            f"expected an image (H, W, 3) and a trimap (H, W) of one size, got {pixels.shape} and {known.shape}"
         )
-    colours = np.ascontiguousarray(as_unit_floats(as_colours(image)))
-    return torch.from_numpy(colours).permute(2, 0, 1), trimap_for_matting(trimap)
+    colours = np.ascontiguousarray(as_unit_floats(as_colours(pixels)))
+    return torch.from_numpy(colours).permute(2, 0, 1), known

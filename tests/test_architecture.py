@@ -43,6 +43,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "inference": ("inference", "modeling", "data.images", "data.trimap", "runtime", "torch", "torchvision", "timm",
                   "numpy", "cv2", "PIL", "safetensors"),
     "inference.foreground": ("inference.extras", "runtime", "data.images", "data.composition", "numpy", "cv2"),
+    "inference.inputs": ("runtime", "data.decoding", "data.images", "data.trimap", "torch", "numpy", "PIL"),
     "inference.jobs": ("numpy", "data.images", "data.encoding", "data.formats", "runtime"),
     # A config and its checkpoint are read as training reads them, where one is asked for.
     "inference.predictor": ("inference", "modeling.average_views", "data.images", "data.trimap", "runtime", "torch",
