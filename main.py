@@ -11,6 +11,8 @@ one ends at once; 3 the data or the loader failed; 4 losses were not finite; 5 a
 folder cannot be written.
 """
 
+from runtime.openmp import wait_policy  # first: it sets what torch reads when it is loaded
+
 import argparse
 import logging
 import sys
@@ -53,6 +55,7 @@ def run(cfg: DictConfig, args: argparse.Namespace, schedule_change: str) -> None
     except OutputError as error:
         leave(str(error), error.status)
     logger.info("Environment:\n%s\nCommand line: %s", collect_env_info(), args)
+    logger.info("OpenMP's threads wait by %s", wait_policy())
     try:
         seed_all_rng(cfg.train.seed + rank)
         set_float32_products(cfg.train.precision)

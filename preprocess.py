@@ -7,6 +7,8 @@ and training checkpoints around them. Every key of the input is accounted for, a
 The DINOv3 License travels with the weights and with what is derived from them.
 """
 
+import runtime.openmp  # noqa: F401  # first: it sets what torch reads when it is loaded
+
 import argparse
 import json
 import os

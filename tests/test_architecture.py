@@ -37,7 +37,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "tools.plot_metrics": (*TOOLS, "tools.runs"),
     "tools.runs": (*TOOLS, "tools.runs"),
     "tools.__init__": (),
-    "tools._root": (),
+    "tools._root": ("runtime.openmp",),
     "tools.install_detectron2": (),
     # What runs without detectron2.
     "inference": ("inference", "modeling", "data.images", "data.trimap", "runtime", "torch", "torchvision", "timm",
@@ -120,9 +120,18 @@ def test_every_tool_imports_root_first():
     own_way = {"__init__.py", "_root.py", "install_detectron2.py"}
     for path in sorted(REPOSITORY.glob("tools/*.py")):
         if path.name not in own_way:
-            body = ast.parse(path.read_text(encoding="utf-8")).body
-            first = next(node for node in body if isinstance(node, ast.Import | ast.ImportFrom))
-            assert ast.unparse(first) == "import _root", path.name
+            assert first_import(path) == "import _root", path.name
+
+
+def test_a_command_sets_how_threads_wait_before_it_loads_torch():
+    for name in ("main.py", "preprocess.py"):
+        assert "runtime.openmp" in first_import(REPOSITORY / name), name
+
+
+def first_import(path: Path) -> str:
+    """Return the first import statement of a file."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    return ast.unparse(next(node for node in body if isinstance(node, ast.Import | ast.ImportFrom)))
 
 
 @pytest.mark.parametrize(
