@@ -35,6 +35,7 @@ from data.packed import (
     tile_type,
 )
 from data.workers import map_in_workers
+from runtime.atomic_write import synchronize
 
 SHARD_FOREGROUNDS = 32  # 0.5 GB of 1500 x 2000 px, which a stopped run makes again at most
 PART_SUFFIX = ".part"
@@ -88,7 +89,7 @@ def make_pack(
     for path in set(folder.glob("shard-*.bin")) - {folder / shard for shard in done}:
         path.unlink()  # of foregrounds that are gone by now
     os.replace(folder / UNFINISHED_INDEX, folder / INDEX)
-    sync(folder)
+    synchronize(folder)
 
 
 def make_shards(
@@ -256,20 +257,11 @@ def write_whole(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-        sync(path.parent)
+        synchronize(path.parent)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         part.unlink(missing_ok=True)
-
-
-def sync(folder: Path) -> None:
-    """Bring the names in a folder onto the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def find_damage(foregrounds: Sequence[PackedForeground], num_workers: int) -> Iterator[str | None]:

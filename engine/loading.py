@@ -97,7 +97,7 @@ class Batches:
                 self._iterator = iter(self._loader)
                 # Torch's handler raises wherever a worker's death meets this thread, the middle of an optimizer's step
                 # too. Without it, the next draw tells of the death.
-                if threading.current_thread() is threading.main_thread():
+                if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             return next(self._iterator), ""
         except (RuntimeError, ConnectionError, EOFError) as error:

@@ -2,7 +2,7 @@
 
 import ctypes
 import gc
-import resource
+import mmap
 import sys
 from pathlib import Path
 from typing import Any
@@ -76,16 +76,23 @@ def used_bytes(device: torch.device) -> int:
     """Tell what is in use: of a CUDA device what torch has allocated, else this process's resident memory.
 
     What the last prediction has left unused is given back to the system first, where the C library can (glibc). Where
-    the system does not tell what is resident (other than Linux), it is the most that ever was.
+    the system does not tell what is resident (macOS), it is the most that ever was.
+
+    Raises:
+        MemoryLimitError: on Windows, where Python's own modules do not tell it.
     """
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
+    if sys.platform == "win32":
+        raise MemoryLimitError("Python on Windows does not tell how much memory is in use: set no limit of memory")
     gc.collect()
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
     statm = Path("/proc/self/statm")
     if statm.exists():
-        return int(statm.read_text().split()[1]) * resource.getpagesize()
+        return int(statm.read_text().split()[1]) * mmap.PAGESIZE
+    import resource  # which Windows does not have
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -103,7 +110,7 @@ def plan_tile(model: ViTMatte, height: int, width: int, tile_px: int, limit_gb: 
     Returns: side of the tiles in pixels.
 
     Raises:
-        MemoryLimitError: the image does not fit.
+        MemoryLimitError: the image does not fit; see also `used_bytes`.
     """
     used = used_bytes(model.device)
     while True:

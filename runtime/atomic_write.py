@@ -1,6 +1,7 @@
 """Write files that are complete or absent, wherever the process that writes them is killed."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,8 +46,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def synchronize(path: Path) -> None:
-    """Bring a file or a folder's list of names to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Bring a file or a folder's list of names to the disk; on Windows, which opens no folders, only a file."""
+    if sys.platform == "win32" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows flushes what it may write
     try:
         os.fsync(descriptor)
     finally:
