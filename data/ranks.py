@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 import cv2
 
-from data.workers import num_cores
 from runtime.errors import UserError
+from runtime.threads import num_cores
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun puts into the environment of each process."""

@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import cv2
 
+from runtime.threads import num_cores
+
 MAX_DEFAULT_WORKERS = 8  # each holds an image of a test set and what is made of it, some 200 MB at 1920 x 1280
 
 Item = TypeVar("Item")
@@ -20,11 +22,6 @@ Result = TypeVar("Result")
 def default_workers() -> int:
     """Count the cores that this process may use, up to a limit."""
     return min(num_cores(), MAX_DEFAULT_WORKERS)
-
-
-def num_cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def map_in_workers(work: Callable[[Item], Result], items: Iterable[Item], num_workers: int) -> Iterator[Result]:

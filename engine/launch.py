@@ -20,8 +20,9 @@ from torch import distributed, nn
 
 from engine.children import end_with_parent, run_processes
 from engine.config import ConfigError
-from engine.place import MEETING_POINT, Place, find_place, is_started_from_outside, meeting_point, num_cores
+from engine.place import MEETING_POINT, Place, find_place, is_started_from_outside, meeting_point
 from engine.stopping import LostProcess
+from runtime.threads import num_cores
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl", "mps": None}
 """Device -> what several processes talk by; None where there can be one alone."""

@@ -6,8 +6,8 @@ import time
 from detectron2.engine import hooks
 from detectron2.utils import comm
 
-from engine.place import num_cores
 from engine.trainer import Trainer
+from runtime.threads import num_cores
 
 logger = logging.getLogger(__name__)
 

@@ -150,8 +150,3 @@ def meeting_point(dist_url: str | None, place: Place) -> tuple[str, int]:
     if not is_usable:
         raise ConfigError(f"--dist-url must be auto or tcp://HOST:PORT with a port from 1 to 65535, got {dist_url!r}")
     return str(url.hostname), int(url.port or 0)
-
-
-def num_cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,9 +1,14 @@
-"""Optional packages, which only some functions need."""
+"""Optional packages, which only some functions need, and what they need before they are imported."""
 
 import importlib
 import importlib.util
+import os
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+from runtime.caches import choose_numba_cache
+from runtime.threads import num_threads
 
 EXTRAS_FILE = "requirements-extra.txt"
 
@@ -22,6 +27,7 @@ def import_extra(name: str, purpose: str) -> ModuleType:
     Raises:
         MissingExtraError: it is not installed, or refuses to be imported, beside another version of a package say.
     """
+    _prepare(name.partition(".")[0])
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -45,6 +51,22 @@ def find_extra(name: str, purpose: str) -> Path:
     if spec is None or spec.origin is None:
         raise MissingExtraError(_missing(name, purpose))
     return Path(spec.origin).parent
+
+
+def _prepare(package: str) -> None:
+    """Set what a package reads once, when it is imported; a user's own setting stays."""
+    if package == "onnxruntime":  # which else reports its use over the network and keeps an id in the user's cache
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    elif package == "pymatting" and (spec := importlib.util.find_spec(package)) and spec.origin:
+        choose_numba_cache(Path(spec.origin).parent)
+
+
+def session_options(onnxruntime: ModuleType) -> Any:
+    """Make onnxruntime's `SessionOptions` with as many threads as other libraries take, which sleep while they wait."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
 
 
 def _missing(name: str, purpose: str) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from data.composition import composite
 from data.images import DataError, as_colours, as_unit_floats
 from inference.extras import import_extra
+from runtime.threads import check_not_forked, num_threads
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +38,14 @@ def estimate_foreground(image: NDArray, alpha: NDArray) -> NDArray[np.float32]:
     Raises:
         DataError: sizes differ, or values are not those above.
         MissingExtraError: pymatting is not installed.
+        UserError: see `runtime.threads.check_not_forked`.
 
     Source: Germer et al. 2020, "Fast Multi-Level Foreground Estimation" (arXiv:2006.14970).
     """
     colours, opacity = as_unit_floats(as_colours(image), "the image"), _checked_alpha(alpha, image)
     if opacity.size == 1:  # which has no levels
         return colours.copy()
+    check_not_forked(num_threads())
     with _ONE_AT_A_TIME, ThreadPoolExecutor(1) as other:
         foreground = other.submit(_by_pymatting, colours, opacity).result()
     np.copyto(foreground, colours, where=(opacity == 1)[..., None])
@@ -54,6 +57,8 @@ def _by_pymatting(colours: NDArray[np.float32], opacity: NDArray[np.float32]) ->
     if "pymatting" not in sys.modules:
         logger.info("loading pymatting; the first time on a machine, numba compiles it for about a minute")
     library = import_extra("pymatting.foreground.estimate_foreground_ml", "foreground estimation")
+    numba = import_extra("numba", "foreground estimation")
+    numba.set_num_threads(min(num_threads(), numba.config.NUMBA_NUM_THREADS))  # of this thread alone
     return library.estimate_foreground_ml(colours, opacity, gradient_weight=GRADIENT_WEIGHT)
 
 

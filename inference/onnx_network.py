@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inference.extras import import_extra
+from inference.extras import import_extra, session_options
 from inference.network import decode_inputs
+from runtime.threads import check_not_forked
 
 INPUTS, OUTPUT = ("image", "trimap"), "alpha"
 
@@ -20,7 +21,7 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 class OnnxNetwork:
     """A network in an ONNX file, untiled, in float32. Several threads may share one.
 
-    It takes as many threads as torch.
+    It takes as many threads as torch at the time of its making.
 
     Args:
         path: of the file.
@@ -38,10 +39,10 @@ class OnnxNetwork:
         if not self.path.is_file():
             raise FileNotFoundError(f"{path} is missing: tools/export.py --format onnx writes such a file")
         wanted = choose_providers(device, runtime.get_available_providers())
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        options = session_options(runtime)
         options.enable_cpu_mem_arena = False  # it would keep the most that any image took
         options.log_severity_level = 4  # errors come as exceptions
+        self.num_threads = options.intra_op_num_threads
         state = runtime.capi.onnxruntime_pybind11_state
         self._run_errors = (state.Fail, state.RuntimeException)
         unreadable = (state.InvalidProtobuf, state.InvalidArgument, state.InvalidGraph, state.NotImplemented)
@@ -69,9 +70,11 @@ class OnnxNetwork:
 
         Raises:
             DataError: see `decode_inputs`.
+            UserError: see `runtime.threads.check_not_forked`.
             ValueError: weights that give values that are not finite; onnxruntime stops, most likely for lack of memory.
         """
         inputs = image, decode_inputs(image, trimap)
+        check_not_forked(self.num_threads)
         arrays = {name: tensor.cpu().numpy() for name, tensor in zip(INPUTS, inputs, strict=True)}
         try:
             alpha = torch.from_numpy(self.session.run([OUTPUT], arrays)[0])

@@ -17,6 +17,7 @@ from inference.inputs import Picture, image_pixels, trimap_values
 from inference.model_folder import read_model_folder
 from inference.network import TILE_PX, Network, TorchNetwork
 from modeling.average_views import AverageViews
+from runtime.threads import check_not_forked
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class Predictor:
     """
 
     def __init__(self, network: Network, views: AverageViews | None = None) -> None:
+        check_not_forked(torch.get_num_threads())
         self.network = network
         self.views = AverageViews() if views is None else views
 
@@ -66,6 +68,7 @@ class Predictor:
             ValueError: a file cannot be used, or there is no such device or precision.
             MissingExtraError: onnxruntime is not installed.
         """
+        check_not_forked(torch.get_num_threads())  # before any tensor is made
         source = Path(source)
         if (source.suffix in CONFIG_SUFFIXES) != (weights is not None):
             raise ValueError(f"{source}: a config (.py, .yaml) needs the weights of its checkpoint, nothing else does")
@@ -129,6 +132,7 @@ class Predictor:
         checked = (check_pair(*pair) for pair in pairs)
         for _, of_one_size in groupby(checked, key=lambda pair: pair[1].shape):
             while batch := list(islice(of_one_size, batch_size)):
+                check_not_forked(torch.get_num_threads())  # stacking would hang already
                 yield from self._predict_batch(batch)
 
     def _predict_batch(self, pairs: list[tuple[Tensor, NDArray[np.float32]]]) -> Iterator[NDArray[np.float32]]:

