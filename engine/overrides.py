@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 
 PLACE = re.compile(r"(_dirs?|_files?|_paths?|folder|init_checkpoint)$")
 """How the names of settings end that hold paths, and so texts, where they are null."""
@@ -78,6 +79,13 @@ def quote_override(key: str, value: Any) -> str:
 
     Args:
         key: dotted.
-        value: what JSON can hold; folders as texts.
+        value: null, truth value, number, text or list of these; folders as texts.
     """
-    return shlex.quote(f"{key}={json.dumps(value, ensure_ascii=False)}")
+    return shlex.quote(f"{key}={_quote(value)}")
+
+
+def _quote(value: Any) -> str:
+    """Write a value in Hydra's grammar."""
+    if isinstance(value, str):
+        return QuotedString(value, Quote.double).with_quotes()
+    return f"[{','.join(map(_quote, value))}]" if isinstance(value, list) else json.dumps(value)

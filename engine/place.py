@@ -58,7 +58,7 @@ def argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
         "opts",
         nargs=argparse.REMAINDER,
         metavar="KEY=VALUE",
-        help="overrides of the config, in Hydra's grammar, after all options: train.seed=1 train.ema_decay=null",
+        help="overrides of the config, after all options: train.seed=1 train.ema_decay=null 'train.output_dir=my runs'",
     )
     return parser
 

@@ -48,6 +48,9 @@ MODULES = frozenset(
 )
 """Modules that may be imported to look up a name: those of `TARGETS` and the packages around them."""
 
+OURS = {name.partition(".")[0] for name in TARGETS} - {"detectron2"}
+"""This project's packages, of which --trust-module is not advised: what files need of them is in `TARGETS`."""
+
 Find = Callable[[str, str], Any]
 """What looks up a name, told of the key where it stands."""
 
@@ -118,7 +121,7 @@ def known_finder(trusted: Iterable[str] = ()) -> Find:
             raise TargetError(f"{key} is {name!r}, and {module} defines no such class or function")
         wanted = name.rpartition(".")[0]
         is_module = all(part.isidentifier() for part in wanted.split("."))
-        is_foreign = is_module and not is_within(wanted, *MODULES, *sys.stdlib_module_names, "torch")
+        is_foreign = is_module and not is_within(wanted, *OURS, *sys.stdlib_module_names, "torch")
         advice = f". If you know what {wanted} does, --trust-module {wanted} lets it run" if is_foreign else ""
         raise TargetError(
             f"{key} is {name!r:.99}, which is none of this project's classes and functions that a file may name "

@@ -80,6 +80,10 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, capsys):
         other.model[part]._target_ = target
         LazyConfig.save(other, str(tmp_path / "other.yaml"))
         command = ["--config-file", tmp_path / "other.yaml", "--weights", tmp_path / "weights.pth"]
+        if target.startswith("detectron2."):
+            module = target.rpartition(".")[0]
+            assert f"--trust-module {module} lets it run" in refused(capsys, tmp_path, *command)
+            command += ["--trust-module", module]
         assert re.search(rf"the config's {part} is .*: a model folder can hold", refused(capsys, tmp_path, *command))
     command = ["--config-file", DEMO, "--weights", tmp_path / "weights.pth"]
     assert "weights.pth does not fit the model" in refused(capsys, tmp_path, *command)

@@ -117,7 +117,7 @@ def test_an_empty_entry_is_refused(typed):
         read_text("x_dirs", typed, ["a"])
 
 
-@pytest.mark.parametrize("folder", ["/data/实验", "a (1)", "it's", 'say "x"', "~", "null", "[a]"])
+@pytest.mark.parametrize("folder", ["/data/实验", "a (1)", "it's", 'say "x"', "~", "null", "[a]", "C:\\runs", "a\\"])
 def test_a_printed_override_is_read_as_it_was_meant(demo, folder):
     (word,) = shlex.split(quote_override("train.output_dir", folder))
     assert override(demo, word) == folder

@@ -74,6 +74,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     yield folder
     assert not (folder / RAN).exists()
+    assert "antigravity" not in sys.modules, "a module that a file names is imported"
 
 
 @pytest.fixture(scope="module")
