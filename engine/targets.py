@@ -117,9 +117,9 @@ def known_finder(trusted: Iterable[str] = ()) -> Find:
         is_trusted = module in modules and name == f"{module}.{path}" and is_within(str(home), module)
         if callable(found) and (is_trusted or f"{home}.{path}" in TARGETS):
             return found
-        if module in modules:
-            raise TargetError(f"{key} is {name!r}, and {module} defines no such class or function")
         wanted = name.rpartition(".")[0]
+        if wanted in modules:
+            raise TargetError(f"{key} is {name!r}, and {wanted} defines no such class or function")
         is_module = all(part.isidentifier() for part in wanted.split("."))
         is_foreign = is_module and not is_within(wanted, *OURS, *sys.stdlib_module_names, "torch")
         advice = f". If you know what {wanted} does, --trust-module {wanted} lets it run" if is_foreign else ""

@@ -1,6 +1,7 @@
 """A ViTMatte made ready to matte: its device, its precision, and its decoder on tiles."""
 
 import copy
+import inspect
 from typing import Any, Protocol
 
 import torch
@@ -107,6 +108,8 @@ class TorchNetwork:
         if self.device.type == "cuda" and self.precision == "float32":
             torch.backends.cudnn.allow_tf32 = False  # of the process: per call, threads would undo it for each other
         self.model = prepared(model, DTYPES[self.precision]).to(self.device)
+        # A backbone of a user's own may give all features alone: to leave some out only saves time.
+        self._takes_is_read = "is_read" in inspect.signature(self.model.backbone.forward).parameters
         self.tile_px, self.max_memory_gb = tile_px, max_memory_gb
         self.name = f"{self.device}, {self.precision}{', compiled' if is_compiled else ''}"
         if is_compiled:
@@ -135,7 +138,7 @@ class TorchNetwork:
             # The padding is known, so that its tokens are decoded for no one.
             is_needed = network_input[:, 3:] == UNKNOWN
             is_read = needed_tokens(is_needed, self.model.decoder.stride, HALO_TOKENS)
-            features = self.model.backbone(network_input, is_read)
+            features = self.model.backbone(network_input, *([is_read] if self._takes_is_read else []))
             alpha = decode_tiled(self.model.decoder, features, network_input, is_needed, tile_px)
         if not alpha.isfinite().all():
             raise ValueError("the network gives values that are not finite: its weights or settings cannot be used")

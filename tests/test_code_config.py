@@ -1,17 +1,14 @@
 """`.py` configs are code: their own mistakes are one line with its place, and they may name any class."""
 
-import os
-import subprocess
-import sys
-
-import cv2
-import numpy as np
 import pytest
 import torch
+from test_main import quiet_afterwards  # noqa: F401
 
+import main
 from engine.config import ConfigError, load_config, save_config
 from runtime.yaml_files import Reference, load_yaml
-from tests.tiny_training import DEMO, REPOSITORY, make_data, overrides
+from tests.tiny_training import DEMO, REPOSITORY, last_evaluation, make_data, metrics, overrides
+from tools import predict
 
 MISTAKES = {
     "import timmm": "ModuleNotFoundError: No module named 'timmm'",
@@ -90,22 +87,27 @@ def test_a_config_may_name_any_class_and_its_saved_one_holds_the_names(tmp_path)
         load_config(tmp_path / "config.yaml")
 
 
-OWN_MODULE = '''
-"""A backbone from outside the repository."""
+OWN_MODULE = """
+import os
+import signal
 
 from modeling.backbone import ViT
 
 
 class OwnViT(ViT):
-    """Scales what it gives."""
+    num_stopped_after = None
 
     def __init__(self, scale, **arguments):
         super().__init__(**arguments)
         self.scale = scale
 
     def forward(self, x):
+        if self.training and OwnViT.num_stopped_after is not None:
+            OwnViT.num_stopped_after -= 1
+            if OwnViT.num_stopped_after == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
         return self.scale * super().forward(x)
-'''
+"""
 
 OWN_CONFIG = """
 from detectron2.config import LazyCall as L
@@ -114,58 +116,49 @@ from own_networks.nets import OwnViT
 from .demo import dataloader, lr_multiplier, model, optimizer, train
 
 model.backbone = L(OwnViT)(scale=0.5, **{key: value for key, value in model.backbone.items() if key != "_target_"})
-model.backbone.conv_residual_block_indexes = [1]
 """
 
 
 @pytest.mark.slow
-def test_a_backbone_of_ones_own_trains_stops_resumes_is_evaluated_and_predicts(tmp_path):
+def test_a_backbone_of_ones_own_trains_stops_resumes_is_evaluated_and_predicts(tmp_path, monkeypatch, capsys):
     """From its `.py` config all works; its config.yaml needs --trust-module with the exact module."""
     (tmp_path / "own_networks").mkdir()
-    (tmp_path / "own_networks" / "__init__.py").write_text("")
+    (tmp_path / "own_networks" / "__init__.py").touch()
     (tmp_path / "own_networks" / "nets.py").write_text(OWN_MODULE)
-    config = tmp_path / "own.py"
-    demo = os.path.relpath(DEMO, tmp_path)[: -len(".py")]
-    levels = demo.count("../")
-    relative = "." * (levels + 1) + demo.replace("../", "").replace("/", ".")
-    config.write_text(OWN_CONFIG.replace("from .demo", f"from {relative}"))
+    monkeypatch.syspath_prepend(tmp_path)
+    import own_networks.nets  # type: ignore[import-not-found]
+
+    (tmp_path / "common").symlink_to(REPOSITORY / "configs" / "common")
+    (tmp_path / "demo.py").symlink_to(DEMO)
+    config, out = tmp_path / "own.py", tmp_path / "out"
+    config.write_text(OWN_CONFIG)
     make_data(tmp_path)
-    out = tmp_path / "out"
-    settings = [line for line in overrides(tmp_path, out) if not line.startswith("model.backbone.conv_")]
+    settings = [*overrides(tmp_path, out), "train.device=cpu"]
 
-    def run(script, *arguments, path=str(tmp_path)):
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-W", "ignore", script, *map(str, arguments)]
-        return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    own_networks.nets.OwnViT.num_stopped_after = 2
+    with pytest.raises(SystemExit, match="75"):
+        main.main(["--config-file", str(config), *settings])
+    assert "_target_: own_networks.nets.OwnViT" in (out / "config.yaml").read_text()
+    main.main(["--config-file", str(config), "--resume", *settings])
+    assert list(metrics(out)) == list(range(6))
+    expected = last_evaluation(out)
+    weights, saved = str(out / "model_final.pth"), str(out / "config.yaml")
+    capsys.readouterr()
+    main.main(["--config-file", str(config), "--eval-only", *settings, f"train.init_checkpoint={weights}"])
+    assert f"{expected['SAD']:.4f}" in capsys.readouterr().out
 
-    first = run("main.py", "--config-file", config, *settings, "train.max_iter=4", "train.device=cpu")
-    assert first.returncode == 0, first.stderr
-    saved = out / "config.yaml"
-    assert "_target_: own_networks.nets.OwnViT" in saved.read_text() and "trust" not in saved.read_text()
-    resumed = run("main.py", "--config-file", config, "--resume", *settings, "train.max_iter=6", "train.device=cpu")
-    assert resumed.returncode == 0, resumed.stderr
-    assert "train.max_iter: 4 -> 6" in resumed.stderr + resumed.stdout
-
-    refused = run("main.py", "--config-file", saved, "--resume")
-    assert refused.returncode == 2 and "--trust-module own_networks.nets lets it run" in refused.stderr
-    assert "Traceback" not in refused.stderr
-    refused = run("main.py", "--config-file", saved, "--resume", "--trust-module", "own_networks")
-    assert refused.returncode == 2 and "Traceback" not in refused.stderr
     trust = ["--trust-module", "own_networks.nets"]
-    lost = run("main.py", "--config-file", saved, "--eval-only", *trust, path="")
-    assert lost.returncode == 2 and "no module own_networks: is its folder in PYTHONPATH?" in lost.stderr
-    weights = out / "model_final.pth"
-    evaluated = run("main.py", "--config-file", saved, "--eval-only", *trust, f"train.init_checkpoint={weights}")
-    assert evaluated.returncode == 0 and "SAD" in evaluated.stdout + evaluated.stderr
+    for wrong in ([], ["--trust-module", "own_networks"]):
+        with pytest.raises(SystemExit, match="2"):
+            main.main(["--config-file", saved, "--resume", *wrong])
+        assert "--trust-module own_networks.nets lets it run" in capsys.readouterr().err
+    main.main(["--config-file", saved, "--resume", *trust])  # it is finished
+    tests = [line for line in settings if ".test.dataset." in line]
+    main.main(["--config-file", str(REPOSITORY / "configs" / "finetune.py"), *trust, "--eval-only", *tests,
+               "train.device=cpu", "dataloader.test.num_workers=0", f"train.init_checkpoint={weights}"])  # fmt: skip
+    assert f"{expected['SAD']:.4f}" in capsys.readouterr().out
 
-    cv2.imwrite(str(tmp_path / "trimap.png"), np.full((80, 96), 128, np.uint8))
-    source = ["--config-file", saved, "--weights", weights]
-    predict = [tmp_path / "merged/0.png", "--trimap", tmp_path / "trimaps/0.png", *source]
-    predicted = run("tools/predict.py", *predict, *trust, "--output", tmp_path / "alpha.png")
-    assert predicted.returncode == 0 and (tmp_path / "alpha.png").is_file(), predicted.stderr
-    refused = run("tools/predict.py", *predict, "--output", tmp_path / "other.png")
-    assert refused.returncode != 0 and "--trust-module own_networks.nets" in refused.stderr
-    tune = ["--config-file", "configs/finetune.py", "--eval-only", "train.device=cpu", "dataloader.test=null"]
-    tune += [f"train.init_checkpoint={weights}", f"train.output_dir={tmp_path / 'tuned'}"]
-    tuned = run("main.py", *tune[:2], *trust, *tune[2:])
-    assert tuned.returncode == 2 and "needs a test set" in tuned.stderr, tuned.stderr
+    source = [str(tmp_path / "merged/0.png"), "--trimap", str(tmp_path / "trimaps/0.png"), "--config-file", saved]
+    source += ["--weights", weights, "--output", str(tmp_path / "alpha.png")]
+    assert predict.main(source) != 0 and "--trust-module own_networks.nets" in capsys.readouterr().err
+    assert predict.main([*source, *trust]) == 0 and (tmp_path / "alpha.png").is_file()
