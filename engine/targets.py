@@ -154,9 +154,8 @@ def write_names(settings: Any, key: str = "") -> Any:
         written = {}
         for name, value in settings.items():
             inner = f"{key}.{name}" if key else str(name)
-            written[name] = write_names(value, inner)
-            if name == "_target_":
-                written[name] = str(written[name]) if isinstance(written[name], Reference) else written[name]
+            plain = write_names(value, inner)
+            written[name] = str(plain) if name == "_target_" and isinstance(plain, Reference) else plain
         return written
     if isinstance(settings, list):
         return [write_names(value, f"{key}.{index}") for index, value in enumerate(settings)]
