@@ -250,7 +250,7 @@ def _decode_ppm(content: bytes, image: ImageFile) -> NDArray | None:
     samples: NDArray = np.frombuffer(content, dtype, image.height * image.width * num_channels, offset)
     if samples.max() > full_scale:
         raise UserError(f"samples above its full scale {full_scale}. Is it complete? Replace or remove it")
-    scaled = np.rint(samples * (np.iinfo(target).max / full_scale)).astype(target)
+    scaled = np.rint(samples * float(np.iinfo(target).max) / full_scale).astype(target)
     shape = (image.height, image.width, 3)[: 3 if num_channels == 3 else 2]
     return scaled.reshape(shape)
 

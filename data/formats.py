@@ -113,7 +113,7 @@ def select_images(paths: Iterable[Path], place: str | Path, none_found: str) -> 
         left_out = f"; it holds {describe(others)}" if others else ""
         raise FileNotFoundError(f"{none_found} (looked for {', '.join(sorted(READABLE))}){left_out}")
     if others:
-        _warn_once(f"{place}: {len(images)} images are taken, and not {describe(others)}")
+        _warn_once(f"{place}: images taken: {len(images)}; left out: {describe(others)}")
     return images
 
 

@@ -52,9 +52,9 @@ def read_tiff(content: bytes, max_pixels: int) -> tuple[NDArray, int] | None:
     with decoder_errors():
         orientation = int(page.tags.valueof(ORIENTATION_TAG, UPRIGHT))
     bits = page.bitspersample
-    if page.sampleformat != UNSIGNED or bits not in (1, 2, 4, 8, 16):
-        kind = "unsigned" if page.sampleformat == UNSIGNED else "float or signed"
-        raise UserError(f"pixel format {bits} bit {kind}; expected 8 or 16 bit unsigned. Convert it")
+    if page.sampleformat != UNSIGNED or bits not in ((1, 2, 4, 8, 16) if page.samplesperpixel == 1 else (8, 16)):
+        kind = "" if page.sampleformat == UNSIGNED else " float or signed"
+        raise UserError(f"pixel format {bits} bit{kind}; expected 8 or 16 bit unsigned. Convert it")
     num_colours = NUM_COLOURS.get(page.photometric, 0)
     if num_colours and bits >= 8 and page.compression in DECOMPRESSED_BY_TIFFFILE:
         return _arranged(_decompress(page, len(content)), page, num_colours), orientation
@@ -62,9 +62,9 @@ def read_tiff(content: bytes, max_pixels: int) -> tuple[NDArray, int] | None:
         return _arranged(_decompress_by_opencv(content, page, orientation), page, num_colours), UPRIGHT
     is_known = num_colours > 0 or page.photometric in (PALETTE, CMYK)
     is_known |= (page.photometric, page.compression) == (YCBCR, JPEG)
-    if bits == 16 or not is_known:
-        raise UserError(f"a TIFF of {bits}-bit {_name(page.photometric)}. Convert it to RGB")
-    if page.planarconfig != CONTIGUOUS or page.compression == OLD_JPEG:
+    if bits == 16 or not is_known or page.compression == OLD_JPEG:
+        raise UserError(f"a TIFF of {bits}-bit {_name(page.photometric)}, {_name(page.compression)}. Convert it to RGB")
+    if page.planarconfig != CONTIGUOUS and page.photometric != RGB:
         raise UserError(f"{_name(page.compression)} compression in planes. Save it with ZIP compression, or as PNG")
     return None
 
@@ -120,6 +120,7 @@ def _arranged(samples: NDArray, page: TiffPage, num_colours: int) -> NDArray:
     alpha = samples[:, :, num_colours][:, :, None]
     if meanings[0] == PREMULTIPLIED:
         full_scale = np.iinfo(samples.dtype).max
-        scale = np.float32(full_scale) / np.maximum(alpha, 1)
-        colours = np.rint(np.minimum(colours * scale, full_scale)).astype(samples.dtype)
+        divisor = np.maximum(alpha, 1).astype(np.uint32)  # 65535 * 65535 + 32767 fits
+        colours = (colours * np.uint32(full_scale) + divisor // 2) // divisor
+        colours = np.minimum(colours, full_scale).astype(alpha.dtype)
     return np.concatenate([np.broadcast_to(colours, (*colours.shape[:2], 3)), alpha], 2)
