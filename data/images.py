@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.decoding import JpegHeader, decode, decode_jpeg, read_jpeg_header
-from data.encoding import FORMATS, encode
+from data.encoding import FORMATS, NO_PROFILE_SUFFIXES, encode
 from data.formats import advice_for
+from data.metadata import NO_METADATA, Metadata
 from runtime.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -233,13 +234,14 @@ def _rounded(values: NDArray, full_scale: int = 255) -> NDArray:
     return np.rint(scaled, out=scaled)
 
 
-def write_image(path: str | Path, image: NDArray, bits: int = 8) -> None:
+def write_image(path: str | Path, image: NDArray, bits: int = 8, metadata: Metadata = NO_METADATA) -> None:
     """Write (H, W, 3) RGB floats in [0, 1].
 
     Args:
         path: the suffix names the format; see `data.encoding`. What stands there is replaced once all is written.
         image: values outside [0, 1] are clipped.
         bits: 8, or for PNG and TIFF also 16.
+        metadata: that the file states, where its format can.
 
     Raises:
         DataError: another shape, values that are not finite, or a format that cannot hold this.
@@ -247,17 +249,26 @@ def write_image(path: str | Path, image: NDArray, bits: int = 8) -> None:
     """
     if image.ndim != 3 or image.shape[2] != 3:
         raise DataError(f"expected an image (H, W, 3) for {path}, got {image.shape}")
-    _write(Path(path), image, bits)
+    _write(Path(path), image, bits, metadata)
 
 
-def write_alpha(path: str | Path, alpha: NDArray, bits: int = 8) -> None:
-    """Write (H, W) floats in [0, 1] as grey, `round(255 * alpha)` or `round(65535 * alpha)`; see `write_image`."""
+def write_alpha(path: str | Path, alpha: NDArray, bits: int = 8, metadata: Metadata = NO_METADATA) -> None:
+    """Write (H, W) floats in [0, 1] as grey, `round(255 * alpha)` or `round(65535 * alpha)`; see `write_image`.
+
+    Alpha is no colour: of the metadata the file gets the resolution alone.
+    """
     if alpha.ndim != 2:
         raise DataError(f"expected an alpha (H, W) for {path}, got {alpha.shape}")
-    _write(Path(path), alpha, bits)
+    _write(Path(path), alpha, bits, metadata._replace(icc_profile=None))
 
 
-def write_rgba(path: str | Path, rgba: NDArray, bits: int = 8, is_premultiplied: bool = False) -> None:
+def write_rgba(
+    path: str | Path,
+    rgba: NDArray,
+    bits: int = 8,
+    is_premultiplied: bool = False,
+    metadata: Metadata = NO_METADATA,
+) -> None:
     """Write a cut-out (H, W, 4), colours and alpha in [0, 1], as PNG, TIFF or, 8 bit alone, WebP; see `write_image`.
 
     Args:
@@ -266,23 +277,26 @@ def write_rgba(path: str | Path, rgba: NDArray, bits: int = 8, is_premultiplied:
         bits: as for `write_image`.
         is_premultiplied: the colours come multiplied by alpha, and are written so. A TIFF says it, and readers divide.
             PNG and WebP, straight by their specifications, cannot: whoever opens the file must know.
+        metadata: as for `write_image`.
 
     Raises: as `write_image`.
     """
     if rgba.ndim != 3 or rgba.shape[2] != 4:
         raise DataError(f"expected a cut-out (H, W, 4) for {path}, got {rgba.shape}")
-    _write(Path(path), rgba, bits, is_premultiplied)
+    _write(Path(path), rgba, bits, metadata, is_premultiplied)
 
 
-def _write(path: Path, values: NDArray, bits: int, is_premultiplied: bool = False) -> None:
+def _write(path: Path, values: NDArray, bits: int, metadata: Metadata, is_premultiplied: bool = False) -> None:
     """Put a file under its name only when all of it is on the disk."""
     if bits not in (8, 16):
         raise DataError(f"{path}: expected 8 or 16 bit, got {bits}")
     try:
         pixels = to_uint16(values) if bits == 16 else to_uint8(values)
-        content = encode(pixels, path.suffix, is_premultiplied)
+        content = encode(pixels, path.suffix, is_premultiplied, metadata)
     except ValueError as error:
         raise DataError(f"{path}: {error}") from error
+    if metadata.icc_profile and path.suffix.lower() in NO_PROFILE_SUFFIXES:
+        logger.warning("%s: this format holds no colour profile. Write PNG, TIFF, JPEG or WebP to keep it", path)
     target = Path(os.path.realpath(path))  # a link stays one; Path.resolve raises for a circle of them
     unfinished = target.with_name(f".{uuid4().hex}.tmp")
     try:
