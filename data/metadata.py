@@ -54,8 +54,8 @@ def read_metadata(path: Path) -> Metadata:
             else:
                 profile, dpi, other = _read(path)
         name, is_rgb = _describe(profile) if profile else (other, False)
-    except UserError as error:
-        logger.warning("%s: its colour profile is ignored (%s)", path, error)
+    except UserError:
+        logger.warning("%s: its colour profile cannot be read and is ignored; its colours are taken as sRGB", path)
         return NO_METADATA
     if name:
         kept = "cut-outs and composites carry its profile" if is_rgb else "what is written carries no profile"

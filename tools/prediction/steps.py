@@ -12,6 +12,7 @@ from PIL import ImageColor
 # What loads torch, or takes an optional package, is imported where it is asked for.
 from data.images import DataError, read_image, write_alpha, write_image, write_rgba
 from data.layouts import check_same_size, find_by_stem, find_partner
+from data.metadata import read_metadata
 from data.ranks import Ranks
 from data.trimap import WIDTH_PERCENT, band_width_px, ramp_alpha, read_trimap, trimap_of_mask, trivial_alpha
 from inference.classical import closed_form_alpha
@@ -110,15 +111,16 @@ def result_writer(options: argparse.Namespace) -> Callable[[Job, NDArray, NDArra
 
     def write(job: Job, image: NDArray, alpha: NDArray) -> None:
         job.output.parent.mkdir(parents=True, exist_ok=True)
+        metadata = read_metadata(job.image)
         if options.kind == "alpha":
-            return write_alpha(job.output, alpha, options.bits)
+            return write_alpha(job.output, alpha, options.bits, metadata)
         from inference.foreground import cut_out, estimate_foreground, over
 
         foreground = estimate_foreground(image, alpha)
         if background is None:
             rgba = cut_out(foreground, alpha, options.premultiplied)
-            return write_rgba(job.output, rgba, options.bits, options.premultiplied)
-        return write_image(job.output, over(foreground, alpha, background), options.bits)
+            return write_rgba(job.output, rgba, options.bits, options.premultiplied, metadata)
+        return write_image(job.output, over(foreground, alpha, background), options.bits, metadata)
 
     return write
 
@@ -133,6 +135,7 @@ def read_background(name: str) -> NDArray[np.float32]:
         colour = ImageColor.getrgb(name)
     except ValueError as error:
         if Path(name).is_file():
+            read_metadata(Path(name))  # for its warning: a result carries the photograph's profile alone
             return read_image(name)
         raise DataError(f"--background {name}: neither a picture nor a colour such as teal or '#20a040'") from error
     if len(colour) != 3:
