@@ -1,12 +1,16 @@
-"""The RoPE table against a naive loop over the formula, its augmentations, and the rotation against complex numbers."""
+"""The RoPE table against a naive loop, timm and transformers; its augmentations; the rotation as a complex product."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.layers import RotaryEmbeddingDinoV3
 from torch import Tensor
+from transformers import DINOv3ViTConfig
+from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTRopePositionEmbedding
 
 from modeling.backbone.rope_position_encoding import RopePositionEmbedding, rotate
 
@@ -46,6 +50,33 @@ def test_table_equals_a_naive_loop(grid: tuple[int, int], head_dim: int) -> None
     assert sin.dtype == cos.dtype == torch.float32
     torch.testing.assert_close(sin.double(), angles.sin(), rtol=0, atol=2e-6)
     torch.testing.assert_close(cos.double(), angles.cos(), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_the_angle_is_multiplied_in_float32_also_where_the_network_runs_in_float64(grid: tuple[int, int]) -> None:
+    """The official order: 2 pi coordinate in float32, then the division in the periods' own type."""
+    rope = RopePositionEmbedding(16).double().eval()
+    centres = [(np.arange(length, dtype=np.float32) + np.float32(0.5)) / np.float32(length) for length in grid]
+    coordinates = np.float32(2) * np.stack(np.meshgrid(*centres, indexing="ij"), axis=-1).reshape(-1, 2) - np.float32(1)
+    turns = np.float32(2 * math.pi) * coordinates
+    assert turns.dtype == np.float32
+    angles = turns[:, :, None].astype(np.float64) / rope.periods.numpy()
+    angles = np.tile(angles.reshape(len(angles), -1), 2)
+    for found, expected in zip(rope(*grid), (np.sin(angles), np.cos(angles)), strict=True):
+        np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_the_table_is_that_of_timm_and_in_float64_that_of_transformers(grid: tuple[int, int]) -> None:
+    """timm multiplies after a cast to float64, so it is compared in float32 alone; transformers divides otherwise."""
+    rope = RopePositionEmbedding(64).eval()
+    theirs = RotaryEmbeddingDinoV3(64).eval().get_embed(list(grid)).chunk(2, dim=-1)
+    assert all(torch.equal(a, b) for a, b in zip(rope(*grid), theirs, strict=True))
+    peer = DINOv3ViTRopePositionEmbedding(DINOv3ViTConfig(hidden_size=384, num_attention_heads=6)).eval()
+    peer.inv_freq = 1 / rope.periods.double()
+    cos, sin = peer(torch.zeros(1, 3, 16 * grid[0], 16 * grid[1], dtype=torch.float64))
+    for found, expected in zip(rope.double()(*grid), (sin, cos), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
 
 
 def test_periods_are_a_buffer_that_a_checkpoint_fills() -> None:

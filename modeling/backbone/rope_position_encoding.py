@@ -56,7 +56,8 @@ class RopePositionEmbedding(nn.Module):
         coordinates = 2.0 * torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 2) - 1.0  # (hw, 2)
         if self.training:
             coordinates = self._augment(coordinates)
-        angles = 2.0 * math.pi * coordinates[:, :, None].to(periods.dtype) / periods  # (hw, 2, head_dim / 4)
+        # The product stays in float32 before a wider type of the periods, as in the official code.
+        angles = (2.0 * math.pi * coordinates)[:, :, None] / periods  # (hw, 2, head_dim / 4)
         angles = angles.flatten(1).tile(2)  # (hw, head_dim): the two halves of a head are paired
         return angles.sin(), angles.cos()
 
