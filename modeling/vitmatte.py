@@ -109,11 +109,9 @@ class ViTMatte(nn.Module):
         It has no branch on the sides, so that the ONNX exporter can trace it for every size.
         """
         side = self.size_divisibility
-        padded_height, padded_width = ((length + side - 1) // side * side for length in (height, width))
         if self.padding != "zero_hustvl":
-            return padded_height, padded_width
-        num_missing = padded_height - height + padded_width - width  # 0 to 2 * side - 2
-        is_ragged = (num_missing + 2 * side - 1) // (2 * side)  # 0 or 1
+            return (height + side - 1) // side * side, (width + side - 1) // side * side
+        is_ragged = (height % side + width % side + 2 * side - 1) // (2 * side)  # 0 or 1
         return (height // side + is_ragged) * side, (width // side + is_ragged) * side
 
     def network_input(self, image: Tensor, trimap: Tensor) -> Tensor:
