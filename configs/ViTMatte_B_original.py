@@ -1,6 +1,12 @@
 r"""ViTMatte-B as published, 100 epochs of Composition-1k.
 
-Purpose: the baseline that DINOv3 is compared with: another backbone in the recipe of ViTMatte_B_100ep.py.
+Purpose: the baseline that DINOv3 is compared with: ViTMatte's backbone, losses and schedule. Compared with
+         ViTMatte_B_100ep.py: multipliers 1, 0.1 and 0.05 from epochs 30 and 90 on, a warm-up of 250 iterations, the
+         decoder at the backbone's base rate, areas of the losses pooled over each forward pass.
+Differs: the authors' code also decays the necks' LayerNorms and all biases of linear layers, patch embedding and
+         head, and evaluates with model.padding=zero_hustvl.
+Batch:   ours is 32, 16 on each of 2 GPUs; the authors' is 20, 10 on each of 2 GPUs, as we read the paper. Their code
+         was not at hand here. dataloader.train.batch_size=10 train.warmup_samples=5000 takes theirs.
 Command: python main.py --config-file configs/ViTMatte_B_original.py --num-gpus 2 train.init_checkpoint=FILE
          FILE: as for ViTMatte_S_original.py.
 Cost:    134700 iterations of 32 crops of 512 px; time to be measured.
@@ -15,7 +21,12 @@ from .common.train import train
 
 train.output_dir = "output/ViTMatte_B_original"
 train.epochs = 100
+train.warmup_samples = 8_000
 train.init_checkpoint_may_lack = ["decoder.", ".residual.", ".rel_pos_"]
 model.backbone.embed_dim = 768
 model.backbone.num_heads = 12
 optimizer.params.lr_decay_rate = 0.7
+model.criterion.area = "batch"
+optimizer.params.decoder_lr_factor = 1.0
+lr_multiplier.scheduler.values = [1.0, 0.1, 0.05]
+lr_multiplier.scheduler.milestones = "${milestones:${train.max_iter},0.3,0.9}"

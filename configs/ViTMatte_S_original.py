@@ -1,6 +1,11 @@
 r"""ViTMatte-S as published, 100 epochs of Composition-1k.
 
-Purpose: the baseline that DINOv3 is compared with: another backbone in the recipe of ViTMatte_S_100ep.py.
+Purpose: the baseline that DINOv3 is compared with: ViTMatte's backbone, losses and schedule. Compared with
+         ViTMatte_S_100ep.py: multipliers 1, 0.1 and 0.05 from epochs 30 and 90 on, a warm-up of 250 iterations, the
+         decoder at the backbone's base rate, areas of the losses pooled over each forward pass.
+Differs: the authors' code also decays the necks' LayerNorms and all biases of linear layers, patch embedding and
+         head, and evaluates with model.padding=zero_hustvl.
+Batch:   the authors' is 32, 16 on each of 2 GPUs, as ours; 250 iterations of warm-up are 8000 crops in both.
 Command: python main.py --config-file configs/ViTMatte_S_original.py --num-gpus 2 train.init_checkpoint=FILE
          FILE: {"model": backbone weights under detectron2's names, each behind "backbone.", with 4 input channels};
          without it, training starts from random weights (the authors start from DINO).
@@ -16,4 +21,9 @@ from .common.train import train
 
 train.output_dir = "output/ViTMatte_S_original"
 train.epochs = 100
+train.warmup_samples = 8_000
 train.init_checkpoint_may_lack = ["decoder.", ".residual.", ".rel_pos_"]
+model.criterion.area = "batch"
+optimizer.params.decoder_lr_factor = 1.0
+lr_multiplier.scheduler.values = [1.0, 0.1, 0.05]
+lr_multiplier.scheduler.milestones = "${milestones:${train.max_iter},0.3,0.9}"

@@ -33,7 +33,9 @@ def record_run(cfg: DictConfig, start_iteration: int) -> None:
     """Append an entry to the run.json of a training's folder, and write its config with all that follows worked out.
 
     Every process has to call it; the main one writes. An entry holds the command line and its folder, the time, seed,
-    first iteration, commit and versions, and host and device of each process. A run.json that is none is set aside.
+    first iteration, commit and versions, and host and device of each process. `micro_batch` is the number of samples in
+    one forward pass of one process, `accumulation` the number of these passes in a step. A run.json that is none is set
+    aside.
 
     Args:
         cfg: whole, without the model in it.
@@ -55,6 +57,8 @@ def record_run(cfg: DictConfig, start_iteration: int) -> None:
         "git": git_state(Path(__file__).parent),
         "versions": versions(),
         "num_processes": len(processes),
+        "micro_batch": cfg.dataloader.train.batch_size,
+        "accumulation": cfg.train.accumulation,
         "processes": processes,
     }
     write_text(folder / RECORD_NAME, json.dumps([*read_record(folder / RECORD_NAME), entry], indent=2) + "\n")

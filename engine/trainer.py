@@ -69,7 +69,7 @@ class Trainer(SimpleTrainer):
         precision: "float32", "tf32" (see `set_float32_products`), "bf16" or "fp16" (autocast; fp16 with a scaled loss).
         seed: of what the model draws.
         accumulation: batches of each process in a step; their mean is what one large batch gives, but for BatchNorm's
-            statistics of each batch.
+            statistics of each batch and losses that are no means over samples.
         clip_norm: gradients of a larger norm over all parameters are scaled down to it; None leaves them.
         ema: average of the bare model that each step moves.
 

@@ -1,4 +1,4 @@
-"""The four losses of ViTMatte, each a mean over its region: crop size, batch split and ranks do not matter."""
+"""The four losses of ViTMatte, each a mean over its region, so that the size of the crops does not matter."""
 
 from collections.abc import Mapping
 
@@ -10,6 +10,9 @@ PYRAMID_LEVELS = 5
 MIN_SIDE_PX = 4 * 2 ** (PYRAMID_LEVELS - 1)
 """Reflect padding by 2 needs 3 pixels, and an even side 4, on the coarsest level."""
 
+AREAS = ("image", "batch")
+"""What a region's area is counted over, see `MattingCriterion`."""
+
 LOSS_NAMES = ("loss_unknown_l1", "loss_known_l1", "loss_laplacian", "loss_gradient")
 
 
@@ -20,13 +23,24 @@ class MattingCriterion(nn.Module):
 
     Args:
         weights: loss name -> weight, every name of `LOSS_NAMES`; all 1 by default.
+        area: "image" divides the sum over a region by the region's area in each image, then averages the images. Each
+            image weighs alike, and the split of a batch into forward passes and ranks does not matter. "batch" divides
+            by the area in all images of one forward pass, as the published ViTMatte does. Each pixel weighs alike, and
+            the split matters: each forward pass of each rank counts its own area. The Laplacian loss covers whole
+            images and is the same in both.
+
+    Raises:
+        ValueError: other names of losses, or an unknown area.
     """
 
     gaussian: Tensor
     sobel: Tensor
 
-    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
+    def __init__(self, weights: Mapping[str, float] | None = None, area: str = "image") -> None:
         super().__init__()
+        if area not in AREAS:
+            raise ValueError(f"area must be {' or '.join(AREAS)}, got {area!r}")
+        self.area = area
         self.weights = dict.fromkeys(LOSS_NAMES, 1.0) if weights is None else dict(weights)
         if set(self.weights) != set(LOSS_NAMES):
             raise ValueError(f"weights must name exactly {sorted(LOSS_NAMES)}, got {sorted(self.weights)}")
@@ -43,7 +57,8 @@ class MattingCriterion(nn.Module):
             alpha: (B, 1, H, W) truth in [0, 1].
             trimap: (B, 1, H, W) of {0, 0.5, 1}.
 
-        Returns: loss name -> weighted scalar. A loss whose region is empty in an image counts 0 there.
+        Returns: loss name -> weighted scalar. A loss whose region is empty, in an image or in the batch, is 0
+            there.
         """
         if not pred_alpha.shape == alpha.shape == trimap.shape:
             raise ValueError(
@@ -58,8 +73,8 @@ class MattingCriterion(nn.Module):
             difference = pred_alpha - alpha
             unknown = (trimap == 0.5).to(dtype)
             losses = {
-                "loss_unknown_l1": region_mean(difference.abs(), unknown),
-                "loss_known_l1": region_mean(difference.abs(), 1.0 - unknown),
+                "loss_unknown_l1": self._region_mean(difference.abs(), unknown),
+                "loss_known_l1": self._region_mean(difference.abs(), 1.0 - unknown),
                 "loss_laplacian": self._laplacian(difference),
                 "loss_gradient": self._gradient(difference, pred_alpha, unknown),
             }
@@ -83,13 +98,12 @@ class MattingCriterion(nn.Module):
         return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), self.gaussian.to(x.dtype))
 
     def _gradient(self, difference: Tensor, pred_alpha: Tensor, unknown: Tensor) -> Tensor:
-        """L1 of the gradients' difference plus 0.01 of the prediction's own gradient, x and y summed -> (B,)."""
+        """L1 of the gradients' difference plus 0.01 of the prediction's own gradient, x and y summed -> (B,) or ()."""
         sobel = self.sobel.to(difference.dtype)
         gradients = F.conv2d(difference, sobel, padding=1).abs() + 0.01 * F.conv2d(pred_alpha, sobel, padding=1).abs()
-        return region_mean(gradients.sum(dim=1, keepdim=True), unknown)
+        return self._region_mean(gradients.sum(dim=1, keepdim=True), unknown)
 
-
-def region_mean(values: Tensor, region: Tensor) -> Tensor:
-    """Mean of (B, 1, H, W) values over a region of zeros and ones, per image -> (B,); an empty region gives 0."""
-    area = region.sum(dim=(1, 2, 3)).clamp(min=1.0)
-    return (values * region).sum(dim=(1, 2, 3)) / area
+    def _region_mean(self, values: Tensor, region: Tensor) -> Tensor:
+        """Mean of (B, 1, H, W) values over a region of zeros and ones -> (B,) per image, () over the batch."""
+        dims = (1, 2, 3) if self.area == "image" else (0, 1, 2, 3)
+        return (values * region).sum(dim=dims) / region.sum(dim=dims).clamp(min=1.0)

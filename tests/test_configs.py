@@ -407,18 +407,73 @@ def test_what_distinguishes_the_composition_experiments(path, expected):
     assert (suffix is not None) == b.keep_prefix_tokens
 
 
+PUBLISHED_SETTINGS = {
+    "train.warmup_samples": 8_000,
+    "lr_multiplier.scheduler.values": [1.0, 0.1, 0.05],
+    "lr_multiplier.scheduler.milestones": [30 * 1347, 90 * 1347],
+    "optimizer.params.decoder_lr_factor": 1.0,
+    "model.criterion.area": "batch",
+}
+
+
 @pytest.mark.parametrize(("original", "dinov3"), [("S_original", "S_100ep"), ("B_original", "B_100ep")])
-def test_an_original_differs_from_its_dinov3_experiment_in_the_backbone_alone(original, dinov3):
-    paths = [CONFIGS / f"ViTMatte_{name}.py" for name in (original, dinov3)]
-    configs = [OmegaConf.to_container(load_config(path), resolve=True) for path in paths]
-    backbones = [cfg["model"].pop("backbone") for cfg in configs]
+def test_an_original_differs_from_its_dinov3_experiment_in_the_backbone_and_the_published_settings(original, dinov3):
+    original, dinov3 = (load_config(CONFIGS / f"ViTMatte_{name}.py") for name in (original, dinov3))
+    for key, value in PUBLISHED_SETTINGS.items():
+        assert OmegaConf.select(original, key) == value != OmegaConf.select(dinov3, key), key
+        OmegaConf.update(original, key, OmegaConf.select(dinov3, key))
+    configs = [OmegaConf.to_container(cfg, resolve=True) for cfg in (original, dinov3)]
     for cfg in configs:
         for key in ("output_dir", "init_checkpoint", "init_checkpoint_may_lack"):
             cfg["train"].pop(key)
+        assert cfg["lr_multiplier"].pop("warmup_length") > 0  # follows from train.warmup_samples
+        assert cfg["model"]["padding"] == "edge"
+    backbones = [cfg["model"].pop("backbone") for cfg in configs]
     assert configs[0] == configs[1]
     both = backbones[0].keys() & backbones[1].keys() - {"_target_", "norm_eps"}
     assert {"embed_dim", "depth", "num_heads", "window_size", "global_block_indexes"} <= both
     assert [backbones[0][key] for key in both] == [backbones[1][key] for key in both]
+
+
+@pytest.mark.parametrize("path", ["ViTMatte_S_original", "ViTMatte_B_original"])
+def test_an_original_has_the_published_learning_rates(path):
+    """1, 0.1 and 0.05 from epochs 30 and 90 on, after 250 iterations of warm-up; the decoder at the base rate."""
+    cfg = load_config(CONFIGS / f"{path}.py")
+    multiplier = instantiate(cfg.lr_multiplier)
+    for iteration, expected in (
+        (0, 0.001),
+        (125, 0.5005),
+        (250, 1.0),
+        (30 * 1347 - 1, 1.0),
+        (30 * 1347, 0.1),
+        (90 * 1347 - 1, 0.1),
+        (90 * 1347, 0.05),
+        (100 * 1347 - 1, 0.05),
+    ):
+        assert multiplier(iteration / cfg.train.max_iter) == pytest.approx(expected, rel=1e-6), iteration
+    cfg.optimizer.params.model = model = instantiate_on_meta(cfg)
+    rates = {id(p): group["lr"] for group in instantiate(cfg.optimizer).param_groups for p in group["params"]}
+    assert (
+        {rates[id(p)] for p in model.decoder.parameters()}
+        == {rates[id(p)] for p in model.backbone.blocks[2].residual.parameters()}
+        == {5e-4}
+    )
+
+
+@pytest.mark.parametrize("epochs", [1e-4, 1, 50])
+def test_an_original_may_be_as_short_as_one_likes(epochs):
+    cfg = load_config(CONFIGS / "ViTMatte_S_original.py")
+    apply_overrides(cfg, [f"train.epochs={epochs}", "train.max_iter=3"] if epochs < 1 else [f"train.epochs={epochs}"])
+    first, second = cfg.lr_multiplier.scheduler.milestones
+    assert 0 < first < second < cfg.train.max_iter
+    assert 0.05 <= instantiate(cfg.lr_multiplier)(0.999) <= 1
+
+
+@every_experiment
+def test_areas_of_losses_are_pooled_where_the_source_does(path):
+    """The report and ViTMatte pool them over a forward pass; what has no source counts each image's own."""
+    is_of_others = path.stem == "ViTMatte_S_10ep" or path.stem.endswith("_original")
+    assert load_config(path).model.criterion.area == ("batch" if is_of_others else "image")
 
 
 @pytest.mark.parametrize(("path", "num_million"), [("ViTMatte_S_original", 25.8), ("ViTMatte_B_original", 96.7)])

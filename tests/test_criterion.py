@@ -83,8 +83,8 @@ def values(losses: dict[str, Tensor]) -> dict[str, float]:
     return {name: loss.item() for name, loss in losses.items()}
 
 
-def double() -> MattingCriterion:
-    return MattingCriterion().double()
+def double(area: str = "image") -> MattingCriterion:
+    return MattingCriterion(area=area).double()
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -94,6 +94,43 @@ def test_each_loss_equals_a_naive_one(size: tuple[int, int]) -> None:
     each = [naive_losses(*(t[i, 0].numpy() for t in tensors)) for i in range(2)]
     expected = {name: sum(losses[name] for losses in each) / 2 for name in LOSS_NAMES}
     assert values(double()(*tensors)) == pytest.approx(expected, rel=1e-10)
+
+
+def test_an_area_of_the_batch_weighs_each_image_by_its_area() -> None:
+    """As hustvl's code, which divides a sum over the batch by the areas of all its images."""
+    pred_alpha, alpha, trimap = batch(64, 97, size=3)
+    losses = values(double("batch")(pred_alpha, alpha, trimap))
+    areas = (trimap == 0.5).sum(dim=(1, 2, 3)).tolist()
+    each = [naive_losses(*(t[i, 0].numpy() for t in (pred_alpha, alpha, trimap))) for i in range(3)]
+    for name, counts in (
+        ("loss_unknown_l1", areas),
+        ("loss_gradient", areas),
+        ("loss_known_l1", [64 * 97 - area for area in areas]),
+    ):
+        expected = sum(losses_of_one[name] * area for losses_of_one, area in zip(each, counts, strict=True)) / sum(
+            counts
+        )
+        assert losses[name] == pytest.approx(expected, rel=1e-10)
+    assert losses["loss_laplacian"] == values(double()(pred_alpha, alpha, trimap))["loss_laplacian"]
+
+
+def test_an_area_of_the_batch_equals_that_of_the_images_where_all_are_equal_and_only_there() -> None:
+    pred_alpha, alpha, trimap = batch(64, 64, size=3)
+    tensors = (pred_alpha, alpha, trimap[:1].expand_as(trimap))
+    assert values(double("batch")(*tensors)) == pytest.approx(values(double()(*tensors)), rel=1e-12)
+    of_batch, of_image = (values(double(area)(pred_alpha, alpha, trimap)) for area in ("batch", "image"))
+    for name in ("loss_unknown_l1", "loss_known_l1", "loss_gradient"):
+        assert of_batch[name] != pytest.approx(of_image[name], rel=1e-4)
+
+
+def test_an_area_of_the_batch_depends_on_its_split() -> None:
+    """The limit that docs/train.md states: each forward pass counts its own area."""
+    tensors = batch(64, 64, 4)
+    whole = values(double("batch")(*tensors))
+    halves = [values(double("batch")(*(t[part] for t in tensors))) for part in (slice(0, 2), slice(2, 4))]
+    mean = {name: sum(losses[name] for losses in halves) / 2 for name in LOSS_NAMES}
+    assert mean["loss_unknown_l1"] != pytest.approx(whole["loss_unknown_l1"], rel=1e-4)
+    assert mean["loss_laplacian"] == pytest.approx(whole["loss_laplacian"], rel=1e-12)
 
 
 def test_float32_is_as_near_as_float32_can_be() -> None:
@@ -147,6 +184,20 @@ def test_an_empty_region_gives_zero_and_finite_gradients(known: float, empty: li
     assert torch.isfinite(pred_alpha.grad).all()
 
 
+@pytest.mark.parametrize(("known", "empty"), [(0.0, ["loss_unknown_l1", "loss_gradient"]), (0.5, ["loss_known_l1"])])
+def test_an_area_of_the_batch_leaves_out_images_without_the_region(known: float, empty: list[str]) -> None:
+    pred_alpha, alpha, trimap = batch(64, 64)
+    alone = values(double("batch")(pred_alpha[1:], alpha[1:], trimap[1:]))
+    trimap[0] = known
+    pred_alpha.requires_grad_()
+    losses = double("batch")(pred_alpha, alpha, trimap)
+    nowhere = double("batch")(pred_alpha, alpha, torch.full_like(trimap, known))
+    assert [losses[name].item() for name in empty] == pytest.approx([alone[name] for name in empty])
+    assert [nowhere[name].item() for name in empty] == [0.0] * len(empty)
+    (sum(losses.values()) + sum(nowhere.values())).backward()
+    assert torch.isfinite(pred_alpha.grad).all()
+
+
 def test_float32_under_bfloat16_autocast() -> None:
     pred_alpha, alpha, trimap = (t.float() for t in batch(64, 64))
     expected = MattingCriterion()(pred_alpha, alpha, trimap)
@@ -174,6 +225,11 @@ def test_no_buffer_reaches_a_checkpoint() -> None:
 def test_weights_must_name_every_loss(weights: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="weights must name exactly.*loss_gradient.*got"):
         MattingCriterion(weights)
+
+
+def test_an_unknown_area_is_refused() -> None:
+    with pytest.raises(ValueError, match="area must be image or batch, got 'pixel'"):
+        MattingCriterion(area="pixel")
 
 
 def test_shapes_and_sides_that_do_not_fit_are_named() -> None:

@@ -271,6 +271,7 @@ def test_a_sheet_shows_samples_side_by_side(tmp_path):
 def test_each_start_is_on_record(tmp_path, monkeypatch):
     cfg = load_config(REPOSITORY / "configs" / "demo.py")
     cfg.train.output_dir, cfg.train.device, cfg.train.seed = str(tmp_path), "cpu", 11
+    cfg.dataloader.train.batch_size, cfg.train.accumulation = 3, 2
     monkeypatch.setattr(sys, "argv", ["main.py", "--config-file", "a b"])
     record_run(cfg, 0)
     record_run(cfg, 30)
@@ -279,6 +280,7 @@ def test_each_start_is_on_record(tmp_path, monkeypatch):
     assert first["command"] == [sys.executable, "main.py", "--config-file", "a b"] and first["seed"] == 11
     assert first["versions"]["torch"] == torch.__version__.partition("+")[0] == second["versions"]["torch"]
     assert first["num_processes"] == 1 and first["processes"][0]["device"].startswith("cpu, ")
+    assert (first["micro_batch"], first["accumulation"]) == (3, 2)
     resolved = load_config(tmp_path / "config_resolved.yaml")
     assert "${" not in (tmp_path / "config_resolved.yaml").read_text()
     assert resolved.train.max_iter == cfg.train.max_iter and resolved.model.decoder.in_chans == 96

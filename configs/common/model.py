@@ -42,6 +42,8 @@ model = L(ViTMatte)(
     ),
     criterion=L(MattingCriterion)(
         weights=dict(loss_unknown_l1=1.0, loss_known_l1=1.0, loss_laplacian=1.0, loss_gradient=1.0),
+        # "image": each image weighs alike. "batch": each pixel of a region, as in the published ViTMatte
+        area="image",
     ),
     # ImageNet's, as the web-image DINOv3 weights expect; those trained on satellite images use others.
     pixel_mean=[0.485, 0.456, 0.406],

@@ -21,7 +21,8 @@ train = dict(
     device="${default_device:}",
     # "float32", "tf32", "bf16" or "fp16"
     precision="float32",
-    # Batches of each process in one step: as one batch of so many times the size, in the memory of one.
+    # Batches of each process in one step: as one batch of so many times the size, in the memory of one; docs/train.md
+    # says what model.criterion.area=batch makes of it.
     accumulation=1,
     # Norm of all gradients above which they are scaled down to it; null leaves them.
     clip_norm=None,
