@@ -83,7 +83,7 @@ def test_a_table_of_a_resume_with_fewer_iterations_has_its_last_evaluation(tmp_p
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "it is empty"),
+        (b"", "is empty"),
         (b"loss 3\nloss 2\n", "line 1: JSONDecodeError"),
         (b'{"iteration": 3, "lr": "high"}\n', "line 1: ValueError: could not convert string to float: 'high'"),
         (b"\xff\xfe\x00", "is no text"),
@@ -95,27 +95,55 @@ def test_a_file_of_no_use_is_named_with_the_reason(tmp_path, capsys, content, wo
     assert f"{tmp_path}/metrics.json" in (told := capsys.readouterr().err) and words in told
 
 
-def test_every_path_of_no_use_is_named(tmp_path, runs, capsys):
-    (tmp_path / "empty").mkdir()
+def test_every_run_of_no_use_is_named(tmp_path, runs, capsys):
     (runs[0] / "config.yaml").write_text("a: [")
     (runs[1] / "config.yaml").write_text("- a")
-    assert main([*map(str, runs), str(tmp_path / "empty"), str(tmp_path / "absent"), "--table"]) == 1
+    (runs[2] / "metrics.json").write_text("loss 3\n")
+    assert main([*map(str, runs), str(tmp_path / "absent"), "--table"]) == 1
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 4 and all(line.startswith("plot_metrics.py: ") for line in told)
-    for line, words in zip(
-        told, ("is not YAML", "expected sections", "holds no metrics.json", "not exist"), strict=True
-    ):
+    for line, words in zip(told, ("is not YAML", "expected sections", "no line of use", "not exist"), strict=True):
         assert words in line
 
 
+def test_what_is_no_run_is_skipped_and_named(tmp_path, runs, capsys):
+    """As `output/*` finds it: pictures, tables and other folders beside the runs, and one that has just begun."""
+    (tmp_path / "demo_pred").mkdir()
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "metrics.json").touch()
+    (tmp_path / "table.csv").write_text("run,SAD\nbase,3\n")
+    Image.new("L", (4, 4)).save(tmp_path / "curves.png")
+    everything = sorted(map(str, tmp_path.iterdir()))
+    assert len(everything) == len(runs) + 4
+    assert main([*map(str, runs), "--table"]) == 0
+    expected = capsys.readouterr().out
+    assert main([*everything, "--table"]) == 0
+    told = capsys.readouterr()
+    assert told.out == expected
+    lines = told.err.splitlines()
+    assert len(lines) == 4 and all(line.startswith("plot_metrics.py: skipped: ") for line in lines)
+    for line, name in zip(lines, ("begun", "curves.png", "demo_pred", "table.csv"), strict=True):
+        assert str(tmp_path / name) in line
+
+
+def test_paths_without_a_run_are_an_error_that_names_each(tmp_path, capsys):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    assert main([str(tmp_path / "a"), str(tmp_path / "b"), "--table"]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert [f"{tmp_path / name} holds no metrics.json" in line for name, line in zip("ab", told, strict=True)] == [
+        True
+    ] * 2
+
+
 def test_groups_are_runs_that_differ_by_their_seed_alone(tmp_path, runs):
-    groups = group_by_seed(read_runs([*reversed(runs)]))
+    groups = group_by_seed(read_runs([*reversed(runs)])[0])
     assert {name: [run.name for run in members] for name, members in groups.items()} == {
         "rope": ["rope_seed0", "rope_seed1"],
         "base": ["base_seed0", "base_seed1", "base_seed2"],
     }
     other = write_run(tmp_path / "base-s3", [1.0], 3, rope="base", epochs=4)
-    found = read_runs([*runs, other])
+    found = read_runs([*runs, other])[0]
     assert list(group_by_seed(found))[:4] == ["base_seed0", "base_seed1", "base_seed2", "base-s3"]
     assert differing_settings([run for run in found if run.stem == "base"]) == ["train.epochs"]
 
@@ -124,16 +152,16 @@ def test_the_seed_is_the_configs_not_the_names(tmp_path):
     first = write_run(tmp_path / "a_seed1", [1.0], seed=5)
     second = write_run(tmp_path / "a_seed2", [1.0], seed=5)
     with pytest.raises(DataError, match=r"must differ in their seed, got a_seed1 \(seed 5\), a_seed2 \(seed 5\)"):
-        group_by_seed(read_runs([first, second]))
+        group_by_seed(read_runs([first, second])[0])
     for folder in (first, second):
         (folder / "config.yaml").unlink()
-    assert [run.seed for run in group_by_seed(read_runs([first, second]))["a"]] == [1, 2]
+    assert [run.seed for run in group_by_seed(read_runs([first, second])[0])["a"]] == [1, 2]
     with pytest.raises(DataError, match="a_seed1 is given twice"):
         read_runs([first, second, tmp_path / "." / "a_seed1"])
 
 
 def test_a_table_has_means_over_seeds_and_their_intervals(runs):
-    base, rope = tabulate(group_by_seed(read_runs(runs)), ["matting/SAD", "matting/MSE"])
+    base, rope = tabulate(group_by_seed(read_runs(runs)[0]), ["matting/SAD", "matting/MSE"])
     assert (base.group, base.seeds, base.iterations, rope.seeds) == ("base", [0, 1, 2], [60], [0, 1])
     last = [row[-1] for row in SADS["base"]]
     for metric, unit in (("matting/SAD", 1), ("matting/MSE", 1000)):
@@ -144,7 +172,7 @@ def test_a_table_has_means_over_seeds_and_their_intervals(runs):
 
 @pytest.mark.parametrize(("mode", "choose"), [("min", np.argmin), ("max", np.argmax)])
 def test_the_best_evaluation_is_each_runs_own(runs, mode, choose):
-    base, _ = tabulate(group_by_seed(read_runs(runs)), ["matting/MSE"], Choice("matting/SAD", mode == "max"))
+    base, _ = tabulate(group_by_seed(read_runs(runs)[0]), ["matting/MSE"], Choice("matting/SAD", mode == "max"))
     places = [int(choose(row)) for row in SADS["base"]]
     assert base.iterations == sorted({20 * (place + 1) for place in places})
     expected = np.mean([row[place] for row, place in zip(SADS["base"], places, strict=True)]) / 1000

@@ -1,11 +1,13 @@
 """Draw the curves of trainings side by side, or put them into a table with intervals over seeds.
 
     python tools/plot_metrics.py output/first output/second --output curves.png
+    python tools/plot_metrics.py output/* --output curves.png
     python tools/plot_metrics.py output/ablation/* --table --baseline base --format markdown --csv table.csv
 
-Takes output folders, or files as their metrics.json. Runs that differ by their seed alone are one group, by the name of
-the folder without _seedN or -sN at its end and by config.yaml; their mean stands with half the width of its 95 %
-interval (Student's t). --baseline adds the differences to one group, paired by seed.
+Takes output folders, or files as their metrics.json. What is no run among them is skipped and named on stderr. Runs
+that differ by their seed alone are one group, by the name of the folder without _seedN or -sN at its end and by
+config.yaml; their mean stands with half the width of its 95 % interval (Student's t). --baseline adds the differences
+to one group, paired by seed.
 Exit status: 0 done, 1 something is wrong with the files, 2 wrong usage, 130 interrupted.
 """
 
@@ -90,7 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parse(arguments)
     try:
-        runs = read_runs(options.runs)
+        runs, skipped = read_runs(options.runs)
+        for line in skipped:
+            print(f"plot_metrics.py: skipped: {line}", file=sys.stderr)
         for run in runs:
             if run.num_spoilt:
                 print(f"plot_metrics.py: {run.name}: {run.num_spoilt} lines could not be read", file=sys.stderr)

@@ -43,36 +43,52 @@ class Run(NamedTuple):
     num_spoilt: int
 
 
-def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """Read each training.
+class NoRunError(DataError):
+    """A file or folder that is no run, or has nothing to show yet."""
+
+
+def read_runs(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """Read each training run among some paths, such as those of `output/*`.
 
     Args:
-        paths: output folders, or files as their metrics.json.
+        paths: output folders, or files as their metrics.json, and others.
+
+    Returns: the runs, and a line for each path that is none.
 
     Raises:
-        DataError: naming every path that is of no use and why, one per line; or one that is given twice.
+        DataError: naming every run that cannot be read, and every path that does not exist, one per line; none of the
+            paths is a run; or one is given twice.
     """
-    runs, faults = [], []
+    runs, taken, skipped, faults = [], [], [], []
     for path in paths:
         try:
             runs.append(read_run(path))
+            taken.append(path)
+        except NoRunError as error:
+            skipped.append(str(error))
         except (DataError, OSError) as error:
             faults.append(str(error))
-    if faults:
-        raise DataError("\n".join(faults))
-    places = [path.resolve() for path in paths]
-    if twice := [str(path) for path, place in zip(paths, places, strict=True) if places.count(place) > 1]:
+    if faults or not runs:
+        raise DataError("\n".join(faults or skipped))
+    places = [path.resolve() for path in taken]
+    if twice := [str(path) for path, place in zip(taken, places, strict=True) if places.count(place) > 1]:
         raise DataError(f"{twice[0]} is given twice: name each run once")
-    return runs
+    return runs, skipped
 
 
 def read_run(path: Path) -> Run:
     """Read one training; see `read_runs`."""
     file = path / METRICS if path.is_dir() else path
+    if path.is_dir() and not file.is_file():
+        raise NoRunError(f"{path} holds no {METRICS}: expected the output folder of a training run")
     if not file.is_file():
-        raise DataError(f"{path} {'holds no ' + METRICS if path.is_dir() else 'does not exist'}: expected the output "
-                        f"folder of a training, or a {METRICS}")  # fmt: skip
-    curves, num_spoilt = read_curves(file)
+        raise DataError(f"{path} does not exist: expected the output folder of a training run, or a {METRICS}")
+    try:
+        curves, num_spoilt = read_curves(file)
+    except DataError as error:
+        if file.name == METRICS:
+            raise
+        raise NoRunError(str(error)) from error  # a picture or table beside the runs
     folder = file.resolve().parent
     name = folder.name if file.name == METRICS else file.stem
     settings = read_settings(folder / CONFIG) if (folder / CONFIG).is_file() and file.name == METRICS else None
@@ -93,6 +109,7 @@ def read_curves(file: Path) -> tuple[dict[str, Curve], int]:
     Returns: metric -> curve, and the number of lines, but for a last one that was cut off, which are of no use.
 
     Raises:
+        NoRunError: it is empty, as that of a run that has just begun.
         DataError: no line is of use.
     """
     try:
@@ -117,7 +134,9 @@ def read_curves(file: Path) -> tuple[dict[str, Curve], int]:
         for metric, value in row.items():
             curves.setdefault(metric, {})[iteration] = value
     if not curves:
-        reason = f"line {spoilt[0][0]}: {type(spoilt[0][1]).__name__}: {spoilt[0][1]}" if spoilt else "it is empty"
+        if not spoilt:
+            raise NoRunError(f"{file} is empty: the run has written no line yet")
+        reason = f"line {spoilt[0][0]}: {type(spoilt[0][1]).__name__}: {spoilt[0][1]}"
         raise DataError(f'{file} has no line of use ({reason}): expected {{"iteration": 19, "total_loss": 0.5, ...}}')
     return curves, sum(number < len(lines) for number, _ in spoilt)
 
