@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ from modeling import DetailCapture, MattingCriterion, ViTMatte, detail_capture
 from modeling.backbone import ViT, vit
 from tests.tiny_training import REPOSITORY
 from tools import benchmark
-from tools.benchmarks import fresh, metrics, train_step
+from tools.benchmarks import fresh, metrics, ports, train_step
 
 TINY = ["--size-px", "64", "--batch-size", "1", "--num-steps", "1"]
 
@@ -231,3 +233,40 @@ def test_both_ways_to_the_metrics_agree_on_what_the_benchmark_draws(draw):
     plainly = metrics.measure_plainly(*case)
     assert plainly == pytest.approx({name: measure(*case)[name] for name in METRICS}, rel=1e-12)
     assert min(plainly.values()) > 0 and case[2].mean() > 0.1
+
+
+def test_each_variant_without_its_change_is_the_definition():
+    for _, (pred_alpha, alpha, region) in ports.drawn_cases():
+        defined = measure(pred_alpha, alpha, region)
+        conn = ports._conn(pred_alpha, alpha, region, has_background=False, is_exact=True)
+        scaled = [(values - values.min()) / np.ptp(values) for values in (pred_alpha, alpha)]
+        assert conn == pytest.approx(defined["Conn"], rel=1e-9)
+        assert ports._grad(scaled, region, half_size_px=4) == pytest.approx(defined["Grad"], rel=1e-6)
+
+
+def test_ports_prints_the_table_of_the_page(capsys):
+    page = (REPOSITORY / "docs" / "evaluate.md").read_text()
+    benchmark.main(["ports"])
+    rows = [re.split(r"  +", line) for line in capsys.readouterr().out.splitlines()[1:]]
+    for metric, variant in dict.fromkeys((row[1], row[2]) for row in rows):
+        changes = [row[5] for row in rows if row[1:3] == [metric, variant]]
+        assert f"| {metric} | {variant} | {' | '.join(changes)} |" in page
+
+
+def test_ports_measures_files(tmp_path, capsys):
+    (_, (pred_alpha, alpha, region)), *_ = ports.drawn_cases()
+    trimap = np.where(region, 128, np.where(alpha > 127, 255, 0)).astype(np.uint8)
+    for folder, values in {"pred": pred_alpha, "label": alpha, "trimap": trimap}.items():
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(str(tmp_path / folder / "subject.png"), values)
+    options = [part for name in ("pred", "label", "trimap") for part in (f"--{name}-dir", str(tmp_path / name))]
+    main = benchmark.main
+    main(["ports"])
+    drawn = [line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.startswith("subject")]
+    main(["ports", *options])
+    assert [line.split()[1:] for line in capsys.readouterr().out.splitlines()[1:]] == drawn
+    with pytest.raises(SystemExit, match="belong together"):
+        main(["ports", *options[:2]])
+    (tmp_path / "pred" / "subject.png").rename(tmp_path / "pred" / "other.png")
+    with pytest.raises(SystemExit, match="subject.png has no partner"):
+        main(["ports", *options])

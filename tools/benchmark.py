@@ -5,6 +5,7 @@
     python tools/benchmark.py train-step --precision bf16 --transformers-precision float32
     python tools/benchmark.py train-step --activation-checkpointing all
     python tools/benchmark.py metrics
+    python tools/benchmark.py ports
     python tools/benchmark.py data
     python tools/benchmark.py foreground
     python tools/benchmark.py infer
@@ -18,6 +19,9 @@ loaded.
 
 metrics: all five on a usual and on a hard picture, on one core, ours against the definitions written down with scipy
 and scikit-image; then `tools/evaluate.py` on a folder of pictures, as whole processes with one worker and with two.
+
+ports: what common variants of Conn, Grad and MSE make of three drawn cases, or of your own files, beside their
+definition: the table of docs/evaluate.md.
 
 data: a training sample of `CompositionDataset` from JPEGs of 2000 x 1500 (1.1 and 0.3 MB) and from a pack of them, on
 one core, beside decoding the files that it needs, whole; then loaders with one worker and with two. Linux alone.
@@ -45,7 +49,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from tools.benchmarks import data, foreground, infer, metrics, sizes, train_step
+from tools.benchmarks import data, foreground, infer, metrics, ports, sizes, train_step
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -55,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, module, summary in (
         ("train-step", train_step, "forward, losses, backward, AdamW"),
         ("metrics", metrics, "SAD, MSE, MAD, Grad and Conn"),
+        ("ports", ports, "variants of Conn, Grad and MSE beside their definition"),
         ("data", data, "samples of the training loader"),
         ("infer", infer, "alpha of an image"),
         ("foreground", foreground, "colours without the background's"),
