@@ -1,6 +1,7 @@
 """The composition training set and ready-made image / trimap / alpha folders; both check their folders when built."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from data.degradation import DegradeImage
 from data.foregrounds import Foreground
 from data.formats import picture_name
 from data.images import PictureFile, read_alpha, read_image
-from data.layouts import COMPOSITION_1K, check_folders, check_same_size, match_by_name
+from data.layouts import COMPOSITION_1K, check_folders, check_same_size, find_all, match_by_name
 from data.ranges import check_number
 from data.sampling import crop_background, draw_interpolation, merge_layers, sample_layer
 from data.tones import JitterTones
@@ -107,10 +108,12 @@ class CompositionDataset(Dataset):
         check_number("seed", seed, 0, is_whole=True)
         check_number("merge_probability", merge_probability, 0, 1)
         radii = scale_radii(trimap_radius_px, crop_px, trimap_reference_px)
-        self.foregrounds: list[Foreground] = find_foregrounds(foreground_dirs, alpha_dirs)
+        self.foregrounds: list[Foreground]
+        self.foregrounds, self.backgrounds = find_all(
+            partial(find_foregrounds, foreground_dirs, alpha_dirs), partial(find_backgrounds, background_dirs)
+        )
         if estimates_foreground:
             self.foregrounds = [DecontaminatedForeground(foreground) for foreground in self.foregrounds]
-        self.backgrounds = find_backgrounds(background_dirs)
         self.samples_per_epoch = samples_per_epoch
         self.crop_px = crop_px
         self.seed = seed

@@ -9,16 +9,17 @@ A layout of one's own is one more entry:
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
 from data.formats import find_images, picture_name
 from data.images import DataError
+from runtime.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,11 @@ COMPOSITION_1K = Layout(
     num_images=1000,
     source="this project: what tools/make_composition1k.py writes and configs/common/dataloader.py reads",
 )
+TEST_FOLDERS = ("image", "trimap", "alpha")
+"""Of a test set that has no layout of its own: what tools/make_test_set.py writes and `find_test_set` finds by path."""
+
 PLAIN_FOLDER = Layout(
-    "image", "alpha", "trimap", None, root="", num_images=None, source="this project: any folder given by its path"
+    *("image", "alpha", "trimap", None), root="", num_images=None, source="this project: any folder given by its path"
 )
 ALPHAMATTING_SOURCE = (
     "an arrangement of this project, not of the download: from the training set of alphamatting.com, the photographs "
@@ -231,19 +235,57 @@ def datasets_folder() -> Path:
     return Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
+class MissingFoldersError(UserError, FileNotFoundError):
+    """Folders of a data set that are not there.
+
+    Attributes:
+        folders: all of them.
+        layout: text that says where they are expected.
+    """
+
+    folders: tuple[Path, ...]
+    layout: str
+
+    @classmethod
+    def of(cls, folders: Iterable[Path], layout: str) -> "MissingFoldersError":
+        """Make the error; unlike an `__init__` of two arguments, it survives pickling, as an OSError must."""
+        folders = tuple(folders)
+        names = "\n".join(f"  {folder}" for folder in folders)
+        error = cls(f"The data set is not there. Missing folders:\n{names}\n{layout}")
+        error.folders, error.layout = folders, layout
+        return error
+
+
 def check_folders(folders: Iterable[Path], layout: str) -> None:
     """Check that folders are there.
 
     Raises:
-        FileNotFoundError: some are not; all of them are named, and `layout` follows.
+        MissingFoldersError: some are not; all of them are named, and `layout` follows.
         DataError: as `check_no_files`.
     """
     folders = list(folders)
     check_no_files(folders)
     missing = [folder for folder in folders if not folder.is_dir()]
     if missing:
-        names = "\n".join(f"  {folder}" for folder in missing)
-        raise FileNotFoundError(f"The data set is not there. Missing folders:\n{names}\n{layout}")
+        raise MissingFoldersError.of(missing, layout)
+
+
+def find_all(*finders: Callable[[], Any]) -> list[Any]:
+    """Call what finds the parts of a data set, and return what each one found.
+
+    Raises:
+        MissingFoldersError: some parts lack folders; those of all parts are named.
+    """
+    found, errors = [], []
+    for find in finders:
+        try:
+            found.append(find())
+        except MissingFoldersError as error:
+            errors.append(error)
+    if errors:
+        folders = dict.fromkeys(folder for error in errors for folder in error.folders)
+        raise MissingFoldersError.of(folders, "\n".join(dict.fromkeys(error.layout for error in errors)))
+    return found
 
 
 def check_no_files(folders: Iterable[Path]) -> None:

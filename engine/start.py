@@ -1,30 +1,65 @@
 """What a training draws from and measures with, made and tried before anything starts."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from engine.config import build_section
+from engine.targets import instantiate
 
 
 class DataSource(NamedTuple):
-    """Two loaders and an evaluator as a config names them; None for what it has not."""
+    """Two loaders, an evaluator and how it runs the network, as a config names them; None for what it has not."""
 
     train_loader: Any
     test_loader: Any
     evaluator: Any
+    test_network: Any
 
 
-def build_data(dataloader: DictConfig) -> DataSource:
+def missing_files(node: Any) -> list[str]:
+    """List what the objects of a section miss, those inside first: a mixture ends at the first of its sets."""
+    if not OmegaConf.is_dict(node):
+        return []
+    missing = [line for key in node for line in missing_files(node[key])]
+    if not missing and "_target_" in node:
+        try:
+            instantiate(node)
+        except FileNotFoundError as error:
+            missing = [str(error)]
+        except (TypeError, ValueError):  # a setting that is wrong as well is told of when the files are there
+            pass
+    return missing
+
+
+SECTIONS = ("train", "test", "evaluator", "test_network")
+"""Of a config's section `dataloader`, in the order of `DataSource`."""
+
+
+def build_data(dataloader: DictConfig, sections: Sequence[str] = SECTIONS) -> DataSource:
     """Build what the section `dataloader` of a config says, and make one sample of each set.
 
     So pictures and settings that do not fit are told of before anything starts, in this process and not by a worker.
 
+    Args:
+        dataloader: the section.
+        sections: what of it to build, of `SECTIONS`; for the others the result has None.
+
     Raises:
+        FileNotFoundError: folders or files are missing; those of training and test set are all named.
         OSError, ValueError: what the sets, the loaders and the evaluator raise where they cannot be used.
     """
-    nodes = {f"dataloader.{name}": dataloader.get(name) for name in ("train", "test", "evaluator")}
-    source = DataSource(*(node if node is None else build_section(node, key) for key, node in nodes.items()))
+    built, missing = [], []
+    for name in SECTIONS:
+        node = dataloader.get(name) if name in sections else None
+        try:
+            built.append(None if node is None else build_section(node, f"dataloader.{name}"))
+        except FileNotFoundError as error:
+            missing += missing_files(node) or [str(error)]
+    if missing:
+        raise FileNotFoundError("\n".join(dict.fromkeys(missing)))
+    source = DataSource(*built)
     if source.train_loader is not None:
         for key in source.train_loader.dataset.trial_keys:
             source.train_loader.dataset[key]

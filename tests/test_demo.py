@@ -66,33 +66,33 @@ def test_any_output_folder_passes_as_an_override(name):
 def test_set(tmp_path):
     """Four images of two kinds; half of each 32 x 40 px is unknown."""
     rng = np.random.default_rng(0)
-    for folder in ("merged", "trimaps", "alpha_copy"):
+    for folder in ("image", "trimap", "alpha"):
         (tmp_path / folder).mkdir()
     for name in ("fur_000", "fur_001", "lace_000", "lace_001"):
         alpha = rng.integers(0, 256, (32, 40), np.uint8)
         alpha[:8], alpha[-8:] = 0, 255
         trimap = np.full_like(alpha, 128)
         trimap[:8], trimap[-8:] = 0, 255
-        cv2.imwrite(str(tmp_path / "merged" / f"{name}.png"), rng.integers(0, 256, (32, 40, 3), np.uint8))
-        cv2.imwrite(str(tmp_path / "trimaps" / f"{name}.png"), trimap)
-        cv2.imwrite(str(tmp_path / "alpha_copy" / f"{name}.png"), alpha)
+        cv2.imwrite(str(tmp_path / "image" / f"{name}.png"), rng.integers(0, 256, (32, 40, 3), np.uint8))
+        cv2.imwrite(str(tmp_path / "trimap" / f"{name}.png"), trimap)
+        cv2.imwrite(str(tmp_path / "alpha" / f"{name}.png"), alpha)
     return tmp_path
 
 
 def test_methods_are_compared_on_the_unknown_region_of_every_image(test_set, tmp_path, monkeypatch):
     sheets = []
     monkeypatch.setattr(demo, "picture_sheet", lambda rows, path, cell_px: sheets.append((rows, path)))
-    names = [path.stem for path in sorted((test_set / "merged").iterdir())]
+    names = [path.stem for path in sorted((test_set / "image").iterdir())]
     calls = []
 
     def constant(image, trimap):
         calls.append((image, trimap))
         return np.where(trimap == 0.5, 0.25, trimap)
 
-    data_set = MattingFolder(*(test_set / folder for folder in ("merged", "trimaps", "alpha_copy")))
+    data_set = MattingFolder(*(test_set / folder for folder in ("image", "trimap", "alpha")))
     methods = {"trivial": lambda image, trimap: trivial_alpha(trimap), "constant": constant}
     results = demo.compare(methods, data_set, tmp_path / "sheet.png")
-    alphas = [cv2.imread(str(test_set / "alpha_copy" / f"{name}.png"), 0)[8:-8].astype(float) for name in names]
+    alphas = [cv2.imread(str(test_set / "alpha" / f"{name}.png"), 0)[8:-8].astype(float) for name in names]
     for method, level in (("trivial", 128), ("constant", 64)):  # 0.5 and 0.25 in 8 bit
         sad, mse = (np.mean([f(alpha - level) for alpha in alphas]) for f in (
             lambda difference: np.abs(difference).sum() / 255 / 1000,
@@ -100,7 +100,7 @@ def test_methods_are_compared_on_the_unknown_region_of_every_image(test_set, tmp
         ))  # fmt: skip
         assert results[method]["SAD"] == pytest.approx(sad, rel=1e-9)
         assert results[method]["MSE"] == pytest.approx(mse, rel=1e-9)
-    rgb = cv2.imread(str(test_set / "merged" / f"{names[1]}.png"))[:, :, ::-1]
+    rgb = cv2.imread(str(test_set / "image" / f"{names[1]}.png"))[:, :, ::-1]
     np.testing.assert_allclose(calls[1][0], rgb / 255, atol=1e-6)
     assert len(calls) == 4 and calls[1][1].shape == (32, 40)
     ((rows, path),) = sheets
@@ -110,7 +110,7 @@ def test_methods_are_compared_on_the_unknown_region_of_every_image(test_set, tmp
 
 
 def test_the_sheet_is_a_picture_of_every_kind_and_column(test_set, tmp_path):
-    data_set = MattingFolder(*(test_set / folder for folder in ("merged", "trimaps", "alpha_copy")))
+    data_set = MattingFolder(*(test_set / folder for folder in ("image", "trimap", "alpha")))
     demo.compare({"trivial": lambda image, trimap: trivial_alpha(trimap)}, data_set, tmp_path / "sheet.png")
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
     height, width = sheet.shape[:2]

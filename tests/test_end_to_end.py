@@ -18,7 +18,7 @@ from engine.config import apply_overrides, load_config
 from tests.tiny_training import DEMO, last_evaluation, metrics, overrides, printed_evaluation
 from tools import demo, evaluate, export, make_demo_data, make_test_set, predict
 
-FOLDERS = ("merged", "trimaps", "alpha_copy")
+FOLDERS = ("image", "trimap", "alpha")
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +71,8 @@ def test_written_alphas_evaluate_to_the_numbers_of_the_training(chain, capfd):
     """`predict` and `evaluate` on files, the training's last evaluation, and --eval-only: three ways, one result."""
     config, weights = chain / "out" / "config.yaml", chain / "out" / "model_final.pth"
     network = ("--config-file", config, "--weights", weights)
-    assert matte(chain, chain / "merged", chain / "trimaps", chain / "pred", *network) == 0
-    by_files = numbers(chain, chain / "pred", chain / "alpha_copy", chain / "trimaps")
+    assert matte(chain, chain / "image", chain / "trimap", chain / "pred", *network) == 0
+    by_files = numbers(chain, chain / "pred", chain / "alpha", chain / "trimap")
     rows = metrics(chain / "out")
     by_training = {name.removeprefix("matting/"): value for name, value in rows[6].items() if "matting/" in name}
     assert by_files == pytest.approx(by_training, rel=1e-12) and by_files["SAD"] > 0.1
@@ -86,8 +86,8 @@ def test_written_alphas_evaluate_to_the_numbers_of_the_training(chain, capfd):
 def test_averages_of_views_are_the_same_in_files_and_in_eval_only(chain, tmp_path, capfd):
     config, weights = chain / "out" / "config.yaml", chain / "out" / "model_final.pth"
     network = ("--config-file", config, "--weights", weights, "--tta", "flips,rotations,0.75,1")
-    assert matte(chain, chain / "merged", chain / "trimaps", chain / "pred_views", *network) == 0
-    by_files = numbers(chain, chain / "pred_views", chain / "alpha_copy", chain / "trimaps")
+    assert matte(chain, chain / "image", chain / "trimap", chain / "pred_views", *network) == 0
+    by_files = numbers(chain, chain / "pred_views", chain / "alpha", chain / "trimap")
     for name, kind in zip(FOLDERS, ("image", "trimap", "alpha"), strict=True):
         (tmp_path / kind).symlink_to(chain / name)
     dataset = ("--dataset", tmp_path, "--pred-dir", tmp_path / "pred", "--output", tmp_path / "numbers")
@@ -109,8 +109,8 @@ def test_a_data_set_is_matted_and_evaluated_by_one_command(chain, tmp_path):
         (tmp_path / kind).symlink_to(chain / name)
     network = ("--config-file", str(chain / "out" / "config.yaml"), "--weights", str(chain / "out" / "model_final.pth"))
     assert export.main([*network, "--output", str(tmp_path / "model")]) == 0
-    assert matte(chain, chain / "merged", chain / "trimaps", tmp_path / "again", *network) == 0
-    expected = numbers(tmp_path, tmp_path / "again", chain / "alpha_copy", chain / "trimaps")
+    assert matte(chain, chain / "image", chain / "trimap", tmp_path / "again", *network) == 0
+    expected = numbers(tmp_path, tmp_path / "again", chain / "alpha", chain / "trimap")
     for how in (network, ("--model", str(tmp_path / "model"), "--device", "cpu")):
         pred_dir, output = tmp_path / f"pred{how[0]}", tmp_path / f"numbers{how[0]}"
         parts = ["--dataset", str(tmp_path), *how, "--pred-dir", str(pred_dir), "--output", str(output)]
@@ -133,14 +133,14 @@ def test_the_trained_network_is_not_a_baseline(chain):
         "trivial": ("--baseline", "trivial"),
         "ramp": ("--baseline", "ramp"),
     }.items():
-        assert matte(chain, chain / "merged", chain / "trimaps", chain / name, *how) == 0
-        results[name] = numbers(chain, chain / name, chain / "alpha_copy", chain / "trimaps")
+        assert matte(chain, chain / "image", chain / "trimap", chain / name, *how) == 0
+        results[name] = numbers(chain, chain / name, chain / "alpha", chain / "trimap")
     assert len({round(averages["SAD"], 6) for averages in results.values()}) == 4
 
 
 def test_the_initial_checkpoint_alone_mattes_nothing(chain, capsys):
     network = ("--config-file", chain / "out" / "config.yaml", "--weights", chain / "initial.pth")
-    assert matte(chain, chain / "merged", chain / "trimaps", chain / "never", *network) == 1
+    assert matte(chain, chain / "image", chain / "trimap", chain / "never", *network) == 1
     assert "initial.pth does not fit the model" in capsys.readouterr().err
     assert not (chain / "never").exists()
 

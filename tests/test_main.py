@@ -267,6 +267,18 @@ def test_what_is_missing_is_one_message_and_status_1(arguments, changes, words, 
     assert words in refusal(1, capsys, *arguments, *overrides(data, tmp_path / "out", **changes))
 
 
+def test_every_missing_folder_of_training_and_test_set_is_named_at_once(data, tmp_path, capsys):
+    changes = {
+        "dataloader.train.dataset.foreground_dirs": f"[{data}/rgba,no_foregrounds]",
+        "dataloader.train.dataset.background_dirs": "[no_backgrounds]",
+        "dataloader.test.dataset.trimap_dir": "no_trimaps",
+        "dataloader.test.dataset.alpha_dir": "no_alphas",
+    }
+    message = refusal(1, capsys, *overrides(data, tmp_path / "out", **changes))
+    missing = [line.strip() for line in message.splitlines() if line.startswith("  no_")]
+    assert missing == ["no_foregrounds", "no_backgrounds", "no_trimaps", "no_alphas"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "changes", "words"),
     [

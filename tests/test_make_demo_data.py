@@ -52,12 +52,12 @@ def test_every_picture_of_another_seed_differs(folder):
 
 
 def test_layout_and_manifest(folder):
-    names = {"train/rgba": NUM_TRAIN, "train/backgrounds": NUM_BACKGROUNDS, "test/merged": NUM_TEST}
+    names = {"train/rgba": NUM_TRAIN, "train/backgrounds": NUM_BACKGROUNDS, "test/image": NUM_TEST}
     for name, count in names.items():
         assert len(list((folder / name).glob("*.png"))) == count
-    tests = [{p.name for p in (folder / "test" / name).iterdir()} for name in ("merged", "trimaps", "alpha_copy")]
+    tests = [{p.name for p in (folder / "test" / name).iterdir()} for name in ("image", "trimap", "alpha")]
     assert tests[0] == tests[1] == tests[2]
-    for part in ("train/rgba", "test/merged"):
+    for part in ("train/rgba", "test/image"):
         assert {p.stem.split("_")[0] for p in (folder / part).iterdir()} == set(DEMO_KINDS)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert (manifest["seed"], manifest["size_px"]) == (SEED, SIZE_PX)
@@ -90,7 +90,7 @@ def test_training_and_test_share_no_photograph(folder, monkeypatch):
 
 def test_training_and_test_share_no_foreground(folder):
     train = {p.name: read(p)[..., 3] for p in (folder / "train" / "rgba").iterdir()}
-    test = {p.name: read(p) for p in (folder / "test" / "alpha_copy").iterdir()}
+    test = {p.name: read(p) for p in (folder / "test" / "alpha").iterdir()}
     assert not any(np.array_equal(a, b) for a in train.values() for b in test.values())
     starts = {demo_data.generator(SEED, s, i).integers(2**62) for s in demo_data.STREAMS for i in range(50)}
     assert len(starts) == 50 * len(demo_data.STREAMS)
@@ -100,18 +100,18 @@ def test_composites_are_the_blend_of_their_parts(folder):
     for index in range(NUM_TEST):
         name = f"{demo_data.kind_of(index)}_{index:03d}.png"
         sample = demo_data.draw_test_sample(SEED, index, SIZE_PX)
-        alpha = read(folder / "test" / "alpha_copy" / name)
+        alpha = read(folder / "test" / "alpha" / name)
         foreground, background = (np.rint(255 * x).astype(np.int64) for x in (sample.foreground, sample.background))
         blend = alpha[..., None] * foreground + (255 - alpha[..., None]) * background  # in units of 1 / 255 level
-        merged = read(folder / "test" / "merged" / name)
+        merged = read(folder / "test" / "image" / name)
         assert np.abs(255 * merged - blend).max() <= 128  # rounded: within half a level
         assert np.array_equal(merged[alpha == 255], foreground[alpha == 255])
         assert np.array_equal(merged[alpha == 0], background[alpha == 0])
 
 
 def test_trimaps_fit_their_alphas(folder):
-    for path in (folder / "test" / "trimaps").iterdir():
-        trimap, alpha = read(path), read(folder / "test" / "alpha_copy" / path.name)
+    for path in (folder / "test" / "trimap").iterdir():
+        trimap, alpha = read(path), read(folder / "test" / "alpha" / path.name)
         assert set(np.unique(trimap)) <= {0, 128, 255}
         assert (alpha[trimap == 255] == 255).all() and (alpha[trimap == 0] == 0).all()
         unknown = trimap == 128

@@ -210,7 +210,7 @@ def test_half_written_composites_are_made_anew(tmp_path, monkeypatch):
         commands.append(command)
         for folder in tool.TEST_FOLDERS:
             (tmp_path / "test" / folder).mkdir(parents=True)  # raises where an earlier one is left
-            for index in range(2 if folder == "trimaps" and len(commands) == 1 else 3):
+            for index in range(2 if folder == "trimap" and len(commands) == 1 else 3):
                 (tmp_path / "test" / folder / f"{index}.png").touch()
         return Namespace(returncode=len(commands) // 3, stderr="no such folder")
 
@@ -230,11 +230,11 @@ def test_the_printed_command_reads_the_set(tmp_path):
     for name, write in (("train/rgba", cutout), ("train/backgrounds", photograph)):
         (folder / name).mkdir(parents=True)
         (folder / name / "0.png").write_bytes(png(write(0)))
-    for name, content in (("merged", photograph(1)), ("trimaps", np.full((90, 120), 128, np.uint8))):
+    for name, content in (("image", photograph(1)), ("trimap", np.full((90, 120), 128, np.uint8))):
         (folder / "test" / name).mkdir(parents=True)
         (folder / "test" / name / "0.png").write_bytes(png(content))
-    (folder / "test/alpha_copy").mkdir()
-    (folder / "test/alpha_copy/0.png").write_bytes(png(photograph(2)[..., 0]))
+    (folder / "test/alpha").mkdir()
+    (folder / "test/alpha/0.png").write_bytes(png(photograph(2)[..., 0]))
     words = shlex.split(tool.training_command(folder).replace("\\\n", ""))
     assert words[:4] == ["python", "main.py", "--config-file", "configs/demo.py"]
     cfg = load_config(words[3])

@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 
 from data.datasets import MattingFolder
+from data.layouts import find_test_set
+from engine.config import load_config
+from engine.targets import instantiate
+from tests.tiny_training import REPOSITORY
 from tools import make_test_set
 
 NUM, CROP_PX = 4, 48
-FOLDERS = ("merged", "trimaps", "alpha_copy")
+FOLDERS = ("image", "trimap", "alpha")
 FOREGROUNDS, BLUE = ((220, 30, 40), (30, 200, 50)), (20, 60, 200)
 
 
@@ -55,16 +59,29 @@ def stored(made, folder):
     return [(picture[:, :, ::-1] if picture.ndim == 3 else picture).astype(np.int64) for picture in pictures]
 
 
+def test_one_layout_serves_the_evaluation_and_the_fine_tuning(made):
+    found = find_test_set(str(made))
+    assert (found.image_dir, found.trimap_dir, found.alpha_dir) == tuple(made / folder for folder in FOLDERS)
+    assert found.num_images == NUM
+    cfg = load_config(REPOSITORY / "configs" / "finetune.py")
+    cfg.dataloader.folder = str(made.parent)
+    made.with_name("test").symlink_to(made)
+    try:
+        assert len(instantiate(cfg.dataloader.test).dataset) == NUM
+    finally:
+        made.with_name("test").unlink()
+
+
 def test_layout(made):
     names = {f"{folder}/{index:04d}.png" for folder in FOLDERS for index in range(NUM)}
     assert set(digests(made)) == names
-    assert [picture.shape for picture in stored(made, "merged")] == [(CROP_PX, CROP_PX, 3)] * NUM
-    for folder in ("trimaps", "alpha_copy"):
+    assert [picture.shape for picture in stored(made, "image")] == [(CROP_PX, CROP_PX, 3)] * NUM
+    for folder in ("trimap", "alpha"):
         assert [picture.shape for picture in stored(made, folder)] == [(CROP_PX, CROP_PX)] * NUM
 
 
 def test_the_composites_are_the_blend_of_one_foreground_at_a_time(made):
-    for index, (merged, alpha) in enumerate(zip(stored(made, "merged"), stored(made, "alpha_copy"), strict=True)):
+    for index, (merged, alpha) in enumerate(zip(stored(made, "image"), stored(made, "alpha"), strict=True)):
         assert 0 < alpha.mean() < 255
         for channel in range(3):
             blend = (alpha * FOREGROUNDS[index % 2][channel] + (255 - alpha) * BLUE[channel]) / 255
@@ -72,7 +89,7 @@ def test_the_composites_are_the_blend_of_one_foreground_at_a_time(made):
 
 
 def test_the_trimaps_fit_their_alphas(made):
-    for trimap, alpha in zip(stored(made, "trimaps"), stored(made, "alpha_copy"), strict=True):
+    for trimap, alpha in zip(stored(made, "trimap"), stored(made, "alpha"), strict=True):
         assert set(np.unique(trimap)) <= {0, 128, 255} and (trimap == 128).any()
         assert (alpha[trimap == 0] == 0).all() and (alpha[trimap == 255] == 255).all()
         assert (trimap[(alpha > 0) & (alpha < 255)] == 128).all()
@@ -84,7 +101,7 @@ def test_the_radii_are_those_asked_for(sources, tmp_path):
     for radius in (0, 9):
         output = tmp_path / str(radius)
         assert make_test_set.main(arguments(sources, output, "--trimap-radius-px", radius, radius)) == 0
-        alphas, trimaps = (np.stack(stored(output, folder)) for folder in ("alpha_copy", "trimaps"))
+        alphas, trimaps = (np.stack(stored(output, folder)) for folder in ("alpha", "trimap"))
         fractional = (alphas > 0) & (alphas < 255)
         shares.append((trimaps == 128).sum() / fractional.sum())
     assert shares[0] == 1 and shares[1] > 1.5

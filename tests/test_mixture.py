@@ -8,20 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import LazyCall, LazyConfig, instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from PIL import Image
 from test_main import quiet_afterwards  # noqa: F401
 
 import main
 from data.build import build_train_loader
+from data.datasets import CompositionDataset
 from data.faults import WholeBatches
 from data.images import DataError
 from data.layouts import TRAINING_LAYOUTS, TrainingLayout
 from data.mixture import MixtureDataset
 from data.stream import InfiniteSampler
 from engine.config import apply_overrides, load_config
+from engine.start import build_data
 from tests.conftest import REPOSITORY
 from tests.tiny_training import metrics, overrides
 
@@ -236,3 +239,19 @@ def test_what_breaks_one_set_is_told_of_before_anything_starts(sets, broken, cap
     with pytest.raises(SystemExit, match="1"):
         main.main(["--config-file", "configs/mixture.py", *changes])
     assert f": cannot read {broken}" in capsys.readouterr().err
+
+
+def test_missing_folders_of_all_sets_of_a_mixture_are_named_at_once(tmp_path):
+    def member(name):
+        return LazyCall(CompositionDataset)(
+            foreground_dirs=[str(tmp_path / f"{name}_rgba")],
+            background_dirs=[str(tmp_path / name)],
+            samples_per_epoch=4,
+        )
+
+    mixture = LazyCall(MixtureDataset)(weights={"a": 1, "b": 1}, samples_per_epoch=8, a=member("a"), b=member("b"))
+    train = LazyCall(build_train_loader)(dataset=mixture, batch_size=1, num_workers=0, seed=0)
+    with pytest.raises(FileNotFoundError) as refused:
+        build_data(OmegaConf.create({"train": train, "test": None}, flags={"allow_objects": True}))
+    for folder in ("a_rgba", "a", "b_rgba", "b"):
+        assert str(refused.value).count(f"  {tmp_path / folder}\n") == 1

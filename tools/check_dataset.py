@@ -3,7 +3,7 @@
     python tools/check_dataset.py --config-file configs/ViTMatte_S_10ep.py
     python tools/check_dataset.py --config-file CONFIG 'dataloader.train.dataset.foreground_dirs=[fg]' --report FILE.csv
     python tools/check_dataset.py --foreground-dir fg --alpha-dir alpha --background-dir photos \\
-        --test-image-dir test/merged --test-trimap-dir test/trimaps --test-alpha-dir test/alpha_copy
+        --test-image-dir test/image --test-trimap-dir test/trimap --test-alpha-dir test/alpha
 
 Every file is read once, in processes; nothing is changed. A folder may be a pattern, or a known set's name, as in a
 config. docs/data.md lists the faults. Of training and test only what is given is checked, what they share only where

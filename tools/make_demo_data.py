@@ -2,7 +2,7 @@
 
     python tools/make_demo_data.py --output output/demo/data --seed 0
 
-writes `train/rgba`, `train/backgrounds`, `test/merged`, `test/trimaps`, `test/alpha_copy` and `manifest.json`. The same
+writes `train/rgba`, `train/backgrounds`, `test/image`, `test/trimap`, `test/alpha` and `manifest.json`. The same
 seed gives the same bytes. Training and test share neither a photograph nor a random stream.
 """
 
@@ -116,9 +116,9 @@ def write_picture(task: tuple[str, int], output: Path, seed: int, size_px: int) 
     else:
         sample = draw_test_sample(seed, index, size_px)
         merged = composite(sample.alpha[..., None], sample.foreground, sample.background)
-        write_image(output / "test" / "merged" / name, merged)
-        write_trimap(output / "test" / "trimaps" / name, sample.trimap)
-        write_alpha(output / "test" / "alpha_copy" / name, sample.alpha)
+        write_image(output / "test" / "image" / name, merged)
+        write_trimap(output / "test" / "trimap" / name, sample.trimap)
+        write_alpha(output / "test" / "alpha" / name, sample.alpha)
 
 
 def make_demo_data(
@@ -135,7 +135,7 @@ def make_demo_data(
         num_test: composites of foregrounds and photographs that training does not see.
         num_workers: processes.
     """
-    for folder in ("train/rgba", "train/backgrounds", "test/merged", "test/trimaps", "test/alpha_copy"):
+    for folder in ("train/rgba", "train/backgrounds", "test/image", "test/trimap", "test/alpha"):
         (output / folder).mkdir(parents=True, exist_ok=True)
     counts = {TRAIN_FOREGROUND: num_train, TRAIN_BACKGROUND: num_backgrounds, TEST_SAMPLE: num_test}
     tasks = [(stream, index) for stream, count in counts.items() for index in range(count)]

@@ -2,7 +2,7 @@
 
     python tools/make_open_dataset.py --output datasets/open --download
 
-writes `train/rgba`, `train/backgrounds`, the held-out `test/merged`, `test/trimaps`, `test/alpha_copy` and what they
+writes `train/rgba`, `train/backgrounds`, the held-out `test/image`, `test/trimap`, `test/alpha` and what they
 are made of, `LICENCES.md`, `licences/` and `manifest.json` (origin, licence, author and SHA-256 of each picture), then
 prints a command that trains on them. Without --download it takes the packages that are in --packages or installed; the
 procedural generator needs none. The same seed and packages give the same bytes. A run that was cut off goes on where it
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from data.images import DataError
+from data.layouts import TEST_FOLDERS
 from data.workers import map_in_workers
 from engine.overrides import quote_override
 from tools.open_data.licences import licence_page, terms_of
@@ -55,7 +56,6 @@ TRAIN, TEST = 0, 1  # streams of random numbers
 FEW_PHOTOGRAPHS = {"train": 20, "test": 3}  # with fewer, drawn surfaces join them
 NUM_SURFACES = {"train": 64, "test": 8}
 LEAST_SIZE_PX = 64  # that of cut-outs, and a crop for the test composites
-TEST_FOLDERS = ("merged", "trimaps", "alpha_copy")
 
 
 def gather(source: Source, archive: Path | None, root: Path | None, output: Path, manifest: dict[str, Any]) -> None:
@@ -161,9 +161,9 @@ def training_command(output: Path) -> str:
         f"{train}.alpha_dirs": None,
         f"{train}.background_dirs": [str(output / "train/backgrounds")],
         f"{train}.rotation_min_px": 0,
-        f"{test}.image_dir": str(output / "test/merged"),
-        f"{test}.trimap_dir": str(output / "test/trimaps"),
-        f"{test}.alpha_dir": str(output / "test/alpha_copy"),
+        f"{test}.image_dir": str(output / "test/image"),
+        f"{test}.trimap_dir": str(output / "test/trimap"),
+        f"{test}.alpha_dir": str(output / "test/alpha"),
     }
     overrides = [quote_override(key, value) for key, value in values.items()]
     return " \\\n    ".join(["python main.py --config-file configs/demo.py", *overrides])

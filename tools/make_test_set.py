@@ -3,8 +3,9 @@
     python tools/make_test_set.py --foreground-dir rgba_heldout --background-dir photos_heldout --output test --num 100
 
 The composites are samples of the training pipeline (`data.datasets.CompositionDataset`) without merged foregrounds and
-colour jitter, written as merged/, trimaps/ and alpha_copy/ for `dataloader.test.dataset` and `tools/evaluate.py`. The
-same seed gives the same set. Exit status: 0 written, 1 something is wrong with the files, 2 wrong usage.
+colour jitter. They are written as image/, trimap/ and alpha/, which `tools/evaluate.py --dataset FOLDER` reads, and
+configs/finetune.py where FOLDER is DATA/test. The same seed gives the same set.
+Exit status: 0 written, 1 something is wrong with the files, 2 wrong usage.
 """
 
 import _root  # noqa: F401
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from data.datasets import CompositionDataset
 from data.images import DataError, write_alpha, write_image
+from data.layouts import TEST_FOLDERS
 from data.trimap import write_trimap
 
 
@@ -25,7 +27,7 @@ def write_test_set(dataset: CompositionDataset, output: Path) -> None:
     Raises:
         DataError: one of the folders holds something already, which would become part of the set.
     """
-    folders = [output / name for name in ("merged", "trimaps", "alpha_copy")]
+    folders = images, trimaps, alphas = [output / name for name in TEST_FOLDERS]
     for folder in folders:
         if folder.is_dir() and any(folder.iterdir()):
             raise DataError(f"{folder} holds files already: remove them, or name another --output")
@@ -34,9 +36,9 @@ def write_test_set(dataset: CompositionDataset, output: Path) -> None:
     for index in range(len(dataset)):
         sample = {key: value.numpy().transpose(1, 2, 0).squeeze() for key, value in dataset[0, index].items()}
         name = f"{index:04d}.png"
-        write_image(output / "merged" / name, sample["image"])
-        write_trimap(output / "trimaps" / name, sample["trimap"])
-        write_alpha(output / "alpha_copy" / name, sample["alpha"])
+        write_image(images / name, sample["image"])
+        write_trimap(trimaps / name, sample["trimap"])
+        write_alpha(alphas / name, sample["alpha"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
