@@ -8,7 +8,8 @@ Exit status: 0 done; 2 a command line or config that cannot be used; 1 a data se
 unfit, or an error of the code. A training that is stopped first writes a checkpoint of all steps done, from which
 --resume goes on: 75 by SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 or SIGXCPU, to be queued again; 130 by Ctrl-C, where a second
 one ends at once; 3 the data or the loader failed; 4 losses were not finite; 5 another process was lost; 6 the output
-folder cannot be written.
+folder cannot be written; 7 memory ran out in a step: the message says which settings to lower. In an evaluation it only
+leaves that one out.
 """
 
 from runtime.openmp import wait_policy  # first: it sets what torch reads when it is loaded
@@ -34,7 +35,9 @@ from engine.config import (
 )
 from engine.initial import adopt_model
 from engine.launch import STATUS_OF_WRONG_USAGE, launch, leave
+from engine.loading import LoaderError
 from engine.logs import set_up_logs
+from engine.out_of_memory import OutOfMemory
 from engine.place import argument_parser, find_place
 from engine.schedule import describe_change, samples_per_iteration
 from engine.stopping import LostProcess, OutputError
@@ -65,6 +68,8 @@ def run(cfg: DictConfig, args: argparse.Namespace, schedule_change: str) -> None
             if schedule_change:
                 logger.info(schedule_change)
             train(cfg, args.resume)
+    except (LoaderError, OutOfMemory) as stop:  # of an evaluation alone: a training ends itself
+        leave(str(stop), stop.status, is_own=not stop.is_shared)
     except ConfigError:
         raise  # `main` or `launch` says it, once for all processes
     except (FileNotFoundError, ValueError) as error:  # what every room raises for files and settings that do not fit
@@ -86,7 +91,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         apply_overrides(cfg, [*others, f"train.world_size={find_place(args).world_size}"])
         adopt_model(cfg, args.trust_module)
         apply_overrides(cfg, of_network)
-        for key, least in {"train.seed": 0, "train.log_period": 1, "train.timeout_s": 1}.items():
+        for key, least in {
+            "train.seed": 0,
+            "train.log_period": 1,
+            "train.timeout_s": 1,
+            "train.loader_timeout_s": 1,
+        }.items():
             check_whole(cfg, key, least)
         for key in ("train.clip_norm", "train.ema_decay"):
             check_number_or_null(cfg, key)

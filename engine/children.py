@@ -19,6 +19,9 @@ GRACE_S = 60.0
 
 WATCH_S = 1.0
 
+KILL_S = 5.0
+"""Within which a process ends by SIGKILL, unless it is in a system call that no signal ends."""
+
 
 def run_processes(work: Callable[..., None], arguments: tuple[Any, ...], number: int) -> None:
     """Run `work(i, *arguments)` in processes numbered from 0, and end as they end.
@@ -103,6 +106,26 @@ def _join(processes: list[SpawnProcess]) -> list[int]:
     for process in processes:
         process.join()
     return ended
+
+
+@contextmanager
+def no_children_left() -> Iterator[None]:
+    """Kill the processes that were started in the block, a loader's workers for instance, at its end; a decorator too.
+
+    Python would wait for them at its exit, and one that reads from a file system that does not answer never ends.
+    """
+    before = set(multiprocessing.active_children())
+    try:
+        yield
+    finally:
+        left = set(multiprocessing.active_children()) - before
+        for child in left:
+            child.kill()
+        deadline = time.monotonic() + KILL_S
+        for child in left:
+            child.join(max(0.0, deadline - time.monotonic()))
+            if child.is_alive():  # Python knows no other way to let it be
+                multiprocessing.process._children.discard(child)  # type: ignore[attr-defined]
 
 
 def end_with_parent() -> None:

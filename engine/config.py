@@ -31,13 +31,18 @@ LATER_KEYS: dict[str, dict[str, Any]] = {
         "clip_norm": None,
         "compile": False,
         "ema_decay": None,
+        "loader_timeout_s": 600,
         "model_of_checkpoint": None,
         "pictures": None,
         "sharded_blocks": "",
         "timeout_s": 1800,
         "wandb": None,
     },
-    "dataloader": {"test_views": None},
+    "dataloader": {
+        # The same numbers in less memory: configs of before evaluated images whole.
+        "test_network": {"_target_": "inference.network.TiledEvaluation", "tile_px": 256},
+        "test_views": None,
+    },
 }
 """Section -> keys that configs saved by earlier versions lack -> what was done before they came."""
 

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,30 @@ from engine.checkpoint import Checkpointer, CheckpointError, read_checkpoint
 from engine.config import ConfigError
 from engine.even_passes import in_step
 from engine.launch import share_buffers
-from engine.loading import LoaderError
+from engine.loading import TIMEOUT_S, LoaderError
+from engine.out_of_memory import OutOfMemory, stop_on_out_of_memory
 from engine.sharding import is_sharded
-from engine.stopping import interruptible
+from engine.stopping import StopRequested, interruptible
 from engine.trainer import Trainer
 from engine.whole_file import set_aside, write_text
 
 logger = logging.getLogger(__name__)
 
 BEST_NAME = "model_best"
+
+MAX_TRIES = 3
+"""Resumes that begin a missing evaluation anew: one that ends the process each time must not stop the run for ever."""
+
+TRIED = ", begun anew by resumes: "
+"""In the record of the last evaluation: what follows is a number, and the evaluation is not made yet."""
+
+MEMORY_ADVICE = (
+    "Lower dataloader.test_network.tile_px or reduce the test images; or set dataloader.test=null and evaluate the "
+    "checkpoints by --eval-only on a machine with more memory"
+)
+
+Wrap = Callable[[nn.Module], nn.Module]
+"""Network -> what is evaluated in its place, with the same tensors."""
 
 MODES: dict[str, Callable[[float, float], bool]] = {"min": lambda a, b: a < b, "max": lambda a, b: a > b}
 """Name -> whether metric a is better than metric b."""
@@ -38,25 +54,87 @@ def uncompiled() -> AbstractContextManager[None]:
     return torch.compiler.set_stance("force_eager")
 
 
-def evaluate(model: nn.Module, test_loader: DataLoader, evaluator: DatasetEvaluator) -> dict[str, Any]:
+class IncompleteEvaluation(Exception):  # noqa: N818  it is handled, and ends nothing
+    """Networks that could not be evaluated for want of memory, in any process; all raise it.
+
+    Attributes:
+        results: of the other networks, see `evaluate_all`.
+    """
+
+    def __init__(self, message: str, results: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.results = results
+
+
+def evaluate(
+    model: nn.Module,
+    test_loader: DataLoader,
+    evaluator: DatasetEvaluator,
+    wrap: Wrap | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> dict[str, Any]:
     """Evaluate a network, every process on its part of the test set, and log the result.
 
     Args:
         model: bare, not wrapped for several processes; left in the mode that it is in.
         test_loader: of this process's part.
         evaluator: detectron2's interface; it is reset first.
+        wrap: gives what runs in the model's place; None runs the model itself.
+        timeout_s: see `engine.loading.next_batch`.
 
     Returns: what the evaluator gives in this process, a nested dict of metrics.
+
+    Raises:
+        LoaderError: images went or changed, or a worker died or stands still. As all, it is raised in every process;
+            where the network is sharded, in the one that it happens to alone.
+        OutOfMemory: there is not enough.
     """
     share_buffers(model)
-    with uncompiled():
-        results = inference_on_dataset(model, *in_step(model, test_loader, evaluator))
+    is_training, is_alone = model.training, is_sharded(model)
+    part = in_step(model, test_loader, evaluator, timeout_s)
+    try:
+        with uncompiled():
+            _together(partial(inference_on_dataset, wrap(model) if wrap else model, *part), is_alone)
+    finally:
+        model.train(is_training)  # detectron2 leaves it in evaluation mode after an error
+    results = _together(evaluator.evaluate, is_alone) or {}
     print_csv_format(results)
     return results
 
 
+def _together(work: Callable[[], Any], is_alone: bool) -> Any:
+    """Do this process's part of an evaluation; what stops a process is raised in all of them.
+
+    Args:
+        work: waits for no other process, but those of a sharded network.
+        is_alone: raise it in this process alone: the others, in the middle of a pass, wait for its part of the network.
+    """
+    result, stop = None, None
+    try:
+        with stop_on_out_of_memory(MEMORY_ADVICE):
+            result = work()
+    except (LoaderError, OutOfMemory) as error:
+        stop = error
+    except (OSError, ValueError) as error:  # of images that went or changed since the start
+        logger.exception("The evaluation failed")
+        # The last line: an error of a worker begins with its traceback.
+        stop = LoaderError(f"the evaluation failed: {str(error).strip().splitlines()[-1]}")
+    if is_alone and stop is not None:
+        stop.is_shared = comm.get_world_size() == 1
+        raise stop
+    stops = [] if is_alone else [each for each in comm.all_gather(stop) if each is not None]
+    for each in sorted(stops, key=lambda each: isinstance(each, OutOfMemory)):
+        each.is_shared = True
+        raise each
+    return result
+
+
 def evaluate_all(
-    networks: Mapping[str, nn.Module], test_loader: DataLoader, evaluator: DatasetEvaluator
+    networks: Mapping[str, nn.Module],
+    test_loader: DataLoader,
+    evaluator: DatasetEvaluator,
+    wrap: Wrap | None = None,
+    timeout_s: float = TIMEOUT_S,
 ) -> dict[str, Any]:
     """Evaluate each of several networks.
 
@@ -64,13 +142,26 @@ def evaluate_all(
         networks: name -> network; "" is the one whose metrics keep their names.
 
     Returns: what `evaluate` gives for "", and under each other name what it gives for that network.
+
+    Raises:
+        IncompleteEvaluation: there is not enough memory for some of them.
+        LoaderError, OutOfMemory: see `evaluate`; the latter of a sharded network alone.
     """
     results: dict[str, Any] = {}
+    failures = []
     for name, model in networks.items():
         if name:
             logger.info("Evaluating %s", name)
-        found = evaluate(model, test_loader, evaluator)
+        try:
+            found = evaluate(model, test_loader, evaluator, wrap, timeout_s)
+        except OutOfMemory as stop:
+            if not stop.is_shared:
+                raise
+            failures.append(f"{name or 'the network'}: {stop}")
+            continue
         results.update({name: found} if name else found)
+    if failures:
+        raise IncompleteEvaluation("\n".join(failures), results)
     return results
 
 
@@ -103,7 +194,7 @@ class EvaluateAndKeepBest(hooks.HookBase):
 
     Raises:
         ConfigError: another mode; a metric that the evaluation does not give, at the first one where `metrics` is None.
-        LoaderError: in training by one process, where the evaluation raises an OSError or a ValueError.
+        LoaderError: in training, see `evaluate`. Out of memory is logged, counts as evaluated, and training goes on.
     """
 
     trainer: Trainer
@@ -146,11 +237,7 @@ class EvaluateAndKeepBest(hooks.HookBase):
         self._recall()
         self._best = comm.all_gather(self._best)[0]
         if start == self.trainer.max_iter or self._is_due(start):
-            # What the main process has on record, all act by.
-            made = self._recorded() if comm.is_main_process() else ""
-            if comm.all_gather(made)[0] != self._position():
-                logger.info("Making up the evaluation after iteration %d, of which there is no record", start - 1)
-                self._evaluate_now(None if start == self.trainer.max_iter else start - 1)
+            self._make_up(start)
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
@@ -173,6 +260,39 @@ class EvaluateAndKeepBest(hooks.HookBase):
         if self._unrecorded:
             write_text(self._record, self._unrecorded)
             self._unrecorded = ""
+
+    def _make_up(self, start: int) -> None:
+        """Make the evaluation at the iteration that a resume starts with, unless it was made or tried too often."""
+        # What the main process has on record, all act by.
+        recorded = comm.all_gather(self._recorded() if comm.is_main_process() else "")[0]
+        position = self._position()
+        if recorded == position:
+            return
+        tries = recorded.removeprefix(f"{position}{TRIED}")
+        num_tries = int(tries) if tries != recorded and tries.isdigit() else 0
+        if num_tries >= MAX_TRIES:
+            logger.warning(
+                "The evaluation after iteration %d is left out: it was begun %d times, and each time the process ended "
+                "in it. Where memory runs out: %s",
+                *(start - 1, num_tries, MEMORY_ADVICE),
+            )
+            return
+        logger.info("Making up the evaluation after iteration %d, of which there is no record", start - 1)
+        self._write(f"{position}{TRIED}{num_tries + 1}")
+        try:
+            self._evaluate_now(None if start == self.trainer.max_iter else start - 1)
+        except (StopRequested, LoaderError):  # it may succeed the next time
+            self._write(recorded)
+            raise
+
+    def _write(self, record: str) -> None:
+        """Write the record of the last evaluation, in the main process; "" removes it."""
+        if not comm.is_main_process():
+            return
+        if record:
+            write_text(self._record, record)
+        else:
+            self._record.unlink(missing_ok=True)
 
     def _recorded(self) -> str:
         """Read which evaluation was made last; "" where that is not known."""
@@ -223,22 +343,24 @@ class EvaluateAndKeepBest(hooks.HookBase):
         Args:
             iteration: to which the numbers belong, where it is not the trainer's.
         """
-        try:
-            # A sharded network is saved by all processes, and so stops with all of them: at the next draw.
-            with nullcontext() if is_sharded(self.trainer.model) else interruptible():
-                metrics = flatten_results_dict(self._evaluate())
-        except (OSError, ValueError) as error:  # of pictures that went or changed since the start
-            if comm.get_world_size() > 1:
-                raise  # the others wait for this process's part, and can only end with it
-            logger.exception("The evaluation failed")
-            # The last line: an error of a worker begins with its traceback.
-            raise LoaderError(f"the evaluation failed: {str(error).strip().splitlines()[-1]}") from error
-        if comm.is_main_process():
+        is_complete = True
+        # A sharded network is saved by all processes, and so stops with all of them: at the next draw.
+        with nullcontext() if is_sharded(self.trainer.model) else interruptible():
+            try:
+                results = self._evaluate()
+            except IncompleteEvaluation as error:
+                logger.error("Not evaluated, and training goes on: %s", error)
+                results, is_complete = error.results, False
+        if torch.cuda.is_available() and not is_complete:
+            torch.cuda.empty_cache()  # pieces of odd sizes, that a training step might not find room between
+        metrics = flatten_results_dict(results)
+        if comm.is_main_process() and is_complete:
             self._check_metric(metrics)
         if self._metric is not None:
             # What the main process measured, all act by: the weights of a sharded network come from all.
             value = comm.all_gather(metrics.get(self._metric))[0]
-            self._keep_if_best(float(value), self.trainer.next_iteration - 1)
+            if value is not None:
+                self._keep_if_best(float(value), self.trainer.next_iteration - 1)
         if comm.is_main_process():
             self._unrecorded = self._position()
             if not self._is_recorded_later:

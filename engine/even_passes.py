@@ -1,4 +1,4 @@
-"""Evaluation of a sharded network: as many passes in every process, since each pass gathers its parameters from all."""
+"""The test set as an evaluation draws it: workers are watched, and all processes draw equally many if they have to."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,30 +8,43 @@ from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import DataLoader
 
+from engine.loading import all_batches
 from engine.sharding import is_sharded
 
 
 class EvenLoader:
-    """A loader that gives every process as many batches as the longest gives: each pass of a sharded network needs all.
+    """A test loader that gives a certain number of batches, the first sample once more for those that it lacks.
 
-    What it adds is the first sample once more.
+    Args:
+        loader: of single samples.
+        num_batches: at least the loader's own.
+        timeout_s: see `engine.loading.next_batch`.
     """
 
-    def __init__(self, loader: DataLoader) -> None:
+    def __init__(self, loader: DataLoader, num_batches: int, timeout_s: float) -> None:
         self._loader = loader
-        self._num_batches = max(comm.all_gather(len(loader)))
+        self._num_batches = num_batches
+        self._timeout_s = timeout_s
 
     def __len__(self) -> int:
         return self._num_batches
 
     def __iter__(self) -> Iterator[Any]:
-        yield from self._loader
+        """Yield the batches.
+
+        Raises:
+            LoaderError: a worker died or stands still.
+        """
+        yield from all_batches(self._loader, "dataloader.test", self._timeout_s)
         for _ in range(self._num_batches - len(self._loader)):
             yield self._loader.collate_fn([self._loader.dataset[0]])
 
 
 class FirstBatches(DatasetEvaluator):
-    """An evaluator that is given the first so many batches, and not those that an `EvenLoader` added."""
+    """An evaluator of this process's first batches, and not of those that an `EvenLoader` added.
+
+    Its `evaluate` returns nothing: what the processes measured is put together once all of them have come so far.
+    """
 
     def __init__(self, evaluator: DatasetEvaluator, num_batches: int) -> None:
         self._evaluator = evaluator
@@ -46,14 +59,13 @@ class FirstBatches(DatasetEvaluator):
             self._num_left -= 1
             self._evaluator.process(inputs, outputs)
 
-    def evaluate(self) -> Any:
-        return self._evaluator.evaluate()
-
 
 def in_step(
-    model: nn.Module, loader: DataLoader, evaluator: DatasetEvaluator
-) -> tuple[DataLoader | EvenLoader, DatasetEvaluator]:
-    """Make an evaluation of a sharded network one of as many passes in every process; of another it stays as it is."""
-    if not is_sharded(model):
-        return loader, evaluator
-    return EvenLoader(loader), FirstBatches(evaluator, len(loader))
+    model: nn.Module, loader: DataLoader, evaluator: DatasetEvaluator, timeout_s: float
+) -> tuple[EvenLoader, FirstBatches]:
+    """Prepare one process's part of an evaluation.
+
+    Each pass of a sharded network gathers its parameters from all processes, which therefore make equally many.
+    """
+    num_batches = max(comm.all_gather(len(loader))) if is_sharded(model) else len(loader)
+    return EvenLoader(loader, num_batches, timeout_s), FirstBatches(evaluator, len(loader))

@@ -5,7 +5,8 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from contextlib import suppress
+from typing import Any, Self
 
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
@@ -21,6 +22,14 @@ NAMES_SHOWN = 50
 
 DEAD_WORKER = ("DataLoader worker", "Pin memory thread")
 """How torch begins the RuntimeErrors about processes and threads that ended."""
+
+TIMED_OUT = "DataLoader timed out"
+"""How torch begins the RuntimeError about a wait that was in vain. The next wait is for the same batch."""
+
+TIMEOUT_S = 600.0
+
+POLL_S = 5.0
+"""Of one wait, at whose end torch looks for dead workers."""
 
 
 class LoaderError(TrainingStopped):
@@ -38,13 +47,15 @@ class Batches:
     Args:
         loader: an endless one.
         size: samples in a batch, over all processes.
+        timeout_s: see `next_batch`.
 
     Attributes:
         num_faults: samples that could not be read, in whole steps and in one that a LoaderError ended.
     """
 
-    def __init__(self, loader: DataLoader, size: int) -> None:
+    def __init__(self, loader: DataLoader, size: int, timeout_s: float = TIMEOUT_S) -> None:
         self.num_faults = 0
+        self._timeout_s = timeout_s
         self._loader = loader
         self._size = size
         self._iterator: Iterator[dict[str, Any]] | None = None
@@ -63,8 +74,8 @@ class Batches:
 
         Raises:
             StopRequested: a process got a signal.
-            LoaderError: a process got no batch or lost a worker; or more than 1 % of the samples drawn here so far, of
-                1000 where they are fewer, could not be read.
+            LoaderError: a process got no batch, lost a worker, or has one that stands still; or more than 1 % of the
+                samples drawn here so far, of 1000 where they are fewer, could not be read.
         """
         start = time.perf_counter()
         try:
@@ -94,20 +105,10 @@ class Batches:
         """Give this process's next batch and "", or an empty one and why there is none."""
         try:
             if self._iterator is None:
-                self._iterator = iter(self._loader)
-                # Torch's handler raises wherever a worker's death meets this thread, the middle of an optimizer's step
-                # too. Without it, the next draw tells of the death.
-                if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
-                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            return next(self._iterator), ""
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            if isinstance(error, RuntimeError) and not str(error).startswith(DEAD_WORKER):
-                raise
-            return {}, (
-                f"process {comm.get_rank()} lost a worker of its loader ({error}). If memory ran out, that of /dev/shm "
-                "included, lower dataloader.train.num_workers or prefetch_factor; a mapped file that was cut off "
-                "or went away ends a worker as well"
-            )
+                self._iterator = start_workers(self._loader)
+            return next_batch(self._iterator, "dataloader.train", self._timeout_s), ""
+        except LoaderError as error:
+            return {}, str(error)
 
     def _judge(self, faults: list[str]) -> str:
         """Log faults of all processes that are new; say why they are too many since the start, "" where not."""
@@ -124,6 +125,103 @@ class Batches:
             f"{MAX_FAULTY_SHARE:.0%} is borne, of {MIN_SAMPLES_JUDGED} at least. Repair or remove"
             f"{_as_lines(self._known_faults)}"
         )
+
+
+class Watch:
+    """While it is entered, counts the seconds that a loader's batch is awaited, and kills its workers at a limit.
+
+    A worker that stands still would hold up this process in three ways: no batch comes; a batch comes, and its memory
+    is asked of the worker; Python waits for the worker at its exit.
+
+    Args:
+        iterator: of the loader; one without workers is not watched.
+        timeout_s: the limit. While this process is suspended, `POLL_S` of it pass at most.
+
+    Attributes:
+        stuck: who was awaited at the limit, "" before.
+    """
+
+    def __init__(self, iterator: Any, timeout_s: float) -> None:
+        self._workers = iterator  # torch has no public names for its workers
+        self._timeout_s = timeout_s
+        self._has_come = threading.Event()
+        self.stuck = ""
+
+    def __enter__(self) -> Self:
+        if hasattr(self._workers, "_workers"):
+            threading.Thread(target=self._count, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._has_come.set()
+
+    def _count(self) -> None:
+        waited_s, poll_s = 0.0, min(POLL_S, self._timeout_s)
+        while not self._has_come.wait(poll_s):
+            waited_s += poll_s
+            awaited = self._workers._task_info.get(self._workers._rcvd_idx)
+            if waited_s >= self._timeout_s and awaited:
+                number = awaited[0]
+                self.stuck = f"worker {number} (process id {self._workers._workers[number].pid})"
+                for worker in self._workers._workers:
+                    worker.kill()
+                return
+
+
+def start_workers(loader: DataLoader) -> Iterator[Any]:
+    """Start the workers of a loader, if it has any, and return its iterator, for `next_batch`."""
+    if getattr(loader, "num_workers", 0):
+        loader.timeout = POLL_S  # at whose end it is seen whether `Watch` has given up
+    iterator = iter(loader)
+    # Torch's handler raises wherever a worker's death meets this thread, the middle of an optimizer's step too.
+    # Without it, the next draw tells of the death.
+    if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    return iterator
+
+
+def next_batch(iterator: Iterator[Any], section: str, timeout_s: float) -> Any:
+    """Draw this process's next batch.
+
+    Args:
+        iterator: what `start_workers` returned.
+        section: of the config, for messages: "dataloader.train".
+        timeout_s: seconds without a batch after which a worker counts as standing still. Without workers there is no
+            limit.
+
+    Raises:
+        StopIteration: there are no more.
+        LoaderError: a worker died or stands still.
+    """
+    with Watch(iterator, timeout_s) as watch:
+        while True:
+            try:
+                return next(iterator)
+            except (RuntimeError, ConnectionError, EOFError) as error:
+                begins = str(error).startswith
+                if watch.stuck:
+                    raise LoaderError(
+                        f"{watch.stuck} of the loader of process {comm.get_rank()} has made no batch for {timeout_s:g} "
+                        f"s (train.loader_timeout_s). See whether the files of {section} can be read: a network file "
+                        "system that does not answer is the usual cause. If a batch may take that long, raise the limit"
+                    ) from error
+                if isinstance(error, RuntimeError) and begins(TIMED_OUT):
+                    continue
+                if isinstance(error, RuntimeError) and not begins(DEAD_WORKER):
+                    raise
+                raise LoaderError(
+                    f"process {comm.get_rank()} lost a worker of its loader ({error}). If memory ran out, that of "
+                    f"/dev/shm included, lower {section}.num_workers or prefetch_factor; a mapped file that was cut "
+                    "off or went away ends a worker as well"
+                ) from error
+
+
+def all_batches(loader: DataLoader, section: str, timeout_s: float) -> Iterator[Any]:
+    """Yield the batches of a loader that ends; arguments and errors as for `next_batch`."""
+    iterator = start_workers(loader)
+    with suppress(StopIteration):
+        while True:
+            yield next_batch(iterator, section, timeout_s)
 
 
 def _as_lines(faults: list[str] | dict[str, None]) -> str:

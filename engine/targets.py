@@ -32,6 +32,7 @@ TARGETS = frozenset(
         "engine.schedule.build_decay",
         "evaluation.evaluator.MattingEvaluator",
         "evaluation.samples.SampleSheet",
+        "inference.network.TiledEvaluation",
         "modeling.average_views.AverageViews",
         "modeling.backbone.vit.ViT",
         "modeling.backbone.vitdet.ViTDet",

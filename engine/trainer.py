@@ -18,7 +18,8 @@ from engine.checkpoint import CheckpointError
 from engine.config import ConfigError
 from engine.ema import Ema
 from engine.launch import told_of_lost_processes
-from engine.loading import Batches
+from engine.loading import TIMEOUT_S, Batches
+from engine.out_of_memory import stop_on_out_of_memory
 from engine.sharding import is_sharded, whole
 from engine.stopping import TrainingStopped
 
@@ -72,6 +73,7 @@ class Trainer(SimpleTrainer):
             statistics of each batch and losses that are no means over samples.
         clip_norm: gradients of a larger norm over all parameters are scaled down to it; None leaves them.
         ema: average of the bare model that each step moves.
+        loader_timeout_s: see `engine.loading.next_batch`.
 
     Attributes:
         samples_seen: samples that all processes together have trained on.
@@ -83,7 +85,7 @@ class Trainer(SimpleTrainer):
         ConfigError: for another name of a precision, a number of batches below 1, a norm that is not above 0.
         TrainingStopped: in training, between two steps; the weights and buffers are those of the last whole step. Its
             kinds: LoaderError and StopRequested, see `Batches`; NonFiniteError after 5 steps in a row that were not
-            finite; LostProcess, in each process that is left by itself.
+            finite; LostProcess, in each process that is left by itself; OutOfMemory, in the process that has no more.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Trainer(SimpleTrainer):
         accumulation: int = 1,
         clip_norm: float | None = None,
         ema: Ema | None = None,
+        loader_timeout_s: float = TIMEOUT_S,
     ) -> None:
         if precision not in AUTOCAST_DTYPES:
             raise ConfigError(f"train.precision must be one of {', '.join(AUTOCAST_DTYPES)}, got {precision!r}")
@@ -114,7 +117,7 @@ class Trainer(SimpleTrainer):
         self._skipped_in_a_row = 0
         samples_per_draw = data_loader.batch_size * comm.get_world_size()
         self.samples_per_iteration = samples_per_draw * accumulation
-        self._batches = Batches(data_loader, samples_per_draw)
+        self._batches = Batches(data_loader, samples_per_draw, loader_timeout_s)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._dtype = AUTOCAST_DTYPES[precision]
         self._device_type = self._parameters[0].device.type
@@ -140,21 +143,25 @@ class Trainer(SimpleTrainer):
         super().train(min(start_iter, max_iter), max_iter)
 
     @told_of_lost_processes()
+    @stop_on_out_of_memory()
     def before_train(self) -> None:
         self.data_loader.sampler.start = self.samples_seen
         super().before_train()
 
     @told_of_lost_processes()
+    @stop_on_out_of_memory()
     def after_step(self) -> None:
         super().after_step()
 
     @told_of_lost_processes()
+    @stop_on_out_of_memory()
     def after_train(self) -> None:
         if self.start_iter == self.max_iter:
             self.iter = self.max_iter  # detectron2 counts one step where none was left to do
         super().after_train()
 
     @told_of_lost_processes()
+    @stop_on_out_of_memory()
     def run_step(self) -> None:
         assert self.model.training, "a hook left the model in evaluation mode"
         buffers = [(buffer, buffer.clone()) for buffer in self.bare_model.buffers()]
@@ -181,10 +188,11 @@ class Trainer(SimpleTrainer):
         is_done = losses_are_finite and (norm_is_finite or is_overflow)
         self.samples_seen += self.samples_per_iteration
         if is_done:
-            self._grad_scaler.step(self.optimizer)  # skips an overflow itself
+            with stop_on_out_of_memory(has_whole_steps=False):
+                self._grad_scaler.step(self.optimizer)  # skips an overflow itself
+                if self.ema is not None and not is_overflow:
+                    self.ema.update_parameters(self.bare_model)
             self._skipped_in_a_row = 0
-            if self.ema is not None and not is_overflow:
-                self.ema.update_parameters(self.bare_model)
         self._grad_scaler.update()
         if not is_done:
             self._count_skipped(metrics)

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from detectron2.engine.hooks import HookBase, IterationTimer
@@ -18,19 +19,21 @@ from torch import nn
 
 from engine.batch_norm import set_batch_norm
 from engine.checkpoint import EMA, Checkpointer
+from engine.children import no_children_left
 from engine.config import ConfigError, build_section, describe_differences, save_config
 from engine.ema import Ema
-from engine.evaluation import EvaluateAndKeepBest, evaluate, evaluate_all, metric_names
+from engine.evaluation import MEMORY_ADVICE, EvaluateAndKeepBest, evaluate, evaluate_all, metric_names
 from engine.hooks import DrawSamples, WriteMetrics
 from engine.initial import load_initial
 from engine.keeping import KeepCheckpoints
-from engine.launch import distribute
+from engine.launch import distribute, leave
+from engine.out_of_memory import OutOfMemory, stop_on_out_of_memory
 from engine.pace import WarnOfSlowLoader
 from engine.rates import LRScheduler
 from engine.record import record_run
 from engine.sharded_checkpoint import ShardedCheckpointer
 from engine.sharding import is_sharded, listed_blocks, shard
-from engine.start import build_data
+from engine.start import SECTIONS, build_data
 from engine.stopping import OutputError, StopSignals, TrainingStopped, first_stop
 from engine.trainer import NonFiniteError, Trainer
 from engine.whole_file import remove_unfinished, whole_file
@@ -52,10 +55,11 @@ def train(cfg: DictConfig, resume: bool) -> None:
     """
     with StopSignals() as signals:
         try:
-            _train(cfg, resume, signals)
+            with no_children_left(), stop_on_out_of_memory():
+                _train(cfg, resume, signals)
         except TrainingStopped as stop:
             logger.error("Stopped while the training was put together: %s", stop)
-            sys.exit(stop.status)
+            _exit(stop)
 
 
 def _train(cfg: DictConfig, resume: bool, signals: StopSignals) -> None:
@@ -66,7 +70,7 @@ def _train(cfg: DictConfig, resume: bool, signals: StopSignals) -> None:
         remove_unfinished(folder)
         if resume:
             tell_differences(cfg, folder / "config.yaml")
-    train_loader, test_loader, evaluator = build_data(cfg.dataloader)
+    train_loader, test_loader, evaluator, test_network = build_data(cfg.dataloader)
     model, ema = build_networks(cfg)
     cfg.optimizer.params.model = model
     optimizer = build_section(cfg.optimizer, "optimizer")
@@ -77,6 +81,7 @@ def _train(cfg: DictConfig, resume: bool, signals: StopSignals) -> None:
     trainer = Trainer(
         model if is_sharded(model) else distribute(model),
         *(train_loader, optimizer, settings.precision, settings.seed, settings.accumulation, settings.clip_norm, ema),
+        loader_timeout_s=settings.loader_timeout_s,
     )
     # A proxy, since the trainer's hooks hold the checkpointer: in a cycle, its loader's workers would outlive it.
     tracked = {"trainer": weakref.proxy(trainer), **({"ema": ema} if ema is not None else {})}
@@ -85,10 +90,11 @@ def _train(cfg: DictConfig, resume: bool, signals: StopSignals) -> None:
     checkpoints = KeepCheckpoints(checkpointer, **settings.checkpointer)
     networks = {"": model, **({EMA: ema.module} if ema is not None else {})}
     evaluation = None
+    wrap = None if test_network is None else test_network.wrap
     if test_loader is not None:
         evaluation = EvaluateAndKeepBest(
             settings.eval_period,
-            partial(evaluate_all, networks, test_loader, evaluator),
+            partial(evaluate_all, networks, test_loader, evaluator, wrap, settings.loader_timeout_s),
             checkpointer,
             networks,
             **(settings.best_checkpoint or {}),
@@ -206,7 +212,9 @@ def end_early(trainer: Trainer, checkpoints: KeepCheckpoints, folder: Path, stop
     done = trainer.next_iteration
     try:
         # Parts of a lost process are lost; and what the main process writes alone, it tells of alone.
-        if stop.is_shared or (comm.is_main_process() and not is_sharded(trainer.model)):
+        if isinstance(stop, OutOfMemory) and not stop.has_whole_steps:
+            logger.error("This step has moved some weights and not others: they are not saved")
+        elif stop.is_shared or (comm.is_main_process() and not is_sharded(trainer.model)):
             checkpoints.save()
         if isinstance(stop, NonFiniteError):
             batch_path = folder / f"not_finite_{done - 1:07d}_process_{comm.get_rank()}.pth"
@@ -220,14 +228,27 @@ def end_early(trainer: Trainer, checkpoints: KeepCheckpoints, folder: Path, stop
     logger.error("Stopped: %s\n%s", stop, advice if done else "No step was done yet")
     if stop.is_shared:
         comm.synchronize()  # the first process to end takes the others with it
+    _exit(stop)
+
+
+def _exit(stop: TrainingStopped) -> NoReturn:
+    """End this process with the status of a stop that is logged."""
+    if isinstance(stop, OutOfMemory) and not comm.is_main_process():
+        leave(str(stop), stop.status, is_own=True)  # the main process can only tell that it lost this one
     sys.exit(stop.status)
 
 
+@no_children_left()
+@stop_on_out_of_memory(MEMORY_ADVICE)
 def evaluate_only(cfg: DictConfig, resume: bool) -> None:
-    """Evaluate `train.init_checkpoint`, or with `resume` the last checkpoint of the config's folder."""
+    """Evaluate `train.init_checkpoint`, or with `resume` the last checkpoint of the config's folder.
+
+    Raises:
+        LoaderError, OutOfMemory: see `engine.evaluation.evaluate`.
+    """
     if cfg.dataloader.test is None:
         raise ConfigError("--eval-only needs a test set, and dataloader.test is null")
-    test_loader = build_section(cfg.dataloader.test, "dataloader.test")
+    _, test_loader, evaluator, test_network = build_data(cfg.dataloader, SECTIONS[1:])
     model = build_section(cfg.model, "model").to(cfg.train.device)
     path = find_last_weights(model, cfg.train.output_dir) if resume else cfg.train.init_checkpoint
     if not path:
@@ -235,9 +256,11 @@ def evaluate_only(cfg: DictConfig, resume: bool) -> None:
             f"nothing to evaluate: {f'no checkpoint in {cfg.train.output_dir}' if resume else 'no checkpoint named'}"
         )
     load_initial(model, path)
+    if test_network is not None:
+        model = test_network.wrap(model)
     if (views := cfg.dataloader.test_views) is not None:
         model = build_section(views, "dataloader.test_views").wrap(model)
-    evaluate(model, test_loader, build_section(cfg.dataloader.evaluator, "dataloader.evaluator"))
+    evaluate(model, test_loader, evaluator, timeout_s=cfg.train.loader_timeout_s)
 
 
 def find_last_weights(model: nn.Module, folder: str) -> str:

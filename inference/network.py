@@ -2,6 +2,8 @@
 
 import copy
 import inspect
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -12,7 +14,7 @@ from data.images import DataError
 from data.trimap import FLOAT_TOLERANCE, UNKNOWN
 from inference.memory import plan_tile
 from inference.tiling import HALO_TOKENS, decode_tiled, needed_tokens
-from modeling import ViTMatte
+from modeling import DetailCapture, ViTMatte
 
 TILE_PX = 256
 """Measured in docs/performance.md: 512 takes longer and, at 1024 x 1024, twice the memory."""
@@ -99,8 +101,7 @@ class TorchNetwork:
     ) -> None:
         if not isinstance(model, ViTMatte):
             raise TypeError(f"expected a ViTMatte, got a {type(model).__name__}")
-        if tile_px < 1:
-            raise ValueError(f"expected tiles of at least 1 px, got tile_px {tile_px}; {TILE_PX} is a good choice")
+        check_tile(tile_px)
         if max_memory_gb is not None and not max_memory_gb > 0:
             raise ValueError(f"expected a limit of memory above 0 GB, got {max_memory_gb}")
         self.device = model.device if device is None else choose_device(str(device))
@@ -108,8 +109,6 @@ class TorchNetwork:
         if self.device.type == "cuda" and self.precision == "float32":
             torch.backends.cudnn.allow_tf32 = False  # of the process: per call, threads would undo it for each other
         self.model = prepared(model, DTYPES[self.precision]).to(self.device)
-        # A backbone of a user's own may give all features alone: to leave some out only saves time.
-        self._takes_is_read = "is_read" in inspect.signature(self.model.backbone.forward).parameters
         self.tile_px, self.max_memory_gb = tile_px, max_memory_gb
         self.name = f"{self.device}, {self.precision}{', compiled' if is_compiled else ''}"
         if is_compiled:
@@ -134,15 +133,77 @@ class TorchNetwork:
         image, trimap = image.to(self.device), trimap.to(self.device)
         dtype = DTYPES[self.precision]
         with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=self.precision != "float32"):
-            network_input = self.model.network_input(image, trimap)
-            # The padding is known, so that its tokens are decoded for no one.
-            is_needed = network_input[:, 3:] == UNKNOWN
-            is_read = needed_tokens(is_needed, self.model.decoder.stride, HALO_TOKENS)
-            features = self.model.backbone(network_input, *([is_read] if self._takes_is_read else []))
-            alpha = decode_tiled(self.model.decoder, features, network_input, is_needed, tile_px)
+            alpha = alpha_by_tiles(self.model, self.model.network_input(image, trimap), tile_px)
         if not alpha.isfinite().all():
             raise ValueError("the network gives values that are not finite: its weights or settings cannot be used")
         return alpha[..., :height, :width]
+
+
+class TiledEvaluation:
+    """Evaluates a network during training as a `TorchNetwork` runs it: the decoder on tiles, in bounded memory.
+
+    Args:
+        tile_px: side of the tiles in pixels, at least 1. It changes memory and time, and alpha by rounding alone.
+
+    Raises:
+        ValueError: a tile_px below 1.
+    """
+
+    def __init__(self, tile_px: int = TILE_PX) -> None:
+        check_tile(tile_px)
+        self.tile_px = tile_px
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Return a network with the same tensors that predicts by tiles in evaluation mode.
+
+        Tiles are exact for this project's decoder alone: a network of another kind is returned as it is.
+        """
+        is_exact = isinstance(model, ViTMatte) and isinstance(model.decoder, DetailCapture)
+        return _Tiled(model, self.tile_px) if is_exact else model
+
+
+class _Tiled(nn.Module):
+    """A `ViTMatte` whose decoder runs on tiles.
+
+    It goes through the network's own `forward`, so that the hooks of a sharded network run, and makes one pass of the
+    backbone for every batch: all processes must make equally many.
+    """
+
+    def __init__(self, model: nn.Module, tile_px: int) -> None:
+        super().__init__()
+        self.model = model
+        self._compute = partial(alpha_by_tiles, tile_px=tile_px)
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Predict as `ViTMatte` does in evaluation mode."""
+        return self.model(batch, self._compute)
+
+
+def alpha_by_tiles(model: Any, network_input: Tensor, tile_px: int) -> Tensor:
+    """Run the backbone on the whole image, and the decoder on tiles that hold unknown pixels.
+
+    Args:
+        model: a `ViTMatte` in evaluation mode whose decoder is a `DetailCapture`. A backbone without the argument
+            `is_read` computes all features.
+        network_input: (B, 4, H, W), see `ViTMatte.network_input`.
+        tile_px: side of the tiles in pixels, at least 1.
+
+    Returns: (B, 1, H, W) alpha in [0, 1]; where the trimap is known, anything.
+    """
+    # The padding is known, so that its tokens are decoded for no one.
+    is_needed = network_input[:, 3:] == UNKNOWN
+    # A backbone of a user's own may give all features alone: to leave some out only saves time.
+    masks = []
+    if "is_read" in inspect.signature(model.backbone.forward).parameters:
+        masks = [needed_tokens(is_needed, model.decoder.stride, HALO_TOKENS)]
+    features = model.backbone(network_input, *masks)
+    return decode_tiled(model.decoder, features, network_input, is_needed, tile_px)
+
+
+def check_tile(tile_px: int) -> None:
+    """Raise a ValueError where a tile's side is no whole number of at least 1 px."""
+    if not isinstance(tile_px, int) or tile_px < 1:
+        raise ValueError(f"expected tiles of at least 1 px, got tile_px {tile_px}; {TILE_PX} is a good choice")
 
 
 def prepared(model: ViTMatte, dtype: torch.dtype) -> Any:

@@ -1,6 +1,6 @@
 """The meta architecture: normalise, pad, backbone, decoder, then losses or the cropped alpha."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -75,12 +75,16 @@ class ViTMatte(nn.Module):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
-    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def forward(
+        self, batch: Mapping[str, Tensor], compute: Callable[["ViTMatte", Tensor], Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Losses in training mode, alpha in evaluation mode.
 
         Args:
             batch: "image" (B, 3, H, W) RGB in [0, 1], not normalised; "trimap" (B, 1, H, W) of {0, 0.5, 1}; for
                 training also "alpha" (B, 1, H, W) in [0, 1]. On any device; nothing in it is changed.
+            compute: runs backbone and decoder in another way, on tiles for instance. It takes this network and what
+                `network_input` returns, and returns alpha (B, 1, H', W'). None runs them on the whole image.
 
         Returns: in training the criterion's losses by name; else {"pred_alpha": (B, 1, H, W) float32 in [0, 1]}, with 0
             and 1 where the trimap knows them.
@@ -96,7 +100,11 @@ class ViTMatte(nn.Module):
             )
         height, width = image.shape[-2:]
         network_input = self.network_input(image, trimap)
-        pred_alpha = self.decoder(self.backbone(network_input), network_input)[..., :height, :width]
+        if compute is None:
+            pred_alpha = self.decoder(self.backbone(network_input), network_input)
+        else:
+            pred_alpha = compute(self, network_input)
+        pred_alpha = pred_alpha[..., :height, :width]
         if not self.training:
             return {"pred_alpha": paste_known(pred_alpha, trimap)}
         if self.criterion is None:

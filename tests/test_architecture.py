@@ -20,7 +20,7 @@ TOOLS = ("_root", "modeling", "data", "evaluation", "engine", "inference", "prep
 # Module or room -> what it may import beside the standard library; the longest name that fits a module decides.
 ARROWS: dict[str, tuple[str, ...]] = {
     # fvcore for detectron2's schedules, which a config names.
-    "configs": ("configs", "modeling", "data", "evaluation", "engine", "detectron2", "fvcore"),
+    "configs": ("configs", "modeling", "data", "evaluation", "engine", "inference.network", "detectron2", "fvcore"),
     "runtime": ("runtime", "torch", "yaml"),
     "main": ("engine", "runtime", "detectron2", "omegaconf"),
     "preprocess": ("torch", "safetensors", "modeling", "runtime"),
@@ -157,6 +157,8 @@ def first_import(path: Path) -> str:
         ("inference/predictor.py", "if TYPE_CHECKING:\n    from detectron2.config import CfgNode",
          "detectron2.config.CfgNode"),
         ("configs/demo.py", "import numpy", "numpy"),
+        ("configs/demo.py", "from inference.predictor import Predictor", "inference.predictor.Predictor"),
+        ("engine/evaluation.py", "from inference.network import TILE_PX", "inference.network.TILE_PX"),
         ("main.py", "from modeling import ViTMatte", "modeling.ViTMatte"),
         ("preprocess.py", "import detectron2", "detectron2"),
         ("tools/demo.py", "from configs.common.train import train", "configs.common.train.train"),
@@ -190,6 +192,7 @@ def test_a_forbidden_arrow_is_caught(tmp_path, file, source, arrow):
         ("tools/train_demo.py", "import _root\nimport skimage\nfrom evaluation.evaluator import MattingEvaluator"),
         ("tools/benchmarks/infer.py", "from tools.benchmarks.fresh import run_fresh"),
         ("configs/demo.py", "from .common.train import train"),
+        ("configs/demo.py", "from inference.network import TiledEvaluation"),
     ],
 )
 def test_an_allowed_arrow_passes(tmp_path, file, source):

@@ -1,8 +1,10 @@
 """What the process that started others does until they have ended; its own end is in test_launch.py."""
 
 import math
+import multiprocessing
 import os
 import signal
+import time
 
 import pytest
 
@@ -101,3 +103,29 @@ def test_those_that_are_left_have_time_to_end_by_themselves(processes, ended, se
     assert children.GRACE_S == 60
     assert children._join([Ending(clock, *process) for process in processes]) == ended
     assert clock.now == seconds
+
+
+def test_no_child_is_left_to_wait_for(monkeypatch):
+    """One that ignores SIGTERM is killed; one that no signal ends is let be."""
+    monkeypatch.setattr(children, "KILL_S", 0.5)
+    context = multiprocessing.get_context("fork")
+    before = context.Process(target=time.sleep, args=(3600,))
+    before.start()
+    stuck = context.Process(target=time.sleep, args=(3600,))
+    with pytest.raises(KeyError), children.no_children_left():
+        for process in (deaf := context.Process(target=ignore_sigterm)), stuck:
+            process.start()
+        monkeypatch.setattr(stuck, "kill", lambda: None)
+        raise KeyError
+    try:
+        assert deaf.exitcode == -signal.SIGKILL
+        assert stuck.is_alive() and multiprocessing.active_children() == [before]
+    finally:
+        for process in (before, stuck):
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+
+
+def ignore_sigterm():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(3600)

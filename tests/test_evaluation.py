@@ -6,13 +6,17 @@ import signal
 
 import pytest
 import torch
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from test_trainer import processes, toy_training
+from torch.utils.data import DataLoader
 
 from engine.checkpoint import Checkpointer, CheckpointError, read_checkpoint
 from engine.config import ConfigError
-from engine.evaluation import EvaluateAndKeepBest
+from engine.evaluation import MAX_TRIES, EvaluateAndKeepBest, IncompleteEvaluation, evaluate
 from engine.launch import launch
+from engine.loading import LoaderError
+from engine.out_of_memory import OutOfMemory
 from engine.stopping import OutputError, StopRequested, StopSignals
 from engine.trainer import Trainer
 
@@ -251,6 +255,106 @@ def test_new_trainings_in_one_folder_keep_the_best_of_each_apart(tmp_path):
     assert (best(tmp_path)["iteration"], best(tmp_path)["value"]) == (5, 9.0)
 
 
+@pytest.mark.parametrize("at", [1, 5, 11])
+@pytest.mark.parametrize("results", [{}, {"group": {"score": 0.5}}], ids=["nothing", "other networks"])
+def test_out_of_memory_in_an_evaluation_leaves_it_out_and_training_goes_on(tmp_path, monkeypatch, at, results):
+    evaluate_now = EvaluateAndKeepBest._evaluate_now
+
+    def without_memory(hook, iteration=None):
+        made = hook._evaluate
+        if hook.trainer.samples_seen == 4 * (at + 1):
+            monkeypatch.setattr(hook, "_evaluate", lambda: raise_incomplete(results))
+        evaluate_now(hook, iteration)
+        hook._evaluate = made
+
+    monkeypatch.setattr(EvaluateAndKeepBest, "_evaluate_now", without_memory)
+    evaluated = training_with_best(tmp_path, [5.0, 4.0, 3.0, 2.0, 4.0, 1.0])
+    assert list(evaluated) == [iteration for iteration in range(1, 12, 2) if iteration != at]
+    expected = (at, 0.5) if results else {1: (11, 1.0), 5: (11, 1.0), 11: (7, 2.0)}[at]
+    assert (best(tmp_path)["iteration"], best(tmp_path)["value"]) == expected
+    assert list(training_with_best(tmp_path, [0.0] * 6)) == []  # a resume makes none of them up
+
+
+def raise_incomplete(results):
+    raise IncompleteEvaluation("out of memory", results)
+
+
+def test_an_evaluation_that_ends_the_process_each_time_is_left_out_after_some_resumes(tmp_path, caplog):
+    with pytest.raises(StoppedError):
+        training_with_best(tmp_path, stop_at=5)
+    for _ in range(MAX_TRIES):
+        with pytest.raises(StoppedError):
+            training_with_best(tmp_path, stop_at=5)
+    assert list(training_with_best(tmp_path)) == [7, 9, 11]
+    assert "The evaluation after iteration 5 is left out: it was begun 3 times" in caplog.text
+
+
+@pytest.mark.parametrize("error", [StopRequested("SIGTERM"), LoaderError("a.png is gone")], ids=["signal", "image"])
+def test_an_evaluation_that_may_succeed_the_next_time_is_not_given_up(tmp_path, monkeypatch, error):
+    with pytest.raises(StoppedError):
+        training_with_best(tmp_path, stop_at=5)
+    with monkeypatch.context() as patch:
+        patch.setattr(EvaluateAndKeepBest, "_evaluate_now", lambda *_: throw(error))
+        for _ in range(MAX_TRIES + 1):
+            with pytest.raises(type(error)):
+                training_with_best(tmp_path)
+    assert list(training_with_best(tmp_path)) == [5, 7, 9, 11]
+
+
+def throw(error):
+    raise error
+
+
+class Counted(DatasetEvaluator):
+    """Adds up what a network gave in all processes."""
+
+    def reset(self):
+        self.sum = 0
+
+    def process(self, inputs, outputs):
+        self.sum += outputs
+
+    def evaluate(self):
+        return {"group": {"sum": sum(comm.all_gather(self.sum))}}
+
+
+class Failing(torch.nn.Module):
+    """Counts images, and fails at one of them in the last process."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.error = error
+
+    def forward(self, batch):
+        if self.error and comm.get_rank() == comm.get_world_size() - 1 and batch.item() >= 2:
+            raise self.error
+        return 1
+
+
+FAILURES = {
+    "none": (None, "{'group': {'sum': 4}}"),
+    "memory": (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), OutOfMemory),
+    "image": (OSError("a.png is gone"), LoaderError),
+}
+
+
+def how_it_ends(error):
+    """What one evaluation of four images gives in this process, and the mode that it leaves the network in."""
+    model = Failing(error)
+    loader = DataLoader(torch.arange(4), 1, sampler=range(comm.get_rank(), 4, comm.get_world_size()))
+    try:
+        return str(evaluate(model, loader, Counted())), model.training, ""
+    except (OutOfMemory, LoaderError) as stop:
+        return type(stop), model.training and stop.is_shared, str(stop)
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_what_stops_an_evaluation_leaves_the_network_in_training_mode(name):
+    error, expected = FAILURES[name]
+    assert how_it_ends(error)[:2] == (expected, True)
+
+
 def stop_and_resume_in_each_process(folder):
     """What each of two processes does; which iterations it evaluated is left in a file."""
     torch.set_num_threads(1)
@@ -268,14 +372,18 @@ def stop_and_resume_in_each_process(folder):
     keep = EvaluateAndKeepBest._keep_if_best
     EvaluateAndKeepBest._keep_if_best = lambda hook, *args: (keep(hook, *args), kept.append(hook._best))[0]
     known = training_with_best(folder / "known", scores)
-    torch.save([list(whole), list(resumed), list(known), kept], folder / f"rank{comm.get_rank()}.pth")
+    ends = [tuple(map(str, how_it_ends(error))) for error, _ in FAILURES.values()]
+    torch.save([list(whole), list(resumed), list(known), kept, ends], folder / f"rank{comm.get_rank()}.pth")
 
 
 def test_two_processes_keep_one_best_and_make_up_together(tmp_path):
     launch(stop_and_resume_in_each_process, processes(2), "cpu", (tmp_path,))
     for rank in (0, 1):
         evaluated = [[1, 3, 5, 7, 9, 11], [5, 7, 9, 11], [7, 9, 11]]
-        assert torch.load(tmp_path / f"rank{rank}.pth") == [*evaluated, [1.0] * 3]  # the best so far, in both
+        *found, ends = torch.load(tmp_path / f"rank{rank}.pth")
+        assert found == [*evaluated, [1.0] * 3]  # the best so far, in both
+        assert [end[:2] for end in ends] == [(str(expected), "True") for _, expected in FAILURES.values()]
+        assert ends[1][2].startswith("process 1 is out of memory (CUDA out of memory. Tried to allocate 9 GiB)")
     whole, stopped = (best(tmp_path / name) for name in ("whole", "stopped"))
     assert (stopped["iteration"], stopped["value"]) == (whole["iteration"], whole["value"])
     assert all(torch.equal(stopped["model"][name], tensor) for name, tensor in whole["model"].items())

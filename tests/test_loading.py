@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 from itertools import count, islice
 from multiprocessing import get_context
 
@@ -11,6 +13,7 @@ from test_trainer import toy_training
 from torch import distributed
 from torch.utils.data import DataLoader, IterableDataset
 
+from engine import loading
 from engine.loading import Batches, LoaderError
 from engine.stopping import StopRequested
 
@@ -142,6 +145,47 @@ def test_a_worker_that_dies_is_told_of_by_the_next_draw_and_nowhere_else():
     with pytest.raises(LoaderError, match="lost a worker of its loader .*num_workers or prefetch_factor"):
         for _ in range(5):
             drawn.draw()
+
+
+class Endless(IterableDataset):
+    """Batches without end."""
+
+    def __iter__(self):
+        for i in count():
+            yield {"x": torch.tensor([i])}
+
+
+def test_a_worker_that_stands_still_is_named_after_the_time_limit(monkeypatch):
+    monkeypatch.setattr(loading, "POLL_S", 0.5)
+    drawn = Batches(DataLoader(Endless(), batch_size=None, num_workers=1, prefetch_factor=1), 1, timeout_s=1)
+    drawn.draw()
+    worker = drawn._iterator._workers[0]
+    os.kill(worker.pid, signal.SIGSTOP)
+    start = time.monotonic()
+    try:
+        with pytest.raises(
+            LoaderError, match=rf"worker 0 \(process id {worker.pid}\) .*no batch for 1 s .*loader_timeout_s"
+        ):
+            for _ in range(3):
+                drawn.draw()
+        assert 1 <= time.monotonic() - start < 5
+    finally:
+        worker.kill()
+
+
+def test_a_worker_that_goes_on_within_the_limit_gives_its_batches(monkeypatch):
+    monkeypatch.setattr(loading, "POLL_S", 0.2)
+    drawn = Batches(DataLoader(Endless(), batch_size=None, num_workers=1, prefetch_factor=1), 1, timeout_s=60)
+    first = drawn.draw()[0]["x"].item()
+    worker = drawn._iterator._workers[0]
+    os.kill(worker.pid, signal.SIGSTOP)
+    threading.Timer(1.0, os.kill, (worker.pid, signal.SIGCONT)).start()
+    assert [drawn.draw()[0]["x"].item() for _ in range(5)] == [*range(first + 1, first + 6)]
+
+
+def test_all_batches_ends_with_its_loader():
+    loader = DataLoader(torch.arange(5), 1, num_workers=1)
+    assert [batch.item() for batch in loading.all_batches(loader, "dataloader.test", 60)] == [*range(5)]
 
 
 class Buggy(IterableDataset):

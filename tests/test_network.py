@@ -11,7 +11,10 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from data.trimap import decode_trimap
-from inference.network import TorchNetwork, choose_precision
+from evaluation.evaluator import MattingEvaluator
+from evaluation.metrics import PROTOCOLS, measure
+from inference.network import TiledEvaluation, TorchNetwork, choose_precision
+from inference.predictor import Predictor
 from inference.tiling import needed_tokens
 
 
@@ -97,6 +100,65 @@ def test_a_batch_without_an_unknown_pixel_runs_no_network(model):
     network = TorchNetwork(model)
     network.model.register_forward_pre_hook(lambda *_: pytest.fail("the network ran"))
     assert torch.equal(network.alpha(image, trimap), trimap)
+
+
+@pytest.mark.parametrize("tile_px", [1, 32, 256])
+def test_an_evaluation_by_tiles_is_that_of_the_whole_image(model, tile_px):
+    image, trimap = (tensor.double() for tensor in tensors(75, 130))
+    network = copy.deepcopy(model).double()
+    for known in (trimap, (trimap > 0.5).double()):  # and where nothing is unknown
+        batch = {"image": image, "trimap": known}
+        with torch.no_grad():
+            expected = network(batch)["pred_alpha"]
+            alpha = TiledEvaluation(tile_px).wrap(network).eval()(batch)["pred_alpha"]
+        torch.testing.assert_close(alpha, expected, rtol=0, atol=1e-12)
+
+
+def test_an_evaluation_by_tiles_measures_what_the_predictor_gives(model):
+    """The numbers of training and of tools/evaluate.py, on images of different sizes."""
+    evaluator = MattingEvaluator(protocol="float")
+    predictor = Predictor(TorchNetwork(model))
+    for name, size in {"a": (45, 70), "b": (130, 75)}.items():
+        image, trimap = tensors(*size)
+        alpha = torch.linspace(0, 1, trimap.numel()).view(trimap.shape)
+        with torch.no_grad():
+            outputs = TiledEvaluation().wrap(model)({"image": image, "trimap": trimap})
+        evaluator.process({"alpha": alpha, "trimap": trimap, "name": [name]}, outputs)
+        written = predictor.predict(image[0].permute(1, 2, 0).numpy(), trimap[0, 0].numpy())
+        expected = measure(written, alpha[0, 0].numpy(), trimap[0, 0].numpy() == 0.5, PROTOCOLS["float"])
+        assert evaluator.rows[name] == pytest.approx(expected, rel=0, abs=1e-6)
+
+
+def test_tiles_take_a_backbone_that_computes_all_features(model):
+    class Plain(nn.Module):
+        def __init__(self, backbone):
+            super().__init__()
+            self.inner = backbone
+
+        def forward(self, x):
+            return self.inner(x)
+
+    image, trimap = (tensor.double() for tensor in tensors(45, 70))
+    model = copy.deepcopy(model).double()
+    of_its_own = copy.deepcopy(model)
+    of_its_own.backbone = Plain(of_its_own.backbone)
+    with torch.no_grad():
+        expected = model({"image": image, "trimap": trimap})["pred_alpha"]
+        alpha = TiledEvaluation(32).wrap(of_its_own)({"image": image, "trimap": trimap})["pred_alpha"]
+    torch.testing.assert_close(alpha, expected, rtol=0, atol=1e-12)
+
+
+def test_networks_that_tiles_would_change_are_evaluated_whole(model):
+    other = copy.deepcopy(model)
+    other.decoder = nn.Identity()
+    for network in (other, nn.Linear(1, 1)):
+        assert TiledEvaluation().wrap(network) is network
+
+
+@pytest.mark.parametrize("tile_px", [0, -16, 1.5])
+def test_tiles_of_no_size_are_refused(tile_px):
+    with pytest.raises(ValueError, match="tile_px"):
+        TiledEvaluation(tile_px)
 
 
 @pytest.mark.parametrize(

@@ -261,7 +261,7 @@ def test_processes_with_fewer_images_make_as_many_passes_and_count_their_own(mon
     monkeypatch.setattr(even_passes.comm, "all_gather", lambda length: [length, 3])
     for num in (0, 2, 3):
         loader, evaluator = even_passes.in_step(
-            None, DataLoader(NumberedPictures(5), 1, sampler=range(num)), CountImages()
+            None, DataLoader(NumberedPictures(5), 1, sampler=range(num)), CountImages(), 60
         )
         batches = list(loader)
         assert [batch["position"].item() for batch in batches] == [*range(num), 0, 0, 0][:3] and len(loader) == 3
@@ -272,6 +272,6 @@ def test_processes_with_fewer_images_make_as_many_passes_and_count_their_own(mon
             assert list(evaluator._evaluator.sums) == [f"picture {position}" for position in range(num)]
 
 
-def test_the_evaluation_of_a_whole_network_stays_as_it_is():
-    loader, evaluator = DataLoader(NumberedPictures(2), 1), CountImages()
-    assert even_passes.in_step(build(), loader, evaluator) == (loader, evaluator)
+def test_the_evaluation_of_a_whole_network_adds_no_pass():
+    loader, _ = even_passes.in_step(build(), DataLoader(NumberedPictures(2), 1), CountImages(), 60)
+    assert [batch["position"].item() for batch in loader] == [0, 1] and len(loader) == 2

@@ -25,6 +25,7 @@ from engine.sharding import gathered_weights, is_sharded, shard
 from engine.stopping import OutputError
 from engine.trainer import Trainer
 from engine.whole_file import remove_unfinished
+from inference.network import TiledEvaluation
 from modeling.optim import get_optimizer_params
 from tools import gather_checkpoint
 
@@ -110,12 +111,12 @@ class NumberedPictures(Pictures):
         return {**super().__getitem__(position), "position": position}
 
 
-def sums_of(model, num):
+def sums_of(model, num, wrap=None):
     """What an evaluation of so many images gives."""
     pictures = NumberedPictures(num)
     loader = DataLoader(pictures, 1, sampler=range(comm.get_rank(), num, comm.get_world_size()))
     model.eval()
-    found = evaluate(model, loader, CountImages())["sums"]
+    found = evaluate(model, loader, CountImages(), wrap)["sums"]
     model.train()
     return found
 
@@ -143,6 +144,7 @@ def train_in_each_process(folder):
         shares = comm.all_gather(sum(tensor.to_local().numel() for tensor in tensors))
         seen[name] = shares, sum(tensor.numel() for tensor in tensors)
     seen["sums"] = {num: sums_of(trainer.model, num) for num in (1, 3)}
+    seen["sums by tiles"] = sums_of(trainer.model, 3, TiledEvaluation(tile_px=16).wrap)
     seen["last"] = checkpointer.find_last()
 
     trainer, checkpointer = start(folder / "resumed", True)
@@ -268,6 +270,7 @@ def test_an_evaluation_of_unlike_numbers_of_images_ends_and_counts_each_once(two
     load_weights(model, two[1]["sharded"]["weights"], "sharded")
     for num, sums in two[1]["sums"].items():
         assert sums == pytest.approx(sums_of(model, num), rel=1e-6) and len(sums) == num
+    assert two[1]["sums by tiles"] == pytest.approx(sums_of(model, 3), rel=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

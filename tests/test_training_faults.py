@@ -1,17 +1,22 @@
 """main.py on data that break while it trains: what is replaced, what stops, and that a resume loses nothing."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
+import threading
+import time
 from itertools import islice
 
 import pytest
 import torch
 from detectron2.config import instantiate
 from test_main import data, quiet_afterwards, trained  # noqa: F401
+from torch.utils.data import get_worker_info
 
 import main
+from data.datasets import MattingFolder
 from data.faults import MAX_IN_A_ROW
 from data.images import DataError
 from engine import pace
@@ -137,6 +142,47 @@ def test_a_stop_leaves_a_checkpoint_from_which_a_resume_loses_nothing(
     main.main(["--config-file", DEMO, "--resume", *changes])
     assert same_weights(tmp_path / "out", trained)
     assert metrics(tmp_path / "out")[5]["faulty_samples"] == num_faults
+
+
+@pytest.mark.parametrize("what", ["a limit", "a signal"])
+def test_a_worker_that_stands_still_does_not_hold_up_the_end(data, tmp_path, monkeypatch, capsys, what):  # noqa: F811
+    """Neither after the time limit, nor after a signal of somebody who does not wait for it."""
+
+    def stand_still(trainer):
+        os.kill(trainer._batches._iterator._workers[0].pid, signal.SIGSTOP)
+        if what == "a signal":
+            threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    at_iteration(monkeypatch, 3, stand_still)
+    limit = {"train.loader_timeout_s": 2 if what == "a limit" else 600}
+    more = {"dataloader.test": "null", "dataloader.train.num_workers": 1, "dataloader.train.prefetch_factor": 1}
+    assert stopped(*overrides(data, tmp_path, **more, **limit)) == (3 if what == "a limit" else 75)
+    assert not multiprocessing.active_children()  # for which Python would wait
+    output = capsys.readouterr().out
+    assert "--resume goes on from iteration" in output and "Traceback" not in output
+    if what == "a limit":
+        assert "worker 0 (process id " in output and "train.loader_timeout_s" in output and "dataloader.train" in output
+
+
+@pytest.mark.parametrize("arguments", [[], ["--eval-only"]], ids=["train", "eval-only"])
+def test_a_worker_of_the_test_set_that_stands_still_is_named(
+    trained,  # noqa: F811
+    data,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    capsys,
+    arguments,
+):
+    read = MattingFolder.__getitem__
+    monkeypatch.setattr(
+        MattingFolder, "__getitem__", lambda *key: (get_worker_info() and time.sleep(3600), read(*key))[1]
+    )
+    changes = {"train.loader_timeout_s": 2, "dataloader.test.num_workers": 1, "train.eval_period": 1}
+    weights = {"train.init_checkpoint": trained / "model_final.pth"} if arguments else {}
+    assert stopped(*arguments, *overrides(data, tmp_path, **changes, **weights)) == 3
+    assert not multiprocessing.active_children()
+    message = "".join(capsys.readouterr())
+    assert "train.loader_timeout_s" in message and "the files of dataloader.test can" in message
 
 
 def test_data_gone_before_the_first_step_leave_no_checkpoint(own_data, tmp_path, monkeypatch, capsys):

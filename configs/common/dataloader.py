@@ -7,6 +7,7 @@ from data.datasets import CompositionDataset, MattingFolder
 from data.degradation import DegradeImage
 from data.tones import JitterTones
 from evaluation.evaluator import MattingEvaluator
+from inference.network import TiledEvaluation
 from modeling.average_views import AverageViews
 
 dataloader = dict(
@@ -65,6 +66,9 @@ dataloader = dict(
         num_workers=2,
     ),
     evaluator=L(MattingEvaluator)(output_dir=None, protocol="dim"),
+    # How evaluations run the network: the decoder on tiles of this size, as tools/evaluate.py does. null runs it on
+    # the whole image, which takes far more memory for large ones.
+    test_network=L(TiledEvaluation)(tile_px=256),
     # What --eval-only averages over: as many forward passes for each image
     test_views=L(AverageViews)(flips=False, rotations=False, scales=[1.0]),
 )

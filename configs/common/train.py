@@ -38,6 +38,8 @@ train = dict(
     seed=0,
     # Seconds that processes wait for one another before they take one for lost.
     timeout_s=1800,
+    # Seconds without a batch after which a loader's worker counts as standing still; less than timeout_s.
+    loader_timeout_s=600,
     epochs=10,
     # 431 foregrounds x 100 backgrounds, the Composition-1k convention
     samples_per_epoch=43_100,
