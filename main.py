@@ -18,6 +18,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
@@ -38,7 +39,8 @@ from engine.launch import STATUS_OF_WRONG_USAGE, launch, leave
 from engine.loading import LoaderError
 from engine.logs import set_up_logs
 from engine.out_of_memory import OutOfMemory
-from engine.place import argument_parser, find_place
+from engine.outputs import check_resume, hold_outputs
+from engine.place import argument_parser, describe_tasks, find_place
 from engine.schedule import describe_change, samples_per_iteration
 from engine.stopping import LostProcess, OutputError
 from engine.trainer import set_float32_products
@@ -46,17 +48,25 @@ from engine.training import evaluate_only, train
 
 logger = logging.getLogger("engine.main")
 
-LOGGED = ("fvcore", "detectron2", "engine", "evaluation")
+LOGGED = ("fvcore", "detectron2", "engine", "evaluation", "runtime")
 """Packages whose messages go to the console and to log.txt."""
 
 
 def run(cfg: DictConfig, args: argparse.Namespace, schedule_change: str) -> None:
-    """What each process does. detectron2's `default_setup` is not used: it overwrites a saved config in any case."""
-    rank = comm.get_rank()
+    """What each process does, with its output folders held against other runs."""
     try:
-        set_up_logs(cfg.train.output_dir, rank, LOGGED)
+        with hold_outputs(cfg, args.eval_only):
+            run_alone(cfg, args, schedule_change)
     except OutputError as error:
         leave(str(error), error.status)
+
+
+def run_alone(cfg: DictConfig, args: argparse.Namespace, schedule_change: str) -> None:
+    """Train or evaluate. detectron2's `default_setup` is not used: it overwrites a saved config in any case."""
+    rank = comm.get_rank()
+    set_up_logs(cfg.train.output_dir, rank, LOGGED)
+    if comm.get_world_size() == 1 and (tasks := describe_tasks()):
+        logger.warning(tasks)
     logger.info("Environment:\n%s\nCommand line: %s", collect_env_info(), args)
     logger.info("OpenMP's threads wait by %s", wait_policy())
     try:
@@ -91,6 +101,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         apply_overrides(cfg, [*others, f"train.world_size={find_place(args).world_size}"])
         adopt_model(cfg, args.trust_module)
         apply_overrides(cfg, of_network)
+        if args.resume:
+            check_resume(cfg, Path(args.config_file))
         for key, least in {
             "train.seed": 0,
             "train.log_period": 1,

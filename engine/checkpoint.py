@@ -37,6 +37,13 @@ NUMBERED = re.compile(r"model_\d{7}")
 """Checkpoints on the way, by the last iteration in them, without suffix."""
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Tell whether a folder has a checkpoint that a resume could start from, complete or damaged."""
+    names = [path.name.removesuffix(".pth") for path in folder.glob("model_*")]
+    has_any = any(name == FINAL_NAME or NUMBERED.fullmatch(name) for name in names)
+    return has_any or (folder / "last_checkpoint").is_file()
+
+
 class CheckpointError(UserError):
     """A checkpoint that does not fit; the message names the file and the tensors."""
 

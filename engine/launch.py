@@ -183,14 +183,15 @@ def _work(
         torch.cuda.set_device(place.local_rank)
     timeout = timedelta(seconds=timeout_s)
     backend = BACKENDS[device]
+    where = "--dist-url" if store else ":".join(os.environ[name] for name in MEETING_POINT)
     try:
+        store = store or _store_of_attempt(timeout)
         # Beside NCCL alone, detectron2 would open a group of its own for objects, with another time limit.
         backends = "cpu:gloo,cuda:nccl" if backend == "nccl" else backend
         distributed.init_process_group(backends, None, timeout, place.world_size, place.rank, store)
         comm.create_local_process_group(place.local_size)
         comm.synchronize()
     except (RuntimeError, ValueError) as error:  # ValueError: a port out of range
-        where = "--dist-url" if store else ":".join(os.environ[name] for name in MEETING_POINT)
         raise _cannot_meet(where, error) from error
     is_done = False
     try:
@@ -202,6 +203,15 @@ def _work(
         # After an error only gloo's: closing those of NCCL may wait for processes that do not come.
         if is_done or backend == "gloo":
             distributed.destroy_process_group()
+
+
+def _store_of_attempt(timeout: timedelta) -> distributed.Store:
+    """Connect to the store that the environment names, by keys of this attempt alone.
+
+    torchrun keeps its store over restarts, and the keys of before lead to processes that are gone.
+    """
+    store, _, _ = next(distributed.rendezvous("env://", timeout=timeout))
+    return distributed.PrefixStore(f"attempt/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 @contextmanager

@@ -17,6 +17,10 @@ MEETING_POINT = ("MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets for each process that it starts."""
 
 
+TASK_COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+"""By what Slurm and MPI tell the number of tasks that they have started."""
+
+
 class Place(NamedTuple):
     """A process among all of a run; `local` is of its machine."""
 
@@ -150,3 +154,15 @@ def meeting_point(dist_url: str | None, place: Place) -> tuple[str, int]:
     if not is_usable:
         raise ConfigError(f"--dist-url must be auto or tcp://HOST:PORT with a port from 1 to 65535, got {dist_url!r}")
     return str(url.hostname), int(url.port or 0)
+
+
+def describe_tasks(environment: Mapping[str, str] = os.environ) -> str:
+    """Say that Slurm or MPI started several tasks, of which each is a run by itself; "" where nothing tells so."""
+    counts = {name: environment.get(name, "") for name in TASK_COUNTS}
+    told = [f"{name}={count}" for name, count in counts.items() if count.isdecimal() and int(count) > 1]
+    if not told or environment.get("WORLD_SIZE"):
+        return ""
+    return (
+        f"{', '.join(told)} says that several tasks were started, but without {', '.join(ENVIRONMENT)} each of them is "
+        "a run by itself. See Slurm in docs/launch.md for tasks that train together"
+    )

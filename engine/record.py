@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from engine.config import save_config
 from engine.whole_file import write_text
+from runtime.identity import find_jobs, is_restart
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +34,9 @@ def record_run(cfg: DictConfig, start_iteration: int) -> None:
     """Append an entry to the run.json of a training's folder, and write its config with all that follows worked out.
 
     Every process has to call it; the main one writes. An entry holds the command line and its folder, the time, seed,
-    first iteration, commit and versions, and host and device of each process. `micro_batch` is the number of samples in
-    one forward pass of one process, `accumulation` the number of these passes in a step. A run.json that is none is set
-    aside.
+    first iteration, commit and versions, the launcher's jobs, and host and device of each process. `micro_batch` is the
+    number of samples in one forward pass of one process, `accumulation` the number of these passes in a step. A run.json
+    that is none is set aside.
 
     Args:
         cfg: whole, without the model in it.
@@ -56,6 +57,7 @@ def record_run(cfg: DictConfig, start_iteration: int) -> None:
         "seed": cfg.train.seed,
         "git": git_state(Path(__file__).parent),
         "versions": versions(),
+        "jobs": find_jobs(),
         "num_processes": len(processes),
         "micro_batch": cfg.dataloader.train.batch_size,
         "accumulation": cfg.train.accumulation,
@@ -65,6 +67,12 @@ def record_run(cfg: DictConfig, start_iteration: int) -> None:
     resolved = copy.deepcopy(cfg)
     OmegaConf.resolve(resolved)
     save_config(resolved, folder / RESOLVED_NAME)
+
+
+def is_restarted(folder: Path) -> bool:
+    """Tell in all processes whether this is the last run of a folder, which torchrun or Slurm has started again."""
+    entries = read_record(folder / RECORD_NAME) if comm.is_main_process() else []
+    return comm.all_gather(bool(entries) and is_restart(find_jobs(), entries[-1].get("jobs", {})))[0]
 
 
 def read_record(path: Path) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from engine.launch import distribute, leave
 from engine.out_of_memory import OutOfMemory, stop_on_out_of_memory
 from engine.pace import WarnOfSlowLoader
 from engine.rates import LRScheduler
-from engine.record import record_run
+from engine.record import is_restarted, record_run
 from engine.sharded_checkpoint import ShardedCheckpointer
 from engine.sharding import is_sharded, listed_blocks, shard
 from engine.start import SECTIONS, build_data
@@ -47,6 +47,8 @@ COMPILERS = {"cpu": ("CXX", "g++"), "cuda": ("CC", "gcc")}
 
 def train(cfg: DictConfig, resume: bool) -> None:
     """Train a config from its initial checkpoint, or with `resume` from the last one of its folder if there is any.
+
+    A run that torchrun or Slurm has started again resumes in any case.
 
     Of a finished training only the last evaluation is made, where a stop cut it off.
 
@@ -66,6 +68,9 @@ def _train(cfg: DictConfig, resume: bool, signals: StopSignals) -> None:
     """Put a training together and run it."""
     settings = cfg.train
     folder = Path(settings.output_dir)
+    if not resume and is_restarted(folder):
+        logger.info("This run was started again by torchrun or Slurm: it resumes")
+        resume = True
     if comm.is_main_process():
         remove_unfinished(folder)
         if resume:
@@ -105,10 +110,13 @@ def _train(cfg: DictConfig, resume: bool, signals: StopSignals) -> None:
     trainer.register_hooks(build_hooks(cfg, networks, checkpoints, evaluation, writers))
     if resume and (last := checkpointer.find_last()):
         checkpointer.load(last)
-    elif path := settings.init_checkpoint:
-        load_initial(model, path, settings.init_checkpoint_may_lack)
     else:
-        logger.info("Starting from random weights: train.init_checkpoint is empty")
+        if resume:
+            logger.warning("There is no checkpoint in %s to resume from: a new run starts", folder)
+        if path := settings.init_checkpoint:
+            load_initial(model, path, settings.init_checkpoint_may_lack)
+        else:
+            logger.info("Starting from random weights: train.init_checkpoint is empty")
     for writer in writers:
         writer.begin(min(trainer.next_iteration, settings.max_iter))
     if trainer.next_iteration >= settings.max_iter:

@@ -21,6 +21,7 @@ from engine.evaluation import evaluate
 from evaluation.folders import evaluate_folders
 from evaluation.metrics import METRICS, PROTOCOLS, average
 from evaluation.report import format_table
+from runtime.folder_lock import hold_folder
 from tests.tiny_training import (
     DEMO,
     best_evaluation,
@@ -117,7 +118,8 @@ def test_eval_only_gives_the_numbers_of_the_training(trained, data, tmp_path):
     weights = {"train.init_checkpoint": trained / "model_final.pth"}
     main.main(["--config-file", DEMO, "--eval-only", *overrides(data, tmp_path, **weights)])
     named = printed_evaluation((tmp_path / "log.txt").read_text())
-    main.main(["--config-file", str(trained / "config.yaml"), "--eval-only", "--resume"])
+    with hold_folder(trained, {}, lambda: None):  # of a run that goes on, say
+        main.main(["--config-file", str(trained / "config.yaml"), "--eval-only", "--resume"])
     resumed = printed_evaluation((trained / "log.txt").read_text())
     assert named == resumed == last_evaluation(trained)
 

@@ -1,0 +1,149 @@
+"""A lock of a folder: one run at a time writes there."""
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from runtime.errors import UserError
+from runtime.identity import is_restart, process_start, this_process
+
+LOCK_NAME = "run.lock"
+
+BEAT_S = 30.0
+"""How often a run shows that it is alive: it renews the time of its lock."""
+
+STALE_S = 300.0
+"""Age from which on a lock of another machine counts as left by a run that is gone."""
+
+
+class FolderInUseError(UserError):
+    """Another run writes to the folder; the message says which, since when, and what to do."""
+
+
+class _Seen(NamedTuple):
+    """A lock as it was read; the same lock is equal, unless its run has renewed it."""
+
+    content: bytes
+    time_ns: int
+
+    @property
+    def holder(self) -> dict[str, Any]:
+        """What the lock says of its process; empty where it is damaged, or not written yet."""
+        try:
+            holder = json.loads(self.content)
+        except ValueError:
+            return {}
+        return holder if isinstance(holder, dict) and {*this_process(), "jobs"} <= {*holder} else {}
+
+
+@contextmanager
+def hold_folder(folder: Path, jobs: Mapping[str, int], on_loss: Callable[[], None]) -> Iterator[None]:
+    """Keep other runs out of a folder while the block runs; a missing folder is made.
+
+    The lock of a process that is gone is taken over. On this machine its id and start tell that. On another machine
+    the age of the lock does, since a run renews its lock as long as it lives.
+
+    Args:
+        folder: to hold.
+        jobs: of this process, see `find_jobs`. A restart takes over the lock of the attempt before it.
+        on_loss: called by a thread when another run has taken the lock over, as after a long suspension.
+
+    Raises:
+        FolderInUseError: another run holds the folder.
+        OSError: the folder cannot be written.
+    """
+    lock = folder / LOCK_NAME
+    own = json.dumps({**this_process(), "jobs": dict(jobs)}, indent=2).encode()
+    folder.mkdir(parents=True, exist_ok=True)
+    while not _create(lock, own):
+        _remove_stale(lock, jobs)
+    is_done = threading.Event()
+    threading.Thread(target=_renew, args=(lock, own, is_done, on_loss), daemon=True).start()
+    try:
+        yield
+    finally:
+        is_done.set()
+        with suppress(OSError):  # the folder may be gone
+            if lock.read_bytes() == own:
+                lock.unlink()
+
+
+def _create(lock: Path, content: bytes) -> bool:
+    """Create a lock, unless there is one: of several processes, one alone succeeds."""
+    try:
+        file = lock.open("xb")
+    except FileExistsError:
+        return False
+    try:
+        with file:
+            file.write(content)
+    except OSError:
+        with suppress(OSError):
+            lock.unlink()
+        raise
+    return True
+
+
+def _remove_stale(lock: Path, jobs: Mapping[str, int]) -> None:
+    """Remove the lock of a process that is gone, or of this run's attempt before.
+
+    Raises:
+        FolderInUseError: it is neither.
+    """
+    try:
+        seen = _see(lock)
+        if not is_restart(jobs, seen.holder.get("jobs", {})):
+            _check_stale(lock, seen)
+        aside = lock.with_name(f"{uuid4().hex}.unfinished")
+        lock.replace(aside)
+        if _see(aside) == seen:
+            aside.unlink()
+        else:  # another process was quicker, and this is its lock
+            aside.replace(lock)
+    except FileNotFoundError:
+        return  # its run has ended just now
+
+
+def _see(lock: Path) -> _Seen:
+    return _Seen(lock.read_bytes(), lock.stat().st_mtime_ns)
+
+
+def _check_stale(lock: Path, seen: _Seen) -> None:
+    """Raise a FolderInUseError unless the process of a lock is gone."""
+    holder, here = seen.holder, this_process()
+    who = "{pid} on {host} since {since}".format_map(holder) if holder else "that its run.lock does not tell"
+    in_use = f"{lock.parent} is in use by process {who}"
+    if holder.get("start") and all(holder[key] == here[key] for key in ("host", "machine")):
+        if process_start(holder["pid"]) == holder["start"]:
+            raise FolderInUseError(f"{in_use}: wait until that ends, or take another folder")
+    elif (age_s := _now(lock.parent) - seen.time_ns / 1e9) < STALE_S:
+        raise FolderInUseError(
+            f"{in_use}, which was alive {max(0.0, age_s):.0f} s ago: wait until that ends, or take another folder. If "
+            f"it was killed, start again in {STALE_S - age_s:.0f} s, or remove {lock} first"
+        )
+
+
+def _now(folder: Path) -> float:
+    """Tell the time by the clock that dates a folder's files, which may be a file server's."""
+    probe = folder / f"{uuid4().hex}.unfinished"
+    probe.touch()
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink()
+
+
+def _renew(lock: Path, own: bytes, is_done: threading.Event, on_loss: Callable[[], None]) -> None:
+    """Renew the time of a lock until its run is done, or has lost it."""
+    while not is_done.wait(BEAT_S):
+        with suppress(OSError):  # a file server may be away for a while
+            if lock.read_bytes() == own:
+                os.utime(lock)
+            elif not is_done.is_set():
+                on_loss()
+                return
