@@ -39,7 +39,7 @@ from engine.launch import STATUS_OF_WRONG_USAGE, launch, leave
 from engine.loading import LoaderError
 from engine.logs import set_up_logs
 from engine.out_of_memory import OutOfMemory
-from engine.outputs import check_resume, hold_outputs
+from engine.output_folders import check_resume, hold_outputs
 from engine.place import argument_parser, describe_tasks, find_place
 from engine.schedule import describe_change, samples_per_iteration
 from engine.stopping import LostProcess, OutputError

@@ -43,9 +43,7 @@ CHUNK_BYTES = 2**24
 REMEDY = "pack it again with tools/pack_dataset.py"
 
 
-ENTRY_KEYS = {
-    *("name", "shard", "offset", "size", "colour_type", "alpha_type", "num_points", "checksum", "sources")
-}
+ENTRY_KEYS = {*("name", "shard", "offset", "size", "colour_type", "alpha_type", "num_points", "checksum", "sources")}
 """Of a foreground in the index."""
 
 

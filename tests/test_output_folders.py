@@ -1,4 +1,4 @@
-"""engine.outputs and main.py: which folders a run holds against others, and a resume that finds nothing."""
+"""engine.output_folders and main.py: which folders a run holds against others, and a resume that finds nothing."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ from test_main import data, quiet_afterwards, refusal  # noqa: F401
 from test_training_faults import at_iteration, stopped
 
 from engine.config import ConfigError, apply_overrides, load_config, save_config
-from engine.outputs import _end_at_once, check_resume, hold_outputs
+from engine.output_folders import _end_at_once, check_resume, hold_outputs
 from engine.place import describe_tasks
 from engine.record import RECORD_NAME, is_restarted
 from engine.stopping import OutputError
@@ -48,8 +48,8 @@ def test_a_config_without_an_evaluator_is_held_too(tmp_path):
 
 
 def test_all_processes_know_that_the_main_one_was_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("engine.outputs.comm.is_main_process", lambda: False)
-    monkeypatch.setattr("engine.outputs.comm.all_gather", lambda own: ["in use", own])
+    monkeypatch.setattr("engine.output_folders.comm.is_main_process", lambda: False)
+    monkeypatch.setattr("engine.output_folders.comm.all_gather", lambda own: ["in use", own])
     with pytest.raises(OutputError, match="in use"), hold_outputs(config(tmp_path / "out"), is_evaluation=False):
         raise AssertionError("the block is not entered")
     assert not (tmp_path / "out").exists()
@@ -60,15 +60,16 @@ def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(data, tmp_path,
     with hold_folder(tmp_path, {}, lambda: None):
         message = refusal(6, capsys, *changes)
         assert f"{tmp_path} is in use by process " in message and "take another folder" in message
+        assert message.count("\n") == 1
         monkeypatch.setenv("SLURM_NTASKS", "4")
-        message = refusal(6, capsys, "--resume", *changes)
-        assert "SLURM_NTASKS=4" in message and message.count("\n") == 1
+        with pytest.raises(OutputError, match="SLURM_NTASKS=4"), hold_outputs(config(tmp_path), is_evaluation=False):
+            pass
         assert [path.name for path in tmp_path.iterdir()] == [LOCK_NAME]
 
 
 def test_a_run_that_stood_still_and_lost_its_folder_writes_nothing_more(monkeypatch):
     ended = []
-    monkeypatch.setattr("engine.outputs.os._exit", ended.append)
+    monkeypatch.setattr("engine.output_folders.os._exit", ended.append)
     _end_at_once()
     assert ended == [OutputError.status]
 
