@@ -43,9 +43,9 @@ def options(*arguments):
         "--num-g 2",
     ],
 )
-def test_options_are_detectron2s_but_for_what_is_not_given_about_processes(line):
+def test_options_are_detectron2s_but_for_trust_and_what_is_not_given_about_processes(line):
     theirs = default_argument_parser()
-    theirs.set_defaults(**dict.fromkeys(("num_gpus", "num_machines", "machine_rank", "dist_url")))
+    theirs.set_defaults(trust_module=[], **dict.fromkeys(("num_gpus", "num_machines", "machine_rank", "dist_url")))
     assert options(*line.split()) == theirs.parse_args(line.split())
 
 
