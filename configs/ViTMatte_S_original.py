@@ -7,8 +7,8 @@ Differs: the authors' code also decays the necks' LayerNorms and all biases of l
          head, and evaluates with model.padding=zero_hustvl.
 Batch:   the authors' is 32, 16 on each of 2 GPUs, as ours; 250 iterations of warm-up are 8000 crops in both.
 Command: python main.py --config-file configs/ViTMatte_S_original.py --num-gpus 2 train.init_checkpoint=FILE
-         FILE: {"model": backbone weights under detectron2's names, each behind "backbone.", with 4 input channels};
-         without it, training starts from random weights (the authors start from DINO).
+         FILE: what preprocess.py makes of DINO's or MAE's weights (docs/convert.md; the authors start S from DINO);
+         without it, training starts from random weights.
 Cost:    134700 iterations of 32 crops of 512 px; time to be measured.
 Result:  to be measured; the authors report SAD 21.46, MSE 3.3e-3, Grad 7.24, Conn 16.21.
 """

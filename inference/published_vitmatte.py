@@ -1,12 +1,14 @@
 """Published ViTMatte weights as this project's network: hustvl's .pth files and transformers' folders."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from runtime.errors import UserError
+from inference.transformers_settings import PublishedError, describe_transformers
+from modeling.conversion import take_copy
 
 BACKBONE: dict[str, Any] = dict(
     patch_size=16,
@@ -48,8 +50,11 @@ PADDING = {"hustvl": "zero_hustvl", "transformers": "zero"}
 """Layout -> how its own code pads an image, one of `modeling.vitmatte.PADDINGS`."""
 
 
-class PublishedError(UserError):
-    """Weights that are not ViTMatte's as published; the message says what was found."""
+ANCHORS = ("backbone.pos_embed", "backbone.embeddings.position_embeddings")
+"""Names of which each ViTMatte has one, in hustvl's and in transformers' layout."""
+
+PREFERENCE = ("", "teacher", "EMA", "student", "gram teacher")
+"""Copies of the network in a training's checkpoint, the preferred one first; see `take_copy`."""
 
 
 class Published(NamedTuple):
@@ -57,51 +62,60 @@ class Published(NamedTuple):
 
     Attributes:
         layout: "hustvl" or "transformers".
-        size: key of `SIZES`.
+        size: key of `SIZES`, or "unlisted".
         description: of the network, as `inference.model_folder.build` takes it.
         tensors: name -> tensor, each of the source.
+        left: what lies beside the network in the source -> why it is left aside.
     """
 
     layout: str
     size: str
     description: dict[str, Any]
     tensors: dict[str, Tensor]
+    left: dict[str, str]
 
 
-def convert_published(state: Mapping[str, Any]) -> Published:
-    """Rename the tensors of a published ViTMatte and describe the network that they fit.
+def convert_published(state: Mapping[str, Any], folder: Path | None = None) -> Published:
+    """Rename the tensors of a ViTMatte and describe the network that they belong to.
 
-    None is dropped and none added; whether they fit to the last is for who builds the network to see.
+    Of the network's tensors none is dropped and none added; whether all match is for who builds the network to see.
 
     Args:
-        state: name -> tensor, of either layout.
+        state: name -> tensor, of either layout, or a training's checkpoint around them.
+        folder: of transformers, whose settings are obeyed; None takes those of the published networks.
 
     Raises:
-        PublishedError: something else than tensors, no ViTMatte, or of no published size.
+        FileNotFoundError: the folder has no config.json.
+        PublishedError: no ViTMatte, one of no published size, or settings that cannot be obeyed.
+        ConversionError: two networks in one file.
     """
-    for name, value in state.items():
-        if not (isinstance(name, str) and isinstance(value, Tensor)):
-            raise PublishedError(f"expected tensors by name, got a {type(value).__name__} as {name!r}")
-        if value.layout != torch.strided or value.is_quantized:
+    left: dict[str, str] = {}
+    copy = take_copy(state, ANCHORS, PREFERENCE, left)
+    if copy is None or not any(name.startswith("decoder.") for name in copy.tensors):
+        names = sorted(map(str, state))
+        raise PublishedError(
+            "expected a ViTMatte, with backbone.pos_embed and decoder. among its names, got "
+            f"{len(names)} names such as {', '.join(names[:4])}"
+        )
+    layout = "transformers" if any(name.startswith("backbone.encoder.") for name in copy.tensors) else "hustvl"
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in copy.tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized:
             raise PublishedError(f"{name} is a sparse or quantised tensor: save it as a plain one")
-    layout = "transformers" if any(name.startswith("backbone.encoder.") for name in state) else "hustvl"
-    tensors = {}
-    for name, tensor in state.items():
         if layout == "transformers":
             for theirs, ours in TRANSFORMERS_NAMES.items():
                 name = name.replace(theirs, ours)
         if name in tensors:
             raise PublishedError(f"two tensors are {name}, one of them under the other layout's name")
-        tensors[name] = tensor.float() if tensor.is_floating_point() else tensor
-    positions = tensors.get("backbone.pos_embed", torch.empty(0))
-    if positions.dim() != 3 or not any(name.startswith("decoder.") for name in tensors):
-        raise PublishedError(
-            "expected a ViTMatte, with backbone.pos_embed and decoder. among its names, got "
-            f"{len(state)} names such as {', '.join(sorted(state)[:4])}"
-        )
+        tensors[name] = _as_stored(name, tensor)
+    positions = tensors[ANCHORS[0]]
+    if positions.dim() != 3:
+        raise PublishedError(f"{ANCHORS[0]} has shape {tuple(positions.shape)}, expected three dimensions")
     embed_dim = positions.shape[2]
-    size = next((size for size, arguments in SIZES.items() if arguments["embed_dim"] == embed_dim), None)
-    if size is None:
+    size = next((size for size, arguments in SIZES.items() if arguments["embed_dim"] == embed_dim), "unlisted")
+    if layout == "transformers" and folder is not None:
+        return Published(layout, size, describe_transformers(folder), tensors, left)
+    if size == "unlisted":
         widths = ", ".join(f"{size} {arguments['embed_dim']}" for size, arguments in SIZES.items())
         raise PublishedError(f"the backbone is {embed_dim} wide, which no published ViTMatte is ({widths})")
     description = {
@@ -111,4 +125,11 @@ def convert_published(state: Mapping[str, Any]) -> Published:
         "size_divisibility": 32,
         "padding": PADDING[layout],
     } | NORMALISATION[layout]
-    return Published(layout, size, description, tensors)
+    return Published(layout, size, description, tensors, left)
+
+
+def _as_stored(name: str, tensor: Tensor) -> Tensor:
+    """Make weights float32, also of half precision, and counters the integers that they are."""
+    if name.endswith("num_batches_tracked"):
+        return tensor.long()
+    return tensor.float() if tensor.is_floating_point() else tensor

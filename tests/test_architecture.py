@@ -23,7 +23,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "configs": ("configs", "modeling", "data", "evaluation", "engine", "inference.network", "detectron2", "fvcore"),
     "runtime": ("runtime", "torch", "yaml"),
     "main": ("engine", "runtime", "detectron2", "omegaconf"),
-    "preprocess": ("torch", "safetensors", "modeling", "runtime"),
+    "preprocess": ("torch", "modeling.conversion", "runtime"),
     "tools": TOOLS,
     # What is behind a tool too long for one file.
     "tools.benchmark": (*TOOLS, "tools.benchmarks"),
@@ -52,6 +52,9 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "engine": ("engine", "runtime", "torch", "safetensors", "detectron2", "fvcore", "omegaconf", "hydra", "yaml"),
     "modeling": (*NETWORK, "modeling"),
     **dict.fromkeys(("modeling.vitmatte", "modeling.recompute"), NETWORK),
+    # Published weights as initial checkpoints.
+    "modeling.conversion": ("torch", "safetensors", "modeling.conversion", "modeling.backbone",
+                            "runtime"),
     f"{BACKBONE}.__init__": (BACKBONE,),
     BACKBONE: (*NETWORK, "modeling.recompute", f"{BACKBONE}.windows", f"{BACKBONE}.layers", f"{BACKBONE}.softmax"),
     **dict.fromkeys(LEAVES, NETWORK),

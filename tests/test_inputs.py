@@ -21,8 +21,8 @@ from engine.checkpoint import CheckpointError
 from engine.checkpoint import read_checkpoint as read_of_training
 from inference.model_folder import WEIGHTS_FILE, ModelFolderError, build, write_model_folder
 from inference.predictor import Predictor
-from preprocess import ConversionError
-from preprocess import read_checkpoint as read_published
+from modeling.conversion import ConversionError
+from modeling.conversion import read_checkpoint as read_published
 from tools import export, predict
 
 HEIGHT, WIDTH = 37, 50

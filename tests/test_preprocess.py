@@ -82,6 +82,9 @@ def our_vit(state: dict[str, Tensor]) -> ViT:
     args = conversion.vit_args
     vit = ViT(**args, global_block_indexes=range(args["depth"]), conv_residual_block_indexes=())
     vit.load_state_dict({k.removeprefix("backbone."): v for k, v in conversion.model.items()})
+    if conversion.layout != "official":  # timm and transformers compute in float32 what official files hold in bfloat16
+        assert (vit.rope_embed.periods - RopePositionEmbedding(64).periods).abs().max() > 1e-4
+        vit.rope_embed.periods = RopePositionEmbedding(64).periods
     return vit.eval()
 
 

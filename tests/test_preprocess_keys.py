@@ -9,9 +9,9 @@ from test_preprocess import official_state
 from torch import Tensor
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
-import preprocess
 from modeling.backbone import DINOV3_SIZES, ViT
-from preprocess import ConversionError, convert
+from modeling.conversion import ConversionError, convert
+from modeling.conversion.dinov3 import detect_size, plain
 
 State = dict[str, Tensor]
 TIMM_NAMES = {"vits16": "vit_small_patch16_dinov3", "vits16plus": "vit_small_plus_patch16_dinov3"}
@@ -101,8 +101,8 @@ def test_timm_without_biases_gets_zero_ones() -> None:
 @pytest.mark.parametrize("size", DINOV3_SIZES)
 def test_each_published_size_is_told_by_its_shapes(size: str) -> None:
     with torch.device("meta"):
-        state = ViT(**preprocess._plain(DINOV3_SIZES[size])).state_dict()
-    assert preprocess._detect_size(state) == (size, DINOV3_SIZES[size])
+        state = ViT(**plain(DINOV3_SIZES[size])).state_dict()
+    assert detect_size(state) == (size, DINOV3_SIZES[size])
 
 
 @pytest.mark.parametrize("layout", ["official", "timm", "transformers"])
@@ -144,9 +144,9 @@ def test_wrappings_are_left() -> None:
         assert all(torch.equal(tensor, expected.model[name]) for name, tensor in result.model.items())
         assert expected.account.items() <= result.account.items()
     teacher = convert(wrapped["teacher"]).account
-    assert teacher["student"] == 'dropped: beside "teacher", which was taken'
-    assert all(teacher[name] == "dropped: projection head of pre-training" for name in heads)
-    assert {"optimizer", "iteration"} <= convert(wrapped["model"]).account.keys()
+    for wrapper in ("teacher", "student"):
+        assert all(teacher[f"{wrapper}.{name}"] == "dropped: projection head or loss of pre-training" for name in heads)
+    assert {"optimizer.step", "iteration"} <= convert(wrapped["model"]).account.keys()
 
 
 @pytest.mark.parametrize("trimap_init", ["zero", "mean"])
@@ -207,11 +207,19 @@ DEFECTS: dict[str, tuple[dict[str, Any], str]] = {
     "four channels": (tiny_state() | {"patch_embed.proj.weight": torch.zeros(96, 4, 16, 16)}, "3 input .*, got 4"),
     "twice": (tiny_state() | {"module.norm.bias": torch.zeros(96)}, "module.norm.bias: .*second norm.bias"),
     "ConvNeXt": ({"stages.0.0.gamma": torch.ones(96), "downsample_layers.0.0.weight": torch.ones(1)}, "ConvNeXt"),
-    "DINOv2": (tiny_state() | {"pos_embed": torch.zeros(1, 257, 96)}, "no DINOv3 .*no pos_embed"),
-    "another network": ({"conv1.weight": torch.zeros(64, 3, 7, 7)}, "no DINOv3 .*found 1 keys such as .'conv1.weight'"),
-    "nothing": ({}, "no DINOv3 .*found 0 keys"),
-    "no tensor": (tiny_state() | {"epoch": 3}, "'epoch' names no tensor but a int"),
-    "no name": ({1: 2}, "1 names no tensor"),
+    "DINOv2": (tiny_state() | {"pos_embed": torch.zeros(1, 257, 96)}, r"blocks.0.ls1.gamma: .*LayerScale.*ViTDet"),
+    "another network": ({"conv1.weight": torch.zeros(64, 3, 7, 7)}, "no vision transformer.*found 1 keys: conv1"),
+    "nothing": ({}, "no vision transformer.*found 0 keys"),
+    "no tensor": (tiny_state() | {"norm.bias": 3}, "missing norm.bias"),
+    "no name": ({1: 2}, "no vision transformer.*found 1 keys: 1"),
+    "quantised": (tiny_state() | {"norm.bias": torch.zeros(96, dtype=torch.int8)}, "norm.bias holds torch.int8"),
+    "sparse": (tiny_state() | {"norm.bias": torch.zeros(96).to_sparse()}, "norm.bias is a sparse"),
+    "flat": ({"module._flat_param": torch.zeros(9)}, "FSDP's flat ones"),
+    "no layout": ({"patch_embed.proj.weight": torch.zeros(96, 3, 16, 16)}, "none that is known here"),
+    "no block between": (
+        {n.replace("blocks.1.", "blocks.2."): tensor for n, tensor in tiny_state().items()},
+        "missing blocks.1, but there is blocks.2",
+    ),
     "bias of one": (without(tiny_state(), f"{QKV}_mask") | {QKV: torch.ones(1)}, rf"{QKV}: expected shape \(288,\)"),
     "periods": (tiny_state() | {"rope_embed.periods": torch.ones(25)}, "rope_embed.periods: 25 periods fit no head"),
 }
@@ -262,3 +270,32 @@ def test_a_block_named_twice_is_refused() -> None:
 def test_an_unknown_start_of_the_fourth_channel_is_named() -> None:
     with pytest.raises(ConversionError, match="'random'"):
         convert(tiny_state(), trimap_init="random")
+
+
+def test_the_layouts_of_the_same_weights_give_the_same_checkpoint() -> None:
+    """Periods that a layout does not store are computed and rounded as the official files hold them."""
+    theirs = {name: torch.randn(t.shape) for name, t in published_state("timm", "vits16").items()}
+    model = torch.nn.Module()
+    model.state_dict = lambda: theirs
+    official = official_state(model)
+    official["rope_embed.periods"] = official["rope_embed.periods"].bfloat16()
+    ours = {}
+    for name, tensor in official.items():  # transformers' names, by its class for the shapes
+        if name.startswith("blocks."):
+            name = name.replace("blocks.", "layer.").replace(".ls1.gamma", ".layer_scale1.lambda1")
+            name = name.replace(".ls2.gamma", ".layer_scale2.lambda1").replace("attn.proj", "attention.o_proj")
+            name = name.replace("mlp.fc1", "mlp.up_proj").replace("mlp.fc2", "mlp.down_proj")
+            if "attn.qkv" in name:
+                for part, third in zip("qkv", tensor.chunk(3), strict=True):
+                    ours[name.replace("attn.qkv", f"attention.{part}_proj")] = third
+                continue
+        name = name.replace("patch_embed.proj", "embeddings.patch_embeddings")
+        name = name.replace("storage_tokens", "embeddings.register_tokens").replace("cls_token", "embeddings.cls_token")
+        ours[name.replace("mask_token", "embeddings.mask_token")] = tensor
+    names = published_state("transformers", "vits16").keys()
+    assert names <= ours.keys()
+    converted = [convert(s, keep_prefix=True) for s in (official, theirs, {name: ours[name] for name in names})]
+    assert [result.layout for result in converted] == ["official", "timm", "transformers"]
+    for result in converted[1:]:
+        assert result.model.keys() == converted[0].model.keys()
+        assert all(torch.equal(t, converted[0].model[name]) for name, t in result.model.items())

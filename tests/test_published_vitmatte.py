@@ -38,9 +38,9 @@ def randomised(model):
     return model.eval()
 
 
-def transformers_vitmatte(embed_dim, num_heads):
-    """Transformers' network with the settings of the published hustvl/vitmatte-* folders."""
-    backbone = VitDetConfig(
+def transformers_vitmatte(embed_dim, num_heads, backbone=(), **decoder):
+    """Transformers' network with the settings of the published hustvl/vitmatte-* folders, but for those given."""
+    published = dict(
         hidden_size=embed_dim,
         num_attention_heads=num_heads,
         num_channels=4,
@@ -51,7 +51,8 @@ def transformers_vitmatte(embed_dim, num_heads):
         use_relative_position_embeddings=True,
         out_features=["stage12"],
     )
-    chans = dict(convstream_hidden_sizes=[48, 96, 192], fusion_hidden_sizes=[256, 128, 64, 32])
+    backbone = VitDetConfig(**published | dict(backbone))
+    chans = dict(convstream_hidden_sizes=[48, 96, 192], fusion_hidden_sizes=[256, 128, 64, 32]) | decoder
     return randomised(VitMatteForImageMatting(VitMatteConfig(backbone_config=backbone, hidden_size=embed_dim, **chans)))
 
 
@@ -236,11 +237,14 @@ def test_the_normalisation_that_a_folder_states_is_taken(source, tmp_path):
 
 
 def test_half_precision_becomes_float32(tiny, tmp_path):
-    state = {name: t.half() if t.is_floating_point() else t for name, t in hustvl_state(tiny).items()}
-    torch.save(state, tmp_path / "w.pth")
-    assert run("--from-vitmatte", tmp_path / "w.pth", "--output", tmp_path / "model") == 0
-    written = load_file(tmp_path / "model" / "model.safetensors")
-    assert {t.dtype for t in written.values()} == {torch.float32, torch.int64}
+    for dtype in (torch.float16, torch.bfloat16):
+        state = {name: tensor.to(dtype) for name, tensor in hustvl_state(tiny).items()}  # its counters too
+        torch.save({"state_dict": state}, tmp_path / "w.pth")
+        output = tmp_path / str(dtype)
+        assert run("--from-vitmatte", tmp_path / "w.pth", "--output", output) == 0
+        written = load_file(output / "model.safetensors")
+        assert {t.dtype for t in written.values()} == {torch.float32, torch.int64}
+        assert all(torch.equal(written[name], tensor.to(written[name].dtype)) for name, tensor in state.items())
 
 
 def refused(capsys, tmp_path, *arguments):
@@ -269,16 +273,12 @@ def refused(capsys, tmp_path, *arguments):
             {POSITIONS: torch.zeros(1, 197, 192)},
             "the backbone is 192 wide, which no published ViTMatte is (S 384, B 768",
         ),
-        (
-            {POSITIONS: torch.zeros(197, 24)},
-            "expected a ViTMatte, with backbone.pos_embed and decoder. among its names",
-        ),
+        ({POSITIONS: torch.zeros(197, 24)}, "backbone.pos_embed has shape (197, 24), expected three dimensions"),
         ({POSITIONS: None}, "expected a ViTMatte, with backbone.pos_embed and decoder. among its names, got "),
         ({POSITIONS: torch.full((1, 197, 24), float("nan"))}, f"1 with values that are not finite ({POSITIONS})"),
-        ({"epoch": 3}, "expected tensors by name, got a int as 'epoch'"),
-        ({3: torch.zeros(1)}, "expected tensors by name, got a Tensor as 3"),
+        ({3: torch.zeros(1)}, "1 left over (3)"),
     ],
-    ids=range(10),
+    ids=range(9),
 )
 def test_what_does_not_fit_or_is_left_over_is_one_line(tiny, tmp_path, capsys, change, words):
     state = hustvl_state(tiny) | change
@@ -286,22 +286,251 @@ def test_what_does_not_fit_or_is_left_over_is_one_line(tiny, tmp_path, capsys, c
     assert words in refused(capsys, tmp_path, "--from-vitmatte", tmp_path / "w.pth")
 
 
+def change_json(path, changes):
+    """Change values of a JSON file by dotted names; "absent" removes one."""
+    content = json.loads(path.read_text())
+    for name, value in changes.items():
+        *section, key = name.split(".")
+        values = content[section[0]] if section else content
+        values.pop(key, None)
+        if value != "absent":
+            values[key] = value
+    path.write_text(json.dumps(content))
+
+
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("name", "value", "words"),
     [
-        ({"backbone_config": {"hidden_act": "relu"}}, "backbone_config.hidden_act is 'relu', which no published"),
-        ({"backbone_config": {"layer_norm_eps": 1e-5}}, "backbone_config.layer_norm_eps is 1e-05"),
-        ({"backbone_config": {"out_features": ["stage4"]}}, "backbone_config.out_features is ['stage4']"),
-        ({"batch_norm_eps": 0.1}, "batch_norm_eps is 0.1"),
-        ({"model_type": "vitdet"}, "model_type is 'vitdet'"),
-        ([], "expected a JSON object, got a list"),
-        (None, "config.json is damaged or no JSON"),
+        ("backbone_config.hidden_act", "relu", "the network here has 'gelu' alone"),
+        ("backbone_config.qkv_bias", False, "the network here has True alone"),
+        ("backbone_config.use_absolute_position_embeddings", False, "the network here has True alone"),
+        ("backbone_config.use_relative_position_embeddings", False, "the network here has relative positions"),
+        ("backbone_config.use_relative_position_embeddings", "absent", "is None: the network here has relative"),
+        ("backbone_config.out_features", ["stage4"], "the decoder takes the last block's map, 'stage12'"),
+        ("backbone_config.out_indices", [4], "the decoder takes the last block's map, 12"),
+        ("backbone_config.num_channels", 3, "RGB and a trimap, 4 channels"),
+        ("backbone_config.num_channels", "absent", "RGB and a trimap, 4 channels"),
+        ("backbone_config.model_type", "dinov2", "the network here has 'vitdet' alone"),
+        ("backbone_config.patch_size", [16, 8], "takes squares alone"),
+        ("backbone_config.image_size", [512, 256], "takes squares alone"),
+        ("backbone_config.num_hidden_layers", 10**9, "expected an integer from 0 to 8192"),
+        ("backbone_config.num_hidden_layers", True, "expected an integer from 0 to 8192"),
+        ("backbone_config.layer_norm_eps", "small", "expected a number"),
+        ("backbone_config.window_block_indices", [0.5], "expected a list of integers"),
+        ("backbone_config.residual_block_indices", None, "expected a list of integers"),
+        ("backbone_config", [], "expected a JSON object, got a list"),
+        ("backbone", "facebook/dinov2-base", "the network here has None or False alone"),
+        ("hidden_size", 25, "the backbone is 24 wide"),
+        ("fusion_hidden_sizes", [8, 8], "each doubles the map, but patch_size is 16"),
+        ("batch_norm_eps", 0.1, "the network here has 1e-05 alone"),
+        ("model_type", "vitdet", "the network here has 'vitmatte' alone"),
+    ],
+)
+def test_a_setting_that_cannot_be_obeyed_is_one_line(source, tmp_path, capsys, name, value, words):
+    change_json(source / "config.json", {name: value})
+    line = refused(capsys, tmp_path, "--from-vitmatte", source)
+    assert f"{source / 'config.json'}: {name}" in line and words in line
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"backbone_config.residual_block_indices": [2, 5, 8]}, "9 left over (backbone.blocks.11.residual."),
+        ({"backbone_config.residual_block_indices": "absent"}, "36 left over (backbone.blocks."),
+        ({"backbone_config.window_size": 7}, "of another shape (backbone.blocks.0.attn.rel_pos_h"),
+        ({"backbone_config.num_attention_heads": 6}, "of another shape (backbone.blocks.0.attn.rel_pos_h"),
+        ({"backbone_config.mlp_ratio": 2}, "36 of another shape (backbone.blocks.0.mlp.fc1."),
+        ({"backbone_config.num_attention_heads": 7}, "width 24 is not divisible by 7 heads"),
+        ({"convstream_hidden_sizes": [48, 96]}, "fusion_chans needs one entry more"),
+        ({"backbone_config.patch_size": 8}, "each doubles the map, but patch_size is 8"),
+    ],
+    ids=range(8),
+)
+def test_settings_that_the_weights_contradict_are_one_line(source, tmp_path, capsys, changes, words):
+    change_json(source / "config.json", changes)
+    assert words in refused(capsys, tmp_path, "--from-vitmatte", source)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "[" * 100_000], ids=["list", "cut off", "deep"])
+def test_a_config_that_is_no_object_is_one_line(source, tmp_path, capsys, text):
+    (source / "config.json").write_text(text)
+    assert "config.json" in refused(capsys, tmp_path, "--from-vitmatte", source)
+
+
+ALL = dict(
+    window_size=5,
+    window_block_indices=[0, 2, 3],
+    residual_block_indices=[1],
+    num_hidden_layers=4,
+    mlp_ratio=2,
+    layer_norm_eps=1e-3,
+    pretrain_image_size=160,
+    image_size=256,
+    out_features=["stage4"],
+)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "decoder"),
+    [
+        ({"residual_block_indices": [1, 4]}, {}),
+        ({"residual_block_indices": []}, {}),
+        ({"window_block_indices": [0, 1]}, {}),
+        ({"window_block_indices": []}, {}),
+        ({"window_size": 7}, {}),
+        ({"window_size": 0}, {}),
+        ({"num_attention_heads": 6}, {}),
+        ({"mlp_ratio": 3}, {}),
+        ({"layer_norm_eps": 0.5}, {}),
+        ({"pretrain_image_size": 160}, {}),
+        ({"image_size": 256}, {}),
+        ({"num_hidden_layers": 6, "out_features": ["stage6"], "drop_path_rate": 0.2, "dropout_prob": 0.1}, {}),
+        ({"patch_size": 8}, dict(convstream_hidden_sizes=[48, 96], fusion_hidden_sizes=[256, 64, 32])),
+        ({}, dict(convstream_hidden_sizes=[8, 16, 24], fusion_hidden_sizes=[32, 24, 16, 8])),
+        (ALL, dict(convstream_hidden_sizes=[8, 16, 24], fusion_hidden_sizes=[32, 24, 16, 8])),
+    ],
+    ids=range(15),
+)
+def test_settings_of_a_folder_are_obeyed(tmp_path, backbone, decoder):
+    theirs = transformers_vitmatte(24, 3, backbone, **decoder)
+    theirs.save_pretrained(tmp_path / "source")
+    assert run("--from-vitmatte", tmp_path / "source", "--output", tmp_path / "model") == 0
+    assert_same_alpha(theirs, read_model_folder(tmp_path / "model"), network_input(160, 224), atol=1e-5)
+
+
+def test_a_file_beside_its_config_has_the_settings_of_the_folder(tmp_path):
+    theirs = transformers_vitmatte(24, 3, ALL)
+    theirs.save_pretrained(tmp_path / "source")
+    file = tmp_path / "source" / "model.safetensors"
+    assert run("--from-vitmatte", file, "--output", tmp_path / "model") == 0
+    assert_same_alpha(theirs, read_model_folder(tmp_path / "model"), network_input(160, 224), atol=1e-5)
+
+
+def test_a_width_that_nobody_published_is_taken_with_its_settings(tmp_path, capsys):
+    theirs = transformers_vitmatte(32, 4)
+    theirs.save_pretrained(tmp_path / "source")
+    assert run("--from-vitmatte", tmp_path / "source", "--output", tmp_path / "model") == 0
+    assert "ViTMatte-unlisted" in capsys.readouterr().out
+    assert_same_alpha(theirs, read_model_folder(tmp_path / "model"), network_input(64, 96), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"do_normalize": False},
+        {"image_mean": 0.4, "image_std": 0.3},
+        {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]},
+        {"size_divisor": 64},
+        {"size_divisor": "absent", "size_divisibility": 128},
+        {"size_divisor": "absent"},
+        {"rescale_factor": 0.00392156862745098},
+    ],
+    ids=str,
+)
+def test_the_processors_settings_are_obeyed(source, tmp_path, changes):
+    """Network input at a ragged size, against transformers' processor of the same file."""
+    change_json(source / "preprocessor_config.json", changes)
+    assert run("--from-vitmatte", source, "--output", tmp_path / "model") == 0
+    model = read_model_folder(tmp_path / "model")
+    image, trimap = picture(70, 45)
+    x = VitMatteImageProcessor.from_pretrained(source)(images=image, trimaps=trimap, return_tensors="pt").pixel_values
+    x[:, 3:] = x[:, 3:].mul(2).round().div(2)
+    colours = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
+    found = model.network_input(colours, torch.from_numpy(trimap)[None, None].div(127.5).round().div(2))
+    torch.testing.assert_close(found, x, rtol=0, atol=2e-6, check_stride=False)
+
+
+def test_without_padding_sides_need_be_multiples_of_a_patch_alone(source, tmp_path):
+    change_json(source / "preprocessor_config.json", {"do_pad": False})
+    assert run("--from-vitmatte", source, "--output", tmp_path / "model") == 0
+    assert read_model_folder(tmp_path / "model").network_input(*(torch.zeros(1, n, 48, 80) for n in (3, 1))).shape == (
+        1,
+        4,
+        48,
+        80,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("do_rescale", False, "the network here has True alone"),
+        ("rescale_factor", 1 / 127.5, "which is 1 / 255"),
+        ("rescale_factor", 1, "which is 1 / 255"),
+        ("do_normalize", "no", "expected true or false"),
+        ("image_mean", None, "expected three numbers"),
+        ("image_std", [0.5, 0.5], "expected three numbers"),
+        ("image_std", [0.5, 0.5, float("nan")], "expected three numbers"),
+        ("size_divisor", "32", "expected an integer"),
+        ("image_processor_type", "ViTImageProcessor", "expected ViTMatte's own processor"),
+    ],
+    ids=range(9),
+)
+def test_a_setting_of_the_processor_that_cannot_be_obeyed_is_one_line(source, tmp_path, capsys, name, value, words):
+    change_json(source / "preprocessor_config.json", {name: value})
+    line = refused(capsys, tmp_path, "--from-vitmatte", source)
+    assert f"preprocessor_config.json: {name} is" in line and words in line
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"size_divisor": 24}, "size_divisibility of ViTMatte must be a multiple of the backbone's patch_size 16"),
+        ({"size_divisor": 0}, "size_divisibility must be 1 to 1024"),
+        ({"image_std": [0, 1, 1]}, "pixel_std must be above 0"),
+    ],
+    ids=range(3),
+)
+def test_a_processor_that_no_network_takes_is_one_line(source, tmp_path, capsys, changes, words):
+    change_json(source / "preprocessor_config.json", changes)
+    assert words in refused(capsys, tmp_path, "--from-vitmatte", source)
+
+
+def other(state):
+    """Another copy of the network: the same names, other values."""
+    return {name: torch.zeros_like(value) for name, value in state.items()}
+
+
+def under(prefix, state):
+    return {prefix + name: value for name, value in state.items()}
+
+
+@pytest.mark.parametrize("layout", ["hustvl", "transformers"])
+@pytest.mark.parametrize(
+    ("wrap", "left"),
+    [
+        (lambda s: under("module.", s), ""),
+        (lambda s: {"state_dict": under("module._orig_mod.", s), "epoch": 3}, "as not of the network: epoch"),
+        (lambda s: {"model": s, "model_ema": other(s), "optimizer": {}}, "as other copies of the network: EMA"),
+        (lambda s: {"teacher": other(s), "model": s, "ema": other(s)}, "network: EMA (N tensors), teacher (N tensors)"),
+        (lambda s: s | under("teacher.", other(s)), "as other copies of the network: teacher (N tensors)"),
+        (lambda s: under("model_ema.", other(s)) | under("model.", s), "as other copies of the network: EMA"),
+        (
+            lambda s: {"state_dict": under("net.", s) | {"loss.weight": torch.zeros(1)}},
+            "not of the network: state_dict",
+        ),
     ],
     ids=range(7),
 )
-def test_a_folder_of_other_settings_is_one_line(source, tmp_path, capsys, settings, words):
-    (source / "config.json").write_text("{" if settings is None else json.dumps(settings))
-    assert words in refused(capsys, tmp_path, "--from-vitmatte", source)
+def test_the_network_is_found_in_what_a_training_stored(tiny, tmp_path, capsys, layout, wrap, left):
+    state = hustvl_state(tiny) if layout == "hustvl" else dict(tiny.state_dict())
+    torch.save(wrap(state), tmp_path / "w.pth")
+    assert run("--from-vitmatte", tmp_path / "w.pth", "--output", tmp_path / "model") == 0
+    shown = capsys.readouterr().out
+    assert left.replace("N", str(len(state))) in shown and ("left aside" in shown) == bool(left)
+    written = load_file(tmp_path / "model" / "model.safetensors")
+    assert all(torch.equal(written[name], value) for name, value in hustvl_state(tiny).items())
+
+
+def test_weights_of_a_folder_may_be_a_pickle_or_shards(tiny, source, tmp_path, capsys):
+    state = dict(load_file(source / "model.safetensors"))
+    (source / "model.safetensors").unlink()
+    torch.save(state, source / "pytorch_model.bin")
+    (source / "optimizer.pt").write_text("not to be read")
+    assert run("--from-vitmatte", source, "--output", tmp_path / "model") == 0
+    assert "left aside, other files of the folder: optimizer.pt" in capsys.readouterr().out
+    assert_same_alpha(tiny, read_model_folder(tmp_path / "model"), network_input(64, 96), atol=1e-5)
 
 
 def test_two_layouts_at_once_are_one_line(source, tmp_path, capsys):

@@ -5,7 +5,8 @@
     python tools/export.py --from-vitmatte vitmatte-small-composition-1k --output models/vitmatte_s_hf
     python tools/export.py --model models/vitmatte_s --format onnx --output models/vitmatte_s.onnx
 
---from-vitmatte takes published ViTMatte weights, S or B: hustvl's .pth, or a transformers folder, hustvl/vitmatte-*.
+--from-vitmatte takes ViTMatte weights: hustvl's .pth, S or B, or a transformers folder such as hustvl/vitmatte-*, whose
+settings are obeyed or refused.
 The folder gets model.safetensors, config.json and LICENSE.txt, and is read again and compared to the bit. Nothing is
 run from the files of weights, and every tensor is accounted for. --format onnx writes one ONNX file instead, of a model
 folder or of the same sources, after onnxruntime has given torch's alpha with it. Exit status: 0 written, 1 something is
@@ -15,9 +16,10 @@ wrong with the files, 2 wrong usage.
 import _root  # noqa: F401
 
 import argparse
-import json
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,9 +38,10 @@ from inference.model_folder import (
     write_model_folder,
 )
 from inference.onnx_export import CHECKED_SIZE, OPSET, write_onnx
-from inference.published_vitmatte import PublishedError, convert_published
+from inference.published_vitmatte import convert_published
+from inference.transformers_settings import read_json
 from modeling import ViTMatte
-from preprocess import read_checkpoint
+from modeling.conversion import choose_file, read_checkpoint
 from runtime.command_line import add_trust_option
 
 LICENCES = {
@@ -63,15 +66,6 @@ LICENCE_PLACES = {
     "onnx": "The licence note is in the file, under `licence` of its metadata",
 }
 """Format -> where the licence note is."""
-
-# What changes a transformers network but no shape of its tensors: dotted name in its config.json -> value as published.
-TRANSFORMERS_SETTINGS: dict[str, Any] = {
-    "model_type": "vitmatte",
-    "batch_norm_eps": 1e-5,
-    "backbone_config.hidden_act": "gelu",
-    "backbone_config.layer_norm_eps": 1e-6,
-    "backbone_config.out_features": ["stage12"],
-}
 
 
 def from_config(
@@ -132,26 +126,18 @@ def from_vitmatte(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         FileNotFoundError: a file is not there.
         ValueError: it cannot be read (`ConversionError`), or is no published ViTMatte (`PublishedError`).
     """
-    config_file, preprocessor_file = source / "config.json", source / "preprocessor_config.json"
-    weights = source / "model.safetensors" if source.is_dir() else source
-    for path in (weights, config_file) if source.is_dir() else (weights,):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: --from-vitmatte takes a .pth file or a transformers folder")
+    if not source.exists():
+        raise FileNotFoundError(f"{source} is missing: --from-vitmatte takes a .pth file or a transformers folder")
+    weights, others = choose_file(source)
+    folder = source if source.is_dir() else weights.parent
+    has_settings = source.is_dir() or (folder / "config.json").is_file()
     state = read_checkpoint(weights)
-    beside = []
-    if isinstance(state.get("model"), Mapping):
-        beside = sorted(map(str, state.keys() - {"model"}))
-        state = state["model"]
-    layout, size, description, tensors = convert_published(state)
-    if source.is_dir():
-        check_settings(config_file)
-        if preprocessor_file.is_file():
-            stated = read_json(preprocessor_file)
-            for name, theirs in {"pixel_mean": "image_mean", "pixel_std": "image_std"}.items():
-                description[name] = stated.get(theirs, description[name])
-    print(f"{weights.name}: ViTMatte-{size}, {layout} layout, {len(state)} tensors read, {len(tensors)} converted")
-    if beside:
-        print(f"left aside, as not of the network: {', '.join(beside)}")
+    published = convert_published(state, folder if has_settings else None)
+    layout, description, tensors = published.layout, published.description, published.tensors
+    count = len(tensors)
+    print(f"{weights.name}: ViTMatte-{published.size}, {layout} layout, {count} tensors read, {count} converted")
+    for line in describe_left(published.left, others):
+        print(line)
     mean, std = description["pixel_mean"], description["pixel_std"]
     reason = (
         "hustvl's code (ImageNet's)" if layout == "hustvl" else "transformers' processor (hustvl's code: ImageNet's)"
@@ -162,33 +148,17 @@ def from_vitmatte(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return description, tensors
 
 
-def check_settings(path: Path) -> None:
-    """Compare a transformers config.json with what the published networks are; what it leaves out is taken as such.
-
-    Raises:
-        PublishedError: it states another value.
-    """
-    config = read_json(path)
-    for name, expected in TRANSFORMERS_SETTINGS.items():
-        *section, key = name.split(".")
-        values = config.get(section[0], {}) if section else config
-        if isinstance(values, dict) and values.get(key, expected) != expected:
-            raise PublishedError(f"{path}: {name} is {values[key]!r}, which no published ViTMatte has ({expected!r})")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        PublishedError: the file holds something else.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise PublishedError(f"{path} is damaged or no JSON ({error}): download it again") from error
-    if not isinstance(content, dict):
-        raise PublishedError(f"{path}: expected a JSON object, got a {type(content).__name__}: download it again")
-    return content
+def describe_left(left: Mapping[str, str], files: Sequence[str]) -> Iterator[str]:
+    """Yield lines on what is left aside: other copies of the network, what is not of it, other files of the folder."""
+    copies = Counter(match[1] for fate in left.values() if (match := re.search(r"another copy \((.+?)\)", fate)))
+    others = {key.split(".")[0] for key, fate in left.items() if "another copy" not in fate}
+    if copies:
+        counts = ", ".join(f"{kind} ({count} tensors)" for kind, count in sorted(copies.items()))
+        yield f"left aside, as other copies of the network: {counts}"
+    if others:
+        yield f"left aside, as not of the network: {', '.join(sorted(others))}"
+    if files:
+        yield f"left aside, other files of the folder: {', '.join(files)}"
 
 
 def export_folder(options: argparse.Namespace, folder: Path) -> str:

@@ -1,0 +1,206 @@
+"""Turn the tensors of a published vision transformer into the initial checkpoint of a matting network."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modeling.backbone import ViT, ViTDet
+from modeling.conversion.copies import take_copy
+from modeling.conversion.dinov3 import change_fate, count_blocks, fit_dinov3, plain
+from modeling.conversion.errors import ConversionError
+from modeling.conversion.layouts import ANCHORS, detect_layout, few, rename
+
+PATCH_PX = 16
+"""Side of a patch: the decoder takes feature maps at 1/16 of the image alone."""
+
+PREFERENCE = ("teacher", "", "EMA", "student", "gram teacher")
+"""Copies of the network in a training's checkpoint, the preferred one first; see `take_copy`."""
+
+HEAD_WIDTH = 64
+"""Of the published DINO and MAE transformers with 16 px patches."""
+
+VITDET_SIZES = {192: ("vitt16", 12), 384: ("vits16", 12), 768: ("vitb16", 12), 1024: ("vitl16", 24)}
+"""Width of a plain vision transformer -> its name and depth."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A converted checkpoint and how it came about.
+
+    Attributes:
+        model: parameter name with prefix "backbone." -> float32 tensor.
+        layout: name of the input's layout.
+        size: name of the published size, or "unlisted".
+        network: "ViT" or "ViTDet", the class that takes the weights.
+        vit_args: arguments of that class that the weights fit.
+        copy: which copy of the network was taken, such as 'teacher, under "teacher.backbone."'; "" where there is one.
+        account: every key of the input, and each one added -> what became of it, "fate: detail". Keys of the network
+            stand without their prefix and wrappers, others as they are in the file.
+    """
+
+    model: dict[str, Tensor]
+    layout: str
+    size: str
+    network: str
+    vit_args: dict[str, Any]
+    copy: str
+    account: dict[str, str]
+
+
+def convert(state: Mapping[str, Any], *, keep_prefix: bool = False, trimap_init: str = "zero") -> Conversion:
+    """Convert the state dict of a DINOv3, DINO or MAE vision transformer, of any layout.
+
+    Args:
+        state: parameters by name, or a training's checkpoint around them.
+        keep_prefix: keep DINOv3's cls and storage tokens; the report's recipe drops them.
+        trimap_init: weights of the fourth channel: "zero", or "mean" of the three colours.
+
+    Raises:
+        ConversionError: naming the keys that are unknown, missing, of a wrong shape or not finite.
+    """
+    if trimap_init not in ("zero", "mean"):
+        raise ConversionError(f'trimap_init must be "zero" or "mean", got {trimap_init!r}')
+    account: dict[str, str] = {}
+    copy = take_copy(state, ANCHORS, PREFERENCE, account)
+    if copy is None:
+        raise ConversionError(_no_transformer(account))
+    layout = detect_layout(copy.tensors)
+    tensors = rename(copy.tensors, layout, account)
+    _join_qkv(tensors)
+    _check_patch(tensors)
+    if layout.network == "ViT":
+        size, vit_args = fit_dinov3(tensors, layout.name, account)
+        vit_args["keep_prefix_tokens"] = keep_prefix
+        if not keep_prefix:
+            for name in ("cls_token", "storage_tokens"):
+                tensors.pop(name, None)
+                change_fate(account, name, "dropped: prefix token, kept by --keep-prefix")
+    elif keep_prefix:
+        raise ConversionError(f"{layout.name}: the backbone of these weights, ViTDet, takes no prefix tokens to keep")
+    else:
+        size, vit_args = _fit_vitdet(tensors)
+    _inflate(tensors, trimap_init, account)
+    check_fit(tensors, layout.network, vit_args)
+    model = {f"backbone.{name}": tensor for name, tensor in tensors.items()}
+    taken = ", ".join(filter(None, (copy.kind, f'under "{copy.prefix}"' if copy.prefix else "")))
+    return Conversion(model, layout.name, size, layout.network, vit_args, taken, account)
+
+
+def _no_transformer(account: Mapping[str, str]) -> str:
+    """Say what a file is that holds no vision transformer."""
+    names = list(account)
+    if any(".stages." in f".{name}" or "downsample_layers." in name for name in names):
+        return "this is a ConvNeXt: only the vision transformers of DINOv3 can be converted"
+    if any("flat_param" in name for name in names):
+        return "the parameters are FSDP's flat ones: save a full state dict"
+    return (
+        f"this is no vision transformer: expected a key {' or '.join(ANCHORS)}, found {len(names)} keys: {few(names)}"
+    )
+
+
+def _join_qkv(tensors: dict[str, Tensor]) -> None:
+    """Put query, key and value back into one tensor; a key bias that is not there is zero."""
+    for name in {key.split("#")[0] for key in tensors if "#" in key}:
+        thirds = [tensors.pop(f"{name}#{part}", None) for part in range(3)]
+        if name.endswith("bias") and thirds[0] is not None and thirds[1] is None:
+            thirds[1] = torch.zeros_like(thirds[0])
+        missing = [part for part, third in zip(("query", "key", "value"), thirds, strict=True) if third is None]
+        if missing:
+            raise ConversionError(f"{name}: the {' and '.join(missing)} part is missing")
+        parts = [third for third in thirds if third is not None]
+        if len({part.shape for part in parts}) > 1 or not parts[0].dim():
+            shapes = [tuple(part.shape) for part in parts]
+            raise ConversionError(f"{name}: query, key and value must be of one shape, got {shapes}")
+        tensors[name] = torch.cat(parts)
+
+
+def _check_patch(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse patches that the decoder cannot use."""
+    name = "patch_embed.proj.weight"
+    shape = tuple(tensors[name].shape)
+    if len(shape) != 4:
+        raise ConversionError(f"{name} has not 4 dimensions: the size cannot be told")
+    if shape[1] != 3:
+        raise ConversionError(
+            f"{name}: expected 3 input channels, got {shape[1]} (converted already? Name it by train.init_checkpoint)"
+        )
+    if shape[2:] != (PATCH_PX, PATCH_PX):
+        raise ConversionError(
+            f"{name}: patches of {shape[2]} x {shape[3]} px cannot be used, the decoder takes maps at 1/{PATCH_PX} of "
+            f"the image: take the weights of a network with {PATCH_PX} px patches"
+        )
+
+
+def _fit_vitdet(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
+    """Tell what `ViTDet` a plain vision transformer belongs to.
+
+    Returns: name of the size, and arguments of `ViTDet`.
+
+    Raises:
+        ConversionError: shapes that do not tell it, or positions that are not those of a square and a cls token.
+    """
+    embed_dim = len(tensors["patch_embed.proj.weight"])
+    positions, first = tensors["pos_embed"], tensors.get("blocks.0.mlp.fc1.weight", torch.empty(0))
+    count = positions.shape[1] - 1 if positions.dim() == 3 else 0
+    side = round(count**0.5)
+    if count < 1 or side * side != count:
+        raise ConversionError(
+            f"pos_embed {tuple(positions.shape)}: expected (1, 1 + n * n, D), for a cls token and a square grid"
+        )
+    if first.dim() != 2:
+        raise ConversionError("blocks.0.mlp.fc1.weight is missing or has not 2 dimensions: the size cannot be told")
+    if embed_dim % HEAD_WIDTH:
+        raise ConversionError(f"width {embed_dim} is no multiple of {HEAD_WIDTH}, the width of a head of DINO and MAE")
+    depth = count_blocks(tensors)
+    size, published = VITDET_SIZES.get(embed_dim, ("unlisted", depth))
+    if depth != published:
+        raise ConversionError(f"the width is that of {size}, which has {published} blocks, not {depth}")
+    vit_args = dict(
+        embed_dim=embed_dim,
+        depth=depth,
+        num_heads=embed_dim // HEAD_WIDTH,
+        mlp_ratio=len(first) / embed_dim,
+        pretrain_image_size=side * PATCH_PX,
+    )
+    return size, vit_args
+
+
+def _inflate(tensors: dict[str, Tensor], trimap_init: str, account: dict[str, str]) -> None:
+    """Give the patch embedding its fourth input channel, the trimap's."""
+    name = "patch_embed.proj.weight"
+    mean = tensors[name].mean(dim=1, keepdim=True)
+    fourth = mean if trimap_init == "mean" else torch.zeros_like(mean)
+    tensors[name] = torch.cat((tensors[name], fourth), dim=1)
+    change_fate(account, name, f"inflated: {name}, fourth channel {trimap_init}")
+
+
+def check_fit(tensors: Mapping[str, Tensor], network: str, vit_args: Mapping[str, Any]) -> None:
+    """Compare names and shapes with the network's, and load them.
+
+    Args:
+        tensors: name without "backbone." -> tensor.
+        network: "ViT" or "ViTDet"; the latter's relative positions may be missing, they start fresh.
+        vit_args: its arguments.
+
+    Raises:
+        ConversionError: naming what is missing, unexpected or of another shape.
+    """
+    with torch.device("meta"):
+        vit = (ViT if network == "ViT" else ViTDet)(**plain(vit_args))
+    own = vit.state_dict()
+    expected = {name: tuple(own[name].shape) for name in own if ".rel_pos_" not in name}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    problems = [f"missing {name}" for name in sorted(expected.keys() - found.keys())]
+    problems += [f"unexpected {name}" for name in sorted(found.keys() - expected.keys())]
+    problems += [
+        f"{name}: expected shape {expected[name]}, got {found[name]}"
+        for name in sorted(expected.keys() & found.keys())
+        if expected[name] != found[name]
+    ]
+    if problems:
+        raise ConversionError("the checkpoint does not fit the network: " + "; ".join(problems[:8]))
+    relative = {name: tensor for name, tensor in own.items() if ".rel_pos_" in name}
+    vit.load_state_dict(dict(tensors) | relative, strict=True, assign=True)
