@@ -12,7 +12,7 @@ TEST_JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(TEST_JOBS) --dist worksteal
 ROOMS := $(wildcard modeling data evaluation engine inference runtime tools main.py preprocess.py)
 
-.PHONY: setup setup-inference demo test test-slow lint bench soak soak-data soak-busy
+.PHONY: setup setup-inference demo test test-slow lint bench soak soak-data soak-images soak-busy
 
 setup: $(STAMP)
 
@@ -60,6 +60,10 @@ soak: setup
 # 10 000 samples by one long life of workers and by many that end at random: minutes.
 soak-data: setup
 	OMP_NUM_THREADS=1 $(PY) -m tests.soak_data
+
+# 48 layouts of image files, each damaged 500 times: minutes.
+soak-images: setup
+	OMP_NUM_THREADS=1 $(PY) -m tests.fuzz_images
 
 # The demo's training alone and beside one busy process, in pairs: minutes, on a machine where nothing else runs.
 soak-busy: setup

@@ -34,8 +34,10 @@ NOT_COUNTED = ("MPO", "TIFF")  # a camera's JPEG with previews behind the image;
 Image.init()
 FORMATS = tuple(sorted(Image.OPEN.keys() & set(READABLE.values())))  # a Pillow may be built without AVIF
 
-# Pillow's limit is two thirds of ours. Not around each call: warnings' filters belong to all threads.
+# Pillow's limit is two thirds of ours, and its lines about damaged tags name no file. Not around each call: warnings'
+# filters belong to all threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MiB: XMP and ICC profiles pass 1 MiB, Pillow's own
 
 

@@ -1,6 +1,7 @@
 """Decode TIFF: tifffile reads what it can decompress, libtiff in Pillow or OpenCV the layouts that these read right."""
 
 import logging
+import struct
 from io import BytesIO
 
 import cv2
@@ -19,7 +20,7 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 NUM_COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3}
 PREMULTIPLIED, STRAIGHT = 1, 2
 CONTIGUOUS, UNSIGNED = 1, 1
-ORIENTATION_TAG, UPRIGHT = 274, 1
+SUBFILE_TYPE_TAG, ORIENTATION_TAG, SHORT, UPRIGHT = 254, 274, 3, 1
 TO_RGB = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}  # number of OpenCV's channels -> their order
 DECOMPRESSED_BY_TIFFFILE = (1, 8, 32773, 32946)  # none, deflate, PackBits, deflate by its older number
 OLD_JPEG, JPEG = 6, 7
@@ -38,19 +39,22 @@ def read_tiff(content: bytes, max_pixels: int) -> tuple[NDArray, int] | None:
     Raises:
         UserError: several frames, a layout that is not read, or damage.
     """
+    kinds = _kinds_of_pages(content)
+    num_frames = sum(not kind & (REDUCED | MASK) for kind in kinds)
+    if num_frames > 1:
+        raise several_frames(num_frames)
     with decoder_errors():
-        file = TiffFile(BytesIO(content))
-        pages = [page.aspage() for page in file.pages]
-        page = pages[0]
-    frames = [page for page in pages if not page.subfiletype & (REDUCED | MASK)]
-    if len(frames) > 1:
-        raise several_frames(len(frames))
-    if page.subfiletype & (REDUCED | MASK) and (frames or page.subifds):
+        page = TiffFile(BytesIO(content)).pages[0].aspage()
+        orientation = int(page.tags.valueof(ORIENTATION_TAG, UPRIGHT))
+        numbers = [page.imagewidth, page.imagelength, page.sampleformat, page.samplesperpixel, page.photometric]
+        numbers += [page.compression, page.planarconfig, page.subfiletype]
+        numbers += [*page.extrasamples, *page.dataoffsets, *page.databytecounts]
+    if not all(isinstance(number, int) for number in numbers):
+        raise UserError("a tag with several values where one is expected. Is it complete? Replace or remove it")
+    if page.subfiletype & (REDUCED | MASK) and (num_frames or page.subifds):
         raise UserError("its first page is a thumbnail, as in camera raw. Save the image as a TIFF of one page")
     if page.imagewidth * page.imagelength > max_pixels:
         raise too_large(f"{page.imagewidth} x {page.imagelength}")
-    with decoder_errors():
-        orientation = int(page.tags.valueof(ORIENTATION_TAG, UPRIGHT))
     bits = page.bitspersample
     if page.sampleformat != UNSIGNED or bits not in ((1, 2, 4, 8, 16) if page.samplesperpixel == 1 else (8, 16)):
         kind = "" if page.sampleformat == UNSIGNED else " float or signed"
@@ -69,6 +73,34 @@ def read_tiff(content: bytes, max_pixels: int) -> tuple[NDArray, int] | None:
     return None
 
 
+def _kinds_of_pages(content: bytes) -> list[int]:
+    """List the NewSubfileType of each page, as far as they are there; of damaged files tifffile would find no end.
+
+    Source: TIFF 6.0, section 2, and the BigTIFF design.
+    """
+    order, is_big = "<" if content.startswith(b"II") else ">", content[2:4] in (b"+\0", b"\0+")
+    count_type, offset_type, entry_bytes = ("Q", "Q", 20) if is_big else ("H", "I", 12)
+    count_bytes, offset_bytes = struct.calcsize(f"={count_type}"), struct.calcsize(f"={offset_type}")
+
+    def number(kind: str, place: int) -> int:
+        return int(struct.unpack_from(order + kind, content, place)[0])
+
+    kinds: dict[int, int] = {}
+    link = 8 if is_big else 4  # where the place of the next page stands
+    while link + offset_bytes <= len(content) and (start := number(offset_type, link)) not in kinds:
+        if not 0 < start <= len(content) - count_bytes:
+            break
+        first = start + count_bytes
+        link = first + number(count_type, start) * entry_bytes
+        if link > len(content):
+            break
+        tags = {number("H", entry): entry for entry in range(first, link, entry_bytes)}
+        entry = tags.get(SUBFILE_TYPE_TAG)
+        is_short = entry is not None and number("H", entry + 2) == SHORT
+        kinds[start] = 0 if entry is None else number("H" if is_short else "I", entry + entry_bytes - offset_bytes)
+    return list(kinds.values())
+
+
 def _name(value: int) -> str:
     """Name a value of a tag as the specification does, where it is a known one."""
     return str(getattr(value, "name", value))
@@ -76,13 +108,14 @@ def _name(value: int) -> str:
 
 def _decompress(page: TiffPage, num_bytes: int) -> NDArray:
     """Decode to (H, W, samples) by tifffile, which would fill strips and tiles that are not there with zeros."""
-    ends = [start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
-    if not ends or min(page.databytecounts) == 0 or max(ends) > num_bytes:
+    starts, sizes = page.dataoffsets, page.databytecounts
+    is_there = starts and len(starts) == len(sizes) and min(sizes) > 0
+    if not is_there or max(map(sum, zip(starts, sizes, strict=True))) > num_bytes:
         raise UserError("truncated: parts of the image are missing. Is it complete? Replace or remove it")
     with decoder_errors():
         planes = page.asarray(squeeze=False, maxworkers=1)  # (planes, depth, H, W, samples)
-    if planes.shape[1] != 1:
-        raise UserError(f"a volume of {planes.shape[1]} slices. Save the slice as an image")
+    if planes.ndim != 5 or planes.shape[1] != 1:
+        raise UserError("no flat image: a volume, or damaged. Replace or remove it")
     return np.moveaxis(planes[:, 0], 0, 2).reshape(*planes.shape[2:4], -1)
 
 

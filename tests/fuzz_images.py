@@ -22,10 +22,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from data.images import read_raw
+from data.tiff import STARTS, WHITE_IS_ZERO
 from inference.batch import matte_all
 from inference.jobs import Job
 from tests.image_files import as_rgba, encoded_by_pillow, netpbms, pngs, tiffs
@@ -97,6 +99,10 @@ def other_decoder(content: bytes, dtype: type) -> NDArray | None:
             if pixels is None or pixels.dtype != np.uint16:
                 return None
             pixels = np.atleast_3d(pixels)
+            if content.startswith(STARTS):
+                with tifffile.TiffFile(BytesIO(content)) as file:
+                    if file.pages[0].photometric == WHITE_IS_ZERO:  # which OpenCV does not look at
+                        pixels = np.iinfo(np.uint16).max - pixels
             return as_rgba(pixels[:, :, {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]])
         image = Image.open(BytesIO(content))
         image.load()

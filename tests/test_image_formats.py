@@ -19,8 +19,9 @@ from data.formats import READABLE, find_images
 from data.images import DataError, read_raw
 from data.training_sets import find_backgrounds
 from inference.jobs import KINDS, find_jobs
+from tests import fuzz_images
 from tests.conftest import REPOSITORY
-from tests.image_files import GREY, PALETTE, RGB, RGBA, draw, png
+from tests.image_files import GREY, PALETTE, RGB, RGBA, draw, encoded_by_pillow, netpbms, png, pngs, tiffs
 from tools import predict
 
 
@@ -251,3 +252,55 @@ for path in sys.argv[1:]:
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stderr == "" and len(done.stdout.splitlines()) == 2
     assert logging.getLogger("tifffile").level == logging.CRITICAL
+
+
+@pytest.mark.filterwarnings("ignore")  # of Pillow: what a damaged tag may be
+@pytest.mark.parametrize("kind", ["png", "pnm", "tiff", "jpeg", "jp2", "gif", "bmp", "tga", "webp"])
+def test_damaged_files_are_refused_by_name_or_read_right(tmp_path, kind):
+    """A sample of tests/fuzz_images.py, in this process."""
+    contents = {v.name: v.content for v in (*pngs(), *netpbms(), *tiffs(), *encoded_by_pillow())}
+    path = tmp_path / "damaged"
+    verdicts = []
+    for layout in [name for name in fuzz_images.LAYOUTS if name.startswith(kind)]:
+        for seed in range(12):
+            content = fuzz_images.damage(contents[layout], layout, seed)
+            path.write_bytes(content)
+            try:
+                verdicts.append(fuzz_images.judge(content, read_raw(path), layout))
+            except DataError as error:
+                assert str(error).startswith(f"cannot read {path}: ") and "\n" not in str(error)
+                verdicts.append("refused")
+    assert set(verdicts) <= {"refused", "equal", "alone"} and "refused" in verdicts
+
+
+def test_a_tiff_whose_page_is_its_own_next_one_does_not_hang(tmp_path):
+    content = BytesIO()
+    tifffile.imwrite(content, draw(3, 16), photometric="rgb", metadata=None)
+    damaged = bytearray(content.getvalue())
+    (start,) = struct.unpack_from("<I", damaged, 4)
+    (count,) = struct.unpack_from("<H", damaged, start)
+    struct.pack_into("<I", damaged, start + 2 + 12 * count, start)
+    (tmp_path / "a.tif").write_bytes(damaged)
+    np.testing.assert_array_equal(read_raw(tmp_path / "a.tif"), draw(3, 16))
+
+
+def test_the_shared_cases_are_read_or_refused(cases, caplog):
+    for name in ("icc_big.png", "xmp.png"):
+        assert read_raw(cases / "c02_png_large_metadata" / name).shape == (96, 128, 3)
+    folder = cases / "c03_folder_skips_silently" / "images"
+    assert len(find_images(folder)) == 8 and "g.heic (HEIC: convert" in caplog.text
+    eight, sixteen = (read_raw(cases / "c04_white_is_zero_16bit" / f"mask{bits}.tif") for bits in (8, 16))
+    np.testing.assert_array_equal(sixteen, eight.astype(np.uint16) * 257)
+    first, second = (read_raw(cases / "c05_planar_16bit_tiff" / f"{kind}.tif") for kind in ("planar", "contiguous"))
+    np.testing.assert_array_equal(first, second)
+    for name in ("an.gif", "an.png", "an.webp", "pages.tif"):
+        with pytest.raises(DataError, match=rf"{name}: it holds 3 frames or pages"):
+            read_raw(cases / "c14_animation_first_frame" / name)
+
+
+def test_a_damaged_avif_in_a_folder_stops_no_other(cases, tmp_path, capsys):
+    folder = cases / "c01_damaged_avif_stops_batch"
+    command = [str(folder / "images"), "--trimap-dir", str(folder / "trimaps"), "--output", str(tmp_path / "out")]
+    assert predict.main([*command, "--baseline", "ramp"]) == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png", "d.png", "e.png"]
+    assert f"{folder}/images/b.jpg: cannot read" in capsys.readouterr().err
