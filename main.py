@@ -56,12 +56,12 @@ def run(cfg: DictConfig, args: argparse.Namespace, schedule_change: str) -> None
     """What each process does, with its output folders held against other runs."""
     try:
         with hold_outputs(cfg, args.eval_only):
-            run_alone(cfg, args, schedule_change)
+            train_or_evaluate(cfg, args, schedule_change)
     except OutputError as error:
         leave(str(error), error.status)
 
 
-def run_alone(cfg: DictConfig, args: argparse.Namespace, schedule_change: str) -> None:
+def train_or_evaluate(cfg: DictConfig, args: argparse.Namespace, schedule_change: str) -> None:
     """Train or evaluate. detectron2's `default_setup` is not used: it overwrites a saved config in any case."""
     rank = comm.get_rank()
     set_up_logs(cfg.train.output_dir, rank, LOGGED)

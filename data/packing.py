@@ -254,8 +254,7 @@ def write_whole(path: Path) -> Iterator[BinaryIO]:
     try:
         with part.open("xb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+        synchronize(part)
         part.replace(path)
         synchronize(path.parent)
     except OSError as error:

@@ -69,7 +69,8 @@ class ShardedCheckpointer(Checkpointer):
         _in_main_process(lambda: _make_empty(unfinished))
         if shards:
             try:
-                dcp.save(shards, storage_writer=dcp.FileSystemWriter(unfinished, sync_files=True))
+                # Its own fsync would end the run where a file system has none; `_checksums` brings all to the disk.
+                dcp.save(shards, storage_writer=dcp.FileSystemWriter(unfinished, sync_files=False))
             except CheckpointException as error:
                 raise OutputError(f"cannot write {path}: {first_failure(error)}") from error
         content[CHECKSUMS] = _checksums(unfinished)
@@ -215,7 +216,7 @@ def _path(keys: Keys) -> str:
 
 
 def _checksums(folder: Path) -> dict[str, int]:
-    """CRC-32 of each file in a folder, which the processes share out among themselves.
+    """Bring each file of a folder to the disk and give its CRC-32; the processes share the files out among themselves.
 
     Raises:
         OutputError: in all processes, where one cannot read what was written.
@@ -224,8 +225,10 @@ def _checksums(folder: Path) -> dict[str, int]:
     failure = ""
     try:
         own = _own_checksums(folder, (path.name for path in folder.iterdir()))
+        for name in own:
+            synchronize(folder / name)
     except OSError as error:
-        failure = f"cannot read back {folder}: {error}"
+        failure = f"cannot write {folder} and read it back: {error}"
     parts = comm.all_gather((own, failure))
     if failure := next(filter(None, (failure for _, failure in parts)), ""):
         raise OutputError(failure)

@@ -1,5 +1,8 @@
 """Write files that are complete or absent, wherever the process that writes them is killed."""
 
+import errno
+import functools
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -7,6 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from runtime.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+REFUSALS = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What a file system answers that has no fsync, of folders or at all. Errors of the disk itself are others."""
 
 SUFFIX = ".unfinished"
 """Ends the name of a file that is still being written."""
@@ -46,11 +54,27 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def synchronize(path: Path) -> None:
-    """Bring a file or a folder's list of names to the disk; on Windows, which opens no folders, only a file."""
+    """Bring a file or a folder's list of names to the disk; on Windows, which opens no folders, only a file.
+
+    If the file system refuses that, a warning says so, once in a process.
+    """
     if sys.platform == "win32" and path.is_dir():
         return
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows flushes what it may write
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        _warn_of_refusal(error.strerror)
     finally:
         os.close(descriptor)
+
+
+@functools.cache
+def _warn_of_refusal(reason: str) -> None:
+    logger.warning(
+        "This file system refuses to bring what is written to the disk at once (fsync: %s). A power cut may lose or "
+        "damage the last files; a killed process does not",
+        reason,
+    )

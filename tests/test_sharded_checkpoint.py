@@ -64,7 +64,7 @@ def test_a_file_that_one_process_cannot_read_back_is_an_error_of_all(tmp_path, m
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(sharded_checkpoint, "_own_checksums", fail)
-    with pytest.raises(OutputError, match="cannot read back .*Input/output error"):
+    with pytest.raises(OutputError, match="cannot write .* read it back: .*Input/output error"):
         sharded_checkpoint._checksums(tmp_path)
     assert [bool(failure) for _, failure in told] == [False, True]
 

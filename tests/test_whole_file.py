@@ -1,5 +1,6 @@
 """engine.whole_file where writing fails or is cut off: the old file stays, and nothing half done has its name."""
 
+import errno
 import os
 import resource
 import subprocess
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from data.packing import write_whole
 from engine.checkpoint import Checkpointer, read_checkpoint
 from engine.sharded_checkpoint import ShardedCheckpointer, find_damage, read_folder
 from engine.stopping import OutputError
 from engine.whole_file import remove_unfinished, set_aside, whole_file, write_text
+from runtime import atomic_write
 from runtime.atomic_write import SUFFIX
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -34,6 +37,44 @@ def test_a_file_gets_its_name_when_it_is_on_the_disk(tmp_path, monkeypatch):
         unfinished.write_text("new")
     assert seen == [[f"a{SUFFIX}"], ["a"]]  # the file before it is renamed, the folder afterwards
     assert (tmp_path / "a").read_text() == "new" and names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_without_fsync_is_warned_of_once(tmp_path, monkeypatch, caplog, number):
+    """Some network and FUSE file systems refuse it, mostly of folders."""
+
+    def refuse(_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    atomic_write._warn_of_refusal.cache_clear()
+    model = torch.nn.Linear(2, 2)
+    for name in ("one", "two"):
+        Checkpointer(model, str(tmp_path)).save(name, iteration=1)
+        ShardedCheckpointer(model, str(tmp_path)).save(f"{name}_sharded", iteration=1)
+        with write_whole(tmp_path / f"{name}_packed") as file:
+            file.write(b"all")
+    assert read_checkpoint(tmp_path / "two.pth")["iteration"] == 1 and find_damage(tmp_path / "two_sharded") == ""
+    assert (tmp_path / "two_packed").read_bytes() == b"all"
+    warnings = [record for record in caplog.records if record.name == "runtime.atomic_write"]
+    assert len(warnings) == 1 and os.strerror(number) in warnings[0].getMessage()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fails_an_fsync_is_no_refusal(tmp_path, monkeypatch, number):
+    """Where files are kept on a server, a full disk is often said first here."""
+
+    def fail(_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OutputError, match=os.strerror(number)):
+        write_text(tmp_path / "a", "text")
+    with pytest.raises(OSError, match=os.strerror(number)), write_whole(tmp_path / "b"):
+        pass
+    with pytest.raises(OutputError, match=os.strerror(number)):
+        ShardedCheckpointer(torch.nn.Linear(2, 2), str(tmp_path)).save("c", iteration=1)
+    assert names(tmp_path) in ([], ["c.unfinished"])
 
 
 def test_what_was_there_stays_where_the_block_fails(tmp_path):
