@@ -8,7 +8,6 @@ from torch import Tensor
 
 from inference.extras import import_extra, session_options
 from inference.network import decode_inputs
-from runtime.threads import check_not_forked
 
 INPUTS, OUTPUT = ("image", "trimap"), "alpha"
 
@@ -42,7 +41,6 @@ class OnnxNetwork:
         options = session_options(runtime)
         options.enable_cpu_mem_arena = False  # it would keep the most that any image took
         options.log_severity_level = 4  # errors come as exceptions
-        self.num_threads = options.intra_op_num_threads
         state = runtime.capi.onnxruntime_pybind11_state
         self._run_errors = (state.Fail, state.RuntimeException)
         unreadable = (state.InvalidProtobuf, state.InvalidArgument, state.InvalidGraph, state.NotImplemented)
@@ -70,11 +68,9 @@ class OnnxNetwork:
 
         Raises:
             DataError: see `decode_inputs`.
-            UserError: see `runtime.threads.check_not_forked`.
             ValueError: weights that give values that are not finite; onnxruntime stops, most likely for lack of memory.
         """
         inputs = image, decode_inputs(image, trimap)
-        check_not_forked(self.num_threads)
         arrays = {name: tensor.cpu().numpy() for name, tensor in zip(INPUTS, inputs, strict=True)}
         try:
             alpha = torch.from_numpy(self.session.run([OUTPUT], arrays)[0])

@@ -18,7 +18,6 @@ from data.trimap import (
     trimap_from_mask,
 )
 from inference.saliency import INPUT_PX, heat_map
-from runtime.threads import check_not_forked, num_threads
 
 SCENERY_HEAT = 0.4  # a level below it is background: sky 0.1 and ground 0.3 are two levels, no subject is that cold
 SUBJECT_HEAT = 0.5  # what the hottest level of a picture with a subject reaches
@@ -92,7 +91,6 @@ def trimap_of_subject(
 
 def _find(image: NDArray[np.floating], name: str | Path) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Look at all, then closer at the subject's surroundings: its mask, and where the first look contradicts it."""
-    check_not_forked(num_threads())
     if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise DataError(f"{name}: expected an image (H, W, 3), got {image.shape}")
     shape = image.shape[:2]

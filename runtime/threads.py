@@ -23,14 +23,14 @@ def num_threads() -> int:
 
 
 _threads_started_in: int | None = None
-"""Process id where threads first computed; a forked child has its parent's."""
+"""Id of the process where `check_not_forked` was first called; a forked child has its parent's."""
 
 
 def check_not_forked(num_threads: int) -> None:
-    """Refuse to compute where the threads for it would never answer; call this before each computation.
+    """Refuse to compute where OpenMP's threads would never answer; call this before each computation by torch or numba.
 
-    A forked process has none of its parent's threads. The pools of OpenMP and onnxruntime do not notice and wait for
-    them for ever.
+    A forked process has none of its parent's threads. torch waits for them for ever, and numba ends the process.
+    onnxruntime and OpenCV do the work in the calling thread and need no check.
 
     Args:
         num_threads: that the computation takes; one needs no others.
@@ -45,7 +45,7 @@ def check_not_forked(num_threads: int) -> None:
         _threads_started_in = os.getpid()
     if _threads_started_in != os.getpid():
         raise UserError(
-            f"process {os.getpid()} was forked from one that has computed with several threads, and would wait for "
-            "them for ever: start worker processes before the network is loaded, or by multiprocessing's 'spawn', or "
-            "set OMP_NUM_THREADS=1"
+            f"process {os.getpid()} was forked from one that had computed with several threads, and would wait for "
+            "them for ever: start worker processes before the first prediction and load the network in each, or start "
+            "them by multiprocessing's 'spawn', or set OMP_NUM_THREADS=1"
         )

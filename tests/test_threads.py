@@ -18,9 +18,7 @@ from test_model_folder import network
 from inference import extras, saliency
 from inference.foreground import estimate_foreground
 from inference.network import TorchNetwork
-from inference.onnx_network import OnnxNetwork
 from inference.predictor import Predictor
-from inference.subject import find_subject, trimap_of_subject
 from runtime import threads
 from runtime.errors import UserError
 from runtime.threads import check_not_forked, num_cores, num_threads
@@ -143,23 +141,15 @@ def test_a_child_forked_after_a_prediction_is_told_so(two_threads):
     assert forked(with_one_thread) == "True"
 
 
-def test_whatever_computes_with_threads_asks_first(two_threads, monkeypatch, tmp_path):
+def test_whatever_computes_by_openmp_asks_first(two_threads, monkeypatch, tmp_path):
     """As if this process were the child of another one, 1 to be sure."""
-    from test_onnx import save_graph
-
-    save_graph(tmp_path / "model.onnx")
     predictor = Predictor(TorchNetwork(network()))
-    onnx_network = OnnxNetwork(tmp_path / "model.onnx")
     image, trimap = pair()
     floats = image.astype(np.float32) / 255
-    tensors = torch.from_numpy(floats).permute(2, 0, 1)[None], torch.ones(1, 1, 300, 300)
     calls = [
         lambda: predictor.predict(image, trimap),
         lambda: Predictor(predictor.network),
-        lambda: Predictor.load(tmp_path / "model.onnx"),
-        lambda: onnx_network.alpha(*tensors),
-        lambda: find_subject(floats),
-        lambda: trimap_of_subject(floats),
+        lambda: Predictor.load(tmp_path),
         lambda: estimate_foreground(floats, np.full((300, 300), 0.5)),
     ]
     monkeypatch.setattr(threads, "_threads_started_in", 1)
