@@ -54,10 +54,10 @@ def find_extra(name: str, purpose: str) -> Path:
 
 
 def _prepare(package: str) -> None:
-    """Set what a package reads once, when it is imported; a user's own setting stays."""
-    if package == "onnxruntime":  # which else reports its use over the network and keeps an id in the user's cache
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    elif package == "pymatting" and (spec := importlib.util.find_spec(package)) and spec.origin:
+    """Set what a package, or one that it imports, reads when it is imported; a user's own setting stays."""
+    # onnxruntime, which other packages import too, reports its use online and keeps an id in the user's cache.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    if package == "pymatting" and (spec := importlib.util.find_spec(package)) and spec.origin:
         choose_numba_cache(Path(spec.origin).parent)
 
 
