@@ -110,12 +110,12 @@ class OwnViT(ViT):
 """
 
 OWN_CONFIG = """
-from detectron2.config import LazyCall as L
 from own_networks.nets import OwnViT
 
 from .demo import dataloader, lr_multiplier, model, optimizer, train
 
-model.backbone = L(OwnViT)(scale=0.5, **{key: value for key, value in model.backbone.items() if key != "_target_"})
+model.backbone._target_ = OwnViT
+model.backbone.scale = 0.5
 """
 
 
@@ -130,7 +130,7 @@ def test_a_backbone_of_ones_own_trains_stops_resumes_is_evaluated_and_predicts(t
 
     (tmp_path / "common").symlink_to(REPOSITORY / "configs" / "common")
     (tmp_path / "demo.py").symlink_to(DEMO)
-    config, out = tmp_path / "own.py", tmp_path / "out"
+    config, out = tmp_path / "own.py", tmp_path / "lr=1e-4 (1) #实验"  # as it is typed in overrides
     config.write_text(OWN_CONFIG)
     make_data(tmp_path)
     settings = [*overrides(tmp_path, out), "train.device=cpu"]
@@ -140,7 +140,7 @@ def test_a_backbone_of_ones_own_trains_stops_resumes_is_evaluated_and_predicts(t
         main.main(["--config-file", str(config), *settings])
     assert "_target_: own_networks.nets.OwnViT" in (out / "config.yaml").read_text()
     main.main(["--config-file", str(config), "--resume", *settings])
-    assert list(metrics(out)) == list(range(6))
+    assert list(metrics(out))[:6] == list(range(6))  # the last evaluation follows
     expected = last_evaluation(out)
     weights, saved = str(out / "model_final.pth"), str(out / "config.yaml")
     capsys.readouterr()
