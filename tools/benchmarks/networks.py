@@ -128,9 +128,9 @@ def load_transformers(folder: Path, device: str, precision: str, is_compiled: bo
 
 
 def transformers_input(image: NDArray, trimap: NDArray) -> Tensor:
-    """Normalise by mean 0.5 and deviation 0.5 and pad to multiples of 32 px, as our ViTMatte does with their weights.
+    """Normalise by mean and deviation 0.5 and pad with zeros to multiples of 32 px, as transformers' processor does.
 
-    Their processor pads with zeros where ours repeats the edge; alphas could then not be compared.
+    Its 128 / 255 for unknown is 0.5 here, as in ours; alphas could not be compared otherwise.
 
     Args:
         image: (H, W, 3) uint8.
@@ -142,4 +142,4 @@ def transformers_input(image: NDArray, trimap: NDArray) -> Tensor:
     padding = (0, -width % 32, 0, -height % 32)
     colours = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
     known = torch.from_numpy(decode_trimap(trimap))[None, None]
-    return torch.cat((F.pad((colours - 0.5) / 0.5, padding, mode="replicate"), F.pad(known, padding)), dim=1)
+    return F.pad(torch.cat(((colours - 0.5) / 0.5, known), dim=1), padding)
