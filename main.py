@@ -67,7 +67,7 @@ def train_or_evaluate(cfg: DictConfig, args: argparse.Namespace, schedule_change
     set_up_logs(cfg.train.output_dir, rank, LOGGED)
     if comm.get_world_size() == 1 and (tasks := describe_tasks()):
         logger.warning(tasks)
-    logger.info("Environment:\n%s\nCommand line: %s", collect_env_info(), args)
+    logger.info("Environment:\n%s\nCommand line: %s", describe_environment(), args)
     logger.info("OpenMP's threads wait by %s", wait_policy())
     try:
         seed_all_rng(cfg.train.seed + rank)
@@ -84,6 +84,12 @@ def train_or_evaluate(cfg: DictConfig, args: argparse.Namespace, schedule_change
         raise  # `main` or `launch` says it, once for all processes
     except (FileNotFoundError, ValueError) as error:  # what every room raises for files and settings that do not fit
         leave(str(error), 1, is_own=True)
+
+
+def describe_environment() -> str:
+    """Describe machine and libraries, without detectron2's compiled part: it is not installed, and nothing needs it."""
+    lines = collect_env_info().splitlines()
+    return "\n".join(line for line in lines if not line.startswith("detectron2._C "))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

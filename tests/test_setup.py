@@ -129,7 +129,7 @@ def test_install_moves_in_detectron2_alone(monkeypatch, tmp_path):
 def test_install_does_nothing_where_detectron2_imports(monkeypatch, capsys):
     monkeypatch.setattr(install_detectron2, "is_importable", lambda: True)
     monkeypatch.setattr(install_detectron2, "install", lambda site_packages: pytest.fail("installed again"))
-    assert install_detectron2.main() == 0
+    assert install_detectron2.main([]) == 0
     assert "already" in capsys.readouterr().out
 
 
@@ -142,7 +142,7 @@ def test_a_failing_pip_is_reported_and_leaves_nothing(monkeypatch, capsys, tmp_p
     monkeypatch.setattr(install_detectron2, "is_importable", lambda: False)
     monkeypatch.setattr(install_detectron2.sysconfig, "get_paths", lambda: {"purelib": str(site_packages)})
     monkeypatch.setattr(install_detectron2.subprocess, "run", failing_pip)
-    assert install_detectron2.main() == 1
+    assert install_detectron2.main([]) == 1
     assert "exit status 3" in capsys.readouterr().err
     assert list(tmp_path.rglob("*")) == [site_packages]
 

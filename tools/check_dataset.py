@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_report(report, options.num, may_start=not has_errors and problem is None)
         if options.report is not None:
             write_report(options.report, report)
+            print(f"wrote {options.report}: {count(len(report.findings), 'finding')}")
         if not has_errors and problem is not None:
             raise problem
     except (OSError, ValueError) as error:  # DataError is a ValueError

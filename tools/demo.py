@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     apply_overrides(cfg, overrides)
 
     (output / "metrics.json").unlink(missing_ok=True)  # the writer would append to an earlier demo's
-    run("tools/make_demo_data.py", "--output", str(output / "data"), "--seed", str(options.seed))
+    run("tools/make_demo_data.py", "--output", str(output / "data"), "--seed", str(options.seed), "--overwrite")
     write_tiny_checkpoint(cfg, output / "dinov3_tiny.pth", options.seed)
     initial = Path(cfg.train.init_checkpoint)
     run("preprocess.py", "--checkpoint", str(output / "dinov3_tiny.pth"), "--output", str(initial), "--keep-prefix")

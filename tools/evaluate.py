@@ -179,8 +179,11 @@ def evaluate(options: argparse.Namespace, ranks: Ranks) -> None:
         is_grouped=options.group,
     )
     print_summary(summary)
+    if network is not None:
+        print(f"wrote {len(evaluation.rows)} alphas to {options.pred_dir}")
     if options.output is not None:
         write_output(options.output, summary, evaluation, radius_px, options.num_worst)
+        print(f"wrote the results to {options.output}")
 
 
 def print_summary(summary: Summary) -> None:

@@ -25,6 +25,7 @@ from engine.sharded_checkpoint import WHOLE_PART, find_damage, read_folder
 from engine.stopping import OutputError
 from engine.whole_file import whole_file
 from runtime.atomic_write import SUFFIX
+from runtime.outputs import refuse_existing
 
 
 def gather(folder: Path, kept: str) -> dict[str, Any]:
@@ -77,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what.add_argument("--ema", dest="kept", action="store_const", const="ema", help="the averaged weights")
     what.add_argument("--all", dest="kept", action="store_const", const="all", help="all that a resume needs")
     parser.set_defaults(kept="model")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     options = parser.parse_args(arguments)
     if options.output.suffix != ".pth":
         parser.error(f"--output {options.output}: expected the name of a file ending in .pth")
@@ -84,6 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if Path(output).is_relative_to(folder):
         parser.error(f"--output {options.output} is in --folder, whose files are read: name a place outside")
     try:
+        if not options.overwrite:
+            refuse_existing([options.output])
         content = gather(options.folder, options.kept)
         options.output.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(options.output) as unfinished, unfinished.open("wb") as file:
@@ -92,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"gather_checkpoint.py: {error}", file=sys.stderr)
         return 1
     num_parameters = sum(tensor.numel() for tensor in content["model"].values())
-    print(f"{options.output}: {len(content['model'])} tensors, {num_parameters / 1e6:.1f} million numbers")
+    print(f"wrote {options.output}: {len(content['model'])} tensors, {num_parameters / 1e6:.1f} million numbers")
     return 0
 
 

@@ -10,6 +10,7 @@ Standard library only: it runs before anything else is known to work.
     python tools/install_detectron2.py
 """
 
+import argparse
 import importlib
 import importlib.util
 import os
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 REQUIREMENT = "sal-detectron2==0.7.2 --hash=sha256:491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561\n"
@@ -68,11 +70,13 @@ def install(site_packages: Path) -> None:
                 path.rename(site_packages / path.name)
 
 
-def main() -> int:
-    """Install where needed and say what was done.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line (`sys.argv` by default), install where needed and say what was done.
 
     Returns: 0 when detectron2 is there at the end, else 1.
     """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args(arguments)
     if is_importable():
         print("detectron2 is already installed")
         return 0

@@ -11,6 +11,7 @@ import _root  # noqa: F401
 import argparse
 import json
 import os
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from data.images import read_image, to_float, to_uint8, write_alpha, write_image
 from data.photographs import TEST_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS, find_photograph
 from data.procedural.demo import DEMO_KINDS, REFERENCE_PX
 from data.trimap import trimap_from_alpha, write_trimap
+from runtime.outputs import OutputExistsError, refuse_existing
 
 Array = NDArray[np.float32]
 
@@ -127,7 +129,7 @@ def make_demo_data(
     """Write the whole set.
 
     Args:
-        output: folder to create; files of an earlier run with the same names are replaced.
+        output: folder to create; files with the names of ours are replaced.
         seed: any non-negative integer; the same gives the same bytes, whatever the number of workers.
         size_px: side of every picture.
         num_train: foregrounds with alpha; every kind once per six.
@@ -147,8 +149,11 @@ def make_demo_data(
     (output / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the command line (`sys.argv` by default) and write the set."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line (`sys.argv` by default) and write the set.
+
+    Returns: the exit status.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0)
@@ -157,11 +162,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--num-backgrounds", type=int, default=64, help="training backgrounds")
     parser.add_argument("--num-test", type=int, default=24, help="test composites")
     parser.add_argument("--num-workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     options = parser.parse_args(arguments)
-    make_demo_data(**vars(options))
+    if not options.overwrite:
+        try:
+            refuse_existing([options.output / "manifest.json"])
+        except OutputExistsError as error:
+            print(f"make_demo_data.py: {error}", file=sys.stderr)
+            return 1
+    make_demo_data(**{name: value for name, value in vars(options).items() if name != "overwrite"})
     counts = f"{options.num_train} foregrounds, {options.num_backgrounds} backgrounds, {options.num_test} composites"
     print(f"wrote {counts} to {options.output}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

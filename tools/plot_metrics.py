@@ -20,6 +20,7 @@ from pathlib import Path
 
 from data.images import DataError
 from evaluation.report import format_table, write_csv
+from runtime.outputs import OutputExistsError, refuse_existing
 from tools.runs.drawing import draw_curves
 from tools.runs.reading import GROUPING, Run, differing_settings, group_by_seed, read_runs
 from tools.runs.table import Choice, default_metrics, plain_rows, shown_rows, tabulate, unequal_ends
@@ -43,6 +44,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--mode", choices=("min", "max"), help="what --best means (default: min)")
     parser.add_argument("--baseline", metavar="RUN", help="group to which the others' differences are shown")
     parser.add_argument("--format", choices=("text", "markdown"), help="of the table (default: text)")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     parser.add_argument("--csv", type=Path, help="file for the table in natural units at full precision")
     options = parser.parse_args(arguments)
     if options.smooth < 1:
@@ -83,6 +85,7 @@ def print_table(groups: Mapping[str, Sequence[Run]], metrics: Sequence[str], opt
     print(f"\nmean ± half the width of the 95 % interval over seeds (Student's t); one group is {GROUPING}")
     if options.csv is not None:
         write_csv(rows, options.csv)
+        print(f"wrote {options.csv}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,6 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parse(arguments)
     try:
+        if not options.overwrite:
+            refuse_existing(path for path in (options.output, options.csv) if path)
         runs, skipped = read_runs(options.runs)
         for line in skipped:
             print(f"plot_metrics.py: skipped: {line}", file=sys.stderr)
@@ -116,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         for line in str(error).splitlines():
             print(f"plot_metrics.py: {line}", file=sys.stderr)
-        return 1 if isinstance(error, OSError | DataError) else 2
+        return 1 if isinstance(error, OSError | DataError | OutputExistsError) else 2
     except KeyboardInterrupt:
         print("plot_metrics.py: interrupted", file=sys.stderr)
         return 130

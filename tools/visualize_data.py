@@ -28,6 +28,7 @@ from engine.config import TRAINING_SECTIONS, apply_overrides, load_config
 from engine.targets import instantiate
 from evaluation.report import fit_picture, join_cells, label_line
 from runtime.command_line import add_trust_option
+from runtime.outputs import OutputExistsError, refuse_existing
 
 KINDS = ("image", "trimap", "alpha")
 CELL_PX, NUM_COLUMNS = 160, 4
@@ -105,19 +106,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--cell-px", type=int, default=CELL_PX, help="side of a picture; the crop's own shows every pixel"
     )
     parser.add_argument("--num-columns", type=int, default=NUM_COLUMNS, help="samples beside each other")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     parser.add_argument("overrides", nargs="*", help="key=value, as for main.py")
     options = parser.parse_intermixed_args(arguments)
     for name, least in (("num", 1), ("epoch", 0), ("start", 0), ("cell_px", 1), ("num_columns", 1)):
         if getattr(options, name) < least:
             parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(options, name)}")
     try:
+        if not options.overwrite:
+            refuse_existing([options.output])
         cfg = load_config(options.config_file, TRAINING_SECTIONS, options.trust_module)
         apply_overrides(cfg, options.overrides)
         samples = list(islice(draw_samples(cfg, options.epoch, options.start), options.num))
         write_sheet(samples, options.output, options.cell_px, options.num_columns)
     except (OSError, ValueError) as error:
         print(f"visualize_data.py: {error}", file=sys.stderr)
-        return 1 if isinstance(error, OSError | DataError) else 2
+        return 1 if isinstance(error, OSError | DataError | OutputExistsError) else 2
     except KeyboardInterrupt:
         print("visualize_data.py: interrupted", file=sys.stderr)
         return 130
