@@ -2,13 +2,17 @@
 
 import importlib
 import importlib.util
+import logging
 import os
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from runtime.caches import choose_numba_cache
+from runtime.caches import choose_numba_cache, has_compiled
 from runtime.threads import num_threads
+
+logger = logging.getLogger(__name__)
 
 EXTRAS_FILE = "requirements-extra.txt"
 
@@ -58,7 +62,10 @@ def _prepare(package: str) -> None:
     # onnxruntime, which other packages import too, reports its use online and keeps an id in the user's cache.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     if package == "pymatting" and (spec := importlib.util.find_spec(package)) and spec.origin:
-        choose_numba_cache(Path(spec.origin).parent)
+        folder = Path(spec.origin).parent
+        choose_numba_cache(folder)
+        if package not in sys.modules and not has_compiled(folder, "estimate_foreground_ml"):
+            logger.info("numba compiles pymatting, once on this machine; it takes about a minute")
 
 
 def session_options(onnxruntime: ModuleType) -> Any:

@@ -1,7 +1,5 @@
 """Clean colours: what a subject looks like without its background, cut out or laid over another."""
 
-import logging
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,8 +11,6 @@ from data.composition import composite
 from data.images import DataError, as_colours, as_unit_floats
 from inference.extras import import_extra
 from runtime.threads import check_not_forked, num_threads
-
-logger = logging.getLogger(__name__)
 
 GRADIENT_WEIGHT = 0.1
 """How much more neighbours count where alpha is steep. With pymatting's own 1, two iterations a level do not get far
@@ -54,8 +50,6 @@ def estimate_foreground(image: NDArray, alpha: NDArray) -> NDArray[np.float32]:
 
 def _by_pymatting(colours: NDArray[np.float32], opacity: NDArray[np.float32]) -> NDArray[np.float32]:
     """Estimate; in a thread of its own, for numba sets OpenMP's number of threads, torch's too, in the one it is in."""
-    if "pymatting" not in sys.modules:
-        logger.info("loading pymatting; the first time on a machine, numba compiles it for about a minute")
     library = import_extra("pymatting.foreground.estimate_foreground_ml", "foreground estimation")
     numba = import_extra("numba", "foreground estimation")
     numba.set_num_threads(min(num_threads(), numba.config.NUMBA_NUM_THREADS))  # of this thread alone

@@ -32,6 +32,17 @@ def choose_numba_cache(package: Path) -> None:
     os.environ[NUMBA_CACHE] = str(cache)
 
 
+def has_compiled(package: Path, module: str) -> bool:
+    """Tell whether numba has compiled a module of a package before, for this Python; else it does so when imported.
+
+    Args:
+        package: folder of the package, after `choose_numba_cache`.
+        module: name of the file without suffix.
+    """
+    folder = Path(os.environ.get(NUMBA_CACHE) or package)
+    return any(folder.rglob(f"{module}.*.py{sys.version_info.major}{sys.version_info.minor}.nbi"))
+
+
 def _temporary_folder(name: str) -> Path:
     """Make a folder for temporary files that the processes of this user share.
 

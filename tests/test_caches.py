@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from test_machines import READ_ONLY
 
-from runtime.caches import NUMBA_CACHE, choose_numba_cache
+from inference import extras
+from runtime.caches import NUMBA_CACHE, choose_numba_cache, has_compiled
 from runtime.errors import UserError
 from tests.conftest import REPOSITORY
 
@@ -35,6 +36,31 @@ def test_a_package_that_can_be_written_and_a_users_choice_are_left(closed, tmp_p
     monkeypatch.setenv(NUMBA_CACHE, "mine")
     choose_numba_cache(closed)
     assert os.environ[NUMBA_CACHE] == "mine"
+
+
+def test_that_numba_compiles_is_told_the_first_time_alone(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv(NUMBA_CACHE, str(tmp_path))
+    monkeypatch.delitem(sys.modules, "pymatting", raising=False)
+    caplog.set_level("INFO", "inference")
+    extras._prepare("pymatting")
+    assert ["numba compiles pymatting, once" in message for message in caplog.messages] == [True]
+    (tmp_path / "pymatting_1").mkdir()
+    name = f"estimate_foreground_ml._resize_nearest-32.py{sys.version_info.major}{sys.version_info.minor}.nbi"
+    (tmp_path / "pymatting_1" / name).touch()
+    extras._prepare("pymatting")
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.slow
+def test_numbas_cache_is_found_where_numba_writes_it(tmp_path):
+    """By numba itself, which names the files."""
+    (tmp_path / "compiled.py").write_text(
+        "import numba\n\n@numba.njit('i8(i8)', cache=True)\ndef f(x):\n    return x\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != NUMBA_CACHE}
+    assert not has_compiled(tmp_path, "compiled")
+    subprocess.run([sys.executable, "-c", "import compiled"], cwd=tmp_path, env=environment, check=True)
+    assert has_compiled(tmp_path, "compiled") and not has_compiled(tmp_path, "other")
 
 
 @pytest.mark.parametrize("variable", ["HOME", "XDG_CACHE_HOME"])

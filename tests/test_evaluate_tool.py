@@ -173,7 +173,7 @@ def test_composites_are_grouped_by_foreground(test_set, capsys):
     assert lines[6] == "" and lines[7].split()[:2] == ["SAD/1000", "MSE"]
     assert lines[8].split()[:5] == ["mean", "over", "images", "0.010", "80.000"]
     assert lines[11].split()[:5] == ["mean", "over", "foregrounds", "0.015", "88.889"]
-    assert [line.split()[:2] for line in (*lines[9:11], *lines[12:])] == [["95%", "from"], ["95%", "to"]] * 2
+    assert [line.split()[:2] for line in (*lines[9:11], *lines[12:14])] == [["95%", "from"], ["95%", "to"]] * 2
     summary = values(test_set / "out")
     rows = summary["per_image"]
     groups = {"a": ["a"], "b": ["b"], "f": ["f_0", "f_1", "f_2"]}

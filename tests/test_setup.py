@@ -41,6 +41,7 @@ def house(tmp_path: Path) -> Path:
     """A repository of one room and one tool named `probed_room` as well, beside a foreign package `tools`."""
     root = tmp_path / "house"
     (root / "tools").mkdir(parents=True)
+    shutil.copytree(REPOSITORY / "runtime", root / "runtime")  # which `_root` imports
     for name in ("__init__.py", "_root.py"):
         shutil.copy(REPOSITORY / "tools" / name, root / "tools" / name)
     (root / "tools" / "probe.py").write_text(PROBE)
@@ -165,3 +166,17 @@ def test_ci_sums_the_counts_and_fails_if_any_part_failed(tmp_path, lint_status, 
     done = subprocess.run(["bash", tmp_path / ".ci" / "run"], env=environment, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == f"{10 - 2 * failures} passed, {2 * failures} failed, 3 skipped"
     assert done.returncode == (1 if lint_status or failures else 0)
+
+
+def test_the_installer_shows_its_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        install_detectron2.main(["--help"])
+    assert stop.value.code == 0 and "detectron2" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_no_warning_of_a_library_greets_who_trains():
+    code = "import main; print(main.describe_environment())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert "FutureWarning" not in done.stderr
+    assert "not built correctly" not in done.stdout and "PyTorch" in done.stdout and "detectron2 " in done.stdout
