@@ -70,8 +70,8 @@ def network(monkeypatch):
 
     class FirstChannel:
         @classmethod
-        def load(cls, *source, precision, **options):
-            assert precision == "float32"
+        def load(cls, *source, precision, trusted_modules, **options):
+            assert precision == "float32" and not trusted_modules
             seen.loaded.append((*source, *options.values()))
             return cls()
 
@@ -117,6 +117,20 @@ def test_a_network_writes_the_predictions_first(dataset, network, by_network, ca
     nothing = dict.fromkeys(("config_file", "weights", "weights_sha256", "torch"))
     assert theirs.pop("predictions") == {"dir": str(new), **nothing}
     assert ours == theirs
+
+
+def test_a_test_image_may_be_known_everywhere(dataset, network, by_network):
+    """Foreground and background without unknown, which is no mask here: its alpha is its trimap."""
+    known = np.zeros((20, 30), np.uint8)
+    known[:, 15:] = 255
+    root = dataset / "all_known"
+    for folder, picture in (("image", known), ("alpha", known), ("trimap", known)):
+        (root / folder).mkdir(parents=True)
+        cv2.imwrite(str(root / folder / "a.png"), picture)
+        cv2.imwrite(str(root / folder / "b.png"), np.repeat(np.uint8([[0, 128, 255]]), 10, axis=1).repeat(20, axis=0))
+    options = [part if part != "mine" else str(root) for part in by_network]
+    assert evaluate.main([*options, str(dataset / "new")]) == 0
+    np.testing.assert_array_equal(cv2.imread(str(dataset / "new" / "a.png"), -1), known)
 
 
 @pytest.mark.parametrize(
