@@ -8,8 +8,8 @@ Exit status: 0 done; 2 a command line or config that cannot be used; 1 a data se
 unfit, or an error of the code. A training that is stopped first writes a checkpoint of all steps done, from which
 --resume goes on: 75 by SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 or SIGXCPU, to be queued again; 130 by Ctrl-C, where a second
 one ends at once; 3 the data or the loader failed; 4 losses were not finite; 5 another process was lost; 6 the output
-folder cannot be written; 7 memory ran out in a step: the message says which settings to lower. In an evaluation it only
-leaves that one out.
+folder cannot be written, or another run is in it; 7 memory ran out in a step: the message says which settings to lower.
+In an evaluation it only leaves that one out.
 """
 
 from runtime.openmp import wait_policy  # first: it sets what torch reads when it is loaded

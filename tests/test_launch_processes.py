@@ -146,6 +146,24 @@ def test_processes_of_a_torchrun_that_is_gone_write_a_checkpoint_and_end(data, t
     assert saved(tmp_path) >= 5
 
 
+def test_processes_that_torchrun_starts_again_come_together_and_resume(data, tmp_path):  # noqa: F811
+    command = (*TORCHRUN, "--standalone", "--nproc-per-node", "2", "--max-restarts", "1", "main.py")
+    changes = {**ENDLESS, "train.timeout_s": 60}
+    with started(*command, "--config-file", DEMO, *overrides(data, tmp_path, **changes)) as process:
+        wait_for(process, " iter: 4 ")
+        os.kill(next(pid for pid in descendants(process.pid) if local_rank(pid) == "1"), signal.SIGKILL)
+        wait_for(process, "started again by torchrun or Slurm: it resumes")
+        done = saved(tmp_path)
+        wait_for(process, f"Starting training from iteration {done}")
+        wait_for(process, f" iter: {done} ")
+        process.terminate()
+        process.communicate(timeout=60)
+    assert done >= 5 and saved(tmp_path) > done
+    jobs = [run["jobs"] for run in json.loads((tmp_path / "run.json").read_text())]
+    assert [[*restarts.values()] for restarts in jobs] == [[0], [1]] and jobs[0].keys() == jobs[1].keys()
+    assert not (tmp_path / "run.lock").exists()
+
+
 @pytest.fixture
 def two_machines() -> Iterator[tuple[str, str]]:
     """Names of two network namespaces, node 0 at 10.77.0.1, joined by a cable of which each has the end `cable`."""
