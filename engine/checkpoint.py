@@ -15,6 +15,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from torch import Tensor, nn
 
+from engine.out_of_memory import is_out_of_memory
 from engine.whole_file import set_aside, whole_file, write_text
 from runtime.errors import UserError
 
@@ -77,6 +78,8 @@ def read_checkpoint(path: str | Path, is_mapped: bool = False) -> dict[str, Any]
         damaged = _damaged_part(path)
         content = None if damaged else torch.load(path, "cpu", weights_only=True, mmap=is_mapped)
     except UNREADABLE as error:
+        if is_out_of_memory(error):  # a whole file must not be taken for a damaged one
+            raise
         # The first sentence: in the next ones torch advises to run the code that a file may hold.
         sentence = " ".join(str(error).partition(". ")[0].split())
         reason = ": ".join(filter(None, (type(error).__name__, sentence)))

@@ -13,6 +13,7 @@ from test_main import data, quiet_afterwards, trained  # noqa: F401
 from test_training_faults import same_weights, stopped
 
 import main
+from engine.checkpoint import read_checkpoint
 from engine.out_of_memory import OutOfMemory, is_out_of_memory, stop_on_out_of_memory
 from engine.trainer import Trainer
 from inference import network
@@ -91,6 +92,13 @@ def test_tensors_of_the_failed_step_are_freed():
             step()
     except OutOfMemory:
         assert freed
+
+
+def test_a_checkpoint_that_finds_no_memory_is_not_called_damaged(tmp_path, monkeypatch):
+    torch.save({"model": {}}, tmp_path / "whole.pth")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: allocate_by_torch())
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        read_checkpoint(tmp_path / "whole.pth")
 
 
 def test_a_step_without_memory_saves_the_steps_done_and_a_resume_loses_nothing(
