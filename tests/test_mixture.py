@@ -153,16 +153,16 @@ def sets(tmp_path, monkeypatch):
     monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
     adobe = "datasets/adobe_composition-1k/Training_set"
     pictures = [
-        "sets/fg/a.jpg",
-        "sets/mine/b.jpg",
-        "sets/photos/c.jpg",
-        "sets/more_photos/x/d.jpg",
-        "sets/real/image/e.jpg",
+        "datasets/fg/a.jpg",
+        "datasets/mine/b.jpg",
+        "datasets/photos/c.jpg",
+        "datasets/more_photos/x/d.jpg",
+        "datasets/real/image/e.jpg",
     ]
     pictures += ["datasets/train2017/f.jpg", f"{adobe}/Adobe-licensed images/fg/g.jpg", f"{adobe}/Other/fg/h.png"]
-    alphas = ["sets/alpha/a.png", "sets/mine/b_alpha.png", "sets/real/alpha/e.png"]
+    alphas = ["datasets/alpha/a.png", "datasets/mine/b_alpha.png", "datasets/real/alpha/e.png"]
     alphas += [f"{adobe}/Adobe-licensed images/alpha/g.jpg", f"{adobe}/Other/alpha/h.png"]
-    for mode, names in {"RGB": pictures, "L": alphas, "RGBA": ["sets/cutouts/i.png"]}.items():
+    for mode, names in {"RGB": pictures, "L": alphas, "RGBA": ["datasets/cutouts/i.png"]}.items():
         for name in names:
             picture(tmp_path / name, mode)
     shutil.copytree(REPOSITORY / "configs", tmp_path / "configs", ignore=shutil.ignore_patterns("__pycache__"))
@@ -214,8 +214,8 @@ def test_a_mixture_trains_and_its_saved_config_is_the_same_mixture(sets):
     reach = "dataloader.train.dataset"
     changes = [line for line in overrides(sets, sets / "out") if f"{reach}." not in line and ".test." not in line]
     changes += [f"{reach}.composites.crop_px=64", f"{reach}.weights.composites=1", f"{reach}.weights.photographs=2"]
-    changes += [f"{reach}.composites.foreground_dirs=[sets/cutouts]", f"{reach}.composites.alpha_dirs=null"]
-    changes += [f"{reach}.composites.background_dirs=[sets/photos]", "dataloader.test=null", "train.device=cpu"]
+    changes += [f"{reach}.composites.foreground_dirs=[datasets/cutouts]", f"{reach}.composites.alpha_dirs=null"]
+    changes += [f"{reach}.composites.background_dirs=[datasets/photos]", "dataloader.test=null", "train.device=cpu"]
     changes += ["train.epochs=1", "train.samples_per_epoch=6", f"{reach}.composites.degradation.noise_probability=0.5"]
     main.main(["--config-file", "configs/mixture.py", *changes])
     assert [row for row in metrics(sets / "out") if row < 3] == [0, 1, 2]
@@ -229,12 +229,12 @@ def test_a_mixture_trains_and_its_saved_config_is_the_same_mixture(sets):
         assert all(torch.equal(first[0, index][name], second[0, index][name]) for name in ("image", "trimap", "alpha"))
 
 
-@pytest.mark.parametrize("broken", ["sets/real/image/e.jpg", "sets/fg/a.jpg"])
+@pytest.mark.parametrize("broken", ["datasets/real/image/e.jpg", "datasets/fg/a.jpg"])
 def test_what_breaks_one_set_is_told_of_before_anything_starts(sets, broken, capsys):
     (sets / broken).write_bytes((sets / broken).read_bytes()[:300])
     reach = "dataloader.train.dataset.composites"
-    changes = [f"{reach}.foreground_dirs=[sets/fg]", f"{reach}.alpha_dirs=[sets/alpha]", f"{reach}.crop_px=64"]
-    changes += [f"{reach}.background_dirs=[sets/photos]", "dataloader.test=null", "train.device=cpu"]
+    changes = [f"{reach}.foreground_dirs=[datasets/fg]", f"{reach}.alpha_dirs=[datasets/alpha]", f"{reach}.crop_px=64"]
+    changes += [f"{reach}.background_dirs=[datasets/photos]", "dataloader.test=null", "train.device=cpu"]
     changes += ["dataloader.train.num_workers=0", f"train.output_dir={sets}/out", "train.samples_per_epoch=20"]
     with pytest.raises(SystemExit, match="1"):
         main.main(["--config-file", "configs/mixture.py", *changes])
