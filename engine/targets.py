@@ -33,7 +33,6 @@ TARGETS = frozenset(
         "evaluation.evaluator.MattingEvaluator",
         "evaluation.samples.SampleSheet",
         "inference.network.TiledEvaluation",
-        "inference.network.TiledEvaluation",
         "modeling.average_views.AverageViews",
         "modeling.backbone.vit.ViT",
         "modeling.backbone.vitdet.ViTDet",

@@ -157,7 +157,7 @@ def test_a_misspelt_override_is_refused_with_what_was_meant(path, override, hint
         ("train.epochs", "expected key=value"),
         ("--resume", "go before overrides"),
         ("train.output_dir=${x", r"cannot use 'train.output_dir=\$\{x'"),
-        ("train.init_checkpoint=???", "Missing mandatory value: train.init_checkpoint .in the config's 'train.init_"),
+        ("train.init_checkpoint=???", "Missing mandatory value: init_checkpoint .in the config's 'train.init_check"),
         ("dataloader.train.dataset.foreground_dirs=[a,,b]", "an entry of the list is empty: write ''"),
         ("dataloader.train.dataset.foreground_dirs=a", "foreground_dirs must be a list, got 'a'"),
         ("train.epochs=1 (a)", "cannot use 'train.epochs=1 .a.'"),
