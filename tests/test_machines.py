@@ -54,13 +54,13 @@ names = "fcntl grp posix pty pwd resource syslog termios tty".split()
 import_any = builtins.__import__
 
 def import_portable(name, globals=None, *others):
-    file = str((globals or {}).get("__file__"))
+    file = str((globals or {{}}).get("__file__"))
     if name in names and file.startswith(os.getcwd()) and "site-packages" not in file:
-        raise ModuleNotFoundError(f"no module named {name} on Windows, for {file}")
+        raise ModuleNotFoundError(f"no module named {{name}} on Windows, for {{file}}")
     return import_any(name, globals, *others)
 
 # Which ask sys.platform, and so need what this system has.
-import cv2, detectron2.engine, onnxruntime, onnxscript, timm.layers, torch.onnx, tqdm
+import cv2, detectron2.engine, onnxruntime, onnxscript, timm.layers, torch.distributed.elastic.timer, torch.onnx, tqdm
 
 builtins.__import__ = import_portable
 for name in "SIGALRM SIGCHLD SIGHUP SIGKILL SIGQUIT SIGSTOP SIGUSR1 SIGUSR2 SIGXCPU".split():
