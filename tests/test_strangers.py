@@ -18,7 +18,6 @@ from test_main import quiet_afterwards  # noqa: F401
 from torch import nn
 
 import main
-import preprocess
 from data.images import DataError
 from data.packed import compute_index_checksum, find_packed
 from engine.checkpoint import CheckpointError, read_checkpoint
@@ -28,6 +27,7 @@ from engine.targets import MODULES, TARGETS
 from evaluation.summary import read_summary
 from inference.model_folder import ModelFolderError, read_model_folder
 from inference.onnx_network import OnnxNetwork
+from modeling.conversion import checkpoint_files
 from runtime.errors import UserError
 from runtime.yaml_files import Reference, dump_yaml, load_yaml, parse_yaml
 from tests.tiny_training import DEMO, REPOSITORY, overrides
@@ -250,8 +250,8 @@ def test_no_checkpoint_runs_anything(here, capsys):
         for read in (read_checkpoint, read_initial):
             with pytest.raises(CheckpointError, match="model_final.pth is no checkpoint"):
                 read(path)
-        with pytest.raises(preprocess.ConversionError, match="cannot be read"):
-            preprocess.read_checkpoint(path)
+        with pytest.raises(UserError, match="cannot be read"):
+            checkpoint_files.read_checkpoint(path)
         status, told = status_of(export.main, ["--from-vitmatte", path, "--output", "out"], capsys)
         assert status == 1 and "model_final.pth" in told
     assert (here / "victim").is_dir()
@@ -285,7 +285,7 @@ def test_no_model_folder_builds_anything_else(here, name, key):
 def test_safetensors_hold_no_pickle(here):
     for content in (pickle.dumps(Run()), b"\x08\0\0\0\0\0\0\0" + pickle.dumps(Run())[:8]):
         (here / "model.safetensors").write_bytes(content)
-        for read in (read_initial, preprocess.read_checkpoint):
+        for read in (read_initial, checkpoint_files.read_checkpoint):
             with pytest.raises(UserError):
                 read(here / "model.safetensors")
 
