@@ -24,6 +24,7 @@ SUBFILE_TYPE_TAG, ORIENTATION_TAG, SHORT, UPRIGHT = 254, 274, 3, 1
 TO_RGB = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}  # number of OpenCV's channels -> their order
 DECOMPRESSED_BY_TIFFFILE = (1, 8, 32773, 32946)  # none, deflate, PackBits, deflate by its older number
 OLD_JPEG, JPEG = 6, 7
+MOST_CHANNELS = 8  # of an image of the most pixels
 
 
 def read_tiff(content: bytes, max_pixels: int) -> tuple[NDArray, int] | None:
@@ -53,7 +54,7 @@ def read_tiff(content: bytes, max_pixels: int) -> tuple[NDArray, int] | None:
         raise UserError("a tag with several values where one is expected. Is it complete? Replace or remove it")
     if page.subfiletype & (REDUCED | MASK) and (num_frames or page.subifds):
         raise UserError("its first page is a thumbnail, as in camera raw. Save the image as a TIFF of one page")
-    if page.imagewidth * page.imagelength > max_pixels:
+    if page.imagewidth * page.imagelength > max_pixels or page.size > MOST_CHANNELS * max_pixels:
         raise too_large(f"{page.imagewidth} x {page.imagelength}")
     bits = page.bitspersample
     if page.sampleformat != UNSIGNED or bits not in ((1, 2, 4, 8, 16) if page.samplesperpixel == 1 else (8, 16)):
