@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.formats import READABLE
+from data.formats import READABLE, decoder_errors
 from data.images import DataError
 from data.layouts import find_by_stem
 from data.trimap import read_strict_trimap
+from runtime.errors import UserError
 
 NUM_FOREGROUNDS, NUM_BACKGROUNDS = 50, 20  # 50 test foregrounds, each over 20 backgrounds of its own
 RULE = (
@@ -139,11 +140,13 @@ def read_sizes(paths: Iterable[Path], problems: list[str]) -> dict[Path, tuple[i
     sizes = {}
     for path in dict.fromkeys(paths):
         try:
-            with Image.open(path) as picture:
+            with path.open("rb") as file:
+                with decoder_errors():
+                    picture = Image.open(file)
                 sizes[path] = picture.size
                 if picture.mode not in MODES:
                     problems.append(f"{path} has pixel format {picture.mode}: expected 8 bit")
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        except (OSError, UserError) as error:
             problems.append(f"cannot read {path}: {error}")
     return sizes
 
@@ -177,10 +180,10 @@ def make_composite(composite: Composite) -> tuple[NDArray[np.uint8], NDArray[np.
 def _read(path: Path) -> Image.Image:
     """Decode a picture to RGB as it lies in the file, transparency left out."""
     try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot read {path}: {error}. Is it complete? Replace it") from error
+        with path.open("rb") as file, decoder_errors():
+            return Image.open(file).convert("RGB")
+    except (OSError, UserError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
 
 
 def fit_background(background: Image.Image, size: tuple[int, int]) -> Image.Image:
