@@ -179,7 +179,9 @@ def _stored_layout(image: ImageFile) -> str:
 
 def _target_mode(image: Image.Image) -> str:
     """Name the Pillow mode to decode to: "L", "RGB" or "RGBA"."""
-    if image.has_transparency_data:
+    with decoder_errors():
+        has_transparency = image.has_transparency_data  # fails for a palette that is not there
+    if has_transparency:
         return "RGBA"
     if image.mode in ("1", "L"):
         return "L"

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from data.images import read_raw
-from data.tiff import STARTS, WHITE_IS_ZERO
+from data.tiff import CONTIGUOUS, STARTS, WHITE_IS_ZERO
 from inference.batch import matte_all
 from inference.jobs import Job
 from tests.image_files import as_rgba, encoded_by_pillow, netpbms, pngs, tiffs
@@ -101,6 +101,8 @@ def other_decoder(content: bytes, dtype: type) -> NDArray | None:
             pixels = np.atleast_3d(pixels)
             if content.startswith(STARTS):
                 with tifffile.TiffFile(BytesIO(content)) as file:
+                    if file.pages[0].planarconfig != CONTIGUOUS:
+                        return None  # OpenCV takes planes for interleaved channels
                     if file.pages[0].photometric == WHITE_IS_ZERO:  # which OpenCV does not look at
                         pixels = np.iinfo(np.uint16).max - pixels
             return as_rgba(pixels[:, :, {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]])

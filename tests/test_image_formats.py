@@ -235,6 +235,12 @@ def test_a_strip_that_is_not_there_is_not_made_up(tmp_path):
         decode(bytes(damaged))
 
 
+def test_a_palette_that_is_not_there_is_the_file_s_error(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(draw(1, 1), PALETTE, 1))
+    with pytest.raises(DataError, match=r"cannot read .*a\.png"):
+        read_raw(tmp_path / "a.png")
+
+
 def test_a_damaged_file_leaves_one_line_on_the_screen(tmp_path):
     """The libraries' own lines name no file."""
     (tmp_path / "a.tif").write_bytes(b"II*\0" + bytes(100))
