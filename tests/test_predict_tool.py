@@ -311,9 +311,10 @@ def test_settings_of_the_network_are_handed_on(folders, network, monkeypatch):
     assert predict.main(arguments(folders, "--model", "m.onnx", *settings)) == 0
     assert predict.main(arguments(folders, *by_network(network), "--overwrite")) == 0
     expected = {"device": "cpu", "precision": "bf16", "max_memory_gb": 2.5, "is_compiled": True, "tile_px": 64}
+    none_trusted: dict = {"trusted_modules": []}
     assert given == [
-        (Path("m.onnx"), None, expected),
-        (network / "config.yaml", network / "weights.pth", {}),
+        (Path("m.onnx"), None, expected | none_trusted),
+        (network / "config.yaml", network / "weights.pth", none_trusted),
     ]
 
 
