@@ -17,7 +17,7 @@ from data.procedural.demo import DEMO_KINDS
 SIZE_PX = 128
 ORIENTATION = 0x0112
 TRAINING = ("train/fg", "train/alpha", "train/rgba", "train/backgrounds")
-TEST = ("test/merged", "test/trimaps", "test/alpha_copy")
+TEST = ("test/image", "test/trimap", "test/alpha")
 KINDS = list(DEMO_KINDS.values())
 
 Expected = set[tuple[str, str]]
@@ -104,7 +104,7 @@ def alpha_without_foreground(root: Path) -> Expected:
 
 def test_image_without_trimap(root: Path) -> Expected:
     add_test(root, "untrimmed", 201)[1].unlink()
-    return {("missing-partner", "test/merged/untrimmed.png")}
+    return {("missing-partner", "test/image/untrimmed.png")}
 
 
 def size_mismatch(root: Path) -> Expected:
@@ -122,7 +122,7 @@ def truncated(root: Path) -> Expected:
     paths = add_pair(root, "cut", 13)[0], add_test(root, "cut_too", 202)[2]
     for path in paths:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    return {("truncated", "train/fg/cut.jpg"), ("truncated", "test/alpha_copy/cut_too.png")}
+    return {("truncated", "train/fg/cut.jpg"), ("truncated", "test/alpha/cut_too.png")}
 
 
 def zero_bytes(root: Path) -> Expected:
@@ -173,13 +173,13 @@ def coloured_alpha(root: Path) -> Expected:
 def contradicting_trimap(root: Path) -> Expected:
     _, path, _ = add_test(root, "swapped", 203)
     save(path, make_trimap(draw(208)[1]))
-    return {("trimap-contradiction", "test/trimaps/swapped.png")}
+    return {("trimap-contradiction", "test/trimap/swapped.png")}
 
 
 def trimap_without_unknown(root: Path) -> Expected:
     _, path, _ = add_test(root, "sure", 204)
     save(path, np.where(draw(204)[1] > 127, 255, 0).astype(np.uint8))
-    return {("trimap-no-unknown", "test/trimaps/sure.png")}
+    return {("trimap-no-unknown", "test/trimap/sure.png")}
 
 
 def odd_trimap(root: Path) -> Expected:
@@ -187,7 +187,7 @@ def odd_trimap(root: Path) -> Expected:
     trimap = make_trimap(draw(205)[1])
     trimap[trimap == 128] = 127
     save(path, trimap)
-    return {("trimap-values", "test/trimaps/odd.png")}
+    return {("trimap-values", "test/trimap/odd.png")}
 
 
 def premultiplied(root: Path) -> Expected:

@@ -43,7 +43,7 @@ def found(report: Report, root: Path) -> list[tuple[str, str]]:
 def folder_options(root: Path) -> list[str]:
     """Name all folders of the set but that of cut-outs."""
     fg, alpha, backgrounds = (str(root / f"train/{name}") for name in ("fg", "alpha", "backgrounds"))
-    merged, trimaps, truths = (str(root / f"test/{name}") for name in ("merged", "trimaps", "alpha_copy"))
+    merged, trimaps, truths = (str(root / f"test/{name}") for name in ("image", "trimap", "alpha"))
     return [
         *("--foreground-dir", fg, "--alpha-dir", alpha, "--background-dir", backgrounds),
         *("--test-image-dir", merged, "--test-trimap-dir", trimaps, "--test-alpha-dir", truths, "--workers", "1"),
@@ -127,7 +127,7 @@ def test_a_config_names_all_its_folders(tmp_path, capsys):
     assert check_dataset.main([*options[:2], *options[3:], options[2]]) == 0
     assert capsys.readouterr().out.startswith("10 files checked")  # all but the pairs
     (tmp_path / "data/train/rgba/cutout0.png").write_bytes(b"")
-    (tmp_path / "data/test/merged/test1.png").write_bytes(b"")
+    (tmp_path / "data/test/image/test1.png").write_bytes(b"")
     assert check_dataset.main([*options[:2], *options[3:], options[2]]) == 1
     assert "error zero-bytes: 2 files" in capsys.readouterr().out
     assert check_dataset.main([*options[:2], "train.output_dirr=x"]) == 2
@@ -212,13 +212,13 @@ def test_black_around_a_photograph_is_not_premultiplied(tmp_path):
 
 
 def test_cut_outs_pairs_and_named_sets_of_photographs_are_checked_by_options(root, monkeypatch, capsys):
-    layout = TrainingLayout("images", str(root), ("test/merged",), ("test/alpha_copy",), source="this test")
+    layout = TrainingLayout("images", str(root), ("test/image",), ("test/alpha",), source="this test")
     monkeypatch.setitem(TRAINING_LAYOUTS, "own", layout)
     foregrounds, alphas = (str(root / "train/rgba"), str(root / "train/fg")), ("null", str(root / "train/alpha"))
     options = ["--foreground-dir", *foregrounds, "--alpha-dir", *alphas, "--image-dir", "own", "--workers", "1"]
     assert check_dataset.main(options) == 0
     assert capsys.readouterr().out == "10 files checked, 0 errors, 0 warnings: training may start\n"
-    named = str(root / "test/merged"), "--image-alpha-dir", str(root / "test/alpha_copy")
+    named = str(root / "test/image"), "--image-alpha-dir", str(root / "test/alpha")
     assert check_dataset.main(["--image-dir", *named, "--workers", "1"]) == 0
     assert capsys.readouterr().out.startswith("4 files")
 
