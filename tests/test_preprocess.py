@@ -1,6 +1,7 @@
 """preprocess.convert against the published implementations: every layout must give the official network's features."""
 
 import copy
+import math
 import re
 from collections.abc import Callable
 
@@ -8,9 +9,9 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers import pos_embed_sincos
 from torch import Tensor, nn
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
-from transformers.models.dinov3_vit import modeling_dinov3_vit
 
 import modeling.backbone.attention as attention_module
 import preprocess
@@ -97,6 +98,16 @@ def relative_error(ours: Tensor, theirs: Tensor) -> float:
     return ((ours - theirs).norm() / theirs.norm()).item()
 
 
+def timm_multiplies_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let timm in float64 take 2 pi times the coordinate in float32, as the official code does; it casts before."""
+    build_grid = pos_embed_sincos._build_grid
+
+    def build_official_grid(*arguments: object, **settings: object) -> Tensor:
+        return (2.0 * math.pi * build_grid(*arguments, **settings)).double() / (2.0 * math.pi)
+
+    monkeypatch.setattr(pos_embed_sincos, "_build_grid", build_official_grid)
+
+
 def timm_reference(name: str, layout: str) -> tuple[nn.Module, dict[str, Tensor], Callable[[Tensor], Tensor]]:
     model = timm_model(name)
     state = model.state_dict() if layout == "timm" else official_state(model)
@@ -126,12 +137,9 @@ def test_features_equal_the_published_implementations(name: str, monkeypatch: py
     model.double()
     vit.double()
     if name.startswith("transformers"):
-        # In float64 it still rounds angles to float32 twice: 1 / period, and 2 pi times the coordinate. Undo both.
-        model.rope_embeddings.inv_freq = 1.0 / vit.rope_embed.periods
-        centres = modeling_dinov3_vit.get_patches_center_coordinates
-        monkeypatch.setattr(
-            modeling_dinov3_vit, "get_patches_center_coordinates", lambda *a, **k: centres(*a, **k).double()
-        )
+        model.rope_embeddings.inv_freq = 1.0 / vit.rope_embed.periods  # which it rounds to float32 in float64 too
+    else:
+        timm_multiplies_in_float32(monkeypatch)
     for size in SIZES_PX:
         image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         assert relative_error(our_tokens(vit, image), forward(image)) < 1e-10
@@ -224,7 +232,8 @@ def converted_small() -> tuple[ViT, Tensor, Tensor]:
     model, state, forward = REFERENCES["timm-S"]()
     vit = our_vit(state).double()
     image = torch.randn(1, 3, *SIZES_PX[1], generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    with torch.no_grad():
+    with torch.no_grad(), pytest.MonkeyPatch.context() as monkeypatch:
+        timm_multiplies_in_float32(monkeypatch)
         expected = model.double().forward_features(image)[:, 5:]
         assert relative_error(our_tokens(vit, image)[:, 5:], expected) < 1e-10
     return vit, image, expected
