@@ -36,9 +36,9 @@ def median_step_s(data: Path, output: Path, num_steps: int, environment: dict[st
         "dataloader.train.batch_size": BATCH_SIZE,
         "dataloader.train.dataset.foreground_dirs": f"[{data}/rgba]",
         "dataloader.train.dataset.background_dirs": f"[{data}/backgrounds]",
-        "dataloader.test.dataset.image_dir": data / "merged",
-        "dataloader.test.dataset.trimap_dir": data / "trimaps",
-        "dataloader.test.dataset.alpha_dir": data / "alpha_copy",
+        "dataloader.test.dataset.image_dir": data / "image",
+        "dataloader.test.dataset.trimap_dir": data / "trimap",
+        "dataloader.test.dataset.alpha_dir": data / "alpha",
     }
     command = [sys.executable, "main.py", "--config-file", DEMO]
     command += [f"{name}={value}" for name, value in overrides.items()]

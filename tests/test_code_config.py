@@ -158,7 +158,7 @@ def test_a_backbone_of_ones_own_trains_stops_resumes_is_evaluated_and_predicts(t
                "train.device=cpu", "dataloader.test.num_workers=0", f"train.init_checkpoint={weights}"])  # fmt: skip
     assert f"{expected['SAD']:.4f}" in capsys.readouterr().out
 
-    source = [str(tmp_path / "merged/0.png"), "--trimap", str(tmp_path / "trimaps/0.png"), "--config-file", saved]
+    source = [str(tmp_path / "image/0.png"), "--trimap", str(tmp_path / "trimap/0.png"), "--config-file", saved]
     source += ["--weights", weights, "--output", str(tmp_path / "alpha.png")]
     assert predict.main(source) != 0 and "--trust-module own_networks.nets" in capsys.readouterr().err
     assert predict.main([*source, *trust]) == 0 and (tmp_path / "alpha.png").is_file()

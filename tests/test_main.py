@@ -250,7 +250,7 @@ def test_predictions_are_written_on_request_and_measure_the_same(trained, data, 
     main.main(["--config-file", DEMO, "--eval-only", *overrides(data, tmp_path, **changes)])
     log = (tmp_path / "log.txt").read_text()
     assert sorted(path.name for path in (tmp_path / "pred").iterdir()) == ["0.png", "1.png", "2.png"]
-    rows = evaluate_folders(tmp_path / "pred", data / "alpha_copy", data / "trimaps").rows
+    rows = evaluate_folders(tmp_path / "pred", data / "alpha", data / "trimap").rows
     expected = average(rows.values())
     assert printed_evaluation(log) == {name: round(value, 4) for name, value in expected.items()}
     assert format_table([{"images": 3, **expected}]) in log and PROTOCOLS["dim"].description in log

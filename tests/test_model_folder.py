@@ -194,10 +194,11 @@ def test_a_missing_file_is_named_with_what_makes_it(folder, missing):
         read_model_folder(folder)
 
 
-@pytest.mark.parametrize("absent", ["nowhere", "model/config.json"])
-def test_what_is_no_folder_is_named(folder, absent):
-    with pytest.raises(FileNotFoundError, match=f"{absent} is no model folder"):
-        read_model_folder(folder.parent / absent)
+def test_what_is_no_folder_is_named(folder):
+    with pytest.raises(FileNotFoundError, match="nowhere is no model folder"):
+        read_model_folder(folder.parent / "nowhere")
+    with pytest.raises(ModelFolderError, match=r"model/config\.json is a file, expected a model folder"):
+        read_model_folder(folder / "config.json")
 
 
 class Code:

@@ -207,9 +207,9 @@ def test_the_baseline_trains_from_the_converted_file(kind: str, tmp_path: Path) 
         "dataloader.train.dataset.crop_px": 64,
         "dataloader.train.dataset.square_probability": 0,
         "dataloader.test.num_workers": 0,
-        "dataloader.test.dataset.image_dir": tmp_path / "merged",
-        "dataloader.test.dataset.trimap_dir": tmp_path / "trimaps",
-        "dataloader.test.dataset.alpha_dir": tmp_path / "alpha_copy",
+        "dataloader.test.dataset.image_dir": tmp_path / "image",
+        "dataloader.test.dataset.trimap_dir": tmp_path / "trimap",
+        "dataloader.test.dataset.alpha_dir": tmp_path / "alpha",
     }
     for name, folder in folders.items():
         settings[f"dataloader.train.dataset.{name}"] = f"[{tmp_path / folder}]" if folder else "null"

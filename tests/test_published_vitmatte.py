@@ -597,7 +597,7 @@ def test_published_weights_run_without_detectron2(source, tmp_path, capsys):
     expected = Predictor.load(tmp_path / "model").predict(np.ascontiguousarray(image[:, :, ::-1]), trimap)
     written = cv2.imread(str(files[2]), cv2.IMREAD_UNCHANGED)
     assert np.abs(written - 255 * expected.astype(np.float64)).max() <= 0.5 + 1e-3
-    again = [files[0], "--model", tmp_path / "absent", "--trimap", files[1], "--output", files[2]]
+    again = [files[0], "--overwrite", "--model", tmp_path / "absent", "--trimap", files[1], "--output", files[2]]
     assert predict.main([str(argument) for argument in again]) == 1
     assert "absent is no model folder: it lacks config.json and model.safetensors" in capsys.readouterr().err
 

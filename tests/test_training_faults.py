@@ -202,7 +202,7 @@ def test_a_test_set_that_changes_stops_at_its_evaluation_and_a_resume_makes_up_f
     capsys,
     num_workers,
 ):
-    picture = own_data / "merged" / "1.png"
+    picture = own_data / "image" / "1.png"
     content = picture.read_bytes()
     settings = {"dataloader.test.num_workers": num_workers, "train.checkpointer.period": 5, "train.eval_period": 3}
     changes = overrides(own_data, tmp_path / "out", **settings)

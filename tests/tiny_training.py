@@ -17,17 +17,17 @@ def make_data(folder):
     """Draw three RGBA discs, as many backgrounds, and test images of 96 x 80 px with trimaps and alphas."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:96, :96]
-    for name in ("rgba", "backgrounds", "merged", "trimaps", "alpha_copy"):
+    for name in ("rgba", "backgrounds", "image", "trimap", "alpha"):
         (folder / name).mkdir()
     for i in range(3):
         alpha = np.clip(32 + 4 * i - np.hypot(y - 48, x - 48), 0, 8) / 8
         picture = rng.integers(0, 256, (96, 96, 3))
         cv2.imwrite(str(folder / f"rgba/{i}.png"), np.dstack((picture, 255 * alpha)).astype(np.uint8))
         cv2.imwrite(str(folder / f"backgrounds/{i}.png"), picture[:, ::-1].astype(np.uint8))
-        cv2.imwrite(str(folder / f"merged/{i}.png"), picture[:80].astype(np.uint8))
-        cv2.imwrite(str(folder / f"alpha_copy/{i}.png"), (255 * alpha[:80]).astype(np.uint8))
+        cv2.imwrite(str(folder / f"image/{i}.png"), picture[:80].astype(np.uint8))
+        cv2.imwrite(str(folder / f"alpha/{i}.png"), (255 * alpha[:80]).astype(np.uint8))
         trimap = np.where(alpha == 1, 255, np.where(alpha == 0, 0, 128))[:80]
-        cv2.imwrite(str(folder / f"trimaps/{i}.png"), trimap.astype(np.uint8))
+        cv2.imwrite(str(folder / f"trimap/{i}.png"), trimap.astype(np.uint8))
 
 
 def overrides(data, output, **changes):
@@ -54,9 +54,9 @@ def overrides(data, output, **changes):
         "dataloader.train.dataset.foreground_dirs": f"[{data}/rgba]",
         "dataloader.train.dataset.background_dirs": f"[{data}/backgrounds]",
         "dataloader.test.num_workers": 0,
-        "dataloader.test.dataset.image_dir": data / "merged",
-        "dataloader.test.dataset.trimap_dir": data / "trimaps",
-        "dataloader.test.dataset.alpha_dir": data / "alpha_copy",
+        "dataloader.test.dataset.image_dir": data / "image",
+        "dataloader.test.dataset.trimap_dir": data / "trimap",
+        "dataloader.test.dataset.alpha_dir": data / "alpha",
         **changes,
     }
     return [f"{key}={value}" for key, value in settings.items()]
