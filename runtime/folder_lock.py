@@ -3,8 +3,10 @@
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -19,6 +21,9 @@ BEAT_S = 30.0
 
 STALE_S = 300.0
 """Age from which on a lock of another machine counts as left by a run that is gone."""
+
+CLAIM_STALE_S, CLAIM_WAIT_S = 10.0, 0.01
+"""Age from which on a claim to take a lock over counts as left by a killed process; time between two looks at one."""
 
 
 class FolderInUseError(UserError):
@@ -60,8 +65,8 @@ def hold_folder(folder: Path, jobs: Mapping[str, int], on_loss: Callable[[], Non
     lock = folder / LOCK_NAME
     own = json.dumps({**this_process(), "jobs": dict(jobs)}, indent=2).encode()
     folder.mkdir(parents=True, exist_ok=True)
-    while not _create(lock, own):
-        _remove_stale(lock, jobs)
+    while not (_create(lock, own) or _take_over(lock, own, jobs)):
+        pass
     is_done = threading.Event()
     threading.Thread(target=_renew, args=(lock, own, is_done, on_loss), daemon=True).start()
     try:
@@ -89,24 +94,34 @@ def _create(lock: Path, content: bytes) -> bool:
     return True
 
 
-def _remove_stale(lock: Path, jobs: Mapping[str, int]) -> None:
-    """Remove the lock of a process that is gone, or of this run's attempt before.
+def _take_over(lock: Path, own: bytes, jobs: Mapping[str, int]) -> bool:
+    """Put the own lock in the place of one whose process is gone, or of this run's attempt before.
+
+    A claim on exactly the lock that was seen lets one process alone do so, and the lock's place is never empty: between
+    a removal and a creation a third process could come in.
+
+    Returns: whether it was done; else the lock has changed, or another process has the claim.
 
     Raises:
-        FolderInUseError: it is neither.
+        FolderInUseError: the lock is neither.
     """
     try:
         seen = _see(lock)
         if not is_restart(jobs, seen.holder.get("jobs", {})):
             _check_stale(lock, seen)
-        aside = lock.with_name(f"{uuid4().hex}.unfinished")
-        lock.replace(aside)
-        if _see(aside) == seen:
-            aside.unlink()
-        else:  # another process was quicker, and this is its lock
-            aside.replace(lock)
-    except FileNotFoundError:
-        return  # its run has ended just now
+        claim = lock.with_name(f"{sha256(seen.content + str(seen.time_ns).encode()).hexdigest()}.unfinished")
+        if not _create(claim, own):
+            time.sleep(CLAIM_WAIT_S)
+            if _now(lock.parent) - claim.stat().st_mtime > CLAIM_STALE_S:  # its process was killed meanwhile
+                claim.unlink()
+            return False
+        if _see(lock) == seen:
+            claim.replace(lock)
+            return True
+        claim.unlink()
+    except FileNotFoundError:  # the run has ended just now, or the claim is settled
+        pass
+    return False
 
 
 def _see(lock: Path) -> _Seen:
