@@ -76,7 +76,7 @@ def test_written_alphas_evaluate_to_the_numbers_of_the_training(chain, capfd):
     rows = metrics(chain / "out")
     by_training = {name.removeprefix("matting/"): value for name, value in rows[6].items() if "matting/" in name}
     # The training evaluates by tiles and predict only what is needed: floats differ in their last digits, so that a
-    # pixel between two of the 255 levels may round to the other one: that moved Grad by 2.5e-6 of itself, and SAD by less.
+    # pixel between two of the 255 levels may round to the other: that moved Grad by 2.5e-6 of itself, and SAD by less.
     assert by_files == pytest.approx(by_training, rel=1e-5) and by_files["SAD"] > 0.1
     capfd.readouterr()
     changes = [f"train.init_checkpoint={weights}", f"train.output_dir={chain / 'alone'}"]

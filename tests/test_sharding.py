@@ -246,7 +246,7 @@ def test_the_tool_makes_a_plain_file(two, kept, tmp_path, capsys):
     output = tmp_path / "new" / "plain.pth"
     path = folder / "sharded" / "model_final"
     assert gather_checkpoint.main(["--folder", str(path), "--output", str(output), *option]) == 0
-    assert capsys.readouterr().out.startswith(f"{output}: {len(seen['sharded']['weights'])} tensors, ")
+    assert capsys.readouterr().out.startswith(f"wrote {output}: {len(seen['sharded']['weights'])} tensors, ")
     content = read_checkpoint(output)
     expected = seen["sharded"]["average" if kept == "ema" else "weights"]
     torch.testing.assert_close(content["model"], expected, rtol=0, atol=0)
