@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -45,7 +46,11 @@ def map_in_workers(work: Callable[[Item], Result], items: Iterable[Item], num_wo
         return
     pool = ProcessPoolExecutor(num_workers, get_context("spawn"), _start_worker)
     try:
-        yield from pool.map(work, items)
+        # Not by `pool.map`: where a worker is killed it cancels what is left while the pool's own thread settles the
+        # same, and in Python 3.11 that thread then dies and leaves the other workers.
+        results = deque(pool.submit(work, item) for item in items)
+        while results:
+            yield results.popleft().result()
     except BrokenProcessPool as error:
         raise ChildProcessError(
             f"one of {num_workers} worker processes was killed: if the memory ran out, use fewer; "

@@ -62,7 +62,7 @@ def test_a_killed_worker_is_one_line(long_run):
     os.kill(workers(long_run.pid)[0], signal.SIGKILL)
     error = long_run.communicate(timeout=60)[1]
     assert long_run.returncode == 1
-    assert error.startswith("evaluate.py: one of 2 worker processes was killed: ") and error.count("\n") == 1
+    assert error.startswith("evaluate.py: one of 2 worker processes was killed: ") and error.count("\n") == 1, error
 
 
 @linux
