@@ -78,7 +78,7 @@ def train_or_evaluate(cfg: DictConfig, args: argparse.Namespace, schedule_change
             if schedule_change:
                 logger.info(schedule_change)
             train(cfg, args.resume)
-    except (LoaderError, OutOfMemory) as stop:  # of an evaluation alone: a training ends itself
+    except (LoaderError, OutOfMemory) as stop:  # of an evaluation alone: a run ends itself
         leave(str(stop), stop.status, is_own=not stop.is_shared)
     except ConfigError:
         raise  # `main` or `launch` says it, once for all processes

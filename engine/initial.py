@@ -80,7 +80,7 @@ def adopt_model(cfg: DictConfig, trusted: Sequence[str] = ()) -> None:
     its network itself, so that a saved one needs no checkpoint to be read.
 
     Args:
-        cfg: of a training; changed.
+        cfg: config of a run; changed.
         trusted: see `describe_model`.
 
     Raises:
@@ -94,7 +94,7 @@ def adopt_model(cfg: DictConfig, trusted: Sequence[str] = ()) -> None:
         raise ConfigError(f"train.model_of_checkpoint must be true or null, got {is_asked!r}")
     if not cfg.train.init_checkpoint:
         raise ConfigError(
-            "this config takes its network from a checkpoint: name a model folder, or a training's checkpoint, by "
+            "this config takes its network from a checkpoint: name a model folder, or a run's checkpoint, by "
             "train.init_checkpoint=PATH"
         )
     described = describe_model(Path(cfg.train.init_checkpoint), trusted)

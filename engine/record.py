@@ -36,7 +36,7 @@ def record_run(cfg: DictConfig, start_iteration: int) -> None:
     Every process has to call it; the main one writes. An entry holds the command line and its folder, the time, seed,
     first iteration, commit and versions, the launcher's jobs, and host and device of each process. `micro_batch` is the
     number of samples in one forward pass of one process, `accumulation` the number of these passes in a step. A
-    run.json that is none is set aside.
+    run.json that is none is backed up.
 
     Args:
         cfg: whole, without the model in it.

@@ -28,7 +28,7 @@ def missing_files(node: Any) -> list[str]:
             instantiate(node)
         except FileNotFoundError as error:
             missing = [str(error)]
-        except (TypeError, ValueError):  # a setting that is wrong as well is told of when the files are there
+        except (TypeError, ValueError):  # a setting that is wrong as well is reported once the files are there
             pass
     return missing
 

@@ -102,7 +102,7 @@ def set_back(handlers: Mapping[signal.Signals, Any], is_ending: bool) -> None:
 
 
 class StopSignals:
-    """While it is entered, `SIGNALS` ask for the end of a training instead of ending the process.
+    """While it is entered, `SIGNALS` ask for the end of a run instead of ending the process.
 
     They raise StopRequested where they meet the main thread, or in `kept_for` are written down for the next step. The
     first signal counts; a SIGINT after it is a KeyboardInterrupt. After a SystemExit all but SIGINT are ignored.

@@ -53,7 +53,7 @@ OURS = {name.partition(".")[0] for name in TARGETS} - {"detectron2"}
 """This project's packages, of which --trust-module is not advised: what files need of them is in `TARGETS`."""
 
 Find = Callable[[str, str], Any]
-"""What looks up a name, told of the key where it stands."""
+"""What looks up a name; it is given the key where the name stands."""
 
 
 class TargetError(UserError):

@@ -133,7 +133,7 @@ def describe_other(source: Path) -> str:
     convert = "tools/export.py --from-vitmatte {} --output models/NAME"
     if source.is_file():
         return (
-            f"{source} is a file, expected a model folder or an .onnx file. Of a training's checkpoint give "
+            f"{source} is a file, expected a model folder or an .onnx file. Of a run's checkpoint give "
             f"--config-file and --weights; of published ViTMatte weights make a folder: {convert.format(source)}"
         )
     name = str(source)
@@ -152,7 +152,7 @@ def describe_other(source: Path) -> str:
             return f"{source} is a transformers folder; make a model folder of it: {convert.format(source)}"
         return (
             f"{source} is a transformers folder of the kind {_shown(kind)}: only vitmatte can be converted. For DINOv3 "
-            "weights see preprocess.py, which makes what a training starts from"
+            "weights see preprocess.py, which makes what a run starts from"
         )
     return ""
 

@@ -54,7 +54,7 @@ ANCHORS = ("backbone.pos_embed", "backbone.embeddings.position_embeddings")
 """Names of which each ViTMatte has one, in hustvl's and in transformers' layout."""
 
 PREFERENCE = ("", "teacher", "EMA", "student", "gram teacher")
-"""Copies of the network in a training's checkpoint, the preferred one first; see `take_copy`."""
+"""Copies of the network in a run's checkpoint, the preferred one first; see `take_copy`."""
 
 
 class Published(NamedTuple):
@@ -81,7 +81,7 @@ def convert_published(state: Mapping[str, Any], folder: Path | None = None) -> P
     Of the network's tensors none is dropped and none added; whether all match is for who builds the network to see.
 
     Args:
-        state: name -> tensor, of either layout, or a training's checkpoint around them.
+        state: name -> tensor, of either layout, or a run's checkpoint around them.
         folder: of transformers, whose settings are obeyed; None takes those of the published networks.
 
     Raises:

@@ -17,7 +17,7 @@ PATCH_PX = 16
 """Side of a patch: the decoder takes feature maps at 1/16 of the image alone."""
 
 PREFERENCE = ("teacher", "", "EMA", "student", "gram teacher")
-"""Copies of the network in a training's checkpoint, the preferred one first; see `take_copy`."""
+"""Copies of the network in a run's checkpoint, the preferred one first; see `take_copy`."""
 
 HEAD_WIDTH = 64
 """Of the published DINO and MAE transformers with 16 px patches."""
@@ -54,7 +54,7 @@ def convert(state: Mapping[str, Any], *, keep_prefix: bool = False, trimap_init:
     """Convert the state dict of a DINOv3, DINO or MAE vision transformer, of any layout.
 
     Args:
-        state: parameters by name, or a training's checkpoint around them.
+        state: parameters by name, or a run's checkpoint around them.
         keep_prefix: keep DINOv3's cls and storage tokens; the report's recipe drops them.
         trimap_init: weights of the fourth channel: "zero", or "mean" of the three colours.
 

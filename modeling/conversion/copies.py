@@ -1,4 +1,4 @@
-"""Find the network in what a training stored: nested dicts, prefixes, wrappers, teacher and EMA copies."""
+"""Find the network in what a training run stored: nested dicts, prefixes, wrappers, teacher and EMA copies."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

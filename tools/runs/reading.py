@@ -152,7 +152,7 @@ def read_settings(file: Path) -> dict[str, Any]:
     except UserError as error:
         raise DataError(str(error)) from error
     if not isinstance(settings, dict) or not isinstance(settings.get("train", {}), dict):
-        raise DataError(f"{file}: expected sections with their settings, as a training saves them")
+        raise DataError(f"{file}: expected sections with their settings, as a run saves them")
     return settings
 
 
