@@ -37,9 +37,7 @@ BLACK_IS_ZERO, RGB = 1, 2
 PREMULTIPLIED, STRAIGHT = 1, 2  # "associated" and "unassociated" alpha in the specification
 
 
-def encode(
-    pixels: NDArray, suffix: str, is_premultiplied: bool = False, metadata: Metadata = NO_METADATA
-) -> bytes:
+def encode(pixels: NDArray, suffix: str, is_premultiplied: bool = False, metadata: Metadata = NO_METADATA) -> bytes:
     """Encode a picture, without loss but for JPEG, which gets its finest common quality.
 
     Args:

@@ -1,5 +1,6 @@
 """Work on pictures shared out to processes that hold nothing but what the work itself imports."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -48,7 +49,8 @@ def map_in_workers(work: Callable[[Item], Result], items: Iterable[Item], num_wo
     try:
         # Not by `pool.map`: where a worker is killed it cancels what is left while the pool's own thread settles the
         # same, and in Python 3.11 that thread then dies and leaves the other workers.
-        results = deque(pool.submit(work, item) for item in items)
+        with _blocked_interrupts():
+            results = deque(pool.submit(work, item) for item in items)
         while results:
             yield results.popleft().result()
     except BrokenProcessPool as error:
@@ -60,10 +62,27 @@ def map_in_workers(work: Callable[[Item], Result], items: Iterable[Item], num_wo
         pool.shutdown(cancel_futures=True)
 
 
+@contextlib.contextmanager
+def _blocked_interrupts() -> Iterator[None]:
+    """Start processes that never see Ctrl-C, not even while they import; in this process it waits until the end.
+
+    Ctrl-C reaches all processes of a terminal, and the main one ends the pool. A process inherits what is blocked,
+    but not what its parent handles. Windows has no such mask: there a worker ignores Ctrl-C once it has started.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker() -> None:
     """Prepare a worker: one thread, since the other cores have work of their own, and an end with the main process."""
     cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the main process ends the pool
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 

@@ -181,7 +181,7 @@ def test_a_worker_that_was_killed_and_ctrl_c_are_a_line_each(packages, tmp_path,
         def stop(*_, error=error):
             raise error
 
-        monkeypatch.setattr(workers.ProcessPoolExecutor, "map", stop)
+        monkeypatch.setattr(workers.ProcessPoolExecutor, "submit", stop)
         assert tool.main([*command, "--num-workers", "2"]) == status
         said = capsys.readouterr().err
         assert said.startswith(f"make_open_dataset.py: {words}") and said.count("\n") == 1

@@ -51,7 +51,7 @@ print(json.dumps([status("VmHWM") - before, estimate_bytes(network.model, height
 PREDICT_IN_A_ROW = """
 import numpy as np
 import torch
-from inference.memory import estimate_bytes, used_bytes
+from inference.memory import WORKSPACE_BYTES, estimate_bytes, used_bytes
 from inference.network import TorchNetwork
 from inference.predictor import Predictor
 from modeling import DetailCapture, ViTMatte
@@ -62,7 +62,7 @@ backbone = ViT(depth=2, global_block_indexes=[1], conv_residual_block_indexes=[1
 network = TorchNetwork(ViTMatte(backbone, DetailCapture(384)))
 image, trimap = np.zeros((900, 900, 3), np.uint8), np.full((900, 900), 128, np.uint8)
 Predictor(network).predict(image[:64, :64], trimap[:64, :64])
-spare = 5e7  # for what the libraries keep
+spare = WORKSPACE_BYTES  # what the libraries keep is part of the estimate; the second image meets it as memory in use
 network.max_memory_gb = (used_bytes(network.device) + estimate_bytes(network.model, 900, 900, 64) + spare) / 1e9
 print(len([Predictor(network).predict(image, trimap) for _ in range(4)]))
 """

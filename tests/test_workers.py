@@ -1,6 +1,7 @@
 """Work shared out to processes gives what a loop gives, and says when a worker is gone."""
 
 import os
+import signal
 import subprocess
 import sys
 from operator import methodcaller
@@ -47,6 +48,32 @@ def test_a_script_without_a_guard_is_told_of_it(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent), "OMP_NUM_THREADS": "1"}
     run = subprocess.run([sys.executable, tmp_path / "mine.py"], env=environment, capture_output=True, text=True)
     assert run.returncode == 1 and 'under `if __name__ == "__main__":`' in run.stderr.splitlines()[-1]
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs signal masks, which Windows does not have")
+def test_an_interrupt_while_workers_start_reaches_the_main_process_alone(tmp_path):
+    """Ctrl-C goes to all processes of a terminal, and a worker that imports its modules has no handler of ours yet."""
+    (tmp_path / "mine.py").write_text(
+        "import time\nfrom data.workers import map_in_workers\n"
+        "if __name__ == '__main__':\n"
+        "    try:\n        list(map_in_workers(abs, [-1, -2], 2))\n"
+        "    except KeyboardInterrupt:\n        print('interrupted')\n"
+        "else:\n    print('starts', flush=True)\n    time.sleep(1)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent), "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen(
+        [sys.executable, tmp_path / "mine.py"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert run.stdout.readline() == "starts\n"
+    os.killpg(run.pid, signal.SIGINT)
+    output, error = run.communicate(timeout=60)
+    assert (output.split()[-1], error) == ("interrupted", "")
 
 
 def test_the_default_is_the_cores_of_this_process_up_to_a_limit(monkeypatch):

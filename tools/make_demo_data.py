@@ -13,10 +13,8 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -30,6 +28,7 @@ from data.images import read_image, to_float, to_uint8, write_alpha, write_image
 from data.photographs import TEST_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS, find_photograph
 from data.procedural.demo import DEMO_KINDS, REFERENCE_PX
 from data.trimap import trimap_from_alpha, write_trimap
+from data.workers import map_in_workers
 from runtime.outputs import OutputExistsError, refuse_existing
 
 Array = NDArray[np.float32]
@@ -142,8 +141,8 @@ def make_demo_data(
     counts = {TRAIN_FOREGROUND: num_train, TRAIN_BACKGROUND: num_backgrounds, TEST_SAMPLE: num_test}
     tasks = [(stream, index) for stream, count in counts.items() for index in range(count)]
     draw = partial(write_picture, output=output, seed=seed, size_px=size_px)
-    with ProcessPoolExecutor(num_workers, get_context("spawn")) as pool:
-        list(pool.map(draw, tasks, chunksize=4))
+    for _ in map_in_workers(draw, tasks, num_workers):
+        pass
     photographs = {"train": TRAIN_PHOTOGRAPHS, "test": TEST_PHOTOGRAPHS}
     manifest = {"seed": seed, "size_px": size_px, "counts": counts, "photograph_licences": photographs}
     (output / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
