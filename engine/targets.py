@@ -34,6 +34,7 @@ TARGETS = frozenset(
         "evaluation.samples.SampleSheet",
         "inference.network.TiledEvaluation",
         "modeling.average_views.AverageViews",
+        "modeling.backbone.dinov2.DINOv2",
         "modeling.backbone.vit.ViT",
         "modeling.backbone.vitdet.ViTDet",
         "modeling.criterion.MattingCriterion",

@@ -42,7 +42,7 @@ def estimate_bytes(model: ViTMatte, height: int, width: int, tile_px: int, batch
     In bfloat16 it is less. The size of what is unknown is not looked at.
 
     Args:
-        model: a ViT or ViTDet and a `DetailCapture`.
+        model: one of the project's backbones and a `DetailCapture`.
         height: of the image, in pixels.
         width: of the image, in pixels.
         tile_px: side of the decoder's tiles.

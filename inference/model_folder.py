@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from inference.defaults import float32_on_cpu
 from modeling import DetailCapture, ViTMatte
-from modeling.backbone import ViT, ViTDet
+from modeling.backbone import DINOv2, ViT, ViTDet
 from runtime.errors import UserError
 
 CONFIG_FILE, WEIGHTS_FILE, LICENSE_FILE = "config.json", "model.safetensors", "LICENSE.txt"
@@ -29,7 +29,7 @@ FORMAT = 1
 
 CONSTRUCTORS: dict[str, dict[str, type[nn.Module]]] = {
     "model": {"ViTMatte": ViTMatte},
-    "backbone": {"ViT": ViT, "ViTDet": ViTDet},
+    "backbone": {"ViT": ViT, "ViTDet": ViTDet, "DINOv2": DINOv2},
     "decoder": {"DetailCapture": DetailCapture},
 }
 """Part of a network -> its "type" in config.json -> what is built. Nothing else ever is."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-TOKENS = ("cls_token", "storage_tokens", "pos_embed")
+TOKENS = ("cls_token", "storage_tokens", "register_tokens", "pos_embed")
 """What is added to or put beside the patches, by the last part of its name."""
 
 

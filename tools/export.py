@@ -51,6 +51,11 @@ The backbone of this network is, or is trained from, a DINOv3 checkpoint. The we
 (https://ai.meta.com/resources/models-and-libraries/dinov3-license/): whoever passes this folder on passes that licence
 on with it and says "Built with DINOv3". The owners of the training data may have set further terms.
 """,
+    "DINOv2": """Backbone from DINOv2.
+
+The backbone of this network is, or is trained from, a DINOv2 checkpoint (https://github.com/facebookresearch/dinov2),
+which comes under the Apache License 2.0. The owners of the training data may have set further terms.
+""",
     "ViTDet": """ViTMatte weights.
 
 Published ViTMatte checkpoints (https://github.com/hustvl/ViTMatte, arXiv:2305.15272) are their authors'. Their code is

@@ -1,7 +1,8 @@
 """Backbones: networks that turn RGB and trimap into one feature map."""
 
+from modeling.backbone.dinov2 import DINOV2_SIZES, DINOv2
 from modeling.backbone.dinov3 import DINOV3_SIZES
 from modeling.backbone.vit import ViT
 from modeling.backbone.vitdet import ViTDet
 
-__all__ = ["DINOV3_SIZES", "ViT", "ViTDet"]
+__all__ = ["DINOV2_SIZES", "DINOV3_SIZES", "DINOv2", "ViT", "ViTDet"]

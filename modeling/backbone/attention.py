@@ -11,7 +11,7 @@ from modeling.backbone.windows import map_windows
 
 
 class Attention(nn.Module):
-    """Multi-head attention with RoPE on the patch tokens' queries and keys.
+    """Multi-head attention, with RoPE on the patch tokens' queries and keys where it is given.
 
     With a window size, each window attends to the prefix tokens and its own patches, and prefix queries attend to all
     tokens; with a window as large as the grid this equals global attention. Queries and keys are turned before the
@@ -20,34 +20,37 @@ class Attention(nn.Module):
     Args:
         dim: width D.
         num_heads: K, must divide D.
-        qkv_bias: whether query and value have a bias (the key never has).
+        qkv_bias: whether query and value have a bias.
+        key_bias: whether the key has a bias as well.
         window_size: side of a window in patches; 0 is global attention.
     """
 
-    def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True, window_size: int = 0) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, qkv_bias: bool = True, key_bias: bool = False, window_size: int = 0
+    ) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"width {dim} is not divisible by {num_heads} heads")
         self.num_heads = num_heads
         self.window_size = window_size
-        self.qkv = QKVLinear(dim, bias=qkv_bias)
+        self.qkv = nn.Linear(dim, 3 * dim) if key_bias else QKVLinear(dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], grid: tuple[int, int], queries: Tensor | None = None
+        self, x: Tensor, rope: tuple[Tensor, Tensor] | None, grid: tuple[int, int], queries: Tensor | None = None
     ) -> Tensor:
         """Attend.
 
         Args:
             x: (B, P + h * w, D), P prefix tokens first, then the patches in row order.
-            rope: sines and cosines (h * w, D / K) of the whole grid.
+            rope: sines and cosines (h * w, D / K) of the whole grid; None turns nothing.
             grid: (h, w).
             queries: (n,) indexes of the tokens that attend; None is all.
 
         Returns: (B, P + h * w, D), or (B, n, D) for these queries alone.
         """
         num_prefix = x.shape[1] - grid[0] * grid[1]
-        tables = (table[None] for table in with_prefix(*rope, num_prefix))
+        tables = () if rope is None else tuple(table[None] for table in with_prefix(*rope, num_prefix))
         q, k, v = in_pieces(self._project, x, *tables).unbind(2)  # each (B, N, K, d)
         if self.window_size and self.window_size < max(grid):
             out = self._attend_windows(q, k, v, num_prefix, grid)
@@ -56,10 +59,14 @@ class Attention(nn.Module):
             out = _attend(q if queries is None else q[:, queries], k, v)
         return in_pieces(self.proj, out.flatten(2))
 
-    def _project(self, x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
-        """(B, N, D) and two tables (1, N, d) -> turned queries, turned keys and values (B, N, 3, K, d)."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
-        return torch.stack((rotate(q, sin[0], cos[0]), rotate(k, sin[0], cos[0]), v), dim=2)
+    def _project(self, x: Tensor, *tables: Tensor) -> Tensor:
+        """(B, N, D) and no table or two (1, N, d) -> queries and keys, turned by them, and values (B, N, 3, K, d)."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
+        if not tables:
+            return qkv
+        sin, cos = (table[0] for table in tables)
+        q, k, v = qkv.unbind(2)
+        return torch.stack((rotate(q, sin, cos), rotate(k, sin, cos), v), dim=2)
 
     def _attend_windows(self, q: Tensor, k: Tensor, v: Tensor, num_prefix: int, grid: tuple[int, int]) -> Tensor:
         """(B, N, K, d) queries, keys and values -> (B, N, K, d)."""

@@ -9,9 +9,10 @@ from modeling.backbone.layers import ConvResidual, LayerScale, build_ffn, in_pie
 
 
 class Block(nn.Module):
-    """Pre-norm block of DINOv3; the convolution neck of ViTMatte follows the MLP where asked for.
+    """Pre-norm block of DINOv2 and DINOv3; the convolution neck of ViTMatte follows the MLP where asked for.
 
     Args:
+        qkv_bias, key_bias: as for `Attention`.
         window_size: side of the attention windows in patches; 0 is global attention.
         has_conv_residual: whether the patch tokens pass a `ConvResidual` at the end; prefix tokens never do.
     """
@@ -29,10 +30,11 @@ class Block(nn.Module):
         drop_path: float,
         window_size: int,
         has_conv_residual: bool,
+        key_bias: bool = False,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
-        self.attn = Attention(dim, num_heads, qkv_bias, window_size)
+        self.attn = Attention(dim, num_heads, qkv_bias, key_bias, window_size)
         self.ls1 = LayerScale(dim, layer_scale_init)
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
         self.mlp = build_ffn(ffn_layer, dim, mlp_ratio, ffn_align)
@@ -41,7 +43,7 @@ class Block(nn.Module):
         self.residual = ConvResidual(dim) if has_conv_residual else None
 
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], grid: tuple[int, int], queries: Tensor | None = None
+        self, x: Tensor, rope: tuple[Tensor, Tensor] | None, grid: tuple[int, int], queries: Tensor | None = None
     ) -> Tensor:
         """Apply the block.
 

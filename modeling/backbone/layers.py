@@ -1,4 +1,4 @@
-"""Small layers of the vision transformer, named as in the DINOv3 and ViTMatte checkpoints."""
+"""Small layers of the vision transformer, named as in the DINOv2, DINOv3 and ViTMatte checkpoints."""
 
 from collections.abc import Callable, Iterable
 

@@ -1,0 +1,170 @@
+"""The DINOv2 vision transformer as a matting backbone: absolute positions, windowed and global blocks, one map out."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modeling.backbone.block import Block
+from modeling.backbone.layers import PatchEmbed, checked_indexes, drop_path_rates, read_indexes
+from modeling.recompute import run_block
+
+DINOV2_SIZES: dict[str, dict[str, Any]] = {
+    "vits14": dict(embed_dim=384, depth=12, num_heads=6),
+    "vitb14": dict(embed_dim=768, depth=12, num_heads=12),
+    "vitl14": dict(embed_dim=1024, depth=24, num_heads=16),
+    "vitg14": dict(embed_dim=1536, depth=40, num_heads=24, ffn_layer="swiglu"),
+}
+"""Size name, as in the official file names -> arguments of `DINOv2` that differ from its defaults."""
+
+POSITION_INTERPOLATIONS = ("bicubic", "bicubic_antialias")
+
+
+class DINOv2(nn.Module):
+    """Vision transformer of DINOv2 (arXiv:2304.07193) with the hybrid attention of ViTMatte (arXiv:2305.15272).
+
+    Parameter names are those of the official checkpoints, but for SwiGLU's `w12`, which is `w1` and `w2` here. The
+    published networks have patches of 14 px; those that matte take 16 px, as the decoder does.
+
+    Args:
+        patch_size: side of a patch in pixels.
+        in_chans: input channels: RGB and trimap.
+        embed_dim: width D.
+        depth: number of blocks.
+        num_heads: K.
+        mlp_ratio: see `build_ffn`.
+        ffn_layer: "mlp" or "swiglu".
+        layer_scale_init: start of LayerScale's gammas.
+        norm_eps: epsilon of the LayerNorms.
+        drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
+        num_register_tokens: learnt tokens beside cls, without positions (arXiv:2309.16588); 0 or 4 as published.
+        position_grid_size: side in patches of the square grid whose positions are stored; 37 patches of 14 px are the
+            518 px of the published networks. Other grids interpolate.
+        position_interpolation: "bicubic", or "bicubic_antialias", which also smooths where the grid shrinks. The
+            networks with registers were published with the latter, those without with the former; timm takes the
+            latter for all.
+        window_size: side in patches of the windows of the blocks that are not global.
+        global_block_indexes: blocks with global attention.
+        conv_residual_block_indexes: blocks that end with a convolution neck.
+        use_activation_checkpointing: recompute each block in the backward pass instead of storing its activations.
+
+    Raises:
+        ValueError: for sizes that do not divide, unknown kinds and block indexes outside the depth.
+    """
+
+    def __init__(
+        self,
+        patch_size: int = 16,
+        in_chans: int = 4,
+        embed_dim: int = 384,
+        depth: int = 12,
+        num_heads: int = 6,
+        mlp_ratio: float = 4.0,
+        ffn_layer: str = "mlp",
+        layer_scale_init: float = 1.0,
+        norm_eps: float = 1e-6,
+        drop_path_rate: float = 0.0,
+        num_register_tokens: int = 0,
+        position_grid_size: int = 37,
+        position_interpolation: str = "bicubic",
+        window_size: int = 14,
+        global_block_indexes: Iterable[int] = (2, 5, 8, 11),
+        conv_residual_block_indexes: Iterable[int] = (2, 5, 8, 11),
+        use_activation_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        drop_paths = drop_path_rates(drop_path_rate, depth)
+        global_blocks = checked_indexes("global_block_indexes", global_block_indexes, depth)
+        conv_residual_blocks = checked_indexes("conv_residual_block_indexes", conv_residual_block_indexes, depth)
+        if window_size < 1 and len(global_blocks) < depth:
+            raise ValueError(f"window_size must be at least 1 patch, got {window_size}")
+        if position_interpolation not in POSITION_INTERPOLATIONS:
+            expected = " or ".join(POSITION_INTERPOLATIONS)
+            raise ValueError(f"position_interpolation must be {expected}, got {position_interpolation!r}")
+        self.embed_dim = embed_dim
+        self.position_grid_size = position_grid_size
+        self.position_interpolation = position_interpolation
+        self.use_activation_checkpointing = use_activation_checkpointing
+        self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
+        self.register_tokens = (
+            nn.Parameter(torch.empty(1, num_register_tokens, embed_dim)) if num_register_tokens else None
+        )
+        # The first position is the cls token's.
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + position_grid_size**2, embed_dim))
+        self.blocks = nn.ModuleList(
+            Block(
+                embed_dim,
+                num_heads,
+                mlp_ratio=mlp_ratio,
+                ffn_layer=ffn_layer,
+                ffn_align=8,
+                qkv_bias=True,
+                key_bias=True,
+                layer_scale_init=layer_scale_init,
+                norm_eps=norm_eps,
+                drop_path=drop_paths[index],
+                window_size=0 if index in global_blocks else window_size,
+                has_conv_residual=index in conv_residual_blocks,
+            )
+            for index in range(depth)
+        )
+        self.norm = nn.LayerNorm(embed_dim, eps=norm_eps)
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        for parameter in (self.cls_token, self.register_tokens, self.pos_embed):
+            if parameter is not None:
+                nn.init.normal_(parameter, std=0.02)
+
+    def forward_tokens(self, x: Tensor, is_read: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
+        """Compute all tokens after the final norm.
+
+        Args:
+            x: (B, in_chans, H, W), sides multiples of the patch size.
+            is_read: see `forward`; prefix tokens are not read.
+
+        Returns: (B, P + h * w, D), prefix tokens first (cls, then registers); and the grid (h, w).
+        """
+        x = self.patch_embed(x)
+        B, h, w, _ = x.shape
+        patches = (x + self._positions(h, w)).flatten(1, 2)
+        cls_token = self.cls_token + self.pos_embed[:, :1]
+        prefix = [token.expand(B, -1, -1) for token in (cls_token, self.register_tokens) if token is not None]
+        x = torch.cat([*prefix, patches], dim=1)
+        num_prefix = x.shape[1] - h * w
+        is_recomputed = self.use_activation_checkpointing and self.training
+        for block in self.blocks[:-1]:
+            x = run_block(is_recomputed, block, x, None, (h, w), None)
+        last = self.blocks[-1]
+        queries = None if is_read is None else num_prefix + read_indexes(is_read, last.residual is not None)
+        return self.norm(run_block(is_recomputed, last, x, None, (h, w), queries)), (h, w)
+
+    def forward(self, x: Tensor, is_read: Tensor | None = None) -> Tensor:
+        """Compute the feature map.
+
+        Args:
+            x: (B, in_chans, H, W), sides multiples of the patch size.
+            is_read: (h, w) bool, the patches whose features are asked for; None is all. The last block leaves the
+                others out, and they may hold anything.
+
+        Returns: (B, D, H / patch_size, W / patch_size).
+        """
+        tokens, (h, w) = self.forward_tokens(x, is_read)
+        return tokens[:, -h * w :].unflatten(1, (h, w)).permute(0, 3, 1, 2)
+
+    def _positions(self, h: int, w: int) -> Tensor:
+        """Absolute positions of a grid, (1, h, w, D), interpolated where it is not the stored one."""
+        side = self.position_grid_size
+        grid = self.pos_embed[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        if (h, w) != (side, side):
+            # In float32 in wider and narrower types too, as timm and transformers do.
+            antialias = self.position_interpolation == "bicubic_antialias"
+            grid = F.interpolate(grid.float(), size=(h, w), mode="bicubic", antialias=antialias).to(grid.dtype)
+        return grid.permute(0, 2, 3, 1)
