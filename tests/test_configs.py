@@ -29,7 +29,7 @@ from engine.config import (
 )
 from engine.schedule import samples_per_iteration
 from engine.targets import instantiate
-from modeling.backbone import DINOV3_SIZES
+from modeling.backbone import DINOV2_SIZES, DINOV3_SIZES
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 EXPERIMENTS = sorted(CONFIGS.glob("*.py"))
@@ -48,6 +48,8 @@ def common_files(path):
     replaced = {"finetune": {"dataloader": "dataloader_photographs"}}.get(path.stem, {})
     if path.stem.endswith("_original"):
         replaced = {"model": "model_vitdet"}
+    if path.stem.endswith("_dinov2"):
+        replaced = {"model": "model_dinov2"}
     return {replaced.get(file, file): name for file, name in COMMON.items()}
 
 
@@ -64,12 +66,14 @@ def test_the_experiments_of_the_project_are_here():
         "ViTMatte_7B_100ep",
         "ViTMatte_B_100ep",
         "ViTMatte_B_100ep_1024",
+        "ViTMatte_B_dinov2",
         "ViTMatte_B_original",
         "ViTMatte_Hplus_100ep",
         "ViTMatte_L_100ep",
         "ViTMatte_S_100ep",
         "ViTMatte_S_100ep_1024",
         "ViTMatte_S_10ep",
+        "ViTMatte_S_dinov2",
         "ViTMatte_S_original",
         "ViTMatte_Splus_100ep",
         "demo",
@@ -348,7 +352,7 @@ def test_a_warm_up_of_the_decoder_alone_is_one_override(tmp_path):
         assert loaded.optimizer.params.pretrained_start == pytest.approx(4000 / 26940, rel=1e-12)
 
 
-@pytest.mark.parametrize("path", ["ViTMatte_S_10ep", "ViTMatte_S_original", "ViTMatte_L_100ep"])
+@pytest.mark.parametrize("path", ["ViTMatte_S_10ep", "ViTMatte_S_original", "ViTMatte_S_dinov2", "ViTMatte_L_100ep"])
 def test_frozen_blocks_are_one_override(path):
     cfg = load_config(CONFIGS / f"{path}.py")
     apply_overrides(cfg, ["model.num_frozen_blocks=2", "model.freeze_patch_embed=true"])
@@ -405,6 +409,22 @@ def test_what_distinguishes_the_composition_experiments(path, expected):
     size, suffix = re.fullmatch(r"checkpoints/dinov3_(\w+?)_4ch(_prefix)?.pth", cfg.train.init_checkpoint).groups()
     assert DINOV3_SIZES[size].items() <= dict(b).items()
     assert (suffix is not None) == b.keep_prefix_tokens
+
+
+@pytest.mark.parametrize("size", ["S", "B"])
+def test_a_dinov2_experiment_differs_from_its_dinov3_experiment_in_the_backbone_alone(size):
+    dinov2, dinov3 = (load_config(CONFIGS / f"ViTMatte_{size}_{name}.py") for name in ("dinov2", "100ep"))
+    configs = [OmegaConf.to_container(cfg, resolve=True) for cfg in (dinov2, dinov3)]
+    for cfg in configs:
+        for key in ("output_dir", "init_checkpoint"):
+            cfg["train"].pop(key)
+    backbones = [cfg["model"].pop("backbone") for cfg in configs]
+    assert configs[0] == configs[1]
+    both = backbones[0].keys() & backbones[1].keys() - {"_target_", "norm_eps", "layer_scale_init"}
+    assert {"embed_dim", "depth", "num_heads", "window_size", "global_block_indexes"} <= both
+    assert [backbones[0][key] for key in both] == [backbones[1][key] for key in both]
+    assert dinov2.train.init_checkpoint == f"checkpoints/dinov2_vit{size.lower()}16_4ch.pth"
+    assert DINOV2_SIZES[f"vit{size.lower()}14"].items() <= dict(dinov2.model.backbone).items()
 
 
 PUBLISHED_SETTINGS = {

@@ -207,7 +207,7 @@ DEFECTS: dict[str, tuple[dict[str, Any], str]] = {
     "four channels": (tiny_state() | {"patch_embed.proj.weight": torch.zeros(96, 4, 16, 16)}, "3 input .*, got 4"),
     "twice": (tiny_state() | {"module.norm.bias": torch.zeros(96)}, "module.norm.bias: .*second norm.bias"),
     "ConvNeXt": ({"stages.0.0.gamma": torch.ones(96), "downsample_layers.0.0.weight": torch.ones(1)}, "ConvNeXt"),
-    "DINOv2": (tiny_state() | {"pos_embed": torch.zeros(1, 257, 96)}, r"blocks.0.ls1.gamma: .*LayerScale.*ViTDet"),
+    "stored positions": (tiny_state() | {"pos_embed": torch.zeros(1, 257, 96)}, "official layout: pos_embed"),
     "another network": ({"conv1.weight": torch.zeros(64, 3, 7, 7)}, "no vision transformer.*found 1 keys: conv1"),
     "nothing": ({}, "no vision transformer.*found 0 keys"),
     "no tensor": (tiny_state() | {"norm.bias": 3}, "missing norm.bias"),

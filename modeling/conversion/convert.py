@@ -1,20 +1,27 @@
 """Turn the tensors of a published vision transformer into the initial checkpoint of a matting network."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from modeling.backbone import ViT, ViTDet
+from modeling.backbone import DINOv2, ViT, ViTDet
 from modeling.conversion.copies import take_copy
+from modeling.conversion.dinov2 import fit_dinov2, resample_patches
 from modeling.conversion.dinov3 import change_fate, count_blocks, fit_dinov3, plain
 from modeling.conversion.errors import ConversionError
 from modeling.conversion.layouts import ANCHORS, detect_layout, few, rename
 
 PATCH_PX = 16
 """Side of a patch: the decoder takes feature maps at 1/16 of the image alone."""
+
+DINOV2_PATCH_PX = 14
+"""Side of a patch of the published DINOv2 networks, which is resampled."""
+
+NETWORKS: dict[str, type[nn.Module]] = {"ViT": ViT, "ViTDet": ViTDet, "DINOv2": DINOv2}
+"""Name in `Layout` and `Conversion` -> class that takes the weights."""
 
 PREFERENCE = ("teacher", "", "EMA", "student", "gram teacher")
 """Copies of the network in a run's checkpoint, the preferred one first; see `take_copy`."""
@@ -34,7 +41,7 @@ class Conversion:
         model: parameter name with prefix "backbone." -> float32 tensor.
         layout: name of the input's layout.
         size: name of the published size, or "unlisted".
-        network: "ViT" or "ViTDet", the class that takes the weights.
+        network: key of `NETWORKS`, the class that takes the weights.
         vit_args: arguments of that class that the weights fit.
         copy: which copy of the network was taken, such as 'teacher, under "teacher.backbone."'; "" where there is one.
         account: every key of the input, and each one added -> what became of it, "fate: detail". Keys of the network
@@ -50,13 +57,16 @@ class Conversion:
     account: dict[str, str]
 
 
-def convert(state: Mapping[str, Any], *, keep_prefix: bool = False, trimap_init: str = "zero") -> Conversion:
-    """Convert the state dict of a DINOv3, DINO or MAE vision transformer, of any layout.
+def convert(
+    state: Mapping[str, Any], *, keep_prefix: bool = False, trimap_init: str = "zero", patch_px: int = PATCH_PX
+) -> Conversion:
+    """Convert the state dict of a DINOv3, DINOv2, DINO or MAE vision transformer, of any layout.
 
     Args:
         state: parameters by name, or a run's checkpoint around them.
-        keep_prefix: keep DINOv3's cls and storage tokens; the report's recipe drops them.
+        keep_prefix: keep DINOv3's cls and storage tokens; the report's recipe drops them. DINOv2's are always kept.
         trimap_init: weights of the fourth channel: "zero", or "mean" of the three colours.
+        patch_px: side of a patch of the result; 14 leaves DINOv2's as they are, which no decoder takes.
 
     Raises:
         ConversionError: naming the keys that are unknown, missing, of a wrong shape or not finite.
@@ -70,7 +80,10 @@ def convert(state: Mapping[str, Any], *, keep_prefix: bool = False, trimap_init:
     layout = detect_layout(copy.tensors)
     tensors = rename(copy.tensors, layout, account)
     _join_qkv(tensors)
-    _check_patch(tensors)
+    sides = {PATCH_PX, DINOV2_PATCH_PX} if layout.network == "DINOv2" else {PATCH_PX}
+    _check_patch(tensors, sides)
+    if patch_px not in sides:
+        raise ConversionError(f"patches of {patch_px} px: the {layout.name} layout is converted to 16 px alone")
     if layout.network == "ViT":
         size, vit_args = fit_dinov3(tensors, layout.name, account)
         vit_args["keep_prefix_tokens"] = keep_prefix
@@ -78,6 +91,11 @@ def convert(state: Mapping[str, Any], *, keep_prefix: bool = False, trimap_init:
             for name in ("cls_token", "storage_tokens"):
                 tensors.pop(name, None)
                 change_fate(account, name, "dropped: prefix token, kept by --keep-prefix")
+    elif layout.network == "DINOv2":
+        size, vit_args = fit_dinov2(tensors, layout.name, account)
+        resample_patches(tensors, patch_px)
+        if patch_px != PATCH_PX:
+            vit_args["patch_size"] = patch_px
     elif keep_prefix:
         raise ConversionError(f"{layout.name}: the backbone of these weights, ViTDet, takes no prefix tokens to keep")
     else:
@@ -117,8 +135,8 @@ def _join_qkv(tensors: dict[str, Tensor]) -> None:
         tensors[name] = torch.cat(parts)
 
 
-def _check_patch(tensors: Mapping[str, Tensor]) -> None:
-    """Refuse patches that the decoder cannot use."""
+def _check_patch(tensors: Mapping[str, Tensor], sides: Collection[int]) -> None:
+    """Refuse patches of other sides, in pixels, than these."""
     name = "patch_embed.proj.weight"
     shape = tuple(tensors[name].shape)
     if len(shape) != 4:
@@ -127,7 +145,7 @@ def _check_patch(tensors: Mapping[str, Tensor]) -> None:
         raise ConversionError(
             f"{name}: expected 3 input channels, got {shape[1]} (converted already? Name it by train.init_checkpoint)"
         )
-    if shape[2:] != (PATCH_PX, PATCH_PX):
+    if shape[2] != shape[3] or shape[2] not in sides:
         raise ConversionError(
             f"{name}: patches of {shape[2]} x {shape[3]} px cannot be used, the decoder takes maps at 1/{PATCH_PX} of "
             f"the image: take the weights of a network with {PATCH_PX} px patches"
@@ -182,14 +200,14 @@ def check_fit(tensors: Mapping[str, Tensor], network: str, vit_args: Mapping[str
 
     Args:
         tensors: name without "backbone." -> tensor.
-        network: "ViT" or "ViTDet"; the latter's relative positions may be missing, they start fresh.
+        network: key of `NETWORKS`; ViTDet's relative positions may be missing, they start fresh.
         vit_args: its arguments.
 
     Raises:
         ConversionError: naming what is missing, unexpected or of another shape.
     """
     with torch.device("meta"):
-        vit = (ViT if network == "ViT" else ViTDet)(**plain(vit_args))
+        vit = NETWORKS[network](**plain(vit_args))
     own = vit.state_dict()
     expected = {name: tuple(own[name].shape) for name in own if ".rel_pos_" not in name}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -21,7 +21,7 @@ class Layout(NamedTuple):
 
     Attributes:
         name: for people.
-        network: the class that takes the converted weights: "ViT", which has RoPE, or "ViTDet".
+        network: the class that takes the converted weights: "ViT", which has RoPE, "DINOv2" or "ViTDet".
         patch_weight: name of the patch embedding's weight.
         signature: patterns of which a file of this layout has at least one.
         names: pattern of a name -> name in the network, with "#0", "#1", "#2" behind it for the query, key and value
@@ -56,7 +56,7 @@ WITHOUT_PREFIX = {
     r"(embeddings\.)?mask(ed)?_(token|embed)": "used in pre-training only",
 }
 NOT_IN_VITDET = {
-    r".*\.(gamma_[12]|ls[12]\.gamma|layer_scale[12]\.lambda1)": "LayerScale, as DINOv2 and DeiT III have it",
+    r".*\.gamma_[12]": "LayerScale without the names of DINOv2",
     r"(embeddings\.)?(reg_token|register_tokens|dist_token|distillation_token)": "register or distillation tokens",
 }
 
@@ -68,36 +68,20 @@ SHARED_NAMES = {
 DINOV3_NAMES = SHARED_NAMES | {r"cls_token": "cls_token", rf"norm\.{AFFINE}": r"norm.\1"}
 PATCH_WEIGHT = "patch_embed.proj.weight"
 
+# transformers' names of DINOv2 and of the plain ViT.
+TRANSFORMERS_NAMES = {
+    r"embeddings\.position_embeddings": "pos_embed",
+    rf"embeddings\.patch_embeddings\.projection\.{AFFINE}": r"patch_embed.proj.\1",
+    rf"encoder\.layer\.(\d+)\.attention\.attention\.query\.{AFFINE}": r"blocks.\1.attn.qkv.\2#0",
+    rf"encoder\.layer\.(\d+)\.attention\.attention\.key\.{AFFINE}": r"blocks.\1.attn.qkv.\2#1",
+    rf"encoder\.layer\.(\d+)\.attention\.attention\.value\.{AFFINE}": r"blocks.\1.attn.qkv.\2#2",
+    rf"encoder\.layer\.(\d+)\.attention\.output\.dense\.{AFFINE}": r"blocks.\1.attn.proj.\2",
+}
+TRANSFORMERS_PATCH_WEIGHT = "embeddings.patch_embeddings.projection.weight"
+
+# The first match is taken: DINOv3's official files before DINOv2's, which have no name of their own, and those before
+# plain transformers.
 LAYOUTS = (
-    Layout(
-        name="plain ViT",
-        network="ViTDet",
-        patch_weight=PATCH_WEIGHT,
-        signature=("pos_embed",),
-        names=SHARED_NAMES | {r"pos_embed": "pos_embed", rf"{BLOCK}attn\.qkv\.bias": r"\1.attn.qkv.bias"},
-        dropped=BESIDE | WITHOUT_PREFIX,
-        refused=NOT_IN_VITDET,
-    ),
-    Layout(
-        name="transformers ViT",
-        network="ViTDet",
-        patch_weight="embeddings.patch_embeddings.projection.weight",
-        signature=(r"embeddings\.position_embeddings",),
-        names={
-            r"embeddings\.position_embeddings": "pos_embed",
-            rf"embeddings\.patch_embeddings\.projection\.{AFFINE}": r"patch_embed.proj.\1",
-            rf"encoder\.layer\.(\d+)\.layernorm_before\.{AFFINE}": r"blocks.\1.norm1.\2",
-            rf"encoder\.layer\.(\d+)\.layernorm_after\.{AFFINE}": r"blocks.\1.norm2.\2",
-            rf"encoder\.layer\.(\d+)\.attention\.attention\.query\.{AFFINE}": r"blocks.\1.attn.qkv.\2#0",
-            rf"encoder\.layer\.(\d+)\.attention\.attention\.key\.{AFFINE}": r"blocks.\1.attn.qkv.\2#1",
-            rf"encoder\.layer\.(\d+)\.attention\.attention\.value\.{AFFINE}": r"blocks.\1.attn.qkv.\2#2",
-            rf"encoder\.layer\.(\d+)\.attention\.output\.dense\.{AFFINE}": r"blocks.\1.attn.proj.\2",
-            rf"encoder\.layer\.(\d+)\.intermediate\.dense\.{AFFINE}": r"blocks.\1.mlp.fc1.\2",
-            rf"encoder\.layer\.(\d+)\.output\.dense\.{AFFINE}": r"blocks.\1.mlp.fc2.\2",
-        },
-        dropped=BESIDE | WITHOUT_PREFIX,
-        refused=NOT_IN_VITDET,
-    ),
     Layout(
         name="official",
         network="ViT",
@@ -113,6 +97,67 @@ LAYOUTS = (
         },
         dropped=PRETRAINING_ONLY | BESIDE,
         refused={},
+    ),
+    # The official files and timm's.
+    Layout(
+        name="DINOv2",
+        network="DINOv2",
+        patch_weight=PATCH_WEIGHT,
+        signature=(r"blocks\.0\.ls1\.gamma",),
+        names=DINOV3_NAMES
+        | {
+            r"pos_embed": "pos_embed",
+            r"register_tokens|reg_token": "register_tokens",
+            rf"{BLOCK}attn\.qkv\.bias": r"\1.attn.qkv.bias",
+            rf"{BLOCK}ls([12])\.gamma": r"\1.ls\2.gamma",
+            rf"{BLOCK}mlp\.w12\.{AFFINE}": r"\1.mlp.fc1.\2",
+            rf"{BLOCK}mlp\.w3\.{AFFINE}": r"\1.mlp.fc2.\2",
+        },
+        dropped=PRETRAINING_ONLY | BESIDE,
+        refused={},
+    ),
+    Layout(
+        name="transformers DINOv2",
+        network="DINOv2",
+        patch_weight=TRANSFORMERS_PATCH_WEIGHT,
+        signature=(r"encoder\.layer\.0\.layer_scale1\.lambda1",),
+        names=TRANSFORMERS_NAMES
+        | {
+            r"embeddings\.cls_token": "cls_token",
+            r"embeddings\.register_tokens": "register_tokens",
+            r"embeddings\.mask_token": "mask_token",
+            rf"layernorm\.{AFFINE}": r"norm.\1",
+            rf"encoder\.layer\.(\d+)\.norm([12])\.{AFFINE}": r"blocks.\1.norm\2.\3",
+            rf"encoder\.layer\.(\d+)\.mlp\.(?:fc1|weights_in)\.{AFFINE}": r"blocks.\1.mlp.fc1.\2",
+            rf"encoder\.layer\.(\d+)\.mlp\.(?:fc2|weights_out)\.{AFFINE}": r"blocks.\1.mlp.fc2.\2",
+            r"encoder\.layer\.(\d+)\.layer_scale([12])\.lambda1": r"blocks.\1.ls\2.gamma",
+        },
+        dropped=PRETRAINING_ONLY | BESIDE,
+        refused={},
+    ),
+    Layout(
+        name="plain ViT",
+        network="ViTDet",
+        patch_weight=PATCH_WEIGHT,
+        signature=("pos_embed",),
+        names=SHARED_NAMES | {r"pos_embed": "pos_embed", rf"{BLOCK}attn\.qkv\.bias": r"\1.attn.qkv.bias"},
+        dropped=BESIDE | WITHOUT_PREFIX,
+        refused=NOT_IN_VITDET,
+    ),
+    Layout(
+        name="transformers ViT",
+        network="ViTDet",
+        patch_weight=TRANSFORMERS_PATCH_WEIGHT,
+        signature=(r"embeddings\.position_embeddings",),
+        names=TRANSFORMERS_NAMES
+        | {
+            rf"encoder\.layer\.(\d+)\.layernorm_before\.{AFFINE}": r"blocks.\1.norm1.\2",
+            rf"encoder\.layer\.(\d+)\.layernorm_after\.{AFFINE}": r"blocks.\1.norm2.\2",
+            rf"encoder\.layer\.(\d+)\.intermediate\.dense\.{AFFINE}": r"blocks.\1.mlp.fc1.\2",
+            rf"encoder\.layer\.(\d+)\.output\.dense\.{AFFINE}": r"blocks.\1.mlp.fc2.\2",
+        },
+        dropped=BESIDE | WITHOUT_PREFIX,
+        refused=NOT_IN_VITDET,
     ),
     Layout(
         name="timm",
