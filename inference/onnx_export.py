@@ -186,12 +186,13 @@ class _Attention(nn.Module):
         self.qkv, self.proj = attention.qkv, attention.proj
         self.num_heads, self.window_size = attention.num_heads, attention.window_size
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], grid: tuple[int, int], queries: None) -> Tensor:
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, grid: tuple[int, int], queries: None) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
         B, N, _ = x.shape
         P = N - grid[0] * grid[1]
         q, k, v = self.qkv(x).reshape(B, N, 3, self.num_heads, -1).unbind(2)  # each (B, N, K, d)
-        q, k = (torch.cat((t[:, :P], rotate(t[:, P:], *rope)), dim=1) for t in (q, k))
+        if rope is not None:
+            q, k = (torch.cat((t[:, :P], rotate(t[:, P:], *rope)), dim=1) for t in (q, k))
         if self.window_size:
             out = self._attend_windows(q, k, v, P, grid)
             if P:

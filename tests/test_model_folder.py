@@ -22,6 +22,7 @@ from modeling.vitmatte import PADDINGS
 
 BACKBONES = {
     "ViT": dict(type="ViT", embed_dim=32, depth=2, num_heads=2, layer_scale_init=0.5, mlp_ratio=3, rope_shift=None),
+    "DINOv2": dict(type="DINOv2", embed_dim=32, depth=2, num_heads=2, num_register_tokens=2, position_grid_size=3),
     "ViTDet": dict(type="ViTDet", embed_dim=24, depth=2, num_heads=3, image_size=64, pretrain_image_size=48),
 }
 COMMON = dict(window_size=2, global_block_indexes=[1], conv_residual_block_indexes=[1])
@@ -102,10 +103,18 @@ def test_every_argument_of_a_constructor_can_be_stated(part, kind):
         ("model", {"type": "os.system"}, "expected the model to have the \"type\" ViTMatte, got 'os.system'"),
         ("model", {"type": ["ViTMatte"]}, "expected the model to have the \"type\" ViTMatte, got ['ViTMatte']"),
         ("", {"model": "ViTMatte"}, 'expected the model to have the "type" ViTMatte, got None; nothing else is built'),
-        ("backbone", {"type": "Linear"}, "expected the backbone to have the \"type\" ViT or ViTDet, got 'Linear'"),
-        ("backbone", {"type": "DetailCapture"}, 'expected the backbone to have the "type" ViT or ViTDet, got \'Detail'),
+        (
+            "backbone",
+            {"type": "Linear"},
+            "expected the backbone to have the \"type\" ViT or ViTDet or DINOv2, got 'Linear'",
+        ),
+        (
+            "backbone",
+            {"type": "DetailCapture"},
+            'expected the backbone to have the "type" ViT or ViTDet or DINOv2, got',
+        ),
         ("decoder", {"type": "ViT"}, "expected the decoder to have the \"type\" DetailCapture, got 'ViT'"),
-        ("model", {"backbone": 7}, 'expected the backbone to have the "type" ViT or ViTDet, got None'),
+        ("model", {"backbone": 7}, 'expected the backbone to have the "type" ViT or ViTDet or DINOv2, got None'),
         ("backbone", {"_target_": "os.system"}, "ViT has no argument '_target_'"),
         ("backbone", {"image_size": 64}, "ViT has no argument 'image_size': remove it, or export the folder again"),
         ("backbone", {"return": None}, "ViT has no argument 'return'"),
