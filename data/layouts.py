@@ -346,8 +346,10 @@ def find_partner(path: Path, groups: Mapping[str, Sequence[Path]], place: Path) 
     """
     name = picture_name(path)
     found = groups.get(name, ())
-    if len(found) != 1:
-        raise DataError(f"{place} holds {len(found) or 'no'} pictures called {name}, expected one")
+    if not found:
+        raise DataError(f"{place} holds no image named {name}.*: add it")
+    if len(found) > 1:
+        raise DataError(f"{place} holds {len(found)} images named {name}.*: keep one of them")
     return found[0]
 
 

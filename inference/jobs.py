@@ -22,17 +22,24 @@ class Kind(NamedTuple):
         ending: of the name where none is given, before the suffix.
         channels: shape of one pixel.
         suffixes: that the file may have.
+        why_no_other: why it may have no other, for the error.
     """
 
     ending: str
     channels: tuple[int, ...]
     suffixes: Collection[str]
+    why_no_other: str
 
 
 KINDS = {
-    "alpha": Kind("_alpha", (), LOSSLESS_SUFFIXES),
-    "rgba": Kind("_cutout", (4,), RGBA_SUFFIXES),
-    "composite": Kind("_composite", (3,), IMAGE_SUFFIXES),
+    "alpha": Kind("_alpha", (), LOSSLESS_SUFFIXES, "An alpha is stored without loss, so not as JPEG"),
+    "rgba": Kind(
+        "_cutout",
+        (4,),
+        RGBA_SUFFIXES,
+        "JPEG and others hold no transparency: --background white lays the subject over a colour instead",
+    ),
+    "composite": Kind("_composite", (3,), IMAGE_SUFFIXES, "No other format is written"),
 }
 
 
@@ -69,6 +76,8 @@ def find_jobs(images: Sequence[str], output: Path | None, kind: Kind, suffix: st
             folder = output or given.parent
             found = [(given, folder / f"{given.stem}{'' if output else kind.ending}{suffix}")]
         else:
+            if jobs and not given.exists() and not glob.has_magic(name):
+                raise FileNotFoundError(f"{name}: no such file or folder. To name the result, write --output {name}")
             pictures, origin = (find_images(given), given) if given.is_dir() else find_matches(name)
             searched.update(os.path.realpath(picture.parent) for picture in pictures)
             folder = output or Path(f"{os.path.abspath(origin)}{kind.ending}")
@@ -85,7 +94,9 @@ def find_jobs(images: Sequence[str], output: Path | None, kind: Kind, suffix: st
     for image, path in jobs.values():
         other = made_of.setdefault(os.path.realpath(path), image)
         if other != image:
-            raise DataError(f"{other} and {image} would both be written to {path}: matte one of them elsewhere")
+            raise DataError(
+                f"{other} and {image} would both be written to {path}: run one of them by itself, with another --output"
+            )
     return list(jobs.values())
 
 
@@ -120,11 +131,11 @@ def check_outputs(jobs: Sequence[Job], inputs: Iterable[Path], kind: Kind, bits:
     for suffix, path in {job.output.suffix.lower(): job.output for job in jobs}.items():
         if suffix not in kind.suffixes:
             listed = ", ".join(sorted(kind.suffixes))
-            raise DataError(f"--output {path}: expected the name of a picture ending in {listed}")
+            raise DataError(f"{path}: expected the name of an image ending in {listed}. {kind.why_no_other}")
         try:
             encode(pixel, suffix)
         except ValueError as error:
-            raise DataError(f"--output {path}: {error}") from error
+            raise DataError(f"{path}: {error}") from error
     for job in jobs:
         if os.path.realpath(job.output) in read:
             raise DataError(f"{job.output} is an input and would be overwritten; name another place by --output")

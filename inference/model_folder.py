@@ -106,6 +106,11 @@ def read_model_folder(folder: str | Path) -> nn.Module:
     folder = Path(folder)
     if other := describe_other(folder):
         raise ModelFolderError(other)
+    if not folder.exists():
+        raise FileNotFoundError(
+            f"{folder}: no such model folder or .onnx file. tools/export.py makes one of published ViTMatte weights, "
+            "or of a config and its checkpoint"
+        )
     if missing := [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]:
         raise FileNotFoundError(
             f"{folder} is no model folder: it lacks {' and '.join(missing)}. tools/export.py makes one of a config and "

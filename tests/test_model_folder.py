@@ -204,7 +204,7 @@ def test_a_missing_file_is_named_with_what_makes_it(folder, missing):
 
 
 def test_what_is_no_folder_is_named(folder):
-    with pytest.raises(FileNotFoundError, match="nowhere is no model folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such model folder"):
         read_model_folder(folder.parent / "nowhere")
     with pytest.raises(ModelFolderError, match=r"model/config\.json is a file, expected a model folder"):
         read_model_folder(folder / "config.json")

@@ -38,9 +38,9 @@ def refused(folder, capsys, *more, **paths):
     [
         ({"image": "nowhere.png"}, "{}/nowhere.png: no such file or folder"),
         ({"image": "images/*.jpg"}, "{}/images/*.jpg: no picture matches this pattern"),
-        ({"trimap": "nowhere"}, "{}/nowhere is not there, or not a folder"),
-        ({"trimap": "nowhere.bmp"}, "{}/nowhere.bmp is not there, or not a file"),
-        ({"trimap": "dotted.d"}, "{}/dotted.d is not there, or not a file"),
+        ({"trimap": "nowhere"}, "--trimap-dir {}/nowhere: no such file or folder"),
+        ({"trimap": "nowhere.bmp"}, "--trimap {}/nowhere.bmp: no such file or folder"),
+        ({"trimap": "dotted.d"}, "--trimap {}/dotted.d is a folder: give it by --trimap-dir"),
         ({"trimap": "empty"}, "no picture in {}/empty"),
         ({"trimap": "trimaps/a.bmp"}, "a.bmp is one file for 3 images: give a folder of trimaps or masks"),
         ({"output": "alpha.png"}, "--output {}/alpha.png: expected a folder, got the name of a file"),
@@ -48,7 +48,7 @@ def refused(folder, capsys, *more, **paths):
         ({"output": "link"}, "--output {}/link: images are looked for there too"),
         ({"image": "images/a.png", "output": "images/a.png"}, "a.png is an input and would be overwritten"),
         ({"image": "images/a.png", "output": "out/../trimaps/b.bmp"}, "b.bmp is an input and would be overwritten"),
-        ({"image": "images/a.png", "output": "alpha.jpg"}, "alpha.jpg: expected the name of a picture ending in"),
+        ({"image": "images/a.png", "output": "alpha.jpg"}, "alpha.jpg: expected the name of an image ending in"),
         ({"output": "images/a.png/deep"}, "images/a.png is no folder"),
         ({"output": "dangling"}, "cannot write into {}/dangling: File exists; name another place by --output"),
     ],
@@ -66,7 +66,8 @@ def test_what_cannot_be_begun_is_one_line(folders, capsys, paths, words):
     ("option", "words"),
     [
         (["--bits", "16", "--format", "webp"], "WebP holds no 16 bit"),
-        (["--background", "no colour"], "--background no colour: neither a picture nor a colour"),
+        (["--format", "jpg"], ".jpg: expected the name of an image ending in .bmp, .png, .tif, .tiff, .webp"),
+        (["--background", "no colour"], "--background no colour: no such file, and no colour"),
         (["--background", "#11223344"], "--background #11223344: expected an opaque colour"),
         (["--background", str(REPOSITORY / "README.md")], "README.md: not a picture of a format that is read"),
         (["--model", "nowhere"], "nowhere"),
@@ -124,14 +125,14 @@ def test_bad_files_stop_no_other_and_are_listed_at_the_end(folders, capsys):
         ("a", "b", "d", "e", "f"),
         (
             "a.png: not a picture of a format that is read",
-            "trimaps holds no pictures called b, expected one",
+            "trimaps holds no image named b.*: add it",
             "d.png is 9 x 9 px but",
             "e.bmp holds only 0 and 1",
-            "trimaps holds 2 pictures called f, expected one",
+            "trimaps holds 2 images named f.*: keep one of them",
         ),
         strict=True,
     ):
-        assert line.startswith(f"  {folders}/images/{name}.png: ") and reason in line
+        assert line.count(f"{folders}/images/{name}.png") == 1 and reason in line
 
     cv2.imwrite(str(folders / "trimaps" / "d.bmp"), np.full((9, 9), 128, np.uint8))
     (folders / "out" / "g.png").write_text("complete, by its name")
@@ -258,8 +259,8 @@ def test_an_optional_package_that_is_missing_is_one_line(folders, capsys, monkey
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ([], "give one of --trimap, --trimap-dir, --mask and --auto"),
-        (["--trimap", "t.png", "--auto"], "give one of --trimap, --trimap-dir, --mask and --auto"),
+        ([], "give exactly one of --auto, --mask, --trimap and --trimap-dir"),
+        (["--trimap", "t.png", "--auto"], "give exactly one of --auto, --mask, --trimap and --trimap-dir"),
         (
             ["--mask", "m.png", "--width-px", "3", "--width-percent", "3"],
             "give --width-px or --width-percent, not both",
@@ -279,13 +280,14 @@ def test_an_optional_package_that_is_missing_is_one_line(folders, capsys, monkey
         (["--auto", "--baseline", "ramp", "--weights", "w.pth"], "--config-file and --weights belong together"),
         (["--auto", "--model", "m", "--baseline", "ramp"], "give one of --model, --config-file with --weights"),
         (["--auto", "--model", "m", "--config-file", "c.py", "--weights", "w.pth"], "give one of --model"),
-        (["--auto", "--baseline", "ramp", "--device", "cpu"], "for --model or --config-file"),
-        (["--auto", "--compile"], "for --model or --config-file"),
+        (["--auto", "--baseline", "ramp", "--device", "cpu"], "need a network: give --model"),
+        (["--auto", "--compile"], "need a network: give --model"),
         (["--auto", "--model", "m", "--max-memory", "0"], "argument --max-memory: must be above 0"),
         (["--auto", "--model", "m", "--tta", "flip"], "argument --tta: expected flips, rotations and scales"),
         (["--auto", "--model", "m", "--tile-px", "0"], "argument --tile-px: must be at least 1, got 0"),
-        (["--auto", "--as", "composite"], "--as composite and --background belong together"),
-        (["--auto", "--as", "rgba", "--background", "teal"], "--as composite and --background belong together"),
+        (["--auto", "--as", "composite"], "--as composite needs a background: add --background"),
+        (["--auto", "--as", "rgba", "--background", "teal"], "makes a composite: leave out --as rgba"),
+        (["", "--auto"], "IMAGES holds an empty name"),
         (["--auto", "--background", ""], "--background needs a colour or a picture"),
         (["--auto", "--as", "alpha", "--premultiplied"], "--premultiplied is for --as rgba"),
         (["--auto", "--outputs", "x"], "unrecognized arguments"),
@@ -296,5 +298,6 @@ def test_wrong_usage_is_status_2(folders, capsys, more, words):
     with pytest.raises(SystemExit) as stop:
         predict.main([str(folders / "images" / "a.png"), *more])
     assert stop.value.code == 2
-    assert words in capsys.readouterr().err.splitlines()[-1].partition(": error: ")[2]
+    usage, more_usage, error = capsys.readouterr().err.splitlines()
+    assert usage.startswith("usage: ") and "--help" in more_usage and words in error.partition(": error: ")[2]
     assert contents(folders) == before

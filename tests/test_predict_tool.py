@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
+from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
 from data.images import read_image, read_raw
@@ -266,6 +267,13 @@ def test_a_composite_lies_over_a_colour_or_a_picture(folders, estimates, monkeyp
     written = read_raw("new.tif")
     assert written.dtype == np.uint16
     assert np.abs(written - 65535 * over(foreground, alpha, behind).astype(np.float64)).max() <= 0.5 + 1e-2
+
+
+def test_composites_may_be_jpegs(folders, estimates):
+    more = ["--baseline", "ramp", "--background", "teal", "--format", "jpg"]
+    assert predict.main(arguments(folders, *more, image="images/a.*", trimap="trimaps", output="out")) == 0
+    with Image.open(folders / "out" / "a.jpg") as image:
+        assert image.format == "JPEG" and image.size == SIZES["a"][::-1]
 
 
 def test_auto_finds_the_subject_and_gives_a_cut_out(folders, monkeypatch, capsys):

@@ -356,7 +356,7 @@ def test_a_device_that_is_not_there_is_one_line(folder, device):
 
 
 def test_a_folder_that_is_none_is_refused(folder):
-    with pytest.raises(FileNotFoundError, match="nowhere is no model folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such model folder"):
         Predictor.load(folder.parent / "nowhere")
     (folder / "config.json").write_text("{}")
     with pytest.raises(ModelFolderError, match='expected "format": 1'):

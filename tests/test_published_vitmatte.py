@@ -599,7 +599,7 @@ def test_published_weights_run_without_detectron2(source, tmp_path, capsys):
     assert np.abs(written - 255 * expected.astype(np.float64)).max() <= 0.5 + 1e-3
     again = [files[0], "--overwrite", "--model", tmp_path / "absent", "--trimap", files[1], "--output", files[2]]
     assert predict.main([str(argument) for argument in again]) == 1
-    assert "absent is no model folder: it lacks config.json and model.safetensors" in capsys.readouterr().err
+    assert "absent: no such model folder or .onnx file" in capsys.readouterr().err
 
 
 def test_a_sparse_tensor_is_refused_by_name():

@@ -10,10 +10,17 @@ from inference.jobs import KINDS
 from runtime.command_line import add_trust_option
 from tools.prediction.steps import BASELINES, network_settings
 
+USAGE = (
+    "%(prog)s IMAGES (--auto | --mask FILE | --trimap FILE | --trimap-dir FOLDER) [options]\n"
+    "       --help lists the options"
+)
+
 
 def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespace:
     """Read the command line; options that contradict each other end the process with status 2."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        usage=USAGE, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("images", nargs="+", metavar="IMAGES", help="image, folder of images, or quoted pattern")
     group = parser.add_argument_group("trimap, by one of")
     group.add_argument("--trimap", type=Path, metavar="FILE", help="trimap of the only image")
@@ -46,13 +53,20 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     group.add_argument("--background", help="composite over this colour (teal, '#20a040') or picture")
     group.add_argument("--premultiplied", action="store_true", help="rgba: colours multiplied by alpha")
     group.add_argument("--bits", type=int, choices=(8, 16), default=8, help="default: 8")
-    group.add_argument("--format", choices=("png", "tif", "webp"), default="png", help="where --output names no file")
+    group.add_argument(
+        "--format",
+        choices=("png", "tif", "webp", "jpg"),
+        default="png",
+        help="where --output names no file; jpg is for composites",
+    )
     existing = group.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="make only what is not there yet")
     existing.add_argument("--overwrite", action="store_true", help="replace what is there")
     options = parser.parse_args(arguments)
+    if "" in options.images:
+        parser.error("IMAGES holds an empty name: is a variable of the shell not set?")
     if sum(map(bool, (options.trimap, options.trimap_dir, options.mask, options.auto))) != 1:
-        parser.error("give one of --trimap, --trimap-dir, --mask and --auto")
+        parser.error("give exactly one of --auto, --mask, --trimap and --trimap-dir")
     if options.width_px and options.width_percent:
         parser.error("give --width-px or --width-percent, not both")
     if not options.mask and (options.width_px or options.threshold):
@@ -64,13 +78,18 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     if bool(options.config_file) != bool(options.weights):
         parser.error("--config-file and --weights belong together")
     if network_settings(options) and not (options.model or options.config_file):
-        parser.error("--device, --precision, --max-memory, --compile, --tile-px, --tta: for --model or --config-file")
+        parser.error(
+            "--device, --precision, --max-memory, --compile, --tile-px and --tta need a network: give --model, or "
+            "--config-file with --weights"
+        )
     has_background = options.background is not None
     options.kind = options.kind or (
         "composite" if has_background else "rgba" if options.auto or options.mask else "alpha"
     )
-    if (options.kind == "composite") != has_background:
-        parser.error("--as composite and --background belong together")
+    if options.kind == "composite" and not has_background:
+        parser.error("--as composite needs a background: add --background with a colour or an image")
+    if has_background and options.kind != "composite":
+        parser.error(f"--background makes a composite: leave out --as {options.kind}")
     if options.background == "":
         parser.error("--background needs a colour or a picture")
     if options.premultiplied and options.kind != "rgba":

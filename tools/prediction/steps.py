@@ -36,7 +36,7 @@ def trimap_source(options: argparse.Namespace, num_images: int) -> tuple[FindTri
 
     Raises:
         FileNotFoundError: no such file or folder, or no picture in it.
-        DataError: one file for several images.
+        DataError: one file for several images, a folder for --trimap, a file for --trimap-dir.
     """
     if options.auto:
         from inference.subject import trimap_of_subject
@@ -48,8 +48,12 @@ def trimap_source(options: argparse.Namespace, num_images: int) -> tuple[FindTri
     if place.is_dir() and not options.trimap:
         partners = find_by_stem(place)
     elif not place.is_file() or options.trimap_dir:
-        expected = "a folder" if options.trimap_dir else "a file" if options.trimap else "a file or a folder"
-        raise FileNotFoundError(f"{place} is not there, or not {expected}, which this option takes")
+        if options.trimap and place.is_dir():
+            raise DataError(f"--trimap {place} is a folder: give it by --trimap-dir")
+        if options.trimap_dir and place.is_file():
+            raise DataError(f"--trimap-dir {place} is a file: give it by --trimap")
+        option = "--trimap-dir" if options.trimap_dir else "--trimap" if options.trimap else "--mask"
+        raise FileNotFoundError(f"{option} {place}: no such file or folder")
     elif num_images > 1:
         raise DataError(f"{place} is one file for {num_images} images: give a folder of trimaps or masks")
 
@@ -137,7 +141,7 @@ def read_background(name: str) -> NDArray[np.float32]:
         if Path(name).is_file():
             read_metadata(Path(name))  # for its warning: a result carries the photograph's profile alone
             return read_image(name)
-        raise DataError(f"--background {name}: neither a picture nor a colour such as teal or '#20a040'") from error
+        raise DataError(f"--background {name}: no such file, and no colour such as teal or '#20a040'") from error
     if len(colour) != 3:
         raise DataError(f"--background {name}: expected an opaque colour")
     return np.divide(colour, 255, dtype=np.float32)
