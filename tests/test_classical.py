@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.sparse import csc_matrix
 
-from data.images import read_alpha, read_image
-from data.trimap import ramp_alpha, read_trimap
+from data.images import DataError, read_alpha, read_image, to_uint8
+from data.trimap import encode_trimap, ramp_alpha, read_trimap
 from inference import classical
 from inference.classical import closed_form_alpha
 from inference.extras import MissingExtraError
@@ -67,6 +67,27 @@ def test_the_equations_are_those_of_the_paper(monkeypatch):
 def test_alpha_that_is_linear_in_colour_is_found():
     image, trimap, alpha = scene(90, 70)
     np.testing.assert_allclose(closed_form_alpha(image, trimap), alpha, atol=2e-3)
+
+
+def test_arrays_of_uint8_give_what_floats_give():
+    image, trimap, _ = scene(40, 50)
+    pixels = to_uint8(image)
+    expected = closed_form_alpha(pixels / np.float32(255), trimap)
+    np.testing.assert_array_equal(closed_form_alpha(pixels, encode_trimap(trimap)), expected)
+
+
+@pytest.mark.parametrize(
+    ("image", "trimap", "words"),
+    [
+        (np.full((9, 9, 3), 255.0), np.full((9, 9), 0.5), r"expected the image in \[0, 1\], got 255 to 255: scale it"),
+        (np.ones((9, 9, 3)), np.full((9, 9), 0.3), "that are not 0, 0.5 or 1"),
+        (np.ones((9, 9, 3)), np.full((9, 8), 0.5), r"image and trimap of one size, got \(9, 9, 3\) and \(9, 8\)"),
+    ],
+    ids=["image of 0 to 255", "soft mask", "sizes"],
+)
+def test_arrays_that_mean_something_else_are_an_error(image, trimap, words):
+    with pytest.raises(DataError, match=words):
+        closed_form_alpha(image, trimap)
 
 
 def test_what_is_solved_reduced_follows_the_colours_of_the_full_size(monkeypatch):

@@ -5,12 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.cluster import KMeans
 
-from data.images import DataError, read_alpha, read_image
+from data.images import DataError, read_alpha, read_image, to_uint8
 from data.trimap import read_trimap, trimap_from_mask
 from inference import subject
 from inference.subject import find_subject, trimap_of_subject
+from tests.tiny_training import REPOSITORY
 
 RED, GREEN, BLUE, GREY = (0.85, 0.15, 0.1), (0.2, 0.5, 0.25), (0.15, 0.2, 0.8), (0.6, 0.6, 0.6)
 
@@ -110,6 +112,27 @@ def test_specks_are_left_out_and_small_holes_filled(hot):
     assert find_subject(image)[hole].all() and not find_subject(image)[speck].any()
 
 
+def test_an_image_of_uint8_or_rgba_gives_what_its_float_colours_give(hot):
+    hot((GREY, 0.1), (RED, 0.9))
+    image = to_uint8(paint([(disc((300, 400), (150, 150), 70), RED)], (300, 400)))
+    expected = trimap_of_subject(image / np.float32(255))
+    np.testing.assert_array_equal(trimap_of_subject(image), expected)
+    np.testing.assert_array_equal(trimap_of_subject(np.dstack([image, image[:, :, :1]])), expected)
+
+
+def test_remove_as_the_faq_writes_it_cuts_out_a_pillow_image():
+    text = (REPOSITORY / "docs" / "faq.md").read_text()
+    code = text[text.index("```python", text.index("## I use rembg")) :].split("```")[1].removeprefix("python")
+    names: dict = {}
+    exec(code, names)
+    is_disc = disc((200, 300), (90, 110), 40)
+    photo = Image.fromarray(to_uint8(paint([(is_disc, RED)], is_disc.shape))).rotate(90, expand=True)
+    photo.getexif()[0x0112] = 6  # turn it by 90 degrees, as telephones write
+    cutout = names["remove"](photo)
+    assert cutout.mode == "RGBA" and cutout.size == (300, 200)
+    assert overlap(np.asarray(cutout)[:, :, 3] > 127, is_disc) > 0.98
+
+
 def test_a_trimap_is_the_masks_band_and_what_the_first_look_contradicts(hot):
     shape = 300, 400
     body, face = disc(shape, (150, 150), 70), disc(shape, (120, 150), 30)
@@ -127,15 +150,18 @@ def test_a_trimap_is_the_masks_band_and_what_the_first_look_contradicts(hot):
 @pytest.mark.parametrize(
     ("image", "words"),
     [
-        (np.full((60, 80, 3), 0.5), "x.png: no subject stands out .heat 0.[78].* to 0.9.*; give a mask or a trimap"),
+        (
+            np.full((60, 80, 3), 0.5),
+            "no subject stands out .saliency 0.[78].* to 0.9.*; give a mask or a trimap",
+        ),
         (np.random.default_rng(0).random((60, 80, 3)), "x.png: no subject stands out"),
         (np.ones((1, 1, 3)), "x.png: no subject stands out"),
-        (np.ones((60, 80)), r"x.png: expected an image \(H, W, 3\), got \(60, 80\)"),
+        (np.ones(60), r"x.png has shape \(60,\); expected \(H, W, 3\) RGB"),
         (np.ones((0, 80, 3)), r"expected an image \(H, W, 3\), got \(0, 80, 3\)"),
-        (np.full((60, 80, 3), np.nan), "NaN"),
-        (np.zeros((60, 80, 3), np.uint8), "expected float values"),
+        (np.full((60, 80, 3), np.nan), r"expected x.png in \[0, 1\], got nan"),
+        (np.full((60, 80, 3), 255.0), r"expected x.png in \[0, 1\], got 255 to 255: scale it"),
     ],
-    ids=["flat", "noise", "one pixel", "grey", "empty", "nan", "uint8"],
+    ids=["flat", "noise", "one pixel", "one axis", "empty", "nan", "0 to 255"],
 )
 def test_what_holds_no_subject_is_an_error(image, words):
     with pytest.raises(DataError, match=words):
