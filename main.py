@@ -25,26 +25,21 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from omegaconf import DictConfig
 
-from engine.checkpoint import CheckpointError
-from engine.config import (
-    TRAINING_SECTIONS,
-    ConfigError,
-    apply_overrides,
-    check_number_or_null,
-    check_whole,
-    load_config,
-)
-from engine.initial import adopt_model
-from engine.launch import STATUS_OF_WRONG_USAGE, launch, leave
-from engine.loading import LoaderError
-from engine.logs import set_up_logs
+from engine.batches import LoaderError
+from engine.checkpoint.file import CheckpointError
+from engine.checkpoint.output_folders import check_resume, hold_outputs
+from engine.checkpoint.pretrained import adopt_model
+from engine.config.config import TRAINING_SECTIONS, apply_overrides, check_number_or_null, check_whole, load_config
+from engine.config.epochs import describe_change, samples_per_iteration
+from engine.distributed.launch import STATUS_OF_WRONG_USAGE, launch, leave
+from engine.interrupts import LostProcess, OutputError
+from engine.logging.setup import set_up_logs
 from engine.out_of_memory import OutOfMemory
-from engine.output_folders import check_resume, hold_outputs
-from engine.place import argument_parser, describe_tasks, find_place
-from engine.schedule import describe_change, samples_per_iteration
-from engine.stopping import LostProcess, OutputError
+from engine.run import evaluate_only, train
 from engine.trainer import set_float32_products
-from engine.training import evaluate_only, train
+from runtime.command_line import argument_parser
+from runtime.dist_env import describe_tasks, find_place
+from runtime.errors import ConfigError
 
 logger = logging.getLogger("engine.main")
 

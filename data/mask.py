@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images import DataError, as_grey, read_raw, to_float
+from data.image_io.images import DataError, as_grey, read_raw, to_float
 
 logger = logging.getLogger(__name__)
 

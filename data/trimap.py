@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images import DataError, as_grey, read_raw, read_raw_alpha, write_alpha
+from data.image_io.images import DataError, as_grey, read_raw, read_raw_alpha, write_alpha
 from data.mask import decode_mask, read_mask, resize_mask
 from data.trimap_check import MASK_ADVICE, check_meaning
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images import DataError
+from data.image_io.images import DataError
 
 logger = logging.getLogger(__name__)
 

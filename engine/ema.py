@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from engine.config import ConfigError
+from runtime.errors import ConfigError
 
 
 class Ema(AveragedModel):

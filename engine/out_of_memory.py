@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from detectron2.utils import comm
 
-from engine.stopping import TrainingStopped
+from engine.interrupts import TrainingStopped
 
 WORDS = ("out of memory", "can't allocate memory", "alloc_failed", "bad_alloc", "insufficient memory")
 """Lower-case parts of messages by allocators that have no exception class: torch on the CPU, cuBLAS, C++, OpenCV."""

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from engine.config import build_section
-from engine.targets import instantiate
+from engine.config.config import build_section
+from engine.config.targets import instantiate
 
 
 class DataSource(NamedTuple):

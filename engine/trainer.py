@@ -14,14 +14,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.utils.data import DataLoader
 
-from engine.checkpoint import CheckpointError
-from engine.config import ConfigError
+from engine.batches import TIMEOUT_S, Batches
+from engine.checkpoint.file import CheckpointError
+from engine.distributed.fsdp import is_sharded, whole
+from engine.distributed.launch import told_of_lost_processes
 from engine.ema import Ema
-from engine.launch import told_of_lost_processes
-from engine.loading import TIMEOUT_S, Batches
+from engine.interrupts import TrainingStopped
 from engine.out_of_memory import stop_on_out_of_memory
-from engine.sharding import is_sharded, whole
-from engine.stopping import TrainingStopped
+from runtime.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Trainer(SimpleTrainer):
             statistics of each batch and losses that are no means over samples.
         clip_norm: gradients of a larger norm over all parameters are scaled down to it; None leaves them.
         ema: average of the bare model that each step moves.
-        loader_timeout_s: see `engine.loading.next_batch`.
+        loader_timeout_s: see `engine.batches.next_batch`.
 
     Attributes:
         samples_seen: samples that all processes together have trained on.

@@ -10,10 +10,10 @@ import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from data.images import DataError, write_alpha
+from data.image_io.images import DataError, write_alpha
 from data.trimap import unknown_mask
 from evaluation.metrics import METRICS, PROTOCOLS, average, measure
-from evaluation.report import format_table
+from evaluation.output.report import format_table
 
 logger = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.formats import find_images, picture_name
-from data.images import DataError, read_raw_alpha, read_raw_image, to_float
-from data.ranks import ALONE, Ranks
+from data.image_io.formats import find_images, picture_name
+from data.image_io.images import DataError, read_raw_alpha, read_raw_image, to_float
 from data.trimap import trimap_from_alpha, unknown_mask
-from data.workers import map_in_workers
 from evaluation.metrics import PROTOCOLS, Protocol, as_protocol, measure, unknown_region
+from runtime.processes import ALONE, Ranks
+from runtime.worker_pool import map_in_workers
 
 Track = Callable[[Iterable[Any], int], Iterable[Any]]
 Files = dict[str, Path]  # of one image: "label", "pred", "trimap" and "image", as far as there are such

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images import to_float, to_uint8
+from data.image_io.images import to_float, to_uint8
 from data.trimap import check_stored
 from evaluation.connectivity import connectedness, source_level
 

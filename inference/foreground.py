@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.composition import composite
-from data.images import DataError, as_colours, as_unit_floats
-from inference.extras import import_extra
+from data.image_io.images import DataError, as_colours, as_unit_floats
+from runtime.optional_packages import import_extra
 from runtime.threads import check_not_forked, num_threads
 
 GRADIENT_WEIGHT = 0.1
@@ -26,7 +26,7 @@ def estimate_foreground(image: NDArray, alpha: NDArray) -> NDArray[np.float32]:
     Where alpha is 1 they are the image's to the bit, where it is 0 they go on smoothly from the nearest foreground.
 
     Args:
-        image: (H, W, 3) RGB, or what else `data.images.as_colours` takes; uint8, uint16, or float in [0, 1].
+        image: (H, W, 3) RGB, or what else `data.image_io.images.as_colours` takes; uint8, uint16, or float in [0, 1].
         alpha: (H, W) float in [0, 1].
 
     Returns: (H, W, 3) RGB in [0, 1], not premultiplied, a new array.
@@ -57,7 +57,7 @@ def _by_pymatting(colours: NDArray[np.float32], opacity: NDArray[np.float32]) ->
 
 
 def cut_out(foreground: NDArray, alpha: NDArray, is_premultiplied: bool = False) -> NDArray[np.float32]:
-    """Join colours and alpha into one picture, for `data.images.write_rgba`.
+    """Join colours and alpha into one picture, for `data.image_io.images.write_rgba`.
 
     Args:
         foreground: (H, W, 3) RGB in [0, 1], not premultiplied, as `estimate_foreground` gives it.

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from data.decoding import pixels_of
-from data.images import DataError, read_raw_image
+from data.image_io.decoding import pixels_of
+from data.image_io.images import DataError, read_raw_image
 from data.trimap import read_trimap, trimap_for_matting
 
 Picture: TypeAlias = NDArray | Tensor | Image.Image | str | os.PathLike

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.encoding import RGBA_SUFFIXES, encode
-from data.formats import find_images, select_images
-from data.images import IMAGE_SUFFIXES, LOSSLESS_SUFFIXES, DataError
+from data.image_io.encoding import RGBA_SUFFIXES, encode
+from data.image_io.formats import find_images, select_images
+from data.image_io.images import IMAGE_SUFFIXES, LOSSLESS_SUFFIXES, DataError
 
 
 class Kind(NamedTuple):

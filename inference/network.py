@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from data.images import DataError
+from data.image_io.images import DataError
 from data.trimap import FLOAT_TOLERANCE, UNKNOWN
 from inference.memory import plan_tile
 from inference.tiling import HALO_TOKENS, decode_tiled, needed_tokens
@@ -184,7 +184,7 @@ def alpha_by_tiles(model: Any, network_input: Tensor, tile_px: int) -> Tensor:
 
     Args:
         model: a `ViTMatte` in evaluation mode whose decoder is a `DetailCapture`. A backbone without the argument
-            `is_read` computes all features.
+            `query_mask` computes all features.
         network_input: (B, 4, H, W), see `ViTMatte.network_input`.
         tile_px: side of the tiles in pixels, at least 1.
 
@@ -194,7 +194,7 @@ def alpha_by_tiles(model: Any, network_input: Tensor, tile_px: int) -> Tensor:
     is_needed = network_input[:, 3:] == UNKNOWN
     # A backbone of a user's own may give all features alone: to leave some out only saves time.
     masks = []
-    if "is_read" in inspect.signature(model.backbone.forward).parameters:
+    if "query_mask" in inspect.signature(model.backbone.forward).parameters:
         masks = [needed_tokens(is_needed, model.decoder.stride, HALO_TOKENS)]
     features = model.backbone(network_input, *masks)
     return decode_tiled(model.decoder, features, network_input, is_needed, tile_px)

@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.images import DataError, as_colours, as_unit_floats
+from data.image_io.images import DataError, as_colours, as_unit_floats
 from data.trimap import UNKNOWN
 from inference.defaults import float32_on_cpu
+from inference.formats.model_folder import read_model_folder
 from inference.inputs import Picture, image_pixels, trimap_values
-from inference.model_folder import read_model_folder
 from inference.network import TILE_PX, Network, TorchNetwork
-from modeling.average_views import AverageViews
+from modeling.test_time_augmentation import AverageViews
 from runtime.threads import check_not_forked
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Predictor:
             raise ValueError(f"{source}: a config (.py, .yaml) needs the weights of its checkpoint, nothing else does")
         network: Network
         if source.suffix.lower() == ".onnx":
-            from inference.onnx_network import OnnxNetwork
+            from inference.formats.onnx_network import OnnxNetwork
 
             if tile_px is not None or max_memory_gb is not None or is_compiled or precision == "bf16":
                 raise ValueError(
@@ -83,7 +83,7 @@ class Predictor:
             network = OnnxNetwork(source, device)
         else:
             if weights is not None:
-                from engine.model import load_model  # the other ways work without detectron2
+                from engine.checkpoint.load_model import load_model  # the other ways work without detectron2
 
                 with float32_on_cpu():
                     model = load_model(source, weights, "cpu", trusted_modules)

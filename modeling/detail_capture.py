@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.recompute import run_block
+from modeling.activation_checkpointing import maybe_checkpoint
 
 
 class ConvBlock(nn.Module):
@@ -26,7 +26,7 @@ class ConvBlock(nn.Module):
 
 
 class ConvStream(nn.Module):
-    """Convolutions of stride 2 over the network's input, each run by `run_block`."""
+    """Convolutions of stride 2 over the network's input, each run by `maybe_checkpoint`."""
 
     def __init__(self, in_chans: int, out_chans: Sequence[int]) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class ConvStream(nn.Module):
         """(B, C, H, W) -> the maps at strides 1 (the input itself), 2, 4, ..."""
         maps = [x]
         for conv in self.convs:
-            maps.append(run_block(is_recomputed, conv, maps[-1]))
+            maps.append(maybe_checkpoint(is_recomputed, conv, maps[-1]))
         return maps
 
 
@@ -127,6 +127,6 @@ class DetailCapture(nn.Module):
         is_recomputed = self.use_activation_checkpointing and self.training
         details = self.convstream(image, is_recomputed)
         for fusion, detail in zip(self.fusion_blks, reversed(details), strict=True):
-            features = run_block(is_recomputed, fusion, features, detail)
-        logits = run_block(is_recomputed, self.matting_head, features)
+            features = maybe_checkpoint(is_recomputed, fusion, features, detail)
+        logits = maybe_checkpoint(is_recomputed, self.matting_head, features)
         return torch.sigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))

@@ -2,8 +2,10 @@
 
 import errno
 import functools
+import itertools
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +20,9 @@ REFUSALS = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 SUFFIX = ".unfinished"
 """Ends the name of a file that is still being written."""
+
+BEFORE = f".before{SUFFIX}"
+"""Ends the name of a folder that is about to be replaced."""
 
 
 class WriteError(UserError):
@@ -78,3 +83,31 @@ def _warn_of_refusal(reason: str) -> None:
         "damage the last files; a killed process does not",
         reason,
     )
+
+
+def backup(path: Path, owner: str) -> None:
+    """Rename a file to NAME_of_earlier_training_1, or the next free number.
+
+    Args:
+        path: of the file.
+        owner: whose file it is, for the log.
+    """
+    names = (f"{path.stem}_of_earlier_training_{number}{path.suffix}" for number in itertools.count(1))
+    aside = next(free for free in map(path.with_name, names) if not free.exists())
+    path.replace(aside)
+    logger.info("%s is of %s: moved to %s", path, owner, aside)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the unfinished files of killed processes, and restore folders that were not replaced completely."""
+    for before in sorted(folder.glob(f"*{BEFORE}")):
+        path = before.with_name(before.name.removesuffix(BEFORE))
+        if not path.exists():
+            before.replace(path)
+            logger.info("%s is back: a process was killed while it replaced it", path)
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        if path.is_dir():  # a checkpoint of a sharded network
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+        logger.info("Removed %s, left by a process that was killed while it wrote", path)

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options of main.py, and those that several commands share."""
 
 import argparse
 
@@ -12,3 +12,40 @@ def add_trust_option(parser: argparse._ActionsContainer) -> None:
         metavar="MODULE",
         help="exact module whose classes a config.yaml may name, as mypkg.nets; its code is run; may be repeated",
     )
+
+
+def argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
+    """Make a parser of detectron2's options, where what is not given about processes is None."""
+    parser = argparse.ArgumentParser(epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", default="", metavar="FILE", help=".py config, or a training's config.yaml")
+    add_trust_option(parser)
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint in train.output_dir, if there is one"
+    )
+    parser.add_argument(
+        "--eval-only",
+        action="store_true",
+        help="evaluate train.init_checkpoint, or with --resume the last checkpoint, and train nothing",
+    )
+    parser.add_argument(
+        "--num-gpus",
+        type=int,
+        metavar="N",
+        help="processes on this machine: one per GPU or, with train.device=cpu, on the CPU (default: 1)",
+    )
+    parser.add_argument("--num-machines", type=int, metavar="N", help="machines of the run (default: 1)")
+    parser.add_argument(
+        "--machine-rank", type=int, metavar="I", help="number of this machine, the first being 0 (default: 0)"
+    )
+    parser.add_argument(
+        "--dist-url",
+        metavar="URL",
+        help="where processes meet: auto on one machine (default), tcp://HOST:PORT on several, HOST the first one's",
+    )
+    parser.add_argument(
+        "opts",
+        nargs=argparse.REMAINDER,
+        metavar="KEY=VALUE",
+        help="overrides of the config, after all options: train.seed=1 train.ema_decay=null 'train.output_dir=my runs'",
+    )
+    return parser

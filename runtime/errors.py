@@ -9,3 +9,7 @@ class UserError(ValueError):
 
     It is a `ValueError` for the handlers that still catch that. New code raises and catches `UserError`.
     """
+
+
+class ConfigError(UserError):
+    """A config, an override or an option that cannot be used."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.utils.cpp_extension  # logs a line on stderr, once, that tests of messages need not know of
 
-from engine.stopping import SIGNALS, set_back
+from engine.interrupts import SIGNALS, set_back
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"

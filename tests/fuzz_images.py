@@ -26,8 +26,8 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from data.images import read_raw
-from data.tiff import CONTIGUOUS, STARTS, WHITE_IS_ZERO
+from data.image_io.images import read_raw
+from data.image_io.tiff import CONTIGUOUS, STARTS, WHITE_IS_ZERO
 from inference.batch import matte_all
 from inference.jobs import Job
 from tests.image_files import as_rgba, encoded_by_pillow, netpbms, pngs, tiffs

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.composition import composite, merge_foregrounds
-from data.images import read_raw_alpha, read_raw_image, read_raw_rgba, to_float
+from data.image_io.images import read_raw_alpha, read_raw_image, read_raw_rgba, to_float
 from data.trimap import ALPHA_TOLERANCE, trimap_from_alpha
 
 Sample = dict[str, Any]
@@ -302,7 +302,7 @@ def crop_background(
 
 
 class PlainPipeline:
-    """Samples of foreground files over background files, as `data.datasets.CompositionDataset` makes them.
+    """Samples of foreground files over background files, as `data.datasets.composition.CompositionDataset` makes them.
 
     Args:
         foregrounds: colours and alpha, or a cut-out and None.

@@ -22,9 +22,9 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data import build
-from data.datasets import CompositionDataset
-from data.stream import key_at
+from data.datasets.composition import CompositionDataset
+from data.loader import build
+from data.loader.sampler import key_at
 
 MAX_GROWTH_MB = 50
 WARM_UP_SAMPLES = 200  # of a life: libraries and buffers come into memory where they are first used

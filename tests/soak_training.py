@@ -27,8 +27,8 @@ import numpy as np
 import torch
 
 import main as program
-from engine import writers
-from engine.checkpoint import CheckpointError, read_checkpoint
+from engine.checkpoint.file import CheckpointError, read_checkpoint
+from engine.logging import writers
 from runtime.atomic_write import SUFFIX
 from tests.tiny_training import DEMO, make_data, overrides
 

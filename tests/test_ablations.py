@@ -12,9 +12,9 @@ from test_preprocess_keys import tiny_state
 from test_vit import image, randomise
 
 import preprocess
-from engine.checkpoint import CheckpointError
-from engine.config import apply_overrides, load_config
-from engine.initial import load_initial
+from engine.checkpoint.file import CheckpointError
+from engine.checkpoint.pretrained import load_initial
+from engine.config.config import apply_overrides, load_config
 from modeling.backbone import ViT
 
 REPOSITORY = Path(__file__).parents[1]

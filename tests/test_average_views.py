@@ -11,8 +11,8 @@ from torch import Tensor
 from inference.network import TorchNetwork
 from inference.predictor import Predictor
 from modeling import DetailCapture, ViTMatte
-from modeling.average_views import AverageViews, resize, resize_trimap, turn, turn_back
 from modeling.backbone import ViT
+from modeling.test_time_augmentation import AverageViews, resize, resize_trimap, turn, turn_back
 
 ALL = dict(flips=True, rotations=True, scales=[1.0, 0.5, 1.5])
 

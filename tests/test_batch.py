@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from inference.batch import Failure, matte_all
-from inference.extras import MissingExtraError
 from inference.jobs import Job
+from runtime.optional_packages import MissingExtraError
 
 JOBS = [Job(Path(f"{number}.png"), Path(f"out/{number}.png")) for number in range(5)]
 DONE = [(job, None) for job in JOBS]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.images import to_uint8
+from data.image_io.images import to_uint8
 from data.trimap import unknown_mask
 from evaluation.metrics import METRICS, measure
 from modeling import DetailCapture, MattingCriterion, ViTMatte, detail_capture
@@ -143,12 +143,12 @@ def test_what_is_recomputed_is_what_was_asked_for(recomputed, expected, monkeypa
     """Of 12 blocks, 3 convolutions of the stream, 4 fusions and the head."""
     calls = []
 
-    def run_block(is_recomputed, block, *inputs):
+    def maybe_checkpoint(is_recomputed, block, *inputs):
         calls.append(is_recomputed)
         return block(*inputs)
 
-    monkeypatch.setattr(vit, "run_block", run_block)
-    monkeypatch.setattr(detail_capture, "run_block", run_block)
+    monkeypatch.setattr(vit, "maybe_checkpoint", maybe_checkpoint)
+    monkeypatch.setattr(detail_capture, "maybe_checkpoint", maybe_checkpoint)
     train_step.build("ours", recomputed).train()(batch())
     assert len(calls) == 20 and sum(calls) == expected
 

@@ -6,7 +6,7 @@ import cv2
 import pytest
 from PIL import Image
 
-from data.datasets import CompositionDataset
+from data.datasets.composition import CompositionDataset
 from tools import benchmark
 from tools.benchmarks import data
 

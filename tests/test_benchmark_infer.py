@@ -17,9 +17,9 @@ from detectron2.config import LazyConfig
 from scipy import ndimage
 from transformers import VitMatteImageProcessor
 
-from data.images import read_image
+from data.image_io.images import read_image
 from data.trimap import encode_trimap
-from inference.model_folder import CONSTRUCTORS
+from inference.formats.model_folder import CONSTRUCTORS
 from tests.tiny_training import REPOSITORY
 from tools import benchmark, export
 from tools.benchmarks import fresh, infer, memory_plot, networks, scene

@@ -9,7 +9,7 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from engine.config import apply_overrides, load_config
+from engine.config.config import apply_overrides, load_config
 from tools import benchmark
 from tools.benchmarks import sizes
 from tools.benchmarks.sizes import (

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from data import build
-from data.build import build_test_loader, build_train_loader
-from data.datasets import CompositionDataset, MattingFolder
-from data.images import DataError
-from data.stream import InfiniteSampler
+from data.datasets.composition import CompositionDataset, MattingFolder
+from data.image_io.images import DataError
+from data.loader import build
+from data.loader.build import build_test_loader, build_train_loader
+from data.loader.sampler import InfiniteSampler
 
 
 class Keys(Dataset):

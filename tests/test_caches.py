@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_machines import READ_ONLY
 
-from inference import extras
+from runtime import optional_packages as extras
 from runtime.caches import NUMBA_CACHE, choose_numba_cache, has_compiled
 from runtime.errors import UserError
 from tests.conftest import REPOSITORY
@@ -129,7 +129,7 @@ def test_numba_takes_the_folder(tmp_path):
     )
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    code = "from inference.extras import import_extra\nprint(import_extra('pymatting', 'a test').twice(21))"
+    code = "from runtime.optional_packages import import_extra\nprint(import_extra('pymatting', 'a test').twice(21))"
     done = subprocess.run(
         [sys.executable, "-c", READ_ONLY.format(writable=str(temporary)) + code],
         cwd=REPOSITORY,

@@ -13,12 +13,12 @@ import pytest
 from data.checks.dataset import Report, check_sets
 from data.checks.faults import FAULTS
 from data.checks.sets import FolderSet, read_config_sets
-from data.datasets import CompositionDataset
-from data.foregrounds import ForegroundFile
-from data.formats import find_images
-from data.images import DataError
-from data.layouts import TRAINING_LAYOUTS, TrainingLayout
-from data.packing import make_pack
+from data.datasets.composition import CompositionDataset
+from data.image_io.formats import find_images
+from data.image_io.images import DataError
+from data.sources.foregrounds import ForegroundFile
+from data.sources.layouts import TRAINING_LAYOUTS, TrainingLayout
+from data.sources.packs.writer import make_pack
 from tests.broken_dataset import FAULTY, add_pair, draw, make_healthy, ordinary_user, photograph, save, sets_of
 from tools import check_dataset
 

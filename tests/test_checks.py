@@ -20,10 +20,10 @@ from data.checks.pixels import (
     is_premultiplied,
     measure_softness,
 )
-from data.decoding import turn_upright
-from data.encoding import encode
-from data.formats import find_images
-from data.images import read_raw_rgba, to_uint8
+from data.image_io.decoding import turn_upright
+from data.image_io.encoding import encode
+from data.image_io.formats import find_images
+from data.image_io.images import read_raw_rgba, to_uint8
 from data.procedural import KINDS
 from tests.broken_dataset import KINDS as DEMO_KINDS
 from tests.broken_dataset import draw, make_trimap, photograph, save

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from engine import children
-from engine.stopping import SIGNALS
+from engine.distributed import spawn as children
+from engine.interrupts import SIGNALS
 
 
 def test_signals_reach_processes_that_were_not_there_yet_and_none_come_after(monkeypatch):

@@ -1,4 +1,4 @@
-"""inference/classical.py: the equations solved densely, exact composites, full size against reduced."""
+"""inference/closed_form.py: the equations solved densely, exact composites, full size against reduced."""
 
 import sys
 from types import SimpleNamespace
@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy.sparse import csc_matrix
 
-from data.images import DataError, read_alpha, read_image, to_uint8
+from data.image_io.images import DataError, read_alpha, read_image, to_uint8
 from data.trimap import encode_trimap, ramp_alpha, read_trimap
-from inference import classical
-from inference.classical import closed_form_alpha
-from inference.extras import MissingExtraError
+from inference import closed_form as classical
+from inference.closed_form import closed_form_alpha
+from runtime.optional_packages import MissingExtraError
 
 
 def scene(height, width, seed=0):
@@ -139,7 +139,7 @@ def test_without_a_known_side_alpha_is_the_ramps_and_said_so(caplog, known, abse
         trimap[:2, :3] = value
     np.testing.assert_array_equal(closed_form_alpha(image, trimap), ramp_alpha(trimap))
     (record,) = caplog.records
-    assert record.name == "inference.classical" and f"knows no {absent} near" in record.getMessage()
+    assert record.name == "inference.closed_form" and f"knows no {absent} near" in record.getMessage()
 
 
 @pytest.mark.parametrize("shape", [(1, 30), (40, 2), (1, 1)])

@@ -5,7 +5,8 @@ import torch
 from test_main import quiet_afterwards  # noqa: F401
 
 import main
-from engine.config import ConfigError, load_config, save_config
+from engine.config.config import load_config, save_config
+from runtime.errors import ConfigError
 from runtime.yaml_files import Reference, load_yaml
 from tests.tiny_training import DEMO, REPOSITORY, last_evaluation, make_data, metrics, overrides
 from tools import predict

@@ -14,11 +14,10 @@ from detectron2.solver import LRMultiplier
 from omegaconf import OmegaConf
 
 import preprocess
-from data.images import DataError
-from engine.checkpoint import CheckpointError, load_weights
-from engine.config import (
+from data.image_io.images import DataError
+from engine.checkpoint.file import CheckpointError, load_weights
+from engine.config.config import (
     TRAINING_SECTIONS,
-    ConfigError,
     apply_overrides,
     build_section,
     check_number_or_null,
@@ -27,9 +26,10 @@ from engine.config import (
     load_config,
     save_config,
 )
-from engine.schedule import samples_per_iteration
-from engine.targets import instantiate
+from engine.config.epochs import samples_per_iteration
+from engine.config.targets import instantiate
 from modeling.backbone import DINOV2_SIZES, DINOV3_SIZES
+from runtime.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 EXPERIMENTS = sorted(CONFIGS.glob("*.py"))

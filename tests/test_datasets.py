@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from data import datasets, images
-from data.datasets import CompositionDataset, MattingFolder
-from data.formats import find_images
-from data.images import DataError, PictureFile, read_raw_alpha, to_uint8
+from data.datasets.composition import CompositionDataset, MattingFolder
+from data.datasets import composition as datasets
+from data.image_io import images
+from data.image_io.formats import find_images
+from data.image_io.images import DataError, PictureFile, read_raw_alpha, to_uint8
 
 
 def save(path: Path, pixels: np.ndarray) -> None:

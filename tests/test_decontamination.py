@@ -7,11 +7,11 @@ import pytest
 from pymatting import estimate_foreground_ml
 
 from data.composition import composite
-from data.decontamination import DecontaminatedForeground, decontaminate, estimate_layers
-from data.foregrounds import DecodedForeground, average
-from data.images import to_float, to_uint8
+from data.image_io.images import to_float, to_uint8
 from data.procedural.demo import DEMO_KINDS
 from data.procedural.surfaces import texture
+from data.sources.foreground_colour import DecontaminatedForeground, decontaminate, estimate_layers
+from data.sources.foregrounds import DecodedForeground, average
 
 
 def scene(kind: str, size_px: int = 256) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

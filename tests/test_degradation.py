@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.degradation import DegradeImage, add_noise, compress
-from data.images import to_float, to_uint8
+from data.augment.degradation import DegradeImage, add_noise, compress
+from data.image_io.images import to_float, to_uint8
 
 ON = {"blur_probability": 1.0, "noise_probability": 1.0, "jpeg_probability": 1.0}
 
@@ -108,7 +108,7 @@ def test_qualities_cover_their_range_with_both_ends(monkeypatch):
         seen.add(quality)
         return image
 
-    monkeypatch.setattr("data.degradation.compress", record)
+    monkeypatch.setattr("data.augment.degradation.compress", record)
     for seed in range(60):
         degraded(seed, jpeg_probability=1.0, jpeg_quality=[70, 74])
     assert seen == {70, 71, 72, 73, 74}

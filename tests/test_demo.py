@@ -12,9 +12,9 @@ import torch
 from matplotlib import pyplot
 
 import preprocess
-from data.datasets import MattingFolder
+from data.datasets.composition import MattingFolder
 from data.trimap import trivial_alpha
-from engine.config import apply_overrides, load_config
+from engine.config.config import apply_overrides, load_config
 from evaluation.metrics import METRICS
 from tests.tiny_training import REPOSITORY
 from tools import demo

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from data.encoding import FORMATS, RGBA_SUFFIXES, SUFFIXES_16_BIT, encode
+from data.image_io.encoding import FORMATS, RGBA_SUFFIXES, SUFFIXES_16_BIT, encode
 
 SHAPES = [(5, 7), (5, 7, 3), (5, 7, 4), (1, 1), (1, 300), (300, 1, 3), (3, 1, 4)]
 

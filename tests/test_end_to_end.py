@@ -14,7 +14,7 @@ from test_main import quiet_afterwards  # noqa: F401
 
 import main
 import preprocess
-from engine.config import apply_overrides, load_config
+from engine.config.config import apply_overrides, load_config
 from tests.tiny_training import DEMO, last_evaluation, metrics, overrides, printed_evaluation
 from tools import demo, evaluate, export, make_demo_data, make_test_set, predict
 

@@ -10,7 +10,7 @@ import pytest
 from test_evaluate_tool import RULE, add_composites, arguments, values, write_test_set
 
 from evaluation.metrics import METRICS, PROTOCOLS
-from evaluation.summary import write_summary
+from evaluation.output.summary import write_summary
 from tools import evaluate
 
 

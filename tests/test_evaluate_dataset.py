@@ -11,12 +11,12 @@ import pytest
 import torch
 from test_evaluate_tool import values
 
-from data import layouts
-from data.images import read_image, read_raw_alpha
+from data.image_io.images import read_image, read_raw_alpha
+from data.sources import layouts
 from data.trimap import trimap_from_alpha
 from evaluation.metrics import measure
-from evaluation.report import CELL_PX, GAP_PX
-from inference.extras import MissingExtraError
+from evaluation.output.report import CELL_PX, GAP_PX
+from runtime.optional_packages import MissingExtraError
 from tools import evaluate
 
 

@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 import pytest
 
-from data.images import read_image
-from data.workers import default_workers
-from evaluation import results
+from data.image_io.images import read_image
 from evaluation.metrics import METRICS, PROTOCOLS, average, measure
-from evaluation.report import CELL_PX, GAP_PX
+from evaluation.output import result_folder as results
+from evaluation.output.report import CELL_PX, GAP_PX
+from runtime.worker_pool import default_workers
 from tools import evaluate
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -1,4 +1,4 @@
-"""engine.evaluation on a toy model: which weights stay as the best, and that a stop and a resume change none of it."""
+"""engine.hooks.evaluation on a toy model: which weights are kept as the best, also after a stop and a resume."""
 
 import math
 import os
@@ -11,14 +11,14 @@ from detectron2.utils import comm
 from test_trainer import processes, toy_training
 from torch.utils.data import DataLoader
 
-from engine.checkpoint import Checkpointer, CheckpointError, read_checkpoint
-from engine.config import ConfigError
-from engine.evaluation import MAX_TRIES, EvaluateAndKeepBest, IncompleteEvaluation, evaluate
-from engine.launch import launch
-from engine.loading import LoaderError
+from engine.batches import LoaderError
+from engine.checkpoint.file import Checkpointer, CheckpointError, read_checkpoint
+from engine.distributed.launch import launch
+from engine.hooks.evaluation import MAX_TRIES, EvaluateAndKeepBest, IncompleteEvaluation, evaluate
+from engine.interrupts import OutputError, StopRequested, StopSignals
 from engine.out_of_memory import OutOfMemory
-from engine.stopping import OutputError, StopRequested, StopSignals
 from engine.trainer import Trainer
+from runtime.errors import ConfigError
 
 MAX_ITER = 12
 SCORES = [5.0, 3.0, math.nan, 4.0, 3.0, 7.0]
@@ -391,7 +391,7 @@ def test_two_processes_keep_one_best_and_make_up_together(tmp_path):
 
 def test_a_signal_in_the_evaluation_of_a_sharded_network_waits_for_the_next_draw(tmp_path, monkeypatch):
     """All processes save it, and so all have to stop together."""
-    monkeypatch.setattr("engine.evaluation.is_sharded", lambda _: True)
+    monkeypatch.setattr("engine.hooks.evaluation.is_sharded", lambda _: True)
     score = weights_score
     monkeypatch.setitem(
         globals(), "weights_score", lambda model: (os.kill(os.getpid(), signal.SIGTERM), score(model))[1]

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
-from data.build import build_test_loader
-from data.datasets import MattingFolder
-from data.images import DataError, read_alpha
-from engine.launch import launch
+from data.datasets.composition import MattingFolder
+from data.image_io.images import DataError, read_alpha
+from data.loader.build import build_test_loader
+from engine.distributed.launch import launch
 from evaluation.evaluator import MattingEvaluator
 from evaluation.metrics import METRICS, PROTOCOLS, measure
 from tools import evaluate

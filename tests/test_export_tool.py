@@ -11,11 +11,11 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from test_published_vitmatte import picture, randomised, refused, run, transformers_vitmatte
 
-from engine.config import apply_overrides, load_config
-from inference.model_folder import build
+from engine.config.config import apply_overrides, load_config
+from inference.formats.model_folder import build
+from inference.formats.published_vitmatte import SIZES
 from inference.network import TorchNetwork
 from inference.predictor import Predictor
-from inference.published_vitmatte import SIZES
 from tests.tiny_training import DEMO, REPOSITORY, overrides
 from tools import export
 

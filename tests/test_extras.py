@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from inference.extras import MissingExtraError, find_extra, import_extra
+from runtime.optional_packages import MissingExtraError, find_extra, import_extra
 from tests.conftest import REPOSITORY
 
 

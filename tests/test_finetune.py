@@ -1,4 +1,4 @@
-"""configs/finetune.py and engine/initial.py: networks that come with their checkpoint, trained on ten images."""
+"""configs/finetune.py and engine/checkpoint/pretrained.py: networks of a checkpoint, trained on ten images."""
 # ruff: noqa: F811  # fixtures are imported, and are arguments
 
 import json
@@ -18,12 +18,12 @@ from test_published_vitmatte import source, tiny, tiny_size  # noqa: F401
 
 import main
 from data.trimap import trimap_from_alpha
-from engine import initial
-from engine.checkpoint import CheckpointError
-from engine.config import apply_overrides, load_config
-from engine.initial import adopt_model, describe_model, read_initial
+from engine.checkpoint.file import CheckpointError
+from engine.checkpoint import pretrained as initial
+from engine.checkpoint.pretrained import adopt_model, describe_model, read_initial
+from engine.config.config import apply_overrides, load_config
 from evaluation.folders import evaluate_folders
-from inference import model_folder
+from inference.formats import model_folder
 from inference.predictor import Predictor
 from modeling.backbone import ViTDet
 from tests.tiny_training import DEMO, REPOSITORY, metrics, overrides

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data.images import DataError, read_raw_alpha
+from data.image_io.images import DataError, read_raw_alpha
 from data.trimap import trimap_from_alpha
 from evaluation.folders import evaluate_folders
 from evaluation.metrics import PROTOCOLS, measure

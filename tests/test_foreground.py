@@ -11,12 +11,12 @@ import pytest
 from pymatting import estimate_foreground_ml
 
 from data.composition import composite
-from data.images import DataError
+from data.image_io.images import DataError
 from data.procedural.demo import DEMO_KINDS
 from data.procedural.surfaces import texture
-from inference import extras
-from inference.extras import MissingExtraError
 from inference.foreground import cover, cut_out, estimate_foreground, over
+from runtime import optional_packages as extras
+from runtime.optional_packages import MissingExtraError
 from tests.conftest import REPOSITORY
 
 

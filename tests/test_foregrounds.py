@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from data.foregrounds import (
+from data.image_io.images import DataError, PictureFile, read_raw
+from data.sources.foregrounds import (
     NUM_POINTS,
     DecodedForeground,
     ForegroundFile,
@@ -17,8 +18,7 @@ from data.foregrounds import (
     measure_bleeding,
     unknown_points,
 )
-from data.images import DataError, PictureFile, read_raw
-from data.layouts import check_same_size
+from data.sources.layouts import check_same_size
 
 
 def picture(height: int, width: int, channels: int, dtype: type = np.uint8) -> np.ndarray:

@@ -13,11 +13,11 @@ import pytest
 import tifffile
 from PIL import Image, ImageFile
 
-from data import decoding, formats
-from data.decoding import decode
-from data.formats import READABLE, find_images
-from data.images import DataError, read_raw
-from data.training_sets import find_backgrounds
+from data.image_io import decoding, formats
+from data.image_io.decoding import decode
+from data.image_io.formats import READABLE, find_images
+from data.image_io.images import DataError, read_raw
+from data.sources.discovery import find_backgrounds
 from inference.jobs import KINDS, find_jobs
 from tests import fuzz_images
 from tests.conftest import REPOSITORY
@@ -247,7 +247,7 @@ def test_a_damaged_file_leaves_one_line_on_the_screen(tmp_path):
     (tmp_path / "b.png").write_bytes(png(draw(1, 8), PALETTE, 8)[:-30])
     code = """
 import sys
-from data.images import DataError, read_raw
+from data.image_io.images import DataError, read_raw
 for path in sys.argv[1:]:
     try:
         read_raw(path)

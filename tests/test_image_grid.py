@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from data.images import DataError, read_raw
+from data.image_io.images import DataError, read_raw
 from tests.image_files import (
     Variant,
     as_rgba,

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from data import decoding
-from data.decoding import ORIENTATION_TAG, turn_upright
-from data.formats import find_images
-from data.images import (
+from data.image_io import decoding
+from data.image_io.decoding import ORIENTATION_TAG, turn_upright
+from data.image_io.formats import find_images
+from data.image_io.images import (
     DataError,
     as_colours,
     as_grey,
@@ -367,7 +367,7 @@ def test_8k_pictures_are_read(tmp_path):
 def test_large_pictures_are_read_without_a_word(tmp_path):
     """99 megapixels, of which Pillow warns; in a process of its own, since pytest exchanges filters of warnings."""
     Image.new("1", (11_000, 9_000)).save(tmp_path / "large.png", compress_level=1)
-    code = "import sys; from data.images import read_raw; print(read_raw(sys.argv[1]).shape)"
+    code = "import sys; from data.image_io.images import read_raw; print(read_raw(sys.argv[1]).shape)"
     command = [sys.executable, "-W", "default", "-c", code, str(tmp_path / "large.png")]
     done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("(9000, 11000)\n", "")
@@ -479,7 +479,7 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path, write, words):
 WRITE_ON_A_FULL_DISK = """
 import resource, sys
 import numpy as np
-from data.images import write_image
+from data.image_io.images import write_image
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 for path in sys.argv[1:]:
     try:

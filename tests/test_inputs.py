@@ -13,13 +13,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_images import GREY, PALETTE, RGB, random_pixels, write_png
 
-from data.decoding import ORIENTATION_TAG
-from data.images import read_alpha, read_image, write_alpha
-from data.layouts import check_same_size
+from data.image_io.decoding import ORIENTATION_TAG
+from data.image_io.images import read_alpha, read_image, write_alpha
+from data.sources.layouts import check_same_size
 from data.trimap import read_trimap
-from engine.checkpoint import CheckpointError
-from engine.checkpoint import read_checkpoint as read_of_training
-from inference.model_folder import WEIGHTS_FILE, ModelFolderError, build, write_model_folder
+from engine.checkpoint.file import CheckpointError
+from engine.checkpoint.file import read_checkpoint as read_of_training
+from inference.formats.model_folder import WEIGHTS_FILE, ModelFolderError, build, write_model_folder
 from inference.predictor import Predictor
 from modeling.conversion import ConversionError
 from modeling.conversion import read_checkpoint as read_published

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from data.images import DataError
-from evaluation import intervals
-from evaluation.intervals import bootstrap_intervals, group_by_foreground
+from data.image_io.images import DataError
 from evaluation.metrics import METRICS
+from evaluation.statistics import bootstrap as intervals
+from evaluation.statistics.bootstrap import bootstrap_intervals, group_by_foreground
 
 
 def make_rows(values):

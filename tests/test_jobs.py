@@ -7,7 +7,7 @@ from tempfile import TemporaryFile
 
 import pytest
 
-from data.images import DataError
+from data.image_io.images import DataError
 from inference.jobs import KINDS, Job, check_folder, check_outputs, find_jobs
 
 ALPHA, RGBA, COMPOSITE = (KINDS[name] for name in ("alpha", "rgba", "composite"))

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.decoding import decode, decode_jpeg, read_jpeg_header
-from data.images import DataError, PictureFile
+from data.image_io.decoding import decode, decode_jpeg, read_jpeg_header
+from data.image_io.images import DataError, PictureFile
 
 
 def smooth(height: int, width: int) -> np.ndarray:
@@ -61,7 +61,7 @@ def test_sizes_come_from_the_header_of_a_jpeg(tmp_path):
 def test_what_is_whole_is_opencvs(options, monkeypatch):
     content = encode(np.random.default_rng(0).integers(0, 256, (90, 70, 3), np.uint8), **options)
     expected = decode(content)
-    monkeypatch.setattr("data.decoding.decode", lambda content: pytest.fail("Pillow was asked"))
+    monkeypatch.setattr("data.image_io.decoding.decode", lambda content: pytest.fail("Pillow was asked"))
     np.testing.assert_allclose(decode_quickly(content).astype(int), expected, atol=1)
 
 

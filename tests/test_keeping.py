@@ -11,12 +11,13 @@ from omegaconf import OmegaConf
 from test_stopping import training
 from torch import nn
 
-from engine.checkpoint import Checkpointer, CheckpointError, read_checkpoint
-from engine.config import ConfigError, describe_differences, save_config
+from engine.checkpoint.file import Checkpointer, CheckpointError, read_checkpoint
+from engine.config.config import describe_differences, save_config
 from engine.ema import Ema
-from engine.keeping import KeepCheckpoints
-from engine.stopping import OutputError, StopRequested
-from engine.training import find_last_weights
+from engine.hooks.checkpoint import PeriodicCheckpointer
+from engine.interrupts import OutputError, StopRequested
+from engine.run import find_last_weights
+from runtime.errors import ConfigError
 
 
 def numbered(folder):
@@ -26,7 +27,7 @@ def numbered(folder):
 def keeping(folder, period=1, max_to_keep=3, **options):
     trainer, checkpointer, _ = training(folder, **options)
     trainer._hooks.pop()
-    checkpoints = KeepCheckpoints(checkpointer, period, max_to_keep)
+    checkpoints = PeriodicCheckpointer(checkpointer, period, max_to_keep)
     trainer.register_hooks([checkpoints])
     return trainer, checkpointer, checkpoints
 

@@ -15,13 +15,14 @@ from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 from test_trainer import processes
 
-from data.build import prepare_worker
-from engine import children
-from engine import launch as launching
-from engine.config import ConfigError
-from engine.launch import launch, leave, told_of_lost_processes
-from engine.place import Place, argument_parser, find_place, meeting_point
-from engine.stopping import LostProcess
+from data.loader.build import prepare_worker
+from engine.distributed import launch as launching
+from engine.distributed import spawn as children
+from engine.distributed.launch import launch, leave, told_of_lost_processes
+from engine.interrupts import LostProcess
+from runtime.command_line import argument_parser
+from runtime.dist_env import Place, find_place, meeting_point
+from runtime.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -161,7 +162,7 @@ def test_a_meeting_point_that_does_not_answer_is_one_line():
 def test_of_processes_on_a_machine_the_first_says_why(local_rank, is_own, spoken, monkeypatch, capsys):
     monkeypatch.setenv("LOCAL_RANK", local_rank)
     monkeypatch.setattr(sys, "argv", ["here/a.py"])
-    monkeypatch.setattr("engine.launch.PAUSE_S", 0)
+    monkeypatch.setattr("engine.distributed.launch.PAUSE_S", 0)
     with pytest.raises(SystemExit, match="2"):
         leave("why", 2, is_own=is_own)
     assert capsys.readouterr().err == spoken
@@ -176,7 +177,7 @@ def test_of_processes_that_cannot_start_the_first_says_why(number, spoken, error
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(sys, "argv", ["here/a.py"])
-    monkeypatch.setattr("engine.launch.PAUSE_S", 0)
+    monkeypatch.setattr("engine.distributed.launch.PAUSE_S", 0)
     monkeypatch.setattr(launching.signal, "signal", lambda *_: None)
     for name in ("end_with_parent", "_open_store"):
         monkeypatch.setattr(launching, name, lambda *_, **__: None)
@@ -259,7 +260,7 @@ def test_ctrl_c_stays_ignored_where_a_background_job_ignores_it(before, monkeypa
         monkeypatch.setattr(launching, name, lambda *_, **__: None)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("LOCAL_RANK", "0")
-    monkeypatch.setattr("data.build.cv2.setNumThreads", lambda _: None)
+    monkeypatch.setattr("data.loader.build.cv2.setNumThreads", lambda _: None)
     wanted = signal.SIG_IGN if before is signal.SIG_IGN else signal.SIG_DFL
     for start in (
         lambda: launching._start_work(1, print, (), Place(0, 2, 0, 2), "cpu", 1.0, ("localhost", 1)),

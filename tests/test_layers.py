@@ -19,7 +19,7 @@ from modeling.backbone.layers import (
     SwiGLU,
     build_ffn,
     drop_path_rates,
-    in_pieces,
+    chunked,
 )
 
 
@@ -159,14 +159,14 @@ def test_pieces_of_tokens_equal_the_whole(num_tokens: int, monkeypatch: pytest.M
 
     x, y = random(2, num_tokens, 3), random(1, num_tokens, 3)
     with torch.no_grad():
-        assert torch.equal(in_pieces(function, x, y), function(x, y))
+        assert torch.equal(chunked(function, x, y), function(x, y))
     assert seen == [8] * (num_tokens // 8) + [num_tokens % 8] * (num_tokens % 8 > 0) + [num_tokens]
 
 
 def test_a_graph_is_recorded_of_the_whole_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "PIECE_TOKENS", 2)
     seen: list[int] = []
-    in_pieces(lambda x: (seen.append(x.shape[1]), x)[1], random(1, 9, 3))
+    chunked(lambda x: (seen.append(x.shape[1]), x)[1], random(1, 9, 3))
     assert seen == [9]
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import layouts
-from data.datasets import MattingFolder
-from data.formats import find_images
-from data.images import DataError
-from data.layouts import (
+from data.datasets.composition import MattingFolder
+from data.image_io.formats import find_images
+from data.image_io.images import DataError
+from data.sources import layouts
+from data.sources.layouts import (
     LAYOUTS,
     PLAIN_FOLDER,
     TRAINING_LAYOUTS,
@@ -23,7 +23,7 @@ from data.layouts import (
     datasets_folder,
     find_test_set,
 )
-from engine.config import load_config
+from engine.config.config import load_config
 from evaluation.folders import evaluate_folders
 from tests.conftest import REPOSITORY
 
@@ -176,7 +176,7 @@ def test_the_config_reads_composition_1k_where_its_layout_lies(root):
 
 
 def test_finding_imports_no_torch():
-    code = "import sys, data.layouts; print({'torch', 'detectron2'} & sys.modules.keys())"
+    code = "import sys, data.sources.layouts; print({'torch', 'detectron2'} & sys.modules.keys())"
     run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert run.stdout == "set()\n"
 

@@ -9,14 +9,14 @@ import torch
 from detectron2.config import instantiate
 from PIL import Image
 
+from data.augment.degradation import DegradeImage
+from data.augment.tone_jitter import JitterTones
 from data.composition import composite
-from data.datasets import CompositionDataset
-from data.degradation import DegradeImage
-from data.images import to_uint8
+from data.datasets.composition import CompositionDataset
+from data.image_io.images import to_uint8
 from data.procedural.demo import DEMO_KINDS
 from data.procedural.surfaces import texture
-from data.tones import JitterTones
-from engine.config import apply_overrides, load_config
+from engine.config.config import apply_overrides, load_config
 from tests.conftest import REPOSITORY
 
 OFF: list[dict[str, Any]] = [

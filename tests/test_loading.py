@@ -1,4 +1,4 @@
-"""engine.loading on loaders that fail: what is counted, logged and borne, and when all processes stop together."""
+"""engine.batches on loaders that fail: what is counted, logged and borne, and when all processes stop together."""
 
 import os
 import signal
@@ -13,9 +13,9 @@ from test_trainer import toy_training
 from torch import distributed
 from torch.utils.data import DataLoader, IterableDataset
 
-from engine import loading
-from engine.loading import Batches, LoaderError
-from engine.stopping import StopRequested
+from engine import batches as loading
+from engine.batches import Batches, LoaderError
+from engine.interrupts import StopRequested
 
 
 class Scripted(IterableDataset):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from test_model_folder import description, network
 
-from inference.extras import import_extra
-from inference.model_folder import write_model_folder
+from inference.formats.model_folder import write_model_folder
+from runtime.optional_packages import import_extra
 from tests.conftest import REPOSITORY
 
 COMMANDS = """

@@ -16,11 +16,11 @@ from detectron2.config import LazyConfig
 from detectron2.utils.logger import setup_logger
 
 import main
-from engine.config import LATER_KEYS
-from engine.evaluation import evaluate
+from engine.config.config import LATER_KEYS
+from engine.hooks.evaluation import evaluate
 from evaluation.folders import evaluate_folders
 from evaluation.metrics import METRICS, PROTOCOLS, average
-from evaluation.report import format_table
+from evaluation.output.report import format_table
 from runtime.folder_lock import hold_folder
 from tests.tiny_training import (
     DEMO,
@@ -152,7 +152,7 @@ def test_a_stop_in_the_last_evaluation_is_made_up_for_once(trained, data, tmp_pa
             raise KeyboardInterrupt
         return evaluate(*args)
 
-    monkeypatch.setattr("engine.evaluation.evaluate", stopped_evaluation)
+    monkeypatch.setattr("engine.hooks.evaluation.evaluate", stopped_evaluation)
     with pytest.raises(SystemExit, match="130"):
         main.main(["--config-file", DEMO, *overrides(data, tmp_path, **changes)])
     assert (

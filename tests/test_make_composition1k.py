@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import composition1k
-from data.composition1k import blend, fit_background
-from data.layouts import LAYOUTS, Layout, find_test_set
+from data.sources import composition1k
+from data.sources.composition1k import blend, fit_background
+from data.sources.layouts import LAYOUTS, Layout, find_test_set
 from tests.conftest import REPOSITORY
 from tools import make_composition1k
 

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import workers
-from data.datasets import MattingFolder
-from data.images import DataError, read_rgba
+from data.datasets.composition import MattingFolder
+from data.image_io.images import DataError, read_rgba
 from data.procedural import KINDS
-from engine.config import apply_overrides, load_config
-from evaluation.report import GAP_PX
+from engine.config.config import apply_overrides, load_config
+from evaluation.output.report import GAP_PX
+from runtime import worker_pool as workers
 from tools import make_open_dataset as tool
 from tools.open_data import archives, licences, pictures, sheet, sources
 from tools.open_data.archives import read_members

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from data.datasets import MattingFolder
-from data.layouts import find_test_set
-from engine.config import load_config
-from engine.targets import instantiate
+from data.datasets.composition import MattingFolder
+from data.sources.layouts import find_test_set
+from engine.config.config import load_config
+from engine.config.targets import instantiate
 from tests.tiny_training import REPOSITORY
 from tools import make_test_set
 

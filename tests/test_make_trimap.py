@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation, distance_transform_edt
 
-from data.images import read_image
-from inference.extras import MissingExtraError
-from inference.subject import trimap_of_subject
+from data.image_io.images import read_image
+from inference.auto.subject import trimap_of_subject
+from runtime.optional_packages import MissingExtraError
 from tests.tiny_training import REPOSITORY
 from tools import make_trimap
 

@@ -8,8 +8,8 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
-from data.images import read_raw, write_alpha, write_image, write_rgba
-from data.metadata import NO_METADATA, Metadata, read_metadata
+from data.image_io.images import read_raw, write_alpha, write_image, write_rgba
+from data.image_io.metadata import NO_METADATA, Metadata, read_metadata
 from tests.image_files import RGB, draw, png
 from tools import predict
 

@@ -16,15 +16,15 @@ from PIL import Image
 from test_main import quiet_afterwards  # noqa: F401
 
 import main
-from data.build import build_train_loader
-from data.datasets import CompositionDataset
-from data.faults import WholeBatches
-from data.images import DataError
-from data.layouts import TRAINING_LAYOUTS, TrainingLayout
-from data.mixture import MixtureDataset
-from data.stream import InfiniteSampler
-from engine.config import apply_overrides, load_config
-from engine.start import build_data
+from data.datasets.composition import CompositionDataset
+from data.datasets.mixture import MixtureDataset
+from data.image_io.images import DataError
+from data.loader.bad_samples import SkipBadSamples
+from data.loader.build import build_train_loader
+from data.loader.sampler import InfiniteSampler
+from data.sources.layouts import TRAINING_LAYOUTS, TrainingLayout
+from engine.config.config import apply_overrides, load_config
+from engine.config.build_data import build_data
 from tests.conftest import REPOSITORY
 from tests.tiny_training import metrics, overrides
 
@@ -91,9 +91,9 @@ def test_the_first_keys_are_of_every_set(num_inner):
     """Also where the first of an inner one comes in a later epoch of the outer one."""
     inner = MixtureDataset({"a": 3, "b": 1}, 8, a=Numbered(0), b=Numbered(1))
     outer = MixtureDataset({"c": 12 - num_inner, "inner": num_inner}, 12, inner=inner, c=Numbered(2))
-    batches = WholeBatches(outer, seed=0)
+    batches = SkipBadSamples(outer, seed=0)
     assert sorted(drawn(batches[key]) for key in batches.trial_keys) == [(0, 0), (1, 0), (2, 0)]
-    assert WholeBatches(Numbered(0), seed=0).trial_keys == [next(iter(InfiniteSampler(7, 1, seed=0)))]
+    assert SkipBadSamples(Numbered(0), seed=0).trial_keys == [next(iter(InfiniteSampler(7, 1, seed=0)))]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_what_no_batch_holds_is_refused():
     ):
         odd[0, 5]
     with pytest.raises(ValueError, match="set b of a mixture"):  # no fault of a picture's, which another would replace
-        WholeBatches(odd, seed=0).__getitems__([(0, 5)])
+        SkipBadSamples(odd, seed=0).__getitems__([(0, 5)])
 
 
 def picture(path: Path, mode: str) -> None:

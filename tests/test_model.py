@@ -1,12 +1,13 @@
-"""engine.model: a network comes back with the weights of its file, on its device, ready to evaluate."""
+"""engine.checkpoint.load_model: a network comes back with the weights of its file, on its device, ready to evaluate."""
 
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
 
-from engine.checkpoint import CheckpointError
-from engine.config import ConfigError, apply_overrides, load_config
-from engine.model import load_model
+from engine.checkpoint.file import CheckpointError
+from engine.checkpoint.load_model import load_model
+from engine.config.config import apply_overrides, load_config
+from runtime.errors import ConfigError
 from tests.tiny_training import DEMO, overrides
 
 

@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from test_detail_capture import randomise
 
-from inference import model_folder
-from inference.model_folder import CONSTRUCTORS, ModelFolderError, build, read_model_folder, write_model_folder
+from inference.formats import model_folder
+from inference.formats.model_folder import CONSTRUCTORS, ModelFolderError, build, read_model_folder, write_model_folder
 from modeling.vitmatte import PADDINGS
 
 BACKBONES = {

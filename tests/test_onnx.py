@@ -9,16 +9,16 @@ import torch
 from test_model_folder import description
 from test_published_vitmatte import randomised
 
-from inference import onnx_export
-from inference.extras import MissingExtraError
-from inference.model_folder import build
+from inference.formats import onnx_export
+from inference.formats.model_folder import build
+from inference.formats.onnx_export import OnnxExportError, write_onnx
+from inference.formats.onnx_network import OnnxNetwork, choose_providers
 from inference.network import TorchNetwork
-from inference.onnx_export import OnnxExportError, write_onnx
-from inference.onnx_network import OnnxNetwork, choose_providers
 from inference.predictor import Predictor
 from modeling import DetailCapture, ViTMatte
 from modeling.backbone import ViT, ViTDet
 from runtime.errors import UserError
+from runtime.optional_packages import MissingExtraError
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

@@ -9,7 +9,7 @@ from torch import nn
 
 from modeling import DetailCapture, MattingCriterion, ViTMatte
 from modeling.backbone import ViT
-from modeling.optim import get_optimizer_params, get_vit_lr_decay_rate
+from modeling.lr_groups import get_optimizer_params, get_vit_lr_decay_rate
 
 BASE_LR, WEIGHT_DECAY, RATE, DECODER_FACTOR = 5e-4, 0.1, 0.65, 5.0
 

@@ -13,7 +13,7 @@ from test_main import data, quiet_afterwards, trained  # noqa: F401
 from test_training_faults import same_weights, stopped
 
 import main
-from engine.checkpoint import read_checkpoint
+from engine.checkpoint.file import read_checkpoint
 from engine.out_of_memory import OutOfMemory, is_out_of_memory, stop_on_out_of_memory
 from engine.trainer import Trainer
 from inference import network

@@ -1,4 +1,4 @@
-"""engine.output_folders and main.py: which folders a run holds against others, and a resume that finds nothing."""
+"""engine.checkpoint.output_folders and main.py: folders that a run locks, and a resume that finds nothing."""
 
 import json
 import shutil
@@ -8,11 +8,12 @@ from omegaconf import OmegaConf
 from test_main import data, quiet_afterwards, refusal  # noqa: F401
 from test_training_faults import at_iteration, stopped
 
-from engine.config import ConfigError, apply_overrides, load_config, save_config
-from engine.output_folders import _end_at_once, check_resume, hold_outputs
-from engine.place import describe_tasks
-from engine.record import RECORD_NAME, is_restarted
-from engine.stopping import OutputError
+from engine.checkpoint.output_folders import _end_at_once, check_resume, hold_outputs
+from engine.config.config import apply_overrides, load_config, save_config
+from engine.interrupts import OutputError
+from engine.logging.run_record import RECORD_NAME, is_restarted
+from runtime.dist_env import describe_tasks
+from runtime.errors import ConfigError
 from runtime.folder_lock import LOCK_NAME, hold_folder
 from tests.tiny_training import DEMO, overrides
 
@@ -48,8 +49,8 @@ def test_a_config_without_an_evaluator_is_held_too(tmp_path):
 
 
 def test_all_processes_know_that_the_main_one_was_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("engine.output_folders.comm.is_main_process", lambda: False)
-    monkeypatch.setattr("engine.output_folders.comm.all_gather", lambda own: ["in use", own])
+    monkeypatch.setattr("engine.checkpoint.output_folders.comm.is_main_process", lambda: False)
+    monkeypatch.setattr("engine.checkpoint.output_folders.comm.all_gather", lambda own: ["in use", own])
     with pytest.raises(OutputError, match="in use"), hold_outputs(config(tmp_path / "out"), is_evaluation=False):
         raise AssertionError("the block is not entered")
     assert not (tmp_path / "out").exists()
@@ -69,7 +70,7 @@ def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(data, tmp_path,
 
 def test_a_run_that_stood_still_and_lost_its_folder_writes_nothing_more(monkeypatch):
     ended = []
-    monkeypatch.setattr("engine.output_folders.os._exit", ended.append)
+    monkeypatch.setattr("engine.checkpoint.output_folders.os._exit", ended.append)
     _end_at_once()
     assert ended == [OutputError.status]
 

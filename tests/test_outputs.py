@@ -1,11 +1,11 @@
-"""runtime/outputs.py and the tools that use it: what is there already is named, and replaced when asked alone."""
+"""runtime/command_line.py and the tools that use it: what is there already is named, and replaced when asked alone."""
 
 import json
 
 import pytest
 
 from runtime.errors import UserError
-from runtime.outputs import refuse_existing
+from runtime.command_line import refuse_existing
 from tests.tiny_training import DEMO
 from tools import gather_checkpoint, make_demo_data, plot_metrics, visualize_data
 

@@ -7,8 +7,8 @@ import shlex
 import pytest
 from omegaconf import OmegaConf
 
-from engine.config import apply_overrides, load_config
-from engine.overrides import quote_override, read_text, takes_text
+from engine.config.config import apply_overrides, load_config
+from engine.config.overrides import quote_override, read_text, takes_text
 from tests.tiny_training import DEMO
 
 HOME = os.path.expanduser("~")

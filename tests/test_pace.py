@@ -1,4 +1,4 @@
-"""engine.pace: a slow loader is warned of with advice that fits the machine, a fast one never."""
+"""engine.hooks.loader_speed: a slow loader is warned of with advice that fits the machine, a fast one never."""
 
 import logging
 import re
@@ -7,8 +7,8 @@ import time
 import pytest
 from test_trainer import toy_training
 
-from engine import pace
-from engine.pace import WarnOfSlowLoader, speed_advice
+from engine.hooks.loader_speed import WarnOfSlowLoader, speed_advice
+from engine.hooks import loader_speed as pace
 
 
 class Clock:
@@ -29,7 +29,7 @@ def warnings_of(monkeypatch, caplog, waits, compute_s=0.8, start_iter=0):
     hook.trainer = type("Trainer", (), {"start_iter": start_iter})
     hook.trainer.data_loader = type("Loader", (), {"num_workers": 2})
     warned = []
-    with caplog.at_level(logging.WARNING, "engine.pace"):
+    with caplog.at_level(logging.WARNING, "engine.hooks.loader_speed"):
         for i, wait_s in enumerate(waits):
             hook.trainer.iter = start_iter + i
             hook.trainer.storage = type("Storage", (), {"latest": lambda wait_s=wait_s: {"data_time": (wait_s, 0)}})
@@ -77,4 +77,4 @@ def test_a_training_warns_of_a_slow_loader_alone(tmp_path, monkeypatch, caplog, 
     loader.collate_fn = lambda samples: time.sleep(sample_s * len(samples)) or collate(samples)
     trainer.model.register_forward_hook(lambda *_: time.sleep(step_s))
     trainer.train(0, 12)
-    assert [record.name for record in caplog.records].count("engine.pace") == (sample_s > 0)
+    assert [record.name for record in caplog.records].count("engine.hooks.loader_speed") == (sample_s > 0)

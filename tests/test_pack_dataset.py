@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import packing
-from data.images import DataError
-from data.packed import INDEX, UNFINISHED_INDEX, find_packed
-from engine.config import apply_overrides, load_config
+from data.image_io.images import DataError
+from data.sources.packs import writer as packing
+from data.sources.packs.reader import INDEX, UNFINISHED_INDEX, find_packed
+from engine.config.config import apply_overrides, load_config
 from tests.conftest import REPOSITORY
 from tools import pack_dataset
 
@@ -107,7 +107,7 @@ def test_several_folders_become_one_pack(pictures, tmp_path):
 def test_two_workers_give_the_bytes_of_one(pictures, tmp_path):
     assert pack(pictures, tmp_path / "one") == 0
     script = (
-        "import data.packing; data.packing.SHARD_FOREGROUNDS = 2\n"
+        "import data.sources.packs.writer; data.sources.packs.writer.SHARD_FOREGROUNDS = 2\n"
         "from tools import pack_dataset\n"
         "if __name__ == '__main__': raise SystemExit(pack_dataset.main())"
     )

@@ -15,15 +15,15 @@ import torch
 from PIL import Image, ImageOps
 from scipy.stats import chisquare
 
-from data import packed
-from data.build import build_train_loader
-from data.datasets import CompositionDataset
-from data.foregrounds import NUM_POINTS, REDUCTIONS, ForegroundFile
-from data.images import DataError
-from data.packed import INDEX, MAX_POINTS, PAGE, UNFINISHED_INDEX, PackedForeground, find_packed, is_pack
-from data.packing import make_pack
-from data.sampling import INTERPOLATIONS, sample_layer
-from data.views import scaling, translation
+from data.augment.random_crop import scaling, translation
+from data.augment.warp import INTERPOLATIONS, sample_layer
+from data.datasets.composition import CompositionDataset
+from data.image_io.images import DataError
+from data.loader.build import build_train_loader
+from data.sources.foregrounds import NUM_POINTS, REDUCTIONS, ForegroundFile
+from data.sources.packs import reader as packed
+from data.sources.packs.reader import INDEX, MAX_POINTS, PAGE, UNFINISHED_INDEX, PackedForeground, find_packed, is_pack
+from data.sources.packs.writer import make_pack
 
 SIZES = {"dot": (1, 1), "odd": (63, 65), "even": (128, 64), "large": (201, 330)}  # width, height
 ORIENTATION = 0x0112

@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 from scipy import stats
 
-from data.images import DataError
+from data.image_io.images import DataError
 from tools.plot_metrics import main
 from tools.runs.drawing import draw_curves
 from tools.runs.reading import differing_settings, group_by_seed, read_curves, read_run, read_runs

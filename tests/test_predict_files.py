@@ -10,8 +10,8 @@ import pytest
 import torch
 from test_predict_tool import arguments, by_network, folders, grey, network  # noqa: F401
 
-from inference import classical
-from inference.extras import MissingExtraError
+from inference import closed_form as classical
+from runtime.optional_packages import MissingExtraError
 from tests.tiny_training import DEMO, REPOSITORY
 from tools import predict
 from tools.prediction import steps

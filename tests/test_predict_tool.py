@@ -13,10 +13,10 @@ from detectron2.config import LazyConfig, instantiate
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
-from data.images import read_image, read_raw
+from data.image_io.images import read_image, read_raw
 from data.trimap import ramp_alpha, read_trimap, trimap_from_mask
-from engine.config import apply_overrides, load_config
-from inference.classical import closed_form_alpha
+from engine.config.config import apply_overrides, load_config
+from inference.closed_form import closed_form_alpha
 from inference.foreground import cut_out, estimate_foreground, over
 from inference.predictor import Predictor
 from tests.tiny_training import DEMO, REPOSITORY, overrides
@@ -284,7 +284,7 @@ def test_auto_finds_the_subject_and_gives_a_cut_out(folders, monkeypatch, capsys
         widths.append((width_percent, Path(name).name))
         return read_trimap(folders / "trimaps" / "a.bmp")
 
-    monkeypatch.setattr("inference.subject.trimap_of_subject", trimap_of_subject)
+    monkeypatch.setattr("inference.auto.subject.trimap_of_subject", trimap_of_subject)
     paths = ONE | {"trimap": None}
     assert predict.main(arguments(folders, "--auto", **paths)) == 0
     assert capsys.readouterr().err == "predict.py: no network given: closed-form matting\n"

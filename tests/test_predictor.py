@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from data.trimap import decode_trimap
-from inference.model_folder import ModelFolderError, build, read_model_folder, write_model_folder
+from inference.formats.model_folder import ModelFolderError, build, read_model_folder, write_model_folder
 from inference.network import TorchNetwork, choose_device
 from inference.predictor import Predictor
 from modeling import DetailCapture, ViTMatte

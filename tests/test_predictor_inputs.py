@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from test_predictor import folder, model, picture, predictor  # noqa: F401
 
-from data.images import read_raw, read_raw_image
-from inference.model_folder import ModelFolderError
+from data.image_io.images import read_raw, read_raw_image
+from inference.formats.model_folder import ModelFolderError
 from inference.predictor import Predictor, check_pair
 from runtime.errors import UserError
 

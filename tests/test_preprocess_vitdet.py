@@ -14,7 +14,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTMAEConfig, ViT
 
 import main
 import preprocess
-from engine.config import load_config
+from engine.config.config import load_config
 from modeling.backbone import ViTDet
 from modeling.conversion import ConversionError, convert
 from tests.tiny_training import REPOSITORY, make_data, metrics

@@ -15,9 +15,9 @@ from test_detail_capture import randomise as randomise_decoder
 from test_vit import randomise
 from transformers import VitDetConfig, VitMatteConfig, VitMatteForImageMatting, VitMatteImageProcessor
 
-from inference.model_folder import build, read_model_folder
+from inference.formats.model_folder import build, read_model_folder
+from inference.formats.published_vitmatte import SIZES, PublishedError, convert_published
 from inference.predictor import Predictor
-from inference.published_vitmatte import SIZES, PublishedError, convert_published
 from modeling import DetailCapture
 from tests.tiny_training import REPOSITORY
 from tools import export, predict
@@ -571,7 +571,7 @@ class Blocked:
             raise ModuleNotFoundError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Blocked())
-from inference.published_vitmatte import SIZES
+from inference.formats.published_vitmatte import SIZES
 SIZES["tiny"] = dict(embed_dim=24, num_heads=3)
 from tools import export, predict
 source, model, image, trimap, alpha = sys.argv[1:]

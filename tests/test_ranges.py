@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from omegaconf import ListConfig
 
-from data.ranges import check_number, checked_range
+from data.validation import check_number, checked_range
 
 
 @pytest.mark.parametrize("bounds", [(0, 3), [0.5, 0.5], ListConfig([1, 2.5]), (np.float64(1), np.int64(3))])

@@ -1,4 +1,4 @@
-"""data/ranks.py and the tools that share pictures out by it: threads stand for processes, torchrun starts real ones."""
+"""runtime/processes.py and the tools that use it: threads stand for processes, torchrun starts real ones."""
 # ruff: noqa: F811  # fixtures are imported, and are arguments
 
 import errno
@@ -23,10 +23,11 @@ from test_evaluate_tool import write_test_set
 from test_predict_tool import SIZES, folders, network  # noqa: F401
 from torch.distributed import HashStore, PrefixStore
 
-from data.ranks import ALONE, POLL_S, Ranks, RanksError, RanksStartError, Terminated, find_ranks
-from engine.config import ConfigError
-from engine.place import argument_parser, find_place
 from inference.predictor import Predictor
+from runtime.command_line import argument_parser
+from runtime.dist_env import find_place
+from runtime.errors import ConfigError
+from runtime.processes import ALONE, POLL_S, Ranks, RanksError, RanksStartError, Terminated, find_ranks
 from tests.tiny_training import REPOSITORY
 from tools import evaluate, predict
 from tools.prediction import command_line, steps
@@ -143,7 +144,7 @@ def test_half_an_environment_is_wrong_usage_of_the_tools(tool, monkeypatch, caps
 
 def test_tools_and_trainings_take_the_same_environments(monkeypatch):
     monkeypatch.setattr("torch.distributed.rendezvous", lambda *_, **__: iter([(HashStore(), 0, 0)]))
-    monkeypatch.setattr("data.ranks.signal.signal", lambda *_: None)
+    monkeypatch.setattr("runtime.processes.signal.signal", lambda *_: None)
     monkeypatch.setattr(Ranks, "leave", lambda ranks: None)
     options = argument_parser().parse_args([])
     num_taken = 0
@@ -174,7 +175,7 @@ def test_each_process_has_the_gpu_of_its_local_rank(monkeypatch):
 
 def test_processes_share_the_cores_of_their_machine(monkeypatch):
     told = []
-    monkeypatch.setattr("data.ranks.num_cores", lambda: 12)
+    monkeypatch.setattr("runtime.processes.num_cores", lambda: 12)
     monkeypatch.setattr(torch, "set_num_threads", told.append)
     monkeypatch.setattr(cv2, "setNumThreads", told.append)
     ALONE.limit_threads()
@@ -391,7 +392,7 @@ def test_a_killed_process_is_not_silent_and_may_be_started_again(folders, tmp_pa
 
 
 def test_a_process_that_says_nothing_is_not_waited_for_for_ever(monkeypatch):
-    monkeypatch.setattr("data.ranks.MAX_WAIT", timedelta(seconds=0.2))
+    monkeypatch.setattr("runtime.processes.MAX_WAIT", timedelta(seconds=0.2))
     with pytest.raises(RanksError, match="^rank 1 of 2 has said nothing for 0:00:00.2"):
         Ranks(0, 2, 0, 2, HashStore()).exchange("")
 
@@ -413,7 +414,7 @@ def test_the_first_leaves_last_but_where_it_is_cut_off(monkeypatch, ending):
     """Who hosts the store is the first one, and it would go with it."""
     store = HashStore()
     monkeypatch.setattr("torch.distributed.rendezvous", lambda *_, **__: iter([(store, 0, 2)]))
-    monkeypatch.setattr("data.ranks.signal.signal", lambda *_: None)
+    monkeypatch.setattr("runtime.processes.signal.signal", lambda *_: None)
     others = Ranks(1, 2, 1, 2, PrefixStore("pictures/0", store))
     left_at = []
     timer = threading.Timer(4 * POLL_S, lambda: (left_at.append(time.monotonic()), others.leave()))
@@ -432,7 +433,7 @@ def test_for_those_who_never_leave_the_first_waits_a_while_and_for_a_store_that_
             raise RuntimeError("Connection reset by peer")
 
     Ranks(0, 2, 0, 2, Gone()).leave()
-    monkeypatch.setattr("data.ranks.MAX_LEAVE", timedelta(seconds=0.2))
+    monkeypatch.setattr("runtime.processes.MAX_LEAVE", timedelta(seconds=0.2))
     before = time.monotonic()
     Ranks(0, 2, 0, 2, HashStore()).leave()
     assert 0.2 <= time.monotonic() - before < 10
@@ -441,7 +442,7 @@ def test_for_those_who_never_leave_the_first_waits_a_while_and_for_a_store_that_
 LATE = """
 import os, sys, time
 sys.path.insert(0, os.getcwd())
-from data.ranks import Ranks
+from runtime.processes import Ranks
 from tools import predict
 wait = Ranks._wait
 def late(ranks, rank):

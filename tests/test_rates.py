@@ -8,7 +8,7 @@ import torch
 from detectron2.solver import LRMultiplier, WarmupParamScheduler
 from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler
 
-from engine.rates import GroupedMultiplier, LRScheduler
+from engine.lr_scheduler import GroupedMultiplier, LRScheduler
 
 MAX_ITER, WARMUP, START = 200, 20, 50
 STEPS = MultiStepParamScheduler([1.0, 0.5, 0.2], milestones=[160, 190], num_updates=MAX_ITER)

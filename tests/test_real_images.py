@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.degradation import DegradeImage
-from data.foregrounds import REDUCTIONS
-from data.images import DataError, read_image, write_alpha, write_image
-from data.real_images import DrawInnerView, OpenPhotograph, RealImageDataset
+from data.augment.degradation import DegradeImage
+from data.datasets.photographs import DrawInnerView, OpenPhotograph, RealImageDataset
+from data.image_io.images import DataError, read_image, write_alpha, write_image
+from data.sources.foregrounds import REDUCTIONS
 
 PLAIN = {"square_probability": 0, "rotation_deg": 0, "scale_range": (1, 1), "shear_deg": 0, "flip_probability": 0}
 SAME_COLOURS = {"hue_deg": 0, "jitter_share": 0}

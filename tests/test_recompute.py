@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from engine.batch_norm import CpuSyncBatchNorm2d, FrozenBatchNorm2d, set_batch_norm
+from engine.distributed.batch_norm import CpuSyncBatchNorm2d, FrozenBatchNorm2d, set_batch_norm
+from modeling.activation_checkpointing import maybe_checkpoint, spare_buffers
 from modeling.detail_capture import DetailCapture
-from modeling.recompute import run_block, spare_buffers
 
 Step = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
 
@@ -97,7 +97,7 @@ def test_less_is_stored() -> None:
 def test_random_draws_are_repeated() -> None:
     x = torch.ones(1000, requires_grad=True)
     torch.manual_seed(0)
-    out = run_block(True, nn.Dropout(), x)
+    out = maybe_checkpoint(True, nn.Dropout(), x)
     out.sum().backward()
     assert torch.equal(x.grad, out) and 0 < (out == 0).sum() < 1000
 

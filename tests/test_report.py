@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from data.images import read_image
+from data.image_io.images import read_image
 from evaluation.metrics import METRICS
-from evaluation.report import LABEL_PX, fit_picture, format_table, picture_sheet, sheet_row, write_csv
+from evaluation.output.report import LABEL_PX, fit_picture, format_table, picture_sheet, sheet_row, write_csv
 
 ROWS = [
     {"method": "trivial", "images": 3, "SAD": 12.34567, "MSE": 0.0061},

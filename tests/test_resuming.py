@@ -7,8 +7,8 @@ import torch
 from fvcore.common.param_scheduler import ConstantParamScheduler
 from test_trainer import toy_training, trained
 
-from engine.checkpoint import CheckpointError
-from engine.rates import GroupedMultiplier
+from engine.checkpoint.file import CheckpointError
+from engine.lr_scheduler import GroupedMultiplier
 from engine.trainer import Trainer
 
 CHANGED = {"lr": 0.03, "betas": (0.8, 0.95), "weight_decay": 0.2}
@@ -77,8 +77,8 @@ def test_all_processes_resume_from_what_the_main_one_finds(tmp_path, monkeypatch
     _, checkpointer, _ = toy_training(tmp_path)
     checkpointer.save("model_0000005")
     told = {list: [tmp_path / "model_0000001.pth"], str: ""}
-    monkeypatch.setattr("engine.checkpoint.comm.is_main_process", lambda: False)
-    monkeypatch.setattr("engine.checkpoint.comm.all_gather", lambda own: [told[type(own)], own])
+    monkeypatch.setattr("engine.checkpoint.file.comm.is_main_process", lambda: False)
+    monkeypatch.setattr("engine.checkpoint.file.comm.all_gather", lambda own: [told[type(own)], own])
     assert checkpointer.find_last() == str(tmp_path / "model_0000001.pth")
     told[str] = "it is damaged"
     with pytest.raises(CheckpointError, match="it is damaged"):

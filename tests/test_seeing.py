@@ -1,4 +1,4 @@
-"""What is seen of a training: engine.writers, engine.hooks, engine.record and evaluation.samples on a toy model."""
+"""What a run writes down (engine.logging, engine.hooks.metrics, sample sheets), on a toy model."""
 
 import json
 import logging
@@ -21,11 +21,11 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_trainer import Toy, toy_training
 
-from engine.config import ConfigError, load_config
-from engine.hooks import DrawSamples, WriteMetrics, resident_memory_gb
-from engine.record import git_state, read_record, record_run, versions
-from engine.stopping import OutputError
-from engine.writers import (
+from engine.config.config import load_config
+from engine.hooks.metrics import DrawSamples, WriteMetrics, resident_memory_gb
+from engine.interrupts import OutputError
+from engine.logging.run_record import git_state, read_record, record_run, versions
+from engine.logging.writers import (
     JsonWriter,
     NewScalars,
     ProgressWriter,
@@ -34,8 +34,9 @@ from engine.writers import (
     WandbWriter,
     build_writers,
 )
-from evaluation.report import GAP_PX, LABEL_PX
-from evaluation.samples import SampleSheet
+from evaluation.output.report import GAP_PX, LABEL_PX
+from evaluation.output.sample_sheet import SampleSheet
+from runtime.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CFG = OmegaConf.create(
@@ -132,7 +133,7 @@ def test_json_lines_ascend_and_repeat_nothing(tmp_path):
 
 
 def test_the_progress_line_tells_place_and_time_left(caplog):
-    caplog.set_level(logging.INFO, "engine.writers")
+    caplog.set_level(logging.INFO, "engine.logging.writers")
     writer = ProgressWriter(1000, 400)
     with EventStorage(0) as storage:
         storage.iter = 99

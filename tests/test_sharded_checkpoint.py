@@ -11,12 +11,14 @@ import torch
 from test_sharding import CountImages, NumberedPictures, build, finish, start
 from torch.utils.data import DataLoader
 
-from engine import even_passes, sharded_checkpoint, sharding
-from engine.checkpoint import CheckpointError
-from engine.config import ConfigError
-from engine.sharded_checkpoint import WHOLE_PART, ShardedCheckpointer, find_damage, read_folder
-from engine.sharding import listed_blocks
-from engine.stopping import OutputError
+from engine.checkpoint.file import CheckpointError
+from engine.checkpoint import sharded as sharded_checkpoint
+from engine.checkpoint.sharded import WHOLE_PART, ShardedCheckpointer, find_damage, read_folder
+from engine.distributed import fsdp as sharding
+from engine.distributed import padded_eval as even_passes
+from engine.distributed.fsdp import listed_blocks
+from engine.interrupts import OutputError
+from runtime.errors import ConfigError
 from tools import gather_checkpoint
 
 

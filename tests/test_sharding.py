@@ -12,21 +12,21 @@ from test_step import NUM_STEPS, Pictures, tiny_network
 from test_trainer import Stream, processes
 from torch.utils.data import DataLoader
 
-from engine import sharded_checkpoint
-from engine.batch_norm import set_batch_norm
-from engine.checkpoint import Checkpointer, CheckpointError, load_weights, read_checkpoint
+from engine.checkpoint.file import Checkpointer, CheckpointError, load_weights, read_checkpoint
+from engine.checkpoint import sharded as sharded_checkpoint
+from engine.checkpoint.sharded import WHOLE_PART, ShardedCheckpointer, read_folder
+from engine.distributed.batch_norm import set_batch_norm
+from engine.distributed.fsdp import gathered_weights, is_sharded, shard
+from engine.distributed.launch import distribute, launch
 from engine.ema import Ema
-from engine.evaluation import evaluate
-from engine.keeping import KeepCheckpoints
-from engine.launch import distribute, launch
+from engine.hooks.checkpoint import PeriodicCheckpointer
+from engine.hooks.evaluation import evaluate
+from engine.interrupts import OutputError
 from engine.optimizer import build_adamw
-from engine.sharded_checkpoint import WHOLE_PART, ShardedCheckpointer, read_folder
-from engine.sharding import gathered_weights, is_sharded, shard
-from engine.stopping import OutputError
 from engine.trainer import Trainer
-from engine.whole_file import remove_unfinished
 from inference.network import TiledEvaluation
-from modeling.optim import get_optimizer_params
+from modeling.lr_groups import get_optimizer_params
+from runtime.atomic_write import remove_unfinished
 from tools import gather_checkpoint
 
 # Two processes start, and train five times.
@@ -69,7 +69,7 @@ def start(folder, is_to_be_sharded, batch_size=1, precision="float32"):
     trainer = Trainer(wrapped, loader, optimizer, precision, accumulation=2, clip_norm=CLIP_NORM, ema=ema)
     kind = ShardedCheckpointer if is_to_be_sharded else Checkpointer
     checkpointer = kind(model, str(folder), trainer=trainer, ema=ema)
-    trainer.register_hooks([KeepCheckpoints(checkpointer, NUM_STEPS // 2)])
+    trainer.register_hooks([PeriodicCheckpointer(checkpointer, NUM_STEPS // 2)])
     return trainer, checkpointer
 
 

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modeling.backbone import softmax
-from modeling.backbone.softmax import attend
+from modeling.backbone import sdpa as softmax
+from modeling.backbone.sdpa import attend
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

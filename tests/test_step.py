@@ -9,9 +9,9 @@ from detectron2.utils import comm
 from test_trainer import Samples, Stream, Toy, processes
 from torch.utils.data import DataLoader, Dataset
 
-from engine.batch_norm import CpuSyncBatchNorm2d, FrozenBatchNorm2d, set_batch_norm
+from engine.distributed.batch_norm import CpuSyncBatchNorm2d, FrozenBatchNorm2d, set_batch_norm
+from engine.distributed.launch import distribute, launch
 from engine.ema import Ema
-from engine.launch import distribute, launch
 from engine.optimizer import build_adamw
 from engine.trainer import NonFiniteError, Trainer, set_float32_products
 from modeling import DetailCapture, MattingCriterion, ViTMatte

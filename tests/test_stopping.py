@@ -1,4 +1,4 @@
-"""engine.stopping by real signals: where they raise, where they wait, and what two of them do."""
+"""engine.interrupts by real signals: where they raise, where they wait, and what two of them do."""
 
 import os
 import signal
@@ -11,11 +11,11 @@ import pytest
 import torch
 from test_trainer import Toy, toy_training
 
-from engine.keeping import KeepCheckpoints
-from engine.loading import Batches, LoaderError
-from engine.stopping import SAME_S, SIGNALS, LostProcess, OutputError, StopRequested, StopSignals, interruptible
+from engine.batches import Batches, LoaderError
+from engine.hooks.checkpoint import PeriodicCheckpointer
+from engine.interrupts import SAME_S, SIGNALS, LostProcess, OutputError, StopRequested, StopSignals, interruptible
+from engine.run import end_early
 from engine.trainer import NonFiniteError, Trainer
-from engine.training import end_early
 from tests.tiny_training import REPOSITORY
 
 NAMES = [number.name for number in SIGNALS]
@@ -81,8 +81,8 @@ import enum, signal
 signal.Signals = enum.IntEnum("Signals", {"SIGINT": 2, "SIGTERM": 15})
 for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"):
     delattr(signal, name)
-import engine.stopping
-print(*engine.stopping.SIGNALS)
+import engine.interrupts
+print(*engine.interrupts.SIGNALS)
 """
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
@@ -163,7 +163,7 @@ def test_a_wait_for_a_batch_is_broken_off():
 def training(folder, **options):
     trainer, checkpointer, losses = toy_training(folder, **options)
     trainer._hooks = [hook for hook in trainer._hooks if type(hook).__name__ != "PeriodicCheckpointer"]
-    checkpoints = KeepCheckpoints(checkpointer, period=6)
+    checkpoints = PeriodicCheckpointer(checkpointer, period=6)
     trainer.register_hooks([checkpoints])
     return trainer, checkpointer, checkpoints
 
@@ -235,7 +235,7 @@ def test_none_of_the_processes_ends_before_the_checkpoint_is_written(tmp_path, m
     trainer, _, checkpoints = training(tmp_path)
     trainer.samples_seen = trainer.samples_per_iteration
     waits = []
-    monkeypatch.setattr("engine.training.comm.synchronize", lambda: waits.append(checkpoints.saved_iterations))
+    monkeypatch.setattr("engine.run.comm.synchronize", lambda: waits.append(checkpoints.saved_iterations))
     with pytest.raises(SystemExit):
         end_early(trainer, checkpoints, tmp_path, StopRequested("SIGTERM", is_shared))
     assert waits == [1] * is_shared and checkpoints.saved_iterations == 1
@@ -245,7 +245,7 @@ def test_a_process_that_writes_nothing_does_not_tell_of_a_checkpoint(tmp_path, m
     trainer, _, checkpoints = training(tmp_path)
     trainer.samples_seen = 5 * trainer.samples_per_iteration
     checkpoints.saved_iterations = 3
-    monkeypatch.setattr("engine.training.comm.is_main_process", lambda: False)
+    monkeypatch.setattr("engine.run.comm.is_main_process", lambda: False)
     with pytest.raises(SystemExit, match="5"):
         end_early(trainer, checkpoints, tmp_path, LostProcess("gone"))
     assert "gone\n--resume goes on from iteration 3" in caplog.text
@@ -256,7 +256,7 @@ def test_of_a_sharded_network_nothing_is_saved_where_a_process_is_lost(tmp_path,
     """All have to save it: those that are left would wait for the one that is gone."""
     trainer, _, checkpoints = training(tmp_path)
     trainer.samples_seen = trainer.samples_per_iteration
-    monkeypatch.setattr("engine.training.is_sharded", lambda _: True)
+    monkeypatch.setattr("engine.run.is_sharded", lambda _: True)
     with pytest.raises(SystemExit):
         end_early(trainer, checkpoints, tmp_path, StopRequested("SIGTERM", is_shared))
     assert checkpoints.saved_iterations == int(is_shared)

@@ -18,17 +18,17 @@ from test_main import quiet_afterwards  # noqa: F401
 from torch import nn
 
 import main
-from data.images import DataError
-from data.packed import compute_index_checksum, find_packed
-from engine.checkpoint import CheckpointError, read_checkpoint
-from engine.config import ConfigError, apply_overrides, build_section, describe_differences, load_config, save_config
-from engine.initial import describe_model, read_initial
-from engine.targets import MODULES, TARGETS
-from evaluation.summary import read_summary
-from inference.model_folder import ModelFolderError, read_model_folder
-from inference.onnx_network import OnnxNetwork
+from data.image_io.images import DataError
+from data.sources.packs.reader import compute_index_checksum, find_packed
+from engine.checkpoint.file import CheckpointError, read_checkpoint
+from engine.checkpoint.pretrained import describe_model, read_initial
+from engine.config.config import apply_overrides, build_section, describe_differences, load_config, save_config
+from engine.config.targets import MODULES, TARGETS
+from evaluation.output.summary import read_summary
+from inference.formats.model_folder import ModelFolderError, read_model_folder
+from inference.formats.onnx_network import OnnxNetwork
 from modeling.conversion import checkpoint_files
-from runtime.errors import UserError
+from runtime.errors import ConfigError, UserError
 from runtime.yaml_files import Reference, dump_yaml, load_yaml, parse_yaml
 from tests.tiny_training import DEMO, REPOSITORY, overrides
 from tools import check_dataset, export, gather_checkpoint, plot_metrics, predict, visualize_data
@@ -46,13 +46,13 @@ NAMES = [
     "os.system",
     "posix.system",
     "modeling.os.system",
-    "engine.config.os.system",
-    "engine.sharded_checkpoint.shutil.rmtree",
-    "engine.training.shutil.rmtree",
-    "data.ranks.pickle.loads",
-    "engine.checkpoint.torch.load",
-    "engine.targets.pydoc.locate",
-    "engine.targets.importlib.import_module",
+    "engine.config.config.os.system",
+    "engine.checkpoint.sharded.shutil.rmtree",
+    "engine.run.shutil.rmtree",
+    "runtime.processes.pickle.loads",
+    "engine.checkpoint.file.torch.load",
+    "engine.config.targets.pydoc.locate",
+    "engine.config.targets.importlib.import_module",
     "detectron2.config.instantiate",
     "builtins.eval",
     "torch.load",
@@ -154,7 +154,7 @@ def test_a_saved_config_is_only_compared_on_a_resume(here, config_text):
 
 
 def test_sections_that_are_not_asked_for_need_no_trust(here, config_text):
-    text = config_text.replace("_target_: data.datasets.CompositionDataset", "_target_: mypkg.Dataset")
+    text = config_text.replace("_target_: data.datasets.composition.CompositionDataset", "_target_: mypkg.Dataset")
     (here / "config.yaml").write_text(text)
     assert issubclass(load_config("config.yaml", ("train", "model")).model._target_, nn.Module)
     with pytest.raises(ConfigError, match="mypkg.Dataset.* --trust-module mypkg lets it run"):
@@ -174,8 +174,8 @@ def test_an_interpolation_cannot_bring_in_a_name(here, config_text, name, monkey
 
 def test_an_override_names_what_a_file_may_name(here):
     cfg = load_config(DEMO)
-    apply_overrides(cfg, ["model.criterion._target_=engine.config.os.system"])
-    with pytest.raises(ConfigError, match="model: criterion._target_ is 'engine.config.os.system'"):
+    apply_overrides(cfg, ["model.criterion._target_=engine.config.config.os.system"])
+    with pytest.raises(ConfigError, match="model: criterion._target_ is 'engine.config.config.os.system'"):
         build_section(cfg.model, "model")
 
 
@@ -352,11 +352,13 @@ def test_results_and_curves_are_plain_json(here, capsys):
 
 def test_tools_on_data_read_configs_as_data(here, config_text, capsys):
     (here / "config.yaml").write_text(
-        config_text.replace("_target_: data.datasets.CompositionDataset", "_target_: engine.config.os.system")
+        config_text.replace(
+            "_target_: data.datasets.composition.CompositionDataset", "_target_: engine.config.config.os.system"
+        )
     )
     for command in (check_dataset.main, visualize_data.main):
         status, told = status_of(command, ["--config-file", "config.yaml"], capsys)
-        assert status == 2 and "engine.config.os.system" in told
+        assert status == 2 and "engine.config.config.os.system" in told
 
 
 def test_yaml_gives_back_what_was_written(tmp_path):

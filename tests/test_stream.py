@@ -5,7 +5,7 @@ from itertools import islice
 
 import pytest
 
-from data.stream import InfiniteSampler, key_after
+from data.loader.sampler import InfiniteSampler, key_after
 
 
 def take(sampler: InfiniteSampler, number: int) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""evaluation.student: intervals of a mean against scipy, and what they promise."""
+"""evaluation.statistics.student: intervals of a mean against scipy, and what they promise."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evaluation.student import mean_interval, t_bound
+from evaluation.statistics.student import mean_interval, t_bound
 
 
 @pytest.mark.parametrize("freedom", [*range(1, 12), 30, 101, 1000])

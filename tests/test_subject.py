@@ -1,4 +1,4 @@
-"""inference/subject.py: shapes whose outline is known, clusters by scikit-learn, photographs with measured alphas."""
+"""inference/auto/subject.py: shapes of known outline, clusters by scikit-learn, photographs with measured alphas."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from sklearn.cluster import KMeans
 
-from data.images import DataError, read_alpha, read_image, to_uint8
+from data.image_io.images import DataError, read_alpha, read_image, to_uint8
 from data.trimap import read_trimap, trimap_from_mask
-from inference import subject
-from inference.subject import find_subject, trimap_of_subject
+from inference.auto import subject
+from inference.auto.subject import find_subject, trimap_of_subject
 from tests.tiny_training import REPOSITORY
 
 RED, GREEN, BLUE, GREY = (0.85, 0.15, 0.1), (0.2, 0.5, 0.25), (0.15, 0.2, 0.8), (0.6, 0.6, 0.6)

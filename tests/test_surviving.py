@@ -15,11 +15,11 @@ from test_main import data, quiet_afterwards, refusal, trained  # noqa: F401
 from test_training_faults import at_iteration, same_weights, stopped
 
 import main
-from engine import training
-from engine.checkpoint import read_checkpoint
-from engine.evaluation import evaluate
-from engine.hooks import WriteMetrics
-from engine.stopping import OutputError
+from engine import run as training
+from engine.checkpoint.file import read_checkpoint
+from engine.hooks.evaluation import evaluate
+from engine.hooks.metrics import WriteMetrics
+from engine.interrupts import OutputError
 from tests.tiny_training import DEMO, REPOSITORY, metrics, overrides
 
 
@@ -66,7 +66,7 @@ def test_a_signal_ends_an_evaluation_which_a_resume_makes_up_for(
 
     changes = overrides(data, tmp_path, **{"train.checkpointer.period": 5, "train.eval_period": 3})
     with monkeypatch.context() as patch:
-        patch.setattr("engine.evaluation.evaluate", told_to_end)
+        patch.setattr("engine.hooks.evaluation.evaluate", told_to_end)
         assert stopped(*changes) == 75
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
     assert not any("matting/SAD" in row for row in metrics(tmp_path).values())
@@ -209,16 +209,16 @@ def test_an_output_folder_that_is_a_file_is_one_line(data, tmp_path, capsys):  #
 KILLED = """
 import os, signal, sys
 import main
-from engine.keeping import KeepCheckpoints
+from engine.hooks.checkpoint import PeriodicCheckpointer
 
-save = KeepCheckpoints.after_step
+save = PeriodicCheckpointer.after_step
 
 def save_and_die(hook):
     save(hook)
     if hook.trainer.iter == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
-KeepCheckpoints.after_step = save_and_die
+PeriodicCheckpointer.after_step = save_and_die
 main.main(sys.argv[1:])
 """
 """A training that is killed after its checkpoint of iteration 2, before anything else of that step."""

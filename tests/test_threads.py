@@ -15,10 +15,11 @@ import pytest
 import torch
 from test_model_folder import network
 
-from inference import extras, saliency
+from inference.auto import saliency
 from inference.foreground import estimate_foreground
 from inference.network import TorchNetwork
 from inference.predictor import Predictor
+from runtime import optional_packages as extras
 from runtime import threads
 from runtime.errors import UserError
 from runtime.threads import check_not_forked, num_cores, num_threads

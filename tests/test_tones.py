@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data.tones import JitterTones, change_tones
+from data.augment.tone_jitter import JitterTones, change_tones
 
 
 def sample() -> dict[str, np.ndarray]:

@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from engine.checkpoint import Checkpointer, CheckpointError, load_weights, read_checkpoint
-from engine.launch import distribute, launch, share_buffers
+from engine.checkpoint.file import Checkpointer, CheckpointError, load_weights, read_checkpoint
+from engine.distributed.launch import distribute, launch, share_buffers
 from engine.optimizer import build_adamw
 from engine.trainer import Trainer, step_seed
 

@@ -8,9 +8,10 @@ from test_main import data, quiet_afterwards, refusal  # noqa: F401
 
 import main
 from configs.common.train import train
-from engine.checkpoint import read_checkpoint
-from engine.config import LATER_KEYS, ConfigError, apply_overrides, load_config
-from engine.training import build_networks, check_compiler
+from engine.checkpoint.file import read_checkpoint
+from engine.config.config import LATER_KEYS, apply_overrides, load_config
+from engine.run import build_networks, check_compiler
+from runtime.errors import ConfigError
 from tests.tiny_training import DEMO, metrics, overrides, printed_evaluation
 
 AVERAGED = {
@@ -107,8 +108,8 @@ def test_both_ways_round_products_as_the_precision_says(data, tmp_path, monkeypa
     def look(*_):
         raise FileNotFoundError(f"TF32: {torch.backends.cuda.matmul.allow_tf32}")
 
-    monkeypatch.setattr("engine.training.build_section", look)
-    monkeypatch.setattr("engine.training.build_data", look)
+    monkeypatch.setattr("engine.run.build_section", look)
+    monkeypatch.setattr("engine.run.build_data", look)
     for precision in ("tf32", "float32"):
         changes = overrides(data, tmp_path, **{"train.precision": precision})
         assert f"TF32: {precision == 'tf32'}" in refusal(1, capsys, *arguments, *changes)

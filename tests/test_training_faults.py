@@ -16,11 +16,11 @@ from test_main import data, quiet_afterwards, trained  # noqa: F401
 from torch.utils.data import get_worker_info
 
 import main
-from data.datasets import MattingFolder
-from data.faults import MAX_IN_A_ROW
-from data.images import DataError
-from engine import pace
-from engine.config import apply_overrides, load_config
+from data.datasets.composition import MattingFolder
+from data.image_io.images import DataError
+from data.loader.bad_samples import MAX_IN_A_ROW
+from engine.config.config import apply_overrides, load_config
+from engine.hooks import loader_speed as pace
 from engine.trainer import Trainer
 from tests.tiny_training import DEMO, metrics, overrides
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.foregrounds import ForegroundFile
-from data.images import DataError
-from data.layouts import TRAINING_LAYOUTS, TrainingLayout
-from data.packed import PackedForeground
-from data.packing import make_pack
-from data.training_sets import find_backgrounds, find_foregrounds, find_named, find_real_images
-from engine.config import apply_overrides, load_config
+from data.image_io.images import DataError
+from data.sources.discovery import find_backgrounds, find_foregrounds, find_named, find_real_images
+from data.sources.foregrounds import ForegroundFile
+from data.sources.layouts import TRAINING_LAYOUTS, TrainingLayout
+from data.sources.packs.reader import PackedForeground
+from data.sources.packs.writer import make_pack
+from engine.config.config import apply_overrides, load_config
 from tests.conftest import REPOSITORY
 
 

@@ -4,8 +4,8 @@ import colorsys
 
 import numpy as np
 
-from data.images import to_float
-from data.transforms import CompositeImage, JitterColour, MakeTrimap
+from data.augment.transforms import CompositeImage, JitterColour, MakeTrimap
+from data.image_io.images import to_float
 from data.trimap import trimap_from_alpha
 
 

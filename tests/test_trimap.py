@@ -9,8 +9,8 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from scipy import ndimage
 
-from data.formats import find_images
-from data.images import DataError
+from data.image_io.formats import find_images
+from data.image_io.images import DataError
 from data.mask import decode_mask, read_mask, resize_mask
 from data.trimap import (
     decode_trimap,

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from data.formats import find_images
-from data.images import DataError
+from data.image_io.formats import find_images
+from data.image_io.images import DataError
 from data.trimap import read_trimap, trimap_for_matting
 from inference.predictor import check_pair
 from runtime.errors import UserError

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.foregrounds import DecodedForeground
-from data.images import to_float
-from data.sampling import sample_layer
-from data.views import DrawView, choose_centre, scaling, translation
+from data.augment.random_crop import DrawView, choose_centre, scaling, translation
+from data.augment.warp import sample_layer
+from data.image_io.images import to_float
+from data.sources.foregrounds import DecodedForeground
 
 PLAIN: dict[str, Any] = {
     "square_probability": 0.0,

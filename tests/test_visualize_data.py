@@ -9,10 +9,10 @@ import torch
 from detectron2.config import instantiate
 from PIL import Image
 
-from data.datasets import CompositionDataset
-from data.images import read_image, to_uint8
-from engine.config import apply_overrides, load_config
-from evaluation.report import GAP_PX, LABEL_PX, label_line
+from data.datasets.composition import CompositionDataset
+from data.image_io.images import read_image, to_uint8
+from engine.config.config import apply_overrides, load_config
+from evaluation.output.report import GAP_PX, LABEL_PX, label_line
 from tests.conftest import REPOSITORY
 from tools.visualize_data import main
 

@@ -196,11 +196,11 @@ def test_arguments_that_do_not_fit_are_named(changes: dict[str, Any], message: s
 def test_features_that_are_read_equal_those_of_the_whole(seed: int, changes: dict[str, Any]) -> None:
     model = tiny(**changes).double().eval()
     x = image((5, 7)).double()
-    is_read = torch.rand(5, 7, generator=torch.Generator().manual_seed(seed)) < (0.03, 0.1, 0.5, 1)[seed]
-    is_read[seed, 2] = True
+    query_mask = torch.rand(5, 7, generator=torch.Generator().manual_seed(seed)) < (0.03, 0.1, 0.5, 1)[seed]
+    query_mask[seed, 2] = True
     with torch.no_grad():
-        whole, partial = model(x), model(x, is_read)
-    torch.testing.assert_close(partial[..., is_read], whole[..., is_read], rtol=0, atol=1e-10)
+        whole, partial = model(x), model(x, query_mask)
+    torch.testing.assert_close(partial[..., query_mask], whole[..., query_mask], rtol=0, atol=1e-10)
     assert partial.isfinite().all()
 
 
@@ -212,8 +212,8 @@ def test_the_last_block_attends_for_what_is_read_and_its_neighbours_alone(
     numbers: list[int] = []
     attend = vitdet.attend
     monkeypatch.setattr(vitdet, "attend", lambda q, k, v, b: (numbers.append(q.shape[2]), attend(q, k, v, b))[1])
-    is_read = torch.zeros(5, 7, dtype=torch.bool)
-    is_read[0, 3] = is_read[4, 6] = True
+    query_mask = torch.zeros(5, 7, dtype=torch.bool)
+    query_mask[0, 3] = query_mask[4, 6] = True
     with torch.no_grad():
-        model(image((5, 7)), is_read)
+        model(image((5, 7)), query_mask)
     assert numbers == [35, 35, 35, 6 + 4 if has_neck else 2]

@@ -1,4 +1,4 @@
-"""engine.whole_file where writing fails or is cut off: the old file stays, and nothing half done has its name."""
+"""runtime.atomic_write where writing fails or is cut off: the old file stays, and nothing half done has its name."""
 
 import errno
 import os
@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.packing import write_whole
-from engine.checkpoint import Checkpointer, read_checkpoint
-from engine.sharded_checkpoint import ShardedCheckpointer, find_damage, read_folder
-from engine.stopping import OutputError
-from engine.whole_file import remove_unfinished, set_aside, whole_file, write_text
+from data.sources.packs.writer import write_whole
+from engine.checkpoint.file import Checkpointer, read_checkpoint
+from engine.checkpoint.sharded import ShardedCheckpointer, find_damage, read_folder
+from engine.interrupts import OutputError, output_file, write_text
 from runtime import atomic_write
-from runtime.atomic_write import SUFFIX
+from runtime.atomic_write import SUFFIX, backup, remove_unfinished
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -33,7 +32,7 @@ def test_a_file_gets_its_name_when_it_is_on_the_disk(tmp_path, monkeypatch):
     seen = []
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda descriptor: (seen.append(names(tmp_path)), fsync(descriptor)))
-    with whole_file(tmp_path / "a") as unfinished:
+    with output_file(tmp_path / "a") as unfinished:
         unfinished.write_text("new")
     assert seen == [[f"a{SUFFIX}"], ["a"]]  # the file before it is renamed, the folder afterwards
     assert (tmp_path / "a").read_text() == "new" and names(tmp_path) == ["a"]
@@ -79,14 +78,14 @@ def test_a_disk_that_fails_an_fsync_is_no_refusal(tmp_path, monkeypatch, number)
 
 def test_what_was_there_stays_where_the_block_fails(tmp_path):
     write_text(tmp_path / "a", "old")
-    with pytest.raises(CrashError), whole_file(tmp_path / "a") as unfinished:
+    with pytest.raises(CrashError), output_file(tmp_path / "a") as unfinished:
         unfinished.write_text("half")
         raise CrashError
     assert (tmp_path / "a").read_text() == "old" and names(tmp_path) == ["a"]
 
 
 def test_an_error_that_is_not_the_disks_comes_through(tmp_path):
-    with pytest.raises(RuntimeError, match="shapes do not fit"), whole_file(tmp_path / "a"):
+    with pytest.raises(RuntimeError, match="shapes do not fit"), output_file(tmp_path / "a"):
         raise RuntimeError("shapes do not fit")
 
 
@@ -143,7 +142,7 @@ def test_what_is_set_aside_overwrites_nothing(tmp_path, caplog):
     caplog.set_level("INFO")
     for number in range(3):
         write_text(tmp_path / "best.of.pth", str(number))
-        set_aside(tmp_path / "best.of.pth", "no use")
+        backup(tmp_path / "best.of.pth", "no use")
     kept = [tmp_path / f"best.of_of_earlier_training_{number}.pth" for number in (1, 2, 3)]
     assert [path.read_text() for path in kept] == ["0", "1", "2"] and names(tmp_path) == [path.name for path in kept]
     assert caplog.messages[-1] == f"{tmp_path}/best.of.pth is of no use: moved to {kept[2]}"
@@ -171,8 +170,8 @@ def test_a_checkpoint_too_large_for_the_disk_leaves_the_one_before(tmp_path, sma
 FILL = """
 import sys, torch
 from pathlib import Path
-from engine.checkpoint import Checkpointer
-from engine.stopping import OutputError
+from engine.checkpoint.file import Checkpointer
+from engine.interrupts import OutputError
 folder = Path(sys.argv[1])
 small = Checkpointer(torch.nn.Linear(9, 9), str(folder))
 small.save("model_0000002", iteration=2)

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from data.workers import default_workers, map_in_workers
+from runtime.worker_pool import default_workers, map_in_workers
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -44,7 +44,9 @@ def test_a_worker_that_dies_is_an_error_and_not_an_endless_wait():
 
 def test_a_script_without_a_guard_is_told_of_it(tmp_path):
     """Each spawned worker runs the script again, and may not spawn its own."""
-    (tmp_path / "mine.py").write_text("from data.workers import map_in_workers\nprint(*map_in_workers(abs, [-1], 2))\n")
+    (tmp_path / "mine.py").write_text(
+        "from runtime.worker_pool import map_in_workers\nprint(*map_in_workers(abs, [-1], 2))\n"
+    )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent), "OMP_NUM_THREADS": "1"}
     run = subprocess.run([sys.executable, tmp_path / "mine.py"], env=environment, capture_output=True, text=True)
     assert run.returncode == 1 and 'under `if __name__ == "__main__":`' in run.stderr.splitlines()[-1]
@@ -54,7 +56,7 @@ def test_a_script_without_a_guard_is_told_of_it(tmp_path):
 def test_an_interrupt_while_workers_start_reaches_the_main_process_alone(tmp_path):
     """Ctrl-C goes to all processes of a terminal, and a worker that imports its modules has no handler of ours yet."""
     (tmp_path / "mine.py").write_text(
-        "import time\nfrom data.workers import map_in_workers\n"
+        "import time\nfrom runtime.worker_pool import map_in_workers\n"
         "if __name__ == '__main__':\n"
         "    try:\n        list(map_in_workers(abs, [-1, -2], 2))\n"
         "    except KeyboardInterrupt:\n        print('interrupted')\n"

@@ -28,10 +28,10 @@ from tqdm import tqdm
 from data.checks.dataset import Report, check_sets
 from data.checks.faults import FAULTS, Finding
 from data.checks.sets import FolderSet, read_config_sets
-from data.images import DataError
-from data.training_sets import place_or_none
-from data.workers import default_workers
+from data.image_io.images import DataError
+from data.sources.discovery import place_or_none
 from runtime.command_line import add_trust_option
+from runtime.worker_pool import default_workers
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -121,7 +121,7 @@ def read_config(options: argparse.Namespace) -> "DictConfig":
     Raises:
         ConfigError: something is wrong with the file or an override; the message says what.
     """
-    from engine.config import apply_overrides, load_config
+    from engine.config.config import apply_overrides, load_config
 
     cfg = load_config(options.config_file, ["dataloader"], options.trust_module)
     apply_overrides(cfg, options.overrides)
@@ -136,7 +136,7 @@ def try_start(dataloader: "DictConfig") -> OSError | DataError | None:
     Raises:
         ValueError: a setting that cannot be used.
     """
-    from engine.start import build_data
+    from engine.config.build_data import build_data
 
     try:
         build_data(dataloader)

@@ -27,13 +27,13 @@ from matplotlib import pyplot
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from data.datasets import MattingFolder
+from data.datasets.composition import MattingFolder
 from data.trimap import ramp_alpha, trivial_alpha, unknown_mask
-from engine.checkpoint import load_weights, read_checkpoint
-from engine.config import apply_overrides, load_config
-from engine.targets import instantiate
+from engine.checkpoint.file import load_weights, read_checkpoint
+from engine.config.config import apply_overrides, load_config
+from engine.config.targets import instantiate
 from evaluation.metrics import PROTOCOLS, average, measure
-from evaluation.report import format_table, picture_sheet, sheet_row
+from evaluation.output.report import format_table, picture_sheet, sheet_row
 from inference.network import TorchNetwork
 from inference.predictor import Predictor
 from modeling.backbone import ViT

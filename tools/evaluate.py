@@ -20,15 +20,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 # Worker processes import this file too: what loads torch is imported where a network runs.
-from data.layouts import TestSet, find_test_set
-from data.ranks import ALONE, TOLD_ERRORS, Ranks, RanksStartError, Terminated, find_ranks
-from data.workers import default_workers
+from data.sources.layouts import TestSet, find_test_set
 from evaluation.folders import evaluate_folders
 from evaluation.metrics import PROTOCOLS
-from evaluation.report import format_table
-from evaluation.results import prepare_output, write_output
-from evaluation.summary import Summary, compare, interval_rows, read_summary, stored_foregrounds, summarise
+from evaluation.output.report import format_table
+from evaluation.output.result_folder import prepare_output, write_output
+from evaluation.output.summary import Summary, compare, interval_rows, read_summary, stored_foregrounds, summarise
 from runtime.command_line import add_trust_option
+from runtime.processes import ALONE, TOLD_ERRORS, Ranks, RanksStartError, Terminated, find_ranks
+from runtime.worker_pool import default_workers
 from tools.prediction.command_line import views
 from tools.prediction.test_set import Network, predict_test_set, progress_bar
 
@@ -212,7 +212,7 @@ def print_summary(summary: Summary) -> None:
 
 
 def print_comparison(path_a: Path, path_b: Path) -> None:
-    """Print the table of `evaluation.summary.compare` and what it is about."""
+    """Print the table of `evaluation.output.summary.compare` and what it is about."""
     a, b = read_summary(path_a), read_summary(path_b)
     table = format_table(compare(a, b))
     print(f"Protocol {a['description']}")

@@ -27,8 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inference.extras import MissingExtraError
-from inference.model_folder import (
+from inference.formats.model_folder import (
     CONFIG_FILE,
     CONSTRUCTORS,
     LICENSE_FILE,
@@ -37,12 +36,13 @@ from inference.model_folder import (
     read_model_folder,
     write_model_folder,
 )
-from inference.onnx_export import CHECKED_SIZE, OPSET, write_onnx
-from inference.published_vitmatte import convert_published
-from inference.transformers_settings import read_json
+from inference.formats.onnx_export import CHECKED_SIZE, OPSET, write_onnx
+from inference.formats.published_vitmatte import convert_published
+from inference.formats.transformers_settings import read_json
 from modeling import ViTMatte
 from modeling.conversion import choose_file, read_checkpoint
 from runtime.command_line import add_trust_option
+from runtime.optional_packages import MissingExtraError
 
 LICENCES = {
     "ViT": """Built with DINOv3.
@@ -79,15 +79,15 @@ def from_config(
     """Read a network of this project.
 
     Args:
-        config_file, weights, trusted: see `engine.model.load_model`.
+        config_file, weights, trusted: see `engine.checkpoint.load_model.load_model`.
 
-    Returns: its description, as `inference.model_folder.build` takes it, and its tensors.
+    Returns: its description, as `inference.formats.model_folder.build` takes it, and its tensors.
 
     Raises:
         ValueError: a config or checkpoint that cannot be used (`ConfigError`, `CheckpointError`, `ModelFolderError`).
     """
-    from engine.config import load_config  # published weights are converted without detectron2
-    from engine.model import load_model
+    from engine.checkpoint.load_model import load_model
+    from engine.config.config import load_config  # published weights are converted without detectron2
 
     description = describe("model", load_config(config_file, ("train", "model"), trusted).model)
     return description, load_model(config_file, weights, "cpu", trusted).state_dict()

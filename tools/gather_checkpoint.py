@@ -20,12 +20,11 @@ from typing import Any
 
 import torch
 
-from engine.checkpoint import EMA, CheckpointError, read_checkpoint
-from engine.sharded_checkpoint import WHOLE_PART, find_damage, read_folder
-from engine.stopping import OutputError
-from engine.whole_file import whole_file
+from engine.checkpoint.file import EMA, CheckpointError, read_checkpoint
+from engine.checkpoint.sharded import WHOLE_PART, find_damage, read_folder
+from engine.interrupts import OutputError, output_file
 from runtime.atomic_write import SUFFIX
-from runtime.outputs import refuse_existing
+from runtime.command_line import refuse_existing
 
 
 def gather(folder: Path, kept: str) -> dict[str, Any]:
@@ -90,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             refuse_existing([options.output])
         content = gather(options.folder, options.kept)
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(options.output) as unfinished, unfinished.open("wb") as file:
+        with output_file(options.output) as unfinished, unfinished.open("wb") as file:
             torch.save(content, file)
     except (OSError, ValueError, OutputError) as error:
         print(f"gather_checkpoint.py: {error}", file=sys.stderr)

@@ -29,11 +29,18 @@ import PIL
 from PIL import Image
 from tqdm import tqdm
 
-from data.composition1k import NUM_BACKGROUNDS, NUM_FOREGROUNDS, RULE, Composite, make_composite, plan_composites
-from data.formats import READABLE
-from data.images import DataError
-from data.layouts import COMPOSITION_1K
-from data.workers import default_workers, map_in_workers
+from data.image_io.formats import READABLE
+from data.image_io.images import DataError
+from data.sources.composition1k import (
+    NUM_BACKGROUNDS,
+    NUM_FOREGROUNDS,
+    RULE,
+    Composite,
+    make_composite,
+    plan_composites,
+)
+from data.sources.layouts import COMPOSITION_1K
+from runtime.worker_pool import default_workers, map_in_workers
 
 IMAGES, ALPHAS, TRIMAPS = COMPOSITION_1K.image_dir, COMPOSITION_1K.alpha_dir, str(COMPOSITION_1K.trimap_dir)
 MANIFEST = "manifest.json"

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.composition import composite
-from data.images import read_image, to_float, to_uint8, write_alpha, write_image
-from data.photographs import TEST_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS, find_photograph
+from data.image_io.images import read_image, to_float, to_uint8, write_alpha, write_image
 from data.procedural.demo import DEMO_KINDS, REFERENCE_PX
+from data.sources.sample_photos import TEST_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS, find_photograph
 from data.trimap import trimap_from_alpha, write_trimap
-from data.workers import map_in_workers
-from runtime.outputs import OutputExistsError, refuse_existing
+from runtime.command_line import OutputExistsError, refuse_existing
+from runtime.worker_pool import map_in_workers
 
 Array = NDArray[np.float32]
 

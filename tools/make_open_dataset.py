@@ -26,10 +26,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from data.images import DataError
-from data.layouts import TEST_FOLDERS
-from data.workers import map_in_workers
-from engine.overrides import quote_override
+from data.image_io.images import DataError
+from data.sources.layouts import TEST_FOLDERS
+from engine.config.overrides import quote_override
+from runtime.worker_pool import map_in_workers
 from tools.open_data.licences import licence_page, terms_of
 from tools.open_data.pictures import (
     drawn_name,

@@ -2,7 +2,7 @@
 
     python tools/make_test_set.py --foreground-dir rgba_heldout --background-dir photos_heldout --output test --num 100
 
-The composites are samples of the training pipeline (`data.datasets.CompositionDataset`) without merged foregrounds and
+The composites are samples of the training pipeline (`data.datasets.composition`) without merged foregrounds and
 colour jitter. They are written as image/, trimap/ and alpha/, which `tools/evaluate.py --dataset FOLDER` reads, and
 configs/finetune.py where FOLDER is DATA/test. The same seed gives the same set.
 Exit status: 0 written, 1 something is wrong with the files, 2 wrong usage.
@@ -15,9 +15,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.datasets import CompositionDataset
-from data.images import DataError, write_alpha, write_image
-from data.layouts import TEST_FOLDERS
+from data.datasets.composition import CompositionDataset
+from data.image_io.images import DataError, write_alpha, write_image
+from data.sources.layouts import TEST_FOLDERS
 from data.trimap import write_trimap
 
 

@@ -28,8 +28,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images import IMAGE_SUFFIXES, LOSSLESS_SUFFIXES, DataError, read_image, write_image
-from data.layouts import find_by_stem, find_partner
+from data.image_io.images import IMAGE_SUFFIXES, LOSSLESS_SUFFIXES, DataError, read_image, write_image
+from data.sources.layouts import find_by_stem, find_partner
 from data.trimap import (
     BACKGROUND,
     FOREGROUND,
@@ -39,10 +39,10 @@ from data.trimap import (
     trimap_of_mask,
     write_trimap,
 )
+from inference.auto.subject import trimap_of_subject
 from inference.batch import Failure, attempt
-from inference.extras import MissingExtraError
-from inference.subject import trimap_of_subject
-from runtime.outputs import refuse_existing
+from runtime.optional_packages import MissingExtraError
+from runtime.command_line import refuse_existing
 from tools.prediction.messages import list_failures, say
 
 TOOL = "make_trimap.py"

@@ -19,13 +19,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.foregrounds import ForegroundFile
-from data.images import DataError
-from data.packed import find_packed
-from data.packing import find_damage, make_pack
-from data.training_sets import find_foregrounds, place_or_none
-from data.workers import default_workers
-from engine.overrides import quote_override
+from data.image_io.images import DataError
+from data.sources.discovery import find_foregrounds, place_or_none
+from data.sources.foregrounds import ForegroundFile
+from data.sources.packs.reader import find_packed
+from data.sources.packs.writer import find_damage, make_pack
+from engine.config.overrides import quote_override
+from runtime.worker_pool import default_workers
 
 
 def pack(

@@ -18,9 +18,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data.images import DataError
-from evaluation.report import format_table, write_csv
-from runtime.outputs import OutputExistsError, refuse_existing
+from data.image_io.images import DataError
+from evaluation.output.report import format_table, write_csv
+from runtime.command_line import OutputExistsError, refuse_existing
 from tools.runs.drawing import draw_curves
 from tools.runs.reading import GROUPING, Run, differing_settings, group_by_seed, read_runs
 from tools.runs.table import Choice, default_metrics, plain_rows, shown_rows, tabulate, unequal_ends

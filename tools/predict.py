@@ -29,11 +29,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 # What loads torch, or takes an optional package, is imported where it is asked for.
-from data.images import read_image
-from data.ranks import ALONE, TOLD_ERRORS, Ranks, RanksStartError, Terminated, find_ranks
+from data.image_io.images import read_image
 from inference.batch import matte_all
 from inference.jobs import KINDS, Job, check_outputs, find_jobs
-from runtime.outputs import refuse_existing
+from runtime.command_line import refuse_existing
+from runtime.processes import ALONE, TOLD_ERRORS, Ranks, RanksStartError, Terminated, find_ranks
 from tools.prediction.command_line import parse
 from tools.prediction.messages import list_failures, list_written, say
 from tools.prediction.steps import load_matte, result_writer, trimap_source

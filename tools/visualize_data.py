@@ -23,12 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from data.images import DataError, write_image
-from engine.config import TRAINING_SECTIONS, apply_overrides, load_config
-from engine.targets import instantiate
-from evaluation.report import fit_picture, join_cells, label_line
+from data.image_io.images import DataError, write_image
+from engine.config.config import TRAINING_SECTIONS, apply_overrides, load_config
+from engine.config.targets import instantiate
+from evaluation.output.report import fit_picture, join_cells, label_line
 from runtime.command_line import add_trust_option
-from runtime.outputs import OutputExistsError, refuse_existing
+from runtime.command_line import OutputExistsError, refuse_existing
 
 KINDS = ("image", "trimap", "alpha")
 CELL_PX, NUM_COLUMNS = 160, 4

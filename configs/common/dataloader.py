@@ -2,13 +2,13 @@
 
 from detectron2.config import LazyCall as L
 
-from data.build import build_test_loader, build_train_loader
-from data.datasets import CompositionDataset, MattingFolder
-from data.degradation import DegradeImage
-from data.tones import JitterTones
+from data.augment.degradation import DegradeImage
+from data.augment.tone_jitter import JitterTones
+from data.datasets.composition import CompositionDataset, MattingFolder
+from data.loader.build import build_test_loader, build_train_loader
 from evaluation.evaluator import MattingEvaluator
 from inference.network import TiledEvaluation
-from modeling.average_views import AverageViews
+from modeling.test_time_augmentation import AverageViews
 
 dataloader = dict(
     train=L(build_train_loader)(

@@ -2,7 +2,7 @@
 
 from detectron2.config import LazyCall as L
 
-from data.real_images import RealImageDataset
+from data.datasets.photographs import RealImageDataset
 
 from .dataloader import dataloader
 

@@ -3,7 +3,7 @@
 from detectron2.config import LazyCall as L
 
 from engine.optimizer import build_adamw
-from modeling.optim import get_optimizer_params
+from modeling.lr_groups import get_optimizer_params
 
 optimizer = L(build_adamw)(
     params=L(get_optimizer_params)(

@@ -7,7 +7,7 @@ lr_multiplier.scheduler.kind=cosine
 from detectron2.config import LazyCall as L
 from detectron2.solver import WarmupParamScheduler
 
-from engine.schedule import build_decay  # its module registers the resolvers used here
+from engine.config.epochs import build_decay  # its module registers the resolvers used here
 
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(build_decay)(

@@ -6,8 +6,8 @@ The published recipe, 16 samples on each of 2 GPUs: 43_100 / 32 rounded up is 13
 
 from detectron2.config import LazyCall as L
 
-import engine.schedule  # noqa: F401  registers the resolvers used here
-from evaluation.samples import SampleSheet
+import engine.config.epochs  # noqa: F401  registers the resolvers used here
+from evaluation.output.sample_sheet import SampleSheet
 
 train = dict(
     output_dir="output/unnamed",

@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data import packing
 from data.checks.duplicates import Fingerprint, find_duplicates, make_fingerprint
 from data.checks.faults import FAULTS, Finding
 from data.checks.files import Picture, find_ignored, read_picture
 from data.checks.pixels import describe_alpha, describe_trimap, fits_turned, is_premultiplied
 from data.checks.sets import FolderSet, Group, Part, Role, find_groups
-from data.images import DataError, as_colours, as_grey
-from data.packed import PackedForeground
-from data.workers import map_in_workers
+from data.image_io.images import DataError, as_colours, as_grey
+from data.sources.packs import writer as packing
+from data.sources.packs.reader import PackedForeground
+from runtime.worker_pool import map_in_workers
 
 Track = Callable[[Iterable[Any], int], Iterable[Any]]
 COLOUR_ROLES: tuple[Role, ...] = ("foreground", "image", "background")

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.checks.faults import Finding
-from data.decoding import ORIENTATION_TAG, decode
-from data.formats import READABLE, advice_for, decoder_errors
+from data.image_io.decoding import ORIENTATION_TAG, decode
+from data.image_io.formats import READABLE, advice_for, decoder_errors
 from runtime.errors import UserError
 
 SAME_FORMATS = {"MPO": "JPEG", "DIB": "BMP"}  # a camera's JPEG with a preview behind it; a BMP without its header
@@ -23,7 +23,7 @@ TAIL = 64  # bytes at the end, of which some may follow the picture
 
 
 class Picture(NamedTuple):
-    """A picture that could be read: `pixels` as `data.images.read_raw` gives them, `orientation` of its EXIF, or 1."""
+    """An image that could be read: `pixels` as `read_raw` gives them, `orientation` of its EXIF, or 1."""
 
     path: Path
     pixels: NDArray

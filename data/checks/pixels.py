@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.decoding import turn_upright
+from data.image_io.decoding import turn_upright
 from data.trimap import STORED_VALUES
 
 LOWEST, HIGHEST = 2 / 255, 253 / 255  # an alpha that never leaves these is all 0 or all 1 but for compression

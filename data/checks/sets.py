@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from data.checks.faults import Finding
-from data.images import DataError
-from data.layouts import check_no_files
-from data.packed import PackedForeground, find_packed, is_pack
-from data.training_sets import check_no_pack, find_both, find_folders, find_named
+from data.image_io.images import DataError
+from data.sources.discovery import check_no_pack, find_both, find_folders, find_named
+from data.sources.layouts import check_no_files
+from data.sources.packs.reader import PackedForeground, find_packed, is_pack
 
 Part = Literal["training", "test"]
 Role = Literal["foreground", "image", "trimap", "alpha", "background"]
@@ -18,7 +18,7 @@ TRAINING_KINDS: dict[str, Role] = {"foregrounds": "foreground", "images": "image
 
 
 class FolderSet(NamedTuple):
-    """Folders, or patterns of `data.training_sets.find_named`, whose files belong together by name.
+    """Folders, or patterns of `data.sources.discovery.find_named`, whose files belong together by name.
 
     `number` is that of the data set in its config: what two places of one have in common is taken twice.
     """
@@ -48,7 +48,7 @@ def read_config_sets(dataloader: Mapping[str, Any]) -> list[FolderSet]:
 
     Raises:
         DataError: it names no folder, or a file or pack where none may be; otherwise as
-            `data.training_sets.find_real_images`.
+            `data.sources.discovery.find_real_images`.
     """
     training = [
         found._replace(number=number)
@@ -76,7 +76,7 @@ def find_training_sets(node: Mapping[str, Any]) -> Iterator[FolderSet]:
     Args:
         node: its arguments, of which `foreground_dirs`, `image_dirs`, `background_dirs` and `alpha_dirs` count.
 
-    Raises: as `data.training_sets.find_real_images`.
+    Raises: as `data.sources.discovery.find_real_images`.
     """
     for kind, role in TRAINING_KINDS.items():
         places = node.get(f"{role}_dirs")

@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.backbone.layers import QKVLinear, in_pieces
+from modeling.backbone.layers import QKVLinear, chunked
 from modeling.backbone.rope_position_encoding import rotate
-from modeling.backbone.softmax import attend
+from modeling.backbone.sdpa import attend
 from modeling.backbone.windows import map_windows
 
 
@@ -51,13 +51,13 @@ class Attention(nn.Module):
         """
         num_prefix = x.shape[1] - grid[0] * grid[1]
         tables = () if rope is None else tuple(table[None] for table in with_prefix(*rope, num_prefix))
-        q, k, v = in_pieces(self._project, x, *tables).unbind(2)  # each (B, N, K, d)
+        q, k, v = chunked(self._project, x, *tables).unbind(2)  # each (B, N, K, d)
         if self.window_size and self.window_size < max(grid):
             out = self._attend_windows(q, k, v, num_prefix, grid)
             out = out if queries is None else out[:, queries]
         else:
             out = _attend(q if queries is None else q[:, queries], k, v)
-        return in_pieces(self.proj, out.flatten(2))
+        return chunked(self.proj, out.flatten(2))
 
     def _project(self, x: Tensor, *tables: Tensor) -> Tensor:
         """(B, N, D) and no table or two (1, N, d) -> queries and keys, turned by them, and values (B, N, 3, K, d)."""

@@ -5,7 +5,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from modeling.backbone.attention import Attention
-from modeling.backbone.layers import ConvResidual, LayerScale, build_ffn, in_pieces
+from modeling.backbone.layers import ConvResidual, LayerScale, build_ffn, chunked
 
 
 class Block(nn.Module):
@@ -58,9 +58,9 @@ class Block(nn.Module):
         """
         attended = self.attn(self.norm1(x), rope, grid, queries)
         if queries is None:
-            x = in_pieces(self._add, x, attended)
+            x = chunked(self._add, x, attended)
         else:
-            x = x.index_copy(1, queries, in_pieces(self._add, x[:, queries], attended))
+            x = x.index_copy(1, queries, chunked(self._add, x[:, queries], attended))
         if self.residual is None:
             return x
         B, N, D = x.shape

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from modeling.backbone.block import Block
 from modeling.backbone.layers import PatchEmbed, checked_indexes, drop_path_rates, read_indexes
-from modeling.recompute import run_block
+from modeling.activation_checkpointing import maybe_checkpoint
 
 DINOV2_SIZES: dict[str, dict[str, Any]] = {
     "vits14": dict(embed_dim=384, depth=12, num_heads=6),
@@ -123,12 +123,12 @@ class DINOv2(nn.Module):
             if parameter is not None:
                 nn.init.normal_(parameter, std=0.02)
 
-    def forward_tokens(self, x: Tensor, is_read: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
+    def forward_tokens(self, x: Tensor, query_mask: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
         """Compute all tokens after the final norm.
 
         Args:
             x: (B, in_chans, H, W), sides multiples of the patch size.
-            is_read: see `forward`; prefix tokens are not read.
+            query_mask: see `forward`; prefix tokens are not read.
 
         Returns: (B, P + h * w, D), prefix tokens first (cls, then registers); and the grid (h, w).
         """
@@ -141,22 +141,22 @@ class DINOv2(nn.Module):
         num_prefix = x.shape[1] - h * w
         is_recomputed = self.use_activation_checkpointing and self.training
         for block in self.blocks[:-1]:
-            x = run_block(is_recomputed, block, x, None, (h, w), None)
+            x = maybe_checkpoint(is_recomputed, block, x, None, (h, w), None)
         last = self.blocks[-1]
-        queries = None if is_read is None else num_prefix + read_indexes(is_read, last.residual is not None)
-        return self.norm(run_block(is_recomputed, last, x, None, (h, w), queries)), (h, w)
+        queries = None if query_mask is None else num_prefix + read_indexes(query_mask, last.residual is not None)
+        return self.norm(maybe_checkpoint(is_recomputed, last, x, None, (h, w), queries)), (h, w)
 
-    def forward(self, x: Tensor, is_read: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, query_mask: Tensor | None = None) -> Tensor:
         """Compute the feature map.
 
         Args:
             x: (B, in_chans, H, W), sides multiples of the patch size.
-            is_read: (h, w) bool, the patches whose features are asked for; None is all. The last block leaves the
+            query_mask: (h, w) bool, the patches whose features are asked for; None is all. The last block leaves the
                 others out, and they may hold anything.
 
         Returns: (B, D, H / patch_size, W / patch_size).
         """
-        tokens, (h, w) = self.forward_tokens(x, is_read)
+        tokens, (h, w) = self.forward_tokens(x, query_mask)
         return tokens[:, -h * w :].unflatten(1, (h, w)).permute(0, 3, 1, 2)
 
     def _positions(self, h: int, w: int) -> Tensor:

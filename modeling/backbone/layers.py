@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PIECE_TOKENS = 2048
-"""Tokens that `in_pieces` takes at once: what a ViT-S needs between the layers of its MLP is then 12 MiB."""
+"""Tokens that `chunked` takes at once: what a ViT-S needs between the layers of its MLP is then 12 MiB."""
 
 
 class PatchEmbed(nn.Module):
@@ -145,7 +145,7 @@ def checked_indexes(name: str, indexes: Iterable[int], depth: int) -> frozenset[
     return found
 
 
-def in_pieces(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+def chunked(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """Apply a function that takes each token by itself; where no gradient is recorded, to `PIECE_TOKENS` at a time.
 
     What lies between its layers then stays in caches and adds next to nothing to memory.
@@ -185,15 +185,15 @@ def join(pieces: Iterable[Tensor], dim: int, size: int) -> Tensor:
     return out
 
 
-def read_indexes(is_read: Tensor, has_conv_residual: bool) -> Tensor:
+def read_indexes(query_mask: Tensor, has_conv_residual: bool) -> Tensor:
     """List the patches that a last block has to compute for those that are read.
 
     Args:
-        is_read: (h, w) bool.
+        query_mask: (h, w) bool.
         has_conv_residual: whether a `ConvResidual` follows, whose 3x3 convolution takes each patch's neighbours too.
 
     Returns: (n,) indexes in row order.
     """
     if has_conv_residual:
-        is_read = F.max_pool2d(is_read[None, None].float(), 3, stride=1, padding=1)[0, 0] > 0
-    return is_read.flatten().nonzero()[:, 0]
+        query_mask = F.max_pool2d(query_mask[None, None].float(), 3, stride=1, padding=1)[0, 0] > 0
+    return query_mask.flatten().nonzero()[:, 0]

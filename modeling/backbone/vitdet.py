@@ -8,19 +8,19 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from modeling.activation_checkpointing import maybe_checkpoint
 from modeling.backbone.layers import (
     ConvResidual,
     Mlp,
     PatchEmbed,
     checked_indexes,
     drop_path_rates,
-    in_pieces,
+    chunked,
     join,
     read_indexes,
 )
-from modeling.backbone.softmax import attend
+from modeling.backbone.sdpa import attend
 from modeling.backbone.windows import partition, unpartition
-from modeling.recompute import run_block
 
 MAX_BIAS_NUMEL = 2**22
 """Entries of the attention bias that are in memory at once: 16 MiB in float32, which caches hold for the most part (64
@@ -98,12 +98,12 @@ class ViTDet(nn.Module):
         for parameter in (self.pos_embed, *(m.weight for m in self.modules() if isinstance(m, nn.Linear))):
             nn.init.trunc_normal_(parameter, std=0.02)
 
-    def forward(self, x: Tensor, is_read: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, query_mask: Tensor | None = None) -> Tensor:
         """Compute the feature map.
 
         Args:
             x: (B, in_chans, H, W), sides multiples of the patch size.
-            is_read: (h, w) bool, the patches whose features are asked for; None is all. The last block leaves the
+            query_mask: (h, w) bool, the patches whose features are asked for; None is all. The last block leaves the
                 others out, and they may hold anything.
 
         Returns: (B, D, H / patch_size, W / patch_size).
@@ -112,10 +112,10 @@ class ViTDet(nn.Module):
         x = x + self._positions(x.shape[1], x.shape[2])
         is_recomputed = self.use_activation_checkpointing and self.training
         for block in self.blocks[:-1]:
-            x = run_block(is_recomputed, block, x)
+            x = maybe_checkpoint(is_recomputed, block, x)
         last = self.blocks[-1]
-        queries = None if is_read is None else read_indexes(is_read, last.residual is not None)
-        return run_block(is_recomputed, last, x, queries).permute(0, 3, 1, 2)
+        queries = None if query_mask is None else read_indexes(query_mask, last.residual is not None)
+        return maybe_checkpoint(is_recomputed, last, x, queries).permute(0, 3, 1, 2)
 
     def _positions(self, h: int, w: int) -> Tensor:
         """Absolute positions of a grid, (1, h, w, D), interpolated where it is not the stored one."""
@@ -170,11 +170,11 @@ class RelativeBlock(nn.Module):
         normed = self.norm1(x)
         x = x.flatten(1, 2)
         if self.window_size:
-            x = in_pieces(self._add, x, self._attend_windows(normed).flatten(1, 2))
+            x = chunked(self._add, x, self._attend_windows(normed).flatten(1, 2))
         elif queries is None:
-            x = in_pieces(self._add, x, self.attn(normed))
+            x = chunked(self._add, x, self.attn(normed))
         else:
-            x = x.index_copy(1, queries, in_pieces(self._add, x[:, queries], self.attn(normed, queries)))
+            x = x.index_copy(1, queries, chunked(self._add, x[:, queries], self.attn(normed, queries)))
         x = x.unflatten(1, (h, w))
         return x if self.residual is None else self.residual(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
@@ -224,7 +224,7 @@ class RelativeAttention(nn.Module):
         Returns: (B, h * w, D), or (B, n, D) for these queries alone.
         """
         B, h, w, _ = x.shape
-        qkv = in_pieces(self.qkv, x.flatten(1, 2)).unflatten(-1, (3, self.num_heads, -1))
+        qkv = chunked(self.qkv, x.flatten(1, 2)).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, K, N, d)
         if queries is None:
             queries = torch.arange(h * w, device=x.device)
@@ -250,7 +250,7 @@ class RelativeAttention(nn.Module):
 
         starts = range(0, B, images_at_once)
         attended = join((attend_images(slice(start, start + images_at_once)) for start in starts), dim=0, size=B)
-        return in_pieces(self.proj, attended.transpose(1, 2).flatten(2))
+        return chunked(self.proj, attended.transpose(1, 2).flatten(2))
 
     def _attend(self, *piece: Tensor) -> Tensor:
         """Attend with some queries; see `_attend_piece`."""

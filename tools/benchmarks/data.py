@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.build import build_train_loader
-from data.datasets import CompositionDataset
-from data.foregrounds import ForegroundFile
-from data.images import to_uint8
-from data.packing import make_pack
+from data.datasets.composition import CompositionDataset
+from data.image_io.images import to_uint8
+from data.loader.build import build_train_loader
+from data.sources.foregrounds import ForegroundFile
+from data.sources.packs.writer import make_pack
 from tools.benchmarks.fresh import with_range
 from tools.benchmarks.metrics import draw_matte
 
@@ -130,7 +130,7 @@ def compare_data(options: argparse.Namespace) -> None:
         }
         ratios: dict[str, list[float]] = {"files": [], "packed": []}
         with one_core():
-            for index in range(NUM_WARM_UP):  # JPEGs are looked at once, see data.foregrounds.ForegroundOfFiles
+            for index in range(NUM_WARM_UP):  # JPEGs are looked at once, see data.sources.foregrounds.ForegroundOfFiles
                 files[1, index]
         for number in range(options.rounds):
             with one_core():

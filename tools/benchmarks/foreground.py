@@ -11,15 +11,15 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from data.composition import composite
-from data.decontamination import decontaminate
-from data.formats import find_images
-from data.images import read_image, to_float, to_uint8
+from data.image_io.formats import find_images
+from data.image_io.images import read_image, to_float, to_uint8
 from data.procedural.demo import DEMO_KINDS
 from data.procedural.surfaces import texture
+from data.sources.foreground_colour import decontaminate
 from data.trimap import trimap_from_alpha
-from inference.classical import closed_form_alpha
-from inference.extras import import_extra
+from inference.closed_form import closed_form_alpha
 from inference.foreground import estimate_foreground
+from runtime.optional_packages import import_extra
 from tools.benchmarks.fresh import PeakMemory
 from tools.benchmarks.scene import band_trimap, draw_image
 

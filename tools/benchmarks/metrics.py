@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images import to_uint8, write_alpha
+from data.image_io.images import to_uint8, write_alpha
 from data.trimap import trimap_from_alpha, unknown_mask, write_trimap
 from evaluation.metrics import METRICS, measure
 from tools.benchmarks.fresh import BENCHMARK, with_range

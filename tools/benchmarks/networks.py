@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.trimap import UNKNOWN, decode_trimap, encode_trimap
-from inference.model_folder import build, write_model_folder
+from inference.formats.model_folder import build, write_model_folder
+from inference.formats.published_vitmatte import convert_published
 from inference.network import DTYPES
 from inference.predictor import Predictor
-from inference.published_vitmatte import convert_published
 from tools.benchmarks.peers import transformers_vitmatte
 from tools.benchmarks.scene import TRIMAPS, draw_image
 
@@ -21,7 +21,7 @@ WEIGHTS = {"transformers": "ViTMatte-S", "ours-vitmatte": "ViTMatte-S", "ours": 
 """Side -> network whose weights it has. Sides with the same weights must give the same alpha."""
 
 DINOV3 = {"type": "ViTMatte", "backbone": {"type": "ViT"}, "decoder": {"type": "DetailCapture", "in_chans": 384}}
-"""Description of DINOv3-ViTMatte-S, as `inference.model_folder.build` takes it."""
+"""Description of DINOv3-ViTMatte-S, as `inference.formats.model_folder.build` takes it."""
 
 CALIBRATION_PX, LOGIT_DEVIATION = 256, 2.0
 

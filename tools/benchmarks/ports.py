@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.formats import find_images
-from data.images import DataError, read_alpha, to_uint8
+from data.image_io.formats import find_images
+from data.image_io.images import DataError, read_alpha, to_uint8
 from data.trimap import read_strict_trimap, unknown_mask
 from evaluation.metrics import measure
-from evaluation.report import format_table
+from evaluation.output.report import format_table
 from tools.benchmarks.metrics import draw_fragments, draw_matte
 
 SIGMA_PX = 1.4

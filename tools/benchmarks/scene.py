@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images import to_uint8
+from data.image_io.images import to_uint8
 from data.trimap import BACKGROUND, FOREGROUND, UNKNOWN
 
 BAND_SHARE, SUBJECT_SHARE = 0.2, 0.15  # of the pixels: unknown, and known foreground within the band

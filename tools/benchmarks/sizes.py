@@ -18,10 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from engine.config import load_config
-from engine.targets import instantiate
+from engine.config.config import load_config
+from engine.config.targets import instantiate
 from inference.network import DTYPES
-from modeling.optim import is_pretrained
+from modeling.lr_groups import is_pretrained
 from tools.benchmarks.fresh import PeakMemory, run_fresh
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

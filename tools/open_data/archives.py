@@ -12,7 +12,7 @@ from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from zlib import error as ZlibError
 
-from data.images import DataError
+from data.image_io.images import DataError
 
 MAX_FILE_BYTES = 64 << 20  # of one file; the largest wanted picture has 21 MB
 MAX_UNPACKED_BYTES = 4 << 30  # of all that an archive holds; the largest package unpacks to 0.2 GB

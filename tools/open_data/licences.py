@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from data.images import DataError
+from data.image_io.images import DataError
 from tools.open_data.sources import Source
 
 NOT_STATED = "not stated"

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.decoding import decode
-from data.images import as_colours, to_float, write_image, write_rgba
+from data.image_io.decoding import decode
+from data.image_io.images import as_colours, to_float, write_image, write_rgba
 from data.procedural import EFFECTS, KINDS
 from data.procedural.surfaces import texture
 

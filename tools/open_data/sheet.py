@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.composition import composite
-from data.images import read_image, to_uint8
-from data.photographs import find_photograph
+from data.image_io.images import read_image, to_uint8
 from data.procedural import KINDS
-from evaluation.report import join_cells, label_line
+from data.sources.sample_photos import find_photograph
+from evaluation.output.report import join_cells, label_line
 
 CELL_PX = 256
 COLUMNS = 4

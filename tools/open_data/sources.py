@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from data.photographs import TEST_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS, package_folders
+from data.sources.sample_photos import TEST_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS, package_folders
 from tools.open_data.archives import read_installed, read_members
 
 # client: the command that fetches a package into the working folder, and the archive's name; {} is the package
@@ -64,7 +64,7 @@ def debian(
 
 
 def wheel(package: str, folder: str, *terms: str) -> Source:
-    """Describe a Python package whose photographs `data.photographs` knows."""
+    """Describe a Python package whose photographs `data.sources.sample_photos` knows."""
     licences = {name: licence for name, licence in PHOTOGRAPHS.items() if name.startswith(f"{folder}/")}
     return Source(package, "pip", photographs=tuple(licences), terms=terms, licences=licences)
 

@@ -99,7 +99,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
 
 def views(text: str) -> str:
     """Check what a network's alpha is averaged over."""
-    from modeling.average_views import AverageViews  # loads torch
+    from modeling.test_time_augmentation import AverageViews  # loads torch
 
     try:
         AverageViews.parse(text)

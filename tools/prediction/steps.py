@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from PIL import ImageColor
 
 # What loads torch, or takes an optional package, is imported where it is asked for.
-from data.images import DataError, read_image, write_alpha, write_image, write_rgba
-from data.layouts import check_same_size, find_by_stem, find_partner
-from data.metadata import read_metadata
-from data.ranks import Ranks
+from data.image_io.images import DataError, read_image, write_alpha, write_image, write_rgba
+from data.image_io.metadata import read_metadata
+from data.sources.layouts import check_same_size, find_by_stem, find_partner
 from data.trimap import WIDTH_PERCENT, band_width_px, ramp_alpha, read_trimap, trimap_of_mask, trivial_alpha
-from inference.classical import closed_form_alpha
+from inference.closed_form import closed_form_alpha
 from inference.jobs import Job
+from runtime.processes import Ranks
 from tools.prediction.messages import say
 
 Matte = Callable[[NDArray, NDArray], NDArray]
@@ -39,7 +39,7 @@ def trimap_source(options: argparse.Namespace, num_images: int) -> tuple[FindTri
         DataError: one file for several images, a folder for --trimap, a file for --trimap-dir.
     """
     if options.auto:
-        from inference.subject import trimap_of_subject
+        from inference.auto.subject import trimap_of_subject
 
         width = {"width_percent": options.width_percent} if options.width_percent else {}
         return lambda path, image: trimap_of_subject(image, name=path, **width), []
@@ -78,7 +78,7 @@ def network_settings(options: argparse.Namespace) -> dict[str, Any]:
         "is_compiled": options.compile, "tile_px": options.tile_px,
     }  # fmt: skip
     if options.tta is not None:
-        from modeling.average_views import AverageViews
+        from modeling.test_time_augmentation import AverageViews
 
         given["views"] = AverageViews.parse(options.tta)
     return {name: value for name, value in given.items() if value is not None}

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 # What loads torch is imported where a network runs.
-from data.formats import READABLE
-from data.images import DataError, read_image, write_alpha
-from data.layouts import TestSet
-from data.ranks import Ranks
+from data.image_io.formats import READABLE
+from data.image_io.images import DataError, read_image, write_alpha
+from data.sources.layouts import TestSet
 from data.trimap import unknown_mask
 from evaluation.folders import check_test_set
-from evaluation.results import read_or_make_trimap
+from evaluation.output.result_folder import read_or_make_trimap
 from inference.jobs import check_folder
+from runtime.processes import Ranks
 
 UNFINISHED = "unfinished_predictions"
 
@@ -30,7 +30,7 @@ class Network(NamedTuple):
     device: str | None
     views: str | None = None
     trusted_modules: Sequence[str] = ()
-    """`views`: what alpha is averaged over, see `modeling.average_views.AverageViews.parse`."""
+    """`views`: what alpha is averaged over, see `modeling.test_time_augmentation.AverageViews.parse`."""
 
 
 def predict_test_set(
@@ -103,9 +103,9 @@ def load_network(network: Network, ranks: Ranks) -> tuple[Callable[[NDArray, NDA
 
     Returns: image and trimap -> alpha, and the files of its config and its weights; an .onnx file is both in one.
     """
-    from inference.model_folder import CONFIG_FILE, WEIGHTS_FILE
+    from inference.formats.model_folder import CONFIG_FILE, WEIGHTS_FILE
     from inference.predictor import Predictor
-    from modeling.average_views import AverageViews
+    from modeling.test_time_augmentation import AverageViews
 
     source, weights, device, words, trusted = network
     views = AverageViews.parse(words) if words else None

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data.images import DataError
+from data.image_io.images import DataError
 from runtime.errors import UserError
 from runtime.yaml_files import load_yaml
 

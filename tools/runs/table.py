@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, islice
 from typing import NamedTuple
 
-from data.images import DataError
+from data.image_io.images import DataError
 from evaluation.metrics import METRICS
-from evaluation.report import Row
-from evaluation.student import MeanInterval, mean_interval
+from evaluation.output.report import Row
+from evaluation.statistics.student import MeanInterval, mean_interval
 from tools.runs.reading import Curve, Run, check_metrics, is_evaluation
 
 

@@ -1,0 +1,1 @@
+"""Random crops, warps and colour changes of training samples."""

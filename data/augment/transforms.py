@@ -1,0 +1,97 @@
+"""The augmentations of the GCA line (Li and Lu 2020), one class each: (sample, generator) -> sample, no state.
+
+A sample is a dict of float32 arrays in [0, 1], S x S px: "alpha" (S, S, 1), "foreground" (S, S, 3), not premultiplied,
+and "background" (S, S, 3) to begin with; "trimap" (S, S, 1) and "image" (S, S, 3) are made of these. How they are cut
+out of files is `data.augment.random_crop` and `data.augment.warp`. The defaults of all ranges stand in the data sets.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from data.augment.warp import triple
+from data.composition import composite
+from data.trimap import trimap_from_alpha
+from data.validation import check_number, checked_range
+
+Sample = dict[str, Any]
+
+
+class JitterColour:
+    """Shift hue, saturation and value of the "foreground", each by one draw for the whole crop.
+
+    Args:
+        hue_deg: the hue turns by a uniform draw in +- this, within 0 to 180, which is any hue.
+        jitter_share: saturation and value move by a uniform draw in +- this x (1.1 - their mean where alpha > 0),
+            clipped; within 0 to 1.
+
+    Raises:
+        ValueError: a setting out of its range.
+    """
+
+    def __init__(self, hue_deg: float, jitter_share: float) -> None:
+        check_number("hue_deg", hue_deg, 0, 180)
+        check_number("jitter_share", jitter_share, 0, 1)
+        self.hue_deg = hue_deg
+        self.jitter_share = jitter_share
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        visible = (sample["alpha"] > 0).view(np.uint8)
+        hue_shift = rng.uniform(-self.hue_deg, self.hue_deg)
+        shifts = rng.uniform(-self.jitter_share, self.jitter_share, size=2)
+        if not visible.any():
+            return sample
+        hsv = cv2.cvtColor(sample["foreground"], cv2.COLOR_RGB2HSV)  # hue in degrees, the others in [0, 1]
+        means = cv2.mean(hsv, visible)[1:3]
+        hue, *others = cv2.split(hsv)
+        hue += np.float32(hue_shift)
+        hue -= 360 * np.floor(hue / 360)
+        shifted = [
+            np.clip(plane + np.float32(shift * (1.1 - mean)), 0, 1)
+            for plane, shift, mean in zip(others, shifts, means, strict=True)
+        ]
+        return {**sample, "foreground": cv2.cvtColor(cv2.merge([hue, *shifted]), cv2.COLOR_HSV2RGB).clip(0, 1)}
+
+
+class MakeTrimap:
+    """Make the "trimap" of the crop's own "alpha" by two erosions of separately drawn size.
+
+    Args:
+        radius_px: lowest and highest radius r, both drawn; the kernel is an ellipse of 2 r + 1 px.
+    """
+
+    def __init__(self, radius_px: Sequence[int]) -> None:
+        self.lowest_px, self.highest_px = radius_px
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        radii_px = rng.integers(self.lowest_px, self.highest_px, size=2, endpoint=True)
+        trimap = trimap_from_alpha(sample["alpha"][:, :, 0], int(radii_px[0]), int(radii_px[1]))
+        return {**sample, "trimap": trimap[:, :, None]}
+
+
+def scale_radii(radius_px: Sequence[int], crop_px: int, reference_px: int | None) -> tuple[int, ...]:
+    """Scale the radii for `MakeTrimap` from the crop that they are meant for to another.
+
+    Args:
+        radius_px: lowest and highest radius, whole numbers of at least 0.
+        crop_px: side S of the crops.
+        reference_px: side of the crop that the radii are meant for; each r becomes round(r S / this). None leaves them.
+
+    Raises:
+        ValueError: no such radii, or a reference below 1.
+    """
+    radii = checked_range("trimap_radius_px", radius_px, 0, is_whole=True)
+    if reference_px is None:
+        reference_px = crop_px
+    check_number("trimap_reference_px", reference_px, 1)
+    return tuple(round(radius * crop_px / reference_px) for radius in radii)
+
+
+class CompositeImage:
+    """Blend "foreground" over "background" by "alpha" into "image"."""
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        image = composite(triple(sample["alpha"]), sample["foreground"], sample["background"])
+        return {**sample, "image": image.clip(0, 1)}  # float rounding may leave [0, 1] by 1e-7

@@ -1,0 +1,218 @@
+"""The composition training set and ready-made image / trimap / alpha folders; both check their folders when built."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data.sources.foreground_colour import DecontaminatedForeground
+from data.augment.degradation import DegradeImage
+from data.sources.foregrounds import Foreground
+from data.image_io.formats import picture_name
+from data.image_io.images import PictureFile, read_alpha, read_image
+from data.sources.layouts import COMPOSITION_1K, check_folders, check_same_size, find_all, match_by_name
+from data.validation import check_number
+from data.augment.warp import crop_background, draw_interpolation, merge_layers, sample_layer
+from data.augment.tone_jitter import JitterTones
+from data.sources.discovery import AlphaFolders, Folders, find_backgrounds, find_foregrounds
+from data.augment.transforms import CompositeImage, JitterColour, MakeTrimap, Sample, scale_radii
+from data.trimap import read_strict_trimap, read_trimap
+from data.augment.random_crop import DrawView
+
+FOLDER_LAYOUT = COMPOSITION_1K.describe()
+OTHER_FOLDERS = "Name folders that are there as image_dir, trimap_dir and alpha_dir."
+PARTNERS = "Image, trimap and alpha share their name, suffixes aside."
+
+TONES_STREAM, DEGRADATION_STREAM = 1, 2
+"""Fourth part of the seed of what draws apart, so that switching it on moves no other draw; 0 would be none at all."""
+
+
+class CompositionDataset(Dataset):
+    """Foregrounds composited over backgrounds, paired anew for every sample and every epoch.
+
+    A sample is a function of (seed, epoch, index) alone, whatever worker makes it. Foregrounds take turns, so that over
+    the epochs each is used equally often; backgrounds and second foregrounds are drawn. The default ranges are those of
+    the GCA line; `crop_factors` are the 320, 480, 640 to 320 px of Deep Image Matting (Xu et al. 2017, section 4).
+
+    Items: `dataset[epoch, index]` with 0 <= index < `samples_per_epoch` is a dict of float32 tensors in [0, 1]:
+        "image" (3, S, S) RGB, "trimap" (1, S, S) in {0, 0.5, 1} and "alpha" (1, S, S).
+
+    Args:
+        foreground_dirs: folder or folders of foregrounds, patterns, packs or names of sets, see `data.sources.discovery`.
+        background_dirs: folder or folders of backgrounds, patterns or names of sets.
+        alpha_dirs: as many folders as `foreground_dirs`, with an alpha of the same name for each foreground; None where
+            the alphas come along (RGBA, packs, names of sets), and None alone where all do.
+        samples_per_epoch: length of an epoch, at least 1.
+        crop_px: side S of a sample, at least 1.
+        seed: of everything random.
+        merge_probability: how often a second foreground is laid under the first.
+        square_probability: see `DrawView`, as for all until `max_enlargement`.
+        square_px: as there.
+        rotation_deg: as there.
+        rotation_min_px: as there.
+        scale_range: as there.
+        shear_deg: as there.
+        flip_probability: as there.
+        crop_factors: as there.
+        max_enlargement: as there.
+        trimap_radius_px: see `MakeTrimap`; 0 to 14 are kernels of 1 to 29 px.
+        trimap_reference_px: side of the crop that `trimap_radius_px` is meant for: each radius r becomes
+            round(r S / this), so that larger crops get trimaps as wide in proportion. None takes them as they are.
+        hue_deg: see `JitterColour`.
+        jitter_share: see `JitterColour`.
+        estimates_foreground: the foregrounds have the colours of a photograph; see `data.sources.foreground_colour`.
+        tones: of foreground and background apart; see `JitterTones`. It draws from a generator of its own.
+        degradation: of the image; see `DegradeImage`. It draws from a generator of its own.
+
+    Raises:
+        FileNotFoundError: folders are missing or empty, or foregrounds and alphas lack their partners.
+        DataError: two files of one name; on reading, foreground and alpha of different size.
+        ValueError: a setting that is out of its range.
+    """
+
+    def __init__(
+        self,
+        foreground_dirs: Folders,
+        background_dirs: Folders,
+        alpha_dirs: AlphaFolders = None,
+        *,
+        samples_per_epoch: int,
+        crop_px: int = 512,
+        seed: int = 0,
+        merge_probability: float = 0.5,
+        square_probability: float = 0.25,
+        square_px: int = 640,
+        rotation_deg: float = 30.0,
+        rotation_min_px: int = 1024,
+        scale_range: Sequence[float] = (0.8, 1.25),
+        shear_deg: float = 10.0,
+        flip_probability: float = 0.5,
+        crop_factors: Sequence[float] = (1.0, 1.5, 2.0),
+        max_enlargement: float = 2.0,
+        trimap_radius_px: Sequence[int] = (0, 14),
+        trimap_reference_px: int | None = None,
+        hue_deg: float = 40.0,
+        jitter_share: float = 0.1,
+        estimates_foreground: bool = False,
+        tones: JitterTones | None = None,
+        degradation: DegradeImage | None = None,
+    ) -> None:
+        check_number("samples_per_epoch", samples_per_epoch, 1, is_whole=True)
+        check_number("crop_px", crop_px, 1, is_whole=True)
+        check_number("seed", seed, 0, is_whole=True)
+        check_number("merge_probability", merge_probability, 0, 1)
+        radii = scale_radii(trimap_radius_px, crop_px, trimap_reference_px)
+        self.foregrounds: list[Foreground]
+        self.foregrounds, self.backgrounds = find_all(
+            partial(find_foregrounds, foreground_dirs, alpha_dirs), partial(find_backgrounds, background_dirs)
+        )
+        if estimates_foreground:
+            self.foregrounds = [DecontaminatedForeground(foreground) for foreground in self.foregrounds]
+        self.samples_per_epoch = samples_per_epoch
+        self.crop_px = crop_px
+        self.seed = seed
+        self.merge_probability = merge_probability
+        self.draw_view = DrawView(
+            crop_px=crop_px,
+            square_probability=square_probability,
+            square_px=square_px,
+            rotation_deg=rotation_deg,
+            rotation_min_px=rotation_min_px,
+            scale_range=scale_range,
+            shear_deg=shear_deg,
+            flip_probability=flip_probability,
+            crop_factors=crop_factors,
+            max_enlargement=max_enlargement,
+        )
+        self.transforms = (
+            (JitterColour(hue_deg, jitter_share), None),
+            (MakeTrimap(radii), None),
+            (tones, TONES_STREAM),
+            (CompositeImage(), None),
+            (degradation, DEGRADATION_STREAM),
+        )
+
+    def __len__(self) -> int:
+        return self.samples_per_epoch
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        epoch, index = key
+        rng = np.random.default_rng([self.seed, epoch, index])
+        sample = self._cut_out(*self.choose(key, rng), rng)
+        for transform, stream in self.transforms:
+            if transform is not None:
+                own = rng if stream is None else np.random.default_rng([self.seed, epoch, index, stream])
+                sample = transform(sample, own)
+        return {name: as_tensor(sample[name]) for name in ("image", "trimap", "alpha")}
+
+    def choose(self, key: tuple[int, int], rng: np.random.Generator) -> tuple[list[Foreground], Path]:
+        """Choose the foregrounds of a sample, the upper one first, and its background.
+
+        Args:
+            key: (epoch, index).
+            rng: of this sample, not used before.
+        """
+        epoch, index = key
+        chosen = [(epoch * self.samples_per_epoch + index) % len(self.foregrounds)]
+        if rng.random() < self.merge_probability:
+            chosen.append(int(rng.integers(len(self.foregrounds))))
+        background = self.backgrounds[rng.integers(len(self.backgrounds))]
+        return [self.foregrounds[number] for number in chosen], background
+
+    def _cut_out(self, chosen: Sequence[Foreground], background: Path, rng: np.random.Generator) -> Sample:
+        """Draw a view on the first foreground, and sample all through it."""
+        sources = [foreground.open() for foreground in chosen]
+        crop_px = self.draw_view.crop_px
+        view = self.draw_view(sources[0].size, sources[0].unknown_points(rng), rng)
+        layers = [
+            sample_layer(source, view.from_picture(source.size), crop_px, draw_interpolation(rng)) for source in sources
+        ]
+        alpha, foreground = merge_layers(layers)
+        cropped = crop_background(PictureFile(background), view.frame, view.window_px, crop_px, rng)
+        return {"alpha": alpha, "foreground": foreground, "background": cropped}
+
+
+class MattingFolder(Dataset):
+    """Images with their trimaps and, where given, their true alphas, in folders matched by file name without suffix.
+
+    Items: `dataset[i]`, in the order of names, is a dict: "image" (3, H, W) float32 RGB in [0, 1], "trimap" (1, H, W)
+        float32 in {0, 0.5, 1}, "alpha" (1, H, W) float32 in [0, 1] where there is an alpha folder, and "name".
+
+    Args:
+        image_dir: folder of images.
+        trimap_dir: folder of trimaps.
+        alpha_dir: folder of alphas, or None; with it this is a test set, whose trimaps are read strictly.
+
+    Raises:
+        FileNotFoundError: a folder is missing or empty, or files lack their partners.
+        DataError: two files of one name; on reading, sizes that differ or, beside alphas, trimaps of other values than
+            0, 128 and 255.
+    """
+
+    def __init__(self, image_dir: str | Path, trimap_dir: str | Path, alpha_dir: str | Path | None = None) -> None:
+        folders = [Path(folder) for folder in (image_dir, trimap_dir, alpha_dir) if folder is not None]
+        check_folders(folders, FOLDER_LAYOUT if set(folders) & set(COMPOSITION_1K.find()) else OTHER_FOLDERS)
+        self.paths = match_by_name(folders, PARTNERS)
+        self.read_trimap = read_trimap if alpha_dir is None else read_strict_trimap
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        paths = self.paths[index]
+        readers = {"image": read_image, "trimap": self.read_trimap, "alpha": read_alpha}
+        pictures = {name: reader(path) for (name, reader), path in zip(readers.items(), paths, strict=False)}
+        for picture, path in zip(pictures.values(), paths, strict=True):
+            check_same_size(pictures["image"], paths[0], picture, path)
+        return {**{name: as_tensor(picture) for name, picture in pictures.items()}, "name": picture_name(paths[0])}
+
+
+def as_tensor(picture: NDArray) -> Tensor:
+    """View (H, W) or (H, W, C) as a tensor (C, H, W), channels last in memory: the collation's copy orders it."""
+    return torch.from_numpy(np.ascontiguousarray(np.atleast_3d(picture))).permute(2, 0, 1)

@@ -1,0 +1,177 @@
+"""Photographs with alphas of their own as a training set: seen as they are, nothing composited."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data.datasets.composition import DEGRADATION_STREAM, as_tensor
+from data.augment.degradation import DegradeImage
+from data.sources.foregrounds import Box, DecodedAlpha, average
+from data.image_io.images import PictureFile, as_colours, read_raw_alpha, to_float
+from data.sources.layouts import check_equal_sizes
+from data.validation import check_number
+from data.augment.warp import draw_interpolation, read_window, warp
+from data.sources.discovery import AlphaFolders, Folders, find_real_images
+from data.augment.transforms import JitterColour, MakeTrimap, Sample, scale_radii
+from data.augment.random_crop import DrawView, View, scaling, translation
+
+
+class RealImageDataset(Dataset):
+    """Views on photographs and their alphas, without compositing: image and background belong together.
+
+    A sample is a function of (seed, epoch, index) alone, and photographs take turns, as in `CompositionDataset`; items
+    and ranges are its as well. A view never leaves its photograph, see `DrawInnerView`. The colour of the whole crop
+    is jittered by one draw, as a composite's foreground is.
+
+    Items: `dataset[epoch, index]` with 0 <= index < `samples_per_epoch` is a dict of float32 tensors in [0, 1]:
+        "image" (3, S, S) RGB, "trimap" (1, S, S) in {0, 0.5, 1} and "alpha" (1, S, S).
+
+    Args:
+        image_dirs: place or places of photographs, see `data.sources.discovery`.
+        alpha_dirs: as many places, with an alpha of the same name for each photograph; None for a layout's name.
+        samples_per_epoch: length of an epoch, at least 1.
+        crop_px: side S of a sample, at least 1.
+        seed: of everything random.
+        square_probability: see `DrawView`, as for all until `crop_factors`.
+        square_px: as there.
+        rotation_deg: as there.
+        rotation_min_px: as there.
+        scale_range: as there.
+        shear_deg: as there.
+        flip_probability: as there.
+        crop_factors: as there.
+        max_enlargement: how far a photograph is enlarged to be a square of `square_px`.
+        trimap_radius_px: see `MakeTrimap`; 0 to 14 are kernels of 1 to 29 px.
+        trimap_reference_px: side of the crop that these are meant for, see `scale_radii`.
+        hue_deg: see `JitterColour`; 0 with `jitter_share` 0 leaves the colours as they are.
+        jitter_share: see `JitterColour`.
+        degradation: of the image; see `DegradeImage`. It draws from a generator of its own, that of a composite. In a
+            mixture it is the composites' own, or whether a picture is degraded tells which it is.
+
+    Raises:
+        FileNotFoundError: folders are missing or empty, or photographs and alphas lack their partners.
+        DataError: two files of one name; no place of alphas; on reading, photograph and alpha of different size.
+        ValueError: a setting that is out of its range.
+    """
+
+    def __init__(
+        self,
+        image_dirs: Folders,
+        alpha_dirs: AlphaFolders = None,
+        *,
+        samples_per_epoch: int,
+        crop_px: int = 512,
+        seed: int = 0,
+        square_probability: float = 0.25,
+        square_px: int = 640,
+        rotation_deg: float = 30.0,
+        rotation_min_px: int = 1024,
+        scale_range: Sequence[float] = (0.8, 1.25),
+        shear_deg: float = 10.0,
+        flip_probability: float = 0.5,
+        crop_factors: Sequence[float] = (1.0, 1.5, 2.0),
+        max_enlargement: float = 2.0,
+        trimap_radius_px: Sequence[int] = (0, 14),
+        trimap_reference_px: int | None = None,
+        hue_deg: float = 40.0,
+        jitter_share: float = 0.1,
+        degradation: DegradeImage | None = None,
+    ) -> None:
+        check_number("samples_per_epoch", samples_per_epoch, 1, is_whole=True)
+        check_number("crop_px", crop_px, 1, is_whole=True)
+        check_number("seed", seed, 0, is_whole=True)
+        radii = scale_radii(trimap_radius_px, crop_px, trimap_reference_px)
+        self.photographs = find_real_images(image_dirs, alpha_dirs)
+        self.samples_per_epoch = samples_per_epoch
+        self.crop_px = crop_px
+        self.seed = seed
+        self.draw_view = DrawInnerView(
+            crop_px=crop_px,
+            square_probability=square_probability,
+            square_px=square_px,
+            rotation_deg=rotation_deg,
+            rotation_min_px=rotation_min_px,
+            scale_range=scale_range,
+            shear_deg=shear_deg,
+            flip_probability=flip_probability,
+            crop_factors=crop_factors,
+            max_enlargement=max_enlargement,
+        )
+        self.jitter_colour = JitterColour(hue_deg, jitter_share)
+        self.make_trimap = MakeTrimap(radii)
+        self.degradation = degradation
+
+    def __len__(self) -> int:
+        return self.samples_per_epoch
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        epoch, index = key
+        rng = np.random.default_rng([self.seed, epoch, index])
+        number = (epoch * self.samples_per_epoch + index) % len(self.photographs)
+        image, alpha = self._cut_out(OpenPhotograph(*self.photographs[number]), rng)
+        image = self.jitter_colour({"foreground": image, "alpha": np.ones_like(alpha)}, rng)["foreground"]
+        sample: Sample = self.make_trimap({"image": image, "alpha": alpha}, rng)
+        if self.degradation is not None:
+            own = np.random.default_rng([self.seed, epoch, index, DEGRADATION_STREAM])
+            sample = self.degradation(sample, own)
+        return {name: as_tensor(sample[name]) for name in ("image", "trimap", "alpha")}
+
+    def _cut_out(self, photograph: "OpenPhotograph", rng: np.random.Generator) -> tuple[NDArray, NDArray]:
+        """Draw a view and sample image (S, S, 3) and alpha (S, S, 1) through it, float32 in [0, 1]."""
+        view = self.draw_view(photograph.size, photograph.unknown_points(rng), rng)
+        window = read_window(photograph, view.from_picture(photograph.size), self.crop_px)
+        assert window is not None  # the view is inside
+        layer = cv2.merge([*cv2.split(to_float(window.colours)), to_float(window.alpha)])
+        layer = warp(layer, window, (self.crop_px, self.crop_px), draw_interpolation(rng)).clip(
+            0, 1
+        )  # cubic and Lanczos overshoot
+        return layer[:, :, :3], layer[:, :, 3:]
+
+
+class DrawInnerView(DrawView):
+    """Draw a view that lies wholly inside the photograph, around an unknown pixel where the border allows.
+
+    There is nothing to be seen outside, and mirrored or repeated borders would teach the network pictures that no
+    camera takes. So where the window, turned and sheared, is wider than the photograph, it shrinks until it fits, and
+    then it is moved inside; a photograph smaller than the crop is enlarged as much as that takes.
+    """
+
+    def __call__(self, size: tuple[int, int], points: NDArray, rng: np.random.Generator) -> View:
+        frame = self._draw_frame(size, rng)
+        affine = self._draw_affine(frame, rng)
+        # The window's edges (1, 0) and (0, 1), taken back before the affine map, span this width and height.
+        reach = np.abs(np.linalg.inv(affine[:2, :2])).sum(axis=1)
+        window_px = min(self.crop_px * rng.choice(self.crop_factors), (frame / reach).min())
+        centre = (points[0] + 0.5) * frame / size if len(points) else frame / 2
+        half = np.minimum(window_px * reach, frame) / 2
+        centre = affine @ [*centre.clip(half, frame - half), 1]
+        from_frame = scaling(self.crop_px / window_px) @ translation(window_px / 2 - centre[:2]) @ affine
+        return View(frame, window_px, from_frame)
+
+
+class OpenPhotograph(DecodedAlpha):
+    """A photograph and its alpha, an `OpenForeground` whose colours are averaged plainly: hidden ones there are none.
+
+    Args:
+        path: of the photograph.
+        alpha_path: of its alpha, of equal size.
+    """
+
+    def __init__(self, path: Path, alpha_path: Path) -> None:
+        super().__init__(read_raw_alpha(alpha_path))
+        self._image = PictureFile(path)
+        check_equal_sizes(self._image.size(), path, self.size, alpha_path)
+
+    def read(self, box: Box, reduction: int) -> tuple[NDArray, NDArray]:
+        left, top, right, bottom = box
+        alpha = average(self._alpha[top:bottom, left:right], reduction)
+        colours = as_colours(self._image.read(reduction), self._image.path)
+        if colours.shape[:2] == self._alpha.shape:  # at full size, whatever was asked for
+            return average(colours[top:bottom, left:right], reduction), alpha
+        top, left = top // reduction, left // reduction
+        return colours[top : top + alpha.shape[0], left : left + alpha.shape[1]], alpha

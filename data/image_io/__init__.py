@@ -1,0 +1,1 @@
+"""Read image files into arrays and write arrays to files."""

@@ -1,0 +1,1 @@
+"""Build data loaders: sample order, batches, bad samples."""

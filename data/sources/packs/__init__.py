@@ -1,0 +1,1 @@
+"""Packs: foregrounds and backgrounds stored for fast random crops."""

@@ -1,0 +1,1 @@
+"""Write, find and read checkpoints, and start from those of others."""

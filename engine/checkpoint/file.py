@@ -1,0 +1,303 @@
+"""Checkpoints in which every tensor is accounted for."""
+
+import logging
+import pickle
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from engine.interrupts import output_file, write_text
+from engine.out_of_memory import is_out_of_memory
+from runtime.atomic_write import backup
+from runtime.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+NAMES_SHOWN = 8
+
+UNREADABLE = (
+    *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error),
+    *(EOFError, RuntimeError, OSError, LookupError, ValueError),
+)
+"""What `torch.load` and zipfile raise for files that are empty, cut off, damaged, text or pickles of other things."""
+
+FINAL_NAME = "model_final"
+
+EMA = "ema"
+"""Name of the averaged network, of what is tracked the only part that may be new on a resume."""
+
+NUMBERED = re.compile(r"model_\d{7}")
+"""Checkpoints on the way, by the last iteration in them, without suffix."""
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Tell whether a folder has a checkpoint that a resume could start from, complete or damaged."""
+    names = [path.name.removesuffix(".pth") for path in folder.glob("model_*")]
+    has_any = any(name == FINAL_NAME or NUMBERED.fullmatch(name) for name in names)
+    return has_any or (folder / "last_checkpoint").is_file()
+
+
+class CheckpointError(UserError):
+    """A checkpoint that does not fit; the message names the file and the tensors."""
+
+
+def read_checkpoint(path: str | Path, is_mapped: bool = False) -> dict[str, Any]:
+    """Read a checkpoint without running code from it, each part compared with its checksum.
+
+    Args:
+        path: the file.
+        is_mapped: leave tensors in the file until they are used; it must not change meanwhile.
+
+    Returns: a dict with "model" (name -> tensor) and, from a training, "trainer" and "iteration".
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        CheckpointError: where the file is damaged or holds something else.
+    """
+    if Path(path).is_dir():
+        raise CheckpointError(
+            f"{path} is a folder, and neither a checkpoint nor a model folder: name a file such as model_final.pth in "
+            "a training's folder. Of a sharded checkpoint tools/gather_checkpoint.py makes a file, or --resume goes on "
+            "from it with train.sharded_blocks as it was"
+        )
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"there is no checkpoint {str(path)!r} (seen from {Path.cwd()}). The initial one is made from a published "
+            "DINOv3 checkpoint by preprocess.py; train.init_checkpoint=FILE names another, and an empty FILE starts "
+            "from random weights"
+        )
+    try:
+        damaged = _damaged_part(path)
+        content = None if damaged else torch.load(path, "cpu", weights_only=True, mmap=is_mapped)
+    except UNREADABLE as error:
+        if is_out_of_memory(error):  # a whole file must not be taken for a damaged one
+            raise
+        # The first sentence: in the next ones torch advises to run the code that a file may hold.
+        sentence = " ".join(str(error).partition(". ")[0].split())
+        reason = ": ".join(filter(None, (type(error).__name__, sentence)))
+        raise CheckpointError(f"{path} is no checkpoint of tensors and plain values, or cut off: {reason}") from error
+    if damaged:
+        raise CheckpointError(f"{path} is damaged: the bytes of {damaged} in it are not those that were written")
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise CheckpointError(f"{path}: expected a dict with 'model', as preprocess.py and the training write it")
+    return content
+
+
+def _damaged_part(path: str | Path) -> str | None:
+    """Name the part of a checkpoint whose checksum is wrong: torch writes a zip archive, and reads it unchecked."""
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str, may_lack: Iterable[str] = ()) -> None:
+    """Load weights into a model, each name and shape accounted for, or nothing at all.
+
+    Args:
+        model: bare, not wrapped for several processes.
+        weights: name -> tensor.
+        source: where they come from, for messages.
+        may_lack: the model's tensors whose names contain one of these may be missing: they keep their fresh values.
+
+    Raises:
+        CheckpointError: naming tensors that the model does not have, that are missing, or that have another shape.
+    """
+    own = model.state_dict()
+    fresh = [name for name in own if name not in weights]
+    allowed = tuple(may_lack)
+    problems = {
+        "not in the model": [name for name in weights if name not in own],
+        "missing in the file": [name for name in fresh if not any(part in name for part in allowed)],
+        "of another shape": [
+            f"{name} {tuple(tensor.shape)}, the model has {tuple(own[name].shape)}"
+            for name, tensor in weights.items()
+            if name in own and tensor.shape != own[name].shape
+        ],
+    }
+    found = [f"{len(names)} {what}: {_shown(names)}" for what, names in problems.items() if names]
+    if found:
+        raise CheckpointError(
+            f"{source} does not fit the model. {'; '.join(found)}. Convert it again for this config, or set the "
+            "config that it was made for"
+        )
+    model.load_state_dict(weights, strict=False)
+    logger.info("%s: %d of %d tensors loaded, fresh: %s", source, len(weights), len(own), _shown(fresh) or "none")
+
+
+def _shown(names: list[str]) -> str:
+    """The first few names."""
+    rest = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+class Checkpointer(DetectionCheckpointer):
+    """detectron2's checkpointer, where files are whole, and what is loaded must fit to the last tensor.
+
+    It writes {"model", "trainer", "iteration"} files, with "ema" where there is an average, and `last_checkpoint`, in
+    the main process only.
+    """
+
+    suffix = ".pth"
+    """Of the names of checkpoints."""
+
+    def save(self, name: str, **more: Any) -> None:
+        """Write the weights, what is tracked beside them and `more` to NAME.pth, from which a resume starts then.
+
+        Raises:
+            OutputError: where the folder cannot be written; `last_checkpoint` and its file are as before.
+        """
+        if self.save_to_disk:
+            tracked = {name: thing.state_dict() for name, thing in self.checkpointables.items()}
+            self.save_weights(name, **tracked, **more)
+            self.tag_last_checkpoint(f"{name}.pth")
+
+    def save_weights(self, name: str, model: nn.Module | None = None, **more: Any) -> None:
+        """Write {"model", **more} to NAME.pth, whole or not at all; unlike `save`, a resume will not start from it.
+
+        Args:
+            name: of the file, without suffix.
+            model: whose weights; None takes those of the network that is trained.
+            more: plain values to store beside the weights.
+
+        Raises:
+            OutputError: where the folder cannot be written.
+        """
+        weights = self.weights(self.model if model is None else model)
+        if not self.save_to_disk:
+            return
+        path = Path(self.save_dir, f"{name}.pth")
+        logger.info("Saving %s", path)
+        with output_file(path) as unfinished, unfinished.open("wb") as file:
+            torch.save({"model": weights, **more}, file)
+
+    def weights(self, model: nn.Module) -> dict[str, Tensor]:
+        """Give what is written of a network."""
+        return model.state_dict()
+
+    def remove(self, name: str) -> None:
+        """Remove a checkpoint where it is still there, in the main process only."""
+        if self.save_to_disk:
+            Path(self.save_dir, f"{name}.pth").unlink(missing_ok=True)
+
+    def backup(self) -> None:
+        """Give the checkpoints of an earlier training other names, which no resume takes; in the main process only."""
+        comm.synchronize()  # others may still read what they start from
+        if not self.save_to_disk:
+            return
+        folder = Path(self.save_dir)
+        (folder / "last_checkpoint").unlink(missing_ok=True)
+        for path in sorted(folder.glob("model_*")):
+            if NUMBERED.fullmatch(name := path.name.removesuffix(".pth")) or name in (FINAL_NAME, f"{FINAL_NAME}_ema"):
+                backup(path, "an earlier training")
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Write down which file a resume starts from."""
+        write_text(Path(self.save_dir, "last_checkpoint"), last_filename_basename)
+
+    def get_checkpoint_file(self) -> str:
+        """Give the path that `last_checkpoint` names; "" where there is none, or it is damaged."""
+        path = Path(self.save_dir, "last_checkpoint")
+        if not path.is_file():
+            return ""
+        name = path.read_text(encoding="utf-8", errors="replace").strip()
+        if not re.fullmatch(r"[\w.-]{1,99}", name, re.ASCII):
+            logger.warning("%s is damaged, it names no checkpoint: %.20r", path, name)
+            return ""
+        return str(path.with_name(name))
+
+    def find_last(self) -> str:
+        """Find the newest whole checkpoint that a resume can start from.
+
+        One that is damaged or gone is reported, and the one before it taken.
+
+        Returns: the file that the main process finds, in all of them; "" where the folder has none.
+
+        Raises:
+            CheckpointError: where there are checkpoints, and none is whole.
+        """
+        reports: list[str] = []
+        for path in comm.all_gather([*self._candidates()])[0]:
+            report = self.damage(path)
+            if not report:
+                for reason in reports:
+                    logger.warning("Not resumed from the last checkpoint: %s", reason)
+                return str(path)
+            reports.append(report)
+        if reports:
+            raise CheckpointError(
+                f"no checkpoint in {self.save_dir} is whole: {'; '.join(reports)}. To start anew, leave out --resume "
+                "or take another train.output_dir"
+            )
+        return ""
+
+    def _candidates(self) -> Iterator[Path]:
+        """Give the files that a resume may start from, the last one first, then by the time of writing.
+
+        A resume on more processes counts fewer iterations for as many samples: higher numbers may be of earlier steps.
+        """
+        folder = Path(self.save_dir)
+        last = Path(self.get_checkpoint_file())
+        if last.name:
+            yield last
+        elif (final := folder / f"{FINAL_NAME}{self.suffix}").exists():
+            yield final
+        paths = folder.glob(f"model_*{self.suffix}")
+        numbered = [path for path in paths if path != last and NUMBERED.fullmatch(path.name.removesuffix(self.suffix))]
+        yield from sorted(numbered, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+
+    def damage(self, path: Path) -> str:
+        """Say in all processes what the main one finds wrong with a checkpoint; "" for nothing."""
+        report = ""
+        if comm.is_main_process():
+            try:
+                read_checkpoint(path)
+            except (FileNotFoundError, CheckpointError) as error:
+                report = str(error) if path.exists() else f"{path} is gone"
+        return comm.all_gather(report)[0]
+
+    def read(self, path: str) -> dict[str, Any]:
+        """Read a checkpoint; see `read_checkpoint`."""
+        return read_checkpoint(path)
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load the model and what is tracked beside it.
+
+        Args:
+            path: file that this class saved, or one with weights only.
+            checkpointables: names of what to load beside the model; all that are tracked by default.
+
+        Returns: what else the file holds.
+
+        Raises:
+            FileNotFoundError: where there is no such file.
+            CheckpointError: where a tensor or something tracked is missing or does not fit; an average may be missing.
+        """
+        content = self.read(path)
+        names = list(self.checkpointables) if checkpointables is None else checkpointables
+        lacking = [name for name in names if name not in content]
+        if set(lacking) - {EMA}:
+            raise CheckpointError(f"{path} lacks {', '.join(lacking)}: a training cannot be resumed from it")
+        load_weights(self.model, content.pop("model"), str(path))
+        for name in lacking:
+            logger.warning("%s has no average of weights, as train.ema_decay is new: it starts from the weights", path)
+            self.checkpointables[name].update_parameters(self.model)
+        for name in (name for name in names if name not in lacking):
+            try:
+                self.checkpointables[name].load_state_dict(content.pop(name))
+            except (ValueError, RuntimeError, LookupError) as error:
+                raise CheckpointError(
+                    f"{path}: its {name} does not fit this training ({' '.join(str(error).split())}). Leave settings "
+                    "such as frozen blocks and the optimiser's groups as they were, or start anew from its weights by "
+                    f"train.init_checkpoint={path} in another train.output_dir"
+                ) from error
+        return content

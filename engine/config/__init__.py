@@ -1,0 +1,1 @@
+"""Load configs, apply overrides, and build what they name."""

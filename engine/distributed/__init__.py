@@ -1,0 +1,1 @@
+"""Run several processes: launch, shards, evaluation, batch norm."""

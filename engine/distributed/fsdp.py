@@ -1,0 +1,136 @@
+"""Networks larger than one GPU: parameters, gradients and optimiser states sharded over the processes (FSDP2)."""
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import torch
+from detectron2.utils import comm
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from runtime.errors import ConfigError
+
+
+def shard(model: nn.Module, blocks: str, device: str, source: nn.Module | None) -> None:
+    """Shard a network's parameters over all processes, in place; a block's are gathered while it runs, and no longer.
+
+    Parameters keep their type, and a precision stays what autocast makes of it: bf16 parameters would halve what is
+    sent, but each process would compute other losses than under DDP. Buffers are whole in every process.
+
+    Args:
+        model: on `meta`; its optimiser is built afterwards.
+        blocks: name of a list of modules in it, whose elements are gathered one after the other.
+        device: where the shards go; one parameter at a time is whole there while they are made.
+        source: the same network with values, on the CPU of the main process; None in the others.
+
+    Raises:
+        ConfigError: where the network has no such list, or torch no such operations for the device.
+    """
+    check_backend(device)
+    mesh = init_device_mesh(device, (comm.get_world_size(),))
+    for module in [*listed_blocks(model, blocks), model]:
+        # The whole too: what a hook or the optimiser finds in a network are then its shards at any time.
+        fully_shard(module, mesh=mesh, reshard_after_forward=True)
+    model.to_empty(device=device)
+    values: Iterator[Tensor | None] = itertools.repeat(None) if source is None else _tensors(source)
+    with torch.no_grad():
+        for tensor, value in zip(_tensors(model), values, strict=False):
+            if isinstance(tensor, DTensor):
+                full = torch.empty(tensor.shape, dtype=tensor.dtype) if value is None else value.detach()
+                tensor.copy_(distribute_tensor(full.to(device), tensor.device_mesh, tensor.placements))
+            else:
+                torch.distributed.broadcast(tensor if value is None else tensor.copy_(value), src=0)
+
+
+def listed_blocks(model: nn.Module, name: str) -> nn.ModuleList:
+    """Find a network's list of modules by name.
+
+    Raises:
+        ConfigError: where there is none of that name; it names those that are there.
+    """
+    lists = {path: module for path, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    if name not in lists:
+        raise ConfigError(
+            f"train.sharded_blocks must be empty or name a list of modules ({', '.join(lists) or 'none'}), got {name!r}"
+        )
+    return lists[name]
+
+
+def check_backend(device: str) -> None:
+    """Raise a ConfigError where torch cannot average gradients into shards between the processes."""
+    try:
+        torch.distributed.reduce_scatter_tensor(
+            torch.zeros(1, device=device), torch.zeros(comm.get_world_size(), device=device)
+        )
+    except RuntimeError as error:
+        if "support" not in str(error):  # a lost process, for instance
+            raise
+        raise ConfigError(
+            f"train.sharded_blocks needs reduce_scatter on {device}, which torch {torch.__version__} has not for "
+            f"{torch.distributed.get_backend()}: take a newer torch, or CUDA ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    """Parameters, then buffers, those that checkpoints leave out too."""
+    return itertools.chain(model.parameters(), model.buffers())
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Tell whether `shard` sharded a network, or the one in a wrapper."""
+    return isinstance(next(model.parameters(), None), DTensor)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Gather a tensor from its parts, in every process; one that is not sharded is given back."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def gathered_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Give a network's tensors by name; what is sharded is gathered to the main process's CPU, empty in the others.
+
+    Every process of a sharded network has to call it.
+    """
+    weights = model.state_dict()
+    for name, tensor in weights.items():
+        if isinstance(tensor, DTensor):
+            gathered = whole(tensor)
+            weights[name] = gathered.cpu() if comm.is_main_process() else gathered.new_empty(0)
+    return weights
+
+
+def shard_like(value: Tensor, like: Tensor) -> Tensor:
+    """Take this process's part of a whole tensor, such as a mapped file's, of which only that part is read.
+
+    Args:
+        value: the same in every process.
+        like: of the same shape; one that is not sharded gives `value` back.
+
+    Returns: sharded as `like` is, on its device.
+    """
+    if not isinstance(like, DTensor) or isinstance(value, DTensor):
+        return value
+    assert value.shape == like.shape
+    part = own_rows(value, like.device_mesh).to(like.device)
+    return DTensor.from_local(
+        part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+    )
+
+
+def own_rows(value: Tensor, mesh: DeviceMesh) -> Tensor:
+    """Cut off this process's rows as FSDP2 does: of n over p processes, each has ceil(n / p) while there are some."""
+    num_rows = math.ceil(len(value) / mesh.size())
+    first = mesh.get_local_rank() * num_rows
+    return value[first : first + num_rows]
+
+
+def shard_weights(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Take this process's part of each whole tensor that a network has sharded; what does not fit stays as it is."""
+    own = model.state_dict()
+    return {
+        name: shard_like(tensor, own[name]) if name in own and own[name].shape == tensor.shape else tensor
+        for name, tensor in weights.items()
+    }

@@ -1,0 +1,197 @@
+"""What is seen of a training while it runs: metrics and sample pictures."""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.engine import hooks
+from detectron2.evaluation.evaluator import inference_context
+from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
+from torch import Tensor, nn
+
+from engine.distributed.fsdp import is_sharded
+from engine.hooks.evaluation import EvaluateAndKeepBest, uncompiled
+from engine.interrupts import OutputError
+from engine.logging.writers import WINDOW, ProgressWriter
+from engine.trainer import Trainer
+from runtime.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+PICTURES = "pictures"
+
+Arrays = dict[str, Any]
+"""Name -> numpy array."""
+
+
+class WriteMetrics(hooks.HookBase):
+    """Every so often, and after an evaluation, has what the trainer and the hooks before put into the storage written.
+
+    It adds each group's learning rate as lr/NAME, by the group's "name", images per second over all processes, this
+    process's resident memory (on Linux) and its GPU's peak, both in 10^9 bytes. Of a step that a stop cut off no
+    progress is logged.
+
+    Args:
+        writers: in order, which have begun.
+        period: in iterations.
+        evaluation: told when all have written what it measured.
+
+    Raises:
+        OutputError: in training, where a writer cannot write.
+    """
+
+    trainer: Trainer
+
+    def __init__(
+        self, writers: Sequence[EventWriter], period: int, evaluation: EvaluateAndKeepBest | None = None
+    ) -> None:
+        self._writers = [*writers]
+        self._period = period
+        self._evaluation = evaluation
+        self._rates: dict[str, float] = {}
+
+    def before_train(self) -> None:
+        self._write_evaluation()
+
+    def before_step(self) -> None:
+        self._rates = {}
+        if self._is_due():  # the scheduler sets the next step's rates before this hook's turn after the step
+            for index, group in enumerate(self.trainer.optimizer.param_groups):
+                self._rates[f"lr/{group.get('name', f'group {index}')}"] = group["lr"]
+
+    def after_step(self) -> None:
+        if self._is_due():
+            self._add_metrics()
+            self._write(self._writers)
+        self._write_evaluation()
+
+    def after_train(self) -> None:
+        is_whole = self.trainer.iter == self.trainer.max_iter
+        if not is_whole:  # the batch that stopped the training may have brought some
+            self.trainer.storage.put_scalar("faulty_samples", self.trainer.faulty_samples, smoothing_hint=False)
+        try:
+            self._write(self._writers if is_whole else self._quiet_writers())
+        finally:
+            for writer in self._writers:
+                try:
+                    writer.close()
+                except OSError as error:
+                    logger.warning("The last metrics may not be written: %s", error)
+
+    def _is_due(self) -> bool:
+        done = self.trainer.iter + 1
+        return done % self._period == 0 or done == self.trainer.max_iter
+
+    def _quiet_writers(self) -> list[EventWriter]:
+        """All but the one that logs progress."""
+        return [writer for writer in self._writers if not isinstance(writer, ProgressWriter)]
+
+    def _write_evaluation(self) -> None:
+        """Write what an evaluation measured before the next checkpoint comes, after which no resume makes it again."""
+        if self._evaluation is not None and self._evaluation.is_unrecorded:
+            self._write(self._quiet_writers())
+
+    def _add_metrics(self) -> None:
+        storage = self.trainer.storage
+        metrics = {**self._rates}
+        if "time" in storage.latest():
+            step_s = storage.history("time").median(storage.count_samples("time", WINDOW))
+            metrics["images_per_second"] = self.trainer.samples_per_iteration / step_s
+        if (resident_gb := resident_memory_gb()) is not None:
+            metrics["memory_gb"] = resident_gb
+        device = next(self.trainer.model.parameters()).device
+        if device.type == "cuda":
+            metrics["gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
+        storage.put_scalars(**metrics, smoothing_hint=False)
+
+    def _write(self, writers: Iterable[EventWriter]) -> None:
+        for writer in writers:
+            try:
+                writer.write()
+            except OSError as error:
+                self._writers.remove(writer)  # it would fail again at the end
+                with suppress(OSError):
+                    writer.close()
+                raise OutputError(f"cannot write metrics: {error}") from error
+        if self._evaluation is not None:
+            self._evaluation.write_record()
+
+
+class DrawSamples(hooks.HookBase):
+    """Every so often has samples of the last batch drawn, with what the networks make of them in evaluation mode.
+
+    Belongs in every process, before `WriteMetrics`: parts of a network that is sharded over the processes are needed
+    everywhere, else the main one does it alone. Weights, BatchNorm's statistics and the random numbers of later steps
+    are what they would be without.
+
+    Args:
+        draw: takes the samples' arrays by name, the same of each network's outputs, and the path of the picture to
+            write, and gives the picture, (H, W, 3) float in [0, 1].
+        networks: name -> bare network.
+        folder: of the training.
+        period: in iterations, 0 for none.
+        num_samples: of a batch, at most.
+
+    Raises:
+        ConfigError: numbers that are none of these.
+        OutputError: in training, where the picture cannot be written.
+    """
+
+    trainer: Trainer
+
+    def __init__(
+        self,
+        draw: Callable[[Arrays, dict[str, Arrays], Path], Any],
+        networks: Mapping[str, nn.Module],
+        folder: str | Path,
+        period: int,
+        num_samples: int,
+    ) -> None:
+        for name, value, least in (("period", period, 0), ("num_samples", num_samples, 1)):
+            if not isinstance(value, int) or value < least:
+                raise ConfigError(f"train.pictures.{name} must be a whole number of at least {least}, got {value!r}")
+        self._draw = draw
+        self._networks = networks
+        self._folder = Path(folder, PICTURES)
+        self._period, self._num_samples = period, num_samples
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        is_due = self._period > 0 and (done % self._period == 0 or done == self.trainer.max_iter)
+        if not is_due or not (comm.is_main_process() or is_sharded(self.trainer.model)):
+            return
+        batch = {name: tensor[: self._num_samples] for name, tensor in self.trainer.batches[-1].items()}
+        outputs = {name: _arrays(self._compute(network, batch)) for name, network in self._networks.items()}
+        if not comm.is_main_process():
+            return
+        try:
+            self._folder.mkdir(exist_ok=True)
+            picture = self._draw(_arrays(batch), outputs, self._folder / f"iter_{self.trainer.iter:07d}.jpg")
+        except OSError as error:
+            raise OutputError(f"cannot write sample pictures: {error}") from error
+        self.trainer.storage.put_image("samples", picture.transpose(2, 0, 1))
+
+    @staticmethod
+    @torch.no_grad()
+    def _compute(network: nn.Module, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        with uncompiled(), inference_context(network):
+            return network(batch)
+
+
+def resident_memory_gb() -> float | None:
+    """Tell how much memory this process has, in 10^9 bytes; None where the system has no /proc."""
+    try:
+        num_pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except FileNotFoundError:
+        return None
+    return num_pages * os.sysconf("SC_PAGE_SIZE") / 1e9
+
+
+def _arrays(tensors: Mapping[str, Any]) -> Arrays:
+    """Give the tensors among some things as numpy arrays."""
+    return {name: value.float().cpu().numpy() for name, value in tensors.items() if isinstance(value, Tensor)}

@@ -1,0 +1,1 @@
+"""Log files, metrics writers and the record of a run."""

@@ -1,0 +1,153 @@
+"""Tables, CSV files and picture sheets of results."""
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from data.image_io.images import to_float, write_image
+from evaluation.metrics import METRICS
+
+Row = Mapping[str, str | float]
+
+CELL_PX = 256
+LABEL_PX = 24  # height of a line of labels
+GAP_PX = 4
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def format_table(rows: Sequence[Row], markdown: bool = False) -> str:
+    """Lay out results as aligned text; metrics are shown in the units of `METRICS`, which their column names.
+
+    Args:
+        rows: one mapping per line, such as {"method": "trivial", "SAD": 0.04, "MSE": 0.006}: texts, counts, ratios and
+            metrics as `evaluation.metrics` returns them. Columns stand in order of first appearance; "-" where absent.
+        markdown: draw a Markdown table.
+
+    Returns: lines without a closing newline.
+    """
+    columns = _columns(rows)
+    heads = [METRICS[column].label if column in METRICS else column for column in columns]
+    lines = [heads, *([_shown(column, row.get(column, "-")) for column in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    sides = ["<" if all(isinstance(row.get(column, ""), str) for row in rows) else ">" for column in columns]
+    head, *body = [
+        [f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True)] for line in lines
+    ]
+    if not markdown:
+        return "\n".join("  ".join(line).rstrip() for line in [head, *body])
+    rule = ["-" * (width - 1) + ("-" if side == "<" else ":") for side, width in zip(sides, widths, strict=True)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *body])
+
+
+def write_csv(rows: Sequence[Row], path: str | Path) -> None:
+    """Write results at full precision in natural units, not scaled as in print; columns as in `format_table`."""
+    with Path(path).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, _columns(rows))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def sheet_row(
+    image: NDArray | None,
+    trimap: NDArray | None,
+    pred_alpha: NDArray,
+    alpha: NDArray,
+    region: NDArray | None = None,
+) -> dict[str, NDArray]:
+    """Put together the usual columns of a picture sheet; the error is |prediction - truth| where it counts, else 0.
+
+    Args:
+        image: (H, W, 3) RGB in [0, 1]; None leaves the column out.
+        trimap: (H, W) in {0, 0.5, 1}; None leaves the column out.
+        pred_alpha: (H, W) in [0, 1].
+        alpha: (H, W) in [0, 1].
+        region: (H, W) boolean, which pixels count; None for all.
+    """
+    error = np.abs(pred_alpha - alpha)
+    if region is not None:
+        error = np.where(region, error, 0)
+    columns = {"image": image, "trimap": trimap, "prediction": pred_alpha, "truth": alpha, "error": error}
+    return {kind: picture for kind, picture in columns.items() if picture is not None}
+
+
+def picture_sheet(rows: Mapping[str, Mapping[str, NDArray]], path: str | Path, cell_px: int = CELL_PX) -> None:
+    """Write what `draw_sheet` draws to a file, .png for instance."""
+    write_image(path, draw_sheet(rows, cell_px))
+
+
+def draw_sheet(rows: Mapping[str, Mapping[str, NDArray]], cell_px: int = CELL_PX) -> NDArray[np.float32]:
+    """Draw one picture of many, a column per kind and a row per image, each labelled.
+
+    Args:
+        rows: label of the row -> label of the column -> (H, W) grey or (H, W, 3) RGB float in [0, 1], of any size; see
+            `sheet_row`. All rows have the same columns in the same order.
+        cell_px: each picture is fitted to this many pixels by `fit_picture`.
+
+    Returns: (H, W, 3) RGB in [0, 1].
+
+    Raises:
+        ValueError: no row, or rows whose columns differ.
+    """
+    kinds = {tuple(row) for row in rows.values()}
+    if len(kinds) != 1:
+        raise ValueError(f"expected rows of the same columns, got {sorted(kinds) if kinds else 'no row'}")
+    lines = [label_line(list(kinds.pop()), cell_px)]
+    for label, row in rows.items():
+        cells = [fit_picture(picture, cell_px) for picture in row.values()]
+        height = max(cell.shape[0] for cell in cells)
+        lines += [label_line([label], cell_px * len(cells) + GAP_PX * (len(cells) - 1))]
+        lines += [join_cells([_extend(cell, height, cell_px) for cell in cells])]
+    return np.concatenate(lines)
+
+
+def fit_picture(picture: NDArray, cell_px: int = CELL_PX) -> NDArray[np.float32]:
+    """Scale a picture for a sheet, as RGB; pixels stay square blocks where enlarged, so that nothing is invented.
+
+    Who draws many large pictures fits each when it is read; what fits already stays as it is.
+
+    Args:
+        picture: (H, W) grey or (H, W, 3) RGB float in [0, 1].
+        cell_px: length of the longer side afterwards.
+    """
+    height, width = picture.shape[:2]
+    scale = cell_px / max(height, width)
+    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    rgb = picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, axis=2)
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    return np.asarray(cv2.resize(rgb.astype(np.float32), size, interpolation=interpolation))
+
+
+def join_cells(cells: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Put pictures (H, W, 3) of one height side by side, white gaps of `GAP_PX` between."""
+    gap = np.ones((cells[0].shape[0], GAP_PX, 3), np.float32)
+    return np.concatenate([piece for cell in cells for piece in (gap, cell)][1:], axis=1)
+
+
+def label_line(labels: Sequence[str], width_px: int) -> NDArray[np.float32]:
+    """Draw labels in cells of one width, black on white, as a line (`LABEL_PX`, W, 3) for `join_cells`'s pictures."""
+    cells = [np.full((LABEL_PX, width_px, 3), 255, np.uint8) for _ in labels]
+    for cell, label in zip(cells, labels, strict=True):
+        cv2.putText(cell, label, (2, LABEL_PX - 8), FONT, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return join_cells([to_float(cell) for cell in cells])
+
+
+def _columns(rows: Iterable[Row]) -> list[str]:
+    return list(dict.fromkeys(column for row in rows for column in row))
+
+
+def _shown(column: str, value: str | float) -> str:
+    if isinstance(value, str | Integral):
+        return str(value)
+    return f"{value * METRICS[column].shown_factor if column in METRICS else value:.3f}"
+
+
+def _extend(picture: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Fill up with white below and to the right."""
+    extended = np.ones((height, width, 3), np.float32)
+    extended[: picture.shape[0], : picture.shape[1]] = picture
+    return extended

@@ -1,0 +1,51 @@
+"""Samples of a training batch beside what a network makes of them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.image_io.images import write_image
+from evaluation.output.report import draw_sheet, sheet_row
+
+Arrays = Mapping[str, NDArray[np.float32]]
+
+
+class SampleSheet:
+    """Draws image, trimap, prediction, truth and their difference side by side, a row for each sample.
+
+    Args:
+        cell_px: longer side of each picture.
+
+    Raises:
+        ValueError: a side below 1 px.
+    """
+
+    def __init__(self, cell_px: int) -> None:
+        if cell_px < 1:
+            raise ValueError(f"cell_px must be at least 1, got {cell_px}")
+        self._cell_px = cell_px
+
+    def __call__(self, batch: Arrays, outputs: Mapping[str, Arrays], path: Path) -> NDArray[np.float32]:
+        """Draw and write a sheet.
+
+        Args:
+            batch: "image" (B, 3, H, W) RGB in [0, 1], "trimap" (B, 1, H, W) in {0, 0.5, 1}, "alpha" (B, 1, H, W).
+            outputs: name of a network, "" for the one that is trained -> "pred_alpha" (B, 1, H, W) in [0, 1].
+            path: of the picture.
+
+        Returns: what was drawn, (H', W', 3) RGB in [0, 1].
+        """
+        rows = {}
+        # What is not finite is the training's affair: a picture shall not end it.
+        predictions = {name: np.nan_to_num(values["pred_alpha"]) for name, values in outputs.items()}
+        for index, (image, trimap, alpha) in enumerate(
+            zip(batch["image"], batch["trimap"], batch["alpha"], strict=True)
+        ):
+            first, *others = [(name, values[index, 0]) for name, values in predictions.items()]
+            row = sheet_row(image.transpose(1, 2, 0), trimap[0], first[1], alpha[0])
+            rows[f"sample {index}"] = {**row, **{f"{name} prediction": prediction for name, prediction in others}}
+        sheet = draw_sheet(rows, self._cell_px)
+        write_image(path, sheet)
+        return sheet

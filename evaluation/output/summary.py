@@ -1,0 +1,201 @@
+"""The summary of an evaluation, as its JSON file holds it, and the comparison of two."""
+
+import json
+import platform
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from data.image_io.images import DataError
+from evaluation.folders import Evaluation
+from evaluation.statistics.bootstrap import (
+    CONFIDENCE,
+    NUM_RESAMPLES,
+    SEED,
+    Rows,
+    bootstrap_intervals,
+    describe_rule,
+    group_by_foreground,
+)
+from evaluation.metrics import METRICS, PROTOCOLS, Protocol, average
+from evaluation.output.report import Row
+
+Summary = dict[str, Any]
+
+SUMMARY = "summary.json"
+MAX_VALUE = 1e15  # no picture comes near, and sums of such are finite
+
+
+def summarise(
+    evaluation: Evaluation,
+    protocol: Protocol,
+    test_set: Mapping[str, str | int | None],
+    predictions: Mapping[str, str | None],
+    *,
+    pattern: str | None = None,
+    is_grouped: bool = False,
+) -> Summary:
+    """Put together what tells a number from another of the same name.
+
+    Args:
+        evaluation: what was measured.
+        protocol: how.
+        test_set: where, by names of folders or of the data set; its digest is added.
+        predictions: "dir", their folder, and "config_file", "weights", "weights_sha256" and "torch", its version, of
+            the network that wrote them in this evaluation, None where none did.
+        pattern: what names foregrounds; see `group_by_foreground`.
+        is_grouped: add the averages within each foreground and over these, each foreground counting once.
+
+    Returns: averages over images with their intervals, counts, versions and the metrics and foreground of each image,
+        all in natural units (MSE 0.0061, not 6.1).
+    """
+    rows = evaluation.rows
+    foregrounds = group_by_foreground(evaluation.files, pattern)
+    foreground_of = {image: name for name, images in foregrounds.items() for image in images}
+    per_foreground = average_by_foreground(rows, foregrounds)
+    summary = {
+        "protocol": protocol.name,
+        "description": protocol.description,
+        "test_set": {**test_set, "sha256": evaluation.digest},
+        "predictions": dict(predictions),
+        "images": len(rows),
+        "foregrounds": len(per_foreground),
+        "foreground_rule": describe_rule(pattern),
+        "empty_regions": sum(row["pixels"] == 0 for row in rows.values()),
+        "missing": evaluation.missing,
+        "averages": average(rows.values()),
+        "intervals": bootstrap_intervals(rows, foregrounds),
+        "bootstrap": {"confidence": CONFIDENCE, "resamples": NUM_RESAMPLES, "seed": SEED, "unit": "foreground"},
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "opencv": cv2.__version__,
+            "pillow": version("pillow"),
+        },
+        "per_image": {name: {"foreground": foreground_of[name], **row} for name, row in rows.items()},
+    }
+    if is_grouped:
+        summary["averages_over_foregrounds"] = average(per_foreground.values())
+        summary["intervals_over_foregrounds"] = bootstrap_intervals(
+            per_foreground, {name: [name] for name in per_foreground}
+        )
+        summary["per_foreground"] = per_foreground
+    return summary
+
+
+def average_by_foreground(rows: Rows, foregrounds: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
+    """Average each metric over the measured images of each foreground.
+
+    Returns: foreground -> "images", how many were averaged, and metric -> value; only foregrounds that have any.
+    """
+    measured = {name: [rows[image] for image in images if image in rows] for name, images in foregrounds.items()}
+    return {name: {"images": len(group), **average(group)} for name, group in measured.items() if group}
+
+
+def write_summary(summary: Summary, path: str | Path) -> None:
+    """Write as JSON, whose numbers are all finite."""
+    Path(path).write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_summary(path: str | Path) -> Summary:
+    """Read what `write_summary` wrote.
+
+    Args:
+        path: the file, or the folder that holds it as `SUMMARY`.
+
+    Raises:
+        DataError: the file is not a summary.
+        OSError: it cannot be read.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path /= SUMMARY
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        fits = all(_fits(summary))
+    except (ValueError, RecursionError, TypeError, AttributeError, KeyError):  # not JSON, or other JSON
+        fits = False
+    if not fits:
+        raise DataError(f"{path} is not a summary: expected the {SUMMARY} of an evaluation's --output")
+    return summary
+
+
+def _fits(summary: Summary) -> Iterator[bool]:
+    """Check all that a comparison takes from a summary."""
+    rows = summary["per_image"].values()
+    values = [row[metric] for row in rows for metric in METRICS]
+    yield bool(values) and all(type(value) in (int, float) and 0 <= value <= MAX_VALUE for value in values)
+    yield isinstance(summary["missing"], list)
+    texts = [summary["description"], summary["foreground_rule"], summary["test_set"]["sha256"], *summary["missing"]]
+    yield all(isinstance(text, str) for text in (*texts, *(row["foreground"] for row in rows)))
+    yield summary["protocol"] in PROTOCOLS
+
+
+def compare(a: Summary, b: Summary) -> list[Row]:
+    """Set the numbers of two methods on the same images against each other.
+
+    Args:
+        a: a summary.
+        b: another under the same protocol, of the same test set and images.
+
+    Returns: rows of a table with a column per metric: averages of A and B, B - A, the paired interval of that
+        (foregrounds drawn once for both), and how many images are better, worse and equal in B.
+
+    Raises:
+        DataError: protocol, test set, images or their foregrounds differ; it says how.
+    """
+    if obstacles := _obstacles(a, b):
+        raise DataError("\n".join(["these two cannot be compared:", *obstacles]))
+    rows_a, rows_b = a["per_image"], b["per_image"]
+    changes = {name: {metric: rows_b[name][metric] - rows_a[name][metric] for metric in METRICS} for name in rows_a}
+    intervals = bootstrap_intervals(changes, stored_foregrounds(a))
+    signs = {"better": -1, "worse": 1, "equal": 0}  # of B - A: all metrics are errors
+    return [
+        {"": "A", **average(rows_a.values())},
+        {"": "B", **average(rows_b.values())},
+        {"": "B - A", **average(changes.values())},
+        *interval_rows(intervals),
+        *(
+            {"": f"images {word}", **{m: sum(np.sign(row[m]) == sign for row in changes.values()) for m in METRICS}}
+            for word, sign in signs.items()
+        ),
+    ]
+
+
+def stored_foregrounds(summary: Summary) -> dict[str, list[str]]:
+    """Group the measured images as the evaluation did, in their order."""
+    foregrounds: dict[str, list[str]] = defaultdict(list)
+    for name, row in summary["per_image"].items():
+        foregrounds[row["foreground"]].append(name)
+    return dict(foregrounds)
+
+
+def interval_rows(intervals: Mapping[str, tuple[float, float]] | None) -> list[Row]:
+    """Make the two rows of a table that show intervals, without values where there are none."""
+    ends = {"from": 0, "to": 1}
+    return [
+        {"": f"{CONFIDENCE:.0%} {word}", **{metric: bounds[end] for metric, bounds in (intervals or {}).items()}}
+        for word, end in ends.items()
+    ]
+
+
+def _obstacles(a: Summary, b: Summary) -> list[str]:
+    """Say what forbids a comparison, a line each."""
+    lines = []
+    if a["protocol"] != b["protocol"]:
+        lines.append(f"  protocol: A has {a['protocol']}, B has {b['protocol']}")
+    for first, second, ours, others in (("A", "B", a, b), ("B", "A", b, a)):
+        if names := sorted(ours["per_image"].keys() - others["per_image"].keys()):
+            listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            lines.append(f"  images: {len(names)} of {first} are not in {second}: {listed}")
+    both = a["per_image"].keys() & b["per_image"].keys()
+    if names := sorted(n for n in both if a["per_image"][n]["foreground"] != b["per_image"][n]["foreground"]):
+        lines.append(f"  foregrounds: of {len(names)} images they differ: evaluate both with one --foreground")
+    if a["test_set"]["sha256"] != b["test_set"]["sha256"]:
+        lines.append("  test set: the pixels of truths or trimaps differ")
+    return lines

@@ -1,0 +1,1 @@
+"""Find the subject of an image that has no trimap."""

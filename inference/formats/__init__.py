@@ -1,0 +1,1 @@
+"""Networks as files: model folders, ONNX, published ViTMatte weights."""

@@ -1,0 +1,286 @@
+"""A network as one ONNX file: the plain untiled forward, for any batch, height and width.
+
+The attention modules here give what those of the network give, by a number of operations that does not depend on the
+size of the image: a loop or a branch that does would be frozen as it is at the example's size.
+"""
+
+import copy
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.trimap import FLOAT_TOLERANCE, FOREGROUND, UNKNOWN
+from inference.formats.onnx_network import INPUTS, OUTPUT, OnnxNetwork
+from modeling import ViTMatte
+from modeling.backbone.attention import Attention
+from modeling.backbone.block import Block
+from modeling.backbone.rope_position_encoding import rotate
+from modeling.backbone.vitdet import RelativeAttention, RelativeBlock
+from modeling.backbone.windows import partition, unpartition
+from modeling.vitmatte import paste_known
+from runtime.errors import UserError
+from runtime.optional_packages import import_extra
+
+OPSET = 18
+"""The lowest that torch's exporter writes; onnxruntime reads it since 1.14."""
+
+MAX_BYTES = 2**31
+"""An ONNX file is a protobuf message, which must be smaller."""
+
+TOLERANCE = 1e-4
+"""Of alpha against torch. Sums in another order differ by about 1e-6; a wrong operation by 1e-2 and more."""
+
+EXAMPLE_SIZE = (340, 530)
+"""Height and width that the network is traced with: a grid of 22 x 34 patches of 16 px, for which no positions are
+stored, so that their interpolation is traced, and few enough tokens that none of the modules goes by pieces."""
+
+CHECKED_SIZE = (250, 97)
+"""Height and width at which the file is compared with torch; ragged in every window and in the padding."""
+
+
+DOC = """Image matting: the alpha of each pixel, from an RGB image and a trimap, for any batch, height and width.
+
+The trimap is decoded in the graph: values within 1/255 of 0 are background, those within 1/255 of 1 are foreground, all
+others are unknown. Known pixels of alpha are 0 and 1. Divide an image and a trimap of 8 bits by 255 first.
+"""
+
+INTERFACE_DOCS = {
+    "image": "(B, 3, H, W) float32, RGB in [0, 1], not normalised: normalisation is part of the graph",
+    "trimap": "(B, 1, H, W) float32: 0 background, 0.5 (or 128/255) unknown, 1 foreground",
+    "alpha": "(B, 1, H, W) float32 in [0, 1]: 0 background, 1 foreground; exactly that on the trimap's known pixels",
+}
+"""Name of an input or the output -> what it holds, for the doc strings of the file."""
+
+
+class OnnxExportError(UserError):
+    """A network that cannot be written as an ONNX file; the message says why."""
+
+
+def write_onnx(model: ViTMatte, path: Path, source: str, licence: str) -> float:
+    """Write a network as an ONNX file, after comparing what onnxruntime makes of it with torch.
+
+    `DOC` and `INTERFACE_DOCS` state the inputs and the output; both are in the file, as is the metadata `source` and
+    `licence`.
+
+    Args:
+        model: on the CPU, in evaluation mode; it is not changed.
+        path: must be absent; parents are made.
+        source: where the weights come from, one line for people.
+        licence: text of the licence note.
+
+    Returns: the largest difference of alpha from torch's, at most `TOLERANCE`.
+
+    Raises:
+        MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
+        OnnxExportError: the file exists, would be too large, or gives another alpha.
+        OSError: it cannot be written.
+    """
+    onnx, *_ = (import_extra(name, "ONNX export") for name in ("onnx", "onnxscript", "onnxruntime"))
+    if path.exists():
+        raise OnnxExportError(f"{path} exists: name a new file, nothing is overwritten")
+    num_bytes = sum(tensor.nbytes for tensor in model.state_dict().values())
+    if num_bytes >= MAX_BYTES:
+        raise OnnxExportError(
+            f"the weights are {num_bytes / 1e9:.1f} GB, an ONNX file holds less than {MAX_BYTES / 1e9:.1f}: export a "
+            "model folder instead"
+        )
+    proto = _graph(model)
+    onnx.helper.set_model_props(proto, {"source": source, "licence": licence})
+    onnx.checker.check_model(proto, full_check=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=path.parent) as folder:
+        unproven = Path(folder, path.name)
+        onnx.save(proto, unproven)
+        difference = _difference(model, unproven)
+        if not difference <= TOLERANCE:
+            raise OnnxExportError(
+                f"{path} is not written: onnxruntime's alpha differs from torch's by {difference:.1e}"
+            )
+        unproven.rename(path)
+    return difference
+
+
+def _graph(model: ViTMatte) -> Any:
+    """Trace a network: an ONNX model without source and licence."""
+    sizes = {0: "batch", 2: "height", 3: "width"}
+    program = torch.onnx.export(
+        _Exportable(model),
+        _noise(2, EXAMPLE_SIZE),
+        dynamo=True,
+        # Named once: the forward says that the trimap's are the same.
+        dynamic_shapes=(sizes, dict.fromkeys(sizes, torch.export.Dim.DYNAMIC)),
+        input_names=INPUTS,
+        output_names=[OUTPUT],
+        opset_version=OPSET,
+        verbose=False,
+    )
+    assert program is not None
+    proto = program.model_proto
+    for node in proto.graph.node:
+        del node.metadata_props[:]  # stack traces, with the paths of this machine
+    proto.doc_string = DOC
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.doc_string = INTERFACE_DOCS[value.name]
+    return proto
+
+
+def _difference(model: ViTMatte, path: Path) -> float:
+    """Compare a file with the network that it is made of, at a size that it was not traced with."""
+    image, trimap = _noise(1, CHECKED_SIZE)
+    with torch.inference_mode():
+        expected = model({"image": image, "trimap": trimap})["pred_alpha"]
+    return float((OnnxNetwork(path, "cpu").alpha(image, trimap) - expected).abs().max())
+
+
+def _noise(count: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Random images, and trimaps of which two thirds are unknown."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(count, 3, *size, generator=generator)
+    return image, torch.randint(3, (count, 1, *size), generator=generator).clamp(max=1) / 2
+
+
+class _Exportable(nn.Module):
+    """A `ViTMatte` in evaluation mode, as a function of image and trimap, with other modules for its attention."""
+
+    def __init__(self, model: ViTMatte) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model)
+        for block in list(self.model.backbone.modules()):
+            if isinstance(block, Block):
+                block.add_module("attn", _Attention(block.attn))
+            elif isinstance(block, RelativeBlock):
+                block.add_module("attn", _RelativeAttention(block.attn, block.window_size))
+                block.window_size = 0  # the attention sees to the windows
+        self.eval()
+
+    def forward(self, image: Tensor, trimap: Tensor) -> Tensor:
+        assert image.shape[-2:] == trimap.shape[-2:]
+        height, width = image.shape[-2:]
+        trimap = _decoded(trimap)
+        network_input = self.model.network_input(image, trimap)
+        alpha = self.model.decoder(self.model.backbone(network_input), network_input)[..., :height, :width]
+        return paste_known(alpha, trimap)
+
+
+def _decoded(trimap: Tensor) -> Tensor:
+    """Set a trimap, any shape, to 0, 0.5 and 1: what is neither 0 nor 1 within `FLOAT_TOLERANCE` is unknown.
+
+    A graph cannot refuse values. With this rule alpha stays in [0, 1] for any of them, NaN included.
+    """
+    is_known = torch.minimum(trimap.abs(), (trimap - FOREGROUND).abs()) <= FLOAT_TOLERANCE
+    return torch.where(is_known, trimap.round(), UNKNOWN)
+
+
+class _Attention(nn.Module):
+    """`Attention` whose ragged windows are filled up with keys that nothing attends to.
+
+    Global attention takes one head after the other, so that the logits of one are in memory at once.
+    """
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.qkv, self.proj = attention.qkv, attention.proj
+        self.num_heads, self.window_size = attention.num_heads, attention.window_size
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, grid: tuple[int, int], queries: None) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        B, N, _ = x.shape
+        P = N - grid[0] * grid[1]
+        q, k, v = self.qkv(x).reshape(B, N, 3, self.num_heads, -1).unbind(2)  # each (B, N, K, d)
+        if rope is not None:
+            q, k = (torch.cat((t[:, :P], rotate(t[:, P:], *rope)), dim=1) for t in (q, k))
+        if self.window_size:
+            out = self._attend_windows(q, k, v, P, grid)
+            if P:
+                of_prefix = _attend(*(t.transpose(1, 2) for t in (q[:, :P], k, v)))  # (B, K, P, d)
+                out = torch.cat((of_prefix.transpose(1, 2).flatten(2), out), dim=1)
+        else:
+            heads = zip(*(t.unbind(2) for t in (q, k, v)), strict=True)
+            out = torch.cat([_attend(*head) for head in heads], dim=2)
+        return self.proj(out)
+
+    def _attend_windows(self, q: Tensor, k: Tensor, v: Tensor, P: int, grid: tuple[int, int]) -> Tensor:
+        """(B, P + h * w, K, d) queries, keys and values -> (B, h * w, D), the prefix queries left out."""
+        B, _, K, d = q.shape
+        side = self.window_size
+
+        def cut(x: Tensor) -> Tensor:
+            """(B, P + h * w, K, d) -> (B, windows, K, tokens, d)."""
+            windows = _cut(x[:, P:].reshape(B, *grid, K * d), side)
+            return windows.reshape(B, -1, side * side, K, d).transpose(2, 3)
+
+        q_windows, k_windows, v_windows = (cut(x) for x in (q, k, v))
+        if P:
+            k_windows, v_windows = (
+                torch.cat((x[:, None, :P].transpose(2, 3).expand(-1, windows.shape[1], -1, -1, -1), windows), dim=3)
+                for x, windows in ((k, k_windows), (v, v_windows))
+            )
+        is_key = F.pad(_cut(q.new_ones(1, *grid, 1), side)[..., 0], (P, 0), value=1.0)  # (windows, P + tokens)
+        out = _attend(q_windows, k_windows, v_windows, is_key.log()[:, None, None])
+        return _join(out.transpose(2, 3).flatten(3).flatten(0, 1), side, grid).flatten(1, 2)
+
+
+class _RelativeAttention(nn.Module):
+    """`RelativeAttention`, global with one head after the other or within windows."""
+
+    def __init__(self, attention: RelativeAttention, window_size: int) -> None:
+        super().__init__()
+        self.qkv, self.proj, self.num_heads = attention.qkv, attention.proj, attention.num_heads
+        self.rel_pos_h, self.rel_pos_w = attention.rel_pos_h, attention.rel_pos_w
+        self.window_size = window_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, h, w, D) -> (B, h * w, D)."""
+        side = self.window_size
+        if not side:
+            return self._attend_grid(x, heads_at_once=1)
+        windows = self._attend_grid(_cut(x, side).unflatten(1, (side, side)), self.num_heads)
+        return _join(windows, side, (x.shape[1], x.shape[2])).flatten(1, 2)
+
+    def _attend_grid(self, x: Tensor, heads_at_once: int) -> Tensor:
+        """(B, h, w, D) -> (B, h * w, D), every token attending to all."""
+        B, h, w, _ = x.shape
+        q, k, v = self.qkv(x).reshape(B, h * w, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, K, N, d)
+        rows, columns = _relative_positions(self.rel_pos_h, h), _relative_positions(self.rel_pos_w, w)
+        out = []
+        for q_part, k_part, v_part in zip(*(t.split(heads_at_once, dim=1) for t in (q, k, v)), strict=True):
+            q_grid = q_part.unflatten(2, (h, w))  # (B, heads, h, w, d)
+            bias_h = q_grid @ rows.mT  # (B, heads, h, w, h)
+            bias_w = (q_grid.transpose(2, 3) @ columns.mT).transpose(2, 3)  # (B, heads, h, w, w)
+            bias = (bias_h.unsqueeze(-1) + bias_w.unsqueeze(-2)).flatten(4).flatten(2, 3)  # (B, heads, N, N)
+            out.append(_attend(q_part, k_part, v_part, bias))
+        return self.proj(torch.cat(out, dim=1).transpose(1, 2).flatten(2))
+
+
+def _relative_positions(stored: Tensor, size: int) -> Tensor:
+    """(2 n - 1, d) stored -> (size, size, d) for query and key, interpolated also where that changes nothing."""
+    stored = F.interpolate(stored.T[None], size=2 * size - 1, mode="linear")[0].T
+    index = torch.arange(size)
+    return stored[index[:, None] - index[None, :] + size - 1]
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Softmax attention of (..., Nq, d) queries over (..., Nk, d) keys and values, a bias added to the logits."""
+    logits = q * q.shape[-1] ** -0.5 @ k.mT
+    return (logits if bias is None else logits + bias).softmax(dim=-1) @ v
+
+
+def _cut(x: Tensor, side: int) -> Tensor:
+    """(B, h, w, C) -> (B * windows, side * side, C), a ragged grid filled up with zeros."""
+    h, w = x.shape[1:3]
+    return partition(F.pad(x, (0, 0, 0, _filled(w, side) - w, 0, _filled(h, side) - h)), side, side)
+
+
+def _join(windows: Tensor, side: int, grid: tuple[int, int]) -> Tensor:
+    """The inverse of `_cut`."""
+    h, w = grid
+    return unpartition(windows, side, side, _filled(h, side), _filled(w, side))[:, :h, :w]
+
+
+def _filled(length: int, side: int) -> int:
+    """The next multiple, as a product: remainders would be terms that the exporter carries through every layer."""
+    return (length + side - 1) // side * side

@@ -1,0 +1,111 @@
+"""An ONNX file as tools/export.py writes it, run by onnxruntime."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inference.network import decode_inputs
+from runtime.optional_packages import import_extra, session_options
+
+INPUTS, OUTPUT = ("image", "trimap"), "alpha"
+
+INTERFACE = {"image": [None, 3, None, None], "trimap": [None, 1, None, None], "alpha": [None, 1, None, None]}
+"""Name of an input or the output -> its shape; None is any number."""
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+
+class OnnxNetwork:
+    """A network in an ONNX file, untiled, in float32. Several threads may share one.
+
+    It takes as many threads as torch at the time of its making.
+
+    Args:
+        path: of the file.
+        device: "cpu", "cuda" or "cuda:1" ...; "auto" is cuda where this onnxruntime can use it, else cpu.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        FileNotFoundError: there is no such file.
+        ValueError: no ONNX file, or not one of a matting network of ours; no such device.
+    """
+
+    def __init__(self, path: str | Path, device: str = "auto") -> None:
+        runtime = import_extra("onnxruntime", "an .onnx file")
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{path} is missing: tools/export.py --format onnx writes such a file")
+        wanted = choose_providers(device, runtime.get_available_providers())
+        options = session_options(runtime)
+        options.enable_cpu_mem_arena = False  # it would keep the most that any image took
+        options.log_severity_level = 4  # errors come as exceptions
+        state = runtime.capi.onnxruntime_pybind11_state
+        self._run_errors = (state.Fail, state.RuntimeException)
+        unreadable = (state.InvalidProtobuf, state.InvalidArgument, state.InvalidGraph, state.NotImplemented)
+        try:
+            self.session = runtime.InferenceSession(str(path), options, providers=wanted)
+        except (*unreadable, *self._run_errors) as error:
+            raise ValueError(f"{path} is damaged or no ONNX file ({_first_line(error)}): export it again") from error
+        values = [*self.session.get_inputs(), *self.session.get_outputs()]
+        shapes = {value.name: [size if isinstance(size, int) else None for size in value.shape] for value in values}
+        if shapes != INTERFACE or any(value.type != "tensor(float)" for value in values):
+            found = ", ".join(f"{value.name} {value.type} {value.shape}" for value in values)
+            raise ValueError(
+                f"{path}: expected float32 image (B, 3, H, W), trimap (B, 1, H, W) and alpha (B, 1, H, W) of any size, "
+                f"got {found}: export it with tools/export.py --format onnx"
+            )
+        used = self.session.get_providers()[0]
+        if used == CPU and device.startswith("cuda"):
+            raise ValueError(f"device {device!r} cannot be used: onnxruntime does not find its CUDA libraries; try cpu")
+        self.name = f"onnxruntime, {'cpu' if used == CPU else 'cuda'}, float32"
+
+    def alpha(self, image: Tensor, trimap: Tensor) -> Tensor:
+        """See `inference.network.Network.alpha`; known pixels are as the trimap has them.
+
+        Returns: (B, 1, H, W) float32 in [0, 1], on the CPU.
+
+        Raises:
+            DataError: see `decode_inputs`.
+            ValueError: weights that give values that are not finite; onnxruntime stops, most likely for lack of memory.
+        """
+        inputs = image, decode_inputs(image, trimap)
+        arrays = {name: tensor.cpu().numpy() for name, tensor in zip(INPUTS, inputs, strict=True)}
+        try:
+            alpha = torch.from_numpy(self.session.run([OUTPUT], arrays)[0])
+        except self._run_errors as error:
+            height, width = image.shape[-2:]
+            raise ValueError(
+                f"{self.path} stops at {width} x {height} px ({_first_line(error)}): it takes images whole; a model "
+                "folder takes them in tiles, in far less memory"
+            ) from error
+        if not alpha.isfinite().all():
+            raise ValueError("the network gives values that are not finite: its weights or settings cannot be used")
+        return alpha
+
+
+def choose_providers(device: str, available: list[str]) -> list[Any]:
+    """What onnxruntime is to run on, as its sessions take it, the first that works.
+
+    Args:
+        device: see `OnnxNetwork`.
+        available: names of the providers that this onnxruntime is built with.
+
+    Raises:
+        ValueError: none of them is such a device.
+    """
+    kind, _, index = device.partition(":")
+    if device == "cpu" or (device == "auto" and CUDA not in available):
+        return [CPU]
+    if kind not in ("auto", "cuda") or CUDA not in available or not (index or "0").isdecimal():
+        raise ValueError(
+            f"device {device!r} cannot be used: an .onnx file runs on cpu, or on cuda by the package onnxruntime-gpu "
+            f"(here: {', '.join(available)}); try cpu"
+        )
+    # TF32, onnxruntime's default there, would round what is multiplied to 10 bits.
+    return [(CUDA, {"device_id": int(index or 0), "use_tf32": 0}), CPU]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

@@ -1,0 +1,135 @@
+"""Published ViTMatte weights as this project's network: hustvl's .pth files and transformers' folders."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from inference.formats.transformers_settings import PublishedError, describe_transformers
+from modeling.conversion import take_copy
+
+BACKBONE: dict[str, Any] = dict(
+    patch_size=16,
+    in_chans=4,
+    depth=12,
+    mlp_ratio=4.0,
+    norm_eps=1e-6,
+    image_size=512,
+    pretrain_image_size=224,
+    window_size=14,
+    global_block_indexes=[2, 5, 8, 11],
+    conv_residual_block_indexes=[2, 5, 8, 11],
+)
+SIZES: dict[str, dict[str, Any]] = {
+    "S": dict(embed_dim=384, num_heads=6),
+    "B": dict(embed_dim=768, num_heads=12),
+}
+"""Size -> arguments of `ViTDet` that are not those of `BACKBONE`, which both sizes share."""
+
+DECODER: dict[str, Any] = dict(image_chans=4, convstream_chans=[48, 96, 192], fusion_chans=[256, 128, 64, 32])
+
+TRANSFORMERS_NAMES = {
+    "backbone.embeddings.position_embeddings": "backbone.pos_embed",
+    "backbone.embeddings.projection.": "backbone.patch_embed.proj.",
+    "backbone.encoder.layer.": "backbone.blocks.",
+    ".attention.": ".attn.",
+    "decoder.fusion_blocks.": "decoder.fusion_blks.",
+    ".batch_norm.": ".bn.",
+}
+"""Part of a name in transformers' `VitMatteForImageMatting` -> the same in hustvl's files, which is also ours."""
+
+NORMALISATION: dict[str, dict[str, list[float]]] = {
+    "hustvl": dict(pixel_mean=[0.485, 0.456, 0.406], pixel_std=[0.229, 0.224, 0.225]),  # ImageNet's
+    "transformers": dict(pixel_mean=[0.5, 0.5, 0.5], pixel_std=[0.5, 0.5, 0.5]),
+}
+"""Layout -> mean and standard deviation by which its own code normalises RGB in [0, 1]."""
+
+PADDING = {"hustvl": "zero_hustvl", "transformers": "zero"}
+"""Layout -> how its own code pads an image, one of `modeling.vitmatte.PADDINGS`."""
+
+
+ANCHORS = ("backbone.pos_embed", "backbone.embeddings.position_embeddings")
+"""Names of which each ViTMatte has one, in hustvl's and in transformers' layout."""
+
+PREFERENCE = ("", "teacher", "EMA", "student", "gram teacher")
+"""Copies of the network in a run's checkpoint, the preferred one first; see `take_copy`."""
+
+
+class Published(NamedTuple):
+    """Converted weights.
+
+    Attributes:
+        layout: "hustvl" or "transformers".
+        size: key of `SIZES`, or "unlisted".
+        description: of the network, as `inference.formats.model_folder.build` takes it.
+        tensors: name -> tensor, each of the source.
+        left: what lies beside the network in the source -> why it is left aside.
+    """
+
+    layout: str
+    size: str
+    description: dict[str, Any]
+    tensors: dict[str, Tensor]
+    left: dict[str, str]
+
+
+def convert_published(state: Mapping[str, Any], folder: Path | None = None) -> Published:
+    """Rename the tensors of a ViTMatte and describe the network that they belong to.
+
+    Of the network's tensors none is dropped and none added; whether all match is for who builds the network to see.
+
+    Args:
+        state: name -> tensor, of either layout, or a run's checkpoint around them.
+        folder: of transformers, whose settings are obeyed; None takes those of the published networks.
+
+    Raises:
+        FileNotFoundError: the folder has no config.json.
+        PublishedError: no ViTMatte, one of no published size, or settings that cannot be obeyed.
+        ConversionError: two networks in one file.
+    """
+    left: dict[str, str] = {}
+    copy = take_copy(state, ANCHORS, PREFERENCE, left)
+    if copy is None or not any(name.startswith("decoder.") for name in copy.tensors):
+        names = sorted(map(str, state))
+        raise PublishedError(
+            "expected a ViTMatte, with backbone.pos_embed and decoder. among its names, got "
+            f"{len(names)} names such as {', '.join(names[:4])}"
+        )
+    layout = "transformers" if any(name.startswith("backbone.encoder.") for name in copy.tensors) else "hustvl"
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in copy.tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            raise PublishedError(f"{name} is a sparse or quantised tensor: save it as a plain one")
+        if layout == "transformers":
+            for theirs, ours in TRANSFORMERS_NAMES.items():
+                name = name.replace(theirs, ours)
+        if name in tensors:
+            raise PublishedError(f"two tensors are {name}, one of them under the other layout's name")
+        tensors[name] = _as_stored(name, tensor)
+    positions = tensors[ANCHORS[0]]
+    if positions.dim() != 3:
+        raise PublishedError(f"{ANCHORS[0]} has shape {tuple(positions.shape)}, expected three dimensions")
+    embed_dim = positions.shape[2]
+    size = next((size for size, arguments in SIZES.items() if arguments["embed_dim"] == embed_dim), "unlisted")
+    if layout == "transformers" and folder is not None:
+        return Published(layout, size, describe_transformers(folder), tensors, left)
+    if size == "unlisted":
+        widths = ", ".join(f"{size} {arguments['embed_dim']}" for size, arguments in SIZES.items())
+        raise PublishedError(f"the backbone is {embed_dim} wide, which no published ViTMatte is ({widths})")
+    description = {
+        "type": "ViTMatte",
+        "backbone": {"type": "ViTDet"} | BACKBONE | SIZES[size],
+        "decoder": {"type": "DetailCapture", "in_chans": embed_dim} | DECODER,
+        "size_divisibility": 32,
+        "padding": PADDING[layout],
+    } | NORMALISATION[layout]
+    return Published(layout, size, description, tensors, left)
+
+
+def _as_stored(name: str, tensor: Tensor) -> Tensor:
+    """Make weights float32, also of half precision, and counters the integers that they are."""
+    if name.endswith("num_batches_tracked"):
+        return tensor.long()
+    return tensor.float() if tensor.is_floating_point() else tensor

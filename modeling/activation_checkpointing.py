@@ -1,0 +1,43 @@
+"""Activation checkpointing: a part of a network runs again in the backward pass, instead of storing its activations."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+def maybe_checkpoint(is_recomputed: bool, block: nn.Module, *inputs: Any) -> Tensor:
+    """Run a block; where asked for, it runs again in the backward pass instead of storing its activations.
+
+    The second run draws the same random numbers, and what it counts is thrown away: BatchNorm's statistics are
+    updated once.
+    """
+    if not is_recomputed:
+        return block(*inputs)
+    if torch.compiler.is_compiling():  # whose graph has its own second run, without the updates
+        return checkpoint(block, *inputs, use_reentrant=False)
+
+    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+        return nullcontext(), spare_buffers(block)
+
+    return checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)
+
+
+@contextmanager
+def spare_buffers(module: nn.Module) -> Iterator[None]:
+    """Give a module copies of its buffers for a while.
+
+    To tell BatchNorm not to update its statistics would not do: it would then not store them for its backward pass
+    either, and a second run has to store what the first one did.
+    """
+    own = [(part, name, buffer) for part in module.modules() for name, buffer in part.named_buffers(recurse=False)]
+    try:
+        for part, name, buffer in own:
+            setattr(part, name, buffer.clone())
+        yield
+    finally:
+        for part, name, buffer in own:
+            setattr(part, name, buffer)

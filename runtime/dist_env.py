@@ -1,0 +1,127 @@
+"""Rank and world size of this process, from the command line or from torchrun's environment."""
+
+import argparse
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from runtime.errors import ConfigError
+
+ENVIRONMENT = {"RANK": "rank", "WORLD_SIZE": "world_size", "LOCAL_RANK": "local_rank", "LOCAL_WORLD_SIZE": "local_size"}
+MEETING_POINT = ("MASTER_ADDR", "MASTER_PORT")
+"""What torchrun sets for each process that it starts."""
+
+
+TASK_COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+"""By what Slurm and MPI tell the number of tasks that they have started."""
+
+
+class Place(NamedTuple):
+    """A process among all of a run; `local` is of its machine."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_size: int
+
+
+def find_place(args: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Place:
+    """Tell the place of this process, or of the first one that it is to start on this machine.
+
+    Args:
+        args: num_gpus, num_machines, machine_rank, dist_url of `argument_parser`, None where not given.
+        environment: with RANK and its like where torchrun, or a script in its manner, starts each process.
+
+    Raises:
+        ConfigError: where numbers are out of range, variables are missing, or the two disagree.
+    """
+    if is_started_from_outside(environment):
+        return _place_in(environment, args)
+    num_gpus, num_machines, machine_rank = args.num_gpus or 1, args.num_machines or 1, args.machine_rank or 0
+    for option, number in (("--num-gpus", args.num_gpus), ("--num-machines", args.num_machines)):
+        if number is not None and number < 1:
+            raise ConfigError(f"{option} must be at least 1, got {number}; train.device=cpu trains without a GPU")
+    if not 0 <= machine_rank < num_machines:
+        raise ConfigError(
+            f"--machine-rank must be below --num-machines {num_machines} and not negative, got {machine_rank}"
+        )
+    return Place(machine_rank * num_gpus, num_machines * num_gpus, 0, num_gpus)
+
+
+def is_started_from_outside(environment: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether torchrun or its like started this process, as one of several."""
+    return any(environment.get(name) for name in ENVIRONMENT)
+
+
+def _place_in(environment: Mapping[str, str], args: argparse.Namespace) -> Place:
+    """Read the place that the environment says."""
+    names = [*ENVIRONMENT, *MEETING_POINT]
+    if missing := [name for name in names if not environment.get(name)]:
+        there = [name for name in ENVIRONMENT if environment.get(name)]
+        raise ConfigError(
+            f"the environment has {', '.join(there)}, but not {', '.join(missing)}. torchrun sets all of "
+            f"{', '.join(names)}; without {' and '.join(there)}, --num-gpus starts processes"
+        )
+    for name in (*ENVIRONMENT, "MASTER_PORT"):
+        if not environment[name].isdecimal():
+            raise ConfigError(f"the environment's {name} must be a whole number, got {environment[name]!r}")
+    if not 0 < int(environment["MASTER_PORT"]) < 2**16:
+        raise ConfigError(f"the environment's MASTER_PORT must be 1 to 65535, got {environment['MASTER_PORT']}")
+    place = Place(**{field: int(environment[name]) for name, field in ENVIRONMENT.items()})
+    if not (place.rank < place.world_size and place.local_rank < place.local_size):
+        raise ConfigError(
+            "the environment's RANK must be below WORLD_SIZE, and LOCAL_RANK below LOCAL_WORLD_SIZE, "
+            f"got {place.rank} of {place.world_size} and {place.local_rank} of {place.local_size}"
+        )
+    if place.world_size % place.local_size:
+        raise ConfigError(
+            "each machine must have as many processes as the others, but the environment's "
+            f"WORLD_SIZE {place.world_size} is no multiple of LOCAL_WORLD_SIZE {place.local_size}"
+        )
+    options: tuple[tuple[str, int | str | None, int | str], ...] = (
+        ("--num-gpus", args.num_gpus, place.local_size),
+        ("--num-machines", args.num_machines, place.world_size // place.local_size),
+        ("--machine-rank", args.machine_rank, place.rank // place.local_size),
+        ("--dist-url", args.dist_url, f"tcp://{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}"),
+    )
+    for option, given, found in options:
+        if given not in (None, found):
+            raise ConfigError(f"{option} is {given}, but torchrun's environment says {found}: leave the option out")
+    return place
+
+
+def meeting_point(dist_url: str | None, place: Place) -> tuple[str, int]:
+    """Give host and port where processes meet that are started by the command line; port 0 is any that is free.
+
+    Args:
+        dist_url: "tcp://HOST:PORT", or None or "auto" on one machine.
+        place: of a process.
+
+    Raises:
+        ConfigError: for another address, and where several machines have none.
+    """
+    if dist_url is None or dist_url == "auto":
+        if place.world_size > place.local_size:
+            raise ConfigError("several machines need --dist-url tcp://HOST:PORT, the same on all, HOST the first one's")
+        return "127.0.0.1", 0
+    try:
+        url = urlsplit(dist_url)
+        is_usable = url.scheme == "tcp" and url.hostname and url.port
+    except ValueError:  # a port that is no number, or out of range
+        is_usable = None
+    if not is_usable:
+        raise ConfigError(f"--dist-url must be auto or tcp://HOST:PORT with a port from 1 to 65535, got {dist_url!r}")
+    return str(url.hostname), int(url.port or 0)
+
+
+def describe_tasks(environment: Mapping[str, str] = os.environ) -> str:
+    """Say that Slurm or MPI started several tasks, of which each is a run by itself; "" where nothing tells so."""
+    counts = {name: environment.get(name, "") for name in TASK_COUNTS}
+    told = [f"{name}={count}" for name, count in counts.items() if count.isdecimal() and int(count) > 1]
+    if not told or environment.get("WORLD_SIZE"):
+        return ""
+    return (
+        f"{', '.join(told)} says that several tasks were started, but without {', '.join(ENVIRONMENT)} each of them is "
+        "a run by itself. See Slurm in docs/launch.md for tasks that train together"
+    )
