@@ -20,6 +20,7 @@ from torch import nn
 from engine.checkpoint.file import EMA, Checkpointer
 from engine.checkpoint.pretrained import load_initial
 from engine.checkpoint.sharded import ShardedCheckpointer
+from engine.config.build_data import SECTIONS, build_data
 from engine.config.config import build_section, describe_differences, save_config
 from engine.distributed.batch_norm import set_batch_norm
 from engine.distributed.fsdp import is_sharded, listed_blocks, shard

@@ -10,18 +10,22 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 BACKBONE = "modeling.backbone"
-LEAVES = (f"{BACKBONE}.rope_position_encoding", f"{BACKBONE}.windows", f"{BACKBONE}.layers", f"{BACKBONE}.softmax")
+LEAVES = (f"{BACKBONE}.rope_position_encoding", f"{BACKBONE}.windows", f"{BACKBONE}.layers", f"{BACKBONE}.sdpa")
 NETWORK = ("torch", "timm.layers", "runtime.errors")
-EVALUATION = ("numpy", "cv2", "runtime", "data.images", "data.formats", "data.trimap", "data.workers", "data.ranks",
-              "evaluation.metrics", "evaluation.connectivity", "evaluation.intervals", "evaluation.folders",
-              "evaluation.report", "evaluation.summary")  # fmt: skip
+IMAGES = ("data.image_io", "data.trimap", "data.trimap_check", "data.mask")
+EVALUATION = ("numpy", "cv2", "runtime", *IMAGES, "evaluation.metrics", "evaluation.connectivity", "evaluation.folders",
+              "evaluation.statistics", "evaluation.output")  # fmt: skip
 TOOLS = ("_root", "modeling", "data", "evaluation", "engine", "inference", "preprocess", "runtime", "*")
+# Of detectron2's own interface: configs, overrides, saved configs, schedules.
+ENGINE = ("engine.config", "engine.interrupts", "engine.batches", "runtime", "torch", "safetensors", "detectron2",
+          "fvcore", "omegaconf", "hydra")  # fmt: skip
+DATA = ("runtime", "numpy", "cv2", "PIL", "torch")
 
-# Module or room -> what it may import beside the standard library; the longest name that fits a module decides.
+# Module or package -> what it may import beside the standard library; the longest name that matches a module decides.
 ARROWS: dict[str, tuple[str, ...]] = {
     # fvcore for detectron2's schedules, which a config names.
     "configs": ("configs", "modeling", "data", "evaluation", "engine", "inference.network", "detectron2", "fvcore"),
-    "runtime": ("runtime", "torch", "yaml"),
+    "runtime": ("runtime", "torch", "yaml", "cv2"),
     "main": ("engine", "runtime", "detectron2", "omegaconf"),
     "preprocess": ("torch", "modeling.conversion", "runtime"),
     "tools": TOOLS,
@@ -40,32 +44,49 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "tools._root": ("runtime.openmp",),
     "tools.install_detectron2": (),
     # What runs without detectron2.
-    "inference": ("inference", "modeling", "data.images", "data.trimap", "runtime", "torch", "torchvision", "timm",
+    "inference": ("inference", "modeling", *IMAGES, "data.composition", "runtime", "torch", "torchvision", "timm",
                   "numpy", "cv2", "PIL", "safetensors"),
-    "inference.foreground": ("inference.extras", "runtime", "data.images", "data.composition", "numpy", "cv2"),
-    "inference.inputs": ("runtime", "data.decoding", "data.images", "data.trimap", "torch", "numpy", "PIL"),
-    "inference.jobs": ("numpy", "data.images", "data.encoding", "data.formats", "runtime"),
-    # A config and its checkpoint are read as training reads them, where one is asked for.
-    "inference.predictor": ("inference", "modeling.average_views", "data.images", "data.trimap", "runtime", "torch",
-                            "numpy", "engine.model"),
-    # The others are detectron2's own interface (configs, overrides, saved configs, schedules).
-    "engine": ("engine", "runtime", "torch", "safetensors", "detectron2", "fvcore", "omegaconf", "hydra", "yaml"),
+    # A config and its checkpoint are read as training reads them, if one is given.
+    "inference.predictor": ("inference", "modeling.test_time_augmentation", *IMAGES, "runtime", "torch", "numpy",
+                            "engine.checkpoint.load_model"),
+    # engine: interrupts, batches, config <- logging, distributed <- checkpoint <- trainer <- hooks <- run.
+    "engine": (*ENGINE, "engine"),
+    "engine.interrupts": ("runtime", "torch"),
+    "engine.batches": ("engine.interrupts", "runtime", "torch", "detectron2"),
+    "engine.config": ENGINE,
+    "engine.logging": (*ENGINE, "engine.logging"),
+    "engine.distributed": (*ENGINE, "engine.distributed"),
+    "engine.checkpoint": (*ENGINE, "engine.out_of_memory", "engine.distributed", "engine.checkpoint"),
+    "engine.trainer": (*ENGINE, "engine.ema", "engine.out_of_memory", "engine.distributed", "engine.checkpoint"),
+    "engine.hooks": (*ENGINE, "engine.ema", "engine.out_of_memory", "engine.logging", "engine.distributed",
+                     "engine.checkpoint", "engine.trainer", "engine.hooks", "engine.lr_scheduler"),
     "modeling": (*NETWORK, "modeling"),
-    **dict.fromkeys(("modeling.vitmatte", "modeling.recompute"), NETWORK),
+    **dict.fromkeys(("modeling.vitmatte", "modeling.activation_checkpointing"), NETWORK),
     # Published weights as initial checkpoints.
     "modeling.conversion": ("torch", "timm.layers", "safetensors", "onnx", "modeling.conversion", "modeling.backbone",
                             "runtime"),
     f"{BACKBONE}.__init__": (BACKBONE,),
-    BACKBONE: (*NETWORK, "modeling.recompute", f"{BACKBONE}.windows", f"{BACKBONE}.layers", f"{BACKBONE}.softmax"),
+    BACKBONE: (*NETWORK, "modeling.activation_checkpointing", *LEAVES[1:]),
     **dict.fromkeys(LEAVES, NETWORK),
     f"{BACKBONE}.attention": (*NETWORK, *LEAVES),
     f"{BACKBONE}.block": (*NETWORK, *LEAVES, f"{BACKBONE}.attention"),
     **dict.fromkeys(
         (f"{BACKBONE}.vit", f"{BACKBONE}.dinov2"),
-        (*NETWORK, *LEAVES, "modeling.recompute", f"{BACKBONE}.attention", f"{BACKBONE}.block"),
+        (*NETWORK, *LEAVES, "modeling.activation_checkpointing", f"{BACKBONE}.attention", f"{BACKBONE}.block"),
     ),
-    "data": ("data", "runtime", "numpy", "cv2", "PIL", "tifffile", "torch"),
+    # data: image_io <- trimap, composition <- sources <- augment <- datasets; loader stands beside.
+    "data": (*DATA, *IMAGES),
+    "data.image_io": (*DATA, "data.image_io", "tifffile"),
+    "data.validation": (),
+    "data.loader": (*DATA, "data.image_io", "data.validation", "data.loader"),
+    "data.procedural": (*DATA, "data.composition", "data.procedural"),
+    "data.sources": (*DATA, *IMAGES, "data.composition", "data.sources"),
+    "data.augment": (*DATA, *IMAGES, "data.composition", "data.validation", "data.sources", "data.augment"),
+    "data.datasets": (*DATA, *IMAGES, "data.composition", "data.validation", "data.sources", "data.augment",
+                      "data.loader.sampler", "data.datasets"),
+    "data.checks": (*DATA, "data"),
     "evaluation": EVALUATION,
+    # What evaluates in training.
     "evaluation.evaluator": (*EVALUATION, "torch", "detectron2"),
 }  # fmt: skip
 NOT_ROOMS = {"tests", "output", "datasets"}
@@ -143,7 +164,7 @@ def first_import(path: Path) -> str:
 @pytest.mark.parametrize(
     ("file", "source", "arrow"),
     [
-        ("modeling/criterion.py", "from data.images import read_image", "data.images.read_image"),
+        ("modeling/criterion.py", "from data.image_io.images import read_image", "data.image_io.images.read_image"),
         ("modeling/criterion.py", "def f():\n    import numpy as np", "numpy"),
         ("modeling/criterion.py", "import timm", "timm"),
         ("modeling/vitmatte.py", "from .detail_capture import DetailCapture", "modeling.detail_capture.DetailCapture"),
@@ -151,20 +172,24 @@ def first_import(path: Path) -> str:
         ("modeling/backbone/attention.py", "from . import block", "modeling.backbone.block"),
         ("modeling/backbone/block.py", "from ..criterion import Loss", "modeling.criterion.Loss"),
         ("modeling/backbone/convnext.py", "from .vit import ViT", "modeling.backbone.vit.ViT"),
-        ("data/datasets.py", "from modeling import ViTMatte", "modeling.ViTMatte"),
-        ("data/datasets.py", "import detectron2", "detectron2"),
+        ("data/datasets/mixture.py", "from modeling import ViTMatte", "modeling.ViTMatte"),
+        ("data/datasets/mixture.py", "import detectron2", "detectron2"),
         ("evaluation/metrics.py", "import torch", "torch"),
-        ("evaluation/report.py", "from .evaluator import MattingEvaluator", "evaluation.evaluator.MattingEvaluator"),
+        ("evaluation/folders.py", "from .evaluator import MattingEvaluator", "evaluation.evaluator.MattingEvaluator"),
         ("evaluation/metrics.py", "import data", "data"),
-        ("evaluation/evaluator.py", "from data.datasets import MattingFolder", "data.datasets.MattingFolder"),
-        ("engine/hooks.py", "from evaluation.report import picture_sheet", "evaluation.report.picture_sheet"),
+        ("evaluation/evaluator.py", "from data.datasets import mixture", "data.datasets.mixture"),
+        ("engine/hooks/metrics.py", "from evaluation.output import report", "evaluation.output.report"),
         ("inference/predictor.py", "from data import datasets", "data.datasets"),
-        ("inference/model_folder.py", "import omegaconf", "omegaconf"),
+        ("inference/formats/model_folder.py", "import omegaconf", "omegaconf"),
+        ("engine/distributed/launch.py", "from engine.checkpoint import file", "engine.checkpoint.file"),
+        ("engine/logging/setup.py", "from engine import trainer", "engine.trainer"),
+        ("data/augment/warp.py", "from data.datasets import mixture", "data.datasets.mixture"),
+        ("data/image_io/images.py", "from data.composition import composite", "data.composition.composite"),
         ("inference/predictor.py", "if TYPE_CHECKING:\n    from detectron2.config import CfgNode",
          "detectron2.config.CfgNode"),
         ("configs/demo.py", "import numpy", "numpy"),
         ("configs/demo.py", "from inference.predictor import Predictor", "inference.predictor.Predictor"),
-        ("engine/evaluation.py", "from inference.network import TILE_PX", "inference.network.TILE_PX"),
+        ("engine/hooks/evaluation.py", "from inference.network import TILE_PX", "inference.network.TILE_PX"),
         ("main.py", "from modeling import ViTMatte", "modeling.ViTMatte"),
         ("preprocess.py", "import detectron2", "detectron2"),
         ("tools/demo.py", "from configs.common.train import train", "configs.common.train.train"),
@@ -174,12 +199,12 @@ def first_import(path: Path) -> str:
         ("tools/demo.py", "from tools.benchmarks import fresh", "tools.benchmarks.fresh"),
         ("tools/benchmarks/infer.py", "from tools.evaluate import main", "tools.evaluate.main"),
         ("tools/install_detectron2.py", "import torch", "torch"),
-        ("engine/hooks.py", "from tests.conftest import SHARED", "tests.conftest.SHARED"),
+        ("engine/trainer.py", "from tests.conftest import SHARED", "tests.conftest.SHARED"),
     ],
 )  # fmt: skip
 def test_a_forbidden_arrow_is_caught(tmp_path, file, source, arrow):
-    rooms = ("configs/__init__", "main", "tools/evaluate", "modeling/__init__", "data/__init__")
-    for path in [*(Path(tmp_path, room + ".py") for room in rooms), tmp_path / file]:
+    packages = ("configs/__init__", "main", "tools/evaluate", "modeling/__init__", "data/__init__", "engine/__init__")
+    for path in [*(Path(tmp_path, room + ".py") for room in packages), tmp_path / file]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     assert forbidden_arrows(tmp_path) == []
@@ -193,8 +218,8 @@ def test_a_forbidden_arrow_is_caught(tmp_path, file, source, arrow):
     [
         ("modeling/backbone/__init__.py", "from modeling.backbone.vit import ViT"),
         ("modeling/backbone/vit.py", "import math\nimport torch.nn.functional as F\nfrom .block import Block"),
-        ("evaluation/evaluator.py", "from detectron2.utils import comm\nfrom data.images import write_alpha"),
-        ("inference/predictor.py", "from data import images, trimap"),
+        ("evaluation/evaluator.py", "from detectron2.utils import comm\nfrom data.image_io.images import write_alpha"),
+        ("inference/predictor.py", "from data import image_io, trimap"),
         ("tools/train_demo.py", "import _root\nimport skimage\nfrom evaluation.evaluator import MattingEvaluator"),
         ("tools/benchmarks/infer.py", "from tools.benchmarks.fresh import run_fresh"),
         ("configs/demo.py", "from .common.train import train"),

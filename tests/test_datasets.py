@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from data.datasets.composition import CompositionDataset, MattingFolder
 from data.datasets import composition as datasets
+from data.datasets.composition import CompositionDataset, MattingFolder
 from data.image_io import images
 from data.image_io.formats import find_images
 from data.image_io.images import DataError, PictureFile, read_raw_alpha, to_uint8

@@ -18,8 +18,8 @@ from test_published_vitmatte import source, tiny, tiny_size  # noqa: F401
 
 import main
 from data.trimap import trimap_from_alpha
-from engine.checkpoint.file import CheckpointError
 from engine.checkpoint import pretrained as initial
+from engine.checkpoint.file import CheckpointError
 from engine.checkpoint.pretrained import adopt_model, describe_model, read_initial
 from engine.config.config import apply_overrides, load_config
 from evaluation.folders import evaluate_folders

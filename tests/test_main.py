@@ -16,7 +16,7 @@ from detectron2.config import LazyConfig
 from detectron2.utils.logger import setup_logger
 
 import main
-from engine.config.config import LATER_KEYS
+from engine.config.migration import LATER_KEYS
 from engine.hooks.evaluation import evaluate
 from evaluation.folders import evaluate_folders
 from evaluation.metrics import METRICS, PROTOCOLS, average

@@ -23,6 +23,7 @@ from data.loader.bad_samples import SkipBadSamples
 from data.loader.build import build_train_loader
 from data.loader.sampler import InfiniteSampler
 from data.sources.layouts import TRAINING_LAYOUTS, TrainingLayout
+from engine.config.build_data import build_data
 from engine.config.config import apply_overrides, load_config
 from engine.config.build_data import build_data
 from tests.conftest import REPOSITORY

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from runtime.command_line import refuse_existing
 from runtime.errors import UserError
 from runtime.command_line import refuse_existing
 from tests.tiny_training import DEMO

@@ -7,8 +7,8 @@ import time
 import pytest
 from test_trainer import toy_training
 
-from engine.hooks.loader_speed import WarnOfSlowLoader, speed_advice
 from engine.hooks import loader_speed as pace
+from engine.hooks.loader_speed import WarnOfSlowLoader, speed_advice
 
 
 class Clock:

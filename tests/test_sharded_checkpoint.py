@@ -11,8 +11,8 @@ import torch
 from test_sharding import CountImages, NumberedPictures, build, finish, start
 from torch.utils.data import DataLoader
 
-from engine.checkpoint.file import CheckpointError
 from engine.checkpoint import sharded as sharded_checkpoint
+from engine.checkpoint.file import CheckpointError
 from engine.checkpoint.sharded import WHOLE_PART, ShardedCheckpointer, find_damage, read_folder
 from engine.distributed import fsdp as sharding
 from engine.distributed import padded_eval as even_passes

@@ -12,8 +12,8 @@ from test_step import NUM_STEPS, Pictures, tiny_network
 from test_trainer import Stream, processes
 from torch.utils.data import DataLoader
 
-from engine.checkpoint.file import Checkpointer, CheckpointError, load_weights, read_checkpoint
 from engine.checkpoint import sharded as sharded_checkpoint
+from engine.checkpoint.file import Checkpointer, CheckpointError, load_weights, read_checkpoint
 from engine.checkpoint.sharded import WHOLE_PART, ShardedCheckpointer, read_folder
 from engine.distributed.batch_norm import set_batch_norm
 from engine.distributed.fsdp import gathered_weights, is_sharded, shard

@@ -9,7 +9,8 @@ from test_main import data, quiet_afterwards, refusal  # noqa: F401
 import main
 from configs.common.train import train
 from engine.checkpoint.file import read_checkpoint
-from engine.config.config import LATER_KEYS, apply_overrides, load_config
+from engine.config.config import apply_overrides, load_config
+from engine.config.migration import LATER_KEYS
 from engine.run import build_networks, check_compiler
 from runtime.errors import ConfigError
 from tests.tiny_training import DEMO, metrics, overrides, printed_evaluation

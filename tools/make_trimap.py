@@ -41,6 +41,7 @@ from data.trimap import (
 )
 from inference.auto.subject import trimap_of_subject
 from inference.batch import Failure, attempt
+from runtime.command_line import refuse_existing
 from runtime.optional_packages import MissingExtraError
 from runtime.command_line import refuse_existing
 from tools.prediction.messages import list_failures, say

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, SCMode
 from omegaconf.errors import OmegaConfBaseException
 
 import engine.config.epochs  # noqa: F401  registers the resolvers that configs use
+from engine.config.migration import migrate
 from engine.config.overrides import read_text, takes_text
 from engine.config.python_config import run_config
 from engine.config.targets import TargetError, find_importable, instantiate, known_finder, locate_names, write_names
@@ -22,29 +23,6 @@ from runtime.errors import ConfigError, UserError
 from runtime.yaml_files import dump_yaml, load_yaml, parse_yaml
 
 TRAINING_SECTIONS = ("train", "model", "dataloader", "optimizer", "lr_multiplier")
-
-LATER_KEYS: dict[str, dict[str, Any]] = {
-    "train": {
-        "accumulation": 1,
-        "batch_norm": "own",
-        "best_checkpoint": None,
-        "clip_norm": None,
-        "compile": False,
-        "ema_decay": None,
-        "loader_timeout_s": 600,
-        "model_of_checkpoint": None,
-        "pictures": None,
-        "sharded_blocks": "",
-        "timeout_s": 1800,
-        "wandb": None,
-    },
-    "dataloader": {
-        # The same numbers in less memory: configs of before evaluated images whole.
-        "test_network": {"_target_": "inference.network.TiledEvaluation", "tile_px": 256},
-        "test_views": None,
-    },
-}
-"""Section -> keys that configs saved by earlier versions lack -> what was done before they came."""
 
 MAY_BE_NULL = ("train.best_checkpoint", "train.pictures")
 """Sections of plain values that may be null. Of others, what they are the arguments of knows."""
@@ -58,8 +36,8 @@ def load_config(path: str | Path, sections: Sequence[str] = (), trusted: Sequenc
         sections: top-level keys that it must have. Of a YAML file these alone can be built; all where none are given.
         trusted: modules whose classes and functions a YAML file may name, beside `engine.config.targets.TARGETS`.
 
-    Returns: the whole config, `LATER_KEYS` included, with classes and functions in the place of their names; setting a
-        key that it does not have is an error from now on.
+    Returns: the whole config as the present version writes it (see `migrate`), with classes and functions in the place
+        of their names. Setting a key that it does not have raises an error.
 
     Raises:
         ConfigError: where the file does not exist, has another extension, is not Python or YAML, or lacks a section;
@@ -69,11 +47,10 @@ def load_config(path: str | Path, sections: Sequence[str] = (), trusted: Sequenc
     if path.suffix not in (".py", ".yaml", ".yml") or not path.is_file():
         raise ConfigError(f"--config-file must be an existing .py or .yaml file, got {str(path)!r}")
     try:
-        settings = _as_settings(run_config(path)) if path.suffix == ".py" else read_settings(path)
+        settings = migrate(_as_settings(run_config(path))) if path.suffix == ".py" else read_settings(path)
         if not settings or not set(settings).issuperset(sections):
             found = ", ".join(map(str, settings)) or "none"
             raise ConfigError(f"{path}: expected the sections {', '.join(sections)}, got {found}")
-        _add_later_keys(settings)
         if path.suffix == ".py":
             settings = locate_names(settings, find_importable)
             write_names(settings)
@@ -105,18 +82,12 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise ConfigError(str(error)) from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    return settings if isinstance(settings, dict) else {}
+    return migrate(settings) if isinstance(settings, dict) else {}
 
 
 def _as_settings(cfg: DictConfig) -> dict[str, Any]:
     """Copy a config to nested dicts and lists, its interpolations as they are written."""
     return cast(dict[str, Any], OmegaConf.to_container(cfg, structured_config_mode=SCMode.INSTANTIATE))
-
-
-def _add_later_keys(settings: dict[str, Any]) -> None:
-    for section, values in LATER_KEYS.items():
-        if isinstance(node := settings.get(section), dict):
-            node |= {key: value for key, value in values.items() if key not in node}
 
 
 def save_config(cfg: DictConfig, path: Path) -> None:
@@ -137,9 +108,7 @@ def describe_differences(path: Path, cfg: DictConfig) -> list[str]:
     Raises:
         ConfigError: where the saved one is no config.
     """
-    saved, written = read_settings(path), parse_yaml(_as_yaml(cfg))
-    for settings in (saved, written):
-        _add_later_keys(settings)
+    saved, written = read_settings(path), migrate(parse_yaml(_as_yaml(cfg)))
     before, now = _by_dotted_key(saved), _by_dotted_key(written)
     keys = dict.fromkeys([*now, *before])
     shown = {key: tuple(repr(side[key]) if key in side else "absent" for side in (before, now)) for key in keys}
