@@ -31,14 +31,14 @@ from engine.checkpoint.output_folders import check_resume, hold_outputs
 from engine.checkpoint.pretrained import adopt_model
 from engine.config.config import TRAINING_SECTIONS, apply_overrides, check_number_or_null, check_whole, load_config
 from engine.config.epochs import describe_change, samples_per_iteration
-from engine.distributed.launch import STATUS_OF_WRONG_USAGE, launch, leave
+from engine.distributed.launch import STATUS_OF_WRONG_USAGE, exit_with, launch
 from engine.interrupts import LostProcess, OutputError
 from engine.logging.setup import set_up_logs
 from engine.out_of_memory import OutOfMemory
 from engine.run import evaluate_only, train
 from engine.trainer import set_float32_products
 from runtime.command_line import argument_parser
-from runtime.dist_env import describe_tasks, find_place
+from runtime.dist_env import describe_tasks, find_dist_env
 from runtime.errors import ConfigError
 
 logger = logging.getLogger("engine.main")
@@ -53,7 +53,7 @@ def run(cfg: DictConfig, args: argparse.Namespace, schedule_change: str) -> None
         with hold_outputs(cfg, args.eval_only):
             train_or_evaluate(cfg, args, schedule_change)
     except OutputError as error:
-        leave(str(error), error.status)
+        exit_with(str(error), error.status)
 
 
 def train_or_evaluate(cfg: DictConfig, args: argparse.Namespace, schedule_change: str) -> None:
@@ -74,11 +74,11 @@ def train_or_evaluate(cfg: DictConfig, args: argparse.Namespace, schedule_change
                 logger.info(schedule_change)
             train(cfg, args.resume)
     except (LoaderError, OutOfMemory) as stop:  # of an evaluation alone: a run ends itself
-        leave(str(stop), stop.status, is_own=not stop.is_shared)
+        exit_with(str(stop), stop.status, is_own=not stop.is_shared)
     except ConfigError:
         raise  # `main` or `launch` says it, once for all processes
     except (FileNotFoundError, ValueError) as error:  # what every room raises for files and settings that do not fit
-        leave(str(error), 1, is_own=True)
+        exit_with(str(error), 1, is_own=True)
 
 
 def describe_environment() -> str:
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         of_network = [override for override in args.opts if override.startswith("model.")]
         others = [override for override in args.opts if override not in of_network]
-        apply_overrides(cfg, [*others, f"train.world_size={find_place(args).world_size}"])
+        apply_overrides(cfg, [*others, f"train.world_size={find_dist_env(args).world_size}"])
         adopt_model(cfg, args.trust_module)
         apply_overrides(cfg, of_network)
         if args.resume:
@@ -115,11 +115,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             check_number_or_null(cfg, key)
         launch(run, args, cfg.train.device, (cfg, args, describe_change(cfg, recipe_samples)), cfg.train.timeout_s)
     except ConfigError as error:
-        leave(str(error), STATUS_OF_WRONG_USAGE)
+        exit_with(str(error), STATUS_OF_WRONG_USAGE)
     except (FileNotFoundError, CheckpointError) as error:
-        leave(str(error), 1)
+        exit_with(str(error), 1)
     except LostProcess as error:
-        leave(str(error), error.status)
+        exit_with(str(error), error.status)
     except KeyboardInterrupt:
         advice = "" if args.eval_only else "; --resume goes on from the last checkpoint, if there is one"
         print(f"main.py: interrupted{advice}", file=sys.stderr)

@@ -24,12 +24,12 @@ from engine.config.build_data import SECTIONS, build_data
 from engine.config.config import build_section, describe_differences, save_config
 from engine.distributed.batch_norm import set_batch_norm
 from engine.distributed.fsdp import is_sharded, listed_blocks, shard
-from engine.distributed.launch import distribute, leave
+from engine.distributed.launch import distribute, exit_with
 from engine.distributed.spawn import no_children_left
 from engine.ema import Ema
 from engine.hooks.checkpoint import PeriodicCheckpointer
 from engine.hooks.evaluation import MEMORY_ADVICE, EvaluateAndKeepBest, evaluate, evaluate_all, metric_names
-from engine.hooks.loader_speed import WarnOfSlowLoader
+from engine.hooks.loader_speed import LoaderBottleneckWarning
 from engine.hooks.metrics import DrawSamples, WriteMetrics
 from engine.interrupts import OutputError, StopSignals, TrainingStopped, first_stop, output_file
 from engine.logging.run_record import is_restarted, record_run
@@ -156,7 +156,7 @@ def build_hooks(
     settings, pictures = cfg.train, cfg.train.pictures
     found: list[HookBase] = [IterationTimer()]
     if comm.is_main_process():
-        found.append(WarnOfSlowLoader())
+        found.append(LoaderBottleneckWarning())
     found += [LRScheduler(build_section(cfg.lr_multiplier, "lr_multiplier")), checkpoints]
     if evaluation is not None:
         found.append(evaluation)
@@ -244,7 +244,7 @@ def end_early(trainer: Trainer, checkpoints: PeriodicCheckpointer, folder: Path,
 def _exit(stop: TrainingStopped) -> NoReturn:
     """End this process with the status of a stop that is logged."""
     if isinstance(stop, OutOfMemory) and not comm.is_main_process():
-        leave(str(stop), stop.status, is_own=True)  # the main process can only tell that it lost this one
+        exit_with(str(stop), stop.status, is_own=True)  # the main process can only tell that it lost this one
     sys.exit(stop.status)
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from engine.batches import TIMEOUT_S, Batches
 from engine.checkpoint.file import CheckpointError
 from engine.distributed.fsdp import is_sharded, whole
-from engine.distributed.launch import told_of_lost_processes
+from engine.distributed.launch import raise_on_lost_peer
 from engine.ema import Ema
 from engine.interrupts import TrainingStopped
 from engine.out_of_memory import stop_on_out_of_memory
@@ -142,25 +142,25 @@ class Trainer(SimpleTrainer):
         """Do the steps from `start_iter` to before `max_iter`; where none is left, the hooks before and after alone."""
         super().train(min(start_iter, max_iter), max_iter)
 
-    @told_of_lost_processes()
+    @raise_on_lost_peer()
     @stop_on_out_of_memory()
     def before_train(self) -> None:
         self.data_loader.sampler.start = self.samples_seen
         super().before_train()
 
-    @told_of_lost_processes()
+    @raise_on_lost_peer()
     @stop_on_out_of_memory()
     def after_step(self) -> None:
         super().after_step()
 
-    @told_of_lost_processes()
+    @raise_on_lost_peer()
     @stop_on_out_of_memory()
     def after_train(self) -> None:
         if self.start_iter == self.max_iter:
             self.iter = self.max_iter  # detectron2 counts one step where none was left to do
         super().after_train()
 
-    @told_of_lost_processes()
+    @raise_on_lost_peer()
     @stop_on_out_of_memory()
     def run_step(self) -> None:
         assert self.model.training, "a hook left the model in evaluation mode"

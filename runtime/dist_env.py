@@ -17,7 +17,7 @@ TASK_COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WOR
 """By what Slurm and MPI tell the number of tasks that they have started."""
 
 
-class Place(NamedTuple):
+class DistEnv(NamedTuple):
     """A process among all of a run; `local` is of its machine."""
 
     rank: int
@@ -26,8 +26,8 @@ class Place(NamedTuple):
     local_size: int
 
 
-def find_place(args: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Place:
-    """Tell the place of this process, or of the first one that it is to start on this machine.
+def find_dist_env(args: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> DistEnv:
+    """Give rank and world size of this process, or of the first one that it starts on this machine.
 
     Args:
         args: num_gpus, num_machines, machine_rank, dist_url of `argument_parser`, None where not given.
@@ -37,7 +37,7 @@ def find_place(args: argparse.Namespace, environment: Mapping[str, str] = os.env
         ConfigError: where numbers are out of range, variables are missing, or the two disagree.
     """
     if is_started_from_outside(environment):
-        return _place_in(environment, args)
+        return _read_environment(environment, args)
     num_gpus, num_machines, machine_rank = args.num_gpus or 1, args.num_machines or 1, args.machine_rank or 0
     for option, number in (("--num-gpus", args.num_gpus), ("--num-machines", args.num_machines)):
         if number is not None and number < 1:
@@ -46,7 +46,7 @@ def find_place(args: argparse.Namespace, environment: Mapping[str, str] = os.env
         raise ConfigError(
             f"--machine-rank must be below --num-machines {num_machines} and not negative, got {machine_rank}"
         )
-    return Place(machine_rank * num_gpus, num_machines * num_gpus, 0, num_gpus)
+    return DistEnv(machine_rank * num_gpus, num_machines * num_gpus, 0, num_gpus)
 
 
 def is_started_from_outside(environment: Mapping[str, str] = os.environ) -> bool:
@@ -54,8 +54,8 @@ def is_started_from_outside(environment: Mapping[str, str] = os.environ) -> bool
     return any(environment.get(name) for name in ENVIRONMENT)
 
 
-def _place_in(environment: Mapping[str, str], args: argparse.Namespace) -> Place:
-    """Read the place that the environment says."""
+def _read_environment(environment: Mapping[str, str], args: argparse.Namespace) -> DistEnv:
+    """Read rank and world size that torchrun sets."""
     names = [*ENVIRONMENT, *MEETING_POINT]
     if missing := [name for name in names if not environment.get(name)]:
         there = [name for name in ENVIRONMENT if environment.get(name)]
@@ -68,41 +68,41 @@ def _place_in(environment: Mapping[str, str], args: argparse.Namespace) -> Place
             raise ConfigError(f"the environment's {name} must be a whole number, got {environment[name]!r}")
     if not 0 < int(environment["MASTER_PORT"]) < 2**16:
         raise ConfigError(f"the environment's MASTER_PORT must be 1 to 65535, got {environment['MASTER_PORT']}")
-    place = Place(**{field: int(environment[name]) for name, field in ENVIRONMENT.items()})
-    if not (place.rank < place.world_size and place.local_rank < place.local_size):
+    dist_env = DistEnv(**{field: int(environment[name]) for name, field in ENVIRONMENT.items()})
+    if not (dist_env.rank < dist_env.world_size and dist_env.local_rank < dist_env.local_size):
         raise ConfigError(
             "the environment's RANK must be below WORLD_SIZE, and LOCAL_RANK below LOCAL_WORLD_SIZE, "
-            f"got {place.rank} of {place.world_size} and {place.local_rank} of {place.local_size}"
+            f"got {dist_env.rank} of {dist_env.world_size} and {dist_env.local_rank} of {dist_env.local_size}"
         )
-    if place.world_size % place.local_size:
+    if dist_env.world_size % dist_env.local_size:
         raise ConfigError(
             "each machine must have as many processes as the others, but the environment's "
-            f"WORLD_SIZE {place.world_size} is no multiple of LOCAL_WORLD_SIZE {place.local_size}"
+            f"WORLD_SIZE {dist_env.world_size} is no multiple of LOCAL_WORLD_SIZE {dist_env.local_size}"
         )
     options: tuple[tuple[str, int | str | None, int | str], ...] = (
-        ("--num-gpus", args.num_gpus, place.local_size),
-        ("--num-machines", args.num_machines, place.world_size // place.local_size),
-        ("--machine-rank", args.machine_rank, place.rank // place.local_size),
+        ("--num-gpus", args.num_gpus, dist_env.local_size),
+        ("--num-machines", args.num_machines, dist_env.world_size // dist_env.local_size),
+        ("--machine-rank", args.machine_rank, dist_env.rank // dist_env.local_size),
         ("--dist-url", args.dist_url, f"tcp://{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}"),
     )
     for option, given, found in options:
         if given not in (None, found):
             raise ConfigError(f"{option} is {given}, but torchrun's environment says {found}: leave the option out")
-    return place
+    return dist_env
 
 
-def meeting_point(dist_url: str | None, place: Place) -> tuple[str, int]:
+def meeting_point(dist_url: str | None, dist_env: DistEnv) -> tuple[str, int]:
     """Give host and port where processes meet that are started by the command line; port 0 is any that is free.
 
     Args:
         dist_url: "tcp://HOST:PORT", or None or "auto" on one machine.
-        place: of a process.
+        dist_env: of a process.
 
     Raises:
         ConfigError: for another address, and where several machines have none.
     """
     if dist_url is None or dist_url == "auto":
-        if place.world_size > place.local_size:
+        if dist_env.world_size > dist_env.local_size:
             raise ConfigError("several machines need --dist-url tcp://HOST:PORT, the same on all, HOST the first one's")
         return "127.0.0.1", 0
     try:

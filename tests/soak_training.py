@@ -183,7 +183,7 @@ def content(path: Path) -> dict[str, Any]:
     found = read_checkpoint(path)
     if "trainer" in found:
         found["trainer"].pop("iteration", None)  # nothing reads it: the place is the number of samples
-        found["trainer"].get("hooks", {}).pop("KeepCheckpoints", None)
+        found["trainer"].get("hooks", {}).pop("PeriodicCheckpointer", None)
     return found
 
 

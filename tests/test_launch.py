@@ -18,10 +18,10 @@ from test_trainer import processes
 from data.loader.build import prepare_worker
 from engine.distributed import launch as launching
 from engine.distributed import spawn as children
-from engine.distributed.launch import launch, leave, told_of_lost_processes
+from engine.distributed.launch import exit_with, launch, raise_on_lost_peer
 from engine.interrupts import LostProcess
 from runtime.command_line import argument_parser
-from runtime.dist_env import Place, find_place, meeting_point
+from runtime.dist_env import DistEnv, find_dist_env, meeting_point
 from runtime.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -69,7 +69,7 @@ def test_help_speaks_of_this_project():
     ],
 )
 def test_a_process_knows_its_place(arguments, environment, place):
-    assert find_place(options(*arguments), environment) == Place(*place)
+    assert find_dist_env(options(*arguments), environment) == DistEnv(*place)
 
 
 @pytest.mark.parametrize(
@@ -95,11 +95,11 @@ def test_a_process_knows_its_place(arguments, environment, place):
 )
 def test_a_place_that_cannot_be_is_refused(arguments, environment, words):
     with pytest.raises(ConfigError, match=words) as refused:
-        find_place(options(*arguments), environment)
+        find_dist_env(options(*arguments), environment)
     assert "\n" not in str(refused.value)
 
 
-ONE_MACHINE, FIRST_OF_TWO = Place(0, 2, 0, 2), Place(0, 2, 0, 1)
+ONE_MACHINE, FIRST_OF_TWO = DistEnv(0, 2, 0, 2), DistEnv(0, 2, 0, 1)
 
 
 def test_processes_meet_where_the_command_line_says():
@@ -164,7 +164,7 @@ def test_of_processes_on_a_machine_the_first_says_why(local_rank, is_own, spoken
     monkeypatch.setattr(sys, "argv", ["here/a.py"])
     monkeypatch.setattr("engine.distributed.launch.PAUSE_S", 0)
     with pytest.raises(SystemExit, match="2"):
-        leave("why", 2, is_own=is_own)
+        exit_with("why", 2, is_own=is_own)
     assert capsys.readouterr().err == spoken
 
 
@@ -183,7 +183,7 @@ def test_of_processes_that_cannot_start_the_first_says_why(number, spoken, error
         monkeypatch.setattr(launching, name, lambda *_, **__: None)
     monkeypatch.setattr(launching, "_work", fail)
     with pytest.raises(SystemExit) as ended:
-        launching._start_work(number, print, (), Place(0, 2, 0, 2), "cpu", 1.0, ("localhost", 1))
+        launching._start_work(number, print, (), DistEnv(0, 2, 0, 2), "cpu", 1.0, ("localhost", 1))
     assert capsys.readouterr().err == spoken and ended.value.code == getattr(error, "status", 2)
 
 
@@ -198,7 +198,7 @@ def test_of_processes_that_cannot_start_the_first_says_why(number, spoken, error
     ],
 )
 def test_errors_of_exchanges_alone_are_lost_processes(error, is_lost):
-    with pytest.raises(LostProcess if is_lost else type(error)), told_of_lost_processes():
+    with pytest.raises(LostProcess if is_lost else type(error)), raise_on_lost_peer():
         raise error
 
 
@@ -248,7 +248,7 @@ def test_processes_started_here_share_the_cores(given, num_threads, monkeypatch)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        launching._start_work(1, print, (), Place(0, 2, 0, 2), "cpu", 1.0, ("localhost", 1))
+        launching._start_work(1, print, (), DistEnv(0, 2, 0, 2), "cpu", 1.0, ("localhost", 1))
         assert torch.get_num_threads() == num_threads
     finally:
         torch.set_num_threads(before)
@@ -263,7 +263,7 @@ def test_ctrl_c_stays_ignored_where_a_background_job_ignores_it(before, monkeypa
     monkeypatch.setattr("data.loader.build.cv2.setNumThreads", lambda _: None)
     wanted = signal.SIG_IGN if before is signal.SIG_IGN else signal.SIG_DFL
     for start in (
-        lambda: launching._start_work(1, print, (), Place(0, 2, 0, 2), "cpu", 1.0, ("localhost", 1)),
+        lambda: launching._start_work(1, print, (), DistEnv(0, 2, 0, 2), "cpu", 1.0, ("localhost", 1)),
         lambda: prepare_worker(0, world_size=2),
     ):
         signal.signal(signal.SIGINT, before)
@@ -288,7 +288,7 @@ def test_one_time_limit_holds_for_tensors_and_for_objects(device, backends, monk
     monkeypatch.setattr(torch.distributed, "init_process_group", start_alone)
     try:
         with pytest.raises(ConfigError, match="enough"):
-            launching._work(print, (), Place(0, 2, 0, 2), device, 7.0, torch.distributed.HashStore())
+            launching._work(print, (), DistEnv(0, 2, 0, 2), device, 7.0, torch.distributed.HashStore())
     finally:
         torch.distributed.destroy_process_group()
 

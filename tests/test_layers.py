@@ -18,6 +18,7 @@ from modeling.backbone.layers import (
     QKVLinear,
     SwiGLU,
     build_ffn,
+    chunked,
     drop_path_rates,
     chunked,
 )

@@ -8,7 +8,7 @@ import pytest
 from test_trainer import toy_training
 
 from engine.hooks import loader_speed as pace
-from engine.hooks.loader_speed import WarnOfSlowLoader, speed_advice
+from engine.hooks.loader_speed import LoaderBottleneckWarning, speed_advice
 
 
 class Clock:
@@ -25,7 +25,7 @@ def warnings_of(monkeypatch, caplog, waits, compute_s=0.8, start_iter=0):
     """Iterations at which the hook warns, of steps that wait for so long and then compute."""
     clock = Clock()
     monkeypatch.setattr(pace, "time", clock)
-    hook = WarnOfSlowLoader()
+    hook = LoaderBottleneckWarning()
     hook.trainer = type("Trainer", (), {"start_iter": start_iter})
     hook.trainer.data_loader = type("Loader", (), {"num_workers": 2})
     warned = []
@@ -72,7 +72,7 @@ def test_the_advice_fits_the_machine(num_workers, num_cores, num_processes, word
 def test_a_training_warns_of_a_slow_loader_alone(tmp_path, monkeypatch, caplog, sample_s, step_s):
     monkeypatch.setattr(pace, "STEPS_JUDGED", 6)
     monkeypatch.setattr(pace, "WARM_UP_STEPS", 4)
-    trainer, _, _ = toy_training(tmp_path, hooks_too=[WarnOfSlowLoader()])
+    trainer, _, _ = toy_training(tmp_path, hooks_too=[LoaderBottleneckWarning()])
     loader, collate = trainer.data_loader, trainer.data_loader.collate_fn
     loader.collate_fn = lambda samples: time.sleep(sample_s * len(samples)) or collate(samples)
     trainer.model.register_forward_hook(lambda *_: time.sleep(step_s))

@@ -25,7 +25,7 @@ from torch.distributed import HashStore, PrefixStore
 
 from inference.predictor import Predictor
 from runtime.command_line import argument_parser
-from runtime.dist_env import find_place
+from runtime.dist_env import find_dist_env
 from runtime.errors import ConfigError
 from runtime.processes import ALONE, POLL_S, Ranks, RanksError, RanksStartError, Terminated, find_ranks
 from tests.tiny_training import REPOSITORY
@@ -151,7 +151,7 @@ def test_tools_and_trainings_take_the_same_environments(monkeypatch):
     for values in itertools.product(*[("", "0", "1", "2", "4", "-1", "x")] * 4, ("", "node0"), ("", "29500", "http")):
         environment = dict(zip(TORCHRUN, values, strict=True))
         try:
-            place = find_place(options, environment)
+            place = find_dist_env(options, environment)
         except ConfigError:
             with pytest.raises(RanksStartError), find_ranks(environment):
                 pass

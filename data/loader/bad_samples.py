@@ -23,7 +23,7 @@ class Drawn(NamedTuple):
     faults: list[str]
 
 
-class WholeBatches(Dataset):
+class SkipBadSamples(Dataset):
     """A data set whose batches hold the next sample of the stream where one cannot be read.
 
     What takes a sample's place depends on its key and on the seed alone, so it is the same for any number of workers

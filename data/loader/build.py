@@ -8,7 +8,7 @@ import torch
 from torch import distributed
 from torch.utils.data import DataLoader, Dataset
 
-from data.loader.bad_samples import WholeBatches, collate
+from data.loader.bad_samples import SkipBadSamples, collate
 from data.loader.sampler import InfiniteSampler
 from data.validation import check_number
 
@@ -30,7 +30,7 @@ def build_train_loader(
         seed: of the order.
         prefetch_factor: batches that each worker makes ahead. 2 let one be made while one waits, which evens out what
             samples cost; more takes memory and is no faster on average.
-        on_fault: "replace" samples that cannot be read by the next of the stream, or "raise"; see `WholeBatches`.
+        on_fault: "replace" samples that cannot be read by the next of the stream, or "raise"; see `SkipBadSamples`.
 
     Returns: a loader without length; set `loader.sampler.start` before iterating to go on in the middle of the stream.
         Its `dataset` gives single samples by key, and raises where one cannot be read, whatever `on_fault` says.
@@ -46,7 +46,7 @@ def build_train_loader(
     ):
         check_number(f"dataloader.train.{name}", value, least, is_whole=True)
     rank, world_size = rank_and_world_size()
-    batches = WholeBatches(dataset, seed, on_fault)
+    batches = SkipBadSamples(dataset, seed, on_fault)
     return DataLoader(
         batches,
         batch_size=batch_size,

@@ -20,7 +20,7 @@ from torch import distributed, nn
 
 from engine.distributed.spawn import end_with_parent, run_processes
 from engine.interrupts import LostProcess
-from runtime.dist_env import MEETING_POINT, Place, find_place, is_started_from_outside, meeting_point
+from runtime.dist_env import MEETING_POINT, DistEnv, find_dist_env, is_started_from_outside, meeting_point
 from runtime.errors import ConfigError
 from runtime.threads import num_cores
 
@@ -49,7 +49,7 @@ def launch(
 
     Args:
         main: a module's function; each process on this machine calls it.
-        args: see `find_place`; dist_url "tcp://HOST:PORT" is where several machines meet.
+        args: see `find_dist_env`; dist_url "tcp://HOST:PORT" is where several machines meet.
         device: "cuda" (one process per GPU, NCCL), "cpu" (gloo) or "mps" (one process).
         main_args: must pickle.
         timeout_s: how long processes wait for one another, at the start and in each exchange.
@@ -60,38 +60,38 @@ def launch(
         LostProcess: another process ended or cannot be reached, and `main` did not care for that.
         KeyboardInterrupt: by Ctrl-C before the processes were ready for it; they have ended.
     """
-    place = find_place(args)
-    _check_device(device, place)
-    if place.world_size == 1:
+    dist_env = find_dist_env(args)
+    _check_device(device, dist_env)
+    if dist_env.world_size == 1:
         main(*main_args)
     elif is_started_from_outside():
         if TORCHRUN in os.environ:  # killed, or told by SIGUSR1, torchrun ends without a word to those it started
             end_with_parent()
-        _work(main, main_args, place, device, timeout_s)
+        _work(main, main_args, dist_env, device, timeout_s)
     else:
-        address = meeting_point(args.dist_url, place)
+        address = meeting_point(args.dist_url, dist_env)
         # Made here, where an error is told once. The main process's machine has the store, until all have ended.
-        store = _open_store(*address, is_master=place.rank == 0, timeout_s=timeout_s)
-        arguments = main, main_args, place, device, timeout_s, (address[0], store.port)
-        run_processes(_start_work, arguments, place.local_size)
+        store = _open_store(*address, is_master=dist_env.rank == 0, timeout_s=timeout_s)
+        arguments = main, main_args, dist_env, device, timeout_s, (address[0], store.port)
+        run_processes(_start_work, arguments, dist_env.local_size)
 
 
-def _check_device(device: str, place: Place) -> None:
+def _check_device(device: str, dist_env: DistEnv) -> None:
     """Raise a ConfigError unless this machine has the device for each of its processes."""
     if device not in BACKENDS:
         raise ConfigError(
             f"train.device must be {', '.join([*BACKENDS][:-1])} or {[*BACKENDS][-1]}, got {device!r}; "
             "CUDA_VISIBLE_DEVICES chooses among GPUs"
         )
-    if device == "cuda" and place.local_size > torch.cuda.device_count():
+    if device == "cuda" and dist_env.local_size > torch.cuda.device_count():
         raise ConfigError(
-            f"train.device=cuda needs {place.local_size} on this machine (--num-gpus, torchrun's --nproc-per-node), "
+            f"train.device=cuda needs {dist_env.local_size} on this machine (--num-gpus, torchrun's --nproc-per-node), "
             f"but torch finds {torch.cuda.device_count()} CUDA devices; train.device=cpu runs without"
         )
-    if place.world_size > 1:
+    if dist_env.world_size > 1:
         backend = BACKENDS[device]
         if backend is None:
-            raise ConfigError(f"train.device={device} takes one process, got {place.world_size}")
+            raise ConfigError(f"train.device={device} takes one process, got {dist_env.world_size}")
         if not distributed.is_backend_available(backend):
             raise ConfigError(f"train.device={device} with several processes needs {backend}, which this torch lacks")
     if device == "mps" and not torch.backends.mps.is_available():
@@ -127,7 +127,7 @@ def _start_work(
     i: int,
     main: Callable[..., None],
     main_args: tuple[Any, ...],
-    first: Place,
+    first: DistEnv,
     device: str,
     timeout_s: float,
     address: tuple[str, int],
@@ -135,21 +135,21 @@ def _start_work(
     """What a process does that was started here as number `i` of its machine."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all, and one line about it is enough
-    os.environ["LOCAL_RANK"] = str(i)  # as torchrun has it, for `leave`
+    os.environ["LOCAL_RANK"] = str(i)  # as torchrun has it, for `exit_with`
     end_with_parent()
-    place = first._replace(rank=first.rank + i, local_rank=i)
+    dist_env = first._replace(rank=first.rank + i, local_rank=i)
     if "OMP_NUM_THREADS" not in os.environ:  # torchrun sets it to 1 where it is absent
-        torch.set_num_threads(max(1, num_cores() // place.local_size))
+        torch.set_num_threads(max(1, num_cores() // dist_env.local_size))
     try:
         store = _open_store(*address, is_master=False, timeout_s=timeout_s)
-        _work(main, main_args, place, device, timeout_s, store)
+        _work(main, main_args, dist_env, device, timeout_s, store)
     except ConfigError as error:
-        leave(str(error), STATUS_OF_WRONG_USAGE)
+        exit_with(str(error), STATUS_OF_WRONG_USAGE)
     except LostProcess as error:
-        leave(str(error), error.status)
+        exit_with(str(error), error.status)
 
 
-def leave(message: str, status: int, is_own: bool = False) -> NoReturn:
+def exit_with(message: str, status: int, is_own: bool = False) -> NoReturn:
     """End this process; of those on a machine, the first alone says why.
 
     Args:
@@ -169,7 +169,7 @@ def leave(message: str, status: int, is_own: bool = False) -> NoReturn:
 def _work(
     main: Callable[..., None],
     main_args: tuple[Any, ...],
-    place: Place,
+    dist_env: DistEnv,
     device: str,
     timeout_s: float,
     store: distributed.Store | None = None,
@@ -180,7 +180,7 @@ def _work(
     ends before the others do.
     """
     if device == "cuda":
-        torch.cuda.set_device(place.local_rank)
+        torch.cuda.set_device(dist_env.local_rank)
     timeout = timedelta(seconds=timeout_s)
     backend = BACKENDS[device]
     where = "--dist-url" if store else ":".join(os.environ[name] for name in MEETING_POINT)
@@ -188,14 +188,14 @@ def _work(
         store = store or _store_of_attempt(timeout)
         # Beside NCCL alone, detectron2 would open a group of its own for objects, with another time limit.
         backends = "cpu:gloo,cuda:nccl" if backend == "nccl" else backend
-        distributed.init_process_group(backends, None, timeout, place.world_size, place.rank, store)
-        comm.create_local_process_group(place.local_size)
+        distributed.init_process_group(backends, None, timeout, dist_env.world_size, dist_env.rank, store)
+        comm.create_local_process_group(dist_env.local_size)
         comm.synchronize()
     except (RuntimeError, ValueError) as error:  # ValueError: a port out of range
         raise _cannot_meet(where, error) from error
     is_done = False
     try:
-        with told_of_lost_processes():
+        with raise_on_lost_peer():
             main(*main_args)
             comm.synchronize()
         is_done = True
@@ -215,7 +215,7 @@ def _store_of_attempt(timeout: timedelta) -> distributed.Store:
 
 
 @contextmanager
-def told_of_lost_processes() -> Iterator[None]:
+def raise_on_lost_peer() -> Iterator[None]:
     """Turn errors of exchanges with other processes into `LostProcess`; a decorator as well.
 
     gloo's are RuntimeErrors that name a file of its sources, those of NCCL and of the store have a class. After one of

@@ -17,7 +17,7 @@ WARM_UP_STEPS = 20  # the first batches are waited for while workers start, and 
 STEPS_BETWEEN_WARNINGS = 1000
 
 
-class WarnOfSlowLoader(hooks.HookBase):
+class LoaderBottleneckWarning(hooks.HookBase):
     """Warns, with advice, where 100 steps spend more than 20 % of their time waiting for batches.
 
     A step is timed without the hooks, evaluation and checkpoints for instance. It ends with its losses read from the

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modeling.activation_checkpointing import maybe_checkpoint
 from modeling.backbone.block import Block
 from modeling.backbone.layers import PatchEmbed, checked_indexes, drop_path_rates, read_indexes
 from modeling.activation_checkpointing import maybe_checkpoint

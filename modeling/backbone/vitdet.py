@@ -14,6 +14,7 @@ from modeling.backbone.layers import (
     Mlp,
     PatchEmbed,
     checked_indexes,
+    chunked,
     drop_path_rates,
     chunked,
     join,
