@@ -36,7 +36,6 @@ from engine.logging.run_record import is_restarted, record_run
 from engine.logging.writers import build_writers
 from engine.lr_scheduler import LRScheduler
 from engine.out_of_memory import OutOfMemory, stop_on_out_of_memory
-from engine.config.build_data import SECTIONS, build_data
 from engine.trainer import NonFiniteError, Trainer
 from runtime.atomic_write import remove_unfinished
 from runtime.errors import ConfigError

@@ -20,7 +20,6 @@ from modeling.backbone.layers import (
     build_ffn,
     chunked,
     drop_path_rates,
-    chunked,
 )
 
 

@@ -25,7 +25,6 @@ from data.loader.sampler import InfiniteSampler
 from data.sources.layouts import TRAINING_LAYOUTS, TrainingLayout
 from engine.config.build_data import build_data
 from engine.config.config import apply_overrides, load_config
-from engine.config.build_data import build_data
 from tests.conftest import REPOSITORY
 from tests.tiny_training import metrics, overrides
 

@@ -6,7 +6,6 @@ import pytest
 
 from runtime.command_line import refuse_existing
 from runtime.errors import UserError
-from runtime.command_line import refuse_existing
 from tests.tiny_training import DEMO
 from tools import gather_checkpoint, make_demo_data, plot_metrics, visualize_data
 

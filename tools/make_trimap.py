@@ -43,7 +43,6 @@ from inference.auto.subject import trimap_of_subject
 from inference.batch import Failure, attempt
 from runtime.command_line import refuse_existing
 from runtime.optional_packages import MissingExtraError
-from runtime.command_line import refuse_existing
 from tools.prediction.messages import list_failures, say
 
 TOOL = "make_trimap.py"

@@ -27,8 +27,7 @@ from data.image_io.images import DataError, write_image
 from engine.config.config import TRAINING_SECTIONS, apply_overrides, load_config
 from engine.config.targets import instantiate
 from evaluation.output.report import fit_picture, join_cells, label_line
-from runtime.command_line import add_trust_option
-from runtime.command_line import OutputExistsError, refuse_existing
+from runtime.command_line import OutputExistsError, add_trust_option, refuse_existing
 
 KINDS = ("image", "trimap", "alpha")
 CELL_PX, NUM_COLUMNS = 160, 4

@@ -50,7 +50,7 @@ def find_subject(image: NDArray, name: str | Path = "the image") -> NDArray[np.b
     not grow with the picture.
 
     Args:
-        image: (H, W, 3) RGB, or what else `data.image_io.images.as_colours` takes; uint8, uint16, or float in [0, 1]; any size.
+        image: (H, W, 3) RGB of any size, uint8, uint16 or float in [0, 1]; or see `data.image_io.images.as_colours`.
         name: what an error calls it, a path for instance.
 
     Returns: (H, W), true on the subject.

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from modeling.activation_checkpointing import maybe_checkpoint
 from modeling.backbone.block import Block
 from modeling.backbone.layers import PatchEmbed, checked_indexes, drop_path_rates, read_indexes
-from modeling.activation_checkpointing import maybe_checkpoint
 
 DINOV2_SIZES: dict[str, dict[str, Any]] = {
     "vits14": dict(embed_dim=384, depth=12, num_heads=6),

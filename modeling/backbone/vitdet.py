@@ -16,7 +16,6 @@ from modeling.backbone.layers import (
     checked_indexes,
     chunked,
     drop_path_rates,
-    chunked,
     join,
     read_indexes,
 )
