@@ -40,7 +40,7 @@ COMMON = {
     "schedule": "lr_multiplier",
     "train": "train",
 }
-COMPOSITION_1K = [path for path in EXPERIMENTS if path.stem.startswith("ViTMatte_")]
+COMPOSITION_1K = [path for path in EXPERIMENTS if path.stem.startswith("ViTMatte_") and path.stem != "ViTMatte_S_open"]
 
 
 def common_files(path):
@@ -48,7 +48,7 @@ def common_files(path):
     replaced = {"finetune": {"dataloader": "dataloader_photographs"}}.get(path.stem, {})
     if path.stem.endswith("_original"):
         replaced = {"model": "model_vitdet"}
-    if path.stem.endswith("_dinov2"):
+    if path.stem.endswith(("_dinov2", "_open")):
         replaced = {"model": "model_dinov2"}
     return {replaced.get(file, file): name for file, name in COMMON.items()}
 
@@ -74,6 +74,7 @@ def test_the_experiments_of_the_project_are_here():
         "ViTMatte_S_100ep_1024",
         "ViTMatte_S_10ep",
         "ViTMatte_S_dinov2",
+        "ViTMatte_S_open",
         "ViTMatte_S_original",
         "ViTMatte_Splus_100ep",
         "demo",
