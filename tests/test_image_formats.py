@@ -141,11 +141,19 @@ def test_what_a_folder_holds_besides_is_counted_and_named(tmp_path, caplog):
     assert len(caplog.messages) == 1  # a run lists a folder several times
 
 
+def test_a_folder_of_folders_names_them(tmp_path):
+    for name in ("raw", "web", "2025", "2026"):
+        (tmp_path / name).mkdir()
+    words = r"no picture in .*; it holds subfolders, which are not searched: 2025, 2026, raw and 1 more$"
+    with pytest.raises(FileNotFoundError, match=words):
+        find_images(tmp_path)
+
+
 def test_a_folder_without_a_readable_image_names_what_it_holds(tmp_path):
     (tmp_path / "IMG_1.HEIC").touch()
     with pytest.raises(FileNotFoundError, match=r"no picture in .*; it holds 1 other file: IMG_1.HEIC \(HEIC: convert"):
         find_images(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no picture matches this pattern .*IMG_1.HEIC \(HEIC: convert"):
+    with pytest.raises(FileNotFoundError, match=r"no picture matches this pattern; it holds .*IMG_1.HEIC \(HEIC: convert"):
         find_jobs([str(tmp_path / "*")], None, KINDS["alpha"], ".png")
 
 
@@ -309,4 +317,4 @@ def test_a_damaged_avif_in_a_folder_stops_no_other(cases, tmp_path, capsys):
     command = [str(folder / "images"), "--trimap-dir", str(folder / "trimaps"), "--output", str(tmp_path / "out")]
     assert predict.main([*command, "--baseline", "ramp"]) == 1
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png", "d.png", "e.png"]
-    assert f"{folder}/images/b.jpg: cannot read" in capsys.readouterr().err
+    assert f"cannot read {folder}/images/b.jpg: " in capsys.readouterr().err

@@ -3,7 +3,7 @@
 import logging
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -110,8 +110,10 @@ def select_images(paths: Iterable[Path], place: str | Path, none_found: str) -> 
     images = [path for path in images if path.is_file() or not path.exists()]  # a lost link fails where it is read
     others = [path for path in shown if path.suffix.lower() not in READABLE and path.is_file()]
     if not images:
-        left_out = f"; it holds {describe(others)}" if others else ""
-        raise FileNotFoundError(f"{none_found} (looked for {', '.join(sorted(READABLE))}){left_out}")
+        folders = [path.name for path in shown if path.is_dir()]
+        held = [describe(others)] * bool(others)
+        held += [f"subfolders, which are not searched: {_some(folders)}"] * bool(folders)
+        raise FileNotFoundError("; it holds ".join([none_found, *held]))
     if others:
         _warn_once(f"{place}: images taken: {len(images)}; left out: {describe(others)}")
     return images
@@ -129,10 +131,15 @@ def describe(paths: Iterable[Path]) -> str:
         kinds.setdefault(advice_for(path) or "", []).append(path.name)
     parts = []
     for advice, names in sorted(kinds.items(), reverse=True):
-        more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
-        parts.append(", ".join(names[:NUM_NAMED]) + more + (f" ({advice})" if advice else ""))
+        parts.append(_some(names) + (f" ({advice})" if advice else ""))
     count = sum(map(len, kinds.values()))
     return f"{count} other file{'s' * (count != 1)}: {'; '.join(parts)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    """List the first names and count the others."""
+    more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
+    return ", ".join(names[:NUM_NAMED]) + more
 
 
 def too_large(size: object) -> UserError:
