@@ -199,7 +199,7 @@ BAD_FILES = {
     "a folder": (
         lambda path: (path.unlink(), path.mkdir()),
         IsADirectoryError,
-        "Is a directory|no picture in|not a file",
+        "Is a directory|no picture in|is a folder",
     ),
 }
 

@@ -210,7 +210,8 @@ def test_bad_masks_stop_no_other_and_are_listed_at_the_end(folders, capsys):
     for line, name, reason in zip(
         lines[1:], "acd", ("holds no image named a.*: add it", "not a picture", "holds 0 to 0.0"), strict=True
     ):
-        assert line.count(f"{folders}/masks/{name}.png") == 1 and reason in line
+        path = f"{folders}/masks/{name}.png"
+        assert line.startswith(f"  {path}") and line.count(path) == 1 and reason in line
     cv2.imwrite(str(folders / "images" / "a.png"), np.zeros((*SIZES["a"], 3), np.uint8))
     (folders / "out" / "b.png").write_text("complete, by its name")
     assert make_trimap.main(arguments(folders, "--width-px", "6", "--resume", **paths)) == 1

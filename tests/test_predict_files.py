@@ -132,7 +132,8 @@ def test_bad_files_stop_no_other_and_are_listed_at_the_end(folders, capsys):
         ),
         strict=True,
     ):
-        assert line.count(f"{folders}/images/{name}.png") == 1 and reason in line
+        path = f"{folders}/images/{name}.png"
+        assert line.startswith(f"  {path}") and line.count(path) == 1 and reason in line
 
     cv2.imwrite(str(folders / "trimaps" / "d.bmp"), np.full((9, 9), 128, np.uint8))
     (folders / "out" / "g.png").write_text("complete, by its name")

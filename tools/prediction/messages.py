@@ -13,9 +13,10 @@ def say(line: str, tool: str = "predict.py") -> None:
 
 def list_failures(failures: Mapping[Path, str], num_images: int, tool: str = "predict.py") -> None:
     """Print of which images there is nothing, and why; one line where a single image was asked for."""
+    reasons = {path: reason.removeprefix(f"cannot read {path}: ") for path, reason in failures.items()}
     lines = [
-        reason if reason.startswith((f"{path}: ", f"{path} ", f"cannot read {path}: ")) else f"{path}: {reason}"
-        for path, reason in failures.items()
+        reason if reason.startswith((f"{path}: ", f"{path} ")) else f"{path}: {reason}"
+        for path, reason in reasons.items()
     ]
     if lines and num_images == 1:
         say(lines[0], tool)
