@@ -55,9 +55,8 @@ def report() -> None:
     sys.setprofile(None)
     packages = Counter(file.partition("/")[0] for file, _ in counted)
     for package, number in sorted(packages.items()):
-        print(
-            f"{package}: {number} functions in {len({file for file, _ in counted if file.split('/')[0] == package})} files"
-        )
+        files = {file for file, _ in counted if file.partition("/")[0] == package}
+        print(f"{package}: {number} functions in {len(files)} files")
     outside = sum(number for package, number in packages.items() if package != "modeling")
     num_files = len({file for file, _ in counted})
     print(f"all: {len(counted)} functions in {num_files} files; {outside} functions outside modeling", flush=True)
