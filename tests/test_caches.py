@@ -41,7 +41,7 @@ def test_a_package_that_can_be_written_and_a_users_choice_are_left(closed, tmp_p
 def test_that_numba_compiles_is_told_the_first_time_alone(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv(NUMBA_CACHE, str(tmp_path))
     monkeypatch.delitem(sys.modules, "pymatting", raising=False)
-    caplog.set_level("INFO", "inference")
+    caplog.set_level("INFO", "runtime")
     extras._prepare("pymatting")
     assert ["numba compiles pymatting, once" in message for message in caplog.messages] == [True]
     (tmp_path / "pymatting_1").mkdir()

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options = parse(arguments, str(__doc__))
             ranks.limit_threads()
             if not ranks.is_first:
-                logging.getLogger("inference").setLevel(logging.WARNING)
+                set_log_level(logging.WARNING)
             return matte_images(options, ranks)
     except RanksStartError as error:
         status, line = 2, str(error)
@@ -160,7 +160,13 @@ def list_missing(jobs: Sequence[Job]) -> None:
             print(f"  {job.image}", file=sys.stderr)
 
 
+def set_log_level(level: int) -> None:
+    """Choose what the packages behind this command print."""
+    for package in ("inference", "runtime"):
+        logging.getLogger(package).setLevel(level)
+
+
 if __name__ == "__main__":
     logging.basicConfig(format="predict.py: %(message)s")
-    logging.getLogger("inference").setLevel(logging.INFO)  # where a network runs, what takes its time
+    set_log_level(logging.INFO)  # where a network runs, what takes its time
     raise SystemExit(main())
