@@ -13,8 +13,9 @@ BACKBONE = "modeling.backbone"
 LEAVES = (f"{BACKBONE}.rope_position_encoding", f"{BACKBONE}.windows", f"{BACKBONE}.layers", f"{BACKBONE}.sdpa")
 NETWORK = ("torch", "timm.layers", "runtime.errors")
 IMAGES = ("data.image_io", "data.trimap", "data.trimap_check", "data.mask")
-EVALUATION = ("numpy", "cv2", "runtime", *IMAGES, "evaluation.metrics", "evaluation.connectivity", "evaluation.folders",
-              "evaluation.statistics", "evaluation.output")  # fmt: skip
+EVALUATION = ("numpy", "cv2", "scipy.stats", "tabulate", "runtime", *IMAGES, "evaluation.metrics",
+              "evaluation.connectivity", "evaluation.folders", "evaluation.output",
+              "evaluation.statistics")  # fmt: skip
 TOOLS = ("_root", "modeling", "data", "evaluation", "engine", "inference", "preprocess", "runtime", "*")
 # Of detectron2's own interface: configs, overrides, saved configs, schedules.
 ENGINE = ("engine.config", "engine.interrupts", "engine.batches", "runtime", "torch", "safetensors", "detectron2",

@@ -71,10 +71,10 @@ def test_prints_the_numbers_with_units_protocol_and_counts(test_set, capsys):
     assert output.err == "" and output.out.splitlines() == [
         "Protocol dim: unknown region (trimap == 128), uint8",
         f"2 images, 2 foregrounds: {RULE}",
-        "                  SAD/1000  MSE x1e-3  MAD x1e-3  Grad/1000  Conn/1000",
-        "mean over images     0.020    100.000    300.000      0.000      0.027",
-        "95% from             0.020     40.000    200.000      0.000      0.025",
-        "95% to               0.020    160.000    400.000      0.000      0.029",
+        "                    SAD/1000    MSE x1e-3    MAD x1e-3    Grad/1000    Conn/1000",
+        "mean over images       0.020      100.000      300.000        0.000        0.027",
+        "95% from               0.020       40.000      200.000        0.000        0.025",
+        "95% to                 0.020      160.000      400.000        0.000        0.029",
         f"wrote the results to {test_set / 'made' / 'out'}",
     ]
     summary = values(test_set / "made" / "out")

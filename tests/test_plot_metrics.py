@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +171,11 @@ def test_a_table_has_means_over_seeds_and_their_intervals(runs):
         assert base.values[metric].half_width * unit == pytest.approx((high - low) / 2)
 
 
+def test_a_single_seed_has_no_interval(runs):
+    (base,) = tabulate(group_by_seed(read_runs(runs[:1])[0]), ["matting/SAD"])
+    assert base.values["matting/SAD"] == (6.0, None)
+
+
 @pytest.mark.parametrize(("mode", "choose"), [("min", np.argmin), ("max", np.argmax)])
 def test_the_best_evaluation_is_each_runs_own(runs, mode, choose):
     base, _ = tabulate(group_by_seed(read_runs(runs)[0]), ["matting/MSE"], Choice("matting/SAD", mode == "max"))
@@ -191,7 +197,7 @@ def test_differences_are_paired_by_seed(runs, capsys, tmp_path):
     assert float(rows[2]["matting/SAD half width"]) == pytest.approx(half_width)
     assert rows[2]["seeds"] == "0, 1"
     told = capsys.readouterr().out
-    assert "| run  | seeds   | iteration | matting/SAD/1000 | matting/MSE x1e-3 |" in told
+    assert "| run | seeds | iteration | matting/SAD/1000 | matting/MSE x1e-3 |" in re.sub(" +", " ", told)
     assert "less base, paired by seed" in told and "Student's t" in told
     assert "5.2 ± 2.6" in told  # 6, 4 and 5.5: two digits of 2.586
 

@@ -18,14 +18,14 @@ ROWS = [
 
 def test_a_table_shows_the_units_of_the_field():
     assert format_table(ROWS).splitlines() == [
-        "method   images  SAD/1000  MSE x1e-3  ratio",
-        "trivial       3    12.346      6.100      -",
-        "ours          3     1.000          -  0.500",
+        "method      images    SAD/1000    MSE x1e-3    ratio",
+        "trivial          3      12.346        6.100        -",
+        "ours             3       1.000            -    0.500",
     ]
     assert format_table(ROWS[:1], markdown=True).splitlines() == [
-        "| method  | images | SAD/1000 | MSE x1e-3 |",
-        "| ------- | -----: | -------: | --------: |",
-        "| trivial |      3 |   12.346 |     6.100 |",
+        "| method   |   images |   SAD/1000 |   MSE x1e-3 |",
+        "|:---------|---------:|-----------:|------------:|",
+        "| trivial  |        3 |     12.346 |       6.100 |",
     ]
     factors = {"SAD": 1, "MSE": 1000, "MAD": 1000, "Grad": 1, "Conn": 1}
     assert all(metric.shown_factor == factors[name] for name, metric in METRICS.items())

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from tabulate import tabulate
 
 from data.image_io.images import to_float, write_image
 from evaluation.metrics import METRICS
@@ -32,16 +33,10 @@ def format_table(rows: Sequence[Row], markdown: bool = False) -> str:
     """
     columns = _columns(rows)
     heads = [METRICS[column].label if column in METRICS else column for column in columns]
-    lines = [heads, *([_shown(column, row.get(column, "-")) for column in columns] for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-    sides = ["<" if all(isinstance(row.get(column, ""), str) for row in rows) else ">" for column in columns]
-    head, *body = [
-        [f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True)] for line in lines
-    ]
-    if not markdown:
-        return "\n".join("  ".join(line).rstrip() for line in [head, *body])
-    rule = ["-" * (width - 1) + ("-" if side == "<" else ":") for side, width in zip(sides, widths, strict=True)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *body])
+    cells = [[_shown(column, row.get(column, "-")) for column in columns] for row in rows]
+    sides = ["left" if all(isinstance(row.get(column, ""), str) for row in rows) else "right" for column in columns]
+    style = "pipe" if markdown else "plain"
+    return tabulate(cells, heads, style, colalign=sides, disable_numparse=True)
 
 
 def write_csv(rows: Sequence[Row], path: str | Path) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from data.image_io.images import DataError
 from evaluation.metrics import METRICS
 from evaluation.output.report import Row
-from evaluation.statistics.student import MeanInterval, mean_interval
+from evaluation.statistics.t_interval import MeanInterval, mean_interval
 from tools.runs.reading import Curve, Run, check_metrics, is_evaluation
 
 
