@@ -1,6 +1,6 @@
 """Pictures as the bytes of a file: 8 and 16 bit, PNG, TIFF, WebP, JPEG, BMP, PPM.
 
-TIFF is written here: OpenCV does not say what kind of alpha a file holds, and Pillow writes no 16-bit colours.
+tifffile writes TIFF: OpenCV does not state the kind of alpha, and Pillow writes no 16-bit colours.
 """
 
 import struct
@@ -9,10 +9,11 @@ from io import BytesIO
 
 import cv2
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.image_io.metadata import NO_METADATA, PROFILE_TAG, UNIT_TAG, X_RESOLUTION_TAG, Y_RESOLUTION_TAG, Metadata
+from data.image_io.metadata import NO_METADATA, Metadata
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 SUFFIXES_16_BIT = (".png", *TIFF_SUFFIXES)
@@ -27,14 +28,8 @@ OPTIONS: dict[str, dict[str, int]] = {
 }
 
 NO_PROFILE_SUFFIXES = (".bmp", ".ppm")
-SHORT, LONG, RATIONAL, UNDEFINED = 3, 4, 5, 7  # types of the values of a TIFF's tag
-TYPE_CODES = {SHORT: "H", LONG: "I", RATIONAL: "II", UNDEFINED: "B"}
-RESOLUTION_STEP = 1000  # denominator of a TIFF's px an inch
-INCH, INCHES_PER_METRE = 2, 1 / 0.0254
+INCHES_PER_METRE = 1 / 0.0254
 PNG_HEADER_BYTES = 33  # signature and first chunk
-DEFLATE, HORIZONTAL_DIFFERENCES = 8, 2
-BLACK_IS_ZERO, RGB = 1, 2
-PREMULTIPLIED, STRAIGHT = 1, 2  # "associated" and "unassociated" alpha in the specification
 
 
 def encode(pixels: NDArray, suffix: str, is_premultiplied: bool = False, metadata: Metadata = NO_METADATA) -> bytes:
@@ -95,51 +90,30 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def encode_tiff(pixels: NDArray, is_premultiplied: bool = False, metadata: Metadata = NO_METADATA) -> bytes:
-    """Encode a picture as one deflated strip of differences between neighbours in a row.
+    """Encode an image as one deflated strip of differences between neighbours in a row.
 
     Args:
         pixels: as `encode` takes them.
         is_premultiplied: kind of alpha that the file states, where it has one; the values are written as they are.
         metadata: that the file states.
-
-    Source: TIFF 6.0 with Adobe's supplement 2; little endian.
     """
-    height, width = pixels.shape[:2]
-    samples = pixels.reshape(height, width, -1)
-    num_samples = samples.shape[2]
-    differences = samples.astype(samples.dtype.newbyteorder("<"), order="C")
-    differences[:, 1:] -= samples[:, :-1]  # modulo the full scale, as the reader adds
-    strip = zlib.compress(differences.data, 1)  # higher levels save 2 % of a photograph and take four times as long
-    header = struct.Struct("<2sHI")
-    strip_end = header.size + len(strip)
-    strip_end += strip_end % 2  # what offsets point to begins at even bytes
-    tags = {
-        256: (LONG, [width]),
-        257: (LONG, [height]),
-        258: (SHORT, [8 * pixels.dtype.itemsize] * num_samples),
-        259: (SHORT, [DEFLATE]),
-        262: (SHORT, [RGB if num_samples >= 3 else BLACK_IS_ZERO]),
-        273: (LONG, [header.size]),  # where the strip begins
-        277: (SHORT, [num_samples]),
-        278: (LONG, [height]),  # rows of a strip
-        279: (LONG, [len(strip)]),
-        317: (SHORT, [HORIZONTAL_DIFFERENCES]),
-    }
-    if num_samples == 4:
-        tags[338] = (SHORT, [PREMULTIPLIED if is_premultiplied else STRAIGHT])
-    if metadata.dpi:
-        x, y = (round(dpi * RESOLUTION_STEP) for dpi in metadata.dpi)
-        tags |= {X_RESOLUTION_TAG: (RATIONAL, [x, RESOLUTION_STEP]), Y_RESOLUTION_TAG: (RATIONAL, [y, RESOLUTION_STEP])}
-        tags[UNIT_TAG] = (SHORT, [INCH])
-    if metadata.icc_profile:
-        tags[PROFILE_TAG] = (UNDEFINED, list(metadata.icc_profile))
-    entries, beyond = [], b""
-    for tag, (kind, values) in sorted(tags.items()):  # ascending, as the specification asks
-        count = len(values) // len(TYPE_CODES[kind])
-        content = struct.pack("<" + count * TYPE_CODES[kind], *values)
-        if len(content) > 4:  # an entry holds four bytes, or where there are more
-            content, beyond = struct.pack("<I", strip_end + len(beyond)), beyond + content + bytes(len(content) % 2)
-        entries.append(struct.pack("<HHI4s", tag, kind, count, content))
-    directory = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)  # no further picture
-    start = header.pack(b"II", 42, strip_end + len(beyond))
-    return (start + strip).ljust(strip_end, b"\0") + beyond + directory
+    content = BytesIO()
+    is_rgba = pixels.shape[2:] == (4,)
+    tifffile.imwrite(
+        content,
+        pixels,
+        byteorder="<",
+        photometric="rgb" if pixels.ndim == 3 else "minisblack",
+        extrasamples=["assocalpha" if is_premultiplied else "unassalpha"] if is_rgba else None,
+        rowsperstrip=len(pixels),
+        compression="zlib",
+        compressionargs={"level": 1},  # higher levels save 2 % of a photograph and take four times as long
+        predictor=True,
+        iccprofile=metadata.icc_profile,
+        resolution=metadata.dpi,
+        resolutionunit="inch" if metadata.dpi else None,
+        metadata=None,  # no description that only tifffile reads
+        software=False,
+        maxworkers=1,
+    )
+    return content.getvalue()
