@@ -8,10 +8,9 @@ from urllib.parse import urlsplit
 
 from runtime.errors import ConfigError
 
-ENVIRONMENT = {"RANK": "rank", "WORLD_SIZE": "world_size", "LOCAL_RANK": "local_rank", "LOCAL_WORLD_SIZE": "local_size"}
+RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 MEETING_POINT = ("MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets for each process that it starts."""
-
 
 TASK_COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 """By what Slurm and MPI tell the number of tasks that they have started."""
@@ -36,8 +35,9 @@ def find_dist_env(args: argparse.Namespace, environment: Mapping[str, str] = os.
     Raises:
         ConfigError: where numbers are out of range, variables are missing, or the two disagree.
     """
-    if is_started_from_outside(environment):
-        return _read_environment(environment, args)
+    if dist_env := read_environment(environment):
+        _check_options(args, dist_env, environment)
+        return dist_env
     num_gpus, num_machines, machine_rank = args.num_gpus or 1, args.num_machines or 1, args.machine_rank or 0
     for option, number in (("--num-gpus", args.num_gpus), ("--num-machines", args.num_machines)):
         if number is not None and number < 1:
@@ -49,36 +49,38 @@ def find_dist_env(args: argparse.Namespace, environment: Mapping[str, str] = os.
     return DistEnv(machine_rank * num_gpus, num_machines * num_gpus, 0, num_gpus)
 
 
-def is_started_from_outside(environment: Mapping[str, str] = os.environ) -> bool:
-    """Tell whether torchrun or its like started this process, as one of several."""
-    return any(environment.get(name) for name in ENVIRONMENT)
+def read_environment(environment: Mapping[str, str] = os.environ) -> DistEnv | None:
+    """Read rank and world size that torchrun, or a script in its manner, sets; None without them.
+
+    Raises:
+        ConfigError: variables are missing or contradict each other.
+    """
+    given = {name: environment.get(name, "") for name in (*RANKS, *MEETING_POINT)}
+    there = [name for name in RANKS if given[name]]
+    if not there:
+        return None
+    *ranks, port = (int(given[name]) if given[name].isdecimal() else -1 for name in (*RANKS, "MASTER_PORT"))
+    dist_env = DistEnv(*ranks)
+    if missing := [name for name, value in given.items() if not value]:
+        fault = f"without {', '.join(missing)}"
+    elif min(*ranks, port) < 0:
+        fault = "where whole numbers are expected"
+    elif not 0 < port < 2**16:
+        fault = "where MASTER_PORT must be 1 to 65535"
+    elif not (dist_env.rank < dist_env.world_size and dist_env.local_rank < dist_env.local_size):
+        fault = "where ranks must be below their world sizes"
+    elif dist_env.world_size % dist_env.local_size:
+        fault = "where each machine must have the same number of processes"
+    else:
+        return dist_env
+    shown = " ".join(f"{name}={value}" for name, value in given.items() if value)
+    raise ConfigError(
+        f"the environment has {shown}, {fault}. Start the processes by torchrun, or unset {', '.join(there)}"
+    )
 
 
-def _read_environment(environment: Mapping[str, str], args: argparse.Namespace) -> DistEnv:
-    """Read rank and world size that torchrun sets."""
-    names = [*ENVIRONMENT, *MEETING_POINT]
-    if missing := [name for name in names if not environment.get(name)]:
-        there = [name for name in ENVIRONMENT if environment.get(name)]
-        raise ConfigError(
-            f"the environment has {', '.join(there)}, but not {', '.join(missing)}. torchrun sets all of "
-            f"{', '.join(names)}; without {' and '.join(there)}, --num-gpus starts processes"
-        )
-    for name in (*ENVIRONMENT, "MASTER_PORT"):
-        if not environment[name].isdecimal():
-            raise ConfigError(f"the environment's {name} must be a whole number, got {environment[name]!r}")
-    if not 0 < int(environment["MASTER_PORT"]) < 2**16:
-        raise ConfigError(f"the environment's MASTER_PORT must be 1 to 65535, got {environment['MASTER_PORT']}")
-    dist_env = DistEnv(**{field: int(environment[name]) for name, field in ENVIRONMENT.items()})
-    if not (dist_env.rank < dist_env.world_size and dist_env.local_rank < dist_env.local_size):
-        raise ConfigError(
-            "the environment's RANK must be below WORLD_SIZE, and LOCAL_RANK below LOCAL_WORLD_SIZE, "
-            f"got {dist_env.rank} of {dist_env.world_size} and {dist_env.local_rank} of {dist_env.local_size}"
-        )
-    if dist_env.world_size % dist_env.local_size:
-        raise ConfigError(
-            "each machine must have as many processes as the others, but the environment's "
-            f"WORLD_SIZE {dist_env.world_size} is no multiple of LOCAL_WORLD_SIZE {dist_env.local_size}"
-        )
+def _check_options(args: argparse.Namespace, dist_env: DistEnv, environment: Mapping[str, str]) -> None:
+    """Raise a ConfigError if the command line contradicts torchrun's environment."""
     options: tuple[tuple[str, int | str | None, int | str], ...] = (
         ("--num-gpus", args.num_gpus, dist_env.local_size),
         ("--num-machines", args.num_machines, dist_env.world_size // dist_env.local_size),
@@ -88,7 +90,6 @@ def _read_environment(environment: Mapping[str, str], args: argparse.Namespace) 
     for option, given, found in options:
         if given not in (None, found):
             raise ConfigError(f"{option} is {given}, but torchrun's environment says {found}: leave the option out")
-    return dist_env
 
 
 def meeting_point(dist_url: str | None, dist_env: DistEnv) -> tuple[str, int]:
@@ -122,6 +123,6 @@ def describe_tasks(environment: Mapping[str, str] = os.environ) -> str:
     if not told or environment.get("WORLD_SIZE"):
         return ""
     return (
-        f"{', '.join(told)} says that several tasks were started, but without {', '.join(ENVIRONMENT)} each of them is "
+        f"{', '.join(told)} says that several tasks were started, but without {', '.join(RANKS)} each of them is "
         "a run by itself. See Slurm in docs/launch.md for tasks that train together"
     )

@@ -1,7 +1,4 @@
-"""One command run by the processes that torchrun starts, which share its pictures and give one result.
-
-runtime/dist_env.py reads the same variables for training runs.
-"""
+"""One command run by the processes that torchrun starts, which share its images and give one result."""
 
 import io
 import os
@@ -15,11 +12,9 @@ from typing import Any, TypeVar
 
 import cv2
 
-from runtime.errors import UserError
+from runtime.dist_env import MEETING_POINT, read_environment
+from runtime.errors import ConfigError, UserError
 from runtime.threads import num_cores
-
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What torchrun puts into the environment of each process."""
 
 MAX_START = timedelta(minutes=5)
 """That the processes may take to find each other."""
@@ -233,24 +228,11 @@ def find_ranks(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]:
 
 def _find_ranks(environment: Mapping[str, str]) -> Ranks:
     """Find the processes as `find_ranks`."""
-    given = {name: environment.get(name, "") for name in VARIABLES}
-    if not any(given[name] for name in VARIABLES[:4]):
-        return ALONE
-    shown = " ".join(f"{name}={value}" for name, value in given.items() if value)
-    there = ", ".join(name for name in VARIABLES[:4] if given[name])
-    advice = f"start the processes by torchrun, or unset {there} for one process"
-    if missing := [name for name, value in given.items() if not value]:
-        raise RanksStartError(f"the environment has {shown} without {', '.join(missing)}: {advice}")
-    if not all(given[name].isdecimal() for name in (*VARIABLES[:4], "MASTER_PORT")):
-        raise RanksStartError(f"the environment has {shown}, expected whole numbers: {advice}")
-    rank, world_size, local_rank, local_world_size = (int(given[name]) for name in VARIABLES[:4])
-    if not (rank < world_size and local_rank < local_world_size):
-        raise RanksStartError(f"the environment has {shown}, expected ranks below their world sizes: {advice}")
-    if world_size % local_world_size:
-        raise RanksStartError(
-            f"the environment has {shown}, expected as many processes on each machine as on the others: {advice}"
-        )
-    if world_size == 1:
+    try:
+        dist_env = read_environment(environment)
+    except ConfigError as error:
+        raise RanksStartError(str(error)) from error
+    if dist_env is None or dist_env.world_size == 1:
         return ALONE
     from torch.distributed import PrefixStore, rendezvous
 
@@ -258,12 +240,13 @@ def _find_ranks(environment: Mapping[str, str]) -> Ranks:
         store, _, _ = next(rendezvous("env://", timeout=MAX_START))
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
+        where = ":".join(environment[name] for name in MEETING_POINT)
         raise RanksStartError(
-            f"the environment has {shown}, where the others are not to be reached: {reason}"
+            f"rank {dist_env.rank} of {dist_env.world_size} cannot reach the others at {where}: {reason}"
         ) from error
     signal.signal(signal.SIGTERM, _terminate)
     restarts = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return Ranks(rank, world_size, local_rank, local_world_size, PrefixStore(f"pictures/{restarts}", store))
+    return Ranks(*dist_env, PrefixStore(f"pictures/{restarts}", store))
 
 
 def _terminate(number: int, frame: Any) -> None:

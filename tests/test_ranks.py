@@ -2,7 +2,6 @@
 # ruff: noqa: F811  # fixtures are imported, and are arguments
 
 import errno
-import itertools
 import json
 import os
 import signal
@@ -24,10 +23,7 @@ from test_predict_tool import SIZES, folders, network  # noqa: F401
 from torch.distributed import HashStore, PrefixStore
 
 from inference.predictor import Predictor
-from runtime.command_line import argument_parser
-from runtime.dist_env import find_dist_env
-from runtime.errors import ConfigError
-from runtime.processes import ALONE, POLL_S, Ranks, RanksError, RanksStartError, Terminated, find_ranks
+from runtime.processes import ALONE, POLL_S, Ranks, RanksError, Terminated, find_ranks
 from tests.tiny_training import REPOSITORY
 from tools import evaluate, predict
 from tools.prediction import command_line, steps
@@ -111,55 +107,12 @@ def test_without_torchrun_a_process_is_alone():
             assert ranks is ALONE
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        (
-            {"WORLD_SIZE": None},
-            "RANK=1 .* without WORLD_SIZE: start .* by torchrun, or unset RANK, LOCAL_RANK, LOCAL_WORLD_SIZE for one",
-        ),
-        ({"RANK": None, "MASTER_PORT": ""}, "without RANK, MASTER_PORT"),
-        ({"RANK": "one"}, "RANK=one .*expected whole numbers"),
-        ({"RANK": "3"}, "RANK=3 .*expected ranks below their world sizes"),
-        ({"RANK": "-1"}, "expected whole numbers"),
-        ({"LOCAL_RANK": "2"}, "expected ranks below"),
-        ({"LOCAL_WORLD_SIZE": "4"}, "expected as many processes on each machine"),
-        ({"WORLD_SIZE": "0"}, "expected ranks below"),
-    ],
-)
-def test_half_an_environment_is_one_line(changes, words):
-    changed = {name: value for name, value in {**TORCHRUN, **changes}.items() if value is not None}
-    with pytest.raises(RanksStartError, match=words) as refused, find_ranks(changed):
-        pass
-    assert "\n" not in str(refused.value)
-
-
 @pytest.mark.parametrize("tool", [predict, evaluate])
 def test_half_an_environment_is_wrong_usage_of_the_tools(tool, monkeypatch, capsys):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert tool.main(["--help"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_tools_and_trainings_take_the_same_environments(monkeypatch):
-    monkeypatch.setattr("torch.distributed.rendezvous", lambda *_, **__: iter([(HashStore(), 0, 0)]))
-    monkeypatch.setattr("runtime.processes.signal.signal", lambda *_: None)
-    monkeypatch.setattr(Ranks, "leave", lambda ranks: None)
-    options = argument_parser().parse_args([])
-    num_taken = 0
-    for values in itertools.product(*[("", "0", "1", "2", "4", "-1", "x")] * 4, ("", "node0"), ("", "29500", "http")):
-        environment = dict(zip(TORCHRUN, values, strict=True))
-        try:
-            place = find_dist_env(options, environment)
-        except ConfigError:
-            with pytest.raises(RanksStartError), find_ranks(environment):
-                pass
-        else:
-            num_taken += 1
-            with find_ranks(environment) as ranks:
-                assert place == (ranks.rank, ranks.world_size, ranks.local_rank, ranks.local_world_size)
-    assert num_taken == 6 + 25  # alone; on machines of as many processes each
 
 
 def test_each_process_has_the_gpu_of_its_local_rank(monkeypatch):

@@ -20,7 +20,7 @@ from torch import distributed, nn
 
 from engine.distributed.spawn import end_with_parent, run_processes
 from engine.interrupts import LostProcess
-from runtime.dist_env import MEETING_POINT, DistEnv, find_dist_env, is_started_from_outside, meeting_point
+from runtime.dist_env import MEETING_POINT, DistEnv, find_dist_env, meeting_point, read_environment
 from runtime.errors import ConfigError
 from runtime.threads import num_cores
 
@@ -64,7 +64,7 @@ def launch(
     _check_device(device, dist_env)
     if dist_env.world_size == 1:
         main(*main_args)
-    elif is_started_from_outside():
+    elif read_environment():
         if TORCHRUN in os.environ:  # killed, or told by SIGUSR1, torchrun ends without a word to those it started
             end_with_parent()
         _work(main, main_args, dist_env, device, timeout_s)
