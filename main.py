@@ -20,6 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
@@ -63,6 +64,8 @@ def train_or_evaluate(cfg: DictConfig, args: argparse.Namespace, schedule_change
     if comm.get_world_size() == 1 and (tasks := describe_tasks()):
         logger.warning(tasks)
     logger.info("Environment:\n%s\nCommand line: %s", describe_environment(), args)
+    gpus = "" if torch.cuda.is_available() else "; torch finds no CUDA GPU"
+    logger.info("Processes: %d, on %s%s", comm.get_world_size(), cfg.train.device, gpus)
     logger.info("OpenMP's threads wait by %s", wait_policy())
     try:
         seed_all_rng(cfg.train.seed + rank)
@@ -89,7 +92,10 @@ def describe_environment() -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    args = argument_parser(epilog=__doc__).parse_args(argv)
+    parser = argument_parser(epilog=__doc__)
+    args = parser.parse_args(argv)
+    if not args.config_file:
+        parser.error("no config: name a .py config, or a run's config.yaml, by --config-file FILE")
     try:
         cfg = load_config(args.config_file, TRAINING_SECTIONS, args.trust_module)
         recipe_samples = samples_per_iteration(cfg)

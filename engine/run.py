@@ -17,7 +17,7 @@ from detectron2.utils.events import EventWriter
 from omegaconf import DictConfig
 from torch import nn
 
-from engine.checkpoint.file import EMA, Checkpointer
+from engine.checkpoint.file import EMA, Checkpointer, CheckpointError
 from engine.checkpoint.pretrained import load_initial
 from engine.checkpoint.sharded import ShardedCheckpointer
 from engine.config.build_data import SECTIONS, build_data
@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 COMPILERS = {"cpu": ("CXX", "g++"), "cuda": ("CC", "gcc")}
 """Device -> the variable that names the compiler behind torch.compile, and the one taken without."""
+
+NAME_WEIGHTS = "name trained weights by train.init_checkpoint=FILE, or take the run's last checkpoint by --resume"
 
 
 def train(cfg: DictConfig, resume: bool) -> None:
@@ -262,9 +264,14 @@ def evaluate_only(cfg: DictConfig, resume: bool) -> None:
     path = find_last_weights(model, cfg.train.output_dir) if resume else cfg.train.init_checkpoint
     if not path:
         raise ConfigError(
-            f"nothing to evaluate: {f'no checkpoint in {cfg.train.output_dir}' if resume else 'no checkpoint named'}"
+            f"nothing to evaluate: {f'no checkpoint in {cfg.train.output_dir}' if resume else NAME_WEIGHTS}"
         )
-    load_initial(model, path)
+    try:
+        load_initial(model, path)
+    except CheckpointError as error:
+        if resume:
+            raise
+        raise CheckpointError(f"{error}. To evaluate, {NAME_WEIGHTS}") from error
     if test_network is not None:
         model = test_network.wrap(model)
     if (views := cfg.dataloader.test_views) is not None:

@@ -164,7 +164,7 @@ def test_a_misspelt_override_is_refused_with_what_was_meant(path, override, hint
         ("train.output_dir=${x", r"cannot use 'train.output_dir=\$\{x'"),
         ("train.init_checkpoint=???", "Missing mandatory value: init_checkpoint .in the config's 'train.init_check"),
         ("dataloader.train.dataset.foreground_dirs=[a,,b]", "an entry of the list is empty: write ''"),
-        ("dataloader.train.dataset.foreground_dirs=a", "foreground_dirs must be a list, got 'a'"),
+        ("dataloader.train.dataset.foreground_dirs=a", r"must be a list, got 'a': write '.*_dirs=\[a\]'"),
         ("train.epochs=1 (a)", "cannot use 'train.epochs=1 .a.'"),
         ("train={epoch: 3}", "cannot use 'train={epoch: 3}'"),
         ("train.max_iter=2", "no room for 2 steps"),

@@ -279,12 +279,13 @@ def test_every_missing_folder_of_training_and_test_set_is_named_at_once(data, tm
     message = refusal(1, capsys, *overrides(data, tmp_path / "out", **changes))
     missing = [line.strip() for line in message.splitlines() if line.startswith("  no_")]
     assert missing == ["no_foregrounds", "no_backgrounds", "no_trimaps", "no_alphas"]
+    assert "dataloader.test=null" in message
 
 
 @pytest.mark.parametrize(
     ("arguments", "changes", "words"),
     [
-        (["--eval-only"], {}, "nothing to evaluate"),
+        (["--eval-only"], {}, "nothing to evaluate: name trained weights by train.init_checkpoint=FILE"),
         (["--eval-only", "--resume"], {}, "nothing to evaluate: no checkpoint in"),
         (["--eval-only"], {"dataloader.test": "null"}, "dataloader.test is null"),
         ([], {"model.backbone.num_heads": 5}, "not divisible by 5 heads"),
@@ -319,6 +320,23 @@ def test_evaluating_without_truth_is_one_message_before_anything_starts(trained,
     assert ": expected a test batch with its truth" in message and "set alpha_dir" in message
     assert "Traceback" not in (tmp_path / "log.txt").read_text()
     assert not (tmp_path / "config.yaml").exists()
+
+
+def test_a_command_without_a_config_says_how_to_name_one(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main.main(["configs/demo.py"])
+    assert stop.value.code == 2 and "by --config-file FILE" in capsys.readouterr().err
+
+
+def test_initial_weights_instead_of_trained_ones_are_no_evaluation(trained, data, tmp_path, capsys):
+    weights = torch.load(trained / "model_final.pth", weights_only=True)["model"]
+    initial = {name: tensor for name, tensor in weights.items() if not name.startswith("decoder.")}
+    torch.save({"model": initial}, tmp_path / "initial.pth")
+    changes = {"train.init_checkpoint": tmp_path / "initial.pth"}
+    message = refusal(1, capsys, "--eval-only", *overrides(data, tmp_path / "out", **changes))
+    assert message.endswith(
+        "name trained weights by train.init_checkpoint=FILE, or take the run's last checkpoint by --resume\n"
+    )
 
 
 def test_a_metric_that_nothing_gives_is_one_message_before_anything_starts(data, tmp_path, capsys):

@@ -10,11 +10,13 @@ from data.datasets.composition import MattingFolder
 from data.sources.layouts import find_test_set
 from engine.config.config import load_config
 from engine.config.targets import instantiate
+from evaluation.statistics.bootstrap import group_by_foreground
 from tests.tiny_training import REPOSITORY
 from tools import make_test_set
 
 NUM, CROP_PX = 4, 48
 FOLDERS = ("image", "trimap", "alpha")
+NAMES = ["0000_0", "0000_1", "0001_0", "0001_1"]
 FOREGROUNDS, BLUE = ((220, 30, 40), (30, 200, 50)), (20, 60, 200)
 
 
@@ -73,18 +75,23 @@ def test_one_layout_serves_the_evaluation_and_the_fine_tuning(made):
 
 
 def test_layout(made):
-    names = {f"{folder}/{index:04d}.png" for folder in FOLDERS for index in range(NUM)}
+    names = {f"{folder}/{name}.png" for folder in FOLDERS for name in NAMES}
     assert set(digests(made)) == names
     assert [picture.shape for picture in stored(made, "image")] == [(CROP_PX, CROP_PX, 3)] * NUM
     for folder in ("trimap", "alpha"):
         assert [picture.shape for picture in stored(made, folder)] == [(CROP_PX, CROP_PX)] * NUM
 
 
+def test_an_evaluation_groups_the_composites_by_their_foreground(made):
+    groups = group_by_foreground(path.stem for path in (made / "image").iterdir())
+    assert groups == {"0000": ["0000_0", "0000_1"], "0001": ["0001_0", "0001_1"]}
+
+
 def test_the_composites_are_the_blend_of_one_foreground_at_a_time(made):
     for index, (merged, alpha) in enumerate(zip(stored(made, "image"), stored(made, "alpha"), strict=True)):
         assert 0 < alpha.mean() < 255
         for channel in range(3):
-            blend = (alpha * FOREGROUNDS[index % 2][channel] + (255 - alpha) * BLUE[channel]) / 255
+            blend = (alpha * FOREGROUNDS[int(NAMES[index][:4])][channel] + (255 - alpha) * BLUE[channel]) / 255
             assert np.abs(merged[:, :, channel] - blend).max() <= 1.5  # picture and alpha, each rounded
 
 
@@ -110,7 +117,7 @@ def test_the_radii_are_those_asked_for(sources, tmp_path):
 def test_reads_as_a_data_set(made):
     data_set = MattingFolder(*(made / folder for folder in FOLDERS))
     pictures = [stored(made, folder) for folder in FOLDERS]
-    assert [data_set[index]["name"] for index in range(len(data_set))] == [f"{index:04d}" for index in range(NUM)]
+    assert [data_set[index]["name"] for index in range(len(data_set))] == NAMES
     for index, (merged, trimap, alpha) in enumerate(zip(*pictures, strict=True)):
         sample = data_set[index]
         np.testing.assert_allclose(sample["image"], merged.transpose(2, 0, 1) / 255, atol=1e-7)

@@ -124,6 +124,8 @@ def test_a_resume_by_the_config_of_a_moved_run_is_refused(tmp_path, monkeypatch)
         (gone / name).touch()
     with pytest.raises(ConfigError, match="finds no checkpoint"):
         check_resume(config(gone), moved / "config.yaml")
+    with pytest.raises(ConfigError, match="add 'train.output_dir=.*/moved again'"):
+        check_resume(config(gone), tmp_path / "moved again" / "config.yaml")
 
 
 @pytest.mark.parametrize("more", [(), ("--eval-only",)])

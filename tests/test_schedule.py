@@ -84,6 +84,9 @@ def test_the_change_of_samples_per_iteration_is_one_line():
     for words in ("8 samples", "32", "5388 iterations per epoch", "epochs kept at 10", "53880", "32000 samples",
                   "4000 iterations", "learning rate not scaled"):  # fmt: skip
         assert words in line
+    cfg.lr_multiplier.warmup_length = 0.5
+    cfg.train.max_iter = 100
+    assert "warm-up cut from 32000 to 400 samples (50 iterations)" in describe_change(cfg, 32)
 
 
 @given(done=st.integers(0, 99), first=st.floats(0.1, 2.0), end=st.floats(0.0, 0.1))

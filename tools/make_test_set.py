@@ -4,7 +4,8 @@
 
 The composites are samples of the training pipeline (`data.datasets.composition`) without merged foregrounds and
 colour jitter. They are written as image/, trimap/ and alpha/, which `tools/evaluate.py --dataset FOLDER` reads, and
-configs/finetune.py where FOLDER is DATA/test. The same seed gives the same set.
+configs/finetune.py where FOLDER is DATA/test. 0003_0.png, 0003_1.png ... are composites of foreground 3, counted from 0
+in the order of names. The same seed gives the same set.
 Exit status: 0 written, 1 something is wrong with the files, 2 wrong usage.
 """
 
@@ -22,7 +23,10 @@ from data.trimap import write_trimap
 
 
 def write_test_set(dataset: CompositionDataset, output: Path) -> None:
-    """Write each sample of a data set's first epoch as 0000.png, 0001.png ... in three folders.
+    """Write each sample of a data set's first epoch as FOREGROUND_0.png, FOREGROUND_1.png ... in three folders.
+
+    FOREGROUND is a number. Evaluations read these names as composites of one foreground, and give their intervals over
+    foregrounds.
 
     Raises:
         DataError: one of the folders holds something already, which would become part of the set.
@@ -35,7 +39,8 @@ def write_test_set(dataset: CompositionDataset, output: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     for index in range(len(dataset)):
         sample = {key: value.numpy().transpose(1, 2, 0).squeeze() for key, value in dataset[0, index].items()}
-        name = f"{index:04d}.png"
+        round_number, foreground = divmod(index, len(dataset.foregrounds))
+        name = f"{foreground:04d}_{round_number}.png"
         write_image(images / name, sample["image"])
         write_trimap(trimaps / name, sample["trimap"])
         write_alpha(alphas / name, sample["alpha"])
@@ -51,9 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--alpha-dir", nargs="+", help="alphas, a folder for each --foreground-dir")
     parser.add_argument("--background-dir", nargs="+", required=True, help="photographs")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--num", type=int, default=100, help="composites; foregrounds take turns")
-    parser.add_argument("--crop-px", type=int, default=512, help="side of a composite")
-    parser.add_argument("--trimap-radius-px", type=int, nargs=2, default=(2, 14), help="smallest and largest erosion")
+    parser.add_argument("--num", type=int, default=100, help="composites (default: 100); foregrounds take turns")
+    parser.add_argument("--crop-px", type=int, default=512, help="side of a composite (default: 512)")
+    parser.add_argument(
+        "--trimap-radius-px", type=int, nargs=2, default=(2, 14), help="smallest and largest erosion (default: 2 14)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     if options.num < 1:

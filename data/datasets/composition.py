@@ -25,8 +25,9 @@ from data.augment.transforms import CompositeImage, JitterColour, MakeTrimap, Sa
 from data.trimap import read_strict_trimap, read_trimap
 from data.augment.random_crop import DrawView
 
-FOLDER_LAYOUT = COMPOSITION_1K.describe()
-OTHER_FOLDERS = "Name folders that are there as image_dir, trimap_dir and alpha_dir."
+NO_TEST = "A run without a test set has dataloader.test=null."
+FOLDER_LAYOUT = f"{COMPOSITION_1K.describe()}\n{NO_TEST}"
+OTHER_FOLDERS = f"Name folders that are there as image_dir, trimap_dir and alpha_dir. {NO_TEST}"
 PARTNERS = "Image, trimap and alpha share their name, suffixes aside."
 
 TONES_STREAM, DEGRADATION_STREAM = 1, 2

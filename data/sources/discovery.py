@@ -24,6 +24,7 @@ COMPOSITION_LAYOUT = f"""Expected layout, any picture format, one name for what 
     Composition-1k/train/fg/NAME.jpg       foreground colours  | or one folder of RGBA cut-outs,
     Composition-1k/train/alpha/NAME.jpg    their alphas        | and no alpha folder
     train2017/*.jpg                        backgrounds, COCO for instance
+RGBA cut-outs need no alphas: set alpha_dirs=null.
 Set DETECTRON2_DATASETS to the folder that holds these, or name other folders in the config, or sets by their names:
 {", ".join(TRAINING_LAYOUTS)}."""
 

@@ -88,7 +88,10 @@ def read_checkpoint(path: str | Path, is_mapped: bool = False) -> dict[str, Any]
     if damaged:
         raise CheckpointError(f"{path} is damaged: the bytes of {damaged} in it are not those that were written")
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        raise CheckpointError(f"{path}: expected a dict with 'model', as preprocess.py and the training write it")
+        raise CheckpointError(
+            f"{path}: expected a dict with 'model', as preprocess.py and the training write it. Published weights: "
+            f"convert them first by python preprocess.py --checkpoint {path} --output FILE"
+        )
     return content
 
 
@@ -127,8 +130,9 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str, may_
     found = [f"{len(names)} {what}: {_shown(names)}" for what, names in problems.items() if names]
     if found:
         raise CheckpointError(
-            f"{source} does not fit the model. {'; '.join(found)}. Convert it again for this config, or set the "
-            "config that it was made for"
+            f"{source} does not fit the model. {'; '.join(found)}. Convert it again for this config (preprocess.py, "
+            "with or without --keep-prefix: the head of the config's file has the command), or set the config that it "
+            "was made for"
         )
     model.load_state_dict(weights, strict=False)
     logger.info("%s: %d of %d tensors loaded, fresh: %s", source, len(weights), len(own), _shown(fresh) or "none")

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from shlex import quote
 
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
@@ -30,7 +31,8 @@ def check_resume(cfg: DictConfig, config_path: Path) -> None:
         return
     raise ConfigError(
         f"--resume finds no checkpoint in train.output_dir={folder}, and {config_path} lies in another folder. If that "
-        f"is the run's folder, moved, add train.output_dir={own}. To start a new run in {folder}, leave out --resume"
+        f"is the run's folder, moved, add {quote(f'train.output_dir={own}')}. To start a new run in {folder}, leave "
+        "out --resume"
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 from detectron2.config import LazyConfig
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf, SCMode
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 import engine.config.epochs  # noqa: F401  registers the resolvers that configs use
 from engine.config.migration import migrate
@@ -171,7 +171,8 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error).splitlines()[0])
-        raise ConfigError(f"{reason} (in the config's {error.full_key!r})") from error
+        advice = "; give it a value of its own in the config" if isinstance(error, InterpolationKeyError) else ""
+        raise ConfigError(f"{reason} (in the config's {error.full_key!r}{advice})") from error
 
 
 def check_whole(cfg: DictConfig, key: str, least: int) -> None:
@@ -251,7 +252,8 @@ def _check_kind(key: str, before: Any, after: Any) -> None:
     for what, is_kind in kinds.items():
         if is_kind(before):
             if after is not None and (not is_kind(after) or isinstance(before, bool) != isinstance(after, bool)):
-                raise ConfigError(f"{key} must be {what}, got {after!r}")
+                advice = f": write '{key}=[{after}]'" if OmegaConf.is_list(before) else ""
+                raise ConfigError(f"{key} must be {what}, got {after!r}{advice}")
             return
 
 

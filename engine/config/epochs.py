@@ -139,8 +139,11 @@ def describe_change(cfg: DictConfig, recipe_samples: int) -> str:
         return ""
     train = cfg.train
     warmup_iterations = round(cfg.lr_multiplier.warmup_length * train.max_iter)
+    warmup = f"kept at {train.warmup_samples}"
+    if cfg.lr_multiplier.warmup_length == MAX_WARMUP_FRACTION:
+        warmup = f"cut from {train.warmup_samples} to {warmup_iterations * samples}"
     return (
         f"{samples} samples per iteration instead of the recipe's {recipe_samples}: {train.iterations_per_epoch} "
-        f"iterations per epoch, epochs kept at {train.epochs} ({train.max_iter} iterations), warm-up kept at "
-        f"{train.warmup_samples} samples ({warmup_iterations} iterations), learning rate not scaled"
+        f"iterations per epoch, epochs kept at {train.epochs} ({train.max_iter} iterations), warm-up {warmup} "
+        f"samples ({warmup_iterations} iterations), learning rate not scaled"
     )

@@ -50,7 +50,9 @@ def choose_file(path: Path) -> tuple[Path, list[str]]:
         ConversionError: nothing is there, or several checkpoints without one that has the name of a model.
     """
     if not path.exists():
-        raise ConversionError(f"{path} does not exist; DINOv3 weights are gated, and a user brings the file")
+        raise ConversionError(
+            f"{path} does not exist: correct the path. DINOv3 weights are gated: README.md links where to request them"
+        )
     if not path.is_dir() or (path / INDEX).is_file():
         return path, []
     weights = sorted(file.name for file in path.iterdir() if file.suffix in WEIGHT_SUFFIXES and file.is_file())
