@@ -20,7 +20,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
@@ -64,8 +63,7 @@ def train_or_evaluate(cfg: DictConfig, args: argparse.Namespace, schedule_change
     if comm.get_world_size() == 1 and (tasks := describe_tasks()):
         logger.warning(tasks)
     logger.info("Environment:\n%s\nCommand line: %s", describe_environment(), args)
-    gpus = "" if torch.cuda.is_available() else "; torch finds no CUDA GPU"
-    logger.info("Processes: %d, on %s%s", comm.get_world_size(), cfg.train.device, gpus)
+    logger.info("Processes: %d, on %s", comm.get_world_size(), cfg.train.device)
     logger.info("OpenMP's threads wait by %s", wait_policy())
     try:
         seed_all_rng(cfg.train.seed + rank)
