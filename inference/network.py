@@ -15,6 +15,7 @@ from data.trimap import FLOAT_TOLERANCE, UNKNOWN
 from inference.memory import plan_tile
 from inference.tiling import HALO_TOKENS, decode_tiled, needed_tokens
 from modeling import DetailCapture, ViTMatte
+from runtime.errors import first_line
 
 TILE_PX = 256
 """Measured in docs/performance.md: 512 takes longer and, at 1024 x 1024, twice the memory."""
@@ -242,7 +243,7 @@ def choose_device(name: str = "auto") -> torch.device:
             raise RuntimeError("it holds no values")
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch asserts that it was built with CUDA
-        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}; try cpu") from error
+        raise ValueError(f"device {name!r} cannot be used: {first_line(error)}; try cpu") from error
 
 
 def choose_precision(name: str, device: torch.device) -> str:

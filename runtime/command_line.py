@@ -1,13 +1,35 @@
 """What several commands share: options, and a check that no output is overwritten unasked."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from runtime.errors import UserError
 
 NUM_LISTED = 3
 """Existing outputs that a message names."""
+
+
+def integer_from(least: int) -> Callable[[str], int]:
+    """Make an argument type of whole numbers that are at least `least`."""
+
+    def integer(text: str) -> int:
+        if (value := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
+        return value
+
+    return integer
+
+
+def number_up_to(most: float) -> Callable[[str], float]:
+    """Make an argument type of numbers above 0 that are at most `most`."""
+
+    def number(text: str) -> float:
+        if not 0 < (value := float(text)) <= most:
+            raise argparse.ArgumentTypeError(f"must be above 0 and at most {most:g}, got {text}")
+        return value
+
+    return number
 
 
 def add_trust_option(parser: argparse._ActionsContainer) -> None:

@@ -13,3 +13,8 @@ class UserError(ValueError):
 
 class ConfigError(UserError):
     """A config, an override or an option that cannot be used."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its class name if the message is empty."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import cv2
 
 from runtime.dist_env import MEETING_POINT, read_environment
-from runtime.errors import ConfigError, UserError
+from runtime.errors import ConfigError, UserError, first_line
 from runtime.threads import num_cores
 
 MAX_START = timedelta(minutes=5)
@@ -127,7 +127,7 @@ class Ranks:
             self._store.set(f"{self._num_exchanges}/{self.rank}", pickle.dumps(value))
             return [pickle.loads(self._wait(rank)) for rank in range(self.world_size)]
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise RanksError(f"rank {self.rank} of {self.world_size} lost the others: {reason}") from error
 
     def _wait(self, rank: int) -> bytes:
@@ -239,7 +239,7 @@ def _find_ranks(environment: Mapping[str, str]) -> Ranks:
     try:
         store, _, _ = next(rendezvous("env://", timeout=MAX_START))
     except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         where = ":".join(environment[name] for name in MEETING_POINT)
         raise RanksStartError(
             f"rank {dist_env.rank} of {dist_env.world_size} cannot reach the others at {where}: {reason}"

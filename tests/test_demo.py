@@ -15,6 +15,7 @@ import preprocess
 from data.datasets.composition import MattingFolder
 from data.trimap import trivial_alpha
 from engine.config.config import apply_overrides, load_config
+from engine.config.overrides import write_override
 from evaluation.metrics import METRICS
 from tests.tiny_training import REPOSITORY
 from tools import demo
@@ -58,7 +59,7 @@ def test_the_checkpoint_follows_from_the_seed(cfg, tmp_path):
 @pytest.mark.parametrize("name", ["démo", "a (1), b=c", "it's", "{x: [y]}", "100%, 'a\\'b'", "end\\"])
 def test_any_output_folder_passes_as_an_override(name):
     cfg = load_config(demo.CONFIG)
-    apply_overrides(cfg, [f"train.output_dir={demo.quoted(f'/tmp/{name}')}"])
+    apply_overrides(cfg, [write_override("train.output_dir", f"/tmp/{name}")])
     assert cfg.train.output_dir == f"/tmp/{name}"
 
 

@@ -191,7 +191,7 @@ def test_a_worker_that_was_killed_and_ctrl_c_are_a_line_each(packages, tmp_path,
 
 @pytest.mark.parametrize(
     ("option", "words"),
-    [("--size-px=3", "--size-px must be at least 64, got 3"), ("--seed=-1", "--seed must be at least 0, got -1")],
+    [("--size-px=3", "--size-px: must be at least 64, got 3"), ("--seed=-1", "--seed: must be at least 0, got -1")],
 )
 def test_numbers_out_of_range_are_wrong_usage(tmp_path, capsys, option, words):
     with pytest.raises(SystemExit) as stopped:

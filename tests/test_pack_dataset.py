@@ -336,7 +336,7 @@ def test_files_are_the_same_however_they_are_named(pictures, tmp_path, monkeypat
     [
         ([], "expected --foreground-dir, or --verify alone"),
         (["--alpha-dir", "a", "--verify"], "expected --foreground-dir, or --verify alone"),
-        (["--verify", "--num-workers", "0"], "--num-workers must be at least 1, got 0"),
+        (["--verify", "--num-workers", "0"], "--num-workers: must be at least 1, got 0"),
     ],
 )
 def test_wrong_usage(options, message, tmp_path, capsys):

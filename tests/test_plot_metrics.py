@@ -288,7 +288,7 @@ def test_a_picture_shows_every_run(runs, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--smooth", "0"], "--smooth must be at least 1, got 0"),
+        (["--smooth", "0"], "--smooth: must be at least 1, got 0"),
         (["--baseline", "a"], "belong to --table"),
         (["--format", "text"], "--best, --baseline, --format and --csv belong to --table"),
         (["--table", "--mode", "min"], "--mode belongs to --best"),

@@ -169,4 +169,4 @@ def test_counts_out_of_range_are_wrong_usage(capsys, option):
     with pytest.raises(SystemExit) as stopped:
         main(["--config-file", CONFIG, option, "-1"])
     assert stopped.value.code == 2
-    assert f"{option} must be at least" in capsys.readouterr().err
+    assert f"{option}: must be at least" in capsys.readouterr().err

@@ -30,7 +30,7 @@ from data.checks.faults import FAULTS, Finding
 from data.checks.sets import FolderSet, read_config_sets
 from data.image_io.images import DataError
 from data.sources.discovery import place_or_none
-from runtime.command_line import add_trust_option
+from runtime.command_line import add_trust_option, integer_from
 from runtime.worker_pool import default_workers
 
 if TYPE_CHECKING:
@@ -94,8 +94,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     test.add_argument("--test-image-dir", help="images")
     test.add_argument("--test-trimap-dir", help="trimaps of 0, 128 and 255 alone")
     test.add_argument("--test-alpha-dir", help="true alphas")
-    parser.add_argument("--workers", type=int, default=default_workers(), help="processes (default: %(default)s)")
-    parser.add_argument("--num", type=int, default=10, help="files to print of each fault (default: %(default)s)")
+    parser.add_argument(
+        "--workers", type=integer_from(1), default=default_workers(), help="processes (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--num", type=integer_from(0), default=10, help="files to print of each fault (default: %(default)s)"
+    )
     parser.add_argument("--report", type=Path, metavar="FILE", help="write all that was found as .csv or .json")
     options = parser.parse_intermixed_args(arguments)
     names = [f"{name}_dir" for name in TRAINING_OPTIONS] + [f"test_{name}_dir" for name in TEST_OPTIONS]
@@ -106,8 +110,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"{options.overrides[0]}: overrides belong to --config-file")
     if options.alpha_dir and not options.foreground_dir or options.image_alpha_dir and not options.image_dir:
         parser.error("--alpha-dir goes with --foreground-dir, and --image-alpha-dir with --image-dir")
-    if options.workers < 1 or options.num < 0:
-        parser.error("expected --workers of at least 1 and --num of at least 0")
     if options.report and options.report.suffix.lower() not in REPORT_SUFFIXES:
         parser.error(f"--report {options.report}: expected a name that ends in {' or '.join(REPORT_SUFFIXES)}")
     if options.report and not options.report.parent.is_dir():

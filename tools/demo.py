@@ -22,7 +22,6 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-from hydra.core.override_parser.types import Quote, QuotedString
 from matplotlib import pyplot
 from numpy.typing import NDArray
 from omegaconf import DictConfig
@@ -31,6 +30,7 @@ from data.datasets.composition import MattingFolder
 from data.trimap import ramp_alpha, trivial_alpha, unknown_mask
 from engine.checkpoint.file import load_weights, read_checkpoint
 from engine.config.config import apply_overrides, load_config
+from engine.config.overrides import write_override
 from engine.config.targets import instantiate
 from evaluation.metrics import PROTOCOLS, average, measure
 from evaluation.output.report import format_table, picture_sheet, sheet_row
@@ -51,11 +51,6 @@ def run(*command: str) -> None:
     """Show a command that a user could type, and run it from the repository's root; its output goes on ours."""
     print(f"\n$ python {shlex.join(command)}", flush=True)
     subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
-
-
-def quoted(text: str) -> str:
-    """Quote a value for an override: Hydra's grammar gives commas, brackets and quotes in it a meaning of their own."""
-    return QuotedString(text, Quote.single).with_quotes()
 
 
 def write_tiny_checkpoint(cfg: DictConfig, path: Path, seed: int) -> None:
@@ -136,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     start = time.monotonic()
     output = options.output.resolve()
-    overrides = [f"train.output_dir={quoted(str(output))}", f"train.seed={options.seed}"]
+    overrides = [write_override("train.output_dir", str(output)), f"train.seed={options.seed}"]
     cfg = load_config(CONFIG)
     apply_overrides(cfg, overrides)
 

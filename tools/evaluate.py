@@ -26,7 +26,7 @@ from evaluation.metrics import PROTOCOLS
 from evaluation.output.report import format_table
 from evaluation.output.result_folder import prepare_output, write_output
 from evaluation.output.summary import Summary, compare, interval_rows, read_summary, stored_foregrounds, summarise
-from runtime.command_line import add_trust_option
+from runtime.command_line import add_trust_option, integer_from
 from runtime.processes import ALONE, TOLD_ERRORS, Ranks, RanksStartError, Terminated, find_ranks
 from runtime.worker_pool import default_workers
 from tools.prediction.command_line import views
@@ -78,7 +78,7 @@ def parse(arguments: Sequence[str] | None, num_workers: int) -> argparse.Namespa
     parser.add_argument("--device", help="its device, cpu, cuda ...; default: the config's, or the best there is")
     parser.add_argument("--tta", type=views, metavar="VIEWS", help="average over views: flips,rotations,0.75,1,1.25")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="dim", help="what counts, and how it is rounded")
-    parser.add_argument("--workers", type=int, default=num_workers, help="processes (default: %(default)s)")
+    parser.add_argument("--workers", type=integer_from(1), default=num_workers, help="processes (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="folder for JSON, CSV and picture sheet")
     parser.add_argument("--group", action="store_true", help="average within each foreground as well")
     parser.add_argument(
@@ -89,7 +89,7 @@ def parse(arguments: Sequence[str] | None, num_workers: int) -> argparse.Namespa
         "are composites of NAME)",
     )
     parser.add_argument("--allow-missing", action="store_true", help="leave out images without a prediction")
-    parser.add_argument("--num-worst", type=int, default=8, help="images in the picture sheet (default: 8)")
+    parser.add_argument("--num-worst", type=integer_from(0), default=8, help="images in the picture sheet (default: 8)")
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="--output of two evaluations")
     options = parser.parse_args(arguments)
     if options.compare:
@@ -111,8 +111,6 @@ def parse(arguments: Sequence[str] | None, num_workers: int) -> argparse.Namespa
         parser.error("a network runs on a --dataset; tools/predict.py runs it on other folders")
     if (options.device or options.tta) and not has_network:
         parser.error("--device and --tta are for the network of --config-file or --model")
-    if options.workers < 1 or options.num_worst < 0:
-        parser.error("expected --workers of at least 1 and --num-worst of at least 0")
     return options
 
 

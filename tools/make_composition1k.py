@@ -40,6 +40,7 @@ from data.sources.composition1k import (
     plan_composites,
 )
 from data.sources.layouts import COMPOSITION_1K
+from runtime.command_line import integer_from
 from runtime.worker_pool import default_workers, map_in_workers
 
 IMAGES, ALPHAS, TRIMAPS = COMPOSITION_1K.image_dir, COMPOSITION_1K.alpha_dir, str(COMPOSITION_1K.trimap_dir)
@@ -182,13 +183,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--background-list", type=Path, required=True, help="names of the backgrounds, one a line")
     parser.add_argument("--trimap-dir", type=Path, help="official trimaps NAME_0 ... NAME_19, of 0, 128, 255")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--num-foregrounds", type=int, default=NUM_FOREGROUNDS, help="expected, 50 for the whole set")
-    parser.add_argument("--num-backgrounds", type=int, default=NUM_BACKGROUNDS, help="of each foreground")
-    parser.add_argument("--workers", type=int, default=default_workers(), help="processes (default: %(default)s)")
+    parser.add_argument(
+        "--num-foregrounds", type=integer_from(1), default=NUM_FOREGROUNDS, help="expected, 50 for the whole set"
+    )
+    parser.add_argument("--num-backgrounds", type=integer_from(1), default=NUM_BACKGROUNDS, help="of each foreground")
+    parser.add_argument(
+        "--workers", type=integer_from(1), default=default_workers(), help="processes (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
-    for name in ("num_foregrounds", "num_backgrounds", "workers"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
     inputs = {key: value for key, value in vars(options).items() if key not in ("output", "workers")}
     try:
         composites = plan_composites(**inputs)

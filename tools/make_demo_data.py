@@ -10,7 +10,6 @@ import _root  # noqa: F401
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from data.procedural.demo import DEMO_KINDS, REFERENCE_PX
 from data.sources.sample_photos import TEST_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS, find_photograph
 from data.trimap import trimap_from_alpha, write_trimap
 from runtime.command_line import OutputExistsError, refuse_existing
+from runtime.threads import num_cores
 from runtime.worker_pool import map_in_workers
 
 Array = NDArray[np.float32]
@@ -160,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--num-train", type=int, default=120, help="training foregrounds")
     parser.add_argument("--num-backgrounds", type=int, default=64, help="training backgrounds")
     parser.add_argument("--num-test", type=int, default=24, help="test composites")
-    parser.add_argument("--num-workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--num-workers", type=int, default=num_cores(), help="processes")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     options = parser.parse_args(arguments)
     if not options.overwrite:

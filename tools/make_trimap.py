@@ -41,7 +41,7 @@ from data.trimap import (
 )
 from inference.auto.subject import trimap_of_subject
 from inference.batch import Failure, attempt
-from runtime.command_line import refuse_existing
+from runtime.command_line import integer_from, number_up_to, refuse_existing
 from runtime.optional_packages import MissingExtraError
 from tools.prediction.messages import list_failures, say
 
@@ -246,25 +246,23 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     source.add_argument("--auto", action="store_true", help="find what stands out in --image, without a mask")
     parser.add_argument("--output", type=Path, required=True, help="trimap to write, or folder for them")
     width = parser.add_mutually_exclusive_group()
-    width.add_argument("--width-px", type=int, help="width of the unknown band, half inside and half outside")
+    width.add_argument(
+        "--width-px", type=integer_from(1), help="width of the unknown band, half inside and half outside"
+    )
     width.add_argument(
         "--width-percent",
-        type=float,
+        type=number_up_to(100),
         help=f"the same in percent of the picture's longer side (default: {WIDTH_PERCENT:g})",
     )
-    parser.add_argument("--threshold", type=float, help="cut the mask here first, for JPEG and network masks; 0 to 1")
+    parser.add_argument(
+        "--threshold", type=number_up_to(1), help="cut the mask here first, for JPEG and network masks; 0 to 1"
+    )
     parser.add_argument("--image", type=Path, help="photograph, or folder of them, for --overlay or --auto")
     parser.add_argument("--overlay", type=Path, help="picture to check the trimap by, or folder for them")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="make only what is not there yet")
     existing.add_argument("--overwrite", action="store_true", help="replace what is there")
     options = parser.parse_args(arguments)
-    if options.width_px is not None and options.width_px < 1:
-        parser.error(f"--width-px must be at least 1, got {options.width_px}")
-    if options.width_percent is not None and not 0 < options.width_percent <= 100:
-        parser.error(f"--width-percent must be above 0 and at most 100, got {options.width_percent}")
-    if options.threshold is not None and not 0 < options.threshold <= 1:
-        parser.error(f"--threshold must be above 0 and at most 1, got {options.threshold}")
     if options.auto and (options.image is None or options.threshold is not None):
         parser.error("--auto needs --image and takes no --threshold")
     if options.overlay and not options.image:

@@ -25,6 +25,7 @@ from data.sources.foregrounds import ForegroundFile
 from data.sources.packs.reader import find_packed
 from data.sources.packs.writer import find_damage, make_pack
 from engine.config.overrides import quote_override
+from runtime.command_line import integer_from
 from runtime.worker_pool import default_workers
 
 
@@ -77,11 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--alpha-dir", nargs="+", type=place_or_none, help="alphas, a folder (or null) for each --foreground-dir"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of the pack")
-    parser.add_argument("--num-workers", type=int, default=default_workers(), help="processes (default: %(default)s)")
+    parser.add_argument(
+        "--num-workers", type=integer_from(1), default=default_workers(), help="processes (default: %(default)s)"
+    )
     parser.add_argument("--verify", action="store_true", help="read the pack back and compare its checksums")
     options = parser.parse_args(arguments)
-    if options.num_workers < 1:
-        parser.error(f"--num-workers must be at least 1, got {options.num_workers}")
     if options.foreground_dir is None and (options.alpha_dir or not options.verify):
         parser.error("expected --foreground-dir, or --verify alone for a pack that is there")
     try:

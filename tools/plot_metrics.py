@@ -20,7 +20,7 @@ from pathlib import Path
 
 from data.image_io.images import DataError
 from evaluation.output.report import format_table, write_csv
-from runtime.command_line import OutputExistsError, refuse_existing
+from runtime.command_line import OutputExistsError, integer_from, refuse_existing
 from tools.runs.drawing import draw_curves
 from tools.runs.reading import GROUPING, Run, differing_settings, group_by_seed, read_runs
 from tools.runs.table import Choice, default_metrics, plain_rows, shown_rows, tabulate, unequal_ends
@@ -36,7 +36,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="names as in metrics.json (default: what evaluations give; for curves total_loss and lr as well)",
     )
     parser.add_argument(
-        "--smooth", type=int, default=5, help="lines over which training metrics are averaged (default: %(default)s)"
+        "--smooth",
+        type=integer_from(1),
+        default=5,
+        help="lines over which training metrics are averaged (default: %(default)s)",
     )
     parser.add_argument("--output", type=Path, help="picture to write (default: metrics.png, none with --table)")
     parser.add_argument("--table", action="store_true", help="print a table")
@@ -47,8 +50,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     parser.add_argument("--csv", type=Path, help="file for the table in natural units at full precision")
     options = parser.parse_args(arguments)
-    if options.smooth < 1:
-        parser.error(f"--smooth must be at least 1, got {options.smooth}")
     of_table = (options.best, options.baseline, options.format, options.csv)
     if not options.table and any(option is not None for option in of_table):
         parser.error("--best, --baseline, --format and --csv belong to --table")

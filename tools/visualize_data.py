@@ -27,7 +27,7 @@ from data.image_io.images import DataError, write_image
 from engine.config.config import TRAINING_SECTIONS, apply_overrides, load_config
 from engine.config.targets import instantiate
 from evaluation.output.report import fit_picture, join_cells, label_line
-from runtime.command_line import OutputExistsError, add_trust_option, refuse_existing
+from runtime.command_line import OutputExistsError, add_trust_option, integer_from, refuse_existing
 
 KINDS = ("image", "trimap", "alpha")
 CELL_PX, NUM_COLUMNS = 160, 4
@@ -98,19 +98,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config-file", required=True, help=".py config, or a training's config.yaml")
     add_trust_option(parser)
     parser.add_argument("--output", type=Path, default=Path("sheet.png"), help="picture to write; .jpg is smaller")
-    parser.add_argument("--num", type=int, default=64, help="samples")
-    parser.add_argument("--epoch", type=int, default=0, help="epoch to begin in, from 0")
-    parser.add_argument("--start", type=int, default=0, help="position in the epoch's order to begin at, from 0")
+    parser.add_argument("--num", type=integer_from(1), default=64, help="samples")
+    parser.add_argument("--epoch", type=integer_from(0), default=0, help="epoch to begin in, from 0")
     parser.add_argument(
-        "--cell-px", type=int, default=CELL_PX, help="side of a picture; the crop's own shows every pixel"
+        "--start", type=integer_from(0), default=0, help="position in the epoch's order to begin at, from 0"
     )
-    parser.add_argument("--num-columns", type=int, default=NUM_COLUMNS, help="samples beside each other")
+    parser.add_argument(
+        "--cell-px", type=integer_from(1), default=CELL_PX, help="side of a picture; the crop's own shows every pixel"
+    )
+    parser.add_argument("--num-columns", type=integer_from(1), default=NUM_COLUMNS, help="samples beside each other")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     parser.add_argument("overrides", nargs="*", help="key=value, as for main.py")
     options = parser.parse_intermixed_args(arguments)
-    for name, least in (("num", 1), ("epoch", 0), ("start", 0), ("cell_px", 1), ("num_columns", 1)):
-        if getattr(options, name) < least:
-            parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(options, name)}")
     try:
         if not options.overwrite:
             refuse_existing([options.output])

@@ -8,7 +8,7 @@ from torch import nn
 
 from engine.checkpoint.file import load_weights, read_checkpoint
 from engine.config.config import build_section, load_config
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, first_line
 
 
 def load_model(
@@ -34,7 +34,7 @@ def load_model(
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
-        raise ConfigError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"device {device!r} cannot be used: {first_line(error)}") from error
     model = build_section(cfg.model, "model")
     load_weights(model, read_checkpoint(weights)["model"], str(weights))
     return model.to(device).eval()

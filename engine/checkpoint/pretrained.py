@@ -15,7 +15,7 @@ from engine.checkpoint.file import CheckpointError, load_weights, read_checkpoin
 from engine.config.config import load_config
 from engine.config.targets import TARGETS, Find, TargetError, known_finder
 from engine.distributed.fsdp import is_sharded, shard_weights
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, first_line
 from runtime.yaml_files import Reference
 
 MODEL_CONFIG, MODEL_WEIGHTS, FORMAT = "config.json", "model.safetensors", 1
@@ -68,7 +68,7 @@ def read_initial(path: str | Path, is_mapped: bool = False) -> dict[str, Tensor]
     try:
         return load_file(path)
     except SafetensorError as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise CheckpointError(
             f"{path} is damaged or no safetensors file ({reason}): copy or export it again"
         ) from error

@@ -19,7 +19,7 @@ from engine.config.overrides import read_text, takes_text
 from engine.config.python_config import run_config
 from engine.config.targets import TargetError, find_importable, instantiate, known_finder, locate_names, write_names
 from engine.interrupts import write_text
-from runtime.errors import ConfigError, UserError
+from runtime.errors import ConfigError, UserError, first_line
 from runtime.yaml_files import dump_yaml, load_yaml, parse_yaml
 
 TRAINING_SECTIONS = ("train", "model", "dataloader", "optimizer", "lr_multiplier")
@@ -170,7 +170,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
     try:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error).splitlines()[0])
+        reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", first_line(error))
         advice = "; give it a value of its own in the config" if isinstance(error, InterpolationKeyError) else ""
         raise ConfigError(f"{reason} (in the config's {error.full_key!r}{advice})") from error
 

@@ -81,7 +81,12 @@ def quote_override(key: str, value: Any) -> str:
         key: dotted.
         value: null, truth value, number, text or list of these; folders as texts.
     """
-    return shlex.quote(f"{key}={_quote(value)}")
+    return shlex.quote(write_override(key, value))
+
+
+def write_override(key: str, value: Any) -> str:
+    """Write `key=value` in Hydra's grammar; `value` as for `quote_override`."""
+    return f"{key}={_quote(value)}"
 
 
 def _quote(value: Any) -> str:

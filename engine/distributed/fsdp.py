@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, first_line
 
 
 def shard(model: nn.Module, blocks: str, device: str, source: nn.Module | None) -> None:
@@ -70,7 +70,7 @@ def check_backend(device: str) -> None:
             raise
         raise ConfigError(
             f"train.sharded_blocks needs reduce_scatter on {device}, which torch {torch.__version__} has not for "
-            f"{torch.distributed.get_backend()}: take a newer torch, or CUDA ({str(error).splitlines()[0]})"
+            f"{torch.distributed.get_backend()}: take a newer torch, or CUDA ({first_line(error)})"
         ) from error
 
 

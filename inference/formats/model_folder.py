@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from inference.defaults import float32_on_cpu
 from modeling import DetailCapture, ViTMatte
 from modeling.backbone import DINOv2, ViT, ViTDet
-from runtime.errors import UserError
+from runtime.errors import UserError, first_line
 
 CONFIG_FILE, WEIGHTS_FILE, LICENSE_FILE = "config.json", "model.safetensors", "LICENSE.txt"
 
@@ -86,7 +86,7 @@ def write_model_folder(
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS_FILE)
     except SafetensorError as error:
-        raise OSError(f"{folder / WEIGHTS_FILE} cannot be written: {_first_line(error)}") from error
+        raise OSError(f"{folder / WEIGHTS_FILE} cannot be written: {first_line(error)}") from error
     (folder / LICENSE_FILE).write_text(licence, encoding="utf-8")
     (folder / WEIGHTS_FILE).chmod((folder / LICENSE_FILE).stat().st_mode)  # safetensors lets the owner alone read it
     # Last, so that a folder cut off half-way says what it lacks.
@@ -121,7 +121,7 @@ def read_model_folder(folder: str | Path) -> nn.Module:
         tensors = load_file(folder / WEIGHTS_FILE)
     except SafetensorError as error:
         raise ModelFolderError(
-            f"{folder / WEIGHTS_FILE} is damaged or no safetensors file ({_first_line(error)}): copy or export it again"
+            f"{folder / WEIGHTS_FILE} is damaged or no safetensors file ({first_line(error)}): copy or export it again"
         ) from error
     try:
         with float32_on_cpu():
@@ -197,7 +197,7 @@ def build(part: str, description: Any) -> nn.Module:
         return known[kind](**arguments)
     except NO_NETWORK as error:
         raise ModelFolderError(
-            f"{CONFIG_FILE}: no {kind} can be built with these arguments: {_first_line(error)}"
+            f"{CONFIG_FILE}: no {kind} can be built with these arguments: {type(error).__name__}: {first_line(error)}"
         ) from error
 
 
@@ -226,7 +226,7 @@ def _read_config(path: Path) -> Any:
     try:
         config = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        reason = _first_line(error)
+        reason = first_line(error)
         raise ModelFolderError(f"{path} is damaged or no JSON ({reason}): export the folder again") from error
     found = config.get("format") if isinstance(config, dict) else None
     if found != FORMAT or "model" not in config:
@@ -287,7 +287,3 @@ def _shown(value: Any) -> str:
     """A stranger's value on one short line."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]

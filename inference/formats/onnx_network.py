@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from inference.network import decode_inputs
+from runtime.errors import first_line
 from runtime.optional_packages import import_extra, session_options
 
 INPUTS, OUTPUT = ("image", "trimap"), "alpha"
@@ -47,7 +48,7 @@ class OnnxNetwork:
         try:
             self.session = runtime.InferenceSession(str(path), options, providers=wanted)
         except (*unreadable, *self._run_errors) as error:
-            raise ValueError(f"{path} is damaged or no ONNX file ({_first_line(error)}): export it again") from error
+            raise ValueError(f"{path} is damaged or no ONNX file ({first_line(error)}): export it again") from error
         values = [*self.session.get_inputs(), *self.session.get_outputs()]
         shapes = {value.name: [size if isinstance(size, int) else None for size in value.shape] for value in values}
         if shapes != INTERFACE or any(value.type != "tensor(float)" for value in values):
@@ -77,7 +78,7 @@ class OnnxNetwork:
         except self._run_errors as error:
             height, width = image.shape[-2:]
             raise ValueError(
-                f"{self.path} stops at {width} x {height} px ({_first_line(error)}): it takes images whole; a model "
+                f"{self.path} stops at {width} x {height} px ({first_line(error)}): it takes images whole; a model "
                 "folder takes them in tiles, in far less memory"
             ) from error
         if not alpha.isfinite().all():
@@ -105,7 +106,3 @@ def choose_providers(device: str, available: list[str]) -> list[Any]:
         )
     # TF32, onnxruntime's default there, would round what is multiplied to 10 bits.
     return [(CUDA, {"device_id": int(index or 0), "use_tf32": 0}), CPU]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]

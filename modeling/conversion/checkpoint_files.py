@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from modeling.conversion.errors import ConversionError
 from runtime.distributed_checkpoint import INDEX, read_tensors
+from runtime.errors import first_line
 
 UNREADABLE = (
     *(SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError),
@@ -104,7 +105,7 @@ def _reason(error: BaseException) -> str:
     name = re.search(r"GLOBAL ([\w.]+) was not an allowed", str(error))
     if name:
         return f"it names {name[1]}, and nothing in it is run. Save its tensors alone: torch.save(state_dict, FILE)"
-    return f"{type(error).__name__}: {error}".splitlines()[0].partition(". ")[0]
+    return f"{type(error).__name__}: {first_line(error)}".partition(". ")[0]
 
 
 def _weight_map(index: Path) -> dict[str, str]:

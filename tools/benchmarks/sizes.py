@@ -22,6 +22,7 @@ from engine.config.config import load_config
 from engine.config.targets import instantiate
 from inference.network import DTYPES
 from modeling.lr_groups import is_pretrained
+from runtime.command_line import integer_from
 from tools.benchmarks.fresh import PeakMemory, run_fresh
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -206,7 +207,7 @@ def print_table(head: list[str], paths: list[Path], make_row: Callable[[Path], l
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("--configs", nargs="+", type=existing_file, help="default: all of ViTMatte")
-    parser.add_argument("--batch-size", type=num_crops, help="crops of a process (default: the config's own)")
+    parser.add_argument("--batch-size", type=integer_from(1), help="crops of a process (default: the config's own)")
     parser.add_argument("--tables", nargs="+", choices=("sizes", "memory"), default=["sizes", "memory"])
     parser.add_argument("--measure", action="store_true", help="memory: do real steps on the CPU too")
     parser.add_argument("--only", choices=STEPS, help=argparse.SUPPRESS)
@@ -217,13 +218,6 @@ def existing_file(text: str) -> Path:
     if not (path := Path(text)).is_file():
         raise argparse.ArgumentTypeError(f"there is no file {text}")
     return path
-
-
-def num_crops(text: str) -> int:
-    """Read a batch size of the command line."""
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
 
 
 def run(options: argparse.Namespace) -> None:

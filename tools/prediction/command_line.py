@@ -2,12 +2,12 @@
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from data.trimap import WIDTH_PERCENT
 from inference.jobs import KINDS
-from runtime.command_line import add_trust_option
+from runtime.command_line import add_trust_option, integer_from, number_up_to
 from tools.prediction.steps import BASELINES, network_settings
 
 USAGE = (
@@ -27,7 +27,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     group.add_argument("--trimap-dir", type=Path, metavar="FOLDER", help="trimaps")
     group.add_argument("--mask", type=Path, help="mask of the only image, or folder of masks, of any size")
     group.add_argument("--auto", action="store_true", help="find the subject")
-    group.add_argument("--width-px", type=positive_integer, help="width of a mask's unknown band, half of it inside")
+    group.add_argument("--width-px", type=integer_from(1), help="width of a mask's unknown band, half of it inside")
     group.add_argument(
         "--width-percent",
         type=number_up_to(100),
@@ -45,7 +45,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     group.add_argument("--precision", choices=("auto", "float32", "bf16"), help="default: auto, by the device")
     group.add_argument("--max-memory", type=number_up_to(math.inf), metavar="GB", help="that may be in use, 1e9 bytes")
     group.add_argument("--compile", action="store_true", default=None, help="by torch.compile: a slow start")
-    group.add_argument("--tile-px", type=positive_integer, help="side of the tiles that the decoder takes in turn")
+    group.add_argument("--tile-px", type=integer_from(1), help="side of the tiles that the decoder takes in turn")
     group.add_argument("--tta", type=views, metavar="VIEWS", help="average over views: flips,rotations,0.75,1,1.25")
     group = parser.add_argument_group("what is written")
     group.add_argument("--output", type=Path, help="file for one image, else folder, where names are kept")
@@ -106,22 +106,3 @@ def views(text: str) -> str:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text
-
-
-def positive_integer(text: str) -> int:
-    """Read an integer of the command line."""
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
-
-
-def number_up_to(most: float) -> Callable[[str], float]:
-    """Make a reader of numbers above 0."""
-
-    def number(text: str) -> float:
-        value = float(text)
-        if not 0 < value <= most:
-            raise argparse.ArgumentTypeError(f"must be above 0 and at most {most:g}, got {text}")
-        return value
-
-    return number
