@@ -37,7 +37,7 @@ class ViTMatte(nn.Module):
 
     Raises:
         ValueError: a size_divisibility out of range, an unknown padding, a pixel_std that is not above 0, more frozen
-            blocks than blocks.
+            blocks than blocks, patches of another size than the decoder takes.
     """
 
     pixel_mean: Tensor
@@ -62,6 +62,7 @@ class ViTMatte(nn.Module):
             raise ValueError(f"padding must be {', '.join(PADDINGS[:-1])} or {PADDINGS[-1]}, got {padding!r}")
         if not all(value > 0 for value in pixel_std):
             raise ValueError(f"pixel_std must be above 0, got {list(pixel_std)}")
+        check_stride(backbone, decoder)
         freeze(backbone, num_frozen_blocks, freeze_patch_embed)
         self.backbone = backbone
         self.decoder = decoder
@@ -139,6 +140,17 @@ class ViTMatte(nn.Module):
         trimap = F.pad(trimap, margins)
         x = torch.cat((image, trimap.to(image.dtype)), dim=1)
         return x.contiguous(memory_format=torch.channels_last)
+
+
+def check_stride(backbone: nn.Module, decoder: nn.Module) -> None:
+    """Raise a ValueError where a backbone's patches, if it has any, are not the cells that the decoder enlarges."""
+    patch_px = getattr(getattr(backbone, "patch_embed", None), "patch_size", None)
+    stride = getattr(decoder, "stride", patch_px)
+    if patch_px not in (None, stride):
+        raise ValueError(
+            f"the decoder enlarges {stride} times, so patch_size must be {stride}, got {patch_px}: preprocess.py "
+            "resamples DINOv2's patches of 14 px to 16"
+        )
 
 
 def paste_known(alpha: Tensor, trimap: Tensor) -> Tensor:

@@ -84,6 +84,7 @@ def convert(
     _check_patch(tensors, sides)
     if patch_px not in sides:
         raise ConversionError(f"patches of {patch_px} px: the {layout.name} layout is converted to 16 px alone")
+    resampled = ""
     if layout.network == "ViT":
         size, vit_args = fit_dinov3(tensors, layout.name, account)
         vit_args["keep_prefix_tokens"] = keep_prefix
@@ -93,14 +94,14 @@ def convert(
                 change_fate(account, name, "dropped: prefix token, kept by --keep-prefix")
     elif layout.network == "DINOv2":
         size, vit_args = fit_dinov2(tensors, layout.name, account)
-        resample_patches(tensors, patch_px)
+        resampled = resample_patches(tensors, patch_px)
         if patch_px != PATCH_PX:
             vit_args["patch_size"] = patch_px
     elif keep_prefix:
         raise ConversionError(f"{layout.name}: the backbone of these weights, ViTDet, takes no prefix tokens to keep")
     else:
         size, vit_args = _fit_vitdet(tensors)
-    _inflate(tensors, trimap_init, account)
+    _inflate(tensors, trimap_init, resampled, account)
     check_fit(tensors, layout.network, vit_args)
     model = {f"backbone.{name}": tensor for name, tensor in tensors.items()}
     taken = ", ".join(filter(None, (copy.kind, f'under "{copy.prefix}"' if copy.prefix else "")))
@@ -188,13 +189,13 @@ def _fit_vitdet(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
     return size, vit_args
 
 
-def _inflate(tensors: dict[str, Tensor], trimap_init: str, account: dict[str, str]) -> None:
+def _inflate(tensors: dict[str, Tensor], trimap_init: str, resampled: str, account: dict[str, str]) -> None:
     """Give the patch embedding its fourth input channel, the trimap's."""
     name = "patch_embed.proj.weight"
     mean = tensors[name].mean(dim=1, keepdim=True)
     fourth = mean if trimap_init == "mean" else torch.zeros_like(mean)
     tensors[name] = torch.cat((tensors[name], fourth), dim=1)
-    change_fate(account, name, f"inflated: {name}, fourth channel {trimap_init}")
+    change_fate(account, name, f"inflated: {name}, fourth channel {trimap_init}{resampled}")
 
 
 def check_fit(tensors: Mapping[str, Tensor], network: str, vit_args: Mapping[str, Any]) -> None:

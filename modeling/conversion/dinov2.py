@@ -47,10 +47,16 @@ def fit_dinov2(tensors: dict[str, Tensor], layout: str, account: dict[str, str])
     return size, vit_args
 
 
-def resample_patches(tensors: dict[str, Tensor], patch_px: int) -> None:
-    """Give the patch embedding another patch size: an enlarged patch then gives what it gave (arXiv:2212.08013)."""
-    if tensors[PATCH_WEIGHT].shape[2:] != (patch_px, patch_px):
-        tensors[PATCH_WEIGHT] = resample_patch_embed(tensors[PATCH_WEIGHT], [patch_px, patch_px])
+def resample_patches(tensors: dict[str, Tensor], patch_px: int) -> str:
+    """Give the patch embedding another patch size: an enlarged patch then gives what it gave (arXiv:2212.08013).
+
+    Returns: what was done, for the account; "" where it had that size.
+    """
+    weight = tensors[PATCH_WEIGHT]
+    if len(weight[0, 0]) == patch_px:
+        return ""
+    tensors[PATCH_WEIGHT] = resample_patch_embed(weight, [patch_px, patch_px])
+    return f", patches resampled from {len(weight[0, 0])} to {patch_px} px"
 
 
 def _complete_positions(tensors: dict[str, Tensor], account: dict[str, str]) -> int:

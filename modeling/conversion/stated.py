@@ -1,4 +1,4 @@
-"""What the JSON files beside a DINOv3's weights state: settings that change no shape, and the colours of the images."""
+"""What JSON files beside DINO weights state: settings that change no shape, and the colours of the images."""
 
 import json
 from collections.abc import Mapping
@@ -23,14 +23,15 @@ def check_settings(checkpoint: Path, result: Conversion) -> None:
         ConversionError: a setting is another one, without which the weights do not compute what they were trained for.
     """
     config = _read(checkpoint, "config.json")
-    if config.get("model_type") != "dinov3_vit" or result.network != "ViT":
-        return
-    expected = {
-        "num_attention_heads": result.vit_args["num_heads"],
-        "rope_theta": 100.0,
-        "layer_norm_eps": 1e-5,
-        "hidden_act": "silu" if config.get("use_gated_mlp") else "gelu",
-    }
+    expected = {"num_attention_heads": result.vit_args["num_heads"]}
+    match config.get("model_type"), result.network:
+        case "dinov3_vit", "ViT":
+            hidden_act = "silu" if config.get("use_gated_mlp") else "gelu"
+            expected |= {"rope_theta": 100.0, "layer_norm_eps": 1e-5, "hidden_act": hidden_act}
+        case "dinov2" | "dinov2_with_registers", "DINOv2":
+            expected |= {"layer_norm_eps": 1e-6, "hidden_act": "gelu"}
+        case _:
+            return
     for name, value in expected.items():
         if config.get(name, value) != value:
             raise ConversionError(f"config.json: {name} is {config[name]!r}, the network here has {value!r} alone")
