@@ -42,6 +42,12 @@ def shape(cfg: DictConfig) -> tuple[int, int, int, int, bool]:
     return b.embed_dim, b.depth, hidden, 2 if is_gated else 1, "image_size" in b
 
 
+def num_prefix(cfg: DictConfig) -> int:
+    """Count cls and, of DINOv3, its four storage tokens."""
+    b = cfg.model.backbone
+    return 1 + b.num_register_tokens if "num_register_tokens" in b else 5 if b.get("keep_prefix_tokens") else 0
+
+
 def convolutions(cfg: DictConfig) -> list[tuple[int, int, int]]:
     """The decoder's 3x3 convolutions under a BatchNorm: channels in and out, and the stride of what they give."""
     stream = [4, *cfg.model.decoder.convstream_chans]
@@ -61,7 +67,8 @@ def parameters_by_hand(cfg: DictConfig) -> dict[str, int]:
         sides = [32 if index in b.global_block_indexes else 14 for index in range(depth)]
         backbone += 197 * D + depth * 3 * D + sum(2 * (2 * side - 1) * 64 for side in sides)
     else:
-        backbone += depth * (2 * D + (3 * D if b.qkv_bias else 0)) + 2 * D + (5 * D if b.keep_prefix_tokens else 0)
+        backbone += depth * (2 * D + (3 * D if b.get("qkv_bias", True) else 0)) + 2 * D + num_prefix(cfg) * D
+        backbone += (1 + b.position_grid_size**2) * D if "position_grid_size" in b else 0
     necks = len(b.global_block_indexes) * (D * D + 9 * (D // 2) ** 2 + 2 * D + 2 * D)
     decoder = sum(9 * a * c + 2 * c for a, c, _ in convolutions(cfg)) + 16 + 16 + 1
     return {"backbone": backbone, "necks": necks, "decoder": decoder, "trainable": backbone + necks + decoder}
@@ -73,7 +80,7 @@ def flops_by_hand(cfg: DictConfig, size_px: int) -> int:
     b = cfg.model.backbone
     side = size_px // 16
     patches, window = side * side, b.window_size
-    prefix = 5 if b.get("keep_prefix_tokens") else 0
+    prefix = num_prefix(cfg)
     tokens = patches + prefix
     num_global = len(b.global_block_indexes)
     num_windowed = depth - num_global
@@ -123,7 +130,7 @@ def test_the_page_has_no_other_recipes_and_the_smallest_first():
     assert [*documented(0)] == [*documented(1)] == [path.name for path in by_size]
 
 
-@pytest.mark.parametrize("name", ["S_10ep", "S_100ep", "S_original", "Splus_100ep"])
+@pytest.mark.parametrize("name", ["S_10ep", "S_100ep", "S_original", "S_dinov2", "Splus_100ep"])
 def test_counts_are_those_of_the_formula(name):
     cfg = load_config(CONFIGS / f"ViTMatte_{name}.py")
     model = build_on_meta(cfg)

@@ -30,7 +30,7 @@ def save_checkpoint(cfg, folder):
     LazyConfig.save(cfg, str(folder / "config.yaml"))
 
 
-@pytest.mark.parametrize("name", ["demo.py", "ViTMatte_S_100ep.py", "ViTMatte_S_original.py"])
+@pytest.mark.parametrize("name", ["demo.py", "ViTMatte_S_100ep.py", "ViTMatte_S_original.py", "ViTMatte_S_dinov2.py"])
 def test_a_config_and_its_checkpoint_give_the_same_alpha_to_the_bit(tmp_path, capsys, name):
     config_file = REPOSITORY / "configs" / name
     cfg = load_config(config_file)
@@ -44,7 +44,8 @@ def test_a_config_and_its_checkpoint_give_the_same_alpha_to_the_bit(tmp_path, ca
     command = ["--config-file", config_file, "--weights", tmp_path / "weights.pth", "--output", tmp_path / "model"]
     assert run(*command) == 0
     shown = capsys.readouterr().out
-    assert ("ViTMatte weights." if "original" in name else "Built with DINOv3.") in shown
+    licences = {"S_original": "ViTMatte weights.", "S_dinov2": "Backbone from DINOv2."}
+    assert licences.get(name[len("ViTMatte_") : -len(".py")], "Built with DINOv3.") in shown
     assert "they are the same to the bit" in shown
     expected = Predictor.load(config_file, tmp_path / "weights.pth").predict(*picture())
     assert expected[picture()[1] == 128].std() > 0.02

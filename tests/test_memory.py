@@ -27,8 +27,7 @@ import torch
 from inference.memory import estimate_bytes
 from inference.network import TorchNetwork
 from inference.predictor import Predictor
-from modeling import DetailCapture, ViTMatte
-from modeling.backbone import ViT, ViTDet
+from modeling import DetailCapture, ViTMatte, backbone as backbones
 
 def status(name):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -36,7 +35,7 @@ def status(name):
 
 kind, height, width, tile_px, batch_size = sys.argv[1], *map(int, sys.argv[2:6])
 torch.set_num_threads(1)
-backbone = {"ViT": ViT, "ViTDet": ViTDet}[kind](depth=3, global_block_indexes=[2], conv_residual_block_indexes=[2])
+backbone = getattr(backbones, kind)(depth=3, global_block_indexes=[2], conv_residual_block_indexes=[2])
 network = TorchNetwork(ViTMatte(backbone, DetailCapture(384)), tile_px=tile_px)
 image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 trimap = np.full((height, width), 128, np.uint8)
@@ -76,6 +75,7 @@ print(len([Predictor(network).predict(image, trimap) for _ in range(4)]))
         ("ViT", 900, 640, 512, 1),
         ("ViT", 512, 512, 256, 4),
         ("ViTDet", 640, 900, 256, 1),
+        pytest.param("DINOv2", 640, 900, 256, 1, marks=pytest.mark.slow),
         pytest.param("ViTDet", 1024, 1024, 64, 1, marks=pytest.mark.slow),
     ],
 )

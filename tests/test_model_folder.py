@@ -22,7 +22,15 @@ from modeling.vitmatte import PADDINGS
 
 BACKBONES = {
     "ViT": dict(type="ViT", embed_dim=32, depth=2, num_heads=2, layer_scale_init=0.5, mlp_ratio=3, rope_shift=None),
-    "DINOv2": dict(type="DINOv2", embed_dim=32, depth=2, num_heads=2, num_register_tokens=2, position_grid_size=3),
+    "DINOv2": dict(
+        type="DINOv2",
+        embed_dim=32,
+        depth=2,
+        num_heads=2,
+        num_register_tokens=2,
+        position_grid_size=5,
+        position_interpolation="bicubic_antialias",
+    ),
     "ViTDet": dict(type="ViTDet", embed_dim=24, depth=2, num_heads=3, image_size=64, pretrain_image_size=48),
 }
 COMMON = dict(window_size=2, global_block_indexes=[1], conv_residual_block_indexes=[1])

@@ -49,10 +49,12 @@ def alpha_of(model, image, trimap):
         return model({"image": image, "trimap": trimap})["pred_alpha"]
 
 
-@pytest.fixture(scope="module", params=["ViT", pytest.param("ViTDet", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module", params=["ViT", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("ViTDet", "DINOv2"))]
+)
 def exported(request, tmp_path_factory):
     """A network and the path of its ONNX file; ViTDet pads as its published weights do."""
-    padding = {"ViT": "edge", "ViTDet": "zero_hustvl"}[request.param]
+    padding = {"ViT": "edge", "ViTDet": "zero_hustvl", "DINOv2": "zero"}[request.param]
     model = network(request.param, padding, window_size=3)
     path = tmp_path_factory.mktemp("onnx") / "new" / "model.onnx"
     assert write_onnx(model, path, "a test", "No terms.\nNone.\n") < 1e-5
@@ -87,6 +89,9 @@ def test_batches_are_of_any_size(exported):
         ("ViT", dict(rope_per_window=True)),
         ("ViT", dict(ffn_layer="swiglu", qkv_bias=False, num_storage_tokens=0)),
         ("ViT", dict(depth=3, global_block_indexes=[0])),
+        ("DINOv2", dict(position_grid_size=37)),
+        ("DINOv2", dict(position_interpolation="bicubic", position_grid_size=37, ffn_layer="swiglu")),
+        ("DINOv2", dict(num_register_tokens=0, window_size=24)),
         ("ViTDet", dict(window_size=5, global_block_indexes=[0, 1])),
         ("ViTDet", dict(window_size=24)),
         ("ViTDet", dict(padding="zero")),
@@ -105,8 +110,7 @@ def test_the_forward_that_is_traced_equals_the_network(kind, changes):
 
 def test_the_network_is_left_as_it_was(exported):
     model, _ = exported
-    kind = "ViTDet" if isinstance(model.backbone, ViTDet) else "ViT"
-    again = network(kind, window_size=3)
+    again = network(type(model.backbone).__name__, window_size=3)
     assert repr(model) == repr(again)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
 

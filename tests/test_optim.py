@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from modeling import DetailCapture, MattingCriterion, ViTMatte
-from modeling.backbone import ViT
+from modeling.backbone import DINOv2, ViT
 from modeling.lr_groups import get_optimizer_params, get_vit_lr_decay_rate
 
 BASE_LR, WEIGHT_DECAY, RATE, DECODER_FACTOR = 5e-4, 0.1, 0.65, 5.0
@@ -103,6 +103,14 @@ def test_kernels_and_matrices_alone_decay(model: ViTMatte) -> None:
     decays = {name: decay for name, (_, decay) in settings(model).items()}
     assert decays == expected_decay(model)
     assert not any(decays[f"backbone.{name}"] for name in ("cls_token", "storage_tokens", "blocks.0.ls1.gamma"))
+
+
+@pytest.mark.parametrize("name", ["cls_token", "register_tokens", "pos_embed"])
+def test_tokens_and_positions_of_dinov2_are_grouped_with_its_patch_embedding(name: str) -> None:
+    backbone = DINOv2(embed_dim=24, num_heads=2, num_register_tokens=4, position_grid_size=3)
+    rates = settings(ViTMatte(backbone, DetailCapture(24)))
+    assert rates[f"backbone.{name}"] == (rates["backbone.patch_embed.proj.weight"][0], 0.0)
+    assert rates["backbone.patch_embed.proj.weight"] == pytest.approx((BASE_LR * RATE**13, WEIGHT_DECAY), rel=1e-12)
 
 
 def test_a_model_wrapped_for_several_processes_is_grouped_alike(model: ViTMatte) -> None:
