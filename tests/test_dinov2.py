@@ -75,11 +75,11 @@ def test_smoothing_changes_the_positions_of_smaller_grids() -> None:
 @torch.no_grad()
 def test_patches_that_are_read_are_those_of_the_whole(has_neck: bool) -> None:
     vit = tiny(conv_residual_block_indexes=(3,) if has_neck else ()).double()
-    is_read = torch.zeros(5, 7, dtype=torch.bool)
-    is_read[1, 2:4] = is_read[4, 6] = True
+    query_mask = torch.zeros(5, 7, dtype=torch.bool)
+    query_mask[1, 2:4] = query_mask[4, 6] = True
     x = image().double()
-    part, whole = vit(x, is_read), vit(x)
-    torch.testing.assert_close(part[..., is_read], whole[..., is_read], rtol=0, atol=1e-10)
+    part, whole = vit(x, query_mask), vit(x)
+    torch.testing.assert_close(part[..., query_mask], whole[..., query_mask], rtol=0, atol=1e-10)
     assert not torch.allclose(part, whole)
 
 

