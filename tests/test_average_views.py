@@ -150,6 +150,7 @@ def model() -> ViTMatte:
     return network.eval()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_predictor_and_evaluation_average_alike(model: ViTMatte) -> None:
     """One through tiles and fused norms on 8-bit arrays, the other through the training's own forward."""

@@ -46,6 +46,7 @@ def batch(size_px=64):
     }
 
 
+@pytest.mark.slow
 def test_a_tiny_run_prints_seconds_and_memory():
     """In processes of their own, as it is used: the peak of a test process says nothing."""
     command = [sys.executable, "tools/benchmark.py", "train-step", *TINY, "--rounds", "1", "--sides", "ours"]
@@ -58,24 +59,6 @@ def test_a_tiny_run_prints_seconds_and_memory():
     assert len(figures) == 4 and figures[:2] == figures[2:]
     # 25 million weights get gradients and two moments: 0.3 GB. The activations of 64 px are little beside them.
     assert 0 < figures[0] < 60 and 0.2 < figures[1] < 2
-
-
-def test_only_prints_one_line_of_json(monkeypatch, capsys):
-    steps = []
-
-    def build(side, recomputed):
-        model = tiny(side)
-        model.register_forward_pre_hook(lambda module, inputs: steps.append((side, torch.is_autocast_enabled("cpu"))))
-        return model
-
-    monkeypatch.setattr(train_step, "build", build)
-    for precision in ("float32", "bf16"):
-        benchmark.main(["train-step", *TINY, "--only", "transformers", "--precision", precision])
-        result = json.loads(capsys.readouterr().out)
-        assert (
-            set(result) == {"seconds", "first_seconds", "peak_gb"} and result["seconds"] > 0 and result["peak_gb"] >= 0
-        )
-    assert steps == [("transformers", False)] * 2 + [("transformers", True)] * 2
 
 
 def test_a_step_trains_and_the_first_is_not_timed(monkeypatch):
@@ -153,6 +136,7 @@ def test_what_is_recomputed_is_what_was_asked_for(recomputed, expected, monkeypa
     assert len(calls) == 20 and sum(calls) == expected
 
 
+@pytest.mark.slow
 def test_both_sides_have_the_same_losses(transformers_side):
     losses = transformers_side.train()(batch())
     ours = tiny("ours").train()(batch())
@@ -195,6 +179,7 @@ def test_wrong_usage_is_status_2(capsys):
         assert stop.value.code == 2
 
 
+@pytest.mark.slow
 def test_metrics_prints_ratios_and_the_largest_difference():
     """As it is used, on small pictures; the command's own worker processes are measured too."""
     command = [sys.executable, "tools/benchmark.py", "metrics", "--width", "96", "--height", "64"]

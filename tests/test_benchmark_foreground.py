@@ -27,6 +27,7 @@ def tiny_run(capsys, *more):
     return {line.partition(":")[0]: [float(figure) for figure in re.findall(NUMBER, line)] for line in lines}
 
 
+@pytest.mark.slow
 def test_the_image_s_own_colours_are_off_by_the_background(capsys):
     figures = tiny_run(capsys)
     expected = []

@@ -62,19 +62,6 @@ def test_the_image_has_many_colours_and_is_always_the_same():
     assert np.array_equal(image, scene.draw_image(70, 50))
 
 
-def test_peak_memory_is_what_is_held_at_most_above_the_start():
-    start_gb = fresh.PeakMemory("cpu").loaded / 1e9  # what the tests before held at most is forgotten
-    before = np.ones(300 * MEGABYTE, np.uint8)
-    del before
-    held = np.ones(50 * MEGABYTE, np.uint8)
-    memory = fresh.PeakMemory("cpu")
-    assert memory.above_gb() == pytest.approx(0, abs=0.005)
-    during = np.ones(200 * MEGABYTE, np.uint8)
-    del during, held
-    assert memory.above_gb() == pytest.approx(0.2, abs=0.01)
-    assert memory.whole_gb() - start_gb == pytest.approx(0.3, abs=0.01)
-
-
 def test_on_cuda_memory_is_what_torch_allocates(monkeypatch):
     state = {"allocated": 3e9, "peak": 9e9}
     fakes = {
@@ -102,6 +89,7 @@ def test_transformers_is_given_what_its_processor_makes_but_for_the_unknown_valu
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "trimap_kind"),
     [
@@ -120,14 +108,6 @@ def test_both_sides_of_the_same_weights_give_the_same_alpha(folder, size, trimap
     assert theirs.shape == ours.shape == trimap.shape and theirs.dtype == np.float32
     assert theirs[unknown].std() > 0.1
     np.testing.assert_allclose(ours[unknown], theirs[unknown], rtol=0, atol=1e-4)
-
-
-def test_ours_needs_no_transformers_and_gives_varied_alphas(folder, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    networks.write_networks(tmp_path, ["ours"])
-    alphas = [networks.load("ours", path, "cpu", "float32")(*picture(64, 64))() for path in (folder, tmp_path)]
-    assert np.array_equal(*alphas)
-    assert alphas[0][picture(64, 64)[1] == 128].std() > 0.1
 
 
 def test_bf16_is_another_alpha_but_not_much(folder):
@@ -226,6 +206,7 @@ def test_rounds_are_summed_up_by_medians_and_ratios_to_the_first(tmp_path, monke
     assert read_image(plot).shape[2] == 3
 
 
+@pytest.mark.slow
 def test_a_run_prints_a_table(tmp_path):
     """In processes of their own, as it is used."""
     command = [sys.executable, "tools/benchmark.py", "infer", "--sides", "ours", "--sizes", "64x48", "--rounds", "1"]

@@ -30,7 +30,13 @@ def save_checkpoint(cfg, folder):
     LazyConfig.save(cfg, str(folder / "config.yaml"))
 
 
-@pytest.mark.parametrize("name", ["demo.py", "ViTMatte_S_100ep.py", "ViTMatte_S_original.py", "ViTMatte_S_dinov2.py"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "demo.py",
+        *(pytest.param(f"ViTMatte_S_{name}.py", marks=pytest.mark.slow) for name in ("100ep", "original", "dinov2")),
+    ],
+)
 def test_a_config_and_its_checkpoint_give_the_same_alpha_to_the_bit(tmp_path, capsys, name):
     config_file = REPOSITORY / "configs" / name
     cfg = load_config(config_file)

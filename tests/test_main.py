@@ -397,6 +397,7 @@ def test_ctrl_c_ends_all_processes_with_a_checkpoint_and_one_message(data, tmp_p
     assert saved >= 10 and (tmp_path / f"model_{saved - 1:07d}.pth").is_file()
 
 
+@pytest.mark.slow
 def test_two_processes_on_the_cpu_train_and_evaluate_together(data, tmp_path):
     # A rate at which BatchNorm's statistics, of which each process has its own, show in the numbers.
     ended = run_two_processes(*overrides(data, tmp_path, **{"train.device": "cpu", "optimizer.lr": 0.05}))
@@ -420,6 +421,7 @@ def test_two_processes_on_the_cpu_train_and_evaluate_together(data, tmp_path):
     assert alone == last_evaluation(tmp_path)
 
 
+@pytest.mark.slow
 def test_two_processes_that_miss_the_data_end_with_status_1(data, tmp_path):
     changes = {"train.device": "cpu", "dataloader.train.dataset.background_dirs": "[nowhere]"}
     ended = run_two_processes(*overrides(data, tmp_path, **changes))

@@ -50,7 +50,7 @@ def alpha_of(model, image, trimap):
 
 
 @pytest.fixture(
-    scope="module", params=["ViT", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("ViTDet", "DINOv2"))]
+    scope="module", params=[pytest.param(kind, marks=pytest.mark.slow) for kind in ("ViT", "ViTDet", "DINOv2")]
 )
 def exported(request, tmp_path_factory):
     """A network and the path of its ONNX file; ViTDet pads as its published weights do."""
@@ -102,7 +102,7 @@ def test_the_forward_that_is_traced_equals_the_network(kind, changes):
     """In torch, where variants are quick: the replaced attention is right before an exporter sees it."""
     model = network(kind, **changes)
     traced = onnx_export._Exportable(model)
-    for size in SIZES[:-1]:
+    for size in SIZES[::3]:
         image, trimap = pair(*size, count=2)
         with torch.inference_mode():
             torch.testing.assert_close(traced(image, trimap), alpha_of(model, image, trimap), rtol=0, atol=1e-5)

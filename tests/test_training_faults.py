@@ -74,6 +74,7 @@ def same_weights(folder, other):
     return all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
 
 
+@pytest.mark.slow
 def test_a_broken_picture_is_replaced_named_once_and_counted_for_any_number_of_workers(own_data, tmp_path):
     changes = {"dataloader.test": "null"}
     path, count = break_one(own_data, overrides(own_data, tmp_path, **changes), 12)
