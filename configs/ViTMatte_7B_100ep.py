@@ -4,7 +4,7 @@ Purpose: the largest DINOv3, 6.9 billion parameters: a global block and a neck e
 Command: python preprocess.py --checkpoint dinov3_vit7b16_pretrain.pth --keep-prefix \
              --output checkpoints/dinov3_vit7b16_4ch_prefix.pth
          python main.py --config-file configs/ViTMatte_7B_100ep.py --num-gpus 8
-Cost:    134700 iterations of 32 crops of 512 px; memory by formula in docs/launch.md, time to be measured.
+Cost:    134700 iterations of 32 crops of 512 px; memory by formula in docs/sharding.md, time to be measured.
 Result:  to be measured.
 """
 

@@ -5,7 +5,7 @@ Purpose: the huge model, 0.87 billion parameters: a global block and a neck end 
 Command: python preprocess.py --checkpoint dinov3_vith16plus_pretrain.pth --keep-prefix \
              --output checkpoints/dinov3_vith16plus_4ch_prefix.pth
          python main.py --config-file configs/ViTMatte_Hplus_100ep.py --num-gpus 4
-Cost:    134700 iterations of 32 crops of 512 px; memory by formula in docs/launch.md, time to be measured.
+Cost:    134700 iterations of 32 crops of 512 px; memory by formula in docs/sharding.md, time to be measured.
 Result:  to be measured.
 """
 

@@ -14,7 +14,7 @@ from runtime.threads import check_not_forked, num_threads
 
 GRADIENT_WEIGHT = 0.1
 """How much more neighbours count where alpha is steep. With pymatting's own 1, two iterations a level do not get far
-from the coarser level: half as much error again on exact alphas, a tenth less on blurred ones (docs/matte.md)."""
+from the coarser level: half as much error again on exact alphas, a tenth less on blurred ones (docs/cutouts.md)."""
 
 _ONE_AT_A_TIME = threading.Lock()
 """numba's own threads, where there is neither OpenMP nor TBB, end a process that enters them twice."""

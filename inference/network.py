@@ -18,7 +18,7 @@ from modeling import DetailCapture, ViTMatte
 from runtime.errors import first_line
 
 TILE_PX = 256
-"""Measured in docs/performance.md: 512 takes longer and, at 1024 x 1024, twice the memory."""
+"""Measured in docs/performance_prediction.md: 512 takes longer and, at 1024 x 1024, twice the memory."""
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 """Precision -> type in which convolutions, linear layers and attention compute; norms and sums keep the model's own."""

@@ -251,12 +251,12 @@ def test_a_cell_of_each_recipe_is_what_the_tool_predicts_for_its_own_batch(path,
 
 
 SHARDED = {"H+ on 4": "ViTMatte_Hplus_100ep.py", "7B on 8": "ViTMatte_7B_100ep.py"}
-"""Head of a column of the table in docs/launch.md -> its recipe."""
+"""Head of a column of the table in docs/sharding.md -> its recipe."""
 
 
 def launch_table() -> dict[str, dict[str, str]]:
-    """What docs/launch.md says of the bytes per GPU: head of a column -> what -> cell."""
-    text = (REPOSITORY / "docs" / "launch.md").read_text(encoding="utf-8")
+    """What docs/sharding.md says of the bytes per GPU: head of a column -> what -> cell."""
+    text = (REPOSITORY / "docs" / "sharding.md").read_text(encoding="utf-8")
     table = re.search(r"^\| what \| bytes \|(?:.*\n)+?\n", text, re.MULTILINE)
     head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[0].splitlines() if line]
     return {column: {row[0].partition(" ")[0]: row[head.index(column)] for row in rows} for column in SHARDED}

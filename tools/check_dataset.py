@@ -5,10 +5,11 @@
     python tools/check_dataset.py --foreground-dir fg --alpha-dir alpha --background-dir photos \\
         --test-image-dir test/image --test-trimap-dir test/trimap --test-alpha-dir test/alpha
 
-Every file is read once, in processes; nothing is changed. A folder may be a pattern, or a known set's name, as in a
-config. docs/data.md lists the faults. Of training and test only what is given is checked, what they share only where
-both are. Of a config the data sets are made too, and a sample of each, as a training does before it starts. Exit
-status: 0 training may start, 1 it may not, 2 wrong usage, a misspelt key for instance, 130 interrupted.
+Every file is read once, in several processes. Nothing is changed. A folder may be a pattern or the name of a known set,
+as in a config. docs/check_data.md lists the faults. Only the given sets are checked; what training and test share is
+checked if both are given. With a config, the data sets and one sample of each are built too, as at the start of a run.
+
+Exit status: 0 training may start, 1 it may not, 2 wrong usage, for example a misspelt key, 130 interrupted.
 """
 
 import _root  # noqa: F401

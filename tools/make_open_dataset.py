@@ -152,7 +152,7 @@ def make_test_composites(output: Path, num: int, crop_px: int, seed: int) -> Non
 
 
 def training_command(output: Path) -> str:
-    """Give a command that trains a small network from random weights; docs/data.md has the one for a large network."""
+    """Make a command that trains a small network from random weights. docs/open_data.md has one for a large network."""
     train, test = "dataloader.train.dataset", "dataloader.test.dataset"
     values: dict[str, Any] = {
         "train.output_dir": "output/open",

@@ -35,7 +35,7 @@ dataloader = dict(
             trimap_reference_px=None,
             hue_deg=40.0,
             jitter_share=0.1,
-            # Levers, all off; docs/data.md says what each one does.
+            # Augmentation options, all off; see docs/augmentation.md.
             estimates_foreground=False,
             tones=L(JitterTones)(gamma=1.0, white_balance=1.0),
             degradation=L(DegradeImage)(

@@ -31,7 +31,7 @@ train = dict(
     # BatchNorm's statistics: "own" (of each process's batch), "sync" (of the batches of all), "frozen".
     batch_norm="own",
     # Name of the list of modules by which a network larger than one GPU is sharded over the processes (FSDP2),
-    # "backbone.blocks"; "": each process holds all of it. docs/launch.md
+    # "backbone.blocks"; "": each process holds all of it. docs/sharding.md
     sharded_blocks="",
     # Whether torch.compile makes code of the network.
     compile=False,
