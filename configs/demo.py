@@ -3,7 +3,7 @@
 Purpose: show that everything works, from data to picture sheet; its numbers say nothing about real images.
 Command: make demo (tools/demo.py makes the data and the initial checkpoint, then trains this config)
 Cost:    about 4 minutes on two CPU cores.
-Result:  the README's table of synthetic composites.
+Result:  the table of synthetic composites in docs/results.md.
 """
 
 from .common.dataloader import dataloader

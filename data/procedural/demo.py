@@ -1,7 +1,7 @@
 """The demo's six simple kinds: hair, fur, glass, lace, solid shapes, shapes with holes.
 
-They stay as they are, byte for byte: the figures of the README's demo are those of these pictures. More detail, at any
-resolution, is in `data.procedural.KINDS`.
+They stay unchanged, byte for byte: the figures of the demo in docs/results.md were made with them.
+`data.procedural.KINDS` has more detail, at any resolution.
 """
 
 from collections.abc import Callable
