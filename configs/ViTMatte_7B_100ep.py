@@ -1,6 +1,7 @@
 r"""ViT-7B/16, 100 epochs of Composition-1k, sharded over the GPUs.
 
-Purpose: the largest DINOv3, 6.9 billion parameters: a global block and a neck end each quarter of its 40 blocks.
+Purpose: the largest DINOv3, with 6.9 billion parameters. Each quarter of its 40 blocks ends with a global block and
+         a neck.
 Command: python preprocess.py --checkpoint dinov3_vit7b16_pretrain.pth --keep-prefix \
              --output checkpoints/dinov3_vit7b16_4ch_prefix.pth
          python main.py --config-file configs/ViTMatte_7B_100ep.py --num-gpus 8

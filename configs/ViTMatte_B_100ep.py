@@ -1,6 +1,6 @@
 r"""ViT-B/16, 100 epochs of Composition-1k.
 
-Purpose: the base model; layers decay by 0.7, as for the base model of ViTDet.
+Purpose: the base model. The learning rate decays by 0.7 per block, as for ViTDet's base model.
 Command: python preprocess.py --checkpoint dinov3_vitb16_pretrain.pth --keep-prefix \
              --output checkpoints/dinov3_vitb16_4ch_prefix.pth
          python main.py --config-file configs/ViTMatte_B_100ep.py --num-gpus 2

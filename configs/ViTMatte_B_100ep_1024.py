@@ -1,7 +1,7 @@
 r"""ViT-B/16, 100 epochs of Composition-1k on crops of 1024 px.
 
-Purpose: the base model at the resolution of the test images; see ViTMatte_S_100ep_1024.py. Backbone and decoder are
-         recomputed in the backward pass: docs/model_zoo.md has the memory.
+Purpose: the base model at the resolution of the test images; see ViTMatte_S_100ep_1024.py. Backbone and decoder use
+         activation checkpointing. Memory: docs/model_zoo.md.
 Command: python preprocess.py --checkpoint dinov3_vitb16_pretrain.pth --keep-prefix \
              --output checkpoints/dinov3_vitb16_4ch_prefix.pth
          python main.py --config-file configs/ViTMatte_B_100ep_1024.py --num-gpus 2

@@ -1,12 +1,12 @@
 r"""ViTMatte-B as published, 100 epochs of Composition-1k.
 
-Purpose: the baseline that DINOv3 is compared with: ViTMatte's backbone, losses and schedule. Compared with
-         ViTMatte_B_100ep.py: multipliers 1, 0.1 and 0.05 from epochs 30 and 90 on, a warm-up of 250 iterations, the
-         decoder at the backbone's base rate, areas of the losses pooled over each forward pass.
-Differs: the authors' code also decays the necks' LayerNorms and all biases of linear layers, patch embedding and
-         head, and evaluates with model.padding=zero_hustvl.
-Batch:   ours is 32, 16 on each of 2 GPUs; the authors' is 20, 10 on each of 2 GPUs, as we read the paper. Their code
-         was not at hand here. dataloader.train.batch_size=10 train.warmup_samples=5000 takes theirs.
+Purpose: the baseline for DINOv3, with ViTMatte's backbone, losses and schedule. Unlike ViTMatte_B_100ep.py, it has
+         multipliers 1, 0.1 and 0.05 from epochs 30 and 90 on, and a warm-up of 250 iterations. The decoder has the
+         backbone's base rate. Areas of the losses are pooled over each forward pass.
+Differs: the authors' code applies weight decay also to the necks' LayerNorms, and to all biases of linear layers,
+         patch embedding and head. It evaluates with model.padding=zero_hustvl.
+Batch:   ours is 32 (16 on each of 2 GPUs). The authors' is 20 (10 on each of 2 GPUs), as we read the paper; their
+         code was not available. For theirs: dataloader.train.batch_size=10 train.warmup_samples=5000.
 Command: python main.py --config-file configs/ViTMatte_B_original.py --num-gpus 2 train.init_checkpoint=FILE
          FILE: as for ViTMatte_S_original.py.
 Cost:    134700 iterations of 32 crops of 512 px; time to be measured.

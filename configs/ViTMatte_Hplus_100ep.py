@@ -1,7 +1,7 @@
 r"""ViT-H+/16, 100 epochs of Composition-1k, sharded over the GPUs.
 
-Purpose: the huge model, 0.87 billion parameters: a global block and a neck end each quarter of its 32 blocks. Drop path
-         is what ViTDet (arXiv:2203.16527) trains its H with.
+Purpose: the huge model, with 0.87 billion parameters. Each quarter of its 32 blocks ends with a global block and a
+         neck. Drop path is that of ViTDet's H (arXiv:2203.16527).
 Command: python preprocess.py --checkpoint dinov3_vith16plus_pretrain.pth --keep-prefix \
              --output checkpoints/dinov3_vith16plus_4ch_prefix.pth
          python main.py --config-file configs/ViTMatte_Hplus_100ep.py --num-gpus 4

@@ -1,7 +1,8 @@
 r"""ViT-L/16, 100 epochs of Composition-1k.
 
-Purpose: the large model; a global block and a convolution neck end each quarter of its 24 blocks, layers decay by 0.8.
-         Drop path is what ViTDet (arXiv:2203.16527) trains its L with; for matting no one has published any.
+Purpose: the large model. Each quarter of its 24 blocks ends with a global block and a convolution neck. The learning
+         rate decays by 0.8 per block. Drop path is that of ViTDet's L (arXiv:2203.16527): none is published for
+         matting.
 Command: python preprocess.py --checkpoint dinov3_vitl16_pretrain.pth --keep-prefix \
              --output checkpoints/dinov3_vitl16_4ch_prefix.pth
          python main.py --config-file configs/ViTMatte_L_100ep.py --num-gpus 2

@@ -1,6 +1,6 @@
 r"""ViT-S/16, 100 epochs of Composition-1k.
 
-Purpose: the small model in full length; learning-rate steps at epochs 80 and 95.
+Purpose: the small model, trained for the full 100 epochs. The learning rate drops at epochs 80 and 95.
 Command: python preprocess.py --checkpoint dinov3_vits16_pretrain.pth --keep-prefix \
              --output checkpoints/dinov3_vits16_4ch_prefix.pth
          python main.py --config-file configs/ViTMatte_S_100ep.py --num-gpus 2

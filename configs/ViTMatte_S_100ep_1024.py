@@ -1,8 +1,8 @@
 r"""ViT-S/16, 100 epochs of Composition-1k on crops of 1024 px.
 
-Purpose: train at the resolution of the test images, as the best released methods do, with trimap radii up to 28 px
-         instead of 14. Blocks are recomputed in the backward pass; where memory is short, lower
-         dataloader.train.batch_size or add GPUs: epochs are kept.
+Purpose: train at the resolution of the test images, as the best released methods do. Trimap radii go up to 28 px
+         instead of 14. Blocks use activation checkpointing. If memory is short, lower
+         dataloader.train.batch_size or add GPUs. The number of epochs stays.
 Command: python preprocess.py --checkpoint dinov3_vits16_pretrain.pth --keep-prefix \
              --output checkpoints/dinov3_vits16_4ch_prefix.pth
          python main.py --config-file configs/ViTMatte_S_100ep_1024.py --num-gpus 2

@@ -1,7 +1,7 @@
-r"""ViT-S/16, 10 epochs of Composition-1k: the report's recipe to the number.
+r"""ViT-S/16, 10 epochs of Composition-1k: the report's recipe, with its exact numbers.
 
-Purpose: reproduce the report, which drops the prefix tokens and pools the areas of the losses over each forward pass.
-         All other numbers of it are those of configs/common.
+Purpose: reproduce the report. It drops the prefix tokens, and pools the areas of the losses over each forward pass.
+         All its other numbers are those of configs/common.
 Command: python preprocess.py --checkpoint dinov3_vits16_pretrain.pth \
              --output checkpoints/dinov3_vits16_4ch.pth
          python main.py --config-file configs/ViTMatte_S_10ep.py --num-gpus 2

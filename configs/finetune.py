@@ -1,10 +1,10 @@
-"""A trained network on photographs of one's own: the network comes with the checkpoint.
+"""Fine-tune a trained network on your own photographs. The network comes with the checkpoint.
 
-Purpose: the most from a few images with alphas, without forgetting what the network knows: small rates, BatchNorm's
-         statistics as they are, each tensor of the checkpoint used. docs/finetune.md says what to expect, and which
-         optimizer.params.lr_decay_rate suits a backbone larger than S.
+Purpose: learn from a few images with alphas without losing what the network knows: small learning rates, frozen
+         BatchNorm statistics, every tensor of the checkpoint. docs/finetune.md has an example, and the
+         optimizer.params.lr_decay_rate for a backbone larger than S.
 Command: python main.py --config-file configs/finetune.py train.init_checkpoint=models/first dataloader.folder=DATA
-         (model folder or checkpoint of a training; DATA holds image/ and alpha/, and test/, or dataloader.test=null)
+         (a model folder, or a checkpoint of a run; DATA has image/ and alpha/, and test/, or dataloader.test=null)
 Cost:    1000 iterations of 4 crops of 512 px; time to be measured.
 Result:  depends on the data; docs/finetune.md has a small example.
 """

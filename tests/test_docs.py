@@ -1,4 +1,4 @@
-"""The documents are in plain English: short sentences, no private words, links that lead somewhere.
+"""The documents are in plain English: short sentences, standard terms, links that lead somewhere.
 
 `python tests/test_docs.py` prints, for README.md and each page of docs/: lines, sentences, mean and largest number of
 words in a sentence, and the banned words. Headings, code blocks and tables have no sentences. Inline code is one word.
@@ -70,6 +70,14 @@ def test_links_lead_to_a_file_and_a_heading():
             file = page.parent / name if name else page
             assert file.exists(), f"{page.name}: {target}"
             assert not anchor or anchor in anchors(file), f"{page.name}: {target}"
+
+
+def test_recipes_for_contributors_name_what_is_there():
+    page = (REPOSITORY / "docs" / "contributing.md").read_text(encoding="utf-8")
+    places = re.findall(r"`([\w/]+\.py)`, `([\w.]+)`", page)
+    assert len(places) >= 7
+    for file, name in places:
+        assert name.rpartition(".")[2] in (REPOSITORY / file).read_text(encoding="utf-8"), f"{file}: {name}"
 
 
 def main() -> None:

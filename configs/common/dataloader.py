@@ -1,4 +1,4 @@
-"""Composition-1k: training composites made on the fly from it and COCO train2017, its 1000 ready-made test images."""
+"""Composition-1k: training composites made on the fly over COCO train2017, and its 1000 test images."""
 
 from detectron2.config import LazyCall as L
 
@@ -19,7 +19,7 @@ dataloader = dict(
             samples_per_epoch="${train.samples_per_epoch}",
             crop_px=512,
             seed="${train.seed}",
-            # Augmentations of the GCA line; CompositionDataset says what each one is.
+            # Augmentations of the GCA line, described in CompositionDataset
             merge_probability=0.5,
             square_probability=0.25,
             square_px=640,
@@ -31,7 +31,7 @@ dataloader = dict(
             crop_factors=[1.0, 1.5, 2.0],
             max_enlargement=2.0,
             trimap_radius_px=[0, 14],
-            # 512 lets the radii grow with crops larger than that.
+            # 512: the radii grow with crops above 512 px
             trimap_reference_px=None,
             hue_deg=40.0,
             jitter_share=0.1,
@@ -51,9 +51,9 @@ dataloader = dict(
         # per GPU
         batch_size=16,
         num_workers=2,
-        # Batches that each worker makes ahead, 84 MB each at 16 x 512 px
+        # Batches that each worker prepares, 84 MB each at 16 x 512 px
         prefetch_factor=2,
-        # "replace" or "raise": what becomes of samples that cannot be read
+        # Samples that cannot be read: "replace" or "raise"
         on_fault="replace",
         seed="${train.seed}",
     ),
@@ -66,9 +66,9 @@ dataloader = dict(
         num_workers=2,
     ),
     evaluator=L(MattingEvaluator)(output_dir=None, protocol="dim"),
-    # How evaluations run the network: the decoder on tiles of this size, as tools/evaluate.py does. null runs it on
-    # the whole image, which takes far more memory for large ones.
+    # Evaluations run the decoder on tiles of this size, as tools/evaluate.py does. null: on the complete image, which
+    # takes far more memory.
     test_network=L(TiledEvaluation)(tile_px=256),
-    # What --eval-only averages over: as many forward passes for each image
+    # Test-time augmentation of --eval-only. Each version of an image is one more forward pass.
     test_views=L(AverageViews)(flips=False, rotations=False, scales=[1.0]),
 )

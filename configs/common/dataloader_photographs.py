@@ -1,4 +1,4 @@
-"""Photographs with alphas of their own, and a test set of the same kind, in one folder."""
+"""Photographs with their own alphas, and a test set of the same kind, in one folder."""
 
 from detectron2.config import LazyCall as L
 
@@ -6,7 +6,7 @@ from data.datasets.photographs import RealImageDataset
 
 from .dataloader import dataloader
 
-# image/ and alpha/, matched by name; of what is held out test/image/, test/trimap/ and test/alpha/.
+# It has image/ and alpha/, matched by name, and for held-out images test/image/, test/trimap/ and test/alpha/.
 dataloader.folder = "datasets/mine"
 dataloader.train.dataset = L(RealImageDataset)(
     image_dirs=["${dataloader.folder}/image"],

@@ -18,7 +18,7 @@ model = L(ViTMatte)(
         qkv_bias=True,
         layer_scale_init=1e-5,
         norm_eps=1e-5,
-        # ViTMatte's for S and B
+        # as in ViTMatte-S and B
         drop_path_rate=0.0,
         num_storage_tokens=4,
         keep_prefix_tokens=True,
@@ -29,7 +29,7 @@ model = L(ViTMatte)(
         rope_shift=None,
         rope_jitter=None,
         rope_rescale=None,
-        # True: coordinates start anew in each window; docs/ablation.md
+        # True: coordinates restart in each window; docs/ablation.md
         rope_per_window=False,
         use_activation_checkpointing=False,
     ),
@@ -42,16 +42,16 @@ model = L(ViTMatte)(
     ),
     criterion=L(MattingCriterion)(
         weights=dict(loss_unknown_l1=1.0, loss_known_l1=1.0, loss_laplacian=1.0, loss_gradient=1.0),
-        # "image": each image weighs alike. "batch": each pixel of a region, as in the published ViTMatte
+        # "image": each image has equal weight. "batch": each pixel of a region, as in the published ViTMatte
         area="image",
     ),
-    # ImageNet's, as the web-image DINOv3 weights expect; those trained on satellite images use others.
+    # ImageNet's, as the DINOv3 weights of web images expect. Satellite weights use others.
     pixel_mean=[0.485, 0.456, 0.406],
     pixel_std=[0.229, 0.224, 0.225],
     size_divisibility=32,
-    # How ragged sides are padded: "edge", or as converted ViTMatte weights need it, "zero" or "zero_hustvl"
+    # Padding of sides that are no multiples: "edge"; "zero" or "zero_hustvl" for converted ViTMatte weights
     padding="edge",
-    # The first blocks, and patch embedding with tokens, that learn nothing
+    # Frozen: the first blocks, and patch embedding with tokens
     num_frozen_blocks=0,
     freeze_patch_embed=False,
 )

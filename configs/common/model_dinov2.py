@@ -1,4 +1,4 @@
-"""DINOv2-ViTMatte-S: the DINOv2 transformer with absolute positions under the same decoder and losses."""
+"""DINOv2-ViTMatte-S: the DINOv2 transformer with absolute positions; the same decoder and losses."""
 
 from detectron2.config import LazyCall as L
 

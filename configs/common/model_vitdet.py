@@ -1,4 +1,4 @@
-"""ViTMatte-S as published: ViTDet's transformer with relative positions under the same decoder and losses."""
+"""ViTMatte-S as published: ViTDet's transformer with relative positions; the same decoder and losses."""
 
 from detectron2.config import LazyCall as L
 

@@ -1,6 +1,6 @@
-"""Learning-rate multiplier: linear warm-up, then 1, 0.5 after 80 % and 0.2 after 95 % of the training.
+"""Learning-rate multiplier: linear warm-up, then 1, then 0.5 after 80 % and 0.2 after 95 % of the run.
 
-At 10 epochs the steps are at epochs 8 and 9.5, as published; at 100 epochs at 80 and 95. A cosine to 0 instead:
+With 10 epochs the steps are at epochs 8 and 9.5, as published; with 100 epochs at 80 and 95. For a cosine to 0:
 lr_multiplier.scheduler.kind=cosine
 """
 
