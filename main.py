@@ -90,11 +90,10 @@ def describe_environment() -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = argument_parser(epilog=__doc__)
-    args = parser.parse_args(argv)
-    if not args.config_file:
-        parser.error("no config: name a .py config, or a run's config.yaml, by --config-file FILE")
+    args = argument_parser(epilog=__doc__).parse_args(argv)
     try:
+        if not args.config_file:
+            raise ConfigError("no config: name a .py config, or a run's config.yaml, by --config-file FILE")
         cfg = load_config(args.config_file, TRAINING_SECTIONS, args.trust_module)
         recipe_samples = samples_per_iteration(cfg)
         if any(override.startswith("train.world_size=") for override in args.opts):

@@ -371,7 +371,7 @@ def test_a_checkpoint_of_another_network_is_one_message(trained, data, tmp_path,
         (["--config-file", DEMO, "train.seed=null"], "train.seed must be a whole number of at least 0, got None"),
         (["--config-file", DEMO, "train.log_period=0"], "train.log_period must be a whole number of at least 1, got 0"),
         (["--config-file", "absent.py"], "existing .py or .yaml file, got 'absent.py'"),
-        ([], "existing .py or .yaml file"),
+        ([], "no config: name a .py config"),
     ],
 )
 def test_a_command_line_that_cannot_be_used_is_one_line_and_status_2(arguments, words, capsys):
