@@ -1,8 +1,7 @@
 """Image and trimap in, alpha out."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby, islice
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +85,7 @@ class Predictor:
                 from engine.checkpoint.load_model import load_model  # the other ways work without detectron2
 
                 with float32_on_cpu():
-                    model = load_model(source, weights, "cpu", trusted_modules)
+                    model = load_model(source, weights, trusted_modules)
             else:
                 model = read_model_folder(source)
             tile_px = TILE_PX if tile_px is None else tile_px
@@ -109,42 +108,13 @@ class Predictor:
             UserError: the sizes differ, or the values are not those above.
             OSError: a path of no file.
         """
-        return next(self.predict_many([(image, trimap)]))
-
-    def predict_many(
-        self, pairs: Iterable[tuple[Picture, Picture]], batch_size: int = 1
-    ) -> Iterator[NDArray[np.float32]]:
-        """Predict one alpha after the other, each when it is asked for.
-
-        Args:
-            pairs: image and trimap as for `predict`; taken as they are needed.
-            batch_size: number of neighbours of one size that go through the network together, at least 1. It changes
-                alpha by rounding; on a GPU small images take less time together, and all take more memory.
-
-        Raises:
-            ValueError: see `predict`.
-        """
-        if batch_size < 1:
-            raise ValueError(f"expected at least 1 image at a time, got batch_size {batch_size}")
-        return self._predict_many(pairs, batch_size)
-
-    def _predict_many(self, pairs: Iterable[tuple[Picture, Picture]], batch_size: int) -> Iterator[NDArray[np.float32]]:
-        checked = (check_pair(*pair) for pair in pairs)
-        for _, of_one_size in groupby(checked, key=lambda pair: pair[1].shape):
-            while batch := list(islice(of_one_size, batch_size)):
-                check_not_forked(torch.get_num_threads())  # stacking would hang already
-                yield from self._predict_batch(batch)
-
-    def _predict_batch(self, pairs: list[tuple[Tensor, NDArray[np.float32]]]) -> Iterator[NDArray[np.float32]]:
-        """Yield the alphas of images of one size; those without an unknown pixel run no network."""
-        unknown = [known == UNKNOWN for _, known in pairs]
-        images = [image for (image, _), mask in zip(pairs, unknown, strict=True) if mask.any()]
-        trimaps = [torch.from_numpy(known)[None] for (_, known), mask in zip(pairs, unknown, strict=True) if mask.any()]
-        alphas: Iterator[Tensor] = iter(())
-        if images:
-            alphas = iter(self.views(self.network.alpha, torch.stack(images), torch.stack(trimaps)).float().cpu())
-        for (_, known), mask in zip(pairs, unknown, strict=True):
-            yield np.where(mask, next(alphas)[0].numpy(), known) if mask.any() else known
+        pixels, known = check_pair(image, trimap)
+        unknown = known == UNKNOWN
+        if not unknown.any():
+            return known
+        check_not_forked(torch.get_num_threads())
+        alpha = self.views(self.network.alpha, pixels[None], torch.from_numpy(known)[None, None])
+        return np.where(unknown, alpha.float().cpu().numpy()[0, 0], known)
 
 
 def check_pair(image: Picture, trimap: Picture) -> tuple[Tensor, NDArray[np.float32]]:

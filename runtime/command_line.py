@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from runtime.errors import UserError
+from runtime.errors import UserError, few
 
 NUM_LISTED = 3
 """Existing outputs that a message names."""
@@ -93,7 +93,6 @@ def refuse_existing(outputs: Iterable[Path], can_resume: bool = False) -> None:
     """
     there = [str(path) for path in outputs if path.is_file()]
     if there:
-        listed = ", ".join(there[:NUM_LISTED]) + (f" and {len(there) - NUM_LISTED} more" * (len(there) > NUM_LISTED))
         verb, them = ("is", "it") if len(there) == 1 else ("are", "them")
         resume = ", --resume makes only what is missing" if can_resume else ""
-        raise OutputExistsError(f"{listed} {verb} there already: --overwrite replaces {them}{resume}")
+        raise OutputExistsError(f"{few(there, NUM_LISTED)} {verb} there already: --overwrite replaces {them}{resume}")

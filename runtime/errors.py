@@ -1,4 +1,8 @@
-"""Errors that a user can cause."""
+"""Errors that a user can cause, and parts of their messages."""
+
+from collections.abc import Collection, Mapping
+from itertools import islice
+from typing import Any
 
 
 class UserError(ValueError):
@@ -18,3 +22,30 @@ class ConfigError(UserError):
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its class name if the message is empty."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def few(names: Collection[str], most: int = 8) -> str:
+    """List the first names on one line, and count the others."""
+    rest = len(names) - most
+    return ", ".join(islice(names, most)) + (f" and {rest} more" if rest > 0 else "")
+
+
+def list_mismatches(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """List how named tensors differ from the expected ones in name and shape, such as "2 missing (norm.weight, ...)".
+
+    Args:
+        found: name -> tensor.
+        expected: name -> tensor, "meta" tensors suffice.
+
+    Returns: one part of a message for each kind of fault; empty if all names and shapes match.
+    """
+    faults = {
+        "missing": [name for name in expected if name not in found],
+        "unexpected": [name for name in found if name not in expected],
+        "of another shape": [
+            f"{name} {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
+            for name, tensor in found.items()
+            if name in expected and tensor.shape != expected[name].shape
+        ],
+    }
+    return [f"{len(names)} {fault} ({few(names, 4)})" for fault, names in faults.items() if names]

@@ -36,28 +36,10 @@ def test_every_tensor_is_that_of_the_file(network):
     assert not any(module.training for module in model.modules())
 
 
-def test_the_device_is_the_one_named_or_else_that_of_the_config(network):
-    files = (network / "config.yaml", network / "weights.pth")
-    with pytest.raises(ConfigError, match="device 'nosuch' cannot be used"):
-        load_model(*files, device="nosuch")
-    cfg = load_config(files[0])
-    cfg.train.device = "nosuch"
-    LazyConfig.save(cfg, str(network / "elsewhere.yaml"))
-    with pytest.raises(ConfigError, match="device 'nosuch' cannot be used"):
-        load_model(network / "elsewhere.yaml", files[1])
-    assert next(load_model(network / "elsewhere.yaml", files[1], device="cpu").parameters()).device.type == "cpu"
-
-
-@pytest.mark.gpu
-def test_on_a_gpu_all_of_it_is_there(network):
-    model = load_model(network / "config.yaml", network / "weights.pth", device="cuda")
-    assert {tensor.device.type for tensor in model.state_dict().values()} == {"cuda"}
-
-
 def test_what_does_not_fit_is_refused(network):
     with pytest.raises(FileNotFoundError, match="no checkpoint 'absent.pth'"):
         load_model(network / "config.yaml", "absent.pth")
     with pytest.raises(CheckpointError, match="weights.pth does not fit the model"):
-        load_model(DEMO, network / "weights.pth", device="cpu")
-    with pytest.raises(ConfigError, match="expected the sections train, model, got train"):
+        load_model(DEMO, network / "weights.pth")
+    with pytest.raises(ConfigError, match="expected the sections model, got train"):
         load_model(DEMO.replace("demo.py", "common/train.py"), network / "weights.pth")

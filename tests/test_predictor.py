@@ -170,33 +170,6 @@ def test_threads_may_share_a_predictor(predictor):
                 np.testing.assert_allclose(pred_alpha, own, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 10])
-def test_many_are_predicted_in_their_order_whatever_the_batch(predictor, batch_size):
-    sizes = [(40, 50), (40, 50), (33, 33), (40, 50), (40, 50), (40, 50), (40, 50), (10, 10)]
-    pairs = [picture(*size, seed) for seed, size in enumerate(sizes)]
-    pairs[4][1][:] = 0  # no unknown pixel
-    batches = []
-    alpha = predictor.network.alpha
-    predictor.network.alpha = lambda *tensors: (batches.append(len(tensors[0])), alpha(*tensors))[1]
-    alphas = list(predictor.predict_many(pairs, batch_size))
-    predictor.network.alpha = alpha
-    assert batches == {1: [1] * 7, 2: [2, 1, 1, 2, 1], 3: [2, 1, 2, 1, 1], 10: [2, 1, 3, 1]}[batch_size]
-    for pred_alpha, pair in zip(alphas, pairs, strict=True):
-        np.testing.assert_allclose(pred_alpha, predictor.predict(*pair), rtol=0, atol=5e-6)
-
-
-def test_many_are_taken_as_they_are_asked_for(predictor):
-    taken = []
-    alphas = predictor.predict_many((taken.append(seed), picture(32, 32, seed))[1] for seed in range(9))
-    assert taken == []
-    next(alphas)
-    assert taken == [0]
-    next(alphas)
-    assert taken == [0, 1]
-    with pytest.raises(ValueError, match="batch_size 0"):
-        predictor.predict_many([], batch_size=0)
-
-
 def test_what_is_no_network_or_no_tile_is_refused(model):
     with pytest.raises(TypeError, match="expected a ViTMatte, got a DetailCapture"):
         TorchNetwork(model.decoder)

@@ -107,7 +107,7 @@ def test_two_networks_of_one_kind_are_refused_by_their_prefixes() -> None:
 def test_a_copy_that_is_not_complete_is_not_filled_from_another() -> None:
     """Teacher and student have one layout: a tensor that one lacks is missing, though the other has it."""
     teacher = without(PLAIN, "blocks.1.norm1.weight")
-    with pytest.raises(ConversionError, match="missing blocks.1.norm1.weight"):
+    with pytest.raises(ConversionError, match="missing .blocks.1.norm1.weight"):
         convert(under("teacher.", teacher) | under("student.", PLAIN))
 
 
@@ -118,7 +118,7 @@ def test_an_unlisted_width_without_qkv_bias_is_converted() -> None:
     assert result.size == "unlisted" and result.vit_args["qkv_bias"] is False
     assert not any(name.endswith("qkv.bias") for name in result.model)
     state["blocks.1.attn.qkv.bias"] = torch.zeros(288)
-    with pytest.raises(ConversionError, match="missing blocks.0.attn.qkv.bias"):
+    with pytest.raises(ConversionError, match="missing .blocks.0.attn.qkv.bias"):
         convert(state)
 
 

@@ -194,10 +194,10 @@ def test_results_are_float32() -> None:
 
 QKV = "blocks.1.attn.qkv.bias"
 DEFECTS: dict[str, tuple[dict[str, Any], str]] = {
-    "missing": (without(tiny_state(), "blocks.1.norm2.bias"), "missing blocks.1.norm2.bias"),
-    "a whole block": ({k: v for k, v in tiny_state().items() if "blocks.0.a" not in k}, "missing blocks.0.attn.proj"),
+    "missing": (without(tiny_state(), "blocks.1.norm2.bias"), "missing .blocks.1.norm2.bias"),
+    "a whole block": ({k: v for k, v in tiny_state().items() if "blocks.0.a" not in k}, "missing .blocks.0.attn.qkv.weight"),
     "unknown": (tiny_state() | {"blocks.0.adapter.weight": torch.zeros(1)}, "unknown keys.*blocks.0.adapter.weight"),
-    "shape": (tiny_state() | {"norm.bias": torch.zeros(95)}, r"norm.bias: expected shape \(96,\), got \(95,\)"),
+    "shape": (tiny_state() | {"norm.bias": torch.zeros(95)}, r"norm.bias \(95,\), expected \(96,\)"),
     "key bias": (tiny_state() | {f"{QKV}_mask": torch.ones(288)}, f"{QKV}: the key third must be zero"),
     "no mask": (without(tiny_state(), f"{QKV}_mask"), f"{QKV}: the key third must be zero"),
     "NaN mask": (tiny_state() | {f"{QKV}_mask": torch.full((288,), torch.nan)}, f"{QKV}_mask holds .* not finite"),
@@ -211,7 +211,7 @@ DEFECTS: dict[str, tuple[dict[str, Any], str]] = {
     "another network": ({"conv1.weight": torch.zeros(64, 3, 7, 7)}, "no vision transformer.*found 1 keys: conv1"),
     "ViTMatte": ({"decoder.convstream.convs.0.conv.weight": torch.ones(1)}, "tools/export.py --from-vitmatte"),
     "nothing": ({}, "no vision transformer.*found 0 keys"),
-    "no tensor": (tiny_state() | {"norm.bias": 3}, "missing norm.bias"),
+    "no tensor": (tiny_state() | {"norm.bias": 3}, "missing .norm.bias"),
     "no name": ({1: 2}, "no vision transformer.*found 1 keys: 1"),
     "quantised": (tiny_state() | {"norm.bias": torch.zeros(96, dtype=torch.int8)}, "norm.bias holds torch.int8"),
     "sparse": (tiny_state() | {"norm.bias": torch.zeros(96).to_sparse()}, "norm.bias is a sparse"),
@@ -221,7 +221,7 @@ DEFECTS: dict[str, tuple[dict[str, Any], str]] = {
         {n.replace("blocks.1.", "blocks.2."): tensor for n, tensor in tiny_state().items()},
         "missing blocks.1, but there is blocks.2",
     ),
-    "bias of one": (without(tiny_state(), f"{QKV}_mask") | {QKV: torch.ones(1)}, rf"{QKV}: expected shape \(288,\)"),
+    "bias of one": (without(tiny_state(), f"{QKV}_mask") | {QKV: torch.ones(1)}, rf"{QKV} \(1,\), expected \(288,\)"),
     "periods": (tiny_state() | {"rope_embed.periods": torch.ones(25)}, "rope_embed.periods: 25 periods fit no head"),
 }
 

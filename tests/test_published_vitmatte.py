@@ -264,10 +264,10 @@ def refused(capsys, tmp_path, *arguments):
             {f"{BN}.running_var": None, f"{BN}.num_batches_tracked": None},
             f"2 missing ({BN}.running_var, {BN}.num_batches",
         ),
-        ({"backbone.norm.bias": torch.zeros(3)}, "1 left over (backbone.norm.bias)"),
+        ({"backbone.norm.bias": torch.zeros(3)}, "1 unexpected (backbone.norm.bias)"),
         (
             {POSITIONS: torch.zeros(1, 196, 24)},
-            f"1 of another shape ({POSITIONS} (1, 196, 24), the network has (1, 197",
+            f"1 of another shape ({POSITIONS} (1, 196, 24), expected (1, 197",
         ),
         (
             {POSITIONS: torch.zeros(1, 197, 192)},
@@ -276,7 +276,7 @@ def refused(capsys, tmp_path, *arguments):
         ({POSITIONS: torch.zeros(197, 24)}, "backbone.pos_embed has shape (197, 24), expected three dimensions"),
         ({POSITIONS: None}, "expected a ViTMatte, with backbone.pos_embed and decoder. among its names, got "),
         ({POSITIONS: torch.full((1, 197, 24), float("nan"))}, f"1 with values that are not finite ({POSITIONS})"),
-        ({3: torch.zeros(1)}, "1 left over (3)"),
+        ({3: torch.zeros(1)}, "1 unexpected (3)"),
     ],
     ids=range(9),
 )
@@ -335,8 +335,8 @@ def test_a_setting_that_cannot_be_obeyed_is_one_line(source, tmp_path, capsys, n
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"backbone_config.residual_block_indices": [2, 5, 8]}, "9 left over (backbone.blocks.11.residual."),
-        ({"backbone_config.residual_block_indices": "absent"}, "36 left over (backbone.blocks."),
+        ({"backbone_config.residual_block_indices": [2, 5, 8]}, "9 unexpected (backbone.blocks.11.residual."),
+        ({"backbone_config.residual_block_indices": "absent"}, "36 unexpected (backbone.blocks."),
         ({"backbone_config.window_size": 7}, "of another shape (backbone.blocks.0.attn.rel_pos_h"),
         ({"backbone_config.num_attention_heads": 6}, "of another shape (backbone.blocks.0.attn.rel_pos_h"),
         ({"backbone_config.mlp_ratio": 2}, "36 of another shape (backbone.blocks.0.mlp.fc1."),

@@ -90,7 +90,7 @@ def from_config(
     from engine.config.config import load_config  # published weights are converted without detectron2
 
     description = describe("model", load_config(config_file, ("train", "model"), trusted).model)
-    return description, load_model(config_file, weights, "cpu", trusted).state_dict()
+    return description, load_model(config_file, weights, trusted).state_dict()
 
 
 def describe(part: str, node: Any) -> dict[str, Any]:

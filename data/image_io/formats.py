@@ -3,7 +3,7 @@
 import logging
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
-from runtime.errors import UserError
+from runtime.errors import UserError, few
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def select_images(paths: Iterable[Path], place: str | Path, none_found: str) -> 
     if not images:
         folders = [path.name for path in shown if path.is_dir()]
         held = [describe(others)] * bool(others)
-        held += [f"subfolders, which are not searched: {_some(folders)}"] * bool(folders)
+        held += [f"subfolders, which are not searched: {few(folders)}"] * bool(folders)
         raise FileNotFoundError("; it holds ".join([none_found, *held]))
     if others:
         _warn_once(f"{place}: images taken: {len(images)}; left out: {describe(others)}")
@@ -131,15 +131,9 @@ def describe(paths: Iterable[Path]) -> str:
         kinds.setdefault(advice_for(path) or "", []).append(path.name)
     parts = []
     for advice, names in sorted(kinds.items(), reverse=True):
-        parts.append(_some(names) + (f" ({advice})" if advice else ""))
+        parts.append(few(names, NUM_NAMED) + (f" ({advice})" if advice else ""))
     count = sum(map(len, kinds.values()))
     return f"{count} other file{'s' * (count != 1)}: {'; '.join(parts)}"
-
-
-def _some(names: Sequence[str]) -> str:
-    """List the first names and count the others."""
-    more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
-    return ", ".join(names[:NUM_NAMED]) + more
 
 
 def too_large(size: object) -> UserError:

@@ -18,11 +18,9 @@ from torch import Tensor, nn
 from engine.interrupts import output_file, write_text
 from engine.out_of_memory import is_out_of_memory
 from runtime.atomic_write import backup
-from runtime.errors import UserError
+from runtime.errors import UserError, few, list_mismatches
 
 logger = logging.getLogger(__name__)
-
-NAMES_SHOWN = 8
 
 UNREADABLE = (
     *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error),
@@ -118,30 +116,15 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str, may_
     own = model.state_dict()
     fresh = [name for name in own if name not in weights]
     allowed = tuple(may_lack)
-    problems = {
-        "not in the model": [name for name in weights if name not in own],
-        "missing in the file": [name for name in fresh if not any(part in name for part in allowed)],
-        "of another shape": [
-            f"{name} {tuple(tensor.shape)}, the model has {tuple(own[name].shape)}"
-            for name, tensor in weights.items()
-            if name in own and tensor.shape != own[name].shape
-        ],
-    }
-    found = [f"{len(names)} {what}: {_shown(names)}" for what, names in problems.items() if names]
-    if found:
+    expected = {name: own[name] for name in own if name in weights or not any(part in name for part in allowed)}
+    if faults := list_mismatches(weights, expected):
         raise CheckpointError(
-            f"{source} does not fit the model. {'; '.join(found)}. Convert it again for this config (preprocess.py, "
+            f"{source} does not fit the model. {'; '.join(faults)}. Convert it again for this config (preprocess.py, "
             "with or without --keep-prefix: the head of the config's file has the command), or set the config that it "
             "was made for"
         )
     model.load_state_dict(weights, strict=False)
-    logger.info("%s: %d of %d tensors loaded, fresh: %s", source, len(weights), len(own), _shown(fresh) or "none")
-
-
-def _shown(names: list[str]) -> str:
-    """The first few names."""
-    rest = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    logger.info("%s: %d of %d tensors loaded, fresh: %s", source, len(weights), len(own), few(fresh) or "none")
 
 
 class Checkpointer(DetectionCheckpointer):

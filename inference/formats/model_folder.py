@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from inference.defaults import float32_on_cpu
 from modeling import DetailCapture, ViTMatte
 from modeling.backbone import DINOv2, ViT, ViTDet
-from runtime.errors import UserError, first_line
+from runtime.errors import UserError, few, first_line, list_mismatches
 
 CONFIG_FILE, WEIGHTS_FILE, LICENSE_FILE = "config.json", "model.safetensors", "LICENSE.txt"
 
@@ -42,8 +42,6 @@ MAX_INTEGER = 2**13
 
 MAX_NUMBER = 1e30
 """Of a number that is no integer: far below what float32 holds, far above what a network needs."""
-
-NAMES_SHOWN = 4
 
 WORDS = {
     int: f"an integer of at most {MAX_INTEGER}",
@@ -253,16 +251,10 @@ def _check_fit(description: Any, tensors: Mapping[str, Tensor], source: str) -> 
             f"got {model.size_divisibility}"
         )
     own = model.state_dict()
-    problems = {
-        "missing": [name for name in own if name not in tensors],
-        "left over": [name for name in tensors if name not in own],
-        "of another shape": [
-            f"{name} {tuple(tensor.shape)}, the network has {tuple(own[name].shape)}"
-            for name, tensor in tensors.items()
-            if name in own and tensor.shape != own[name].shape
-        ],
+    found = list_mismatches(tensors, own)
+    others = {
         "of another type": [
-            f"{name} {tensor.dtype}, the network has {own[name].dtype}"
+            f"{name} {tensor.dtype}, expected {own[name].dtype}"
             for name, tensor in tensors.items()
             if name in own and tensor.dtype != own[name].dtype
         ],
@@ -270,17 +262,12 @@ def _check_fit(description: Any, tensors: Mapping[str, Tensor], source: str) -> 
             name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()
         ],
     }
-    found = [f"{len(names)} {what} ({_few(names)})" for what, names in problems.items() if names]
+    found += [f"{len(names)} {fault} ({few(names, 4)})" for fault, names in others.items() if names]
     if found:
         raise ModelFolderError(
             f"{source}: {len(tensors)} tensors do not fit the {len(own)} of the network: {'; '.join(found)}. Use the "
             "weights that belong to this configuration"
         )
-
-
-def _few(names: list[str]) -> str:
-    rest = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _shown(value: Any) -> str:

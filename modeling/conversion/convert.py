@@ -12,7 +12,8 @@ from modeling.conversion.copies import take_copy
 from modeling.conversion.dinov2 import fit_dinov2, resample_patches
 from modeling.conversion.dinov3 import change_fate, count_blocks, fit_dinov3, plain
 from modeling.conversion.errors import ConversionError
-from modeling.conversion.layouts import ANCHORS, detect_layout, few, rename
+from modeling.conversion.layouts import ANCHORS, detect_layout, rename
+from runtime.errors import few, list_mismatches
 
 PATCH_PX = 16
 """Side of a patch: the decoder takes feature maps at 1/16 of the image alone."""
@@ -212,16 +213,7 @@ def check_fit(tensors: Mapping[str, Tensor], network: str, vit_args: Mapping[str
     with torch.device("meta"):
         vit = NETWORKS[network](**plain(vit_args))
     own = vit.state_dict()
-    expected = {name: tuple(own[name].shape) for name in own if ".rel_pos_" not in name}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    problems = [f"missing {name}" for name in sorted(expected.keys() - found.keys())]
-    problems += [f"unexpected {name}" for name in sorted(found.keys() - expected.keys())]
-    problems += [
-        f"{name}: expected shape {expected[name]}, got {found[name]}"
-        for name in sorted(expected.keys() & found.keys())
-        if expected[name] != found[name]
-    ]
-    if problems:
-        raise ConversionError("the checkpoint does not fit the network: " + "; ".join(problems[:8]))
+    if mismatches := list_mismatches(tensors, {name: own[name] for name in own if ".rel_pos_" not in name}):
+        raise ConversionError(f"the checkpoint does not fit the network: {'; '.join(mismatches)}")
     relative = {name: tensor for name, tensor in own.items() if ".rel_pos_" in name}
     vit.load_state_dict(dict(tensors) | relative, strict=True, assign=True)

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from modeling.conversion.errors import ConversionError
+from runtime.errors import few
 
 BLOCK = r"(blocks\.\d+)\."
 LAYER = r"(?:model\.)?layer\.(\d+)\."  # transformers has "model." in memory and not in files
 AFFINE = r"(weight|bias)"
-
-NAMES_SHOWN = 8
 
 
 class Layout(NamedTuple):
@@ -283,10 +282,3 @@ def _as_float32(key: str, value: Tensor) -> Tensor:
     if not value.isfinite().all():
         raise ConversionError(f"{key} holds values that are not finite")
     return value
-
-
-def few(names: Mapping[str, object] | list[str]) -> str:
-    """List some names on one line, and count the others."""
-    shown = list(names)[:NAMES_SHOWN]
-    rest = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {rest} more" if rest else "")
