@@ -195,7 +195,10 @@ def test_results_are_float32() -> None:
 QKV = "blocks.1.attn.qkv.bias"
 DEFECTS: dict[str, tuple[dict[str, Any], str]] = {
     "missing": (without(tiny_state(), "blocks.1.norm2.bias"), "missing .blocks.1.norm2.bias"),
-    "a whole block": ({k: v for k, v in tiny_state().items() if "blocks.0.a" not in k}, "missing .blocks.0.attn.qkv.weight"),
+    "a whole block": (
+        {k: v for k, v in tiny_state().items() if "blocks.0.a" not in k},
+        "missing .blocks.0.attn.qkv.weight",
+    ),
     "unknown": (tiny_state() | {"blocks.0.adapter.weight": torch.zeros(1)}, "unknown keys.*blocks.0.adapter.weight"),
     "shape": (tiny_state() | {"norm.bias": torch.zeros(95)}, r"norm.bias \(95,\), expected \(96,\)"),
     "key bias": (tiny_state() | {f"{QKV}_mask": torch.ones(288)}, f"{QKV}: the key third must be zero"),
