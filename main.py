@@ -26,12 +26,11 @@ from detectron2.utils.env import seed_all_rng
 from omegaconf import DictConfig
 
 from engine.batches import LoaderError
-from engine.checkpoint.file import CheckpointError
 from engine.checkpoint.output_folders import check_resume, hold_outputs
 from engine.checkpoint.pretrained import adopt_model
 from engine.config.config import TRAINING_SECTIONS, apply_overrides, check_number_or_null, check_whole, load_config
 from engine.config.epochs import describe_change, samples_per_iteration
-from engine.distributed.launch import STATUS_OF_WRONG_USAGE, exit_with, launch
+from engine.distributed.launch import STATUS_OF_WRONG_USAGE, exit_with, launch, raise_on_lost_peer
 from engine.interrupts import LostProcess, OutputError
 from engine.logging.setup import set_up_logs
 from engine.out_of_memory import OutOfMemory
@@ -39,7 +38,7 @@ from engine.run import evaluate_only, train
 from engine.trainer import set_float32_products
 from runtime.command_line import argument_parser
 from runtime.dist_env import describe_tasks, find_dist_env
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, UserError
 
 logger = logging.getLogger("engine.main")
 
@@ -66,20 +65,24 @@ def train_or_evaluate(cfg: DictConfig, args: argparse.Namespace, schedule_change
     logger.info("Processes: %d, on %s", comm.get_world_size(), cfg.train.device)
     logger.info("OpenMP's threads wait by %s", wait_policy())
     try:
-        seed_all_rng(cfg.train.seed + rank)
-        set_float32_products(cfg.train.precision)
-        if args.eval_only:
-            evaluate_only(cfg, args.resume)
-        else:
-            if schedule_change:
-                logger.info(schedule_change)
-            train(cfg, args.resume)
+        with raise_on_lost_peer():
+            seed_all_rng(cfg.train.seed + rank)
+            set_float32_products(cfg.train.precision)
+            if args.eval_only:
+                evaluate_only(cfg, args.resume)
+            else:
+                if schedule_change:
+                    logger.info(schedule_change)
+                train(cfg, args.resume)
     except (LoaderError, OutOfMemory) as stop:  # of an evaluation alone: a run ends itself
         exit_with(str(stop), stop.status, is_own=not stop.is_shared)
     except ConfigError:
         raise  # `main` or `launch` says it, once for all processes
-    except (FileNotFoundError, ValueError) as error:  # what every room raises for files and settings that do not fit
+    except (FileNotFoundError, PermissionError, UserError) as error:
         exit_with(str(error), 1, is_own=True)
+    except Exception:  # a bug: its traceback goes to log.txt, too
+        logger.exception("Ended by an unexpected error:")
+        raise
 
 
 def describe_environment() -> str:
@@ -119,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         launch(run, args, cfg.train.device, (cfg, args, describe_change(cfg, recipe_samples)), cfg.train.timeout_s)
     except ConfigError as error:
         exit_with(str(error), STATUS_OF_WRONG_USAGE)
-    except (FileNotFoundError, CheckpointError) as error:
+    except (FileNotFoundError, PermissionError, UserError) as error:
         exit_with(str(error), 1)
     except LostProcess as error:
         exit_with(str(error), error.status)

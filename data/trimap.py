@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from data.image_io.images import DataError, as_grey, read_raw, read_raw_alpha, write_alpha
 from data.mask import decode_mask, read_mask, resize_mask
 from data.trimap_check import MASK_ADVICE, check_meaning
+from runtime.errors import ConfigError
 
 if TYPE_CHECKING:  # the processes that only measure must not load torch
     from torch import Tensor
@@ -188,10 +189,10 @@ def trimap_from_mask(mask: NDArray, width_px: int, name: str | Path = "the mask"
 
     Raises:
         DataError: the mask lies on one side of a half everywhere without being 0 or 1 everywhere, or is none.
-        ValueError: a width below 1.
+        ConfigError: a width below 1.
     """
     if width_px < 1:
-        raise ValueError(f"expected a band of at least 1 px, got {width_px}")
+        raise ConfigError(f"expected a band of at least 1 px, got {width_px}")
     soft = decode_mask(mask, name)
     if soft.max() == 0:
         logger.warning("%s is empty: all is background, so alpha is 0 everywhere", name)

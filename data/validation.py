@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
+from runtime.errors import ConfigError
+
 
 def check_number(name: str, value: Any, least: float, most: float = math.inf, is_whole: bool = False) -> None:
-    """Raise a ValueError unless a setting is a finite number, whole where that is asked, within least to most."""
+    """Raise a ConfigError unless a setting is a finite number, whole where that is asked, within least to most."""
     if not (is_number(value, is_whole) and least <= value <= most):
         limits = f"of at least {least}" if most == math.inf else f"within {least} to {most}"
-        raise ValueError(f"{name} must be a {'whole number' if is_whole else 'number'} {limits}, got {value!r}")
+        raise ConfigError(f"{name} must be a {'whole number' if is_whole else 'number'} {limits}, got {value!r}")
 
 
 def checked_range(
@@ -19,13 +21,13 @@ def checked_range(
     """Give a setting that is a range as a tuple.
 
     Raises:
-        ValueError: not (low, high), finite and whole where that is asked, with least <= low <= high <= most.
+        ConfigError: not (low, high), finite and whole where that is asked, with least <= low <= high <= most.
     """
     is_pair = isinstance(bounds, Sequence) and len(bounds) == 2 and all(is_number(bound, is_whole) for bound in bounds)
     if not (is_pair and least <= bounds[0] <= bounds[1] <= most):
         limits = f"{least} <= low <= high{'' if most == math.inf else f' <= {most}'}"
         kind = "whole numbers" if is_whole else "numbers"
-        raise ValueError(f"{name} must be [low, high], {kind} with {limits}, got {bounds}")
+        raise ConfigError(f"{name} must be [low, high], {kind} with {limits}, got {bounds}")
     return bounds[0], bounds[1]
 
 

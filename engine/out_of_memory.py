@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from detectron2.utils import comm
 
 from engine.interrupts import TrainingStopped
+from runtime.errors import UserError
 
 WORDS = ("out of memory", "can't allocate memory", "alloc_failed", "bad_alloc", "insufficient memory")
 """Lower-case parts of messages by allocators that have no exception class: torch on the CPU, cuBLAS, C++, OpenCV."""
@@ -41,8 +42,8 @@ def is_out_of_memory(error: Exception) -> bool:
     """Tell whether an exception means that memory could not be allocated, on the CPU or on a GPU."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    # A ValueError is a message of ours about a file or a setting, and may quote anything.
-    return isinstance(error, MemoryError) or (not isinstance(error, ValueError) and bool(_lines_of_allocators(error)))
+    # A UserError may quote anything, of a file for instance.
+    return isinstance(error, MemoryError) or (not isinstance(error, UserError) and bool(_lines_of_allocators(error)))
 
 
 @contextmanager

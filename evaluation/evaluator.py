@@ -14,6 +14,7 @@ from data.image_io.images import DataError, write_alpha
 from data.trimap import unknown_mask
 from evaluation.metrics import METRICS, PROTOCOLS, average, measure
 from evaluation.output.report import format_table
+from runtime.errors import ConfigError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -34,14 +35,14 @@ class MattingEvaluator(DatasetEvaluator):
         rows: name of an image -> what `measure` gave for it, of this rank alone.
 
     Raises:
-        ValueError: another name of a protocol.
+        ConfigError: another name of a protocol.
     """
 
     metric_names = tuple(f"matting/{name}" for name in METRICS)
 
     def __init__(self, output_dir: str | Path | None = None, protocol: str = "dim") -> None:
         if protocol not in PROTOCOLS:
-            raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
+            raise ConfigError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.protocol = PROTOCOLS[protocol]
         self.rows: dict[str, dict[str, float]] = {}
@@ -51,9 +52,10 @@ class MattingEvaluator(DatasetEvaluator):
         self.rows = {}
 
     def check(self, inputs: Mapping[str, Any]) -> None:
-        """Raise a ValueError where a test sample, or a batch of them, has no truth."""
+        """Raise a UserError where a test sample, or a batch of them, has no truth."""
         if "alpha" not in inputs:
-            raise ValueError(f"expected a test batch with its truth under 'alpha', got {sorted(inputs)}: set alpha_dir")
+            found = sorted(inputs)
+            raise UserError(f"expected a test batch with its truth under 'alpha', got {found}: set alpha_dir")
 
     def process(self, inputs: Mapping[str, Any], outputs: Mapping[str, torch.Tensor]) -> None:
         """Measure a batch.
@@ -64,7 +66,7 @@ class MattingEvaluator(DatasetEvaluator):
             outputs: "pred_alpha" (B, 1, H, W) in [0, 1].
 
         Raises:
-            ValueError: there is no truth, shapes differ, or predictions are outside [0, 1] or NaN.
+            UserError: there is no ground truth, or predictions are outside [0, 1] or NaN.
         """
         self.check(inputs)
         predictions, truths = (alpha.float().cpu().numpy() for alpha in (outputs["pred_alpha"], inputs["alpha"]))
@@ -83,7 +85,7 @@ class MattingEvaluator(DatasetEvaluator):
             have no pixel to measure.
 
         Raises:
-            ValueError: no image was processed on any rank.
+            UserError: no image was processed on any rank.
             DataError: no image has a pixel to measure; an average of none would look like a perfect score.
         """
         rows = {name: row for part in comm.all_gather(self.rows) for name, row in part.items()}

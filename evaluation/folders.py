@@ -4,6 +4,7 @@ Neither this module nor what it imports loads torch: it is what each worker proc
 """
 
 import hashlib
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from data.image_io.formats import find_images, picture_name
 from data.image_io.images import DataError, read_raw_alpha, read_raw_image, to_float
 from data.trimap import trimap_from_alpha, unknown_mask
 from evaluation.metrics import PROTOCOLS, Protocol, as_protocol, measure, unknown_region
+from runtime.errors import ConfigError, UserError
 from runtime.processes import ALONE, Ranks
 from runtime.worker_pool import map_in_workers
 
@@ -80,14 +82,14 @@ def evaluate_folders(
     Raises:
         DataError: any file missing, extra, unreadable, misshapen or of wrong values, one error lists all of them; or no
             counted pixel in the whole set.
-        ValueError: no source of trimaps where the protocol needs one, or two.
+        ConfigError: no source of trimaps where the protocol needs one, or two.
         ChildProcessError: a worker was killed.
         RanksError: some of several processes met such an error.
     """
     if trimap_dir is not None and trimap_radius_px is not None:
-        raise ValueError("expected a folder of trimaps or the radius to make them by, got both")
+        raise ConfigError("expected a folder of trimaps or the radius to make them by, got both")
     if trimap_dir is None and trimap_radius_px is None and not protocol.is_whole:
-        raise ValueError(f"protocol {protocol.name} counts unknown pixels: give trimaps, or take 'whole'")
+        raise ConfigError(f"protocol {protocol.name} counts unknown pixels: give trimaps, or take 'whole'")
     folders = {"label": label_dir, "pred": pred_dir, "trimap": trimap_dir, "image": image_dir}
     files, problems = ranks.of_first(lambda: _match(folders, may_lack=("pred",) if allow_missing else ()))
     share = ranks.share(list(files.items()))
@@ -184,7 +186,15 @@ def _is_utf_8(name: str) -> bool:
 
 
 def _measure_files(item: tuple[str, Files], protocol: Protocol, trimap_radius_px: int | None) -> Outcome:
-    """Read and measure one image, in a worker."""
+    """Read and measure one image, in a worker. The traceback of a bug is one of its problems."""
+    try:
+        return _measure(item, protocol, trimap_radius_px)
+    except Exception:  # noqa: BLE001  the other images are measured all the same
+        return Outcome(None, b"", [f"{item[0]}: an unexpected error:\n{traceback.format_exc()}"])
+
+
+def _measure(item: tuple[str, Files], protocol: Protocol, trimap_radius_px: int | None) -> Outcome:
+    """Read and measure one image."""
     name, files = item
     pictures, problems = _read_files(files)
     if problems:
@@ -211,7 +221,7 @@ def _read_files(files: Files) -> tuple[dict[str, NDArray], list[str]]:
     for kind, path in files.items():
         try:
             pictures[kind] = READERS[kind](path)
-        except (OSError, ValueError) as error:
+        except (OSError, UserError) as error:
             problems.append(str(error))
     if "label" in pictures:
         sizes = {kind: f"{picture.shape[1]} x {picture.shape[0]} px" for kind, picture in pictures.items()}

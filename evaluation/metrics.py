@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from data.image_io.images import to_float, to_uint8
 from data.trimap import check_stored
 from evaluation.connectivity import connectedness, source_level
+from runtime.errors import ConfigError, UserError
 
 GRAD_SIGMA_PX = 1.4
 GRAD_HALF_SIZE_PX = 4  # where the Gaussian falls to 1e-2: ceil(sigma sqrt(-2 ln(sqrt(2 pi) sigma 1e-2)))
@@ -31,7 +32,8 @@ def sad(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> float
         region: (H, W) boolean, True where it counts.
 
     Raises:
-        ValueError: shapes that differ, one array uint8 and the other float, floats outside [0, 1], a region that is not
+        UserError: floats outside [0, 1], or NaN.
+        ValueError: shapes that differ, one array uint8 and the other float, a region that is not
             boolean.
     """
     differences, full_scale = _differences(pred_alpha, alpha, region)
@@ -137,12 +139,13 @@ def measure(
     Returns: name -> value in natural units (MSE 0.0061, not 6.1), and "pixels", how many counted.
 
     Raises:
-        ValueError: as for `sad`; no `unknown` where the protocol needs one; NaN.
+        ConfigError: no `unknown` where the protocol needs one.
+        UserError, ValueError: as for `sad`.
     """
     if protocol.is_whole:
         unknown = np.ones(alpha.shape, np.bool_)
     elif unknown is None:
-        raise ValueError(f"protocol {protocol.name} counts unknown pixels: give a trimap, or take 'whole'")
+        raise ConfigError(f"protocol {protocol.name} counts unknown pixels: give a trimap, or take 'whole'")
     pair = [as_protocol(values, protocol) for values in (pred_alpha, alpha)]
     values = {name: metric.measure(pair[0], pair[1], unknown) for name, metric in METRICS.items()}
     return {**values, "pixels": int(np.count_nonzero(unknown))}
@@ -156,7 +159,8 @@ def as_protocol(values: NDArray, protocol: Protocol) -> NDArray:
         protocol: one of `PROTOCOLS`.
 
     Raises:
-        ValueError: another dtype, or floats outside [0, 1].
+        ValueError: another dtype.
+        UserError: floats outside [0, 1].
     """
     if protocol.is_rounded and values.dtype == np.uint8:
         return values
@@ -176,11 +180,11 @@ def average(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
         rows: what `measure` gives for each image.
 
     Raises:
-        ValueError: no image.
+        UserError: no image.
     """
     table = list(rows)
     if not table:
-        raise ValueError("expected the metrics of at least one image, got none: is the test set empty?")
+        raise UserError("expected the metrics of at least one image, got none: is the test set empty?")
     return {name: math.fsum(row[name] for row in table) / len(table) for name in METRICS}
 
 
@@ -221,7 +225,7 @@ def _full_scale(values: NDArray) -> int:
     if not np.issubdtype(values.dtype, np.floating):
         raise ValueError(f"expected uint8 or float alphas, got {values.dtype}")
     if values.size and not (values.min() >= 0 and values.max() <= 1):  # false for NaN too
-        raise ValueError(f"expected float alphas in [0, 1], got {values.min():.4g} to {values.max():.4g}")
+        raise UserError(f"expected float alphas in [0, 1], got {values.min():.4g} to {values.max():.4g}")
     return 1
 
 

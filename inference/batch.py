@@ -1,6 +1,7 @@
 """Many images in a row: the next is read and the last is written while one is matted, and a bad one stops no other."""
 
 import errno
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +11,8 @@ import cv2
 from numpy.typing import NDArray
 
 from inference.jobs import Job
+from runtime.errors import UserError
+from runtime.optional_packages import MissingExtraError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)  # the next image would fail too
 
@@ -18,7 +21,7 @@ T = TypeVar("T")
 
 
 class Failure(NamedTuple):
-    """Why there is nothing of an image, in one line."""
+    """Why there is nothing of an image: one line, or the traceback of a bug."""
 
     reason: str
 
@@ -43,7 +46,6 @@ def matte_all(
 
     Raises:
         OSError: there is no room left on the disk.
-        Exception: whatever a step raises that is about more than its image; see `attempt`.
     """
 
     def make(job: Job) -> None:
@@ -84,27 +86,27 @@ def settle(job: Job, written: Future[None] | Failure) -> tuple[Job, Failure | No
 
 
 def attempt(step: Callable[..., T], *arguments: Any) -> T | Failure:
-    """Call a step, and turn an error that is its image's alone into a failure: bad files, and too large ones.
+    """Call a step, and turn its error into a failure of its image, so that the other images are still made.
 
     Raises:
         OSError: there is no room left on the disk.
-        Exception: any other error than of files, values or memory.
+        MissingExtraError: a package is not installed.
     """
     try:
         return step(*arguments)
-    except OSError as error:
-        if error.errno in NO_ROOM:
+    except (OSError, UserError) as error:
+        is_for_all = isinstance(error, MissingExtraError) or getattr(error, "errno", None) in NO_ROOM
+        if is_for_all:
             raise
         return Failure(one_line(error))
-    except ValueError as error:
-        return Failure(one_line(error))
-    except (MemoryError, RuntimeError, cv2.error) as error:  # torch and OpenCV have no class for it on the CPU
-        if not (isinstance(error, MemoryError) or "memory" in str(error).lower()):
-            raise
-        return Failure(
-            f"out of memory ({one_line(error)[:100]}): give the memory there is by --max-memory GB, or a smaller "
-            "--tile-px, or reduce the image"
-        )
+    except Exception as error:  # noqa: BLE001  the other images are made all the same
+        # torch and OpenCV have no class for it on the CPU
+        if isinstance(error, MemoryError | RuntimeError | cv2.error) and "memory" in repr(error).lower():
+            return Failure(
+                f"out of memory ({one_line(error)[:100]}): give the memory there is by --max-memory GB, or a smaller "
+                "--tile-px, or reduce the image"
+            )
+        return Failure(f"an unexpected error:\n{traceback.format_exc()}")
 
 
 def one_line(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from data.image_io.images import DataError, as_colours, as_unit_floats
 from data.trimap import BACKGROUND, FOREGROUND, UNKNOWN, decode_trimap, ramp_alpha, unknown_mask
+from runtime.errors import UserError
 from runtime.optional_packages import import_extra
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def closed_form_alpha(image: NDArray, trimap: NDArray) -> NDArray[np.float32]:
     Raises:
         DataError: sizes differ, or values are not those above.
         MissingExtraError: pymatting is not installed.
-        ValueError: the equations are not solved in pymatting's limit of steps.
+        UserError: the equations are not solved in pymatting's limit of steps.
     """
     colours, alpha = as_unit_floats(as_colours(image), "the image"), decode_trimap(trimap)
     if colours.shape[:2] != alpha.shape:
@@ -92,9 +93,11 @@ def _solve(image: NDArray[np.float32], trimap: NDArray[np.float32]) -> NDArray[n
         )
         return ramp_alpha(trimap)
     pymatting = import_extra("pymatting", "closed-form matting")
-    alpha = pymatting.estimate_alpha_cf(
-        image.astype(np.float64), trimap.astype(np.float64), preconditioner=_silent_ichol
-    )
+    colours, regions = image.astype(np.float64), trimap.astype(np.float64)
+    try:
+        alpha = pymatting.estimate_alpha_cf(colours, regions, preconditioner=_silent_ichol)
+    except ValueError as error:
+        raise UserError(f"closed-form matting finds no alpha: {error}") from error
     return alpha.astype(np.float32)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from data.image_io.encoding import RGBA_SUFFIXES, encode
 from data.image_io.formats import find_images, select_images
 from data.image_io.images import IMAGE_SUFFIXES, LOSSLESS_SUFFIXES, DataError
+from runtime.errors import UserError
 
 
 class Kind(NamedTuple):
@@ -134,7 +135,7 @@ def check_outputs(jobs: Sequence[Job], inputs: Iterable[Path], kind: Kind, bits:
             raise DataError(f"{path}: expected the name of an image ending in {listed}. {kind.why_no_other}")
         try:
             encode(pixel, suffix)
-        except ValueError as error:
+        except UserError as error:
             raise DataError(f"{path}: {error}") from error
     for job in jobs:
         if os.path.realpath(job.output) in read:

@@ -15,7 +15,7 @@ from data.trimap import FLOAT_TOLERANCE, UNKNOWN
 from inference.memory import plan_tile
 from inference.tiling import HALO_TOKENS, decode_tiled, needed_tokens
 from modeling import DetailCapture, ViTMatte
-from runtime.errors import first_line
+from runtime.errors import ConfigError, UserError, first_line
 
 TILE_PX = 256
 """Measured in docs/performance_prediction.md: 512 takes longer and, at 1024 x 1024, twice the memory."""
@@ -88,7 +88,7 @@ class TorchNetwork:
 
     Raises:
         TypeError: the model is something else.
-        ValueError: no such device, precision, tiles or limit.
+        ConfigError: no such device, precision, tiles or limit.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class TorchNetwork:
             raise TypeError(f"expected a ViTMatte, got a {type(model).__name__}")
         check_tile(tile_px)
         if max_memory_gb is not None and not max_memory_gb > 0:
-            raise ValueError(f"expected a limit of memory above 0 GB, got {max_memory_gb}")
+            raise ConfigError(f"expected a limit of memory above 0 GB, got {max_memory_gb}")
         self.device = model.device if device is None else choose_device(str(device))
         self.precision = choose_precision(precision, self.device)
         if self.device.type == "cuda" and self.precision == "float32":
@@ -122,7 +122,7 @@ class TorchNetwork:
         Raises:
             MemoryLimitError: the images do not fit into `max_memory_gb`.
             DataError: see `decode_inputs`.
-            ValueError: weights or settings that give values that are not finite.
+            UserError: weights or settings that give values that are not finite.
         """
         trimap = decode_inputs(image, trimap)
         if not (trimap == UNKNOWN).any():
@@ -136,7 +136,7 @@ class TorchNetwork:
         with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=self.precision != "float32"):
             alpha = alpha_by_tiles(self.model, self.model.network_input(image, trimap), tile_px)
         if not alpha.isfinite().all():
-            raise ValueError("the network gives values that are not finite: its weights or settings cannot be used")
+            raise UserError("the network gives values that are not finite: its weights or settings cannot be used")
         return alpha[..., :height, :width]
 
 
@@ -147,7 +147,7 @@ class TiledEvaluation:
         tile_px: side of the tiles in pixels, at least 1. It changes memory and time, and alpha by rounding alone.
 
     Raises:
-        ValueError: a tile_px below 1.
+        ConfigError: a tile_px below 1.
     """
 
     def __init__(self, tile_px: int = TILE_PX) -> None:
@@ -202,9 +202,9 @@ def alpha_by_tiles(model: Any, network_input: Tensor, tile_px: int) -> Tensor:
 
 
 def check_tile(tile_px: int) -> None:
-    """Raise a ValueError where a tile's side is no whole number of at least 1 px."""
+    """Raise a ConfigError where a tile's side is no whole number of at least 1 px."""
     if not isinstance(tile_px, int) or tile_px < 1:
-        raise ValueError(f"expected tiles of at least 1 px, got tile_px {tile_px}; {TILE_PX} is a good choice")
+        raise ConfigError(f"expected tiles of at least 1 px, got tile_px {tile_px}; {TILE_PX} is a good choice")
 
 
 def prepared(model: ViTMatte, dtype: torch.dtype) -> Any:
@@ -234,7 +234,7 @@ def choose_device(name: str = "auto") -> torch.device:
         name: "cpu", "cuda", "cuda:1", "mps" ...; "auto" is the first of cuda, mps and cpu that is there.
 
     Raises:
-        ValueError: there is no such device.
+        ConfigError: there is no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -243,7 +243,7 @@ def choose_device(name: str = "auto") -> torch.device:
             raise RuntimeError("it holds no values")
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch asserts that it was built with CUDA
-        raise ValueError(f"device {name!r} cannot be used: {first_line(error)}; try cpu") from error
+        raise ConfigError(f"device {name!r} cannot be used: {first_line(error)}; try cpu") from error
 
 
 def choose_precision(name: str, device: torch.device) -> str:
@@ -256,11 +256,11 @@ def choose_precision(name: str, device: torch.device) -> str:
     Returns: a key of `DTYPES`.
 
     Raises:
-        ValueError: there is no such precision.
+        ConfigError: there is no such precision.
     """
     if name == "auto":
         is_native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
         return "bf16" if is_native else "float32"
     if name not in DTYPES:
-        raise ValueError(f"precision must be auto, {' or '.join(DTYPES)}, got {name!r}")
+        raise ConfigError(f"precision must be auto, {' or '.join(DTYPES)}, got {name!r}")
     return name

@@ -16,6 +16,7 @@ from inference.formats.model_folder import read_model_folder
 from inference.inputs import Picture, image_pixels, trimap_values
 from inference.network import TILE_PX, Network, TorchNetwork
 from modeling.test_time_augmentation import AverageViews
+from runtime.errors import ConfigError
 from runtime.threads import check_not_forked
 
 logger = logging.getLogger(__name__)
@@ -64,19 +65,19 @@ class Predictor:
 
         Raises:
             FileNotFoundError: a file is not there.
-            ValueError: a file cannot be used, or there is no such device or precision.
+            UserError: a file cannot be used, or there is no such device or precision.
             MissingExtraError: onnxruntime is not installed.
         """
         check_not_forked(torch.get_num_threads())  # before any tensor is made
         source = Path(source)
         if (source.suffix in CONFIG_SUFFIXES) != (weights is not None):
-            raise ValueError(f"{source}: a config (.py, .yaml) needs the weights of its checkpoint, nothing else does")
+            raise ConfigError(f"{source}: a config (.py, .yaml) needs the weights of its checkpoint, nothing else does")
         network: Network
         if source.suffix.lower() == ".onnx":
             from inference.formats.onnx_network import OnnxNetwork
 
             if tile_px is not None or max_memory_gb is not None or is_compiled or precision == "bf16":
-                raise ValueError(
+                raise ConfigError(
                     f"{source}: an .onnx file has no tiles, limit of memory, bf16 or compilation; a model folder has"
                 )
             network = OnnxNetwork(source, device)
@@ -123,7 +124,7 @@ def check_pair(image: Picture, trimap: Picture) -> tuple[Tensor, NDArray[np.floa
     Returns: (3, H, W) float32 RGB in [0, 1], and (H, W) of {0, 0.5, 1}.
 
     Raises:
-        ValueError: see `Predictor.predict`.
+        UserError: see `Predictor.predict`.
     """
     pixels, known = image_pixels(image), trimap_values(trimap)
     if pixels.shape[:2] != known.shape:

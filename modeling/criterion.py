@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from runtime.errors import ConfigError, UserError
+
 PYRAMID_LEVELS = 5
 MIN_SIDE_PX = 4 * 2 ** (PYRAMID_LEVELS - 1)
 """Reflect padding by 2 needs 3 pixels, and an even side 4, on the coarsest level."""
@@ -30,7 +32,7 @@ class MattingCriterion(nn.Module):
             images and is the same in both.
 
     Raises:
-        ValueError: other names of losses, or an unknown area.
+        ConfigError: other names of losses, or an unknown area.
     """
 
     gaussian: Tensor
@@ -39,11 +41,11 @@ class MattingCriterion(nn.Module):
     def __init__(self, weights: Mapping[str, float] | None = None, area: str = "image") -> None:
         super().__init__()
         if area not in AREAS:
-            raise ValueError(f"area must be {' or '.join(AREAS)}, got {area!r}")
+            raise ConfigError(f"area must be {' or '.join(AREAS)}, got {area!r}")
         self.area = area
         self.weights = dict.fromkeys(LOSS_NAMES, 1.0) if weights is None else dict(weights)
         if set(self.weights) != set(LOSS_NAMES):
-            raise ValueError(f"weights must name exactly {sorted(LOSS_NAMES)}, got {sorted(self.weights)}")
+            raise ConfigError(f"weights must name exactly {sorted(LOSS_NAMES)}, got {sorted(self.weights)}")
         binomial = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16.0
         self.register_buffer("gaussian", torch.outer(binomial, binomial)[None, None], persistent=False)
         sobel_x = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
@@ -66,7 +68,7 @@ class MattingCriterion(nn.Module):
                 f"{tuple(trimap.shape)}"
             )
         if min(alpha.shape[-2:]) < MIN_SIDE_PX:
-            raise ValueError(f"the Laplacian loss needs sides of at least {MIN_SIDE_PX} px, got {alpha.shape[-2:]}")
+            raise UserError(f"the Laplacian loss needs sides of at least {MIN_SIDE_PX} px, got {alpha.shape[-2:]}")
         with torch.autocast(alpha.device.type, enabled=False):
             dtype = torch.promote_types(pred_alpha.dtype, torch.float32)
             pred_alpha, alpha = pred_alpha.to(dtype), alpha.to(dtype)

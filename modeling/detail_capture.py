@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling.activation_checkpointing import maybe_checkpoint
+from runtime.errors import ConfigError
 
 
 class ConvBlock(nn.Module):
@@ -100,7 +101,7 @@ class DetailCapture(nn.Module):
     ) -> None:
         super().__init__()
         if len(fusion_chans) != len(convstream_chans) + 1:
-            raise ValueError(
+            raise ConfigError(
                 f"fusion_chans needs one entry more than convstream_chans, got {len(fusion_chans)} and "
                 f"{len(convstream_chans)}"
             )

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import nn
 
+from runtime.errors import ConfigError
+
 TOKENS = ("cls_token", "storage_tokens", "register_tokens", "pos_embed")
 """What is added to or put beside the patches, by the last part of its name."""
 
@@ -21,7 +23,7 @@ def get_vit_lr_decay_rate(name: str, lr_decay_rate: float, num_layers: int) -> f
         num_layers: number n of blocks.
 
     Raises:
-        ValueError: for a block outside the n, whose rate would grow instead.
+        ConfigError: for a block outside the n, whose rate would grow instead.
     """
     if not name.startswith("backbone."):
         return 1.0
@@ -32,7 +34,7 @@ def get_vit_lr_decay_rate(name: str, lr_decay_rate: float, num_layers: int) -> f
         return 1.0
     index = int(block.group(1))
     if index >= num_layers:
-        raise ValueError(f"{name} lies outside the {num_layers} blocks: set num_layers to the backbone's depth")
+        raise ConfigError(f"{name} lies outside the {num_layers} blocks: set num_layers to the backbone's depth")
     return lr_decay_rate ** (num_layers - index)
 
 
@@ -70,10 +72,10 @@ def get_optimizer_params(
         the network that have this rate; every trainable parameter is in exactly one.
 
     Raises:
-        ValueError: a start outside the training; see `get_vit_lr_decay_rate` too.
+        ConfigError: a start outside the training; see `get_vit_lr_decay_rate` too.
     """
     if not 0.0 <= pretrained_start < 1.0:
-        raise ValueError(f"pretrained_start must be a fraction of the training, 0 to below 1, got {pretrained_start}")
+        raise ConfigError(f"pretrained_start must be a fraction of the training, 0 to below 1, got {pretrained_start}")
     groups: dict[tuple[float, float, float], dict[str, Any]] = {}
     parts: dict[tuple[float, float], dict[str, None]] = {}  # of each rate, in the network's order
     for name, parameter in model.named_parameters():

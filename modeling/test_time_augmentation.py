@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling.vitmatte import UNKNOWN, paste_known
+from runtime.errors import ConfigError
 
 MAX_SCALE = 8.0
 
@@ -28,13 +29,13 @@ class AverageViews:
         scales: factors of both sides, above 0 and up to `MAX_SCALE`, that each of these is seen at.
 
     Raises:
-        ValueError: no scale, or one out of range.
+        ConfigError: no scale, or one out of range.
     """
 
     def __init__(self, flips: bool = False, rotations: bool = False, scales: Sequence[float] = (1.0,)) -> None:
         self.scales = [float(scale) for scale in scales]
         if not self.scales or not all(0 < scale <= MAX_SCALE for scale in self.scales):
-            raise ValueError(f"scales of views must be above 0 and at most {MAX_SCALE:g}, got {self.scales}")
+            raise ConfigError(f"scales of views must be above 0 and at most {MAX_SCALE:g}, got {self.scales}")
         self.turns = list(itertools.product(range(4 if rotations else 1), (False, True) if flips else (False,)))
 
     @classmethod
@@ -42,14 +43,14 @@ class AverageViews:
         """Read "flips", "rotations" and scales from a text with commas, "flips,rotations,0.75,1" for example.
 
         Raises:
-            ValueError: another word, or scales as above.
+            ConfigError: another word, or scales as above.
         """
         words = [word.strip() for word in text.split(",")]
         names = {"flips", "rotations"}
         try:
             scales = [float(word) for word in words if word not in names]
         except ValueError as error:
-            raise ValueError(f"expected flips, rotations and scales with commas between them, got {text!r}") from error
+            raise ConfigError(f"expected flips, rotations and scales with commas between them, got {text!r}") from error
         return cls("flips" in words, "rotations" in words, scales or (1.0,))
 
     def __len__(self) -> int:

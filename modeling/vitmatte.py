@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from runtime.errors import ConfigError, UserError
+
 UNKNOWN = 0.5
 """Value of the unknown region in a trimap tensor; 0 is background, 1 foreground."""
 
@@ -36,7 +38,7 @@ class ViTMatte(nn.Module):
         num_frozen_blocks: see `freeze`, as for `freeze_patch_embed`.
 
     Raises:
-        ValueError: a size_divisibility out of range, an unknown padding, a pixel_std that is not above 0, more frozen
+        ConfigError: a size_divisibility out of range, an unknown padding, a pixel_std that is not above 0, more frozen
             blocks than blocks, patches of another size than the decoder takes.
     """
 
@@ -57,11 +59,11 @@ class ViTMatte(nn.Module):
     ) -> None:
         super().__init__()
         if not 1 <= size_divisibility <= MAX_SIZE_DIVISIBILITY:
-            raise ValueError(f"size_divisibility must be 1 to {MAX_SIZE_DIVISIBILITY} px, got {size_divisibility}")
+            raise ConfigError(f"size_divisibility must be 1 to {MAX_SIZE_DIVISIBILITY} px, got {size_divisibility}")
         if padding not in PADDINGS:
-            raise ValueError(f"padding must be {', '.join(PADDINGS[:-1])} or {PADDINGS[-1]}, got {padding!r}")
+            raise ConfigError(f"padding must be {', '.join(PADDINGS[:-1])} or {PADDINGS[-1]}, got {padding!r}")
         if not all(value > 0 for value in pixel_std):
-            raise ValueError(f"pixel_std must be above 0, got {list(pixel_std)}")
+            raise ConfigError(f"pixel_std must be above 0, got {list(pixel_std)}")
         check_stride(backbone, decoder)
         freeze(backbone, num_frozen_blocks, freeze_patch_embed)
         self.backbone = backbone
@@ -109,7 +111,7 @@ class ViTMatte(nn.Module):
         if not self.training:
             return {"pred_alpha": paste_known(pred_alpha, trimap)}
         if self.criterion is None:
-            raise ValueError("this model was built without a criterion, so it can only be evaluated: call .eval()")
+            raise UserError("this model was built without a criterion, so it can only be evaluated: call .eval()")
         return self.criterion(pred_alpha, batch["alpha"].to(self.device, non_blocking=True), trimap)
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
@@ -143,11 +145,11 @@ class ViTMatte(nn.Module):
 
 
 def check_stride(backbone: nn.Module, decoder: nn.Module) -> None:
-    """Raise a ValueError where a backbone's patches, if it has any, are not the cells that the decoder enlarges."""
+    """Raise a ConfigError where a backbone's patches, if it has any, are not the cells that the decoder enlarges."""
     patch_px = getattr(getattr(backbone, "patch_embed", None), "patch_size", None)
     stride = getattr(decoder, "stride", patch_px)
     if patch_px not in (None, stride):
-        raise ValueError(
+        raise ConfigError(
             f"the decoder enlarges {stride} times, so patch_size must be {stride}, got {patch_px}: preprocess.py "
             "resamples DINOv2's patches of 14 px to 16"
         )
@@ -172,12 +174,12 @@ def freeze(backbone: nn.Module, num_blocks: int = 0, patch_embed: bool = False) 
             embedding has zeros for the trimap: frozen, it shows the trimap to the decoder alone.
 
     Raises:
-        ValueError: for fewer blocks than 0 or more than there are.
+        ConfigError: for fewer blocks than 0 or more than there are.
     """
     vit: Any = backbone
     blocks = getattr(vit, "blocks", ())
     if not 0 <= num_blocks <= len(blocks):
-        raise ValueError(f"num_frozen_blocks must be 0 to {len(blocks)}, the backbone's depth, got {num_blocks}")
+        raise ConfigError(f"num_frozen_blocks must be 0 to {len(blocks)}, the backbone's depth, got {num_blocks}")
     for block in blocks[:num_blocks]:
         block.requires_grad_(False)
     if patch_embed:

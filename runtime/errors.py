@@ -5,13 +5,11 @@ from itertools import islice
 from typing import Any
 
 
-class UserError(ValueError):
+class UserError(Exception):
     """Base of every error that a user's file, setting or command line can cause.
 
     A command prints its message as one line and ends with an exit status; any other exception is a bug and shows its
     traceback. The message says what is wrong, where, and what to do.
-
-    It is a `ValueError` for the handlers that still catch that. New code raises and catches `UserError`.
     """
 
 

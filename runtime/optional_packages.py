@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from runtime.caches import choose_numba_cache, has_compiled
+from runtime.errors import UserError
 from runtime.threads import num_threads
 
 logger = logging.getLogger(__name__)
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 EXTRAS_FILE = "requirements-extra.txt"
 
 
-class MissingExtraError(ImportError):
+class MissingExtraError(UserError):
     """An optional package that is not installed, or cannot be imported; the message says how to get it."""
 
 

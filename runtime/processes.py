@@ -27,8 +27,8 @@ MAX_WAIT = timedelta(hours=12)
 MAX_LEAVE = timedelta(minutes=1)
 """That the first process waits at its end for the others to have read what it told them."""
 
-TOLD_ERRORS = (OSError, ValueError, ImportError)
-"""Of files, settings and optional packages: an error of one process that the others are told of. Others are slips."""
+TOLD_ERRORS = (OSError, UserError)
+"""Errors of files and settings, which the other processes report. Any other error is a bug."""
 
 T = TypeVar("T")
 

@@ -78,7 +78,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     # data: image_io <- trimap, composition <- sources <- augment <- datasets; loader stands beside.
     "data": (*DATA, *IMAGES),
     "data.image_io": (*DATA, "data.image_io", "tifffile"),
-    "data.validation": (),
+    "data.validation": ("runtime.errors",),
     "data.loader": (*DATA, "data.image_io", "data.validation", "data.loader"),
     "data.procedural": (*DATA, "data.composition", "data.procedural"),
     "data.sources": (*DATA, *IMAGES, "data.composition", "data.sources"),

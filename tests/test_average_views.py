@@ -13,6 +13,7 @@ from inference.predictor import Predictor
 from modeling import DetailCapture, ViTMatte
 from modeling.backbone import ViT
 from modeling.test_time_augmentation import AverageViews, resize, resize_trimap, turn, turn_back
+from runtime.errors import ConfigError
 
 ALL = dict(flips=True, rotations=True, scales=[1.0, 0.5, 1.5])
 
@@ -176,7 +177,7 @@ def test_the_words_of_the_command_line() -> None:
     assert (len(views), views.scales) == (16, [0.75, 1.0])
     assert (len(AverageViews.parse("flips")), AverageViews.parse("rotations").scales) == (2, [1.0])
     for text, words in {"flip": "got 'flip'", "": "got ''", "0": "above 0", "nan": "above 0", "9": "at most 8"}.items():
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ConfigError, match=words):
             AverageViews.parse(text)
-    with pytest.raises(ValueError, match="got \\[\\]"):
+    with pytest.raises(ConfigError, match="got \\[\\]"):
         AverageViews(scales=[])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.image_io.images import DataError
 from inference.batch import Failure, matte_all
 from inference.jobs import Job
 from runtime.optional_packages import MissingExtraError
@@ -74,7 +75,7 @@ def test_without_overlap_one_image_is_held_at_a_time():
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (ValueError("not a\n  picture"), "not a picture"),
+        (DataError("not a\n  picture"), "not a picture"),
         (FileNotFoundError("no such file"), "no such file"),
         (PermissionError(errno.EACCES, "Permission denied", "1.png"), "[Errno 13] Permission denied: '1.png'"),
     ],
@@ -120,9 +121,6 @@ def test_no_memory_for_an_image_is_its_failure_with_advice(exhaust):
         OSError(errno.ENOSPC, "No space left on device", "out/1.png"),
         OSError(errno.EDQUOT, "Disk quota exceeded", "out/1.png"),
         MissingExtraError("closed-form matting needs the optional package pymatting"),
-        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
-        cv2.error("assertion failed"),
-        TypeError("a slip of ours"),
         KeyboardInterrupt(),
     ],
     ids=lambda error: type(error).__name__,
@@ -135,6 +133,16 @@ def test_what_would_fail_for_all_stops_the_run(error, step):
         list(outcomes)
     assert raised.value is error
     assert {0} <= written.keys() <= {0, 2} and (step == "write" or 2 not in written)
+
+
+@pytest.mark.parametrize("overlaps", [True, False])
+@pytest.mark.parametrize("step", ["read", "matte", "write"])
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError, KeyError, TypeError, cv2.error])
+def test_an_unexpected_error_shows_its_traceback_and_stops_no_other_image(step, kind, overlaps):
+    outcomes, written = run(overlaps=overlaps, **{step: (1, kind("a slip of ours"))})
+    failures = {job: failure.reason for job, failure in outcomes if failure}
+    assert list(failures) == [JOBS[1]] and len(written) == 4
+    assert "Traceback (most recent call last)" in failures[JOBS[1]] and "a slip of ours" in failures[JOBS[1]]
 
 
 def test_reading_and_writing_go_on_while_one_is_matted():

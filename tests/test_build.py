@@ -16,6 +16,7 @@ from data.image_io.images import DataError
 from data.loader import build
 from data.loader.build import build_test_loader, build_train_loader
 from data.loader.sampler import InfiniteSampler
+from runtime.errors import ConfigError
 
 
 class Keys(Dataset):
@@ -119,16 +120,16 @@ def test_a_sample_by_itself_is_never_replaced():
 
 
 def test_settings_of_the_loader_are_checked():
-    with pytest.raises(ValueError, match="on_fault must be replace or raise, got 'skip'"):
+    with pytest.raises(ConfigError, match="on_fault must be replace or raise, got 'skip'"):
         build_train_loader(Keys(), 2, 0, seed=0, on_fault="skip")
     settings = {"batch_size": 2, "num_workers": 1, "seed": 0, "prefetch_factor": 1}
     for name, least in {"batch_size": 1, "num_workers": 0, "seed": 0, "prefetch_factor": 1}.items():
         for value in (least - 1, 1.5, None):
             message = f"dataloader.train.{name} must be a whole number of at least {least}, got {value}"
-            with pytest.raises(ValueError, match=message):
+            with pytest.raises(ConfigError, match=message):
                 build_train_loader(Keys(), **{**settings, name: value})
     for value in (-1, 1.5):
-        with pytest.raises(ValueError, match=f"dataloader.test.num_workers must be a whole .*, got {value}"):
+        with pytest.raises(ConfigError, match=f"dataloader.test.num_workers must be a whole .*, got {value}"):
             build_test_loader(Keys(), value)
 
 

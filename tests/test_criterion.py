@@ -12,6 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from modeling.criterion import LOSS_NAMES, MIN_SIDE_PX, MattingCriterion
+from runtime.errors import ConfigError, UserError
 
 SIZES = [(64, 64), (64, 97), (101, 70), (150, 83)]
 
@@ -223,12 +224,12 @@ def test_no_buffer_reaches_a_checkpoint() -> None:
 
 @pytest.mark.parametrize("weights", [{"loss_unknown_l1": 1.0}, dict.fromkeys([*LOSS_NAMES, "loss_l2"], 1.0)])
 def test_weights_must_name_every_loss(weights: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="weights must name exactly.*loss_gradient.*got"):
+    with pytest.raises(ConfigError, match="weights must name exactly.*loss_gradient.*got"):
         MattingCriterion(weights)
 
 
 def test_an_unknown_area_is_refused() -> None:
-    with pytest.raises(ValueError, match="area must be image or batch, got 'pixel'"):
+    with pytest.raises(ConfigError, match="area must be image or batch, got 'pixel'"):
         MattingCriterion(area="pixel")
 
 
@@ -236,7 +237,7 @@ def test_shapes_and_sides_that_do_not_fit_are_named() -> None:
     small = torch.zeros(1, 1, MIN_SIDE_PX, MIN_SIDE_PX)
     MattingCriterion()(small, small, small)
     short = small[..., 1:]
-    with pytest.raises(ValueError, match=re.escape(f"at least {MIN_SIDE_PX} px, got torch.Size([64, 63])")):
+    with pytest.raises(UserError, match=re.escape(f"at least {MIN_SIDE_PX} px, got torch.Size([64, 63])")):
         MattingCriterion()(short, short, short)
     with pytest.raises(ValueError, match=re.escape("(1, 1, 64, 64), (1, 1, 64, 64), (1, 1, 64, 63)")):
         MattingCriterion()(small, small, short)

@@ -13,6 +13,7 @@ from data.datasets.composition import CompositionDataset, MattingFolder
 from data.image_io import images
 from data.image_io.formats import find_images
 from data.image_io.images import DataError, PictureFile, read_raw_alpha, to_uint8
+from runtime.errors import ConfigError
 
 
 def save(path: Path, pixels: np.ndarray) -> None:
@@ -302,7 +303,7 @@ def test_trimaps_beside_alphas_are_read_as_strictly_as_by_the_evaluation(tmp_pat
     ],
 )
 def test_settings_out_of_range_are_named(root, settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         build(root, **settings)
 
 

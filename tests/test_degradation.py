@@ -8,6 +8,7 @@ from PIL import Image
 
 from data.augment.degradation import DegradeImage, add_noise, compress
 from data.image_io.images import to_float, to_uint8
+from runtime.errors import ConfigError
 
 ON = {"blur_probability": 1.0, "noise_probability": 1.0, "jpeg_probability": 1.0}
 
@@ -143,5 +144,5 @@ def test_noise_is_compressed_and_not_the_other_way_round():
     ],
 )
 def test_settings_out_of_range_are_named(settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         DegradeImage(**settings)

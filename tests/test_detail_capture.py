@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import VitDetConfig, VitMatteConfig, VitMatteForImageMatting
 
 from modeling.detail_capture import DetailCapture
+from runtime.errors import ConfigError
 
 WIDTH = 384
 
@@ -106,5 +107,5 @@ def test_other_sizes_and_lists_of_a_config() -> None:
 
 def test_lists_that_do_not_fit_are_named() -> None:
     message = "fusion_chans needs one entry more than convstream_chans, got 3 and 3"
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ConfigError, match=re.escape(message)):
         DetailCapture(WIDTH, fusion_chans=(256, 128, 64))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from modeling import DetailCapture, ViTMatte
 from modeling.backbone import DINOv2, ViT
+from runtime.errors import ConfigError
 
 TINY: dict[str, Any] = dict(
     embed_dim=32,
@@ -140,7 +141,7 @@ def test_half_precision_is_near(dtype: torch.dtype) -> None:
     ],
 )
 def test_arguments_that_do_not_fit_are_named(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ConfigError, match=re.escape(message)):
         tiny(**changes)
 
 
@@ -149,5 +150,5 @@ def test_patches_that_the_decoder_does_not_enlarge_are_refused(backbone: type) -
     decoder = DetailCapture(32)
     blocks = dict(embed_dim=32, depth=1, num_heads=2, global_block_indexes=(), conv_residual_block_indexes=())
     ViTMatte(backbone(**blocks), decoder)
-    with pytest.raises(ValueError, match="enlarges 16 times, so patch_size must be 16, got 14: preprocess.py"):
+    with pytest.raises(ConfigError, match="enlarges 16 times, so patch_size must be 16, got 14: preprocess.py"):
         ViTMatte(backbone(patch_size=14, **blocks), decoder)

@@ -9,6 +9,7 @@ import tifffile
 from PIL import Image
 
 from data.image_io.encoding import FORMATS, RGBA_SUFFIXES, SUFFIXES_16_BIT, encode
+from runtime.errors import UserError
 
 SHAPES = [(5, 7), (5, 7, 3), (5, 7, 4), (1, 1), (1, 300), (300, 1, 3), (3, 1, 4)]
 
@@ -102,5 +103,5 @@ def test_a_jpeg_keeps_the_colour_of_a_single_pixel():
     ],
 )
 def test_what_a_format_cannot_hold_is_refused(shape, dtype, suffix, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(UserError, match=words):
         encode(np.zeros(shape, dtype), suffix)

@@ -23,6 +23,7 @@ from data.loader.build import build_test_loader
 from engine.distributed.launch import launch
 from evaluation.evaluator import MattingEvaluator
 from evaluation.metrics import METRICS, PROTOCOLS, measure
+from runtime.errors import ConfigError, UserError
 from tools import evaluate
 
 SIZES = [(17, 29), (32, 15), (16, 16), (29, 11), (28, 38), (20, 20), (9, 41)]
@@ -154,9 +155,9 @@ def test_the_names_of_the_metrics_are_known_before_any_is_measured():
 def test_without_truth_or_without_images_there_is_no_number():
     inputs, outputs = make_batch(0)
     del inputs["alpha"]
-    with pytest.raises(ValueError, match="its truth under 'alpha'.*alpha_dir"):
+    with pytest.raises(UserError, match="its truth under 'alpha'.*alpha_dir"):
         MattingEvaluator().process(inputs, outputs)
-    with pytest.raises(ValueError, match="at least one image"):
+    with pytest.raises(UserError, match="at least one image"):
         MattingEvaluator().evaluate()
 
 
@@ -197,12 +198,12 @@ def test_the_log_says_the_protocol_and_how_many_images_have_nothing_to_measure(c
 def test_a_prediction_that_is_no_alpha_is_refused(value):
     inputs, outputs = make_batch(0)
     outputs["pred_alpha"][0, 0, 3, 3] = value
-    with pytest.raises(ValueError, match=r"expected float alphas in \[0, 1\]"):
+    with pytest.raises(UserError, match=r"expected float alphas in \[0, 1\]"):
         MattingEvaluator().process(inputs, outputs)
 
 
 def test_an_unknown_protocol_is_refused():
-    with pytest.raises(ValueError, match="protocol must be one of dim, float, whole, got 'sad'"):
+    with pytest.raises(ConfigError, match="protocol must be one of dim, float, whole, got 'sad'"):
         MattingEvaluator(protocol="sad")
 
 

@@ -13,6 +13,7 @@ from data.image_io.images import DataError, read_raw_alpha
 from data.trimap import trimap_from_alpha
 from evaluation.folders import evaluate_folders
 from evaluation.metrics import PROTOCOLS, measure
+from runtime.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -210,7 +211,7 @@ def test_images_are_checked_too(test_set):
 def test_one_source_of_trimaps(test_set, arguments, message):
     if "trimap_dir" in arguments:
         arguments = {**arguments, "trimap_dir": test_set / "trimap"}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         evaluate_folders(*folders(test_set), **arguments)
 
 

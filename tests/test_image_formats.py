@@ -19,6 +19,7 @@ from data.image_io.formats import READABLE, find_images
 from data.image_io.images import DataError, read_raw
 from data.sources.discovery import find_backgrounds
 from inference.jobs import KINDS, find_jobs
+from runtime.errors import UserError
 from tests import fuzz_images
 from tests.conftest import REPOSITORY
 from tests.image_files import GREY, PALETTE, RGB, RGBA, draw, encoded_by_pillow, netpbms, png, pngs, tiffs
@@ -241,7 +242,7 @@ def test_a_strip_that_is_not_there_is_not_made_up(tmp_path):
         place, size = tag.valueoffset, {3: 2, 4: 4}[tag.dtype]
     damaged = bytearray(content.getvalue())
     damaged[place + size : place + 2 * size] = bytes(size)
-    with pytest.raises(ValueError, match="parts of the image are missing"):
+    with pytest.raises(UserError, match="parts of the image are missing"):
         decode(bytes(damaged))
 
 

@@ -23,6 +23,7 @@ from inference.formats.model_folder import WEIGHTS_FILE, ModelFolderError, build
 from inference.predictor import Predictor
 from modeling.conversion import ConversionError
 from modeling.conversion import read_checkpoint as read_published
+from runtime.errors import UserError
 from tools import export, predict
 
 HEIGHT, WIDTH = 37, 50
@@ -189,12 +190,12 @@ def turned(path):
 
 
 BAD_FILES = {
-    "not an image": (lambda path: path.write_text("no picture"), ValueError, "not a picture"),
-    "truncated": (truncated, ValueError, "Is it complete"),
-    "no byte": (lambda path: path.write_bytes(b""), ValueError, "not a picture"),
-    "no pixel": (of_size(0, HEIGHT), ValueError, "Replace or remove it"),
-    "bomb": (of_size(2**14, 2**13 + 1), ValueError, "too large .* the limit is 134217728 pixels"),
-    "another size": (turned, ValueError, f"{WIDTH} x {HEIGHT} px"),
+    "not an image": (lambda path: path.write_text("no picture"), UserError, "not a picture"),
+    "truncated": (truncated, UserError, "Is it complete"),
+    "no byte": (lambda path: path.write_bytes(b""), UserError, "not a picture"),
+    "no pixel": (of_size(0, HEIGHT), UserError, "Replace or remove it"),
+    "bomb": (of_size(2**14, 2**13 + 1), UserError, "too large .* the limit is 134217728 pixels"),
+    "another size": (turned, UserError, f"{WIDTH} x {HEIGHT} px"),
     "absent": (lambda path: path.unlink(), FileNotFoundError, "No such file|no such file|is not there"),
     "a folder": (
         lambda path: (path.unlink(), path.mkdir()),

@@ -9,6 +9,7 @@ from PIL import Image
 
 from data.image_io.decoding import decode, decode_jpeg, read_jpeg_header
 from data.image_io.images import DataError, PictureFile
+from runtime.errors import UserError
 
 
 def smooth(height: int, width: int) -> np.ndarray:
@@ -76,14 +77,14 @@ def test_what_pillow_refuses_is_refused(num_bytes):
         broken = content[:place] + damage + content[place + len(damage) :]
         try:
             decode(broken)
-        except ValueError as error:
+        except UserError as error:
             num_refused += 1
-            with pytest.raises(ValueError, match="complete") as caught:
+            with pytest.raises(UserError, match="complete") as caught:
                 decode_quickly(broken)
             assert str(caught.value) == str(error)
     assert num_refused > 4
     for end in (len(content) - 1, len(content) - 2, len(content) // 2):
-        with pytest.raises(ValueError, match="complete"):
+        with pytest.raises(UserError, match="complete"):
             decode_quickly(content[:end])
 
 

@@ -21,6 +21,7 @@ from modeling.backbone.layers import (
     chunked,
     drop_path_rates,
 )
+from runtime.errors import ConfigError, UserError
 
 
 def randomise(module: nn.Module) -> nn.Module:
@@ -49,9 +50,9 @@ def test_patch_embedding_equals_a_loop_over_patches() -> None:
 
 def test_patch_embedding_names_a_wrong_input() -> None:
     embed = PatchEmbed(16, 4, 8)
-    with pytest.raises(ValueError, match=re.escape("takes 4 channels (RGB and trimap), got 3")):
+    with pytest.raises(UserError, match=re.escape("takes 4 channels (RGB and trimap), got 3")):
         embed(torch.zeros(1, 3, 32, 32))
-    with pytest.raises(ValueError, match="multiples of the patch size 16, got 32 x 40; pad"):
+    with pytest.raises(UserError, match="multiples of the patch size 16, got 32 x 40; pad"):
         embed(torch.zeros(1, 4, 32, 40))
 
 
@@ -117,7 +118,7 @@ def test_hidden_widths(kind: str, dim: int, ratio: float, align: int, hidden: in
 
 
 def test_an_unknown_feed_forward_network_is_named() -> None:
-    with pytest.raises(ValueError, match='"mlp" or "swiglu", got \'glu\''):
+    with pytest.raises(ConfigError, match='"mlp" or "swiglu", got \'glu\''):
         build_ffn("glu", 8, 4.0, 8)
 
 
@@ -174,5 +175,5 @@ def test_blocks_are_skipped_ever_more_often_and_none_always() -> None:
     assert drop_path_rates(0.6, 4) == pytest.approx([0.0, 0.2, 0.4, 0.6])
     assert drop_path_rates(0.5, 1) == [0.0]
     for last in (1.0, 2, -0.1, math.nan):
-        with pytest.raises(ValueError, match=f"^drop_path_rate must be at least 0 and below 1, got {last}$"):
+        with pytest.raises(ConfigError, match=f"^drop_path_rate must be at least 0 and below 1, got {last}$"):
             drop_path_rates(last, 4)

@@ -25,6 +25,7 @@ from data.sources.layouts import (
 )
 from engine.config.config import load_config
 from evaluation.folders import evaluate_folders
+from runtime.errors import ConfigError
 from tests.conftest import REPOSITORY
 
 
@@ -164,7 +165,7 @@ def test_trimaps_of_a_stated_rule_take_the_place_of_a_folder(root, monkeypatch):
 
 @pytest.mark.parametrize(("trimap_dir", "radius"), [(None, None), ("trimap", 10)])
 def test_trimaps_have_one_origin(trimap_dir, radius):
-    with pytest.raises(ValueError, match="either trimap_dir or trimap_radius_px"):
+    with pytest.raises(ConfigError, match="either trimap_dir or trimap_radius_px"):
         Layout("image", "alpha", trimap_dir, radius, root="", num_images=None, source="this test")
 
 
@@ -198,7 +199,7 @@ def test_the_docstrings_examples_are_layouts():
 )
 def test_a_training_layout_has_the_alphas_that_its_kind_needs(kind, num_alphas, is_right):
     expectation = (
-        nullcontext() if is_right else pytest.raises(ValueError, match=f"{num_alphas} alpha_dirs: {kind} need")
+        nullcontext() if is_right else pytest.raises(ConfigError, match=f"{num_alphas} alpha_dirs: {kind} need")
     )
     with expectation:
         TrainingLayout(kind, "set", ("a", "b"), ("c", "d")[:num_alphas], source="this test")

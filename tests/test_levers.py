@@ -17,6 +17,7 @@ from data.image_io.images import to_uint8
 from data.procedural.demo import DEMO_KINDS
 from data.procedural.surfaces import texture
 from engine.config.config import apply_overrides, load_config
+from runtime.errors import ConfigError
 from tests.conftest import REPOSITORY
 
 OFF: list[dict[str, Any]] = [
@@ -150,5 +151,5 @@ def test_each_is_one_line_in_a_config(root, override):
 
 @pytest.mark.parametrize("value", [0, -5, "512"])
 def test_a_reference_that_is_no_side_of_a_crop_is_refused(root, value):
-    with pytest.raises(ValueError, match=f"trimap_reference_px must be a number of at least 1, got {value!r}"):
+    with pytest.raises(ConfigError, match=f"trimap_reference_px must be a number of at least 1, got {value!r}"):
         samples(root, trimap_reference_px=value)

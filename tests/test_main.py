@@ -291,7 +291,7 @@ def test_every_missing_folder_of_training_and_test_set_is_named_at_once(data, tm
         ([], {"model.backbone.num_heads": 5}, "not divisible by 5 heads"),
         ([], {"model.backbone.drop_path_rate": 2}, "drop_path_rate must be at least 0 and below 1, got 2"),
         ([], {"dataloader.evaluator.protocol": "sad"}, "protocol must be one of dim, float, whole, got 'sad'"),
-        ([], {"lr_multiplier.scheduler.kind": "linear"}, "lr_multiplier cannot be built of its settings: "),
+        ([], {"lr_multiplier.scheduler.kind": "linear"}, "lr_multiplier.scheduler cannot be built of its settings: "),
         ([], {"train.sharded_blocks": "backbone"}, "must be empty or name a list of modules (backbone.blocks, "),
         ([], {"train.checkpointer.period": 0}, "train.checkpointer.period must be at least 1, got 0"),
         ([], {"train.precision": "fp8"}, "train.precision must be one of"),

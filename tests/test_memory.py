@@ -17,6 +17,7 @@ from inference.network import TorchNetwork
 from inference.predictor import Predictor
 from modeling import DetailCapture, ViTMatte
 from modeling.backbone import ViT
+from runtime.errors import ConfigError
 from tests.conftest import REPOSITORY
 
 PREDICT_AND_PRINT_BYTES = """
@@ -148,7 +149,7 @@ def test_a_limit_changes_tiles_not_alpha_and_refuses_what_cannot_fit():
 
 @pytest.mark.parametrize("limit", [0, -1, float("nan")])
 def test_a_limit_that_is_none_is_refused(limit):
-    with pytest.raises(ValueError, match="expected a limit of memory above 0 GB"):
+    with pytest.raises(ConfigError, match="expected a limit of memory above 0 GB"):
         TorchNetwork(tiny_model(), max_memory_gb=limit)
 
 

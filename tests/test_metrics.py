@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from evaluation.metrics import METRICS, PROTOCOLS, average, conn, grad, mad, measure, mse, sad, unknown_region
+from runtime.errors import ConfigError, UserError
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 LEVELS = (0, 25, 26, 51, 102, 127, 128, 153, 178, 179, 204, 254, 255)  # at and beside thresholds
@@ -308,7 +309,7 @@ def test_protocols_differ_in_rounding_and_region():
         "float: unknown region (trimap == 128), float, not rounded",
         "whole: whole image, uint8",
     ]
-    with pytest.raises(ValueError, match="protocol float counts unknown pixels: give a trimap"):
+    with pytest.raises(ConfigError, match="protocol float counts unknown pixels: give a trimap"):
         measure(pred_alpha, alpha, None, PROTOCOLS["float"])
 
 
@@ -334,14 +335,14 @@ def test_16_bit_is_rounded_by_dim_and_kept_by_float():
 )
 def test_what_does_not_fit_is_refused(metric, change, message):
     black = np.zeros((2, 3), np.uint8)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((UserError, ValueError), match=message):
         metric(**{"pred_alpha": black, "alpha": black, "region": np.ones((2, 3), bool), **change})
 
 
 @pytest.mark.parametrize("value", [1.5, -0.1, np.nan])
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 def test_no_protocol_clips_what_is_no_alpha(value, protocol):
-    with pytest.raises(ValueError, match=r"in \[0, 1\], got"):
+    with pytest.raises(UserError, match=r"in \[0, 1\], got"):
         measure(np.full((2, 3), value), np.zeros((2, 3)), np.ones((2, 3), bool), protocol)
 
 
@@ -354,16 +355,16 @@ def test_average_counts_every_image_once_in_any_order():
     rows = rows_of(rng.random(1000) * 10.0 ** rng.integers(-8, 8, 1000))
     assert average(rows_of([1.0, 4.0])) == dict.fromkeys(METRICS, 2.5)
     assert average(rows) == average(rows[::-1]) == average(sorted(rows, key=lambda row: row["SAD"]))
-    with pytest.raises(ValueError, match="at least one image"):
+    with pytest.raises(UserError, match="at least one image"):
         average([])
 
 
 def test_unknown_is_128_alone():
     trimap = np.array([[0, 128, 255]], np.uint8)
     assert unknown_region(trimap).tolist() == [[False, True, False]]
-    with pytest.raises(ValueError, match="got 127, 129 too"):
+    with pytest.raises(UserError, match="got 127, 129 too"):
         unknown_region(np.array([[0, 127, 129, 128]], np.uint8))
-    with pytest.raises(ValueError, match="expected a trimap of uint8, got float32"):
+    with pytest.raises(UserError, match="expected a trimap of uint8, got float32"):
         unknown_region(np.array([[0, 0.5, 1]], np.float32))
 
 

@@ -25,6 +25,7 @@ from data.loader.sampler import InfiniteSampler
 from data.sources.layouts import TRAINING_LAYOUTS, TrainingLayout
 from engine.config.build_data import build_data
 from engine.config.config import apply_overrides, load_config
+from runtime.errors import ConfigError
 from tests.conftest import REPOSITORY
 from tests.tiny_training import metrics, overrides
 
@@ -109,16 +110,16 @@ def test_the_first_keys_are_of_every_set(num_inner):
     ],
 )
 def test_weights_that_make_no_mixture_are_refused(weights, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ConfigError, match=re.escape(message)):
         MixtureDataset(weights, 10, a=Numbered(0), b=Numbered(1))
-    with pytest.raises(ValueError, match="each of no set"):
+    with pytest.raises(ConfigError, match="each of no set"):
         MixtureDataset({}, 10)
 
 
 def test_what_is_no_set_or_no_length_is_refused():
-    with pytest.raises(ValueError, match="the set b of a mixture must be a training set, got None"):
+    with pytest.raises(ConfigError, match="the set b of a mixture must be a training set, got None"):
         MixtureDataset({"a": 1, "b": 1}, 10, a=Numbered(0), b=None)
-    with pytest.raises(ValueError, match="samples_per_epoch must be a whole number of at least 1, got 9.5"):
+    with pytest.raises(ConfigError, match="samples_per_epoch must be a whole number of at least 1, got 9.5"):
         MixtureDataset({"a": 1}, 9.5, a=Numbered(0))
 
 
@@ -128,10 +129,10 @@ def test_what_no_batch_holds_is_refused():
     odd = MixtureDataset({"a": 1, "b": 1}, 10, a=Numbered(0), b=Numbered(1, channels=4))
     assert drawn(odd[0, 4]) == (0, 4)
     with pytest.raises(
-        ValueError, match=r"set b of a mixture gives \{'image': \(4, 2, 2\).*expected \{'image': \(3, 2, 2\)"
+        ConfigError, match=r"set b of a mixture gives \{'image': \(4, 2, 2\).*expected \{'image': \(3, 2, 2\)"
     ):
         odd[0, 5]
-    with pytest.raises(ValueError, match="set b of a mixture"):  # no fault of a picture's, which another would replace
+    with pytest.raises(ConfigError, match="set b of a mixture"):  # no fault of a picture's, which another would replace
         SkipBadSamples(odd, seed=0).__getitems__([(0, 5)])
 
 

@@ -16,6 +16,7 @@ from evaluation.metrics import PROTOCOLS, measure
 from inference.network import TiledEvaluation, TorchNetwork, choose_precision
 from inference.predictor import Predictor
 from inference.tiling import needed_tokens
+from runtime.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +158,7 @@ def test_networks_that_tiles_would_change_are_evaluated_whole(model):
 
 @pytest.mark.parametrize("tile_px", [0, -16, 1.5])
 def test_tiles_of_no_size_are_refused(tile_px):
-    with pytest.raises(ValueError, match="tile_px"):
+    with pytest.raises(ConfigError, match="tile_px"):
         TiledEvaluation(tile_px)
 
 
@@ -179,7 +180,7 @@ def test_auto_precision_is_bf16_where_cuda_multiplies_it_natively(monkeypatch, n
 
 
 def test_a_precision_that_there_is_not_is_refused(model):
-    with pytest.raises(ValueError, match="precision must be auto, float32 or bf16, got 'fp8'"):
+    with pytest.raises(ConfigError, match="precision must be auto, float32 or bf16, got 'fp8'"):
         TorchNetwork(model, precision="fp8")
 
 

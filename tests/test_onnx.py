@@ -17,7 +17,7 @@ from inference.network import TorchNetwork
 from inference.predictor import Predictor
 from modeling import DetailCapture, ViTMatte
 from modeling.backbone import ViT, ViTDet
-from runtime.errors import UserError
+from runtime.errors import ConfigError, UserError
 from runtime.optional_packages import MissingExtraError
 
 onnx = pytest.importorskip("onnx")
@@ -267,7 +267,7 @@ def test_a_file_that_is_something_else_is_refused(exported, tmp_path):
     whole = exported[1].read_bytes()
     for content in (b"", b"no network", whole[: len(whole) // 2]):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"^.*model.onnx is damaged or no ONNX file \(.*\): export it again$"):
+        with pytest.raises(UserError, match=r"^.*model.onnx is damaged or no ONNX file \(.*\): export it again$"):
             OnnxNetwork(path)
     for changes in (
         dict(trimap_shape=("B", 1, 512, 512)),
@@ -277,9 +277,7 @@ def test_a_file_that_is_something_else_is_refused(exported, tmp_path):
         dict(type_=TensorProto.DOUBLE),
     ):
         save_graph(path, **changes)
-        with pytest.raises(
-            ValueError, match=r"model.onnx: expected float32 image \(B, 3, H, W\), .*, got image tensor"
-        ):
+        with pytest.raises(UserError, match=r"model.onnx: expected float32 image \(B, 3, H, W\), .*, got image tensor"):
             OnnxNetwork(path)
     save_graph(path)
     image, trimap = pair(4, 5)
@@ -288,14 +286,14 @@ def test_a_file_that_is_something_else_is_refused(exported, tmp_path):
 
 def test_values_that_are_not_finite_are_an_error(tmp_path):
     save_graph(tmp_path / "model.onnx", divisor=0.0)
-    with pytest.raises(ValueError, match="the network gives values that are not finite"):
+    with pytest.raises(UserError, match="the network gives values that are not finite"):
         OnnxNetwork(tmp_path / "model.onnx").alpha(*pair(4, 5))
 
 
 def test_a_run_that_stops_is_an_error_of_one_line(tmp_path):
     save_graph(tmp_path / "model.onnx")
     network = OnnxNetwork(tmp_path / "model.onnx")
-    with pytest.raises(ValueError, match=r"^.*model.onnx stops at 5 x 4 px \(.*\): it takes images whole; a model .*$"):
+    with pytest.raises(UserError, match=r"^.*model.onnx stops at 5 x 4 px \(.*\): it takes images whole; a model .*$"):
         network.alpha(pair(4, 5)[0], pair(3, 3)[1])
 
 
@@ -305,7 +303,7 @@ def test_a_run_that_stops_is_an_error_of_one_line(tmp_path):
 def test_settings_that_only_torch_has_are_refused(tmp_path, setting):
     save_graph(tmp_path / "model.onnx")
     with pytest.raises(
-        ValueError, match="model.onnx: an .onnx file has no tiles, limit of memory, bf16 or compilation"
+        ConfigError, match="model.onnx: an .onnx file has no tiles, limit of memory, bf16 or compilation"
     ):
         Predictor.load(tmp_path / "model.onnx", **setting)
 
@@ -324,7 +322,7 @@ def test_devices():
         assert (name, fallback) == ("CUDAExecutionProvider", "CPUExecutionProvider")
         assert settings == {"device_id": index, "use_tf32": 0}
     for device, available in (("cuda", cpu), ("mps", both), ("cuda:x", both), ("gpu", both)):
-        with pytest.raises(ValueError, match=f"device '{device}' cannot be used: an .onnx file runs on cpu"):
+        with pytest.raises(ConfigError, match=f"device '{device}' cannot be used: an .onnx file runs on cpu"):
             choose_providers(device, available)
 
 
@@ -336,7 +334,7 @@ def test_cuda_that_onnxruntime_was_built_for_and_does_not_find(monkeypatch, tmp_
     save_graph(tmp_path / "model.onnx")
     assert OnnxNetwork(tmp_path / "model.onnx").name == "onnxruntime, cpu, float32"
     with pytest.raises(
-        ValueError, match="device 'cuda:1' cannot be used: onnxruntime does not find its CUDA libraries"
+        ConfigError, match="device 'cuda:1' cannot be used: onnxruntime does not find its CUDA libraries"
     ):
         OnnxNetwork(tmp_path / "model.onnx", "cuda:1")
 

@@ -10,6 +10,7 @@ from torch import nn
 from modeling import DetailCapture, MattingCriterion, ViTMatte
 from modeling.backbone import DINOv2, ViT
 from modeling.lr_groups import get_optimizer_params, get_vit_lr_decay_rate
+from runtime.errors import ConfigError
 
 BASE_LR, WEIGHT_DECAY, RATE, DECODER_FACTOR = 5e-4, 0.1, 0.65, 5.0
 
@@ -125,7 +126,7 @@ def test_deeper_backbones_decay_over_their_own_depth() -> None:
 
 def test_a_block_outside_the_depth_is_named(model: ViTMatte) -> None:
     """Left at 11, the last block would learn at the full rate, and deeper ones ever faster."""
-    with pytest.raises(ValueError, match="blocks.11.* lies outside the 11 blocks: set num_layers"):
+    with pytest.raises(ConfigError, match="blocks.11.* lies outside the 11 blocks: set num_layers"):
         settings(model, num_layers=11)
 
 
@@ -244,7 +245,7 @@ def test_nothing_of_frozen_first_blocks_is_kept_for_the_backward_pass() -> None:
 
 @pytest.mark.parametrize("number", [-1, 4])
 def test_more_frozen_blocks_than_there_are_is_an_error(number: int) -> None:
-    with pytest.raises(ValueError, match=f"num_frozen_blocks must be 0 to 3, the backbone's depth, got {number}"):
+    with pytest.raises(ConfigError, match=f"num_frozen_blocks must be 0 to 3, the backbone's depth, got {number}"):
         tiny(num_frozen_blocks=number)
 
 
@@ -254,5 +255,5 @@ def test_what_is_pretrained_starts_late_and_what_is_new_at_once(model: ViTMatte)
     for name, parameter in model.named_parameters():
         is_new = name.startswith("decoder.") or ".residual." in name
         assert starts[id(parameter)] == (0.0 if is_new else 0.25), name
-    with pytest.raises(ValueError, match="pretrained_start must be a fraction"):
+    with pytest.raises(ConfigError, match="pretrained_start must be a fraction"):
         settings(model, pretrained_start=1.0)

@@ -17,6 +17,7 @@ from engine.checkpoint.file import read_checkpoint
 from engine.out_of_memory import OutOfMemory, is_out_of_memory, stop_on_out_of_memory
 from engine.trainer import Trainer
 from inference import network
+from runtime.errors import UserError
 from tests.tiny_training import DEMO, REPOSITORY, make_data, metrics, overrides
 
 TOO_MUCH = 2**50
@@ -64,7 +65,7 @@ def test_what_allocators_raise_becomes_one_line_with_the_settings_to_lower(fail)
     [
         RuntimeError("shapes do not fit"),
         RuntimeError("CUDA error: an illegal memory access was encountered"),
-        ValueError("out of memory.png is no image"),
+        UserError("out of memory.png is no image"),
         OSError(errno.ENOSPC, "No space left on device"),
         KeyError("model"),
     ],

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from engine.config.config import apply_overrides, load_config
 from engine.config.overrides import quote_override, read_text, takes_text
+from runtime.errors import ConfigError
 from tests.tiny_training import DEMO
 
 HOME = os.path.expanduser("~")
@@ -113,7 +114,7 @@ def test_a_null_is_a_text_where_its_name_is_that_of_a_path():
 
 @pytest.mark.parametrize("typed", ["[a,]", "[,]", "[a,,b]"])
 def test_an_empty_entry_is_refused(typed):
-    with pytest.raises(ValueError, match="an entry of the list is empty"):
+    with pytest.raises(ConfigError, match="an entry of the list is empty"):
         read_text("x_dirs", typed, ["a"])
 
 

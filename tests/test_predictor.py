@@ -18,6 +18,7 @@ from inference.network import TorchNetwork, choose_device
 from inference.predictor import Predictor
 from modeling import DetailCapture, ViTMatte
 from modeling.backbone import ViT
+from runtime.errors import ConfigError, UserError
 from tests.conftest import REPOSITORY
 
 SIZES = [(64, 64), (33, 47), (70, 31)]
@@ -173,7 +174,7 @@ def test_threads_may_share_a_predictor(predictor):
 def test_what_is_no_network_or_no_tile_is_refused(model):
     with pytest.raises(TypeError, match="expected a ViTMatte, got a DetailCapture"):
         TorchNetwork(model.decoder)
-    with pytest.raises(ValueError, match="tile_px 0"):
+    with pytest.raises(ConfigError, match="tile_px 0"):
         TorchNetwork(model, tile_px=0)
 
 
@@ -275,7 +276,7 @@ def test_the_callers_arrays_stay_as_they_are(predictor):
     ],
 )
 def test_what_it_cannot_use_is_refused(predictor, image, trimap, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(UserError, match=words):
         predictor.predict(image, trimap)
 
 
@@ -323,7 +324,7 @@ def test_auto_takes_the_best_device(monkeypatch, has_cuda, has_mps, expected):
 
 @pytest.mark.parametrize("device", ["nosuch", "cuda:99", "", "meta"])
 def test_a_device_that_is_not_there_is_one_line(folder, device):
-    with pytest.raises(ValueError, match=rf"device '{device}' cannot be used: .*; try cpu") as error:
+    with pytest.raises(ConfigError, match=rf"device '{device}' cannot be used: .*; try cpu") as error:
         Predictor.load(folder, device=device)
     assert len(str(error.value).splitlines()) == 1
 
@@ -340,5 +341,5 @@ def test_alphas_that_are_not_finite_are_an_error(model):
     broken = copy.deepcopy(model)
     with torch.no_grad():
         next(broken.backbone.parameters()).fill_(3e38)
-    with pytest.raises(ValueError, match="not finite: its weights or settings cannot be used"):
+    with pytest.raises(UserError, match="not finite: its weights or settings cannot be used"):
         Predictor(TorchNetwork(broken)).predict(*picture(40, 50))

@@ -23,6 +23,7 @@ from test_predict_tool import SIZES, folders, network  # noqa: F401
 from torch.distributed import HashStore, PrefixStore
 
 from inference.predictor import Predictor
+from runtime.errors import UserError
 from runtime.processes import ALONE, POLL_S, Ranks, RanksError, Terminated, find_ranks
 from tests.tiny_training import REPOSITORY
 from tools import evaluate, predict
@@ -271,7 +272,7 @@ def test_a_network_that_one_process_cannot_load_ends_all(test_folder, network, m
 
     def broken(source, weights, device, **settings):
         if device == "broken":
-            raise ValueError("device 'broken' cannot be used")
+            raise UserError("device 'broken' cannot be used")
         return load(source, weights, device, **settings)
 
     monkeypatch.setattr(Predictor, "load", broken)
@@ -362,7 +363,7 @@ def test_sigterm_gets_through_to_a_process_that_waits(monkeypatch):
         signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.parametrize("ending", [None, ValueError, SystemExit, KeyboardInterrupt, TypeError])
+@pytest.mark.parametrize("ending", [None, UserError, SystemExit, KeyboardInterrupt, TypeError])
 def test_the_first_leaves_last_but_where_it_is_cut_off(monkeypatch, ending):
     """Who hosts the store is the first one, and it would go with it."""
     store = HashStore()

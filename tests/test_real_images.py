@@ -13,6 +13,7 @@ from data.augment.degradation import DegradeImage
 from data.datasets.photographs import DrawInnerView, OpenPhotograph, RealImageDataset
 from data.image_io.images import DataError, read_image, write_alpha, write_image
 from data.sources.foregrounds import REDUCTIONS
+from runtime.errors import ConfigError
 
 PLAIN = {"square_probability": 0, "rotation_deg": 0, "scale_range": (1, 1), "shear_deg": 0, "flip_probability": 0}
 SAME_COLOURS = {"hue_deg": 0, "jitter_share": 0}
@@ -153,14 +154,14 @@ def test_trimaps_grow_with_the_crop_where_asked(tmp_path):
 def test_what_is_wrong_is_said(tmp_path):
     save(tmp_path, "a", *coordinates(40, 30))
     for name, value in (("samples_per_epoch", 0), ("crop_px", 0), ("crop_px", 2.5)):
-        with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, got {value}"):
+        with pytest.raises(ConfigError, match=f"{name} must be a whole number of at least 1, got {value}"):
             build(tmp_path, **{name: value})
     for seed in (-1, None, 0.5):
-        with pytest.raises(ValueError, match=f"seed must be a whole number of at least 0, got {seed}"):
+        with pytest.raises(ConfigError, match=f"seed must be a whole number of at least 0, got {seed}"):
             build(tmp_path, seed=seed)
-    with pytest.raises(ValueError, match="scale_range must be"):
+    with pytest.raises(ConfigError, match="scale_range must be"):
         build(tmp_path, scale_range=[2, 1])
-    with pytest.raises(ValueError, match="trimap_radius_px must be"):
+    with pytest.raises(ConfigError, match="trimap_radius_px must be"):
         build(tmp_path, trimap_radius_px=(3, 2))
     with pytest.raises(DataError, match="no alphas are named"):
         RealImageDataset(tmp_path / "image", samples_per_epoch=1)

@@ -13,6 +13,7 @@ from transformers import DINOv3ViTConfig
 from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTRopePositionEmbedding
 
 from modeling.backbone.rope_position_encoding import RopePositionEmbedding, rotate
+from runtime.errors import ConfigError
 
 GRIDS = [(1, 1), (4, 4), (3, 7), (10, 22)]
 
@@ -181,5 +182,5 @@ def test_16_bit_inputs_are_rotated_in_float32() -> None:
     ],
 )
 def test_arguments_outside_their_range_are_refused(arguments: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         RopePositionEmbedding(**arguments)

@@ -15,6 +15,7 @@ from engine.config.epochs import (
     milestones,
     warmup_fraction,
 )
+from runtime.errors import ConfigError
 
 
 def test_the_report_in_iterations():
@@ -45,7 +46,7 @@ def test_steps_lie_in_order_inside_a_training_however_short(max_iter):
 
 
 def test_a_training_without_room_for_the_steps_is_refused():
-    with pytest.raises(ValueError, match="2 iterations leave no room for 2 steps"):
+    with pytest.raises(ConfigError, match="2 iterations leave no room for 2 steps"):
         milestones(2, 0.8, 0.95)
 
 
@@ -98,5 +99,5 @@ def test_decay_is_by_steps_or_half_a_period_of_a_cosine(done, first, end):
 
 
 def test_another_kind_of_decay_is_refused():
-    with pytest.raises(ValueError, match='kind must be "steps" or "cosine", got \'linear\''):
+    with pytest.raises(ConfigError, match='kind must be "steps" or "cosine", got \'linear\''):
         build_decay("linear", [1.0, 0.5], [1], 2)

@@ -265,7 +265,7 @@ def test_a_sheet_shows_samples_side_by_side(tmp_path):
             )
     written = np.asarray(Image.open(tmp_path / "s.png"))
     assert np.array_equal(written, np.round(255 * sheet).astype(np.uint8))
-    with pytest.raises(ValueError, match="cell_px must be at least 1"):
+    with pytest.raises(ConfigError, match="cell_px must be at least 1"):
         SampleSheet(0)
 
 

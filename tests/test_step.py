@@ -16,6 +16,7 @@ from engine.optimizer import build_adamw
 from engine.trainer import NonFiniteError, Trainer, set_float32_products
 from modeling import DetailCapture, MattingCriterion, ViTMatte
 from modeling.backbone import ViT
+from runtime.errors import ConfigError
 
 NUM_STEPS = 20
 
@@ -175,7 +176,7 @@ def test_each_kind_of_batch_norm_keeps_the_mode_and_the_tensors():
         norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
         assert len(norms) == 8 and all(type(norm) is expected and not norm.training for norm in norms)
         torch.testing.assert_close(model.state_dict(), plain.state_dict(), rtol=0, atol=0)
-    with pytest.raises(ValueError, match="train.batch_norm must be one of own, sync, frozen, got 'none'"):
+    with pytest.raises(ConfigError, match="train.batch_norm must be one of own, sync, frozen, got 'none'"):
         set_batch_norm(tiny_network(), "none", "cpu")
 
 
@@ -224,7 +225,7 @@ def test_the_average_follows_its_closed_form_buffers_included():
     for name, tensor in averages.items():
         torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-5, atol=1e-6, msg=name)
     for decay in (-0.1, 1.0, math.nan):
-        with pytest.raises(ValueError, match="ema_decay"):
+        with pytest.raises(ConfigError, match="ema_decay"):
             Ema(trainer.model, decay)
 
 
@@ -358,5 +359,5 @@ def test_tf32_is_on_in_its_own_precision_alone():
 
 @pytest.mark.parametrize(("setting", "value"), [("accumulation", 0), ("clip_norm", 0.0), ("clip_norm", math.nan)])
 def test_settings_of_a_step_that_mean_nothing_are_refused(setting, value):
-    with pytest.raises(ValueError, match=f"train.{setting} must be"):
+    with pytest.raises(ConfigError, match=f"train.{setting} must be"):
         toy_trainer(**{setting: value})

@@ -175,7 +175,7 @@ def test_an_interpolation_cannot_bring_in_a_name(here, config_text, name, monkey
 def test_an_override_names_what_a_file_may_name(here):
     cfg = load_config(DEMO)
     apply_overrides(cfg, ["model.criterion._target_=engine.config.config.os.system"])
-    with pytest.raises(ConfigError, match="model: criterion._target_ is 'engine.config.config.os.system'"):
+    with pytest.raises(ConfigError, match="^model.criterion._target_ is 'engine.config.config.os.system'"):
         build_section(cfg.model, "model")
 
 
@@ -307,7 +307,7 @@ def test_an_onnx_file_reads_no_data_outside_its_folder(here, location):
     graph = onnx.helper.make_graph([node], "g", values[:1], values[1:], [weight])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
     (folder / "model.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(ValueError, match="model.onnx is damaged or no ONNX file .*[Ee]xternal data"):
+    with pytest.raises(UserError, match="model.onnx is damaged or no ONNX file .*[Ee]xternal data"):
         OnnxNetwork(folder / "model.onnx", "cpu")
 
 

@@ -6,6 +6,7 @@ from itertools import islice
 import pytest
 
 from data.loader.sampler import InfiniteSampler, key_after
+from runtime.errors import ConfigError
 
 
 def take(sampler: InfiniteSampler, number: int) -> list[tuple[int, int]]:
@@ -37,7 +38,7 @@ def test_ranks_share_one_stream_whatever_their_number(batch_size, world_size, st
 
 def test_counts_are_checked():
     for wrong in ({"size": 0}, {"batch_size": 0}, {"rank": 2, "world_size": 2}):
-        with pytest.raises(ValueError, match="cannot sample with"):
+        with pytest.raises(ConfigError, match="cannot sample with"):
             InfiniteSampler(**{"size": 10, "batch_size": 2, "seed": 0, **wrong})
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from data.augment.tone_jitter import JitterTones, change_tones
+from runtime.errors import ConfigError
 
 
 def sample() -> dict[str, np.ndarray]:
@@ -88,5 +89,5 @@ def test_a_kind_switched_on_leaves_the_other_as_it_was():
 @pytest.mark.parametrize("name", ["gamma", "white_balance"])
 @pytest.mark.parametrize("value", [0.9, float("nan"), float("inf"), None])
 def test_ranges_below_neutral_are_refused(name, value):
-    with pytest.raises(ValueError, match=f"{name} must be a number of at least 1, got {value}"):
+    with pytest.raises(ConfigError, match=f"{name} must be a number of at least 1, got {value}"):
         JitterTones(**{name: value})

@@ -17,6 +17,7 @@ from engine.checkpoint.file import Checkpointer, CheckpointError, load_weights, 
 from engine.distributed.launch import distribute, launch, share_buffers
 from engine.optimizer import build_adamw
 from engine.trainer import Trainer, step_seed
+from runtime.errors import ConfigError
 
 # In fp16 the scaler skips first steps until its scale fits, and torch suspects a mistake.
 pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
@@ -183,7 +184,7 @@ def test_a_resume_may_change_the_precision(tmp_path):
 
 
 def test_an_unknown_precision_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="one of float32, tf32, bf16, fp16, got 'half'"):
+    with pytest.raises(ConfigError, match="one of float32, tf32, bf16, fp16, got 'half'"):
         toy_training(tmp_path, precision="half")
 
 

@@ -24,6 +24,7 @@ from data.trimap import (
     unknown_mask,
     write_trimap,
 )
+from runtime.errors import ConfigError
 
 trimaps = arrays(np.float32, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.sampled_from([0, 0.5, 1]))
 
@@ -327,7 +328,7 @@ def test_a_stretched_mask_is_told_and_a_turned_one_refused(caplog):
 
 
 def test_a_band_has_a_width():
-    with pytest.raises(ValueError, match="at least 1 px, got 0"):
+    with pytest.raises(ConfigError, match="at least 1 px, got 0"):
         trimap_from_mask(np.array([[0, 1]], bool), 0)
 
 

@@ -12,6 +12,7 @@ from data.augment.random_crop import DrawView, choose_centre, scaling, translati
 from data.augment.warp import sample_layer
 from data.image_io.images import to_float
 from data.sources.foregrounds import DecodedForeground
+from runtime.errors import ConfigError
 
 PLAIN: dict[str, Any] = {
     "square_probability": 0.0,
@@ -147,5 +148,5 @@ def test_a_picture_is_resized_onto_its_frame():
     ],
 )
 def test_settings_out_of_range_are_named(settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         DrawView(64, **{**RECIPE, **settings})

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling.backbone import DINOV3_SIZES, ViT, attention, layers
+from runtime.errors import ConfigError, UserError
 
 TINY = dict(embed_dim=32, depth=4, num_heads=2, patch_size=4, window_size=3)
 HYBRID = dict(global_block_indexes=(1, 3), conv_residual_block_indexes=(1, 3))
@@ -195,13 +196,13 @@ def test_lists_of_a_config_are_taken() -> None:
     ],
 )
 def test_arguments_that_do_not_fit_are_named(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ConfigError, match=re.escape(message)):
         tiny(**changes)
 
 
 @pytest.mark.parametrize("size", [(22, 28), (20, 30)])
 def test_sides_must_be_whole_patches(size: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match=f"multiples of the patch size 4, got {size[0]} x {size[1]}"):
+    with pytest.raises(UserError, match=f"multiples of the patch size 4, got {size[0]} x {size[1]}"):
         tiny()(image(*size))
 
 

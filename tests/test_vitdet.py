@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from modeling.backbone import ViTDet, vitdet
 from modeling.backbone.vitdet import RelativeAttention
+from runtime.errors import ConfigError
 
 TINY: dict[str, Any] = dict(
     embed_dim=24,
@@ -187,7 +188,7 @@ def test_drop_path_grows_linearly() -> None:
     ],
 )
 def test_arguments_that_do_not_fit_are_named(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         tiny(**changes)
 
 

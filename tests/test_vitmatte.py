@@ -12,6 +12,7 @@ from modeling import DetailCapture, MattingCriterion, ViTMatte
 from modeling.backbone import ViT
 from modeling.criterion import LOSS_NAMES
 from modeling.vitmatte import PADDINGS
+from runtime.errors import ConfigError, UserError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -231,7 +232,7 @@ def test_a_batch_is_moved_to_the_models_device() -> None:
 
 
 def test_training_without_a_criterion_says_so() -> None:
-    with pytest.raises(ValueError, match="without a criterion"):
+    with pytest.raises(UserError, match="without a criterion"):
         spied().train()(batch())
 
 
@@ -260,5 +261,5 @@ def test_other_shapes_are_named(image: tuple[int, ...], trimap: tuple[int, ...])
     ],
 )
 def test_settings_that_no_image_survives_are_refused(changes: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         ViTMatte(nn.Identity(), nn.Identity(), **changes)

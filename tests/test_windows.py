@@ -15,6 +15,7 @@ from modeling.backbone.attention import Attention
 from modeling.backbone.block import Block
 from modeling.backbone.rope_position_encoding import RopePositionEmbedding, rotate
 from modeling.backbone.windows import map_windows, partition, unpartition
+from runtime.errors import ConfigError
 
 DIM, HEADS = 16, 2
 NUM_PREFIX = [0, 3]
@@ -203,5 +204,5 @@ def test_prefix_tokens_pass_the_neck_by() -> None:
 
 
 def test_heads_must_divide_the_width() -> None:
-    with pytest.raises(ValueError, match="width 10 is not divisible by 3 heads"):
+    with pytest.raises(ConfigError, match="width 10 is not divisible by 3 heads"):
         Attention(10, 3)

@@ -49,6 +49,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from runtime.errors import UserError
 from tools.benchmarks import data, foreground, infer, metrics, ports, sizes, train_step
 
 
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         options.run(options)
-    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+    except (OSError, UserError, subprocess.CalledProcessError) as error:
         sys.exit(f"benchmark.py: {error}")
 
 

@@ -32,6 +32,7 @@ from data.checks.sets import FolderSet, read_config_sets
 from data.image_io.images import DataError
 from data.sources.discovery import place_or_none
 from runtime.command_line import add_trust_option, integer_from
+from runtime.errors import UserError
 from runtime.worker_pool import default_workers
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
         dataloader = None if options.config_file is None else read_config(options)
-    except ValueError as error:  # a ConfigError, or what the config itself raises
+    except UserError as error:
         print(f"check_dataset.py: {error}", file=sys.stderr)
         return 2
     try:
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"wrote {options.report}: {count(len(report.findings), 'finding')}")
         if not has_errors and problem is not None:
             raise problem
-    except (OSError, ValueError) as error:  # DataError is a ValueError
+    except (OSError, UserError) as error:
         print(f"check_dataset.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -137,7 +138,7 @@ def try_start(dataloader: "DictConfig") -> OSError | DataError | None:
     Returns: what is wrong with files, which reading all of them may explain better.
 
     Raises:
-        ValueError: a setting that cannot be used.
+        ConfigError: a setting that cannot be used.
     """
     from engine.config.build_data import build_data
 
@@ -152,7 +153,7 @@ def find_sets(options: argparse.Namespace, dataloader: "DictConfig | None") -> l
     """List the folders that the config or else the options name.
 
     Raises:
-        OSError, ValueError: something is wrong with the folders; the message says what.
+        OSError, UserError: something is wrong with the folders; the message says what.
     """
     if dataloader is not None:
         from omegaconf import OmegaConf

@@ -29,9 +29,8 @@ from omegaconf import DictConfig
 from data.datasets.composition import MattingFolder
 from data.trimap import ramp_alpha, trivial_alpha, unknown_mask
 from engine.checkpoint.file import load_weights, read_checkpoint
-from engine.config.config import apply_overrides, load_config
+from engine.config.config import apply_overrides, build_section, load_config
 from engine.config.overrides import write_override
-from engine.config.targets import instantiate
 from evaluation.metrics import PROTOCOLS, average, measure
 from evaluation.output.report import format_table, picture_sheet, sheet_row
 from inference.network import TorchNetwork
@@ -71,7 +70,7 @@ def write_tiny_checkpoint(cfg: DictConfig, path: Path, seed: int) -> None:
 
 def build_matte(cfg: DictConfig, weights: Path, may_lack: Sequence[str] = ()) -> Matte:
     """Build the config's network with the weights of a file; what the file may lack stays random."""
-    model = instantiate(cfg.model)
+    model = build_section(cfg.model, "model")
     load_weights(model, read_checkpoint(weights)["model"], str(weights), may_lack)
     return Predictor(TorchNetwork(model)).predict
 
@@ -151,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "grey picture": lambda image, trimap: trained(np.full_like(image, 0.5), trimap),
         "trained": trained,
     }
-    test_set = instantiate(cfg.dataloader.test.dataset)
+    test_set = build_section(cfg.dataloader.test.dataset, "dataloader.test.dataset")
     results = compare(methods, test_set, output / "sheet.png")
     draw_loss_curve(output / "metrics.json", output / "loss_curve.png")
     rows = [

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except RanksStartError as error:
         status, line = 2, str(error)
-    except TOLD_ERRORS as error:  # DataError and the like are ValueErrors
+    except TOLD_ERRORS as error:
         status, line = 1, str(error)
     except Terminated:
         status, line = 143, "ended by SIGTERM, as by torchrun where a process is killed"
@@ -127,7 +127,7 @@ def evaluate(options: argparse.Namespace, ranks: Ranks) -> None:
     """Measure as the options say; the first process prints, and writes what --output asks for.
 
     Raises:
-        OSError, ValueError: something is wrong with files; the message says what.
+        OSError, UserError: something is wrong with files; the message says what.
     """
     protocol = PROTOCOLS[options.protocol]
     network = None

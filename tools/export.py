@@ -42,7 +42,7 @@ from inference.formats.transformers_settings import read_json
 from modeling import ViTMatte
 from modeling.conversion import choose_file, read_checkpoint
 from runtime.command_line import add_trust_option
-from runtime.optional_packages import MissingExtraError
+from runtime.errors import UserError
 
 LICENCES = {
     "ViT": """Built with DINOv3.
@@ -84,7 +84,7 @@ def from_config(
     Returns: its description, as `inference.formats.model_folder.build` takes it, and its tensors.
 
     Raises:
-        ValueError: a config or checkpoint that cannot be used (`ConfigError`, `CheckpointError`, `ModelFolderError`).
+        UserError: a config or checkpoint that cannot be used (`ConfigError`, `CheckpointError`, `ModelFolderError`).
     """
     from engine.checkpoint.load_model import load_model
     from engine.config.config import load_config  # published weights are converted without detectron2
@@ -129,7 +129,7 @@ def from_vitmatte(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
     Raises:
         FileNotFoundError: a file is not there.
-        ValueError: it cannot be read (`ConversionError`), or is no published ViTMatte (`PublishedError`).
+        UserError: it cannot be read (`ConversionError`), or is no published ViTMatte (`PublishedError`).
     """
     if not source.exists():
         raise FileNotFoundError(f"{source} is missing: --from-vitmatte takes a .pth file or a transformers folder")
@@ -172,7 +172,7 @@ def export_folder(options: argparse.Namespace, folder: Path) -> str:
     Returns: what was written, for people.
 
     Raises:
-        OSError, ValueError: see `from_config`, `from_vitmatte`, `write_model_folder` and `read_model_folder`.
+        OSError, UserError: see `from_config`, `from_vitmatte`, `write_model_folder` and `read_model_folder`.
     """
     if options.from_vitmatte:
         source = options.from_vitmatte.resolve().name
@@ -199,7 +199,7 @@ def export_onnx(folder: Path, path: Path) -> str:
     Returns: what was written, for people.
 
     Raises:
-        OSError, ValueError, MissingExtraError: see `read_model_folder` and `write_onnx`.
+        OSError, UserError: see `read_model_folder` and `write_onnx`.
     """
     model = read_model_folder(folder)
     assert isinstance(model, ViTMatte)
@@ -241,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.format == "onnx":
                 written = export_onnx(folder, options.output)
             licence = read_licence(folder).partition("\n")[0]
-    except (OSError, ValueError, MissingExtraError) as error:  # each room's own error is a ValueError
+    except (OSError, UserError) as error:
         print(f"export.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -25,6 +25,7 @@ from engine.checkpoint.sharded import WHOLE_PART, find_damage, read_folder
 from engine.interrupts import OutputError, output_file
 from runtime.atomic_write import SUFFIX
 from runtime.command_line import refuse_existing
+from runtime.errors import UserError
 
 
 def gather(folder: Path, kept: str) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         with output_file(options.output) as unfinished, unfinished.open("wb") as file:
             torch.save(content, file)
-    except (OSError, ValueError, OutputError) as error:
+    except (OSError, UserError, OutputError) as error:
         print(f"gather_checkpoint.py: {error}", file=sys.stderr)
         return 1
     num_parameters = sum(tensor.numel() for tensor in content["model"].values())

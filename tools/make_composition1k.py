@@ -41,6 +41,7 @@ from data.sources.composition1k import (
 )
 from data.sources.layouts import COMPOSITION_1K
 from runtime.command_line import integer_from
+from runtime.errors import UserError
 from runtime.worker_pool import default_workers, map_in_workers
 
 IMAGES, ALPHAS, TRIMAPS = COMPOSITION_1K.image_dir, COMPOSITION_1K.alpha_dir, str(COMPOSITION_1K.trimap_dir)
@@ -195,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         composites = plan_composites(**inputs)
         make_test_set(composites, options.output, min(options.workers, len(composites)))
-    except (OSError, ValueError) as error:
+    except (OSError, UserError) as error:
         print(f"make_composition1k.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -29,6 +29,7 @@ from data.image_io.images import DataError
 from data.sources.layouts import TEST_FOLDERS
 from engine.config.overrides import quote_override
 from runtime.command_line import integer_from
+from runtime.errors import UserError
 from runtime.threads import num_cores
 from runtime.worker_pool import map_in_workers
 from tools.open_data.licences import licence_page, terms_of
@@ -263,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_sheet(options.sheet, options.seed)
         else:
             make_open_dataset(options)
-    except (OSError, ValueError) as error:
+    except (OSError, UserError) as error:
         print(f"make_open_dataset.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

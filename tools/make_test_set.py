@@ -21,6 +21,7 @@ from data.image_io.images import DataError, write_alpha, write_image
 from data.sources.layouts import TEST_FOLDERS
 from data.trimap import write_trimap
 from runtime.command_line import integer_from
+from runtime.errors import UserError
 
 
 def write_test_set(dataset: CompositionDataset, output: Path) -> None:
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             trimap_radius_px=options.trimap_radius_px,
         )
         write_test_set(dataset, options.output)
-    except (OSError, ValueError) as error:
+    except (OSError, UserError) as error:
         print(f"make_test_set.py: {error}", file=sys.stderr)
         return 1
     print(f"wrote {options.num} composites to {options.output}")

@@ -42,7 +42,7 @@ from data.trimap import (
 from inference.auto.subject import trimap_of_subject
 from inference.batch import Failure, attempt
 from runtime.command_line import integer_from, number_up_to, refuse_existing
-from runtime.optional_packages import MissingExtraError
+from runtime.errors import UserError
 from tools.prediction.messages import list_failures, say
 
 TOOL = "make_trimap.py"
@@ -199,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
         return make_trimaps(options)
-    except (OSError, ValueError, MissingExtraError) as error:  # DataError is a ValueError
+    except (OSError, UserError) as error:
         say(str(error), TOOL)
         return 1
     except KeyboardInterrupt:
@@ -213,7 +213,7 @@ def make_trimaps(options: argparse.Namespace) -> int:
     Returns: the exit status.
 
     Raises:
-        OSError, ValueError, MissingExtraError: nothing can be made, or nothing more.
+        OSError, UserError: nothing can be made, or nothing more.
     """
     for option, path in (("--mask", options.mask), ("--image", options.image)):
         if path and not path.exists():

@@ -26,6 +26,7 @@ from data.sources.packs.reader import find_packed
 from data.sources.packs.writer import find_damage, make_pack
 from engine.config.overrides import quote_override
 from runtime.command_line import integer_from
+from runtime.errors import UserError
 from runtime.worker_pool import default_workers
 
 
@@ -90,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             pack(options.foreground_dir, options.alpha_dir, options.output, options.num_workers)
         if options.verify:
             verify(options.output, options.num_workers)
-    except (OSError, ValueError) as error:
+    except (OSError, UserError) as error:
         print(f"pack_dataset.py: {error}", file=sys.stderr)
         for note in getattr(error, "__notes__", ()):
             print(note, file=sys.stderr)

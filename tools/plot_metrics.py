@@ -21,6 +21,7 @@ from pathlib import Path
 from data.image_io.images import DataError
 from evaluation.output.report import format_table, write_csv
 from runtime.command_line import OutputExistsError, integer_from, refuse_existing
+from runtime.errors import UserError
 from tools.runs.drawing import draw_curves
 from tools.runs.reading import GROUPING, Run, differing_settings, group_by_seed, read_runs
 from tools.runs.table import Choice, default_metrics, plain_rows, shown_rows, tabulate, unequal_ends
@@ -119,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             metrics = options.metrics or there or evaluations
             draw_curves(groups, metrics, options.smooth, options.output)
             print(f"drew {len(runs)} runs to {options.output}")
-    except (OSError, ValueError) as error:
+    except (OSError, UserError) as error:
         for line in str(error).splitlines():
             print(f"plot_metrics.py: {line}", file=sys.stderr)
         return 1 if isinstance(error, OSError | DataError | OutputExistsError) else 2

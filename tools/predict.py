@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return matte_images(options, ranks)
     except RanksStartError as error:
         status, line = 2, str(error)
-    except TOLD_ERRORS as error:  # DataError and the like are ValueErrors
+    except TOLD_ERRORS as error:
         status, line = 1, str(error)
     except Terminated:
         status, line = 143, "ended by SIGTERM, as by torchrun where a process is killed; --resume makes what is missing"
@@ -72,7 +72,7 @@ def matte_images(options: argparse.Namespace, ranks: Ranks) -> int:
     Returns: the exit status, the same in all processes.
 
     Raises:
-        OSError, ValueError, MissingExtraError: nothing can be made, or nothing more; the message says why.
+        OSError, UserError: nothing can be made, or nothing more; the message says why.
     """
     jobs = ranks.of_first(lambda: plan(options))
     share = ranks.share(jobs)

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from data.image_io.images import DataError, write_image
-from engine.config.config import TRAINING_SECTIONS, apply_overrides, load_config
-from engine.config.targets import instantiate
+from engine.config.config import TRAINING_SECTIONS, apply_overrides, build_section, load_config
 from evaluation.output.report import fit_picture, join_cells, label_line
 from runtime.command_line import OutputExistsError, add_trust_option, integer_from, refuse_existing
+from runtime.errors import UserError
 
 KINDS = ("image", "trimap", "alpha")
 CELL_PX, NUM_COLUMNS = 160, 4
@@ -55,10 +55,10 @@ def draw_samples(cfg: DictConfig, epoch: int, start: int) -> Iterator[Drawn]:
     Raises:
         DataError: a sample cannot be made.
         OSError: files are missing.
-        ValueError: a setting that cannot be used.
+        ConfigError: a setting that cannot be used.
     """
     cfg.dataloader.train.batch_size, cfg.dataloader.train.num_workers = 1, 0
-    loader = instantiate(cfg.dataloader.train)
+    loader = build_section(cfg.dataloader.train, "dataloader.train")
     loader.sampler.start = epoch * len(loader.dataset) + start
     for (epoch, index), batch in zip(loader.sampler, loader, strict=False):
         faults = batch.get("faults", [])
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         apply_overrides(cfg, options.overrides)
         samples = list(islice(draw_samples(cfg, options.epoch, options.start), options.num))
         write_sheet(samples, options.output, options.cell_px, options.num_columns)
-    except (OSError, ValueError) as error:
+    except (OSError, UserError) as error:
         print(f"visualize_data.py: {error}", file=sys.stderr)
         return 1 if isinstance(error, OSError | DataError | OutputExistsError) else 2
     except KeyboardInterrupt:

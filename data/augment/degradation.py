@@ -36,7 +36,7 @@ class DegradeImage:
         jpeg_quality: range of libjpeg's quality, uniform over its whole numbers, both ends included; within 1 to 100.
 
     Raises:
-        ValueError: a probability that is none, or a range that is none or out of its limits.
+        ConfigError: a probability that is none, or a range that is none or out of its limits.
     """
 
     def __init__(

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.validation import check_number, checked_range
+from runtime.errors import ConfigError
 
 Matrix = NDArray[np.floating]  # 3 x 3, on (x, y, 1) with pixel i reaching from i to i + 1
 
@@ -48,7 +49,7 @@ class DrawView:
         max_enlargement: a foreground smaller than that is enlarged up to this much, and surrounded by alpha 0 beyond.
 
     Raises:
-        ValueError: a setting that is no number, or out of its range.
+        ConfigError: a setting that is no number, or out of its range.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class DrawView:
         check_number("shear_deg", shear_deg, 0, 89)
         check_number("max_enlargement", max_enlargement, MIN_SCALE)
         if not isinstance(crop_factors, Sequence) or not crop_factors:
-            raise ValueError(f"crop_factors must be a list of at least one number, got {crop_factors}")
+            raise ConfigError(f"crop_factors must be a list of at least one number, got {crop_factors}")
         for factor in crop_factors:
             check_number("each of crop_factors", factor, MIN_SCALE)
         self.crop_px = crop_px

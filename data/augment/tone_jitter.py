@@ -23,7 +23,7 @@ class JitterTones:
         white_balance: gains lie within 1 / white_balance to white_balance; at least 1, which is neutral. 1.3 is strong.
 
     Raises:
-        ValueError: a value that is no number of at least 1.
+        ConfigError: a value that is no number of at least 1.
     """
 
     def __init__(self, gamma: float = 1.0, white_balance: float = 1.0) -> None:

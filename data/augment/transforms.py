@@ -28,7 +28,7 @@ class JitterColour:
             clipped; within 0 to 1.
 
     Raises:
-        ValueError: a setting out of its range.
+        ConfigError: a setting out of its range.
     """
 
     def __init__(self, hue_deg: float, jitter_share: float) -> None:
@@ -80,7 +80,7 @@ def scale_radii(radius_px: Sequence[int], crop_px: int, reference_px: int | None
         reference_px: side of the crop that the radii are meant for; each r becomes round(r S / this). None leaves them.
 
     Raises:
-        ValueError: no such radii, or a reference below 1.
+        ConfigError: no such radii, or a reference below 1.
     """
     radii = checked_range("trimap_radius_px", radius_px, 0, is_whole=True)
     if reference_px is None:

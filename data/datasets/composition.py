@@ -74,7 +74,7 @@ class CompositionDataset(Dataset):
     Raises:
         FileNotFoundError: folders are missing or empty, or foregrounds and alphas lack their partners.
         DataError: two files of one name; on reading, foreground and alpha of different size.
-        ValueError: a setting that is out of its range.
+        ConfigError: a setting that is out of its range.
     """
 
     def __init__(

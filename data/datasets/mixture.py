@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from data.image_io.images import DataError
 from data.validation import check_number, is_number
 from data.loader.sampler import Key
+from runtime.errors import ConfigError
 
 CHANNELS = {"image": 3, "trimap": 1, "alpha": 1}
 
@@ -45,7 +46,7 @@ class MixtureDataset(Dataset):
 
     Raises:
         DataError: members of different crop sizes.
-        ValueError: no members or none where one is named, other names in `weights`, weights that are no numbers above
+        ConfigError: no members or none where one is named, other names in `weights`, weights that are no numbers above
             0 or leave a member without a sample in an epoch; on reading, other items than the above.
     """
 
@@ -53,12 +54,12 @@ class MixtureDataset(Dataset):
         check_number("samples_per_epoch", samples_per_epoch, 1, is_whole=True)
         is_weighted = isinstance(weights, Mapping) and members and set(weights) == set(members)
         if not is_weighted or not all(is_number(weight, False) and weight > 0 for weight in weights.values()):
-            raise ValueError(
+            raise ConfigError(
                 f"weights must be a number above 0 for each of {', '.join(members) or 'no set'}, got {weights}"
             )
         for name, member in members.items():
             if not hasattr(member, "crop_px"):
-                raise ValueError(f"the set {name} of a mixture must be a training set, got {member!r}")
+                raise ConfigError(f"the set {name} of a mixture must be a training set, got {member!r}")
         sizes = {name: member.crop_px for name, member in members.items()}
         if len(set(sizes.values())) > 1:
             raise DataError(f"the sets of a mixture have crop_px {sizes}, which no batch holds: give them one crop_px")
@@ -68,7 +69,7 @@ class MixtureDataset(Dataset):
         parts = list(accumulate(weights[name] for name in members))
         self.starts = [0, *(round(samples_per_epoch * part / parts[-1]) for part in parts)]
         if min(self.counts.values()) < 1:
-            raise ValueError(
+            raise ConfigError(
                 f"the weights {weights} of {samples_per_epoch} samples an epoch give {self.counts}: expected at least "
                 "one for each set; raise its weight or samples_per_epoch, or leave it out"
             )
@@ -101,5 +102,5 @@ class MixtureDataset(Dataset):
         shapes = {key: tuple(values.shape) for key, values in sample.items()}
         expected = {key: (channels, self.crop_px, self.crop_px) for key, channels in CHANNELS.items()}
         if shapes != expected:
-            raise ValueError(f"the set {name} of a mixture gives {shapes}, expected {expected}: no batch holds both")
+            raise ConfigError(f"the set {name} of a mixture gives {shapes}, expected {expected}: no batch holds both")
         return sample

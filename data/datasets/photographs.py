@@ -56,7 +56,7 @@ class RealImageDataset(Dataset):
     Raises:
         FileNotFoundError: folders are missing or empty, or photographs and alphas lack their partners.
         DataError: two files of one name; no place of alphas; on reading, photograph and alpha of different size.
-        ValueError: a setting that is out of its range.
+        ConfigError: a setting that is out of its range.
     """
 
     def __init__(

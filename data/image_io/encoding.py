@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.image_io.metadata import NO_METADATA, Metadata
+from runtime.errors import UserError
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 SUFFIXES_16_BIT = (".png", *TIFF_SUFFIXES)
@@ -42,17 +43,17 @@ def encode(pixels: NDArray, suffix: str, is_premultiplied: bool = False, metadat
         metadata: that the file states, where its format can: BMP and PPM have no profile, WebP and PPM no resolution.
 
     Raises:
-        ValueError: no such format, or one that cannot hold this picture; the message goes on after a file's name.
+        UserError: no such format, or one that cannot hold this picture; the message goes on after a file's name.
     """
     suffix = suffix.lower()
     if suffix not in FORMATS:
-        raise ValueError(f"expected the name of a picture, with a suffix of {', '.join(FORMATS)}")
+        raise UserError(f"expected the name of a picture, with a suffix of {', '.join(FORMATS)}")
     if pixels.size == 0:
-        raise ValueError(f"an empty picture cannot be written: shape {pixels.shape}")
+        raise UserError(f"an empty picture cannot be written: shape {pixels.shape}")
     if pixels.dtype == np.uint16 and suffix not in SUFFIXES_16_BIT:
-        raise ValueError(f"{FORMATS[suffix]} holds no 16 bit: take one of {', '.join(SUFFIXES_16_BIT)}, or 8 bit")
+        raise UserError(f"{FORMATS[suffix]} holds no 16 bit: take one of {', '.join(SUFFIXES_16_BIT)}, or 8 bit")
     if pixels.ndim == 3 and pixels.shape[2] == 4 and suffix not in RGBA_SUFFIXES:
-        raise ValueError(f"{FORMATS[suffix]} holds no transparency: take one of {', '.join(RGBA_SUFFIXES)}")
+        raise UserError(f"{FORMATS[suffix]} holds no transparency: take one of {', '.join(RGBA_SUFFIXES)}")
     if suffix in TIFF_SUFFIXES:
         return encode_tiff(pixels, is_premultiplied, metadata)
     size = f"{pixels.shape[1]} x {pixels.shape[0]} px"
@@ -61,7 +62,7 @@ def encode(pixels: NDArray, suffix: str, is_premultiplied: bool = False, metadat
         samples = pixels.reshape(*pixels.shape[:2], -1)
         is_encoded, encoded = cv2.imencode(".png", samples[:, :, to_bgr[samples.shape[2]]])
         if not is_encoded:
-            raise ValueError(f"{size} cannot be written as PNG (a side holds at most 1000000 px): take TIFF")
+            raise UserError(f"{size} cannot be written as PNG (a side holds at most 1000000 px): take TIFF")
         return with_png_metadata(encoded.tobytes(), metadata)
     content = BytesIO()
     options = dict(OPTIONS.get(FORMATS[suffix], {}))
@@ -70,7 +71,7 @@ def encode(pixels: NDArray, suffix: str, is_premultiplied: bool = False, metadat
     try:
         Image.fromarray(pixels).save(content, FORMATS[suffix], **options)
     except (OSError, ValueError) as error:  # a side beyond 65500 or, in WebP, 16383 px
-        raise ValueError(f"{size} cannot be written as {FORMATS[suffix]} ({error}): take PNG") from error
+        raise UserError(f"{size} cannot be written as {FORMATS[suffix]} ({error}): take PNG") from error
     return with_png_metadata(content.getvalue(), metadata) if suffix == ".png" else content.getvalue()
 
 

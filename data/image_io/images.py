@@ -293,7 +293,7 @@ def _write(path: Path, values: NDArray, bits: int, metadata: Metadata, is_premul
     try:
         pixels = to_uint16(values) if bits == 16 else to_uint8(values)
         content = encode(pixels, path.suffix, is_premultiplied, metadata)
-    except ValueError as error:
+    except UserError as error:
         raise DataError(f"{path}: {error}") from error
     if metadata.icc_profile and path.suffix.lower() in NO_PROFILE_SUFFIXES:
         logger.warning("%s: this format holds no colour profile. Write PNG, TIFF, JPEG or WebP to keep it", path)

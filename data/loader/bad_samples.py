@@ -7,6 +7,7 @@ from torch.utils.data import Dataset, default_collate
 
 from data.image_io.images import DataError
 from data.loader.sampler import Key, key_after, key_at
+from runtime.errors import ConfigError
 
 FAULTS = (DataError, OSError)
 """What reading a picture raises that is broken, does not fit, or is not there."""
@@ -35,12 +36,12 @@ class SkipBadSamples(Dataset):
         on_fault: "replace", where a batch is given up after 10 faults in a row, or "raise", where it is after one.
 
     Raises:
-        ValueError: another `on_fault`.
+        ConfigError: another `on_fault`.
     """
 
     def __init__(self, dataset: Dataset, seed: int, on_fault: str = "replace") -> None:
         if on_fault not in ON_FAULT:
-            raise ValueError(f"dataloader.train.on_fault must be {' or '.join(ON_FAULT)}, got {on_fault!r}")
+            raise ConfigError(f"dataloader.train.on_fault must be {' or '.join(ON_FAULT)}, got {on_fault!r}")
         self.dataset = dataset
         self.seed = seed
         self.max_faults = MAX_IN_A_ROW if on_fault == "replace" else 1

@@ -36,7 +36,7 @@ def build_train_loader(
         Its `dataset` gives single samples by key, and raises where one cannot be read, whatever `on_fault` says.
 
     Raises:
-        ValueError: counts that are no whole numbers or out of range, or another `on_fault`.
+        ConfigError: counts that are no whole numbers or out of range, or another `on_fault`.
     """
     for name, value, least in (
         ("batch_size", batch_size, 1),
@@ -65,7 +65,7 @@ def build_test_loader(dataset: Dataset, num_workers: int) -> DataLoader:
     """Build a loader of single images, in order; rank r of W takes images r, r + W, ..., so none comes twice.
 
     Raises:
-        ValueError: `num_workers` is no whole number of at least 0.
+        ConfigError: `num_workers` is no whole number of at least 0.
     """
     check_number("dataloader.test.num_workers", num_workers, 0, is_whole=True)
     rank, world_size = rank_and_world_size()

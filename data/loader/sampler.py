@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from runtime.errors import ConfigError
+
 Key = tuple[int, int]
 """(epoch, index) of a sample, 0 <= index < samples in an epoch."""
 
@@ -31,7 +33,7 @@ class InfiniteSampler(Sampler[Key]):
         self, size: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, start: int = 0
     ) -> None:
         if size < 1 or batch_size < 1 or not 0 <= rank < world_size:
-            raise ValueError(f"cannot sample with {size=}, {batch_size=}, {rank=}, {world_size=}: counts start at 1")
+            raise ConfigError(f"cannot sample with {size=}, {batch_size=}, {rank=}, {world_size=}: counts start at 1")
         self.size = size
         self.batch_size = batch_size
         self.seed = seed

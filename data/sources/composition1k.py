@@ -158,7 +158,7 @@ def check_trimaps(paths: Iterable[Path], problems: list[str]) -> dict[Path, tupl
         try:
             height, width = read_strict_trimap(path).shape
             sizes[path] = (width, height)
-        except (OSError, ValueError) as error:
+        except (OSError, UserError) as error:
             problems.append(str(error))
     return sizes
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from data.image_io.formats import find_images, picture_name
 from data.image_io.images import DataError
-from runtime.errors import UserError
+from runtime.errors import ConfigError, UserError
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Layout:
         source: where the knowledge of these names comes from.
 
     Raises:
-        ValueError: both a trimap folder and a radius, or neither.
+        ConfigError: both a trimap folder and a radius, or neither.
     """
 
     image_dir: str
@@ -50,7 +50,7 @@ class Layout:
 
     def __post_init__(self) -> None:
         if (self.trimap_dir is None) == (self.trimap_radius_px is None):
-            raise ValueError(
+            raise ConfigError(
                 f"the layout of {self.root} needs either trimap_dir or trimap_radius_px, "
                 f"got {self.trimap_dir!r} and {self.trimap_radius_px!r}"
             )
@@ -126,7 +126,7 @@ class TrainingLayout:
         source: where the knowledge of these names comes from.
 
     Raises:
-        ValueError: backgrounds with alphas, images without, or not as many places of alphas as of pictures.
+        ConfigError: backgrounds with alphas, images without, or not as many places of alphas as of pictures.
     """
 
     kind: Kind
@@ -139,7 +139,7 @@ class TrainingLayout:
     def __post_init__(self) -> None:
         allowed = {"foregrounds": (0, len(self.picture_dirs)), "images": (len(self.picture_dirs),), "backgrounds": (0,)}
         if len(self.alpha_dirs) not in allowed[self.kind]:
-            raise ValueError(
+            raise ConfigError(
                 f"the layout of {self.root or self.picture_dirs} has {len(self.picture_dirs)} picture_dirs and "
                 f"{len(self.alpha_dirs)} alpha_dirs: {self.kind} need {' or '.join(map(str, allowed[self.kind]))}"
             )

@@ -281,7 +281,7 @@ class Checkpointer(DetectionCheckpointer):
         for name in (name for name in names if name not in lacking):
             try:
                 self.checkpointables[name].load_state_dict(content.pop(name))
-            except (ValueError, RuntimeError, LookupError) as error:
+            except (CheckpointError, ValueError, RuntimeError, LookupError) as error:
                 raise CheckpointError(
                     f"{path}: its {name} does not fit this training ({' '.join(str(error).split())}). Leave settings "
                     "such as frozen blocks and the optimiser's groups as they were, or start anew from its weights by "

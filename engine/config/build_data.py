@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from engine.config.config import build_section
 from engine.config.targets import instantiate
+from runtime.errors import UserError
 
 
 class DataSource(NamedTuple):
@@ -18,17 +19,17 @@ class DataSource(NamedTuple):
     test_network: Any
 
 
-def missing_files(node: Any) -> list[str]:
+def missing_files(node: Any, key: str) -> list[str]:
     """List what the objects of a section miss, those inside first: a mixture ends at the first of its sets."""
     if not OmegaConf.is_dict(node):
         return []
-    missing = [line for key in node for line in missing_files(node[key])]
+    missing = [line for name in node for line in missing_files(node[name], f"{key}.{name}")]
     if not missing and "_target_" in node:
         try:
-            instantiate(node)
+            instantiate(node, key)
         except FileNotFoundError as error:
             missing = [str(error)]
-        except (TypeError, ValueError):  # a setting that is wrong as well is reported once the files are there
+        except UserError:  # a setting that is wrong as well is reported once the files are there
             pass
     return missing
 
@@ -48,7 +49,7 @@ def build_data(dataloader: DictConfig, sections: Sequence[str] = SECTIONS) -> Da
 
     Raises:
         FileNotFoundError: folders or files are missing; those of training and test set are all named.
-        OSError, ValueError: what the sets, the loaders and the evaluator raise where they cannot be used.
+        OSError, UserError: what the sets, the loaders and the evaluator raise where they cannot be used.
     """
     built, missing = [], []
     for name in SECTIONS:
@@ -56,7 +57,7 @@ def build_data(dataloader: DictConfig, sections: Sequence[str] = SECTIONS) -> Da
         try:
             built.append(None if node is None else build_section(node, f"dataloader.{name}"))
         except FileNotFoundError as error:
-            missing += missing_files(node) or [str(error)]
+            missing += missing_files(node, f"dataloader.{name}") or [str(error)]
     if missing:
         raise FileNotFoundError("\n".join(dict.fromkeys(missing)))
     source = DataSource(*built)

@@ -3,7 +3,6 @@
 import difflib
 import math
 import re
-import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -163,13 +162,18 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
                 OmegaConf.update(cfg, key, read_text(key, text, present))
             else:
                 LazyConfig.apply_overrides(cfg, [override])
-        except (OverrideParseException, OmegaConfBaseException, ValueError) as error:
+        except (OverrideParseException, OmegaConfBaseException, ConfigError) as error:
             raise ConfigError(f"cannot use {override!r}: {' '.join(str(error).split())}") from error
     for key, value in before.items():
         _check_kind(key, value, _value(cfg, key))
     try:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
+        cause: BaseException = error
+        while cause.__context__ is not None:
+            cause = cause.__context__
+        if not isinstance(cause, OmegaConfBaseException | UserError | KeyError):  # KeyError: an environment variable
+            raise  # a bug in a resolver
         reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", first_line(error))
         advice = "; give it a value of its own in the config" if isinstance(error, InterpolationKeyError) else ""
         raise ConfigError(f"{reason} (in the config's {error.full_key!r}{advice})") from error
@@ -199,25 +203,12 @@ def build_section(node: Any, key: str) -> Any:
         key: its name in messages.
 
     Raises:
-        ConfigError: it is null, or the code that it names cannot use its values. Errors with a class of their own,
-            those of files for instance, come through.
+        ConfigError: it is null, or the code that it names cannot use its values.
+        Exception: see `engine.config.targets.instantiate`.
     """
     if node is None:
         raise ConfigError(f"{key} is null, and is needed")
-    try:
-        return instantiate(node)
-    except TargetError as error:
-        raise ConfigError(f"{key}: {error}") from error
-    except ValueError as error:
-        if type(error) is not ValueError:
-            raise
-        raise ConfigError(f"{key} cannot be built of its settings: {error}") from error
-    except (TypeError, AttributeError) as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        raise ConfigError(
-            f"{key} cannot be built of its settings: {' '.join(str(error).split())} ({place.filename}, line "
-            f"{place.lineno})"
-        ) from error
+    return instantiate(node, key)
 
 
 def dotted_keys(cfg: DictConfig) -> list[str]:

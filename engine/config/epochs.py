@@ -11,6 +11,8 @@ import torch
 from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler, ParamScheduler
 from omegaconf import DictConfig, OmegaConf
 
+from runtime.errors import ConfigError
+
 MAX_WARMUP_FRACTION = 0.5
 """A training shorter than twice its warm-up spends half of itself in it, so that the full rate is reached."""
 
@@ -28,7 +30,7 @@ def iterations_per_epoch(samples_per_epoch: int, batch_size: int, world_size: in
         accumulation: batches of each process in an iteration.
 
     Raises:
-        ValueError: where one of them is no whole number of at least 1.
+        ConfigError: where one of them is no whole number of at least 1.
     """
     counts = {
         "train.samples_per_epoch": samples_per_epoch,
@@ -38,7 +40,7 @@ def iterations_per_epoch(samples_per_epoch: int, batch_size: int, world_size: in
     }
     for name, number in counts.items():
         if not isinstance(number, int) or number < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {number!r}")
+            raise ConfigError(f"{name} must be a whole number of at least 1, got {number!r}")
     return math.ceil(samples_per_epoch / (batch_size * world_size * accumulation))
 
 
@@ -46,10 +48,10 @@ def epochs_to_iterations(epochs: float, per_epoch: int) -> int:
     """Iterations in a number of epochs, which may be a fraction; rounded down, at least 1.
 
     Raises:
-        ValueError: where the number is not above 0.
+        ConfigError: where the number is not above 0.
     """
     if not isinstance(epochs, int | float) or not 0 < epochs < math.inf:
-        raise ValueError(f"a number of epochs must be finite and above 0, got {epochs}")
+        raise ConfigError(f"a number of epochs must be finite and above 0, got {epochs}")
     return max(1, math.floor(epochs * per_epoch + ROUNDING))
 
 
@@ -61,10 +63,10 @@ def milestones(max_iter: int, *fractions: float) -> list[int]:
         fractions: ascending positions of the steps in (0, 1), as parts of the training.
 
     Raises:
-        ValueError: where there are not more iterations than steps.
+        ConfigError: where there are not more iterations than steps.
     """
     if max_iter <= len(fractions):
-        raise ValueError(
+        raise ConfigError(
             f"{max_iter} iterations leave no room for {len(fractions)} steps of the learning rate: train longer"
         )
     steps: list[int] = []
@@ -81,10 +83,10 @@ def warmup_fraction(
     """Part of the training that is warm-up: constant in samples, at most `MAX_WARMUP_FRACTION`.
 
     Raises:
-        ValueError: where the number of samples is negative or none.
+        ConfigError: where the number of samples is negative or none.
     """
     if not isinstance(warmup_samples, int | float) or not warmup_samples >= 0:
-        raise ValueError(f"a number of samples of warm-up must be at least 0, got {warmup_samples!r}")
+        raise ConfigError(f"a number of samples of warm-up must be at least 0, got {warmup_samples!r}")
     return min(warmup_samples / (batch_size * world_size * accumulation) / max_iter, MAX_WARMUP_FRACTION)
 
 
@@ -102,15 +104,15 @@ def build_decay(
         end_value: multiplier that "cosine" ends with.
 
     Raises:
-        ValueError: for another kind, or an end value that is not in [0, 1].
+        ConfigError: for another kind, or an end value that is not in [0, 1].
     """
     if kind == "steps":
         return MultiStepParamScheduler(list(values), num_updates=num_updates, milestones=list(milestones))
     if kind == "cosine":
         if not 0 <= end_value <= 1:
-            raise ValueError(f"lr_multiplier.scheduler.end_value must be in [0, 1], got {end_value}")
+            raise ConfigError(f"lr_multiplier.scheduler.end_value must be in [0, 1], got {end_value}")
         return CosineParamScheduler(values[0], end_value)
-    raise ValueError(f'lr_multiplier.scheduler.kind must be "steps" or "cosine", got {kind!r}')
+    raise ConfigError(f'lr_multiplier.scheduler.kind must be "steps" or "cosine", got {kind!r}')
 
 
 def default_device() -> str:

@@ -10,6 +10,8 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 
+from runtime.errors import ConfigError
+
 PLACE = re.compile(r"(_dirs?|_files?|_paths?|folder|init_checkpoint)$")
 """How the names of settings end that hold paths, and so texts, where they are null."""
 
@@ -34,7 +36,7 @@ def read_text(key: str, text: str, present: Any) -> Any:
     stays an interpolation. Lists are in brackets, split at commas outside quotes and interpolations.
 
     Raises:
-        ValueError: an entry of a list is empty.
+        ConfigError: an entry of a list is empty.
     """
     is_list = isinstance(present, list) or (present is None and key.endswith("s"))
     if not (is_list and text.startswith("[") and text.endswith("]")):
@@ -43,7 +45,7 @@ def read_text(key: str, text: str, present: Any) -> Any:
         return []
     entries = list(_split(inner))
     if "" in entries:
-        raise ValueError("an entry of the list is empty: write '' for an empty text")
+        raise ConfigError("an entry of the list is empty: write '' for an empty text")
     return [_read_one(entry) for entry in entries]
 
 

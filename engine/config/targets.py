@@ -5,16 +5,16 @@ what lies in modules that the user trusts by --trust-module.
 """
 
 import importlib
+import inspect
 import pydoc
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import PurePath
 from typing import Any
 
-import detectron2.config
 from omegaconf import OmegaConf
 
-from runtime.errors import UserError
+from runtime.errors import ConfigError, UserError
 from runtime.yaml_files import Reference
 
 TARGETS = frozenset(
@@ -57,21 +57,59 @@ Find = Callable[[str, str], Any]
 """What looks up a name; it is given the key where the name stands."""
 
 
-class TargetError(UserError):
+class TargetError(ConfigError):
     """A config names something that may not be used, or that a saved config cannot hold."""
 
 
-def instantiate(node: Any) -> Any:
+def instantiate(node: Any, key: str = "config") -> Any:
     """Build what a node of a config describes, after each name in it was looked up.
 
     Interpolations are resolved first, so that none can bring a name in afterwards. Lists and dicts reach constructors
     as Python's own.
 
+    Args:
+        node: of the config.
+        key: dotted name of the node, for messages.
+
     Raises:
-        TargetError: it names something that is not in `TARGETS`.
+        ConfigError: an argument is unknown or missing, or a constructor refuses its settings.
+        TargetError: the node names something that is not in `TARGETS`.
+        Exception: whatever else a constructor raises, with a note that names the key.
     """
     settings = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-    return detectron2.config.instantiate(locate_names(settings, known_finder()))
+    return _build(locate_names(settings, known_finder(), key), key)
+
+
+def _build(settings: Any, key: str) -> Any:
+    """Call the targets in nested settings, the inner ones first; dicts without a target stay as they are."""
+    if isinstance(settings, list):
+        return [_build(value, f"{key}.{index}") for index, value in enumerate(settings)]
+    if not isinstance(settings, dict) or "_target_" not in settings:
+        return settings
+    arguments = {name: _build(value, f"{key}.{name}") for name, value in settings.items()}
+    target = arguments.pop("_target_")
+    _check_arguments(target, arguments, key)
+    try:
+        return target(**arguments)
+    except ConfigError as error:
+        raise ConfigError(f"{key} cannot be built of its settings: {error}") from error
+    except UserError:
+        raise
+    except Exception as error:
+        error.add_note(f"The error was raised while {key} of the config was built.")
+        raise
+
+
+def _check_arguments(target: Callable[..., Any], arguments: dict[str, Any], key: str) -> None:
+    """Raise a ConfigError where the signature of a target lacks an argument, or needs one that is not there."""
+    try:
+        signature = inspect.signature(target)
+    except ValueError:  # some built-in classes have none
+        return
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"{key} cannot be built of its settings: {target.__qualname__}: {error}") from error
 
 
 def locate_names(settings: Any, find: Find, key: str = "") -> Any:

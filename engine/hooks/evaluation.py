@@ -25,7 +25,7 @@ from engine.interrupts import StopRequested, interruptible, write_text
 from engine.out_of_memory import OutOfMemory, stop_on_out_of_memory
 from engine.trainer import Trainer
 from runtime.atomic_write import backup
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def _together(work: Callable[[], Any], is_alone: bool) -> Any:
             result = work()
     except (LoaderError, OutOfMemory) as error:
         stop = error
-    except (OSError, ValueError) as error:  # of images that went or changed since the start
+    except (OSError, UserError) as error:  # of images that went or changed since the start
         logger.exception("The evaluation failed")
         # The last line: an error of a worker begins with its traceback.
         stop = LoaderError(f"the evaluation failed: {str(error).strip().splitlines()[-1]}")

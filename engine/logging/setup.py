@@ -41,6 +41,8 @@ def set_up_logs(folder: str, rank: int, packages: Iterable[str]) -> None:
         OutputError: where the folder cannot be made or written.
     """
     threading.excepthook = _tell_of_thread
+    # detectron2 logs each error that leaves its loop, those of users included: main.py chooses what is logged.
+    logging.getLogger("detectron2.engine.train_loop").addFilter(lambda record: record.exc_info is None)
     for name in packages:
         try:
             logger = setup_logger(folder, distributed_rank=rank, name=name)

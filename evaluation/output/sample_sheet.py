@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from data.image_io.images import write_image
 from evaluation.output.report import draw_sheet, sheet_row
+from runtime.errors import ConfigError
 
 Arrays = Mapping[str, NDArray[np.float32]]
 
@@ -19,12 +20,12 @@ class SampleSheet:
         cell_px: longer side of each picture.
 
     Raises:
-        ValueError: a side below 1 px.
+        ConfigError: a side below 1 px.
     """
 
     def __init__(self, cell_px: int) -> None:
         if cell_px < 1:
-            raise ValueError(f"cell_px must be at least 1, got {cell_px}")
+            raise ConfigError(f"cell_px must be at least 1, got {cell_px}")
         self._cell_px = cell_px
 
     def __call__(self, batch: Arrays, outputs: Mapping[str, Arrays], path: Path) -> NDArray[np.float32]:

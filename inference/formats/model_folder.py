@@ -51,7 +51,7 @@ WORDS = {
     NoneType: "null",
 }
 
-NO_NETWORK = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError)
+NO_NETWORK = (UserError, ValueError, TypeError, RuntimeError, ArithmeticError, LookupError)
 """What constructors raise for sizes that contradict each other."""
 
 

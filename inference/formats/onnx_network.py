@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from inference.network import decode_inputs
-from runtime.errors import first_line
+from runtime.errors import ConfigError, UserError, first_line
 from runtime.optional_packages import import_extra, session_options
 
 INPUTS, OUTPUT = ("image", "trimap"), "alpha"
@@ -30,7 +30,7 @@ class OnnxNetwork:
     Raises:
         MissingExtraError: onnxruntime is not installed.
         FileNotFoundError: there is no such file.
-        ValueError: no ONNX file, or not one of a matting network of ours; no such device.
+        UserError: no ONNX file, or not one of a matting network of ours; no such device.
     """
 
     def __init__(self, path: str | Path, device: str = "auto") -> None:
@@ -48,18 +48,20 @@ class OnnxNetwork:
         try:
             self.session = runtime.InferenceSession(str(path), options, providers=wanted)
         except (*unreadable, *self._run_errors) as error:
-            raise ValueError(f"{path} is damaged or no ONNX file ({first_line(error)}): export it again") from error
+            raise UserError(f"{path} is damaged or no ONNX file ({first_line(error)}): export it again") from error
         values = [*self.session.get_inputs(), *self.session.get_outputs()]
         shapes = {value.name: [size if isinstance(size, int) else None for size in value.shape] for value in values}
         if shapes != INTERFACE or any(value.type != "tensor(float)" for value in values):
             found = ", ".join(f"{value.name} {value.type} {value.shape}" for value in values)
-            raise ValueError(
+            raise UserError(
                 f"{path}: expected float32 image (B, 3, H, W), trimap (B, 1, H, W) and alpha (B, 1, H, W) of any size, "
                 f"got {found}: export it with tools/export.py --format onnx"
             )
         used = self.session.get_providers()[0]
         if used == CPU and device.startswith("cuda"):
-            raise ValueError(f"device {device!r} cannot be used: onnxruntime does not find its CUDA libraries; try cpu")
+            raise ConfigError(
+                f"device {device!r} cannot be used: onnxruntime does not find its CUDA libraries; try cpu"
+            )
         self.name = f"onnxruntime, {'cpu' if used == CPU else 'cuda'}, float32"
 
     def alpha(self, image: Tensor, trimap: Tensor) -> Tensor:
@@ -69,7 +71,7 @@ class OnnxNetwork:
 
         Raises:
             DataError: see `decode_inputs`.
-            ValueError: weights that give values that are not finite; onnxruntime stops, most likely for lack of memory.
+            UserError: weights that give values that are not finite; onnxruntime stops, most likely for lack of memory.
         """
         inputs = image, decode_inputs(image, trimap)
         arrays = {name: tensor.cpu().numpy() for name, tensor in zip(INPUTS, inputs, strict=True)}
@@ -77,12 +79,12 @@ class OnnxNetwork:
             alpha = torch.from_numpy(self.session.run([OUTPUT], arrays)[0])
         except self._run_errors as error:
             height, width = image.shape[-2:]
-            raise ValueError(
+            raise UserError(
                 f"{self.path} stops at {width} x {height} px ({first_line(error)}): it takes images whole; a model "
                 "folder takes them in tiles, in far less memory"
             ) from error
         if not alpha.isfinite().all():
-            raise ValueError("the network gives values that are not finite: its weights or settings cannot be used")
+            raise UserError("the network gives values that are not finite: its weights or settings cannot be used")
         return alpha
 
 
@@ -94,13 +96,13 @@ def choose_providers(device: str, available: list[str]) -> list[Any]:
         available: names of the providers that this onnxruntime is built with.
 
     Raises:
-        ValueError: none of them is such a device.
+        ConfigError: none of them is such a device.
     """
     kind, _, index = device.partition(":")
     if device == "cpu" or (device == "auto" and CUDA not in available):
         return [CPU]
     if kind not in ("auto", "cuda") or CUDA not in available or not (index or "0").isdecimal():
-        raise ValueError(
+        raise ConfigError(
             f"device {device!r} cannot be used: an .onnx file runs on cpu, or on cuda by the package onnxruntime-gpu "
             f"(here: {', '.join(available)}); try cpu"
         )

@@ -8,6 +8,7 @@ from modeling.backbone.layers import QKVLinear, chunked
 from modeling.backbone.rope_position_encoding import rotate
 from modeling.backbone.sdpa import attend
 from modeling.backbone.windows import map_windows
+from runtime.errors import ConfigError
 
 
 class Attention(nn.Module):
@@ -30,7 +31,7 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         if dim % num_heads:
-            raise ValueError(f"width {dim} is not divisible by {num_heads} heads")
+            raise ConfigError(f"width {dim} is not divisible by {num_heads} heads")
         self.num_heads = num_heads
         self.window_size = window_size
         self.qkv = nn.Linear(dim, 3 * dim) if key_bias else QKVLinear(dim, bias=qkv_bias)

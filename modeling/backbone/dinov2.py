@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from modeling.activation_checkpointing import maybe_checkpoint
 from modeling.backbone.block import Block
 from modeling.backbone.layers import PatchEmbed, checked_indexes, drop_path_rates, read_indexes
+from runtime.errors import ConfigError
 
 POSITION_INTERPOLATIONS = ("bicubic", "bicubic_antialias")
 
@@ -42,7 +43,7 @@ class DINOv2(nn.Module):
         use_activation_checkpointing: recompute each block in the backward pass instead of storing its activations.
 
     Raises:
-        ValueError: for sizes that do not divide, unknown kinds and block indexes outside the depth.
+        ConfigError: for sizes that do not divide, unknown kinds and block indexes outside the depth.
     """
 
     def __init__(
@@ -70,10 +71,10 @@ class DINOv2(nn.Module):
         global_blocks = checked_indexes("global_block_indexes", global_block_indexes, depth)
         conv_residual_blocks = checked_indexes("conv_residual_block_indexes", conv_residual_block_indexes, depth)
         if window_size < 1 and len(global_blocks) < depth:
-            raise ValueError(f"window_size must be at least 1 patch, got {window_size}")
+            raise ConfigError(f"window_size must be at least 1 patch, got {window_size}")
         if position_interpolation not in POSITION_INTERPOLATIONS:
             expected = " or ".join(POSITION_INTERPOLATIONS)
-            raise ValueError(f"position_interpolation must be {expected}, got {position_interpolation!r}")
+            raise ConfigError(f"position_interpolation must be {expected}, got {position_interpolation!r}")
         self.embed_dim = embed_dim
         self.position_grid_size = position_grid_size
         self.position_interpolation = position_interpolation

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from runtime.errors import ConfigError, UserError
+
 PIECE_TOKENS = 2048
 """Tokens that `chunked` takes at once: what a ViT-S needs between the layers of its MLP is then 12 MiB."""
 
@@ -21,9 +23,9 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         _, C, H, W = x.shape
         if self.proj.in_channels != C:
-            raise ValueError(f"the backbone takes {self.proj.in_channels} channels (RGB and trimap), got {C}")
+            raise UserError(f"the backbone takes {self.proj.in_channels} channels (RGB and trimap), got {C}")
         if H % self.patch_size or W % self.patch_size:
-            raise ValueError(f"image sides must be multiples of the patch size {self.patch_size}, got {H} x {W}; pad")
+            raise UserError(f"image sides must be multiples of the patch size {self.patch_size}, got {H} x {W}; pad")
         return self.proj(x).permute(0, 2, 3, 1)
 
 
@@ -92,7 +94,7 @@ def build_ffn(kind: str, dim: int, mlp_ratio: float, align: int) -> nn.Module:
     if kind == "swiglu":
         hidden_dim = int(mlp_ratio * dim * 2 / 3)
         return SwiGLU(dim, -(-hidden_dim // align) * align)
-    raise ValueError(f'ffn_layer must be "mlp" or "swiglu", got {kind!r}')
+    raise ConfigError(f'ffn_layer must be "mlp" or "swiglu", got {kind!r}')
 
 
 class ChannelLayerNorm(nn.LayerNorm):
@@ -132,7 +134,7 @@ class ConvResidual(nn.Module):
 def drop_path_rates(last: float, depth: int) -> list[float]:
     """Probabilities of skipping each block: they grow linearly from 0 to `last`, in [0, 1) (arXiv:1603.09382)."""
     if not 0 <= last < 1:
-        raise ValueError(f"drop_path_rate must be at least 0 and below 1, got {last}")
+        raise ConfigError(f"drop_path_rate must be at least 0 and below 1, got {last}")
     return [last * index / max(depth - 1, 1) for index in range(depth)]
 
 
@@ -141,7 +143,7 @@ def checked_indexes(name: str, indexes: Iterable[int], depth: int) -> frozenset[
     found = frozenset(int(index) for index in indexes)
     outside = sorted(index for index in found if not 0 <= index < depth)
     if outside:
-        raise ValueError(f"{name}: {outside} lie outside the {depth} blocks (0 to {depth - 1})")
+        raise ConfigError(f"{name}: {outside} lie outside the {depth} blocks (0 to {depth - 1})")
     return found
 
 

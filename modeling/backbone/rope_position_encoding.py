@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from runtime.errors import ConfigError
+
 
 class RopePositionEmbedding(nn.Module):
     """Table of sines and cosines for a patch grid (DINOv3, arXiv:2508.10104; RoPE, arXiv:2104.09864).
@@ -33,10 +35,10 @@ class RopePositionEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         if head_dim % 4:
-            raise ValueError(f"RoPE needs a head width divisible by 4 (two axes, two halves), got {head_dim}")
+            raise ConfigError(f"RoPE needs a head width divisible by 4 (two axes, two halves), got {head_dim}")
         for name, value, lowest in (("shift", shift, 0.0), ("jitter", jitter, 1.0), ("rescale", rescale, 1.0)):
             if value is not None and value < lowest:
-                raise ValueError(f"rope_{name} must be at least {lowest:g} or None, got {value}")
+                raise ConfigError(f"rope_{name} must be at least {lowest:g} or None, got {value}")
         self.shift, self.jitter, self.rescale = shift, jitter, rescale
         exponents = 2.0 * torch.arange(head_dim // 4, dtype=torch.float32) / (head_dim // 2)
         self.register_buffer("periods", base**exponents)

@@ -9,6 +9,7 @@ from modeling.activation_checkpointing import maybe_checkpoint
 from modeling.backbone.block import Block
 from modeling.backbone.layers import PatchEmbed, checked_indexes, drop_path_rates, read_indexes
 from modeling.backbone.rope_position_encoding import RopePositionEmbedding
+from runtime.errors import ConfigError
 
 
 class ViT(nn.Module):
@@ -40,7 +41,7 @@ class ViT(nn.Module):
         use_activation_checkpointing: recompute each block in the backward pass instead of storing its activations.
 
     Raises:
-        ValueError: for sizes that do not divide, unknown kinds and block indexes outside the depth.
+        ConfigError: for sizes that do not divide, unknown kinds and block indexes outside the depth.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class ViT(nn.Module):
         global_blocks = checked_indexes("global_block_indexes", global_block_indexes, depth)
         conv_residual_blocks = checked_indexes("conv_residual_block_indexes", conv_residual_block_indexes, depth)
         if window_size < 1 and len(global_blocks) < depth:
-            raise ValueError(f"window_size must be at least 1 patch, got {window_size}")
+            raise ConfigError(f"window_size must be at least 1 patch, got {window_size}")
         windows = [0 if index in global_blocks else window_size for index in range(depth)]
         self.embed_dim = embed_dim
         self.rope_windows = windows if rope_per_window else [0] * depth

@@ -21,6 +21,7 @@ from modeling.backbone.layers import (
 )
 from modeling.backbone.sdpa import attend
 from modeling.backbone.windows import partition, unpartition
+from runtime.errors import ConfigError
 
 MAX_BIAS_NUMEL = 2**22
 """Entries of the attention bias that are in memory at once: 16 MiB in float32, which caches hold for the most part (64
@@ -51,7 +52,7 @@ class ViTDet(nn.Module):
         use_activation_checkpointing: recompute each block in the backward pass instead of storing its activations.
 
     Raises:
-        ValueError: for a width that the heads do not divide and block indexes outside the depth.
+        ConfigError: for a width that the heads do not divide and block indexes outside the depth.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class ViTDet(nn.Module):
         global_blocks = checked_indexes("global_block_indexes", global_block_indexes, depth)
         conv_residual_blocks = checked_indexes("conv_residual_block_indexes", conv_residual_block_indexes, depth)
         if embed_dim % num_heads:
-            raise ValueError(f"width {embed_dim} is not divisible by {num_heads} heads")
+            raise ConfigError(f"width {embed_dim} is not divisible by {num_heads} heads")
         self.embed_dim = embed_dim
         self.use_activation_checkpointing = use_activation_checkpointing
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)

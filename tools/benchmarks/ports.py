@@ -13,6 +13,7 @@ from data.image_io.images import DataError, read_alpha, to_uint8
 from data.trimap import read_strict_trimap, unknown_mask
 from evaluation.metrics import measure
 from evaluation.output.report import format_table
+from runtime.errors import UserError
 from tools.benchmarks.metrics import draw_fragments, draw_matte
 
 SIGMA_PX = 1.4
@@ -129,11 +130,11 @@ def run(options: argparse.Namespace) -> None:
     """Print each variant's value beside the definition's, for each case.
 
     Raises:
-        ValueError: some of the folders are named and others not.
+        ConfigError: some of the folders are named and others not.
     """
     folders = (options.pred_dir, options.label_dir, options.trimap_dir)
     if any(folders) and not all(folders):
-        raise ValueError("--pred-dir, --label-dir and --trimap-dir belong together")
+        raise UserError("--pred-dir, --label-dir and --trimap-dir belong together")
     rows = []
     for name, case in read_cases(*folders) if all(folders) else drawn_cases():
         defined = measure(*case)

@@ -18,8 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from engine.config.config import load_config
-from engine.config.targets import instantiate
+from engine.config.config import build_section, load_config
 from inference.network import DTYPES
 from modeling.lr_groups import is_pretrained
 from runtime.command_line import integer_from
@@ -81,7 +80,7 @@ def build_on_meta(cfg: DictConfig, step: Step | None = None) -> nn.Module:
         for part in ("backbone", "decoder"):
             settings[part].use_activation_checkpointing = part in step.recomputed
     with torch.device("meta"):
-        return instantiate(settings)
+        return build_section(settings, "model")
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

@@ -11,6 +11,7 @@ from data.image_io.decoding import decode
 from data.image_io.images import as_colours, to_float, write_image, write_rgba
 from data.procedural import EFFECTS, KINDS
 from data.procedural.surfaces import texture
+from runtime.errors import UserError
 
 SHORTEST_SIDE_PX = 64
 PHOTOGRAPH_PX = 1280  # longest side of a background
@@ -46,7 +47,7 @@ def write_cutout(content: bytes, path: Path) -> str | None:
     """Write an RGBA picture as PNG where it is fit; else give why not (see `why_unfit`) or why it cannot be read."""
     try:
         rgba = decode(content)
-    except ValueError as error:
+    except UserError as error:
         return f"cannot be read ({error})"
     reason = why_unfit(rgba)
     if reason is None:
@@ -58,7 +59,7 @@ def write_photograph(content: bytes, path: Path) -> str | None:
     """Write a photograph as JPEG, at most `PHOTOGRAPH_PX` long; else give why it cannot be read."""
     try:
         picture: NDArray = to_float(as_colours(decode(content)))
-    except ValueError as error:
+    except UserError as error:
         return f"cannot be read ({error})"
     factor = PHOTOGRAPH_PX / max(picture.shape[:2])
     if factor < 1:

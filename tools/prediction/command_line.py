@@ -8,6 +8,7 @@ from pathlib import Path
 from data.trimap import WIDTH_PERCENT
 from inference.jobs import KINDS
 from runtime.command_line import add_trust_option, integer_from, number_up_to
+from runtime.errors import UserError
 from tools.prediction.steps import BASELINES, network_settings
 
 USAGE = (
@@ -103,6 +104,6 @@ def views(text: str) -> str:
 
     try:
         AverageViews.parse(text)
-    except ValueError as error:
+    except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text

@@ -88,7 +88,7 @@ def load_matte(options: argparse.Namespace, ranks: Ranks) -> Matte:
     """Choose what gives alpha, and say so where the command line does not.
 
     Raises:
-        OSError, ValueError, MissingExtraError: the network cannot be used.
+        OSError, UserError: the network cannot be used.
     """
     source = options.model or options.config_file
     if source is None:
@@ -109,7 +109,7 @@ def result_writer(options: argparse.Namespace) -> Callable[[Job, NDArray, NDArra
     Returns: a function of a job, its image and its alpha.
 
     Raises:
-        OSError, ValueError: a background that is neither a colour nor a picture.
+        OSError, UserError: a background that is neither a colour nor a picture.
     """
     background = read_background(options.background) if options.background else None
 

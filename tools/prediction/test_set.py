@@ -50,7 +50,7 @@ def predict_test_set(
     Returns: what a summary says of the network.
 
     Raises:
-        OSError, ValueError: something is wrong with files; the message says what.
+        OSError, UserError: something is wrong with files; the message says what.
     """
     unfinished = pred_dir / UNFINISHED
 

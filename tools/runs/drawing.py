@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
+from runtime.errors import UserError
 from tools.runs.reading import Run, check_metrics, is_evaluation
 from tools.runs.table import curve_of
 
@@ -28,7 +29,7 @@ def draw_curves(groups: Mapping[str, Sequence[Run]], metrics: Sequence[str], win
     Raises:
         DataError: no run has one of the metrics.
         OSError: the picture cannot be written.
-        ValueError: its suffix is of no kind of picture.
+        UserError: its suffix is of no kind of picture.
     """
     from matplotlib.figure import Figure  # its Agg canvas needs no window system
 
@@ -56,4 +57,6 @@ def draw_curves(groups: Mapping[str, Sequence[Run]], metrics: Sequence[str], win
         panel.grid(alpha=0.3)
     num_columns = min(4, len(handles))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=num_columns, fontsize="small")
+    if path.suffix[1:].lower() not in (formats := figure.canvas.get_supported_filetypes()):
+        raise UserError(f"{path}: expected the name of an image ending in .{', .'.join(sorted(formats))}")
     figure.savefig(path, dpi=110)

@@ -35,6 +35,7 @@ from data.sources.packs.reader import (
     tile_type,
 )
 from runtime.atomic_write import synchronize
+from runtime.errors import UserError
 from runtime.worker_pool import map_in_workers
 
 SHARD_FOREGROUNDS = 32  # 0.5 GB of 1500 x 2000 px, which a stopped run makes again at most
@@ -178,7 +179,7 @@ def make_shard(task: tuple[str, Sequence[ForegroundFile]], folder: Path) -> tupl
                 sources = describe_sources(foreground)
                 opened = foreground.open()
                 colours, alpha = opened.read((0, 0, *opened.size), 1)
-            except (OSError, ValueError) as error:
+            except (OSError, UserError) as error:
                 problems.append(str(error))
                 continue
             place = {"name": foreground.path.name, "shard": shard, "offset": file.tell()}
