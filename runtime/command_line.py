@@ -39,22 +39,22 @@ def add_trust_option(parser: argparse._ActionsContainer) -> None:
         action="append",
         default=[],
         metavar="MODULE",
-        help="exact module whose classes a config.yaml may name, as mypkg.nets; its code is run; may be repeated",
+        help="module, such as mypkg.nets, whose classes a config.yaml may name; its code runs; may be repeated",
     )
 
 
 def argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
     """Make a parser of detectron2's options, where what is not given about processes is None."""
     parser = argparse.ArgumentParser(epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", default="", metavar="FILE", help=".py config, or a training's config.yaml")
+    parser.add_argument("--config-file", default="", metavar="FILE", help=".py config, or config.yaml of a run")
     add_trust_option(parser)
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the last checkpoint in train.output_dir, if there is one"
+        "--resume", action="store_true", help="continue from the last checkpoint in train.output_dir, if there is one"
     )
     parser.add_argument(
         "--eval-only",
         action="store_true",
-        help="evaluate train.init_checkpoint, or with --resume the last checkpoint, and train nothing",
+        help="only evaluate train.init_checkpoint, or with --resume the last checkpoint",
     )
     parser.add_argument(
         "--num-gpus",
@@ -69,7 +69,7 @@ def argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--dist-url",
         metavar="URL",
-        help="where processes meet: auto on one machine (default), tcp://HOST:PORT on several, HOST the first one's",
+        help="where processes meet: auto (default, one machine) or tcp://HOST:PORT of the first machine",
     )
     parser.add_argument(
         "opts",

@@ -76,33 +76,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; options that contradict each other end the process with status 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", type=Path, help="config whose training and test folders are checked")
+    parser.add_argument("--config-file", type=Path, help="check the training and test folders of this config")
     add_trust_option(parser)
-    parser.add_argument("overrides", nargs="*", help="with --config-file: key=value, as main.py takes them")
+    parser.add_argument("overrides", nargs="*", help="with --config-file: key=value, as for main.py")
     training = parser.add_argument_group("training folders, instead of a config")
     training.add_argument("--foreground-dir", nargs="+", help="RGBA cut-outs, or colours with --alpha-dir")
     training.add_argument(
         "--alpha-dir", nargs="+", type=place_or_none, help="alphas, a folder (or null) for each --foreground-dir"
     )
     training.add_argument("--background-dir", nargs="+", help="photographs")
-    training.add_argument("--image-dir", nargs="+", help="photographs that have alphas of their own")
+    training.add_argument("--image-dir", nargs="+", help="photographs with their own alphas")
     training.add_argument(
         "--image-alpha-dir",
         nargs="+",
         type=place_or_none,
-        help="these alphas, a folder for each --image-dir that is no set's name",
+        help="their alphas, a folder for each --image-dir except names of sets",
     )
     test = parser.add_argument_group("test folders, instead of a config")
     test.add_argument("--test-image-dir", help="images")
-    test.add_argument("--test-trimap-dir", help="trimaps of 0, 128 and 255 alone")
-    test.add_argument("--test-alpha-dir", help="true alphas")
+    test.add_argument("--test-trimap-dir", help="trimaps with only 0, 128 and 255")
+    test.add_argument("--test-alpha-dir", help="ground truth alphas")
     parser.add_argument(
         "--workers", type=integer_from(1), default=default_workers(), help="processes (default: %(default)s)"
     )
     parser.add_argument(
-        "--num", type=integer_from(0), default=10, help="files to print of each fault (default: %(default)s)"
+        "--num", type=integer_from(0), default=10, help="files to print for each fault (default: %(default)s)"
     )
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write all that was found as .csv or .json")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write all faults to this .csv or .json file")
     options = parser.parse_intermixed_args(arguments)
     names = [f"{name}_dir" for name in TRAINING_OPTIONS] + [f"test_{name}_dir" for name in TEST_OPTIONS]
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]

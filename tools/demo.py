@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("output/demo"), help="folder to write")
-    parser.add_argument("--seed", type=int, default=0, help="of the data, the first weights and the training")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the data, the first weights and the run")
     options = parser.parse_args(arguments)
     start = time.monotonic()
     output = options.output.resolve()

@@ -67,30 +67,30 @@ def parse(arguments: Sequence[str] | None, num_workers: int) -> argparse.Namespa
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pred-dir", type=Path, help="predicted alphas, 8- or 16-bit grey")
-    parser.add_argument("--label-dir", type=Path, help="true alphas; their names are the list of images")
-    parser.add_argument("--trimap-dir", type=Path, help="trimaps of 0, 128 and 255 alone")
-    parser.add_argument("--image-dir", type=Path, help="images, for the picture sheet")
-    parser.add_argument("--dataset", help="instead of these three: a known data set, or a folder image/ alpha/ trimap/")
-    parser.add_argument("--config-file", type=Path, help="with --dataset: network that first writes to --pred-dir")
-    parser.add_argument("--weights", type=Path, help="its trained checkpoint")
+    parser.add_argument("--label-dir", type=Path, help="ground truth alphas; their names are the list of images")
+    parser.add_argument("--trimap-dir", type=Path, help="trimaps with only 0, 128 and 255")
+    parser.add_argument("--image-dir", type=Path, help="images, for worst.png")
+    parser.add_argument("--dataset", help="name of a test set, or folder with image/ alpha/ trimap/")
+    parser.add_argument("--config-file", type=Path, help="network to run first, with --dataset and --pred-dir")
+    parser.add_argument("--weights", type=Path, help="trained checkpoint of the config")
     add_trust_option(parser)
-    parser.add_argument("--model", type=Path, help="instead of these two: model folder or .onnx file")
-    parser.add_argument("--device", help="its device, cpu, cuda ...; default: the config's, or the best there is")
-    parser.add_argument("--tta", type=views, metavar="VIEWS", help="average over views: flips,rotations,0.75,1,1.25")
-    parser.add_argument("--protocol", choices=PROTOCOLS, default="dim", help="what counts, and how it is rounded")
+    parser.add_argument("--model", type=Path, help="model folder or .onnx file, instead of --config-file and --weights")
+    parser.add_argument("--device", help="cpu, cuda ... (default: the config's, or the best available)")
+    parser.add_argument("--tta", type=views, metavar="VIEWS", help="augmentations: flips,rotations,0.75,1,1.25")
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="dim", help="which pixels count, and rounding")
     parser.add_argument("--workers", type=integer_from(1), default=num_workers, help="processes (default: %(default)s)")
-    parser.add_argument("--output", type=Path, help="folder for JSON, CSV and picture sheet")
+    parser.add_argument("--output", type=Path, help="folder for JSON, CSV and worst.png")
     parser.add_argument("--group", action="store_true", help="average within each foreground as well")
     parser.add_argument(
         "--foreground",
         type=read_pattern,
         metavar="PATTERN",
-        help="regular expression, whose first group in an image's name is its foreground (default: NAME_0, NAME_1 ... "
+        help="regular expression; its first group in an image's name is the foreground (default: NAME_0, NAME_1 ... "
         "are composites of NAME)",
     )
-    parser.add_argument("--allow-missing", action="store_true", help="leave out images without a prediction")
-    parser.add_argument("--num-worst", type=integer_from(0), default=8, help="images in the picture sheet (default: 8)")
-    parser.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="--output of two evaluations")
+    parser.add_argument("--allow-missing", action="store_true", help="skip images without a prediction")
+    parser.add_argument("--num-worst", type=integer_from(0), default=8, help="images in worst.png (default: 8)")
+    parser.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="--output folders of two evaluations")
     options = parser.parse_args(arguments)
     if options.compare:
         if len(arguments) != 3:

@@ -219,12 +219,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", type=Path, help="config of the network")
-    parser.add_argument("--weights", type=Path, help="its trained checkpoint")
+    parser.add_argument("--weights", type=Path, help="trained checkpoint of the config")
     add_trust_option(parser)
-    parser.add_argument("--from-vitmatte", type=Path, help="published ViTMatte weights instead: .pth file or folder")
+    parser.add_argument("--from-vitmatte", type=Path, help="published ViTMatte weights: .pth file or folder")
     parser.add_argument("--model", type=Path, help="model folder instead, for --format onnx")
-    parser.add_argument("--format", choices=tuple(LICENCE_PLACES), default="folder", help="what to write")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write, absent or empty; or .onnx file")
+    parser.add_argument("--format", choices=tuple(LICENCE_PLACES), default="folder", help="form of the output")
+    parser.add_argument("--output", type=Path, required=True, help="new or empty folder to write, or .onnx file")
     options = parser.parse_args(arguments)
     sources = [options.config_file, options.from_vitmatte, options.model]
     if sum(map(bool, sources)) != 1 or bool(options.config_file) != bool(options.weights):

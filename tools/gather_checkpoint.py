@@ -72,13 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns: the exit status.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="checkpoint of a sharded network")
-    parser.add_argument("--output", type=Path, required=True, help="file to write, .pth")
+    parser.add_argument("--folder", type=Path, required=True, help="checkpoint folder of a sharded run")
+    parser.add_argument("--output", type=Path, required=True, help=".pth file to write")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--ema", dest="kept", action="store_const", const="ema", help="the averaged weights")
-    what.add_argument("--all", dest="kept", action="store_const", const="all", help="all that a resume needs")
+    what.add_argument("--ema", dest="kept", action="store_const", const="ema", help="write the EMA weights")
+    what.add_argument("--all", dest="kept", action="store_const", const="all", help="write everything for a resume")
     parser.set_defaults(kept="model")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     options = parser.parse_args(arguments)
     if options.output.suffix != ".pth":
         parser.error(f"--output {options.output}: expected the name of a file ending in .pth")

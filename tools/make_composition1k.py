@@ -178,16 +178,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--foreground-dir", type=Path, required=True, help="the test foregrounds")
-    parser.add_argument("--alpha-dir", type=Path, required=True, help="their alphas, of the same names")
+    parser.add_argument("--alpha-dir", type=Path, required=True, help="their alphas, with the same names")
     parser.add_argument("--background-dir", type=Path, required=True, help="the VOC photographs")
     parser.add_argument("--foreground-list", type=Path, required=True, help="names of the foregrounds, one a line")
     parser.add_argument("--background-list", type=Path, required=True, help="names of the backgrounds, one a line")
     parser.add_argument("--trimap-dir", type=Path, help="official trimaps NAME_0 ... NAME_19, of 0, 128, 255")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument(
-        "--num-foregrounds", type=integer_from(1), default=NUM_FOREGROUNDS, help="expected, 50 for the whole set"
+        "--num-foregrounds",
+        type=integer_from(1),
+        default=NUM_FOREGROUNDS,
+        help="expected number of foregrounds, 50 for the complete set",
     )
-    parser.add_argument("--num-backgrounds", type=integer_from(1), default=NUM_BACKGROUNDS, help="of each foreground")
+    parser.add_argument(
+        "--num-backgrounds", type=integer_from(1), default=NUM_BACKGROUNDS, help="backgrounds of each foreground"
+    )
     parser.add_argument(
         "--workers", type=integer_from(1), default=default_workers(), help="processes (default: %(default)s)"
     )

@@ -156,12 +156,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--size-px", type=int, default=REFERENCE_PX, help="side of every picture")
+    parser.add_argument("--size-px", type=int, default=REFERENCE_PX, help="side of every image")
     parser.add_argument("--num-train", type=int, default=120, help="training foregrounds")
     parser.add_argument("--num-backgrounds", type=int, default=64, help="training backgrounds")
     parser.add_argument("--num-test", type=int, default=24, help="test composites")
     parser.add_argument("--num-workers", type=int, default=num_cores(), help="processes")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     options = parser.parse_args(arguments)
     if not options.overwrite:
         try:

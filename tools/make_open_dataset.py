@@ -250,12 +250,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=integer_from(0), default=0)
     parser.add_argument("--size-px", type=integer_from(LEAST_SIZE_PX), default=640, help="side of a drawn foreground")
     parser.add_argument(
-        "--num-drawn", type=integer_from(1), default=800, help="drawn training foregrounds, the eight kinds in turn"
+        "--num-drawn",
+        type=integer_from(1),
+        default=800,
+        help="drawn training foregrounds, alternately of the eight kinds",
     )
     parser.add_argument("--num-drawn-test", type=integer_from(1), default=40, help="drawn test foregrounds")
     parser.add_argument("--num-test", type=integer_from(1), default=96, help="test composites")
     parser.add_argument("--num-workers", type=integer_from(1), default=num_cores(), help="processes")
-    parser.add_argument("--sheet", type=Path, help="only draw a sheet of the eight kinds into this file")
+    parser.add_argument("--sheet", type=Path, help="only draw the eight kinds into this file")
     options = parser.parse_args(arguments)
     if (options.output is None) == (options.sheet is None):
         parser.error("give --output FOLDER, or --sheet FILE")

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--background-dir", nargs="+", required=True, help="photographs")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument(
-        "--num", type=integer_from(1), default=100, help="composites (default: 100); foregrounds take turns"
+        "--num", type=integer_from(1), default=100, help="composites (default: 100); foregrounds alternate"
     )
     parser.add_argument("--crop-px", type=int, default=512, help="side of a composite (default: 512)")
     parser.add_argument(

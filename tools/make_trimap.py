@@ -243,8 +243,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--mask", type=Path, help="mask, or folder of masks")
-    source.add_argument("--auto", action="store_true", help="find what stands out in --image, without a mask")
-    parser.add_argument("--output", type=Path, required=True, help="trimap to write, or folder for them")
+    source.add_argument("--auto", action="store_true", help="find the subject in --image, without a mask")
+    parser.add_argument("--output", type=Path, required=True, help="trimap to write, or folder for trimaps")
     width = parser.add_mutually_exclusive_group()
     width.add_argument(
         "--width-px", type=integer_from(1), help="width of the unknown band, half inside and half outside"
@@ -252,16 +252,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     width.add_argument(
         "--width-percent",
         type=number_up_to(100),
-        help=f"the same in percent of the picture's longer side (default: {WIDTH_PERCENT:g})",
+        help=f"the same in percent of the image's longer side (default: {WIDTH_PERCENT:g})",
     )
     parser.add_argument(
-        "--threshold", type=number_up_to(1), help="cut the mask here first, for JPEG and network masks; 0 to 1"
+        "--threshold",
+        type=number_up_to(1),
+        help="threshold (0 to 1) for soft masks, such as JPEG files and network outputs",
     )
-    parser.add_argument("--image", type=Path, help="photograph, or folder of them, for --overlay or --auto")
-    parser.add_argument("--overlay", type=Path, help="picture to check the trimap by, or folder for them")
+    parser.add_argument("--image", type=Path, help="photograph, or folder of photographs, for --overlay or --auto")
+    parser.add_argument("--overlay", type=Path, help="image for checking the trimap, or folder for such images")
     existing = parser.add_mutually_exclusive_group()
-    existing.add_argument("--resume", action="store_true", help="make only what is not there yet")
-    existing.add_argument("--overwrite", action="store_true", help="replace what is there")
+    existing.add_argument("--resume", action="store_true", help="make only missing files")
+    existing.add_argument("--overwrite", action="store_true", help="replace existing files")
     options = parser.parse_args(arguments)
     if options.auto and (options.image is None or options.threshold is not None):
         parser.error("--auto needs --image and takes no --threshold")

@@ -34,22 +34,26 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--metrics",
         nargs="+",
-        help="names as in metrics.json (default: what evaluations give; for curves total_loss and lr as well)",
+        help="names as in metrics.json (default: those of evaluations; for curves also total_loss and lr)",
     )
     parser.add_argument(
         "--smooth",
         type=integer_from(1),
         default=5,
-        help="lines over which training metrics are averaged (default: %(default)s)",
+        help="average training metrics over this many lines (default: %(default)s)",
     )
-    parser.add_argument("--output", type=Path, help="picture to write (default: metrics.png, none with --table)")
+    parser.add_argument("--output", type=Path, help="image to write (default: metrics.png, none with --table)")
     parser.add_argument("--table", action="store_true", help="print a table")
-    parser.add_argument("--best", metavar="METRIC", help="count each run's best evaluation by this, not its last")
-    parser.add_argument("--mode", choices=("min", "max"), help="what --best means (default: min)")
-    parser.add_argument("--baseline", metavar="RUN", help="group to which the others' differences are shown")
-    parser.add_argument("--format", choices=("text", "markdown"), help="of the table (default: text)")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
-    parser.add_argument("--csv", type=Path, help="file for the table in natural units at full precision")
+    parser.add_argument(
+        "--best", metavar="METRIC", help="use each run's best evaluation by this metric instead of its last"
+    )
+    parser.add_argument(
+        "--mode", choices=("min", "max"), help="whether --best means the lowest or the highest (default: min)"
+    )
+    parser.add_argument("--baseline", metavar="RUN", help="show the differences of all groups from this group")
+    parser.add_argument("--format", choices=("text", "markdown"), help="form of the table (default: text)")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    parser.add_argument("--csv", type=Path, help="file for the table, in natural units at full precision")
     options = parser.parse_args(arguments)
     of_table = (options.best, options.baseline, options.format, options.csv)
     if not options.table and any(option is not None for option in of_table):

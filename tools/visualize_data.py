@@ -95,19 +95,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns: the exit status.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, help=".py config, or a training's config.yaml")
+    parser.add_argument("--config-file", required=True, help=".py config, or config.yaml of a run")
     add_trust_option(parser)
-    parser.add_argument("--output", type=Path, default=Path("sheet.png"), help="picture to write; .jpg is smaller")
+    parser.add_argument("--output", type=Path, default=Path("sheet.png"), help="image to write; .jpg is smaller")
     parser.add_argument("--num", type=integer_from(1), default=64, help="samples")
-    parser.add_argument("--epoch", type=integer_from(0), default=0, help="epoch to begin in, from 0")
+    parser.add_argument("--epoch", type=integer_from(0), default=0, help="first epoch, from 0")
+    parser.add_argument("--start", type=integer_from(0), default=0, help="first position in the epoch's order, from 0")
     parser.add_argument(
-        "--start", type=integer_from(0), default=0, help="position in the epoch's order to begin at, from 0"
+        "--cell-px", type=integer_from(1), default=CELL_PX, help="side of a cell; the crop's own side shows every pixel"
     )
-    parser.add_argument(
-        "--cell-px", type=integer_from(1), default=CELL_PX, help="side of a picture; the crop's own shows every pixel"
-    )
-    parser.add_argument("--num-columns", type=integer_from(1), default=NUM_COLUMNS, help="samples beside each other")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.add_argument("--num-columns", type=integer_from(1), default=NUM_COLUMNS, help="samples in a row")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     parser.add_argument("overrides", nargs="*", help="key=value, as for main.py")
     options = parser.parse_intermixed_args(arguments)
     try:

@@ -153,7 +153,7 @@ def compare_data(options: argparse.Namespace) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("--crop-px", type=int, default=512)
-    parser.add_argument("--num-samples", type=int, default=100, help="timed samples of each side and round")
+    parser.add_argument("--num-samples", type=int, default=100, help="timed samples for each side in each round")
     parser.add_argument("--rounds", type=int, default=3)
 
 

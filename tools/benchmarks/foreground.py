@@ -101,10 +101,10 @@ def measure_cost(options: argparse.Namespace) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("--size-px", type=int, default=384, help="side of the pictures whose colours are compared")
-    parser.add_argument("--num-images", type=int, default=3, help="of each kind")
-    parser.add_argument("--photographs", type=Path, help="folder to cut colours from; drawn ones otherwise")
-    parser.add_argument("--width", type=int, default=3840, help="of the picture whose time is taken")
+    parser.add_argument("--size-px", type=int, default=384, help="side of the images whose colours are compared")
+    parser.add_argument("--num-images", type=int, default=3, help="images of each kind")
+    parser.add_argument("--photographs", type=Path, help="folder to cut colours from (default: drawn)")
+    parser.add_argument("--width", type=int, default=3840, help="size of the image that is timed")
     parser.add_argument("--height", type=int, default=2160)
 
 

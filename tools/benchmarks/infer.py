@@ -191,15 +191,15 @@ def parse_size(text: str) -> tuple[int, int]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("--sides", nargs="+", choices=WEIGHTS, default=list(WEIGHTS), help="ratios are to the first")
-    parser.add_argument("--sizes", nargs="+", type=parse_size, default=SIZES, help="such as 1920x1080")
+    parser.add_argument("--sizes", nargs="+", type=parse_size, default=SIZES, help="image sizes, such as 1920x1080")
     parser.add_argument("--trimaps", nargs="+", choices=TRIMAPS, default=list(TRIMAPS))
     parser.add_argument("--precisions", nargs="+", choices=DTYPES, default=["float32"], help="each for every side")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--compile", action="store_true", help="by torch.compile, which is not timed")
-    parser.add_argument("--max-memory", type=float, metavar="GB", help="limit that our sides keep")
+    parser.add_argument("--compile", action="store_true", help="compile with torch.compile; compiling is not timed")
+    parser.add_argument("--max-memory", type=float, metavar="GB", help="memory limit for our sides")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--records", type=Path, help="file to which every measurement is added, as a line of JSON")
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw memory against pixels, of all in --records")
+    parser.add_argument("--records", type=Path, help="file to which every measurement is appended, as a line of JSON")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="plot memory against pixels, all of --records")
     parser.add_argument("--only", choices=WEIGHTS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
 

@@ -157,7 +157,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("--width", type=int, default=1920)
     parser.add_argument("--height", type=int, default=1280)
-    parser.add_argument("--num-images", type=int, default=160, help="of the folder")
+    parser.add_argument("--num-images", type=int, default=160, help="images in the folder")
     parser.add_argument("--rounds", type=int, default=3)
 
 

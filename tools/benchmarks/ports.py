@@ -123,7 +123,7 @@ def read_cases(pred_dir: Path, label_dir: Path, trimap_dir: Path) -> Iterator[tu
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     for option, text in (("pred", "predicted alphas"), ("label", "true alphas"), ("trimap", "trimaps of 0, 128, 255")):
-        parser.add_argument(f"--{option}-dir", type=Path, help=f"{text}; without the three, cases are drawn")
+        parser.add_argument(f"--{option}-dir", type=Path, help=f"{text}; without all three, cases are drawn")
 
 
 def run(options: argparse.Namespace) -> None:

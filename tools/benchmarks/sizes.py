@@ -205,10 +205,10 @@ def print_table(head: list[str], paths: list[Path], make_row: Callable[[Path], l
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("--configs", nargs="+", type=existing_file, help="default: all of ViTMatte")
-    parser.add_argument("--batch-size", type=integer_from(1), help="crops of a process (default: the config's own)")
+    parser.add_argument("--configs", nargs="+", type=existing_file, help="default: all ViTMatte_*.py")
+    parser.add_argument("--batch-size", type=integer_from(1), help="crops per process (default: as in the config)")
     parser.add_argument("--tables", nargs="+", choices=("sizes", "memory"), default=["sizes", "memory"])
-    parser.add_argument("--measure", action="store_true", help="memory: do real steps on the CPU too")
+    parser.add_argument("--measure", action="store_true", help="for memory: run real steps on the CPU too")
     parser.add_argument("--only", choices=STEPS, help=argparse.SUPPRESS)
 
 

@@ -24,45 +24,57 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     )
     parser.add_argument("images", nargs="+", metavar="IMAGES", help="image, folder of images, or quoted pattern")
     group = parser.add_argument_group("trimap, by one of")
-    group.add_argument("--trimap", type=Path, metavar="FILE", help="trimap of the only image")
+    group.add_argument("--trimap", type=Path, metavar="FILE", help="trimap of a single image")
     group.add_argument("--trimap-dir", type=Path, metavar="FOLDER", help="trimaps")
-    group.add_argument("--mask", type=Path, help="mask of the only image, or folder of masks, of any size")
+    group.add_argument("--mask", type=Path, help="mask of a single image, or folder of masks; any size")
     group.add_argument("--auto", action="store_true", help="find the subject")
-    group.add_argument("--width-px", type=integer_from(1), help="width of a mask's unknown band, half of it inside")
+    group.add_argument(
+        "--width-px", type=integer_from(1), help="width of the unknown band around a mask, half of it inside"
+    )
     group.add_argument(
         "--width-percent",
         type=number_up_to(100),
-        help=f"the same, or --auto's, of the longer side (default: {WIDTH_PERCENT:g})",
+        help=f"the same in percent of the longer side, also for --auto (default: {WIDTH_PERCENT:g})",
     )
-    group.add_argument("--threshold", type=number_up_to(1), help="cut a mask here first, for JPEG and network masks")
+    group.add_argument(
+        "--threshold",
+        type=number_up_to(1),
+        help="threshold (0 to 1) for soft masks, such as JPEG files and network outputs",
+    )
     group = parser.add_argument_group("alpha, by one of")
     group.add_argument("--model", type=Path, help="model folder or .onnx file of tools/export.py")
     group.add_argument("--config-file", type=Path, help="config of a network; needs --weights")
     group.add_argument("--weights", type=Path, help="trained checkpoint of the config")
     add_trust_option(group)
-    group.add_argument("--baseline", choices=BASELINES, help="no network; closed-form where none of these is given")
+    group.add_argument("--baseline", choices=BASELINES, help="no network (default without a network: closed-form)")
     group = parser.add_argument_group("how a network runs")
-    group.add_argument("--device", help="cpu, cuda ... (default: the best there is)")
-    group.add_argument("--precision", choices=("auto", "float32", "bf16"), help="default: auto, by the device")
-    group.add_argument("--max-memory", type=number_up_to(math.inf), metavar="GB", help="that may be in use, 1e9 bytes")
-    group.add_argument("--compile", action="store_true", default=None, help="by torch.compile: a slow start")
-    group.add_argument("--tile-px", type=integer_from(1), help="side of the tiles that the decoder takes in turn")
-    group.add_argument("--tta", type=views, metavar="VIEWS", help="average over views: flips,rotations,0.75,1,1.25")
+    group.add_argument("--device", help="cpu, cuda ... (default: the best available)")
+    group.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bf16"),
+        help="precision of the network (default: auto, by the device)",
+    )
+    group.add_argument(
+        "--max-memory", type=number_up_to(math.inf), metavar="GB", help="memory that may be in use, in 1e9 bytes"
+    )
+    group.add_argument("--compile", action="store_true", default=None, help="compile with torch.compile; starts slowly")
+    group.add_argument("--tile-px", type=integer_from(1), help="largest side of the decoder's tiles")
+    group.add_argument("--tta", type=views, metavar="VIEWS", help="augmentations: flips,rotations,0.75,1,1.25")
     group = parser.add_argument_group("what is written")
-    group.add_argument("--output", type=Path, help="file for one image, else folder, where names are kept")
-    group.add_argument("--as", choices=KINDS, dest="kind", help="default: alpha; with --auto and --mask rgba")
-    group.add_argument("--background", help="composite over this colour (teal, '#20a040') or picture")
+    group.add_argument("--output", type=Path, help="file for one image, otherwise folder; names are kept")
+    group.add_argument("--as", choices=KINDS, dest="kind", help="result (default: alpha; rgba with --auto and --mask)")
+    group.add_argument("--background", help="composite over this colour (teal, '#20a040') or image")
     group.add_argument("--premultiplied", action="store_true", help="rgba: colours multiplied by alpha")
-    group.add_argument("--bits", type=int, choices=(8, 16), default=8, help="default: 8")
+    group.add_argument("--bits", type=int, choices=(8, 16), default=8, help="bits per value (default: 8)")
     group.add_argument(
         "--format",
         choices=("png", "tif", "webp", "jpg"),
         default="png",
-        help="where --output names no file; jpg is for composites",
+        help="format if --output names no file; jpg only for composites",
     )
     existing = group.add_mutually_exclusive_group()
-    existing.add_argument("--resume", action="store_true", help="make only what is not there yet")
-    existing.add_argument("--overwrite", action="store_true", help="replace what is there")
+    existing.add_argument("--resume", action="store_true", help="make only missing files")
+    existing.add_argument("--overwrite", action="store_true", help="replace existing files")
     options = parser.parse_args(arguments)
     if "" in options.images:
         parser.error("IMAGES holds an empty name: is a variable of the shell not set?")
