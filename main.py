@@ -4,12 +4,18 @@
     python main.py --config-file CONFIG --num-gpus 2 --resume train.output_dir=output/first
     python main.py --config-file CONFIG --eval-only train.init_checkpoint=output/first/model_final.pth
 
-Exit status: 0 done; 2 a command line or config that cannot be used; 1 a data set or checkpoint that is missing or
-unfit, or an error of the code. A training that is stopped first writes a checkpoint of all steps done, from which
---resume goes on: 75 by SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 or SIGXCPU, to be queued again; 130 by Ctrl-C, where a second
-one ends at once; 3 the data or the loader failed; 4 losses were not finite; 5 another process was lost; 6 the output
-folder cannot be written, or another run is in it; 7 memory ran out in a step: the message says which settings to lower.
-In an evaluation it only leaves that one out.
+Exit status:
+    0    done
+    1    a data set or checkpoint is missing or does not match; with a traceback: a bug
+    2    wrong command line or config
+    3    the data or the loader failed
+    4    losses were not finite
+    5    another process was lost
+    6    the output folder cannot be written, or another run uses it
+    7    out of memory in a step; the message names the settings to lower
+    75   stopped by SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 or SIGXCPU: start it again
+    130  stopped by Ctrl-C; a second Ctrl-C exits at once
+A stopped run first writes a checkpoint of all completed steps. --resume continues from it. docs/resume.md has details.
 """
 
 from runtime.openmp import wait_policy  # first: it sets what torch reads when it is loaded

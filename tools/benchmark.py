@@ -1,4 +1,4 @@
-"""Measure this project beside another implementation, in one run.
+"""Measure time and memory of this project beside another implementation, in one run.
 
     python tools/benchmark.py train-step
     python tools/benchmark.py train-step --sides ours --precision bf16 --device cuda
@@ -12,34 +12,33 @@
     python tools/benchmark.py sizes
     python tools/benchmark.py infer --sides ours --sizes 3840x2160 7680x4320 --trimaps band --max-memory 8
 
-train-step: a step is forward, losses, backward and AdamW at 512 px, batch 2, our ViTMatte-S against transformers'
-VitMatte-S, a ViT with relative positions, under the same losses and optimiser. Each side runs in a process of its own,
-in turn, so that its peak memory is its own; "memory" is the peak above what the process holds when model and batch are
-loaded.
+train-step: forward, losses, backward and AdamW at 512 px, batch 2: our ViTMatte-S and transformers' VitMatte-S (a ViT
+with relative positions), with the same losses and optimiser. The sides alternate in separate processes. "memory" is
+the peak above the process with model and batch loaded.
 
-metrics: all five on a usual and on a hard picture, on one core, ours against the definitions written down with scipy
-and scikit-image; then `tools/evaluate.py` on a folder of pictures, as whole processes with one worker and with two.
+metrics: all five metrics of an easy and a hard image on one core, ours and the plain definitions in scipy and
+scikit-image; then `tools/evaluate.py` on a folder of images, with one worker and with two.
 
-ports: what common variants of Conn, Grad and MSE make of three drawn cases, or of your own files, beside their
-definition: the table of docs/evaluate.md.
+ports: common variants of Conn, Grad and MSE, beside their definitions, on three drawn cases or your own files: the
+table of docs/evaluate.md.
 
-data: a training sample of `CompositionDataset` from JPEGs of 2000 x 1500 (1.1 and 0.3 MB) and from a pack of them, on
-one core, beside decoding the files that it needs, whole; then loaders with one worker and with two. Linux alone.
+data: a training sample of `CompositionDataset` from JPEGs of 2000 x 1500 px (1.1 and 0.3 MB) and from a pack of them,
+on one core, beside decoding only its files; then loaders with one worker and with two. Linux only.
 
-infer: the first prediction of its size in a process of its own, by transformers' VitMatte-S, by ours with the same
-weights, and by DINOv3-ViTMatte-S, weights random. Trimaps: "band" is a closed band around a subject, 20 % of the
-pixels, "unknown" is all unknown. Transformers' input is normalised and padded beforehand; ours is
-`Predictor.predict` on 8-bit arrays. "Above loading" is the peak resident size less that with network and image loaded
-(on CUDA what torch has allocated). Linux alone, for that on CPUs.
+infer: the first prediction of its size in a separate process: transformers' VitMatte-S, ours with the same weights,
+and DINOv3-ViTMatte-S; random weights. Trimap "band" is a closed band around a subject, 20 % of the pixels; "unknown"
+is unknown everywhere. The input of transformers is normalised and padded beforehand; ours is `Predictor.predict` on
+8-bit arrays. "Above loading" is the peak resident size minus that with network and image loaded (on CUDA, what torch
+has allocated). On CPUs Linux only.
 
-foreground: colours estimated on procedural mattes, whose own are known: the image's own, pymatting's as it comes, ours;
-then time and memory of a large picture.
+foreground: colours estimated on procedural mattes with known colours: the image's own, pymatting's defaults, ours; then
+time and memory of a large image.
 
-sizes: the tables of docs/model_zoo.md. Parameters and operations are counted on torch's device "meta", the memory of a
-training step on fake tensors, which have a size and nothing else: a 7B takes no memory either. With --measure, real
-steps are done on the CPU as well, each column in a process of its own; what it took stands in brackets (Linux alone).
+sizes: the tables of docs/model_zoo.md. Parameters and operations are counted on the device "meta", the memory of a
+training step on fake tensors, which have a size and no data. --measure also runs real steps on the CPU, each column in
+a separate process, and prints the result in brackets (Linux only).
 
-Exit status: 0 measured, 1 a side failed, 2 wrong usage. Quote the ratio: times of a shared machine drift.
+Exit status: 0 measured, 1 a side failed, 2 wrong usage. Report the ratio: times of a shared machine drift.
 """
 
 import _root  # noqa: F401

@@ -1,4 +1,4 @@
-"""Check the files that a config trains and tests on, or folders: what is wrong with them, and whether to start.
+"""Check the files of a config, or of folders, before training.
 
     python tools/check_dataset.py --config-file configs/ViTMatte_S_10ep.py
     python tools/check_dataset.py --config-file CONFIG 'dataloader.train.dataset.foreground_dirs=[fg]' --report FILE.csv

@@ -1,10 +1,10 @@
-"""The whole chain in a few minutes on a CPU: data, conversion, training, evaluation, pictures. `make demo` runs it.
+"""Run all jobs in a few minutes on a CPU: data, conversion, training, evaluation, images. `make demo` runs it.
 
     python tools/demo.py --seed 0 --output output/demo
 
-Generates a small matting set, converts a tiny checkpoint in the DINOv3 layout (random weights: nothing is downloaded),
-trains `configs/demo.py` and compares the trained network, on held-out composites, with the trivial alpha, the trimap's
-own ramp, the network before training, and the trained network when it is shown a grey picture. Writes metrics.json,
+It generates a small matting set, converts a tiny checkpoint in the DINOv3 layout (random weights, no download) and
+trains `configs/demo.py`. On held-out composites it compares the trained network with the trivial alpha, with the
+trimap's ramp, with the untrained network, and with the trained network on a grey image. It writes metrics.json,
 loss_curve.png, results.md and sheet.png to the output folder. Exit status 1: the network missed a target.
 """
 

@@ -1,4 +1,4 @@
-"""Measure a folder of predicted alphas on a test set, or compare two measured ones.
+"""Compute the metrics of predicted alphas on a test set, or compare two evaluations.
 
     python tools/evaluate.py --pred-dir PRED --label-dir alpha_copy --trimap-dir trimaps --output RESULT
     python tools/evaluate.py --pred-dir PRED --dataset Composition-1k --config-file CONFIG --weights WEIGHTS
@@ -6,8 +6,9 @@
     python tools/evaluate.py --compare RESULT_A RESULT_B
 
 Files belong together by name without suffix. A missing, extra, unreadable or misshapen file is an error, and one run
-lists all of them. --output takes summary.json, per_image.csv and worst.png, the images of largest SAD.
-`torchrun --nproc-per-node 2 tools/evaluate.py ...` shares the images out to processes, on the GPU of its own each.
+lists all of them. --output gets summary.json, per_image.csv and worst.png, the images with the largest SAD.
+`torchrun --nproc-per-node 2 tools/evaluate.py ...` divides the images among processes, each on its own GPU.
+
 Exit status: 0 evaluated, 1 something is wrong with the files, 2 wrong usage, 130 interrupted.
 """
 

@@ -1,16 +1,16 @@
-"""Write a model folder or ONNX file: a network that runs by itself, without detectron2, its config or its checkpoint.
+"""Export a network to a model folder or ONNX file, which runs without detectron2, config and checkpoint.
 
     python tools/export.py --config-file configs/ViTMatte_S_100ep.py --weights output/s/model_best.pth --output models/s
     python tools/export.py --from-vitmatte ViTMatte_S_Com.pth --output models/vitmatte_s
     python tools/export.py --from-vitmatte vitmatte-small-composition-1k --output models/vitmatte_s_hf
     python tools/export.py --model models/vitmatte_s --format onnx --output models/vitmatte_s.onnx
 
---from-vitmatte takes ViTMatte weights: hustvl's .pth, S or B, or a transformers folder such as hustvl/vitmatte-*, whose
-settings are obeyed or refused.
-The folder gets model.safetensors, config.json and LICENSE.txt, and is read again and compared to the bit. Nothing is
-run from the files of weights, and every tensor is accounted for. --format onnx writes one ONNX file instead, of a model
-folder or of the same sources, after onnxruntime has given torch's alpha with it. Exit status: 0 written, 1 something is
-wrong with the files, 2 wrong usage.
+--from-vitmatte reads hustvl's .pth files (S or B), or a transformers folder such as hustvl/vitmatte-*, whose settings
+are used or refused. The folder gets model.safetensors, config.json and LICENSE.txt, and is read again for a bit-exact
+comparison. No code in the weights' files runs, and every tensor is accounted for. --format onnx writes one ONNX file
+instead, after onnxruntime has reproduced torch's alpha with it.
+
+Exit status: 0 written, 1 something is wrong with the files, 2 wrong usage.
 """
 
 import _root  # noqa: F401

@@ -1,12 +1,12 @@
-"""Make a plain checkpoint of the folder that a training of a sharded network wrote (train.sharded_blocks).
+"""Make one plain file from the checkpoint folder of a sharded run (train.sharded_blocks).
 
     python tools/gather_checkpoint.py --folder output/7b/model_0134699 --output 7b.pth
 
-writes the weights alone, for --eval-only, tools/predict.py, tools/export.py and as train.init_checkpoint; with --ema
-those of the moving average. --all keeps the optimiser too: a training without train.sharded_blocks goes on from it when
-the file lies in its folder and is named in last_checkpoint. One process on the CPU does it, with memory for what is
-kept. Nothing in a folder is run when it is read. Exit status: 0 written, 1 the folder is none of these or damaged, or
-the file cannot be written, 2 wrong usage.
+writes only the weights, for --eval-only, tools/predict.py, tools/export.py and train.init_checkpoint; with --ema those
+of the EMA. --all keeps the optimiser too: a run without train.sharded_blocks continues from the file if it lies in the
+run's folder and is named in last_checkpoint. It runs in one process on the CPU. No code in a folder runs.
+
+Exit status: 0 written, 1 the folder is no such checkpoint or damaged, or the file cannot be written, 2 wrong usage.
 """
 
 import _root  # noqa: F401

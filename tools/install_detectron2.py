@@ -1,11 +1,11 @@
-"""Install detectron2's Python code into the environment that runs this script; do nothing where it already imports.
+"""Install detectron2's Python code into the environment of this script, unless it can be imported already.
 
-detectron2 is not on the Python package index under its own name. The wheel below holds upstream's Python code of commit
-a59f0563 (2024-04-17); its compiled part serves Python 3.10 alone and nothing here needs it. The wheel is tagged for
-Python 3.10, so pip takes it elsewhere only as a file for another platform, written to a target folder without its
-declared needs (numpy below 2 and black, of which it uses neither); the real ones stand in requirements.txt.
+detectron2 is not on the Python package index under its own name. The wheel below has upstream's Python code of commit
+a59f0563 (2024-04-17). Its compiled part is for Python 3.10 only, and nothing here needs it. The wheel is tagged for
+Python 3.10. So pip installs it elsewhere only as a file for another platform, into a target folder and without its
+declared needs (numpy below 2 and black, which it does not use). The real needs are in requirements.txt.
 
-Standard library only: it runs before anything else is known to work.
+Only the standard library is used, because nothing else may be installed yet.
 
     python tools/install_detectron2.py
 """

@@ -5,10 +5,11 @@
         --foreground-list Test_set/test_fg_names.txt --background-list Test_set/test_bg_names.txt \\
         --background-dir VOCdevkit/VOC2012/JPEGImages --output datasets/Composition-1k/test
 
-writes merged/, alpha_copy/, trimaps/ (copies, where official ones are given) and manifest.json: the rule, versions, the
-SHA-256 of every input and output. Inputs are checked before anything is written. Run again after a stop, it keeps the
-files that the manifest knows and makes the others; any number of workers gives the same bytes. Exit status: 0 built,
-1 something is wrong with the files, 2 wrong usage.
+writes merged/, alpha_copy/, trimaps/ (copies of the official ones, if given) and manifest.json: the rule, versions, and
+the SHA-256 of every input and output. All inputs are checked first. An interrupted command continues: it keeps the
+files in the manifest. Any number of workers gives the same bytes.
+
+Exit status: 0 built, 1 something is wrong with the files, 2 wrong usage.
 """
 
 import _root  # noqa: F401

@@ -1,9 +1,9 @@
-"""Generate the demo's matting set: procedural foregrounds over photographs that installed packages ship.
+"""Generate the demo's matting set: procedural foregrounds over photographs from installed packages.
 
     python tools/make_demo_data.py --output output/demo/data --seed 0
 
 writes `train/rgba`, `train/backgrounds`, `test/image`, `test/trimap`, `test/alpha` and `manifest.json`. The same
-seed gives the same bytes. Training and test share neither a photograph nor a random stream.
+seed gives the same bytes. Training and test share no photograph and no random numbers.
 """
 
 import _root  # noqa: F401

@@ -1,13 +1,14 @@
-"""Build a training and a test set from the procedural generator and from openly licensed pictures in packages.
+"""Build a training set and a test set from drawn foregrounds and openly licensed images in packages.
 
     python tools/make_open_dataset.py --output datasets/open --download
 
-writes `train/rgba`, `train/backgrounds`, the held-out `test/image`, `test/trimap`, `test/alpha` and what they
-are made of, `LICENCES.md`, `licences/` and `manifest.json` (origin, licence, author and SHA-256 of each picture), then
-prints a command that trains on them. Without --download it takes the packages that are in --packages or installed; the
-procedural generator needs none. The same seed and packages give the same bytes. A run that was cut off goes on where it
-was. `--sheet FILE` draws the eight procedural kinds instead. Exit status: 0 written, 1 something is wrong with the
-files, 2 wrong usage, 130 interrupted.
+writes `train/rgba`, `train/backgrounds`, the held-out `test/image`, `test/trimap` and `test/alpha`, and their sources:
+`LICENCES.md`, `licences/` and `manifest.json` (origin, licence, author and SHA-256 of each image). Then it prints a
+command that trains on them. Without --download it uses the packages in --packages, or installed ones; the procedural
+generator needs none. The same seed and packages give the same bytes. An interrupted command continues where it was.
+`--sheet FILE` only draws the eight procedural kinds.
+
+Exit status: 0 written, 1 something is wrong with the files, 2 wrong usage, 130 interrupted.
 """
 
 import _root  # noqa: F401

@@ -1,11 +1,12 @@
-"""Write a ready-made test set of composites from foregrounds and backgrounds of one's own, held out from training.
+"""Write a test set of composites from your own foregrounds and backgrounds, held out from training.
 
     python tools/make_test_set.py --foreground-dir rgba_heldout --background-dir photos_heldout --output test --num 100
 
-The composites are samples of the training pipeline (`data.datasets.composition`) without merged foregrounds and
-colour jitter. They are written as image/, trimap/ and alpha/, which `tools/evaluate.py --dataset FOLDER` reads, and
-configs/finetune.py where FOLDER is DATA/test. 0003_0.png, 0003_1.png ... are composites of foreground 3, counted from 0
-in the order of names. The same seed gives the same set.
+The composites are samples of the training pipeline (`data.datasets.composition`), without merged foregrounds and
+colour jitter. image/, trimap/ and alpha/ are read by `tools/evaluate.py --dataset FOLDER`, and by configs/finetune.py
+if FOLDER is DATA/test. 0003_0.png, 0003_1.png ... are composites of foreground 3, counted from 0 in the order of names.
+The same seed gives the same set.
+
 Exit status: 0 written, 1 something is wrong with the files, 2 wrong usage.
 """
 

@@ -1,17 +1,19 @@
-"""Make a trimap from a mask or of what stands out in a photograph; or trimaps from a folder of these.
+"""Make trimaps from masks, or from the subjects of photographs.
 
     python tools/make_trimap.py --mask mask.png --width-px 20 --output trimap.png --image photo.jpg --overlay look.jpg
     python tools/make_trimap.py --mask masks --width-percent 2 --output trimaps --image photos --overlay looks
     python tools/make_trimap.py --auto --image photo.jpg --output trimap.png --overlay look.jpg
 
-Unknown is a band of that width around the mask's boundary, half of it inside, and all fractional pixels of a soft mask;
-percent are of the picture's longer side. A mask is 8- or 16-bit grey (0 background, full scale foreground; where the
-maximum is 1: classes 0 and 1), a picture whose transparency is the mask, or one colour on black. With folders, files
-belong together by name without suffix, and NAME.png is written; a mask of another size than its --image is resized. An
-empty mask is background everywhere. A bad file stops no other and is listed at the end. A file that is there already is
-replaced by --overwrite alone; --resume makes only what is not there. An overlay shows the picture with the foreground
-tinted blue, the background orange, their borders to the band drawn and the band left as it is.
---auto finds the subject by an optional package (requirements-extra.txt); its band is wider where it is in doubt.
+The unknown band has this width around the mask's boundary, half of it inside. All fractional pixels of a soft mask are
+unknown too. Percent are of the longer side of the image. A mask is 8- or 16-bit grey (0 background, full scale
+foreground; with maximum 1: classes 0 and 1), an image whose transparency is the mask, or one colour on black. An empty
+mask is background everywhere. A mask of another size than its --image is resized.
+
+In folders, files belong together by name without suffix, and NAME.png is written. A bad file does not stop the command
+and is listed at the end. Existing files are an error, unless --overwrite replaces or --resume skips them. An overlay
+shows foreground in blue, background in orange, and the band unchanged between its drawn borders.
+--auto finds the subject with an optional package (requirements-extra.txt). Its band is wider where it is uncertain.
+
 Exit status: 0 made, 1 something is wrong with the files, 2 wrong usage.
 """
 

@@ -3,11 +3,12 @@
     python tools/pack_dataset.py --foreground-dir Composition-1k/train/fg --alpha-dir Composition-1k/train/alpha \\
         --output packs/adobe
 
-and train with the override that it prints. Without --alpha-dir the foregrounds are RGBA cut-outs. In 8 bit a pack takes
-some 5.6 bytes a pixel, fifteen times what JPEGs do. Run again after a stop, it goes on; any number of workers gives the
-same bytes. A finished pack is never changed. --verify reads it back and compares its checksums; without
---foreground-dir it does nothing else. Exit status: 0 all well, 1 something is wrong with the files, 2 wrong usage,
-130 interrupted.
+Then train with the override that it prints. Without --alpha-dir the foregrounds are RGBA cut-outs. In 8 bit a pack
+takes about 5.6 bytes a pixel, fifteen times as much as JPEG files. An interrupted command continues. Any number of workers
+gives the same bytes. A finished pack never changes. --verify reads it back and compares checksums; without
+--foreground-dir it does only this.
+
+Exit status: 0 done, 1 something is wrong with the files, 2 wrong usage, 130 interrupted.
 """
 
 import _root  # noqa: F401

@@ -1,13 +1,14 @@
-"""Draw the curves of trainings side by side, or put them into a table with intervals over seeds.
+"""Compare runs: draw their curves, or print a table with intervals over seeds.
 
     python tools/plot_metrics.py output/first output/second --output curves.png
     python tools/plot_metrics.py output/* --output curves.png
     python tools/plot_metrics.py output/ablation/* --table --baseline base --format markdown --csv table.csv
 
-Takes output folders, or files as their metrics.json. What is no run among them is skipped and named on stderr. Runs
-that differ by their seed alone are one group, by the name of the folder without _seedN or -sN at its end and by
-config.yaml; their mean stands with half the width of its 95 % interval (Student's t). --baseline adds the differences
-to one group, paired by seed.
+It reads output folders, or files like their metrics.json. Folders that are no run are skipped and named on stderr. Runs
+that differ only in the seed are one group: folders that end in _seedN or -sN, with equal config.yaml. A group shows its
+mean and half the width of its 95 % interval (Student's t). --baseline adds the differences from one group, paired by
+seed.
+
 Exit status: 0 done, 1 something is wrong with the files, 2 wrong usage, 130 interrupted.
 """
 

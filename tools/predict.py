@@ -6,14 +6,18 @@
     python tools/predict.py "photos/*.jpg" --mask masks --width-percent 2 --background '#20a040'
 
 IMAGES are files, folders and quoted patterns. In folders, trimaps and masks belong to images by name without suffix. A
-mask of another size than its image is resized; a trimap is not.
-Without --output, what is made of a file lies beside it as NAME_alpha.png, NAME_cutout.png or NAME_composite.png, and
-what is made of a folder, or of a pattern in a folder, lies beside that one as FOLDER_alpha/NAME.png and so on.
-Alpha comes from a model folder or an .onnx file of tools/export.py, or from a config with its checkpoint; without a
-network by closed-form matting. The baseline "trivial" is 0.5 wherever unknown, "ramp" follows the distances alone.
-A bad file stops no other and is listed at the end. A file that is there already is never replaced unasked: --resume
-makes only what is not there (what is there is complete), --overwrite makes all anew.
-`torchrun --nproc-per-node 2 tools/predict.py ...` shares the images out to processes, on the GPU of its own each.
+mask of another size than its image is resized, a trimap is not.
+
+Without --output, results of a file are written beside it as NAME_alpha.png, NAME_cutout.png or NAME_composite.png.
+Results of a folder, or a pattern in it, are written beside that folder as FOLDER_alpha/NAME.png and so on.
+
+Alpha comes from a model folder or .onnx file of tools/export.py, or from a config with its checkpoint; without a
+network from closed-form matting. Baseline "trivial" is 0.5 where unknown; "ramp" follows only the distances.
+
+A bad file does not stop the command and is listed at the end. Existing files are an error, unless --overwrite replaces
+or --resume skips them. `torchrun --nproc-per-node 2 tools/predict.py ...` divides the images among processes, each on
+its own GPU.
+
 Exit status: 0 all matted, 1 something is wrong with files, 2 wrong usage, 130 interrupted.
 """
 

@@ -1,13 +1,13 @@
-"""Draw the samples of a config's training stream as the network sees them: image, trimap and alpha of each.
+"""Draw the training samples of a config as the network sees them: image, trimap and alpha of each.
 
     python tools/visualize_data.py --config-file configs/ViTMatte_S_100ep.py --num 64 --output sheet.png \
         dataloader.train.dataset.degradation.jpeg_probability=1.0
 
-Samples come through the config's own loader from position --start of epoch --epoch on, in the stream's order; overrides
-as for main.py. What is drawn is to the bit what a training gets, only rounded to 8 bit and, where --cell-px is not the
-crop's own size, resized; captions name epoch and index. What stands for a sample that cannot be read is marked
-`replaced`, and why is printed. Exit status: 0 drawn, 1 something is wrong with the files, 2 wrong usage, or a config
-that cannot be used, 130 interrupted.
+Samples come from the config's own loader, from position --start of epoch --epoch on. Overrides are as for main.py. The
+sheet shows exactly what a run gets, rounded to 8 bit, and resized if --cell-px is not the crop's size. Captions give
+epoch and index. The replacement of a bad sample is marked `replaced`, and the reason is printed.
+
+Exit status: 0 drawn, 1 something is wrong with the files, 2 wrong usage or config, 130 interrupted.
 """
 
 import _root  # noqa: F401
