@@ -4,8 +4,8 @@
         --output packs/adobe
 
 Then train with the override that it prints. Without --alpha-dir the foregrounds are RGBA cut-outs. In 8 bit a pack
-takes about 5.6 bytes a pixel, fifteen times as much as JPEG files. An interrupted command continues. Any number of workers
-gives the same bytes. A finished pack never changes. --verify reads it back and compares checksums; without
+takes about 5.6 bytes a pixel, fifteen times as much as JPEG files. An interrupted command continues. Any number of
+workers gives the same bytes. A finished pack never changes. --verify reads it back and compares checksums; without
 --foreground-dir it does only this.
 
 Exit status: 0 done, 1 something is wrong with the files, 2 wrong usage, 130 interrupted.
