@@ -258,7 +258,7 @@ def evaluate_only(cfg: DictConfig, resume: bool) -> None:
         LoaderError, OutOfMemory: see `engine.hooks.evaluation.evaluate`.
     """
     if cfg.dataloader.test is None:
-        raise ConfigError("--eval-only needs a test set, and dataloader.test is null")
+        raise ConfigError("an evaluation needs a test set, and dataloader.test is null")
     _, test_loader, evaluator, test_network = build_data(cfg.dataloader, SECTIONS[1:])
     model = build_section(cfg.model, "model").to(cfg.train.device)
     path = find_last_weights(model, cfg.train.output_dir) if resume else cfg.train.init_checkpoint

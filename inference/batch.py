@@ -103,8 +103,8 @@ def attempt(step: Callable[..., T], *arguments: Any) -> T | Failure:
         # torch and OpenCV have no class for it on the CPU
         if isinstance(error, MemoryError | RuntimeError | cv2.error) and "memory" in repr(error).lower():
             return Failure(
-                f"out of memory ({one_line(error)[:100]}): give the memory there is by --max-memory GB, or a smaller "
-                "--tile-px, or reduce the image"
+                f"out of memory ({one_line(error)[:100]}): set a limit of memory or smaller tiles for the "
+                "network, or reduce the image"
             )
         return Failure(f"an unexpected error:\n{traceback.format_exc()}")
 

@@ -38,7 +38,7 @@ KINDS = {
         "_cutout",
         (4,),
         RGBA_SUFFIXES,
-        "JPEG and others hold no transparency: --background white lays the subject over a colour instead",
+        "JPEG and others hold no transparency: make a composite over a colour instead",
     ),
     "composite": Kind("_composite", (3,), IMAGE_SUFFIXES, "No other format is written"),
 }
@@ -78,7 +78,7 @@ def find_jobs(images: Sequence[str], output: Path | None, kind: Kind, suffix: st
             found = [(given, folder / f"{given.stem}{'' if output else kind.ending}{suffix}")]
         else:
             if jobs and not given.exists() and not glob.has_magic(name):
-                raise FileNotFoundError(f"{name}: no such file or folder. To name the result, write --output {name}")
+                raise FileNotFoundError(f"{name}: no such file or folder. To name the result, give it as the output")
             pictures, origin = (find_images(given), given) if given.is_dir() else find_matches(name)
             searched.update(os.path.realpath(picture.parent) for picture in pictures)
             folder = output or Path(f"{os.path.abspath(origin)}{kind.ending}")
@@ -87,16 +87,16 @@ def find_jobs(images: Sequence[str], output: Path | None, kind: Kind, suffix: st
             jobs.setdefault(os.path.abspath(image), Job(image, path))
     if output and not output.is_dir() and (output.is_file() or output.suffix.lower() in IMAGE_SUFFIXES):
         raise DataError(
-            f"--output {output}: expected a folder, got the name of a file, which is for one image given by its path"
+            f"{output}: expected a folder, got the name of a file, which is for one image given by its path"
         )
     if output and os.path.realpath(output) in searched:
-        raise DataError(f"--output {output}: images are looked for there too; name a folder of its own")
+        raise DataError(f"{output}: images are looked for there too; name a folder of its own")
     made_of: dict[str, Path] = {}  # not by Path.resolve, which raises for a circle of links
     for image, path in jobs.values():
         other = made_of.setdefault(os.path.realpath(path), image)
         if other != image:
             raise DataError(
-                f"{other} and {image} would both be written to {path}: run one of them by itself, with another --output"
+                f"{other} and {image} would both be written to {path}: run one of them by itself, with another output"
             )
     return list(jobs.values())
 
@@ -139,17 +139,16 @@ def check_outputs(jobs: Sequence[Job], inputs: Iterable[Path], kind: Kind, bits:
             raise DataError(f"{path}: {error}") from error
     for job in jobs:
         if os.path.realpath(job.output) in read:
-            raise DataError(f"{job.output} is an input and would be overwritten; name another place by --output")
+            raise DataError(f"{job.output} is an input and would be overwritten; name another place")
     for folder in {job.output.parent for job in jobs}:
-        check_folder(folder, "--output")
+        check_folder(folder)
 
 
-def check_folder(folder: Path, option: str) -> None:
+def check_folder(folder: Path) -> None:
     """Refuse a folder that cannot be made or written, by trying it: rights alone do not tell. Nothing of it stays.
 
     Args:
         folder: to be written.
-        option: of the command line that names it.
 
     Raises:
         OSError: it cannot; the message says why.
@@ -157,13 +156,13 @@ def check_folder(folder: Path, option: str) -> None:
     new = [place for place in (folder, *folder.parents) if not place.exists()]
     there = next(place for place in (folder, *folder.parents) if place not in new)
     if not there.is_dir():
-        raise NotADirectoryError(f"{there} is no folder: name another place by {option}")
+        raise NotADirectoryError(f"{there} is no folder: name another place")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OSError(f"cannot write into {folder}: {error.strerror}; name another place by {option}") from error
+        raise OSError(f"cannot write into {folder}: {error.strerror}; name another place") from error
     finally:
         for place in new:
             with suppress(OSError):  # it was not made, or another command writes to it meanwhile

@@ -178,7 +178,7 @@ class Ranks:
         if self.local_world_size > torch.cuda.device_count():
             raise RanksError(
                 f"{self.local_world_size} processes on a machine with {torch.cuda.device_count()} CUDA devices: start "
-                "as many as there are, or name a device that they share by --device"
+                "as many as there are, or name a device that they share"
             )
         return f"cuda:{self.local_rank}"
 

@@ -121,7 +121,7 @@ def test_other_foregrounds_cannot_be_compared(results, capsys):
     capsys.readouterr()
     assert evaluate.main(comparison(results)) == 1
     assert capsys.readouterr().err.splitlines()[1:] == [
-        "  foregrounds: of 3 images they differ: evaluate both with one --foreground"
+        "  foregrounds: of 3 images they differ: evaluate both with one rule for foregrounds"
     ]
 
 

@@ -162,8 +162,8 @@ def test_a_network_without_its_package_is_one_line(dataset, network, monkeypatch
 @pytest.mark.parametrize(
     ("pred_dir", "words"),
     [
-        ("dangling", "cannot write into {}/dangling: File exists; name another place by --pred-dir"),
-        ("w.pth/new", "{}/w.pth is no folder: name another place by --pred-dir"),
+        ("dangling", "cannot write into {}/dangling: File exists; name another place"),
+        ("w.pth/new", "{}/w.pth is no folder: name another place"),
     ],
 )
 def test_a_folder_that_cannot_be_written_is_one_line_and_nothing_is_loaded(
@@ -226,5 +226,5 @@ def test_results_never_go_among_the_pictures(plain_folder, capsys, kind):
     before = sorted(plain_folder.rglob("*"))
     parts = ["--dataset", plain_folder, "--pred-dir", plain_folder / "pred", "--output", plain_folder / kind]
     assert evaluate.main([*map(str, parts), "--workers", "1"]) == 1
-    assert f"--output {plain_folder / kind} holds pictures to evaluate" in capsys.readouterr().err
+    assert f"{plain_folder / kind} holds pictures to evaluate" in capsys.readouterr().err
     assert sorted(plain_folder.rglob("*")) == before

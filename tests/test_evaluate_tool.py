@@ -292,7 +292,7 @@ def test_a_set_without_any_unknown_pixel_has_no_score(test_set, capsys):
 def test_an_output_that_cannot_be_written_is_one_line(test_set, capsys, output):
     assert evaluate.main(arguments(test_set, "--output", test_set / output)) == 1
     output = capsys.readouterr()
-    assert output.err.startswith("evaluate.py: cannot write --output: ") and output.err.count("\n") == 1
+    assert output.err.startswith("evaluate.py: the results cannot be written: ") and output.err.count("\n") == 1
     assert output.out == ""
 
 

@@ -87,7 +87,7 @@ def test_a_circle_of_links_is_no_other_path():
     ("images", "output", "error", "words"),
     [
         (["nowhere.png"], None, FileNotFoundError, "nowhere.png: no such file or folder"),
-        (["photo.jpg", "cut.png"], None, FileNotFoundError, "cut.png: .* To name the result, write --output cut.png"),
+        (["photo.jpg", "cut.png"], None, FileNotFoundError, "cut.png: .* To name the result, give it as the output"),
         (["a/*.bmp"], None, FileNotFoundError, r"a/\*.bmp: no picture matches this pattern"),
         (["a/*.txt"], None, FileNotFoundError, r"a/\*.txt: no picture matches this pattern"),
         (["b/c", "empty"], None, FileNotFoundError, "no picture in empty"),
@@ -98,13 +98,13 @@ def test_a_circle_of_links_is_no_other_path():
             "a/2.png and b/2.png would both be written to out/2.png: run one of them",
         ),
         (["?/2.*"], None, DataError, "a/2.png and b/2.png would both be written to"),
-        (["a"], "photo.jpg", DataError, "--output photo.jpg: expected a folder, got the name of a file"),
-        (["a"], "alpha.png", DataError, "--output alpha.png: expected a folder, got the name of a file"),
-        (["b"], "alpha.png", DataError, "--output alpha.png: expected a folder, got the name of a file"),
-        (["b/2*"], "alpha.TIF", DataError, "--output alpha.TIF: expected a folder, got the name of a file"),
-        (["a"], "b/../a", DataError, "--output b/../a: images are looked for there too"),
-        (["photo.jpg", "a/*"], "link", DataError, "--output link: images are looked for there too"),
-        (["b/**/*"], "b/c", DataError, "--output b/c: images are looked for there too"),
+        (["a"], "photo.jpg", DataError, "photo.jpg: expected a folder, got the name of a file"),
+        (["a"], "alpha.png", DataError, "alpha.png: expected a folder, got the name of a file"),
+        (["b"], "alpha.png", DataError, "alpha.png: expected a folder, got the name of a file"),
+        (["b/2*"], "alpha.TIF", DataError, "alpha.TIF: expected a folder, got the name of a file"),
+        (["a"], "b/../a", DataError, "b/../a: images are looked for there too"),
+        (["photo.jpg", "a/*"], "link", DataError, "link: images are looked for there too"),
+        (["b/**/*"], "b/c", DataError, "b/c: images are looked for there too"),
     ],
 )
 def test_what_cannot_be_found_or_told_apart_is_an_error(images, output, error, words):
@@ -120,7 +120,7 @@ def test_what_cannot_be_found_or_told_apart_is_an_error(images, output, error, w
         ("alpha.jpg", ALPHA, 8, "ending in .bmp, .png, .tif, .tiff, .webp. An alpha is stored without loss"),
         ("alpha.txt", ALPHA, 8, "expected the name of an image"),
         ("alpha", ALPHA, 8, "expected the name of an image"),
-        ("cut.bmp", RGBA, 8, "expected the name of an image ending in .png, .tif, .tiff, .webp. .* --background white"),
+        ("cut.bmp", RGBA, 8, "expected the name of an image ending in .png, .tif, .tiff, .webp. .* a composite"),
         ("cut.WEBP", RGBA, 16, "cut.WEBP: WebP holds no 16 bit"),
         ("alpha.bmp", ALPHA, 16, "BMP holds no 16 bit"),
         ("new.gif", COMPOSITE, 8, "expected the name of an image"),
@@ -166,7 +166,7 @@ def test_a_folder_without_rights_is_named(monkeypatch):
     monkeypatch.setattr("inference.jobs.TemporaryFile", fill)
     check_outputs([Job(Path("photo.jpg"), Path("b/new/alpha.png"))], [], ALPHA, 8)
     for folder in ("a/new", "a"):
-        with pytest.raises(OSError, match=f"cannot write into {folder}: Permission denied; name another place by --o"):
+        with pytest.raises(OSError, match=f"cannot write into {folder}: Permission denied; name another place"):
             check_outputs([Job(Path("photo.jpg"), Path(folder, "alpha.png"))], [], ALPHA, 8)
 
 
@@ -175,7 +175,7 @@ def test_a_folder_that_cannot_be_made_is_refused_whatever_the_rights_and_leaves_
     Path("dangling").symlink_to("gone/away")
     before = sorted(Path().rglob("*"))
     with pytest.raises(OSError, match="cannot write into|File name too long"):
-        check_folder(Path(folder), "--output")
+        check_folder(Path(folder))
     assert sorted(Path().rglob("*")) == before
 
 
@@ -185,5 +185,5 @@ def test_a_folder_that_another_command_fills_meanwhile_stays(monkeypatch):
         return TemporaryFile(dir=dir)
 
     monkeypatch.setattr("inference.jobs.TemporaryFile", fill)
-    check_folder(Path("new/deep"), "--output")
+    check_folder(Path("new/deep"))
     assert [*Path("new").rglob("*")] == [Path("new/deep"), Path("new/deep/theirs")]

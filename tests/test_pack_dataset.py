@@ -208,7 +208,7 @@ def test_a_finished_pack_is_left_alone_and_says_what_changed_since(pictures, tmp
     assert pack(pictures, output) == 1
     error = capsys.readouterr().err.splitlines()
     error = error[error.index(next(line for line in error if "was packed" in line)) :]
-    assert "was packed of other files, or they changed since: name another --output, or remove it" in error[0]
+    assert "was packed of other files, or they changed since: name another folder, or remove it" in error[0]
     paths = [pictures / "alpha" / "5.png", pictures / "fg" / "3.jpg", pictures / "fg" / "5.jpg"]
     assert error[-3:] == list(map(str, paths))
     assert contents(output) == before
@@ -277,7 +277,7 @@ def test_files_without_partner_are_listed(pictures, tmp_path, capsys):
 
 def test_a_folder_of_other_things_is_no_place_for_a_pack(pictures, tmp_path, capsys):
     assert pack(pictures, pictures / "fg") == 1
-    assert "holds 0.jpg: expected an empty folder or a pack. Name another --output" in capsys.readouterr().err
+    assert "holds 0.jpg: expected an empty folder or a pack. Name another folder" in capsys.readouterr().err
     assert len(contents(pictures / "fg")) == NUM_FOREGROUNDS
 
 
@@ -291,7 +291,7 @@ def test_a_pack_cannot_be_packed(pictures, tmp_path, capsys):
 def test_a_file_is_no_place_for_a_pack(pictures, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert pack(pictures, tmp_path / "file") == 1
-    assert capsys.readouterr().err.endswith(f"pack_dataset.py: {tmp_path}/file is a file: name a folder as --output\n")
+    assert capsys.readouterr().err.endswith(f"pack_dataset.py: {tmp_path}/file is a file: name a folder\n")
 
 
 def test_only_what_stops_the_packing_itself_asks_for_the_same_command(pictures, tmp_path, capsys):

@@ -43,14 +43,14 @@ def refused(folder, capsys, *more, **paths):
         ({"trimap": "dotted.d"}, "--trimap {}/dotted.d is a folder: give it by --trimap-dir"),
         ({"trimap": "empty"}, "no picture in {}/empty"),
         ({"trimap": "trimaps/a.bmp"}, "a.bmp is one file for 3 images: give a folder of trimaps or masks"),
-        ({"output": "alpha.png"}, "--output {}/alpha.png: expected a folder, got the name of a file"),
-        ({"output": "images"}, "--output {}/images: images are looked for there too"),
-        ({"output": "link"}, "--output {}/link: images are looked for there too"),
+        ({"output": "alpha.png"}, "{}/alpha.png: expected a folder, got the name of a file"),
+        ({"output": "images"}, "{}/images: images are looked for there too"),
+        ({"output": "link"}, "{}/link: images are looked for there too"),
         ({"image": "images/a.png", "output": "images/a.png"}, "a.png is an input and would be overwritten"),
         ({"image": "images/a.png", "output": "out/../trimaps/b.bmp"}, "b.bmp is an input and would be overwritten"),
         ({"image": "images/a.png", "output": "alpha.jpg"}, "alpha.jpg: expected the name of an image ending in"),
         ({"output": "images/a.png/deep"}, "images/a.png is no folder"),
-        ({"output": "dangling"}, "cannot write into {}/dangling: File exists; name another place by --output"),
+        ({"output": "dangling"}, "cannot write into {}/dangling: File exists; name another place"),
     ],
 )
 def test_what_cannot_be_begun_is_one_line(folders, capsys, paths, words):
@@ -242,8 +242,8 @@ def test_no_memory_for_an_image_stops_no_other_and_says_what_to_do(folders, caps
 
     monkeypatch.setitem(steps.BASELINES, "ramp", ramp)
     assert predict.main(arguments(folders, *RAMP)) == 1
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert "images/b.png: out of memory" in last and "--max-memory" in last and "--tile-px" in last
+    failure, advice = capsys.readouterr().err.splitlines()[-2:]
+    assert "images/b.png: out of memory" in failure and "--max-memory" in advice and "--tile-px" in advice
     assert sorted(path.name for path in (folders / "out").iterdir()) == ["a.png", "c.d.png"]
 
 

@@ -92,6 +92,8 @@ def matte_images(options: argparse.Namespace, ranks: Ranks) -> int:
     failures = {path: reason for found, _ in reports for path, reason in found.items()}
     if ranks.is_first:
         list_failures({job.image: failures[job.image] for job in jobs if job.image in failures}, len(jobs))
+        if any(reason.startswith("out of memory") for reason in failures.values()):
+            say("--max-memory GB limits a network's memory, and a smaller --tile-px lowers it")
     if error is not None and ranks.is_alone:
         raise error
     errors = ranks.attribute([reason for _, reason in reports])

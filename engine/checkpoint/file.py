@@ -88,7 +88,7 @@ def read_checkpoint(path: str | Path, is_mapped: bool = False) -> dict[str, Any]
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise CheckpointError(
             f"{path}: expected a dict with 'model', as preprocess.py and the training write it. Published weights: "
-            f"convert them first by python preprocess.py --checkpoint {path} --output FILE"
+            f"convert them first with preprocess.py"
         )
     return content
 
@@ -120,7 +120,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str, may_
     if faults := list_mismatches(weights, expected):
         raise CheckpointError(
             f"{source} does not fit the model. {'; '.join(faults)}. Convert it again for this config (preprocess.py, "
-            "with or without --keep-prefix: the head of the config's file has the command), or set the config that it "
+            "with or without prefix tokens: the head of the config's file has the command), or set the config that it "
             "was made for"
         )
     model.load_state_dict(weights, strict=False)

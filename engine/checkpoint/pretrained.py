@@ -154,7 +154,7 @@ def read_exported(path: Path) -> Any:
     if found != FORMAT or "model" not in content:
         raise CheckpointError(
             f'{path}: expected "format": {FORMAT} and a "model", as tools/export.py writes them, got format {found!r}; '
-            "published ViTMatte weights become such a folder by tools/export.py --from-vitmatte"
+            "published ViTMatte weights become such a folder by tools/export.py"
         )
     return content["model"]
 

@@ -23,13 +23,13 @@ def prepare_output(output: Path, inputs: Iterable[Path | None]) -> None:
         OSError: it cannot be written.
     """
     if output.resolve() in [folder.resolve() for folder in inputs if folder is not None]:
-        raise DataError(f"--output {output} holds pictures to evaluate: name another folder")
+        raise DataError(f"{output} holds pictures to evaluate: name another folder")
     try:
         output.mkdir(parents=True, exist_ok=True)
         for name in (SUMMARY, PER_IMAGE, PER_FOREGROUND, SHEET):
             (output / name).unlink(missing_ok=True)
     except OSError as error:
-        raise OSError(f"cannot write --output: {error}") from error
+        raise OSError(f"the results cannot be written: {error}") from error
 
 
 def write_output(

@@ -121,7 +121,7 @@ def read_summary(path: str | Path) -> Summary:
     except (ValueError, RecursionError, TypeError, AttributeError, KeyError):  # not JSON, or other JSON
         fits = False
     if not fits:
-        raise DataError(f"{path} is not a summary: expected the {SUMMARY} of an evaluation's --output")
+        raise DataError(f"{path} is not a summary: expected the {SUMMARY} that an evaluation writes")
     return summary
 
 
@@ -195,7 +195,7 @@ def _obstacles(a: Summary, b: Summary) -> list[str]:
             lines.append(f"  images: {len(names)} of {first} are not in {second}: {listed}")
     both = a["per_image"].keys() & b["per_image"].keys()
     if names := sorted(n for n in both if a["per_image"][n]["foreground"] != b["per_image"][n]["foreground"]):
-        lines.append(f"  foregrounds: of {len(names)} images they differ: evaluate both with one --foreground")
+        lines.append(f"  foregrounds: of {len(names)} images they differ: evaluate both with one rule for foregrounds")
     if a["test_set"]["sha256"] != b["test_set"]["sha256"]:
         lines.append("  test set: the pixels of truths or trimaps differ")
     return lines

@@ -41,7 +41,9 @@ def group_by_foreground(names: Iterable[str], pattern: str | None = None) -> dic
     names = sorted(names)
     found = _numbered(names) if pattern is None else _searched(names, re.compile(pattern))
     if pattern is not None and not found:
-        raise DataError(f"--foreground {pattern!r} finds nothing in any name, such as {names[0]!r}: correct it")
+        raise DataError(
+            f"the pattern of foregrounds {pattern!r} finds nothing in any name, such as {names[0]!r}: correct it"
+        )
     alone = set(names) - found.keys()
     foregrounds: dict[str, list[str]] = defaultdict(list)
     for name in names:

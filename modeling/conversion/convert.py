@@ -117,7 +117,7 @@ def _no_transformer(account: Mapping[str, str]) -> str:
     if any("flat_param" in name for name in names):
         return "the parameters are FSDP's flat ones: save a full state dict"
     if any(f"{name}".startswith("decoder.") for name in names):
-        return "this is a whole network with a decoder: tools/export.py --from-vitmatte converts published ViTMattes"
+        return "this is a whole network with a decoder: tools/export.py converts published ViTMattes"
     return (
         f"this is no vision transformer: expected a key {' or '.join(ANCHORS)}, found {len(names)} keys: {few(names)}"
     )

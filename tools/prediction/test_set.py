@@ -60,7 +60,7 @@ def predict_test_set(
                 f"{pred_dir} holds pictures already: evaluate them without a network, remove them, or name another "
                 "folder"
             )
-        check_folder(pred_dir, "--pred-dir")
+        check_folder(pred_dir)
 
     ranks.of_first(check)
     import torch

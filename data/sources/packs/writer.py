@@ -134,7 +134,7 @@ def check_finished(folder: Path, sources: Sequence[Sources]) -> None:
         return
     before, now = ({path: state for files in group for path, state in files.items()} for group in (packed, sources))
     changed = sorted(path for path in before | now if before.get(path) != now.get(path))
-    advice = "name another --output, or remove it and pack them again. New, gone or changed:"
+    advice = "name another folder, or remove it and pack them again. New, gone or changed:"
     raise DataError("\n".join([f"{folder} was packed of other files, or they changed since: {advice}", *changed]))
 
 
@@ -145,13 +145,13 @@ def prepare_folder(folder: Path) -> None:
         DataError: it is a file, or there are other things in it.
     """
     if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder} is a file: name a folder as --output")
+        raise DataError(f"{folder} is a file: name a folder")
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.iterdir()):
         if path.suffix == PART_SUFFIX and path.name.startswith("."):
             path.unlink()
         elif not is_pack(folder):
-            raise DataError(f"{folder} holds {path.name}: expected an empty folder or a pack. Name another --output")
+            raise DataError(f"{folder} holds {path.name}: expected an empty folder or a pack. Name another folder")
 
 
 def is_made(folder: Path, entries: list[Entry], sources: Sequence[Sources]) -> bool:
