@@ -51,8 +51,8 @@ WORDS = {
     NoneType: "null",
 }
 
-NO_NETWORK = (UserError, ValueError, TypeError, RuntimeError, ArithmeticError, LookupError)
-"""What constructors raise for sizes that contradict each other."""
+NO_NETWORK = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError)
+"""What torch raises in constructors for sizes that contradict each other."""
 
 
 class ModelFolderError(UserError):
@@ -193,6 +193,8 @@ def build(part: str, description: Any) -> nn.Module:
             raise ModelFolderError(f"{CONFIG_FILE}: {name} of {kind} must be {expected}, got {_shown(value)}")
     try:
         return known[kind](**arguments)
+    except UserError as error:
+        raise ModelFolderError(f"{CONFIG_FILE}: no {kind} can be built with these arguments: {error}") from error
     except NO_NETWORK as error:
         raise ModelFolderError(
             f"{CONFIG_FILE}: no {kind} can be built with these arguments: {type(error).__name__}: {first_line(error)}"
