@@ -1,4 +1,4 @@
-"""Batches for all processes of a training or for none of them, and a count of what could not be read for them."""
+"""Draw batches in lockstep across ranks and count bad samples."""
 
 import logging
 import signal

@@ -1,4 +1,4 @@
-"""Planned ends of a training: between two whole steps, with a message, a checkpoint and an exit status of its own."""
+"""Stop a run between two steps, with a message, a checkpoint and an exit status."""
 
 import os
 import signal
@@ -205,7 +205,7 @@ class StopSignals:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let a signal to this process raise StopRequested in the block, where a training listens to signals at all."""
+    """Let a signal to this process raise StopRequested in the block, if the run handles signals."""
     if StopSignals.current is None:
         yield
     else:

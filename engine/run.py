@@ -68,7 +68,7 @@ def train(cfg: DictConfig, resume: bool) -> None:
 
 
 def _train(cfg: DictConfig, resume: bool, signals: StopSignals) -> None:
-    """Put a training together and run it."""
+    """Build and run a training run."""
     settings = cfg.train
     folder = Path(settings.output_dir)
     if not resume and is_restarted(folder):
@@ -145,7 +145,7 @@ def build_hooks(
     evaluation: EvaluateAndKeepBest | None,
     writers: Sequence[EventWriter],
 ) -> list[HookBase]:
-    """Build what a training does around its steps, in order; in the main process what it alone does as well.
+    """Build the hooks of a run in order, in the main process also those that only it needs.
 
     Args:
         cfg: whole, without the model in it.
@@ -170,7 +170,7 @@ def build_hooks(
 
 
 def build_networks(cfg: DictConfig) -> tuple[nn.Module, Ema | None]:
-    """Build the network of a training on its device, and its moving average where the config asks for one.
+    """Build the network of a run on its device, and its EMA if the config has one.
 
     With `train.sharded_blocks` and several processes both are sharded over these.
     """

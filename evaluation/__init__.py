@@ -1,1 +1,1 @@
-"""How far a prediction is from the truth: metrics, the evaluator inside training, reports."""
+"""Compare predictions with the ground truth: metrics, the evaluator inside training, reports."""

@@ -19,7 +19,7 @@ def source_level(pred_alpha: NDArray, alpha: NDArray) -> NDArray[np.uint8]:
 
     Args:
         pred_alpha: (H, W) prediction, uint8 or float in [0, 1].
-        alpha: (H, W) truth, of the same kind.
+        alpha: (H, W) ground truth, of the same kind.
 
     Returns: (H, W), 0 to 10: the level l of Conn's definition in tenths.
     """

@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 class MattingEvaluator(DatasetEvaluator):
     """Averages the metrics over the images of all ranks, each image counted once.
 
-    Under "dim" and "whole", prediction and truth are rounded to 8 bit, as they would be in files. Under "float" the
-    prediction is measured as the network gives it, which the files written here cannot hold: evaluated from them, the
-    numbers differ by the rounding. Per image only the numbers are kept.
+    Under "dim" and "whole", prediction and ground truth are rounded to 8 bit, as in files. Under "float" the network's
+    prediction is measured without rounding. The written files cannot hold it, so their metrics differ by the rounding.
+    Only the metrics of each image are kept.
 
     Args:
         output_dir: folder to write the predictions to as NAME.png, 8 bit; None writes none.
@@ -52,10 +52,10 @@ class MattingEvaluator(DatasetEvaluator):
         self.rows = {}
 
     def check(self, inputs: Mapping[str, Any]) -> None:
-        """Raise a UserError where a test sample, or a batch of them, has no truth."""
+        """Raise a UserError where a test sample, or a batch of them, has no ground truth."""
         if "alpha" not in inputs:
             found = sorted(inputs)
-            raise UserError(f"expected a test batch with its truth under 'alpha', got {found}: set alpha_dir")
+            raise UserError(f"expected a test batch with its ground truth under 'alpha', got {found}: set alpha_dir")
 
     def process(self, inputs: Mapping[str, Any], outputs: Mapping[str, torch.Tensor]) -> None:
         """Measure a batch.
@@ -69,10 +69,10 @@ class MattingEvaluator(DatasetEvaluator):
             UserError: there is no ground truth, or predictions are outside [0, 1] or NaN.
         """
         self.check(inputs)
-        predictions, truths = (alpha.float().cpu().numpy() for alpha in (outputs["pred_alpha"], inputs["alpha"]))
+        predictions, alphas = (alpha.float().cpu().numpy() for alpha in (outputs["pred_alpha"], inputs["alpha"]))
         regions = unknown_mask(inputs["trimap"]).cpu().numpy()
-        for name, prediction, truth, region in zip(inputs["name"], predictions, truths, regions, strict=True):
-            self.rows[name] = measure(prediction[0], truth[0], region[0], self.protocol)
+        for name, prediction, alpha, region in zip(inputs["name"], predictions, alphas, regions, strict=True):
+            self.rows[name] = measure(prediction[0], alpha[0], region[0], self.protocol)
             if self.output_dir is not None:
                 self.output_dir.mkdir(parents=True, exist_ok=True)
                 write_alpha(self.output_dir / f"{name}.png", prediction[0])

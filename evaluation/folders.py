@@ -26,7 +26,7 @@ Files = dict[str, Path]  # of one image: "label", "pred", "trimap" and "image", 
 
 
 class Outcome(NamedTuple):
-    """What a worker sends back: the metrics (None without a prediction), the truth's digest, what is wrong."""
+    """What a worker sends back: the metrics (None without a prediction), the ground truth's digest, what is wrong."""
 
     row: dict[str, float] | None
     digest: bytes
@@ -38,10 +38,10 @@ class Evaluation(NamedTuple):
 
     Fields:
         rows: name -> metric -> value and "pixels", as `evaluation.metrics.measure` gives them, sorted by name.
-        files: name -> its files, for every truth, sorted by name.
+        files: name -> its files, for every ground truth alpha, sorted by name.
         missing: names without a prediction, sorted.
-        digest: SHA-256 over truth and counted pixels of every truth in order of names, in hexadecimal digits; two
-            evaluations under one protocol compare only where it is the same.
+        digest: SHA-256 (hexadecimal) over ground truth and counted pixels of every image, in order of names; evaluations
+            under one protocol can be compared only if it is equal.
     """
 
     rows: dict[str, dict[str, float]]
@@ -71,8 +71,8 @@ def evaluate_folders(
         pred_dir: predicted alphas, 8- or 16-bit grey.
         label_dir: true alphas, as `pred_dir`; their names are the list of what must be there.
         trimap_dir: trimaps of 0, 128 and 255 alone; None where they are made or every pixel counts.
-        image_dir: images, which are only checked to be there and of the truth's size; None checks none.
-        trimap_radius_px: makes trimaps of the truths by `trimap_from_alpha(alpha, radius, radius)`.
+        image_dir: images, which are only checked to be there and of the alpha's size; None checks none.
+        trimap_radius_px: makes trimaps of the ground truth by `trimap_from_alpha(alpha, radius, radius)`.
         protocol: one of `PROTOCOLS`.
         num_workers: processes; 1 measures in this one.
         allow_missing: leave images without a prediction out instead of refusing the whole.
@@ -147,16 +147,16 @@ def _refuse(problems: Sequence[str]) -> None:
 
 
 def _match(folders: dict[str, Path | None], may_lack: Sequence[str]) -> tuple[dict[str, Files], list[str]]:
-    """Give each truth its files, and say what is missing or extra."""
+    """Give each ground truth alpha its files, and say what is missing or extra."""
     problems: list[str] = []
     tables = {kind: _pictures_by_name(folder, problems) for kind, folder in folders.items() if folder is not None}
-    truths = tables["label"]
+    alphas = tables["label"]
     for kind, table in tables.items():
-        if table and truths:  # of an empty or missing folder, one problem says it all
+        if table and alphas:  # of an empty or missing folder, one problem says it all
             if kind not in may_lack:
-                problems += [f"{folders[kind]}/{name}.* is missing" for name in truths if name not in table]
-            problems += [f"{table[name]} is extra: no truth has its name" for name in table if name not in truths]
-    return {name: {k: table[name] for k, table in tables.items() if name in table} for name in sorted(truths)}, problems
+                problems += [f"{folders[kind]}/{name}.* is missing" for name in alphas if name not in table]
+            problems += [f"{table[name]} is extra: no alpha has its name" for name in table if name not in alphas]
+    return {name: {k: table[name] for k, table in tables.items() if name in table} for name in sorted(alphas)}, problems
 
 
 def _pictures_by_name(folder: Path, problems: list[str]) -> dict[str, Path]:
@@ -203,8 +203,8 @@ def _measure(item: tuple[str, Files], protocol: Protocol, trimap_radius_px: int 
     if protocol.is_whole:
         unknown: NDArray = np.ones(alpha.shape, np.bool_)
     elif trimap_radius_px is not None:
-        truth = to_float(pictures["label"])
-        unknown = unknown_mask(trimap_from_alpha(truth, trimap_radius_px, trimap_radius_px))
+        alpha = to_float(pictures["label"])
+        unknown = unknown_mask(trimap_from_alpha(alpha, trimap_radius_px, trimap_radius_px))
     elif "trimap" in pictures:
         unknown = pictures["trimap"]
     else:

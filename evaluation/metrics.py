@@ -1,7 +1,7 @@
 """Errors of a predicted alpha on an explicit region, as the Adobe Deep Image Matting evaluation code defines them.
 
-The metrics take numpy arrays (H, W): prediction and truth both uint8, 255 being opaque, or both float in [0, 1], and a
-boolean region. They return one plain float per image in natural units; only reports scale for print (see `METRICS`).
+The metrics take numpy arrays (H, W): prediction and ground truth, both uint8 (255 is opaque) or both float in [0, 1],
+and a boolean region. They return one float per image in natural units. Only reports scale it (see `METRICS`).
 A region without a pixel has no error: 0. A protocol (`PROTOCOLS`) says which region and which rounding a number has.
 """
 
@@ -28,7 +28,7 @@ def sad(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> float
 
     Args:
         pred_alpha: (H, W) prediction, uint8 or float in [0, 1].
-        alpha: (H, W) truth, of the same kind as the prediction.
+        alpha: (H, W) ground truth, of the same kind as the prediction.
         region: (H, W) boolean, True where it counts.
 
     Raises:
@@ -55,7 +55,7 @@ def mad(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> float
 def grad(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> float:
     """Sum the squared differences of the gradients' lengths over the region, / 1000.
 
-    Prediction and truth are each scaled to [0, 1] by their extremes over the whole image (of a constant one the
+    Prediction and ground truth are each scaled to [0, 1] by their extremes over the whole image (of a constant one the
     gradient is 0), then filtered by derivatives of a Gaussian, each filter of length 1, borders replicated; so pixels
     outside the region have a say. Arguments and errors as for `sad`.
     """
@@ -132,7 +132,7 @@ def measure(
 
     Args:
         pred_alpha: (H, W) prediction as read, uint8 or uint16, or float in [0, 1]; rounded where the protocol says so.
-        alpha: (H, W) truth, likewise.
+        alpha: (H, W) ground truth, likewise.
         unknown: (H, W) boolean, True where the trimap is unknown; where the whole image counts, it is not looked at.
         protocol: one of `PROTOCOLS`.
 
@@ -208,7 +208,7 @@ def _check(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> in
     """Raise what `sad` promises; return what stands for 1."""
     if not pred_alpha.shape == alpha.shape == region.shape or alpha.ndim != 2:
         raise ValueError(
-            f"expected one shape (H, W), got prediction {pred_alpha.shape}, truth {alpha.shape}, {region.shape=}"
+            f"expected one shape (H, W), got prediction {pred_alpha.shape}, ground truth {alpha.shape}, {region.shape=}"
         )
     if region.dtype != np.bool_:
         raise ValueError(f"expected a boolean region, got {region.dtype}: compare the trimap with its unknown value")
@@ -230,7 +230,7 @@ def _full_scale(values: NDArray) -> int:
 
 
 def _differences(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> tuple[NDArray[np.float64], int]:
-    """Take |prediction - truth| on the region's pixels, (N,) float64, and what stands for 1 in it.
+    """Take |prediction - ground truth| on the region's pixels, (N,) float64, and what stands for 1 in it.
 
     Of uint8 these are whole numbers: sums of them are exact, and the scale divides last.
     """

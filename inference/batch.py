@@ -45,7 +45,7 @@ def matte_all(
         overlaps: whether the next is read and the last written meanwhile; else all is done in turn, in this thread.
 
     Raises:
-        OSError: there is no room left on the disk.
+        OSError: the disk is full.
     """
 
     def make(job: Job) -> None:
@@ -89,7 +89,7 @@ def attempt(step: Callable[..., T], *arguments: Any) -> T | Failure:
     """Call a step, and turn its error into a failure of its image, so that the other images are still made.
 
     Raises:
-        OSError: there is no room left on the disk.
+        OSError: the disk is full.
         MissingExtraError: a package is not installed.
     """
     try:

@@ -23,7 +23,7 @@ _ONE_AT_A_TIME = threading.Lock()
 def estimate_foreground(image: NDArray, alpha: NDArray) -> NDArray[np.float32]:
     """Estimate F in I = alpha F + (1 - alpha) B: the colours of the subject, free of the background's.
 
-    Where alpha is 1 they are the image's to the bit, where it is 0 they go on smoothly from the nearest foreground.
+    Where alpha is 1 they are exactly the image's; where it is 0 they continue smoothly from the nearest foreground.
 
     Args:
         image: (H, W, 3) RGB, or what else `data.image_io.images.as_colours` takes; uint8, uint16, or float in [0, 1].

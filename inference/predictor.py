@@ -53,7 +53,7 @@ class Predictor:
         """Read a network, and log where and how it runs.
 
         Args:
-            source: a model folder as tools/export.py writes it, its `.onnx` file, or a config: `.py`, or a training's
+            source: a model folder as tools/export.py writes it, its `.onnx` file, or a config: `.py`, or a run's
                 `config.yaml`. Only a config needs detectron2.
             weights: trained checkpoint of a config.
             device: see `inference.network.choose_device`.

@@ -21,7 +21,7 @@ LOSS_NAMES = ("loss_unknown_l1", "loss_known_l1", "loss_laplacian", "loss_gradie
 class MattingCriterion(nn.Module):
     """Weighted matting losses (arXiv:2305.15272).
 
-    Laplacian pyramid and Sobel filters are linear, so they run once, on the difference of prediction and truth.
+    Laplacian pyramid and Sobel filters are linear, so they run once, on the difference of prediction and ground truth.
 
     Args:
         weights: loss name -> weight, every name of `LOSS_NAMES`; all 1 by default.
@@ -56,7 +56,7 @@ class MattingCriterion(nn.Module):
 
         Args:
             pred_alpha: (B, 1, H, W) in [0, 1], sides of at least `MIN_SIDE_PX`.
-            alpha: (B, 1, H, W) truth in [0, 1].
+            alpha: (B, 1, H, W) ground truth in [0, 1].
             trimap: (B, 1, H, W) of {0, 0.5, 1}.
 
         Returns: loss name -> weighted scalar. A loss whose region is empty, in an image or in the batch, is 0

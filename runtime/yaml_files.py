@@ -24,7 +24,7 @@ class Reference(str):
 
 
 class Loader(yaml.SafeLoader):
-    """Reads null, truth values, numbers, texts, lists and dicts; dates are texts; every other tag is refused."""
+    """Reads null, booleans, numbers, texts, lists and dicts; dates are texts; every other tag is refused."""
 
     yaml_constructors = {tag: yaml.SafeLoader.yaml_constructors[tag] for tag in PLAIN_TAGS}
     yaml_implicit_resolvers = {

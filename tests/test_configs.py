@@ -167,7 +167,7 @@ def test_a_misspelt_override_is_refused_with_what_was_meant(path, override, hint
         ("dataloader.train.dataset.foreground_dirs=a", r"must be a list, got 'a': write '.*_dirs=\[a\]'"),
         ("train.epochs=1 (a)", "cannot use 'train.epochs=1 .a.'"),
         ("train={epoch: 3}", "cannot use 'train={epoch: 3}'"),
-        ("train.max_iter=2", "no room for 2 steps"),
+        ("train.max_iter=2", "too few for 2 steps"),
         ("dataloader.train.batch_size=many", "dataloader.train.batch_size must be a number, got 'many'"),
         ("dataloader.train.batch_size=0", "dataloader.train.batch_size must be a whole number of at least 1, got 0"),
         ("dataloader.train.batch_size=1.5", "batch_size must be a whole number of at least 1, got 1.5"),

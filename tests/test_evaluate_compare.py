@@ -81,7 +81,7 @@ def test_what_cannot_be_compared_says_how(results, capsys):
         "evaluate.py: these two cannot be compared:",
         "  protocol: A has dim, B has whole",
         "  images: 1 of A are not in B: b",
-        "  test set: the pixels of truths or trimaps differ",
+        "  test set: the pixels of ground truth or trimaps differ",
     ]
 
 

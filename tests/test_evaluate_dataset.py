@@ -42,7 +42,7 @@ def test_a_data_set_is_found_by_name(dataset, capsys):
     parts = ["--dataset", "mine", "--pred-dir", str(dataset / "pred"), "--workers", "1"]
     assert evaluate.main([*parts, "--output", str(dataset / "out")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1:3] == ["Data set mine", "Trimaps made from the truths: trimap_from_alpha(alpha, 2, 2)"]
+    assert lines[1:3] == ["Data set mine", "Trimaps made from the ground truth: trimap_from_alpha(alpha, 2, 2)"]
     summary = values(dataset / "out")
     label = read_raw_alpha(dataset / "sets" / "my_set" / "mattes" / "a.png")
     unknown = trimap_from_alpha(label / 255, 2, 2) == 0.5

@@ -52,7 +52,7 @@ def test_a_config_and_its_checkpoint_give_the_same_alpha_to_the_bit(tmp_path, ca
     shown = capsys.readouterr().out
     licences = {"S_original": "ViTMatte weights.", "S_dinov2": "Backbone from DINOv2."}
     assert licences.get(name[len("ViTMatte_") : -len(".py")], "Built with DINOv3.") in shown
-    assert "they are the same to the bit" in shown
+    assert "they are identical" in shown
     expected = Predictor.load(config_file, tmp_path / "weights.pth").predict(*picture())
     assert expected[picture()[1] == 128].std() > 0.02
     np.testing.assert_array_equal(Predictor.load(tmp_path / "model").predict(*picture()), expected)

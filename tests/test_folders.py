@@ -160,7 +160,7 @@ def test_a_name_that_is_no_text_is_a_problem_of_its_file(test_set):
         evaluate_folders(*folders(test_set, "trimap"))
     problems = str(error.value).splitlines()[1:]
     assert f"{folder}: the name 'b\\udcff.png' is not UTF-8: rename the file" in problems
-    others = [f"{test_set / kind / 'b.png'} is extra: no truth has its name" for kind in ("pred", "trimap")]
+    others = [f"{test_set / kind / 'b.png'} is extra: no alpha has its name" for kind in ("pred", "trimap")]
     assert sorted(problems)[1:] == others
 
 

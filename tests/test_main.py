@@ -317,7 +317,7 @@ def test_foregrounds_without_transparency_are_one_message_before_anything_starts
 def test_evaluating_without_truth_is_one_message_before_anything_starts(trained, data, tmp_path, capsys, arguments):
     changes = {"train.init_checkpoint": trained / "model_final.pth", "dataloader.test.dataset.alpha_dir": "null"}
     message = refusal(1, capsys, *arguments, *overrides(data, tmp_path, **changes))
-    assert ": expected a test batch with its truth" in message and "set alpha_dir" in message
+    assert ": expected a test batch with its ground truth" in message and "set alpha_dir" in message
     assert "Traceback" not in (tmp_path / "log.txt").read_text()
     assert not (tmp_path / "config.yaml").exists()
 

@@ -40,11 +40,11 @@ def test_a_csv_file_keeps_natural_units_at_full_precision(tmp_path):
 
 def test_a_picture_sheet_holds_every_picture_in_its_cell(tmp_path):
     """Pictures of one colour: its cell shows it, also when wide, tall, larger or smaller than the cell."""
-    colours = {"image": (1.0, 0.0, 0.0), "trimap": 0.2, "prediction": 0.4, "truth": 1.0, "error": 0.6}
+    colours = {"image": (1.0, 0.0, 0.0), "trimap": 0.2, "prediction": 0.4, "ground truth": 1.0, "error": 0.6}
     sizes = {"small": (4, 4), "wide": (50, 100), "tall": (100, 50)}
     rows = {}
     for label, size in sizes.items():
-        trimap, pred_alpha, alpha = (np.full(size, colours[kind]) for kind in ("trimap", "prediction", "truth"))
+        trimap, pred_alpha, alpha = (np.full(size, colours[kind]) for kind in ("trimap", "prediction", "ground truth"))
         rows[label] = sheet_row(np.broadcast_to(colours["image"], (*size, 3)), trimap, pred_alpha, alpha)
     picture_sheet(rows, tmp_path / "sheet.png", cell_px=64)
     sheet = read_image(tmp_path / "sheet.png")
@@ -70,8 +70,8 @@ def test_a_picture_sheet_refuses_rows_of_different_columns(tmp_path):
 
 def test_a_sheet_leaves_out_what_there_is_not():
     grey = np.full((2, 3), 0.5)
-    assert list(sheet_row(None, None, grey, grey)) == ["prediction", "truth", "error"]
-    assert list(sheet_row(None, grey, grey, grey)) == ["trimap", "prediction", "truth", "error"]
+    assert list(sheet_row(None, None, grey, grey)) == ["prediction", "ground truth", "error"]
+    assert list(sheet_row(None, grey, grey, grey)) == ["trimap", "prediction", "ground truth", "error"]
 
 
 @pytest.mark.parametrize("size", [(3, 4), (64, 64), (200, 90), (1, 300)])

@@ -46,7 +46,7 @@ def test_steps_lie_in_order_inside_a_training_however_short(max_iter):
 
 
 def test_a_training_without_room_for_the_steps_is_refused():
-    with pytest.raises(ConfigError, match="2 iterations leave no room for 2 steps"):
+    with pytest.raises(ConfigError, match="2 iterations are too few for 2 steps"):
         milestones(2, 0.8, 0.95)
 
 

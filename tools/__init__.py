@@ -1,4 +1,4 @@
-"""Command lines over the rooms; `python tools/x.py` and `python -m tools.x` both work, by way of `_root`."""
+"""Command lines over the packages; `python tools/x.py` and `python -m tools.x` both work, by way of `_root`."""
 
 import sys
 from pathlib import Path

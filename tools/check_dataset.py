@@ -133,7 +133,7 @@ def read_config(options: argparse.Namespace) -> "DictConfig":
 
 
 def try_start(dataloader: "DictConfig") -> OSError | DataError | None:
-    """Make the data sets of a config, and a sample of each, as a training does before it starts.
+    """Make the data sets of a config, and a sample of each, as at the start of a run.
 
     Returns: what is wrong with files, which reading all of them may explain better.
 

@@ -96,7 +96,7 @@ def compare(methods: Mapping[str, Matte], test_set: MattingFolder, sheet: Path) 
 
 
 def draw_loss_curve(metrics: Path, picture: Path) -> None:
-    """Plot the losses that a training wrote."""
+    """Plot the losses of a run."""
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     lines = [line for line in lines if "total_loss" in line]
     matplotlib.use("Agg")

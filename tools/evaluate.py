@@ -192,7 +192,8 @@ def print_summary(summary: Summary) -> None:
     if test_set["dataset"] is not None:
         print(f"Data set {test_set['dataset']}")
     if test_set["trimap_radius_px"] is not None:
-        print("Trimaps made from the truths: trimap_from_alpha(alpha, {0}, {0})".format(test_set["trimap_radius_px"]))
+        radius = test_set["trimap_radius_px"]
+        print(f"Trimaps made from the ground truth: trimap_from_alpha(alpha, {radius}, {radius})")
     print(f"{summary['images']} images, {summary['foregrounds']} foregrounds: {summary['foreground_rule']}")
     if summary["empty_regions"]:
         print(f"{summary['empty_regions']} of the images have no pixel that counts: 0 in each metric")

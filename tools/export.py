@@ -184,7 +184,7 @@ def export_folder(options: argparse.Namespace, folder: Path) -> str:
     written = read_model_folder(folder).state_dict()
     assert written.keys() == tensors.keys() and all(torch.equal(written[name], tensors[name]) for name in tensors)
     size_mb = (folder / WEIGHTS_FILE).stat().st_size / 1e6
-    return f"{len(written)} tensors, {size_mb:.1f} MB; read again, they are the same to the bit"
+    return f"{len(written)} tensors, {size_mb:.1f} MB; read again, they are identical"
 
 
 def read_licence(folder: Path) -> str:

@@ -48,7 +48,7 @@ def draw_samples(cfg: DictConfig, epoch: int, start: int) -> Iterator[Drawn]:
     worker comes with its traceback.
 
     Args:
-        cfg: of a training; its batch size and number of workers are changed.
+        cfg: of a run; its batch size and number of workers are changed.
         epoch: at least 0.
         start: position in the epoch's order, at least 0; past its end the next epoch follows.
 

@@ -28,7 +28,7 @@ class DegradeImage:
     Args:
         blur_probability: how often; 0 is off, as for all three.
         blur_sigma_px: range of the Gaussian's standard deviation, uniform; at least 0. Beyond a pixel or so, edges are
-            visibly softer than the alpha that is their truth.
+            visibly softer than the alpha that is their ground truth.
         noise_probability: how often.
         noise_sigma: range of the read noise r, uniform, in steps of 1/255; at least 0.
         shot_noise_sigma: range of the shot noise s at white, likewise. See `add_noise`.

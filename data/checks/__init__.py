@@ -1,1 +1,1 @@
-"""What is wrong with a data set's files, before a training finds out: the work behind `tools/check_dataset.py`."""
+"""Find faults in a data set's files before a run does: the checks behind `tools/check_dataset.py`."""

@@ -1,4 +1,4 @@
-"""Photographs with alphas of their own as a training set: seen as they are, nothing composited."""
+"""Photographs with their own alphas as a training set, without compositing."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -141,7 +141,7 @@ def _warn_of_transparency(name: str | Path) -> None:
     logger.warning("%s: its transparency is ignored, its colours are taken as they are", name)
 
 
-_warn_once_of_transparency = lru_cache(maxsize=1024)(_warn_of_transparency)  # a training reads a file many times
+_warn_once_of_transparency = lru_cache(maxsize=1024)(_warn_of_transparency)  # a run reads a file many times
 
 
 def read_raw_image(path: str | Path) -> NDArray:
@@ -245,7 +245,7 @@ def write_image(path: str | Path, image: NDArray, bits: int = 8, metadata: Metad
 
     Raises:
         DataError: another shape, values that are not finite, or a format that cannot hold this.
-        OSError: no rights, no room on the disk; no half of a file is left.
+        OSError: no permission, or a full disk; no unfinished file is left.
     """
     if image.ndim != 3 or image.shape[2] != 3:
         raise DataError(f"expected an image (H, W, 3) for {path}, got {image.shape}")

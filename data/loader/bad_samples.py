@@ -1,4 +1,4 @@
-"""Whole batches of a data set in which some pictures cannot be read: what takes their place, and how it is told of."""
+"""Replace the samples whose images cannot be read, and report them."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ FAULTS = (DataError, OSError)
 
 ON_FAULT = ("replace", "raise")
 
-MAX_IN_A_ROW = 10  # a hundredth of all, the most that a training bears, fails so often in a row once in 10^20
+MAX_IN_A_ROW = 10  # with 1 % bad samples, the most that is allowed, this happens once in 10^20
 
 
 class Drawn(NamedTuple):

@@ -1,4 +1,4 @@
-"""Foregrounds with their alphas as a training reads them: the place of a crop first, then the pixels that it needs."""
+"""Read foregrounds and their alphas for training: first where a crop lies, then only the pixels that it needs."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -203,8 +203,8 @@ def find_test_set(name_or_folder: str, needs_trimaps: bool = True) -> TestSet:
         needs_trimaps: whether the folder of trimaps must be there; else it is left out where it is not.
 
     Raises:
-        FileNotFoundError: folders are missing, all of them named, or the truths are.
-        DataError: no such name or folder; not as many truths as the set has images.
+        FileNotFoundError: folders are missing (all are named), or the ground truth is.
+        DataError: no such name or folder; not as many alphas as the set has images.
     """
     if name_or_folder in LAYOUTS:
         layout = LAYOUTS[name_or_folder]

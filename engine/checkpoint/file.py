@@ -55,7 +55,7 @@ def read_checkpoint(path: str | Path, is_mapped: bool = False) -> dict[str, Any]
         path: the file.
         is_mapped: leave tensors in the file until they are used; it must not change meanwhile.
 
-    Returns: a dict with "model" (name -> tensor) and, from a training, "trainer" and "iteration".
+    Returns: a dict with "model" (name -> tensor) and, if it is of a run, "trainer" and "iteration".
 
     Raises:
         FileNotFoundError: where there is no such file.
@@ -64,7 +64,7 @@ def read_checkpoint(path: str | Path, is_mapped: bool = False) -> dict[str, Any]
     if Path(path).is_dir():
         raise CheckpointError(
             f"{path} is a folder, and neither a checkpoint nor a model folder: name a file such as model_final.pth in "
-            "a training's folder. Of a sharded checkpoint tools/gather_checkpoint.py makes a file, or --resume goes on "
+            "a run's folder. Of a sharded checkpoint tools/gather_checkpoint.py makes a file, or --resume goes on "
             "from it with train.sharded_blocks as it was"
         )
     if not Path(path).is_file():
@@ -273,7 +273,7 @@ class Checkpointer(DetectionCheckpointer):
         names = list(self.checkpointables) if checkpointables is None else checkpointables
         lacking = [name for name in names if name not in content]
         if set(lacking) - {EMA}:
-            raise CheckpointError(f"{path} lacks {', '.join(lacking)}: a training cannot be resumed from it")
+            raise CheckpointError(f"{path} lacks {', '.join(lacking)}: a run cannot be resumed from it")
         load_weights(self.model, content.pop("model"), str(path))
         for name in lacking:
             logger.warning("%s has no average of weights, as train.ema_decay is new: it starts from the weights", path)

@@ -13,8 +13,8 @@ def load_model(config_file: str | Path, weights: str | Path, trusted: Sequence[s
     """Build the network of a config with trained weights.
 
     Args:
-        config_file: `.py` config or the `config.yaml` of a training.
-        weights: checkpoint of a training.
+        config_file: `.py` config or the `config.yaml` of a run.
+        weights: checkpoint of a run.
         trusted: modules whose classes a `config.yaml` may name; see `load_config`.
 
     Returns: the bare model on the CPU, in evaluation mode.

@@ -1,4 +1,4 @@
-"""What a training starts from: weights out of a checkpoint or model folder, and the network that they belong to."""
+"""Load the initial weights of a run from a checkpoint or model folder, and build the network that they belong to."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ MODEL_CONFIG, MODEL_WEIGHTS, FORMAT = "config.json", "model.safetensors", 1
 """Files of a model folder, and the format of the first, as tools/export.py writes them."""
 
 RUN_CONFIG = "config.yaml"
-"""What a training leaves beside its checkpoints."""
+"""The config that a run saves beside its checkpoints."""
 
 
 def load_initial(model: nn.Module, path: str, may_lack: Iterable[str] = ()) -> None:
@@ -111,7 +111,7 @@ def describe_model(checkpoint: Path, trusted: Sequence[str] = ()) -> dict[str, A
     """Read what describes the network of a checkpoint: its model folder's config.json, or its training's config.yaml.
 
     Args:
-        checkpoint: model folder, `.safetensors` file in one, or file of a training.
+        checkpoint: model folder, `.safetensors` file in one, or checkpoint of a run.
         trusted: modules whose classes a config.yaml may name beside this project's networks. Nothing else is imported.
 
     Returns: a node of a config, nested, with classes and plain values.
@@ -127,7 +127,7 @@ def describe_model(checkpoint: Path, trusted: Sequence[str] = ()) -> dict[str, A
     if not path.is_file():
         raise FileNotFoundError(
             f"{checkpoint}: {path} is not there, which would say what network this is. A model folder of "
-            f"tools/export.py has {MODEL_CONFIG}, a training's folder {RUN_CONFIG}; without, "
+            f"tools/export.py has {MODEL_CONFIG}, a run's folder {RUN_CONFIG}; without, "
             "train.model_of_checkpoint=null trains the config's own network from it"
         )
     described = read_exported(path) if path.name == MODEL_CONFIG else read_trained(path, trusted)
@@ -160,7 +160,7 @@ def read_exported(path: Path) -> Any:
 
 
 def read_trained(path: Path, trusted: Sequence[str]) -> Any:
-    """Read the model of a training's config; errors as `describe_model`."""
+    """Read the model of a run's config; errors as `describe_model`."""
     try:
         return OmegaConf.to_container(load_config(path, ("model",), trusted).model, resolve=True)
     except ConfigError as error:

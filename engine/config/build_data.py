@@ -1,4 +1,4 @@
-"""What a training draws from and measures with, made and tried before anything starts."""
+"""Build loaders and evaluator, and test one sample of each before the run starts."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -41,7 +41,7 @@ SECTIONS = ("train", "test", "evaluator", "test_network")
 def build_data(dataloader: DictConfig, sections: Sequence[str] = SECTIONS) -> DataSource:
     """Build what the section `dataloader` of a config says, and make one sample of each set.
 
-    So pictures and settings that do not fit are told of before anything starts, in this process and not by a worker.
+    So wrong images and settings are reported before anything starts, by this process and not by a worker.
 
     Args:
         dataloader: the section.

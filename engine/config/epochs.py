@@ -67,7 +67,7 @@ def milestones(max_iter: int, *fractions: float) -> list[int]:
     """
     if max_iter <= len(fractions):
         raise ConfigError(
-            f"{max_iter} iterations leave no room for {len(fractions)} steps of the learning rate: train longer"
+            f"{max_iter} iterations are too few for {len(fractions)} steps of the learning rate: train longer"
         )
     steps: list[int] = []
     for index, fraction in enumerate(fractions):

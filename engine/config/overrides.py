@@ -81,7 +81,7 @@ def quote_override(key: str, value: Any) -> str:
 
     Args:
         key: dotted.
-        value: null, truth value, number, text or list of these; folders as texts.
+        value: null, boolean, number, text or list of these; folders as texts.
     """
     return shlex.quote(write_override(key, value))
 

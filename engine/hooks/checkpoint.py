@@ -1,4 +1,4 @@
-"""Checkpoints on the way: every so often, at the end, and where a training is stopped."""
+"""Write checkpoints: periodically, at the end, and when a run is stopped."""
 
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ class PeriodicCheckpointer(hooks.HookBase):
             self._save_final()
 
     def _save_final(self) -> None:
-        """Write the average's weights, then the final checkpoint, with which a training is finished."""
+        """Write the EMA weights, then the final checkpoint, which marks the run as finished."""
         done = self.trainer.next_iteration
         if self.trainer.ema is not None:
             self._checkpointer.save_weights(f"{FINAL_NAME}_ema", self.trainer.ema.module, iteration=done - 1)

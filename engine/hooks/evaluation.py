@@ -245,7 +245,7 @@ class EvaluateAndKeepBest(hooks.HookBase):
             self._evaluate_now()
 
     def after_train(self) -> None:
-        # An error in the last step stands one before; a training that was finished before is none of this.
+        # An error in the last step stands one before; this does not concern a run that was finished before.
         if self.trainer.start_iter < self.trainer.iter == self.trainer.max_iter:
             self._evaluate_now()
         del self._evaluate  # as detectron2's hook does with what it calls: it may hold the trainer
@@ -352,7 +352,7 @@ class EvaluateAndKeepBest(hooks.HookBase):
                 logger.error("Not evaluated, and training goes on: %s", error)
                 results, is_complete = error.results, False
         if torch.cuda.is_available() and not is_complete:
-            torch.cuda.empty_cache()  # pieces of odd sizes, that a training step might not find room between
+            torch.cuda.empty_cache()  # fragments that could leave too little free memory for a step
         metrics = flatten_results_dict(results)
         if comm.is_main_process() and is_complete:
             self._check_metric(metrics)

@@ -1,4 +1,4 @@
-"""A warning where the loader, not the network, sets the pace of a training."""
+"""Warn when a run waits for the loader."""
 
 import logging
 import time

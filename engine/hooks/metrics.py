@@ -1,4 +1,4 @@
-"""What is seen of a training while it runs: metrics and sample pictures."""
+"""Log metrics and draw sample images during a run."""
 
 import logging
 import os

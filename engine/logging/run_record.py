@@ -27,11 +27,11 @@ logger = logging.getLogger(__name__)
 RECORD_NAME, RESOLVED_NAME = "run.json", "config_resolved.yaml"
 
 MODULES = ("torch", "torchvision", "detectron2", "timm", "numpy", "cv2", "PIL", "omegaconf")
-"""Modules whose versions may change what a training gives."""
+"""Modules whose versions may change the results of a run."""
 
 
 def record_run(cfg: DictConfig, start_iteration: int) -> None:
-    """Append an entry to the run.json of a training's folder, and write its config with all that follows worked out.
+    """Append an entry to the run.json of a run's folder, and write its config with all derived values.
 
     Every process has to call it; the main one writes. An entry holds the command line and its folder, the time, seed,
     first iteration, commit and versions, the launcher's jobs, and host and device of each process. `micro_batch` is the
@@ -76,7 +76,7 @@ def is_restarted(folder: Path) -> bool:
 
 
 def read_record(path: Path) -> list[dict[str, Any]]:
-    """Read the entries so far, none where there is no file; one that holds something else is set aside."""
+    """Read the entries so far, none where there is no file; a file with other content is backed up."""
     if not path.is_file():
         return []
     try:

@@ -1,4 +1,4 @@
-"""Where the messages of a training go: the console, and log.txt for as long as that can be written."""
+"""Send the messages of a run to the console, and to log.txt as long as it can be written."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Where the metrics of a training go: the log, metrics.json, TensorBoard and, where asked for, Weights & Biases."""
+"""Write the metrics of a run to the log, metrics.json, TensorBoard and, if configured, Weights & Biases."""
 
 import datetime
 import importlib
@@ -27,7 +27,7 @@ METRICS_NAME = "metrics.json"
 
 
 def build_writers(cfg: DictConfig) -> "list[RunWriter]":
-    """Build the writers that a training's config asks for.
+    """Build the writers that a run's config names.
 
     Args:
         cfg: whole, without the model in it.

@@ -54,7 +54,7 @@ def sheet_row(
     alpha: NDArray,
     region: NDArray | None = None,
 ) -> dict[str, NDArray]:
-    """Put together the usual columns of a picture sheet; the error is |prediction - truth| where it counts, else 0.
+    """Put together the usual columns of a picture sheet; the error is |prediction - ground truth| where it counts, else 0.
 
     Args:
         image: (H, W, 3) RGB in [0, 1]; None leaves the column out.
@@ -66,7 +66,7 @@ def sheet_row(
     error = np.abs(pred_alpha - alpha)
     if region is not None:
         error = np.where(region, error, 0)
-    columns = {"image": image, "trimap": trimap, "prediction": pred_alpha, "truth": alpha, "error": error}
+    columns = {"image": image, "trimap": trimap, "prediction": pred_alpha, "ground truth": alpha, "error": error}
     return {kind: picture for kind, picture in columns.items() if picture is not None}
 
 

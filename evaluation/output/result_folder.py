@@ -57,7 +57,7 @@ def write_output(
 
 
 def read_or_make_trimap(files: Mapping[str, Path], radius_px: int | None) -> NDArray | None:
-    """Read the trimap of an image, or make it from the truth by the radius; None where there is neither."""
+    """Read the trimap of an image, or make it from the ground truth by the radius; None where there is neither."""
     if "trimap" in files:
         return read_strict_trimap(files["trimap"])
     return None if radius_px is None else trimap_from_alpha(read_alpha(files["label"]), radius_px, radius_px)

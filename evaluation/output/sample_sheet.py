@@ -1,4 +1,4 @@
-"""Samples of a training batch beside what a network makes of them."""
+"""Draw samples of a training batch beside the predictions of the network."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ Arrays = Mapping[str, NDArray[np.float32]]
 
 
 class SampleSheet:
-    """Draws image, trimap, prediction, truth and their difference side by side, a row for each sample.
+    """Draws image, trimap, prediction, ground truth and their difference side by side, a row for each sample.
 
     Args:
         cell_px: longer side of each picture.

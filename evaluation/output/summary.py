@@ -197,5 +197,5 @@ def _obstacles(a: Summary, b: Summary) -> list[str]:
     if names := sorted(n for n in both if a["per_image"][n]["foreground"] != b["per_image"][n]["foreground"]):
         lines.append(f"  foregrounds: of {len(names)} images they differ: evaluate both with one rule for foregrounds")
     if a["test_set"]["sha256"] != b["test_set"]["sha256"]:
-        lines.append("  test set: the pixels of truths or trimaps differ")
+        lines.append("  test set: the pixels of ground truth or trimaps differ")
     return lines

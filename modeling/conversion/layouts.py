@@ -273,7 +273,7 @@ def _first_match(table: Mapping[str, str], name: str) -> str | None:
 
 
 def _as_float32(key: str, value: Tensor) -> Tensor:
-    """Make a tensor float32; a mask may be of integers or truth values."""
+    """Make a tensor float32; a mask may be of integers or booleans."""
     if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta:
         raise ConversionError(f"{key} is a sparse, quantised, complex or empty tensor: save plain weights")
     if not (value.is_floating_point() or key.endswith("bias_mask")):

@@ -30,7 +30,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 def draw_matte(width: int, height: int, seed: int) -> tuple[NDArray, NDArray, NDArray]:
     """Draw a subject with a soft, ragged border and strands, a noisy prediction of it, and its trimap.
 
-    Returns: (H, W) prediction, truth and trimap, floats; about a quarter of the pixels is unknown.
+    Returns: (H, W) prediction, ground truth and trimap, floats; about a quarter of the pixels is unknown.
     """
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width].astype(np.float32)

@@ -19,7 +19,7 @@ from tools.benchmarks.metrics import draw_fragments, draw_matte
 SIGMA_PX = 1.4
 
 Case = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]
-"""Prediction, truth and the unknown pixels, each (H, W)."""
+"""Prediction, ground truth and the unknown pixels, each (H, W)."""
 
 
 def conn_with_background(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> float:

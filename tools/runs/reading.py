@@ -115,7 +115,7 @@ def read_curves(file: Path) -> tuple[dict[str, Curve], int]:
     try:
         lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
     except UnicodeDecodeError as error:
-        raise DataError(f"{file} is no text: expected a JSON object per line, as a training writes them") from error
+        raise DataError(f"{file} is no text: expected a JSON object per line, as a run writes them") from error
     rows: dict[int, dict[str, float]] = {}  # ascending
     spoilt = []
     for number, line in enumerate(lines, start=1):

@@ -128,7 +128,7 @@ def describe_sources(foreground: ForegroundFile) -> Sources:
 
 
 def check_finished(folder: Path, sources: Sequence[Sources]) -> None:
-    """Refuse a finished pack that is not of these files; a training may be reading it, so that it is left as it is."""
+    """Refuse a finished pack of other files. A run may be reading it, so it stays unchanged."""
     packed = [entry["sources"] for entry in read_index(folder / INDEX)]
     if packed == list(sources):
         return
@@ -249,7 +249,7 @@ def write_whole(path: Path) -> Iterator[BinaryIO]:
     """Open a file that comes to its place, and onto the disk, when all of it is written, or else not at all.
 
     Raises:
-        OSError: naming the path: no room on the disk, no rights.
+        OSError: naming the path: a full disk, or no permission.
     """
     part = path.with_name(f".{uuid4().hex}{PART_SUFFIX}")  # two runs at once do not write into one file
     try:
