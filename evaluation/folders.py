@@ -40,7 +40,7 @@ class Evaluation(NamedTuple):
         rows: name -> metric -> value and "pixels", as `evaluation.metrics.measure` gives them, sorted by name.
         files: name -> its files, for every ground truth alpha, sorted by name.
         missing: names without a prediction, sorted.
-        digest: SHA-256 (hexadecimal) over ground truth and counted pixels of every image, in order of names; evaluations
+        digest: SHA-256 (hexadecimal) over ground truth and counted pixels of every image in order of names; evaluations
             under one protocol can be compared only if it is equal.
     """
 
@@ -203,8 +203,8 @@ def _measure(item: tuple[str, Files], protocol: Protocol, trimap_radius_px: int 
     if protocol.is_whole:
         unknown: NDArray = np.ones(alpha.shape, np.bool_)
     elif trimap_radius_px is not None:
-        alpha = to_float(pictures["label"])
-        unknown = unknown_mask(trimap_from_alpha(alpha, trimap_radius_px, trimap_radius_px))
+        exact_alpha = to_float(pictures["label"])
+        unknown = unknown_mask(trimap_from_alpha(exact_alpha, trimap_radius_px, trimap_radius_px))
     elif "trimap" in pictures:
         unknown = pictures["trimap"]
     else:

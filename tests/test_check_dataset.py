@@ -139,7 +139,10 @@ def test_a_config_names_all_its_folders(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["test.dataset.alpha_dir=null", "test.dataset.trimap_dir=null"], "expected a test batch with its ground truth"),
+        (
+            ["test.dataset.alpha_dir=null", "test.dataset.trimap_dir=null"],
+            "expected a test batch with its ground truth",
+        ),
         (["test.dataset.alpha_dir=null"], "expected a test batch with its ground truth"),
         (["train.dataset.crop_px=0"], "crop_px must"),
         (["train.dataset.crop_factors=[0]"], "crop_factors must"),
