@@ -109,7 +109,7 @@ def test_a_resume_starts_from_the_last_checkpoint_and_not_from_the_best(tmp_path
         training_with_best(tmp_path, [5.0, 4.0, 3.0, 2.0, 1.0, 0.0], stop_at=9)
     assert best(tmp_path)["iteration"] == 7  # written after the checkpoint
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000005.pth"
-    with pytest.raises(CheckpointError, match="lacks trainer: a training cannot be resumed from it"):
+    with pytest.raises(CheckpointError, match="lacks trainer: a run cannot be resumed from it"):
         toy_training(tmp_path)[1].load(str(tmp_path / "model_best.pth"))
 
 

@@ -155,7 +155,7 @@ def test_the_names_of_the_metrics_are_known_before_any_is_measured():
 def test_without_truth_or_without_images_there_is_no_number():
     inputs, outputs = make_batch(0)
     del inputs["alpha"]
-    with pytest.raises(UserError, match="its truth under 'alpha'.*alpha_dir"):
+    with pytest.raises(UserError, match="its ground truth under 'alpha'.*alpha_dir"):
         MattingEvaluator().process(inputs, outputs)
     with pytest.raises(UserError, match="at least one image"):
         MattingEvaluator().evaluate()

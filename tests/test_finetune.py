@@ -205,7 +205,7 @@ def write(name, content):
         (remove("config.json"), "config.json is not there, which would say what network this is"),
         (remove("model.safetensors"), "is no model folder: it lacks model.safetensors"),
         (shutil.rmtree, "there is no checkpoint"),
-        (remove("config.json", "model.safetensors"), "name a file such as model_final.pth in a training's folder"),
+        (remove("config.json", "model.safetensors"), "name a file such as model_final.pth in a run's folder"),
         (write("config.json", b"{"), "config.json is damaged or no JSON"),
         (write("config.json", b'{"model_type": "vitmatte"}'), "published ViTMatte weights become such a folder by"),
         (write("model.safetensors", b"123"), "model.safetensors is damaged or no safetensors file"),

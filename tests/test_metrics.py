@@ -324,7 +324,7 @@ def test_16_bit_is_rounded_by_dim_and_kept_by_float():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pred_alpha": np.zeros((3, 2), np.uint8)}, r"got prediction \(3, 2\), truth \(2, 3\)"),
+        ({"pred_alpha": np.zeros((3, 2), np.uint8)}, r"got prediction \(3, 2\), ground truth \(2, 3\)"),
         ({"region": np.ones((2, 2), bool)}, "expected one shape"),
         ({"region": np.ones((2, 3), np.uint8)}, "expected a boolean region, got uint8"),
         ({"pred_alpha": np.zeros((2, 3), np.float32)}, "expected uint8 or float twice, got float32 and uint8"),
