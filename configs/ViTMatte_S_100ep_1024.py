@@ -20,5 +20,5 @@ train.output_dir = "output/ViTMatte_S_100ep_1024"
 train.init_checkpoint = "checkpoints/dinov3_vits16_4ch_prefix.pth"
 train.epochs = 100
 dataloader.train.dataset.crop_px = 1024
-dataloader.train.dataset.trimap_reference_px = 512
+dataloader.train.dataset.trimap.reference_px = 512
 model.backbone.use_activation_checkpointing = True

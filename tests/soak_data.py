@@ -22,6 +22,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.augment.random_crop import DrawView
 from data.datasets.composition import CompositionDataset
 from data.loader import build
 from data.loader.sampler import key_at
@@ -54,7 +55,11 @@ def make_dataset(folder: Path, samples_per_epoch: int) -> CompositionDataset:
         cv2.imwrite(str(folder / f"fg/{number}.jpg"), cv2.blur(noise[0], (9, 9)))
         cv2.imwrite(str(folder / f"bg/{number}.jpg"), cv2.blur(noise[1], (9, 9)))
         cv2.imwrite(str(folder / f"alpha/{number}.png"), alpha.astype(np.uint8))
-    settings: dict[str, Any] = {"samples_per_epoch": samples_per_epoch, "crop_px": 64, "rotation_min_px": 0}
+    settings: dict[str, Any] = {
+        "samples_per_epoch": samples_per_epoch,
+        "crop_px": 64,
+        "crop": DrawView(rotation_min_px=0),
+    }
     return CompositionDataset(folder / "fg", folder / "bg", folder / "alpha", seed=SEED, **settings)
 
 

@@ -145,7 +145,7 @@ def test_a_config_names_all_its_folders(tmp_path, capsys):
         ),
         (["test.dataset.alpha_dir=null"], "expected a test batch with its ground truth"),
         (["train.dataset.crop_px=0"], "crop_px must"),
-        (["train.dataset.crop_factors=[0]"], "crop_factors must"),
+        (["train.dataset.crop.crop_factors=[0]"], "crop_factors must"),
         (["train.dataset.degradation.blur_probability=2"], "blur_probability must"),
         (["train.prefetch_factor=0"], "prefetch_factor must"),
     ],

@@ -14,6 +14,7 @@ from data.image_io import images
 from data.image_io.formats import find_images
 from data.image_io.images import DataError, PictureFile, read_raw_alpha, to_uint8
 from runtime.errors import ConfigError
+from tests.dataset_settings import grouped
 
 
 def save(path: Path, pixels: np.ndarray) -> None:
@@ -43,7 +44,9 @@ def root(tmp_path: Path) -> Path:
 
 
 def build(root: Path, **settings) -> CompositionDataset:
-    return CompositionDataset(root / "rgba", root / "bg", **{"samples_per_epoch": 10, "crop_px": 32, **settings})
+    return CompositionDataset(
+        root / "rgba", root / "bg", **grouped({"samples_per_epoch": 10, "crop_px": 32, **settings})
+    )
 
 
 def same(first: dict, second: dict) -> bool:
@@ -171,7 +174,7 @@ def test_the_second_foreground_lies_under_the_first_in_its_frame(tmp_path):
     save(tmp_path / "bg" / "c.png", np.full((40, 40, 3), 50, np.uint8))
     still = {"merge_probability": 1, "square_probability": 0, "rotation_deg": 0, "scale_range": (1, 1), "shear_deg": 0,
              "flip_probability": 0, "crop_factors": (1,), "hue_deg": 0, "jitter_share": 0}  # fmt: skip
-    dataset = CompositionDataset(tmp_path / "fg", tmp_path / "bg", samples_per_epoch=40, crop_px=40, **still)
+    dataset = CompositionDataset(tmp_path / "fg", tmp_path / "bg", samples_per_epoch=40, crop_px=40, **grouped(still))
     pairs = set()
     for index in range(0, 40, 2):  # "a" is the upper one
         rng = np.random.default_rng([0, 0, index])
@@ -287,11 +290,11 @@ def test_trimaps_beside_alphas_are_read_as_strictly_as_by_the_evaluation(tmp_pat
         ({"samples_per_epoch": 2.5}, "samples_per_epoch must be a whole number .*, got 2.5"),
         ({"crop_px": 0}, "crop_px must be a whole number of at least 1, got 0"),
         ({"crop_px": 2.5}, "crop_px must be a whole number of at least 1, got 2.5"),
-        ({"trimap_radius_px": (-1, 3)}, r"trimap_radius_px .* got \(-1, 3\)"),
-        ({"trimap_radius_px": (5, 3)}, r"trimap_radius_px .* got \(5, 3\)"),
-        ({"trimap_radius_px": (5,)}, r"trimap_radius_px .* got \(5,\)"),
-        ({"trimap_radius_px": 7}, r"trimap_radius_px must be \[low, high\], whole numbers .*, got 7"),
-        ({"trimap_radius_px": (0, 2.5)}, r"trimap_radius_px must be \[low, high\], whole numbers .*, got \(0, 2.5\)"),
+        ({"trimap_radius_px": (-1, 3)}, r"radius_px .* got \(-1, 3\)"),
+        ({"trimap_radius_px": (5, 3)}, r"radius_px .* got \(5, 3\)"),
+        ({"trimap_radius_px": (5,)}, r"radius_px .* got \(5,\)"),
+        ({"trimap_radius_px": 7}, r"radius_px must be \[low, high\], whole numbers .*, got 7"),
+        ({"trimap_radius_px": (0, 2.5)}, r"radius_px must be \[low, high\], whole numbers .*, got \(0, 2.5\)"),
         ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
         ({"seed": 1.5}, "seed must be a whole number of at least 0, got 1.5"),
         ({"merge_probability": 1.5}, "merge_probability must be a number within 0 to 1, got 1.5"),

@@ -45,5 +45,18 @@ def test_names_move_everywhere_and_other_texts_stay():
     assert migrate(migrated) == migrated
 
 
+def test_settings_of_a_training_set_move_into_its_crop_trimap_and_colour():
+    old = {"_target_": "data.real_images.RealImageDataset", "crop_px": 64, "hue_deg": 10.0, "shear_deg": 5.0}
+    new = migrate({"dataloader": {"train": {"dataset": {**old, "trimap_radius_px": [1, 2]}}}})
+    assert new["dataloader"]["train"]["dataset"] == {
+        "_target_": "data.datasets.photographs.RealImageDataset",
+        "crop_px": 64,
+        "crop": {"_target_": "data.datasets.photographs.DrawInnerView", "shear_deg": 5.0},
+        "trimap": {"_target_": "data.augment.transforms.MakeTrimap", "radius_px": [1, 2]},
+        "colour": {"_target_": "data.augment.transforms.JitterColour", "hue_deg": 10.0},
+    }
+    assert migrate(new) == new
+
+
 def test_every_moved_module_is_one_that_a_file_may_name():
     assert {target.rpartition(".")[0] for target in TARGETS} >= set(MOVED.values())

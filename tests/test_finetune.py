@@ -71,8 +71,8 @@ def finetune(checkpoint, images, output, *more):
     small = [
         "train.device=cpu", f"train.output_dir={output}", f"train.init_checkpoint={checkpoint}", "train.log_period=1",
         f"dataloader.folder={images}", "dataloader.train.num_workers=0", "dataloader.test.num_workers=0",
-        "dataloader.train.dataset.crop_px=64", "dataloader.train.dataset.square_probability=0",
-        "dataloader.train.dataset.trimap_radius_px=[0,3]", "train.samples_per_epoch=8", "train.warmup_samples=4",
+        "dataloader.train.dataset.crop_px=64", "dataloader.train.dataset.crop.square_probability=0",
+        "dataloader.train.dataset.trimap.radius_px=[0,3]", "train.samples_per_epoch=8", "train.warmup_samples=4",
     ]  # fmt: skip
     main.main(["--config-file", FINETUNE, *small, *map(str, more)])
 

@@ -19,6 +19,7 @@ from data.procedural.surfaces import texture
 from engine.config.config import apply_overrides, load_config
 from runtime.errors import ConfigError
 from tests.conftest import REPOSITORY
+from tests.dataset_settings import grouped
 
 OFF: list[dict[str, Any]] = [
     {"degradation": DegradeImage()},
@@ -55,7 +56,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def samples(root: Path, colours: str = "photographs", **settings: Any) -> list[dict[str, torch.Tensor]]:
     dataset = CompositionDataset(
-        root / colours, root / "backgrounds", **{"samples_per_epoch": 8, "crop_px": 64, "seed": 3, **settings}
+        root / colours, root / "backgrounds", **grouped({"samples_per_epoch": 8, "crop_px": 64, "seed": 3, **settings})
     )
     return [dataset[1, index] for index in range(8)]
 
@@ -130,7 +131,7 @@ def test_estimated_foregrounds_are_nearer_to_the_exact_ones(root):
         "tones.gamma=1.4",
         "tones.white_balance=1.2",
         "estimates_foreground=true",
-        "trimap_reference_px=32",
+        "trimap.reference_px=32",
         "degradation=null",
         "tones=null",
     ],
@@ -151,5 +152,5 @@ def test_each_is_one_line_in_a_config(root, override):
 
 @pytest.mark.parametrize("value", [0, -5, "512"])
 def test_a_reference_that_is_no_side_of_a_crop_is_refused(root, value):
-    with pytest.raises(ConfigError, match=f"trimap_reference_px must be a number of at least 1, got {value!r}"):
+    with pytest.raises(ConfigError, match=f"reference_px must be a number of at least 1, got {value!r}"):
         samples(root, trimap_reference_px=value)

@@ -107,7 +107,7 @@ def test_other_kinds_keep_the_grammar_of_hydra(demo):
 def test_a_null_is_a_text_where_its_name_is_that_of_a_path():
     for key in ("a.output_dir", "alpha_dirs", "dataloader.folder", "train.init_checkpoint", "x_file", "x_paths"):
         assert takes_text(key, None) and takes_text(key, []) and takes_text(key, [None])
-    for key in ("train.clip_norm", "train.best_checkpoint", "rope_shift", "trimap_reference_px"):
+    for key in ("train.clip_norm", "train.best_checkpoint", "rope_shift", "reference_px"):
         assert not takes_text(key, None)
     assert not takes_text("x_dir", 3) and not takes_text("x", ["a", 3]) and takes_text("x", ["a", None])
 

@@ -205,7 +205,7 @@ def test_the_baseline_trains_from_the_converted_file(kind: str, tmp_path: Path) 
         "dataloader.train.batch_size": 1,
         "dataloader.train.num_workers": 0,
         "dataloader.train.dataset.crop_px": 64,
-        "dataloader.train.dataset.square_probability": 0,
+        "dataloader.train.dataset.crop.square_probability": 0,
         "dataloader.test.num_workers": 0,
         "dataloader.test.dataset.image_dir": tmp_path / "image",
         "dataloader.test.dataset.trimap_dir": tmp_path / "trimap",

@@ -14,6 +14,7 @@ from data.datasets.photographs import DrawInnerView, OpenPhotograph, RealImageDa
 from data.image_io.images import DataError, read_image, write_alpha, write_image
 from data.sources.foregrounds import REDUCTIONS
 from runtime.errors import ConfigError
+from tests.dataset_settings import grouped
 
 PLAIN = {"square_probability": 0, "rotation_deg": 0, "scale_range": (1, 1), "shear_deg": 0, "flip_probability": 0}
 SAME_COLOURS = {"hue_deg": 0, "jitter_share": 0}
@@ -34,7 +35,9 @@ def coordinates(width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def build(root: Path, **changes) -> RealImageDataset:
-    return RealImageDataset(root / "image", root / "alpha", **{"samples_per_epoch": 10, "crop_px": 32, **changes})
+    return RealImageDataset(
+        root / "image", root / "alpha", **grouped({"samples_per_epoch": 10, "crop_px": 32, **changes}, DrawInnerView)
+    )
 
 
 @pytest.mark.parametrize("size", [(90, 60), (60, 90), (300, 200), (20, 24)])
@@ -60,9 +63,9 @@ def test_image_and_alpha_come_through_one_affine_map_from_inside(tmp_path, size)
 @given(st.integers(0, 2**32 - 1), st.integers(8, 900), st.integers(8, 900))
 def test_a_view_is_inside_holds_its_point_and_shrinks_no_more_than_it_must(seed, width, height):
     size = (width, height)
-    draw_view = DrawInnerView(64, 0.25, 640, 30.0, 0, (0.8, 1.25), 10.0, 0.5, (1.0, 1.5, 2.0), 2.0)
+    draw_view = DrawInnerView(0.25, 640, 30.0, 0, (0.8, 1.25), 10.0, 0.5, (1.0, 1.5, 2.0), 2.0)
     point = np.random.default_rng(seed).integers(size)
-    view = draw_view(size, point[None], np.random.default_rng(seed))
+    view = draw_view(64, size, point[None], np.random.default_rng(seed))
     to_crop = view.from_picture(size)
     corners = np.array([[0, 0, 1], [0, 64, 1], [64, 0, 1], [64, 64, 1]]) @ np.linalg.inv(to_crop).T
     assert (corners[:, :2] > -1e-6).all() and (corners[:, :2] < np.array(size) + 1e-6).all()
@@ -161,7 +164,7 @@ def test_what_is_wrong_is_said(tmp_path):
             build(tmp_path, seed=seed)
     with pytest.raises(ConfigError, match="scale_range must be"):
         build(tmp_path, scale_range=[2, 1])
-    with pytest.raises(ConfigError, match="trimap_radius_px must be"):
+    with pytest.raises(ConfigError, match="radius_px must be"):
         build(tmp_path, trimap_radius_px=(3, 2))
     with pytest.raises(DataError, match="no alphas are named"):
         RealImageDataset(tmp_path / "image", samples_per_epoch=1)

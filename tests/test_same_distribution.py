@@ -13,6 +13,7 @@ from scipy import ndimage, stats
 
 from data.datasets.composition import CompositionDataset
 from data.sources.packs.writer import make_pack
+from tests.dataset_settings import grouped
 
 pytestmark = pytest.mark.slow
 
@@ -131,7 +132,7 @@ def new_samples(dataset: CompositionDataset) -> Callable[[int], Sample]:
 def build_rulers(root: Path, **changed: Any) -> tuple[CompositionDataset, PlainPipeline]:
     still = {"hue_deg": 0.0, "jitter_share": 0.0, "merge_probability": 0.0, "crop_px": CROP_PX, **VIEW}
     dataset = CompositionDataset(
-        root / "ruler", root / "flat", samples_per_epoch=NUM_SAMPLES, seed=1, **{**still, **changed}
+        root / "ruler", root / "flat", samples_per_epoch=NUM_SAMPLES, seed=1, **grouped({**still, **changed})
     )
     plain = PlainPipeline([(root / "ruler" / "ruler.png", None)], dataset.backgrounds, seed=2, **still)
     return dataset, plain
@@ -153,7 +154,9 @@ def test_samples_have_the_plain_pipelines_distribution_and_others_have_not(root)
 
     def build(**changed: Any) -> CompositionDataset:
         folders = {"foreground_dirs": root / "fg", "background_dirs": root / "bg", "alpha_dirs": root / "alpha"}
-        return CompositionDataset(**{"samples_per_epoch": NUM_SAMPLES, "seed": 1, **folders, **settings, **changed})
+        return CompositionDataset(
+            **grouped({"samples_per_epoch": NUM_SAMPLES, "seed": 1, **folders, **settings, **changed})
+        )
 
     dataset = build()
     files = [(foreground.path, foreground.alpha_path) for foreground in dataset.foregrounds]  # type: ignore[attr-defined]

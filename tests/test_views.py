@@ -52,7 +52,7 @@ def alphas(crop_px: int, seed: int, *pictures: np.ndarray, **ranges: Any) -> lis
     """Sample alphas (H, W) through a view drawn on the first, each to (S, S) in [0, 1]."""
     rng = np.random.default_rng(seed)
     sources = [DecodedForeground(np.dstack([alpha] * 3), alpha) for alpha in pictures]
-    view = DrawView(crop_px, **{**PLAIN, **ranges})(sources[0].size, sources[0].unknown_points(rng), rng)
+    view = DrawView(**{**PLAIN, **ranges})(crop_px, sources[0].size, sources[0].unknown_points(rng), rng)
     matrices = [view.from_picture(source.size) for source in sources]
     pairs = zip(sources, matrices, strict=True)
     return [sample_layer(source, matrix, crop_px, cv2.INTER_LINEAR)[0][:, :, 0] for source, matrix in pairs]
@@ -122,8 +122,8 @@ def test_a_second_foreground_is_laid_into_the_frame_of_the_first():
 
 
 def test_a_picture_is_resized_onto_its_frame():
-    view = DrawView(100, **{**PLAIN, "square_probability": 1.0, "square_px": 150})(
-        (300, 100), np.empty((0, 2)), np.random.default_rng(0)
+    view = DrawView(**{**PLAIN, "square_probability": 1.0, "square_px": 150})(
+        100, (300, 100), np.empty((0, 2)), np.random.default_rng(0)
     )
     np.testing.assert_allclose(view.frame, [150, 150])
     np.testing.assert_allclose(view.from_picture((300, 100)) @ [300, 100, 1], view.from_frame @ [150, 150, 1])
@@ -149,4 +149,4 @@ def test_a_picture_is_resized_onto_its_frame():
 )
 def test_settings_out_of_range_are_named(settings, message):
     with pytest.raises(ConfigError, match=message):
-        DrawView(64, **{**RECIPE, **settings})
+        DrawView(**{**RECIPE, **settings})

@@ -163,7 +163,7 @@ def training_command(output: Path) -> str:
         f"{train}.foreground_dirs": [str(output / "train/rgba")],
         f"{train}.alpha_dirs": None,
         f"{train}.background_dirs": [str(output / "train/backgrounds")],
-        f"{train}.rotation_min_px": 0,
+        f"{train}.crop.rotation_min_px": 0,
         f"{test}.image_dir": str(output / "test/image"),
         f"{test}.trimap_dir": str(output / "test/trimap"),
         f"{test}.alpha_dir": str(output / "test/alpha"),

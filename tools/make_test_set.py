@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from data.augment.transforms import JitterColour, MakeTrimap
 from data.datasets.composition import CompositionDataset
 from data.image_io.images import DataError, write_alpha, write_image
 from data.sources.layouts import TEST_FOLDERS
@@ -77,9 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             crop_px=options.crop_px,
             seed=options.seed,
             merge_probability=0.0,
-            hue_deg=0.0,
-            jitter_share=0.0,
-            trimap_radius_px=options.trimap_radius_px,
+            trimap=MakeTrimap(options.trimap_radius_px),
+            colour=JitterColour(0.0, 0.0),
         )
         write_test_set(dataset, options.output)
     except (OSError, UserError) as error:

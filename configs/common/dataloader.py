@@ -3,7 +3,9 @@
 from detectron2.config import LazyCall as L
 
 from data.augment.degradation import DegradeImage
+from data.augment.random_crop import DrawView
 from data.augment.tone_jitter import JitterTones
+from data.augment.transforms import JitterColour, MakeTrimap
 from data.datasets.composition import CompositionDataset, MattingFolder
 from data.loader.build import build_test_loader, build_train_loader
 from evaluation.evaluator import MattingEvaluator
@@ -21,20 +23,20 @@ dataloader = dict(
             seed="${train.seed}",
             # Augmentations of the GCA line, described in CompositionDataset
             merge_probability=0.5,
-            square_probability=0.25,
-            square_px=640,
-            rotation_deg=30.0,
-            rotation_min_px=1024,
-            scale_range=[0.8, 1.25],
-            shear_deg=10.0,
-            flip_probability=0.5,
-            crop_factors=[1.0, 1.5, 2.0],
-            max_enlargement=2.0,
-            trimap_radius_px=[0, 14],
-            # 512: the radii grow with crops above 512 px
-            trimap_reference_px=None,
-            hue_deg=40.0,
-            jitter_share=0.1,
+            crop=L(DrawView)(
+                square_probability=0.25,
+                square_px=640,
+                rotation_deg=30.0,
+                rotation_min_px=1024,
+                scale_range=[0.8, 1.25],
+                shear_deg=10.0,
+                flip_probability=0.5,
+                crop_factors=[1.0, 1.5, 2.0],
+                max_enlargement=2.0,
+            ),
+            # reference_px=512: the radii grow with crops above 512 px
+            trimap=L(MakeTrimap)(radius_px=[0, 14], reference_px=None),
+            colour=L(JitterColour)(hue_deg=40.0, jitter_share=0.1),
             # Augmentation options, all off; see docs/augmentation.md.
             estimates_foreground=False,
             tones=L(JitterTones)(gamma=1.0, white_balance=1.0),

@@ -2,7 +2,7 @@
 
 from detectron2.config import LazyCall as L
 
-from data.datasets.photographs import RealImageDataset
+from data.datasets.photographs import DrawInnerView, RealImageDataset
 
 from .dataloader import dataloader
 
@@ -14,19 +14,19 @@ dataloader.train.dataset = L(RealImageDataset)(
     samples_per_epoch="${train.samples_per_epoch}",
     crop_px=512,
     seed="${train.seed}",
-    square_probability=0.25,
-    square_px=640,
-    rotation_deg=30.0,
-    rotation_min_px=0,
-    scale_range=[0.8, 1.25],
-    shear_deg=10.0,
-    flip_probability=0.5,
-    crop_factors=[1.0, 1.5, 2.0],
-    max_enlargement=2.0,
-    trimap_radius_px=[0, 14],
-    trimap_reference_px=None,
-    hue_deg=40.0,
-    jitter_share=0.1,
+    crop=L(DrawInnerView)(
+        square_probability=0.25,
+        square_px=640,
+        rotation_deg=30.0,
+        rotation_min_px=0,
+        scale_range=[0.8, 1.25],
+        shear_deg=10.0,
+        flip_probability=0.5,
+        crop_factors=[1.0, 1.5, 2.0],
+        max_enlargement=2.0,
+    ),
+    trimap=dataloader.train.dataset.trimap,
+    colour=dataloader.train.dataset.colour,
     degradation=dataloader.train.dataset.degradation,
 )
 dataloader.test.dataset.image_dir = "${dataloader.folder}/test/image"

@@ -37,7 +37,6 @@ class DrawView:
     """Draw a view on a foreground, centred on an unknown pixel where the border allows.
 
     Args:
-        crop_px: side S of the crop.
         square_probability: how often the foreground is resized to a square first, aspect not kept.
         square_px: side of that square.
         rotation_deg: rotation is uniform in +- this, at least 0.
@@ -45,7 +44,7 @@ class DrawView:
         scale_range: scale per axis, uniform; at least `MIN_SCALE`, as for `crop_factors` and `max_enlargement`.
         shear_deg: shear angle, uniform in +- this; within 0 to 89.
         flip_probability: for either axis.
-        crop_factors: the window measures one of these times `crop_px`, at most the foreground's shorter side.
+        crop_factors: the window measures one of these times the crop's side, at most the foreground's shorter side.
         max_enlargement: a foreground smaller than that is enlarged up to this much, and surrounded by alpha 0 beyond.
 
     Raises:
@@ -54,16 +53,15 @@ class DrawView:
 
     def __init__(
         self,
-        crop_px: int,
-        square_probability: float,
-        square_px: int,
-        rotation_deg: float,
-        rotation_min_px: int,
-        scale_range: Sequence[float],
-        shear_deg: float,
-        flip_probability: float,
-        crop_factors: Sequence[float],
-        max_enlargement: float,
+        square_probability: float = 0.25,
+        square_px: int = 640,
+        rotation_deg: float = 30.0,
+        rotation_min_px: int = 1024,
+        scale_range: Sequence[float] = (0.8, 1.25),
+        shear_deg: float = 10.0,
+        flip_probability: float = 0.5,
+        crop_factors: Sequence[float] = (1.0, 1.5, 2.0),
+        max_enlargement: float = 2.0,
     ) -> None:
         for name, probability in (("square", square_probability), ("flip", flip_probability)):
             check_number(f"{name}_probability", probability, 0, 1)
@@ -76,7 +74,6 @@ class DrawView:
             raise ConfigError(f"crop_factors must be a list of at least one number, got {crop_factors}")
         for factor in crop_factors:
             check_number("each of crop_factors", factor, MIN_SCALE)
-        self.crop_px = crop_px
         self.square_probability = square_probability
         self.square_px = square_px
         self.rotation_deg = rotation_deg
@@ -87,21 +84,20 @@ class DrawView:
         self.crop_factors = tuple(crop_factors)
         self.max_enlargement = max_enlargement
 
-    def __call__(self, size: tuple[int, int], points: NDArray, rng: np.random.Generator) -> View:
+    def __call__(self, crop_px: int, size: tuple[int, int], points: NDArray, rng: np.random.Generator) -> View:
         """Draw one.
 
         Args:
+            crop_px: side S of the crop.
             size: (width, height) of the foreground in px.
             points: (N, 2) draws x, y of an unknown pixel; N = 0 centres the window.
             rng: generator to draw from.
         """
         frame = self._draw_frame(size, rng)
         affine = self._draw_affine(frame, rng)
-        window_px = min(
-            self.crop_px * rng.choice(self.crop_factors), max(frame.min(), self.crop_px / self.max_enlargement)
-        )
+        window_px = min(crop_px * rng.choice(self.crop_factors), max(frame.min(), crop_px / self.max_enlargement))
         centre = choose_centre(points, affine @ scaling(frame / size), frame, window_px)
-        return View(frame, window_px, scaling(self.crop_px / window_px) @ translation(window_px / 2 - centre) @ affine)
+        return View(frame, window_px, scaling(crop_px / window_px) @ translation(window_px / 2 - centre) @ affine)
 
     def _draw_frame(self, size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.floating]:
         """Draw the size (width, height) in px to which the foregrounds are resized first."""

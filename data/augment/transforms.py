@@ -2,7 +2,7 @@
 
 A sample is a dict of float32 arrays in [0, 1], S x S px: "alpha" (S, S, 1), "foreground" (S, S, 3), not premultiplied,
 and "background" (S, S, 3) to begin with; "trimap" (S, S, 1) and "image" (S, S, 3) are made of these. How they are cut
-out of files is `data.augment.random_crop` and `data.augment.warp`. The defaults of all ranges stand in the data sets.
+out of files is `data.augment.random_crop` and `data.augment.warp`.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class JitterColour:
         ConfigError: a setting out of its range.
     """
 
-    def __init__(self, hue_deg: float, jitter_share: float) -> None:
+    def __init__(self, hue_deg: float = 40.0, jitter_share: float = 0.1) -> None:
         check_number("hue_deg", hue_deg, 0, 180)
         check_number("jitter_share", jitter_share, 0, 1)
         self.hue_deg = hue_deg
@@ -59,34 +59,27 @@ class MakeTrimap:
     """Make the "trimap" of the crop's own "alpha" by two erosions of separately drawn size.
 
     Args:
-        radius_px: lowest and highest radius r, both drawn; the kernel is an ellipse of 2 r + 1 px.
-    """
-
-    def __init__(self, radius_px: Sequence[int]) -> None:
-        self.lowest_px, self.highest_px = radius_px
-
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        radii_px = rng.integers(self.lowest_px, self.highest_px, size=2, endpoint=True)
-        trimap = trimap_from_alpha(sample["alpha"][:, :, 0], int(radii_px[0]), int(radii_px[1]))
-        return {**sample, "trimap": trimap[:, :, None]}
-
-
-def scale_radii(radius_px: Sequence[int], crop_px: int, reference_px: int | None) -> tuple[int, ...]:
-    """Scale the radii for `MakeTrimap` from the crop that they are meant for to another.
-
-    Args:
-        radius_px: lowest and highest radius, whole numbers of at least 0.
-        crop_px: side S of the crops.
-        reference_px: side of the crop that the radii are meant for; each r becomes round(r S / this). None leaves them.
+        radius_px: lowest and highest radius r, whole numbers of at least 0, both drawn; the kernel is an ellipse of
+            2 r + 1 px.
+        reference_px: side of the crop that the radii are meant for: each r becomes round(r S / this), so that larger
+            crops get trimaps as wide in proportion. None takes them as they are.
 
     Raises:
-        ConfigError: no such radii, or a reference below 1.
+        ValueError: a setting out of its range.
     """
-    radii = checked_range("trimap_radius_px", radius_px, 0, is_whole=True)
-    if reference_px is None:
-        reference_px = crop_px
-    check_number("trimap_reference_px", reference_px, 1)
-    return tuple(round(radius * crop_px / reference_px) for radius in radii)
+
+    def __init__(self, radius_px: Sequence[int] = (0, 14), reference_px: int | None = None) -> None:
+        self.radii_px = checked_range("radius_px", radius_px, 0, is_whole=True)
+        if reference_px is not None:
+            check_number("reference_px", reference_px, 1)
+        self.reference_px = reference_px
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        crop_px = len(sample["alpha"])
+        lowest_px, highest_px = (round(radius * crop_px / (self.reference_px or crop_px)) for radius in self.radii_px)
+        radii_px = rng.integers(lowest_px, highest_px, size=2, endpoint=True)
+        trimap = trimap_from_alpha(sample["alpha"][:, :, 0], int(radii_px[0]), int(radii_px[1]))
+        return {**sample, "trimap": trimap[:, :, None]}
 
 
 class CompositeImage:

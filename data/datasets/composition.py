@@ -21,7 +21,7 @@ from data.validation import check_number
 from data.augment.warp import crop_background, draw_interpolation, merge_layers, sample_layer
 from data.augment.tone_jitter import JitterTones
 from data.sources.discovery import AlphaFolders, Folders, find_backgrounds, find_foregrounds
-from data.augment.transforms import CompositeImage, JitterColour, MakeTrimap, Sample, scale_radii
+from data.augment.transforms import CompositeImage, JitterColour, MakeTrimap, Sample
 from data.trimap import read_strict_trimap, read_trimap
 from data.augment.random_crop import DrawView
 
@@ -53,20 +53,9 @@ class CompositionDataset(Dataset):
         crop_px: side S of a sample, at least 1.
         seed: of everything random.
         merge_probability: how often a second foreground is laid under the first.
-        square_probability: see `DrawView`, as for all until `max_enlargement`.
-        square_px: as there.
-        rotation_deg: as there.
-        rotation_min_px: as there.
-        scale_range: as there.
-        shear_deg: as there.
-        flip_probability: as there.
-        crop_factors: as there.
-        max_enlargement: as there.
-        trimap_radius_px: see `MakeTrimap`; 0 to 14 are kernels of 1 to 29 px.
-        trimap_reference_px: side of the crop that `trimap_radius_px` is meant for: each radius r becomes
-            round(r S / this), so that larger crops get trimaps as wide in proportion. None takes them as they are.
-        hue_deg: see `JitterColour`.
-        jitter_share: see `JitterColour`.
+        crop: where a crop lies; see `DrawView`, whose defaults None takes, as for the next two.
+        trimap: see `MakeTrimap`; radii of 0 to 14 px are kernels of 1 to 29 px.
+        colour: of the foreground; see `JitterColour`.
         estimates_foreground: the foregrounds have the colours of a photograph; see `data.sources.foreground_colour`.
         tones: of foreground and background apart; see `JitterTones`. It draws from a generator of its own.
         degradation: of the image; see `DegradeImage`. It draws from a generator of its own.
@@ -87,19 +76,9 @@ class CompositionDataset(Dataset):
         crop_px: int = 512,
         seed: int = 0,
         merge_probability: float = 0.5,
-        square_probability: float = 0.25,
-        square_px: int = 640,
-        rotation_deg: float = 30.0,
-        rotation_min_px: int = 1024,
-        scale_range: Sequence[float] = (0.8, 1.25),
-        shear_deg: float = 10.0,
-        flip_probability: float = 0.5,
-        crop_factors: Sequence[float] = (1.0, 1.5, 2.0),
-        max_enlargement: float = 2.0,
-        trimap_radius_px: Sequence[int] = (0, 14),
-        trimap_reference_px: int | None = None,
-        hue_deg: float = 40.0,
-        jitter_share: float = 0.1,
+        crop: DrawView | None = None,
+        trimap: MakeTrimap | None = None,
+        colour: JitterColour | None = None,
         estimates_foreground: bool = False,
         tones: JitterTones | None = None,
         degradation: DegradeImage | None = None,
@@ -108,7 +87,6 @@ class CompositionDataset(Dataset):
         check_number("crop_px", crop_px, 1, is_whole=True)
         check_number("seed", seed, 0, is_whole=True)
         check_number("merge_probability", merge_probability, 0, 1)
-        radii = scale_radii(trimap_radius_px, crop_px, trimap_reference_px)
         self.foregrounds: list[Foreground]
         self.foregrounds, self.backgrounds = find_all(
             partial(find_foregrounds, foreground_dirs, alpha_dirs), partial(find_backgrounds, background_dirs)
@@ -119,21 +97,10 @@ class CompositionDataset(Dataset):
         self.crop_px = crop_px
         self.seed = seed
         self.merge_probability = merge_probability
-        self.draw_view = DrawView(
-            crop_px=crop_px,
-            square_probability=square_probability,
-            square_px=square_px,
-            rotation_deg=rotation_deg,
-            rotation_min_px=rotation_min_px,
-            scale_range=scale_range,
-            shear_deg=shear_deg,
-            flip_probability=flip_probability,
-            crop_factors=crop_factors,
-            max_enlargement=max_enlargement,
-        )
+        self.draw_view = crop or DrawView()
         self.transforms = (
-            (JitterColour(hue_deg, jitter_share), None),
-            (MakeTrimap(radii), None),
+            (colour or JitterColour(), None),
+            (trimap or MakeTrimap(), None),
             (tones, TONES_STREAM),
             (CompositeImage(), None),
             (degradation, DEGRADATION_STREAM),
@@ -169,8 +136,8 @@ class CompositionDataset(Dataset):
     def _cut_out(self, chosen: Sequence[Foreground], background: Path, rng: np.random.Generator) -> Sample:
         """Draw a view on the first foreground, and sample all through it."""
         sources = [foreground.open() for foreground in chosen]
-        crop_px = self.draw_view.crop_px
-        view = self.draw_view(sources[0].size, sources[0].unknown_points(rng), rng)
+        crop_px = self.crop_px
+        view = self.draw_view(crop_px, sources[0].size, sources[0].unknown_points(rng), rng)
         layers = [
             sample_layer(source, view.from_picture(source.size), crop_px, draw_interpolation(rng)) for source in sources
         ]

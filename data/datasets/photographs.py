@@ -17,7 +17,7 @@ from data.sources.layouts import check_equal_sizes
 from data.validation import check_number
 from data.augment.warp import draw_interpolation, read_window, warp
 from data.sources.discovery import AlphaFolders, Folders, find_real_images
-from data.augment.transforms import JitterColour, MakeTrimap, Sample, scale_radii
+from data.augment.transforms import JitterColour, MakeTrimap, Sample
 from data.augment.random_crop import DrawView, View, scaling, translation
 
 
@@ -37,19 +37,10 @@ class RealImageDataset(Dataset):
         samples_per_epoch: length of an epoch, at least 1.
         crop_px: side S of a sample, at least 1.
         seed: of everything random.
-        square_probability: see `DrawView`, as for all until `crop_factors`.
-        square_px: as there.
-        rotation_deg: as there.
-        rotation_min_px: as there.
-        scale_range: as there.
-        shear_deg: as there.
-        flip_probability: as there.
-        crop_factors: as there.
-        max_enlargement: how far a photograph is enlarged to be a square of `square_px`.
-        trimap_radius_px: see `MakeTrimap`; 0 to 14 are kernels of 1 to 29 px.
-        trimap_reference_px: side of the crop that these are meant for, see `scale_radii`.
-        hue_deg: see `JitterColour`; 0 with `jitter_share` 0 leaves the colours as they are.
-        jitter_share: see `JitterColour`.
+        crop: where a crop lies; see `DrawView`, whose defaults None takes, as for the next two. `max_enlargement` limits
+            how far a photograph is enlarged to be a square of `square_px`.
+        trimap: see `MakeTrimap`; radii of 0 to 14 px are kernels of 1 to 29 px.
+        colour: see `JitterColour`; `hue_deg` 0 with `jitter_share` 0 leaves the colours as they are.
         degradation: of the image; see `DegradeImage`. It draws from a generator of its own, that of a composite. In a
             mixture it is the composites' own, or whether a picture is degraded tells which it is.
 
@@ -67,43 +58,21 @@ class RealImageDataset(Dataset):
         samples_per_epoch: int,
         crop_px: int = 512,
         seed: int = 0,
-        square_probability: float = 0.25,
-        square_px: int = 640,
-        rotation_deg: float = 30.0,
-        rotation_min_px: int = 1024,
-        scale_range: Sequence[float] = (0.8, 1.25),
-        shear_deg: float = 10.0,
-        flip_probability: float = 0.5,
-        crop_factors: Sequence[float] = (1.0, 1.5, 2.0),
-        max_enlargement: float = 2.0,
-        trimap_radius_px: Sequence[int] = (0, 14),
-        trimap_reference_px: int | None = None,
-        hue_deg: float = 40.0,
-        jitter_share: float = 0.1,
+        crop: "DrawInnerView | None" = None,
+        trimap: MakeTrimap | None = None,
+        colour: JitterColour | None = None,
         degradation: DegradeImage | None = None,
     ) -> None:
         check_number("samples_per_epoch", samples_per_epoch, 1, is_whole=True)
         check_number("crop_px", crop_px, 1, is_whole=True)
         check_number("seed", seed, 0, is_whole=True)
-        radii = scale_radii(trimap_radius_px, crop_px, trimap_reference_px)
         self.photographs = find_real_images(image_dirs, alpha_dirs)
         self.samples_per_epoch = samples_per_epoch
         self.crop_px = crop_px
         self.seed = seed
-        self.draw_view = DrawInnerView(
-            crop_px=crop_px,
-            square_probability=square_probability,
-            square_px=square_px,
-            rotation_deg=rotation_deg,
-            rotation_min_px=rotation_min_px,
-            scale_range=scale_range,
-            shear_deg=shear_deg,
-            flip_probability=flip_probability,
-            crop_factors=crop_factors,
-            max_enlargement=max_enlargement,
-        )
-        self.jitter_colour = JitterColour(hue_deg, jitter_share)
-        self.make_trimap = MakeTrimap(radii)
+        self.draw_view = crop or DrawInnerView()
+        self.jitter_colour = colour or JitterColour()
+        self.make_trimap = trimap or MakeTrimap()
         self.degradation = degradation
 
     def __len__(self) -> int:
@@ -123,7 +92,7 @@ class RealImageDataset(Dataset):
 
     def _cut_out(self, photograph: "OpenPhotograph", rng: np.random.Generator) -> tuple[NDArray, NDArray]:
         """Draw a view and sample image (S, S, 3) and alpha (S, S, 1) through it, float32 in [0, 1]."""
-        view = self.draw_view(photograph.size, photograph.unknown_points(rng), rng)
+        view = self.draw_view(self.crop_px, photograph.size, photograph.unknown_points(rng), rng)
         window = read_window(photograph, view.from_picture(photograph.size), self.crop_px)
         assert window is not None  # the view is inside
         layer = cv2.merge([*cv2.split(to_float(window.colours)), to_float(window.alpha)])
@@ -141,16 +110,16 @@ class DrawInnerView(DrawView):
     then it is moved inside; a photograph smaller than the crop is enlarged as much as that takes.
     """
 
-    def __call__(self, size: tuple[int, int], points: NDArray, rng: np.random.Generator) -> View:
+    def __call__(self, crop_px: int, size: tuple[int, int], points: NDArray, rng: np.random.Generator) -> View:
         frame = self._draw_frame(size, rng)
         affine = self._draw_affine(frame, rng)
         # The window's edges (1, 0) and (0, 1), taken back before the affine map, span this width and height.
         reach = np.abs(np.linalg.inv(affine[:2, :2])).sum(axis=1)
-        window_px = min(self.crop_px * rng.choice(self.crop_factors), (frame / reach).min())
+        window_px = min(crop_px * rng.choice(self.crop_factors), (frame / reach).min())
         centre = (points[0] + 0.5) * frame / size if len(points) else frame / 2
         half = np.minimum(window_px * reach, frame) / 2
         centre = affine @ [*centre.clip(half, frame - half), 1]
-        from_frame = scaling(self.crop_px / window_px) @ translation(window_px / 2 - centre[:2]) @ affine
+        from_frame = scaling(crop_px / window_px) @ translation(window_px / 2 - centre[:2]) @ affine
         return View(frame, window_px, from_frame)
 
 

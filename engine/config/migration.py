@@ -42,6 +42,26 @@ LATER_KEYS: dict[str, dict[str, Any]] = {
 """Section -> keys that configs saved by earlier versions lack -> what was done before they came."""
 
 
+GROUPS: dict[str, dict[str, str]] = {
+    "crop": {
+        name: name
+        for name in (
+            *("square_probability", "square_px", "rotation_deg", "rotation_min_px", "scale_range", "shear_deg"),
+            *("flip_probability", "crop_factors", "max_enlargement"),
+        )
+    },
+    "trimap": {"trimap_radius_px": "radius_px", "trimap_reference_px": "reference_px"},
+    "colour": {"hue_deg": "hue_deg", "jitter_share": "jitter_share"},
+}
+"""Object of a training data set -> settings that configs of earlier versions have in the data set, and their names."""
+
+CROPS = {
+    "data.datasets.composition.CompositionDataset": "data.augment.random_crop.DrawView",
+    "data.datasets.photographs.RealImageDataset": "data.datasets.photographs.DrawInnerView",
+}
+"""Training data set -> class of its `crop`."""
+
+
 def migrate(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a config, nested plain values, as the present version writes them."""
     settings = _rename(settings)
@@ -59,10 +79,24 @@ def _rename(node: Any) -> Any:
         return [_rename(value) for value in node]
     if not isinstance(node, dict):
         return node
-    return {
+    renamed = {
         name: _present_name(value) if name == "_target_" and isinstance(value, str) else _rename(value)
         for name, value in node.items()
     }
+    return _group(renamed, CROPS[target]) if (target := renamed.get("_target_")) in CROPS else renamed
+
+
+def _group(dataset: dict[str, Any], crop: str) -> dict[str, Any]:
+    """Put settings of a training data set into the objects that have them now."""
+    targets = {
+        "crop": crop,
+        "trimap": "data.augment.transforms.MakeTrimap",
+        "colour": "data.augment.transforms.JitterColour",
+    }
+    for group, names in GROUPS.items():
+        if moved := {new: dataset.pop(old) for old, new in names.items() if old in dataset}:
+            dataset[group] = {"_target_": targets[group], **moved}
+    return dataset
 
 
 def _present_name(name: str) -> str:
