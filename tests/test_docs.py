@@ -72,6 +72,12 @@ def test_links_lead_to_a_file_and_a_heading():
             assert not anchor or anchor in anchors(file), f"{page.name}: {target}"
 
 
+def test_tests_that_the_pages_name_exist():
+    for page in PAGES:
+        for file in re.findall(r"tests/\w+\.py", page.read_text(encoding="utf-8")):
+            assert (REPOSITORY / file).exists(), f"{page.name}: {file}"
+
+
 def test_recipes_for_contributors_name_what_is_there():
     page = (REPOSITORY / "docs" / "contributing.md").read_text(encoding="utf-8")
     places = re.findall(r"`([\w/]+\.py)`, `([\w.]+)`", page)
