@@ -1,9 +1,13 @@
-"""What every test shares: a CUDA check, the folders of real data, a folder without rights, hypothesis settings."""
+"""Settings of all tests, and the fixtures that several test modules use.
+
+What a fixture needs is imported inside it: a test of images should not load detectron2.
+"""
 
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -12,8 +16,9 @@ import torch.utils.cpp_extension  # logs a line on stderr, once, that tests of m
 
 from engine.interrupts import SIGNALS, set_back
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-SHARED = REPOSITORY.parent / "shared"
+pytest.register_assert_rewrite("tests.helpers")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
 # As a terminal starts a program, whoever started the tests: nohup and background jobs have signals ignored.
 HANDLERS = dict.fromkeys(SIGNALS, signal.SIG_DFL) | {signal.SIGINT: signal.default_int_handler}
 
@@ -82,3 +87,113 @@ def closed_folder(tmp_path: Path) -> Iterator[Path]:
     else:
         yield folder
     folder.chmod(0o700)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Training and test data of the demo config, small."""
+    from tests.helpers.training import make_data
+
+    folder = tmp_path_factory.mktemp("data")
+    make_data(folder)
+    return folder
+
+
+@pytest.fixture
+def no_log_handlers_left() -> Iterator[None]:
+    """Remove the log handlers of main.py after the test."""
+    from tests.helpers.main_command import remove_log_handlers
+
+    yield
+    remove_log_handlers()
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Output folder of a finished training run on `data`."""
+    import main
+    from tests.helpers.main_command import remove_log_handlers
+    from tests.helpers.paths import DEMO
+    from tests.helpers.training import overrides
+
+    output = tmp_path_factory.mktemp("whole")
+    main.main(["--config-file", DEMO, *overrides(data, output)])
+    remove_log_handlers()
+    return output
+
+
+@pytest.fixture
+def tiny_size_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `tools/export.py --from-vitmatte` know the size of `tiny_vitmatte`: most tests are quick with it."""
+    from inference.formats.published_vitmatte import SIZES
+
+    monkeypatch.setitem(SIZES, "tiny", dict(embed_dim=24, num_heads=3))
+
+
+@pytest.fixture(scope="module")
+def tiny_vitmatte() -> torch.nn.Module:
+    """Transformers' ViTMatte, tiny, with random weights."""
+    from tests.helpers.published_vitmatte import transformers_vitmatte
+
+    return transformers_vitmatte(24, 3)
+
+
+@pytest.fixture
+def vitmatte_folder(tiny_vitmatte: Any, tmp_path: Path) -> Path:
+    """A transformers folder of `tiny_vitmatte`."""
+    from transformers import VitMatteImageProcessor
+
+    tiny_vitmatte.save_pretrained(tmp_path / "source")
+    VitMatteImageProcessor().save_pretrained(tmp_path / "source")
+    return tmp_path / "source"
+
+
+@pytest.fixture(scope="module")
+def untrained_model() -> torch.nn.Module:
+    """A tiny ViTMatte of ours, with random weights."""
+    from tests.helpers.networks import tiny_model
+
+    return tiny_model()
+
+
+@pytest.fixture
+def predictor(untrained_model: torch.nn.Module) -> Any:
+    """A predictor with `untrained_model`."""
+    from inference.network import TorchNetwork
+    from inference.predictor import Predictor
+
+    return Predictor(TorchNetwork(untrained_model.train()))
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    """A model folder of a tiny network with random weights."""
+    from inference.formats.model_folder import build, write_model_folder
+
+    blocks = dict(global_block_indexes=[1], conv_residual_block_indexes=[1])
+    description = {
+        "type": "ViTMatte",
+        "backbone": {"type": "ViT", "embed_dim": 32, "depth": 2, "num_heads": 2, "window_size": 2, **blocks},
+        "decoder": {"type": "DetailCapture", "in_chans": 32},
+    }
+    write_model_folder(tmp_path / "model", description, build("model", description).state_dict(), "a test", "")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def image_folders(tmp_path: Path) -> Path:
+    """Three images as PNG with trimaps of odd greys as BMP, `images/NAME.png` and `trimaps/NAME.bmp`."""
+    from tests.helpers.prediction import write_images
+
+    write_images(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`config.yaml` and random `weights.pth` of a tiny network."""
+    from tests.helpers.prediction import write_run
+
+    folder = tmp_path_factory.mktemp("network")
+    write_run(folder)
+    return folder

@@ -30,7 +30,8 @@ from data.image_io.images import read_raw
 from data.image_io.tiff import CONTIGUOUS, STARTS, WHITE_IS_ZERO
 from inference.batch import matte_all
 from inference.jobs import Job
-from tests.image_files import as_rgba, encoded_by_pillow, netpbms, pngs, tiffs
+from tests.helpers.image_files import as_rgba, encoded_by_pillow, netpbms, pngs, tiffs
+from tests.helpers.paths import REPOSITORY
 
 LAYOUTS = (
     *(f"png_{layout}.png" for layout in (
@@ -50,7 +51,6 @@ LAYOUTS = (
     "bmp_24.bmp", "bmp_palette.bmp", "tga_24_rle.tga", "gif.gif", "webp.webp", "webp_lossy.webp", "avif.avif",
     "avif_alpha.avif", "jp2_rgb.jp2", "jpeg_rgb.jpg", "jpeg_progressive.jpg", "jpeg_cmyk.jpg", "jpeg_grey.jpg",
 )  # fmt: skip
-REPOSITORY = Path(__file__).resolve().parent.parent
 HEAD = 64  # bytes that every second damage is among: most of a file is compressed pixels, whose damage is found at once
 LONGEST_S = 300  # of a batch; a hang is a fault
 

@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.tiny_training import DEMO, REPOSITORY, make_data
+from tests.helpers.paths import DEMO, REPOSITORY
+from tests.helpers.training import make_data
 
 LIMIT = 2.5
 BATCH_SIZE = 8

@@ -30,7 +30,8 @@ import main as program
 from engine.checkpoint.file import CheckpointError, read_checkpoint
 from engine.logging import writers
 from runtime.atomic_write import SUFFIX
-from tests.tiny_training import DEMO, make_data, overrides
+from tests.helpers.paths import DEMO
+from tests.helpers.training import make_data, overrides
 
 MOMENTS = ("any", "model_0", "start", "any", "model_0", "last_checkpoint", "model_best", "last_evaluation", "model_f")
 """What a kill waits for: nothing, the first steps, or that a file whose name begins so is being written."""

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import torch
 from detectron2.config import instantiate
-from test_preprocess_keys import tiny_state
-from test_vit import image, randomise
 
 import preprocess
 from engine.checkpoint.file import CheckpointError
 from engine.checkpoint.pretrained import load_initial
 from engine.config.config import apply_overrides, load_config
 from modeling.backbone import ViT
+from tests.helpers.networks import randomise, vit_input
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.preprocess import tiny_state
 
-REPOSITORY = Path(__file__).parents[1]
 CONFIGS = REPOSITORY / "configs"
 
 
@@ -36,7 +36,7 @@ def test_the_backbone_of_an_override_is_the_one_built_by_hand(override: str, cha
     apply_overrides(cfg, [f"model.backbone.{override}"])
     built = randomise(instantiate(cfg.model.backbone)).eval()
     assert built.state_dict().keys() == expected.state_dict().keys()
-    x = image(96, 112, batch=1)  # a 6 x 7 grid, window 4
+    x = vit_input(96, 112, batch=1)  # a 6 x 7 grid, window 4
     assert torch.equal(built(x), expected(x))
     assert not torch.allclose(built(x), plain(x), atol=1e-2)
 

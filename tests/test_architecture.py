@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from tests.helpers.paths import REPOSITORY
 
 BACKBONE = "modeling.backbone"
 LEAVES = (f"{BACKBONE}.rope_position_encoding", f"{BACKBONE}.windows", f"{BACKBONE}.layers", f"{BACKBONE}.sdpa")
@@ -154,6 +154,13 @@ def test_every_tool_imports_root_first():
 def test_a_command_sets_how_threads_wait_before_it_loads_torch():
     for name in ("main.py", "preprocess.py"):
         assert "runtime.openmp" in first_import(REPOSITORY / name), name
+
+
+def test_no_test_module_imports_another():
+    tests = sorted(REPOSITORY.glob("tests/**/*.py"))
+    stems = {path.stem for path in tests if path.stem.startswith("test_")} | {"conftest"}
+    arrows = [(path.name, name) for path in tests for name in imported_names(path, "tests")]
+    assert [arrow for arrow in arrows if arrow[1].removeprefix("tests.").split(".")[0] in stems] == []
 
 
 def first_import(path: Path) -> str:

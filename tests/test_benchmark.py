@@ -16,7 +16,7 @@ from data.trimap import unknown_mask
 from evaluation.metrics import METRICS, measure
 from modeling import DetailCapture, MattingCriterion, ViTMatte, detail_capture
 from modeling.backbone import ViT, vit
-from tests.tiny_training import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 from tools import benchmark
 from tools.benchmarks import fresh, metrics, ports, train_step
 

@@ -20,7 +20,7 @@ from transformers import VitMatteImageProcessor
 from data.image_io.images import read_image
 from data.trimap import encode_trimap
 from inference.formats.model_folder import CONSTRUCTORS
-from tests.tiny_training import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 from tools import benchmark, export
 from tools.benchmarks import fresh, infer, memory_plot, networks, scene
 

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from engine.config.config import apply_overrides, load_config
+from tests.helpers.paths import REPOSITORY
 from tools import benchmark
 from tools.benchmarks import sizes
 from tools.benchmarks.sizes import (
@@ -24,7 +25,6 @@ from tools.benchmarks.sizes import (
     predict_peak,
 )
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIGS = REPOSITORY / "configs"
 PUBLISHED = sorted(CONFIGS.glob("ViTMatte_*.py"))
 TINY = ["model.backbone.depth=2", "model.backbone.conv_residual_block_indexes=[1]",

@@ -8,12 +8,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from test_machines import READ_ONLY
 
 from runtime import optional_packages as extras
 from runtime.caches import NUMBA_CACHE, choose_numba_cache, has_compiled
 from runtime.errors import UserError
-from tests.conftest import REPOSITORY
+from tests.helpers.machine import READ_ONLY
+from tests.helpers.paths import REPOSITORY
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from data.image_io.images import DataError
 from data.sources.foregrounds import ForegroundFile
 from data.sources.layouts import TRAINING_LAYOUTS, TrainingLayout
 from data.sources.packs.writer import make_pack
-from tests.broken_dataset import FAULTY, add_pair, draw, make_healthy, ordinary_user, photograph, save, sets_of
+from tests.helpers.broken_dataset import FAULTY, add_pair, draw, make_healthy, ordinary_user, photograph, save, sets_of
 from tools import check_dataset
 
 

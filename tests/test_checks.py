@@ -25,8 +25,8 @@ from data.image_io.encoding import encode
 from data.image_io.formats import find_images
 from data.image_io.images import read_raw_rgba, to_uint8
 from data.procedural import KINDS
-from tests.broken_dataset import KINDS as DEMO_KINDS
-from tests.broken_dataset import draw, make_trimap, photograph, save
+from tests.helpers.broken_dataset import KINDS as DEMO_KINDS
+from tests.helpers.broken_dataset import draw, make_trimap, photograph, save
 
 DRAWN = [draw(index) for index in range(2 * len(DEMO_KINDS))]
 

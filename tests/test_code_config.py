@@ -2,14 +2,17 @@
 
 import pytest
 import torch
-from test_main import quiet_afterwards  # noqa: F401
 
 import main
 from engine.config.config import load_config, save_config
 from runtime.errors import ConfigError
 from runtime.yaml_files import Reference, load_yaml
-from tests.tiny_training import DEMO, REPOSITORY, last_evaluation, make_data, metrics, overrides
+from tests.helpers.paths import DEMO, REPOSITORY
+from tests.helpers.training import last_evaluation, make_data, metrics, overrides
 from tools import predict
+
+pytestmark = pytest.mark.usefixtures("no_log_handlers_left")
+
 
 MISTAKES = {
     "import timmm": "ModuleNotFoundError: No module named 'timmm'",

@@ -17,7 +17,7 @@ from data.trimap import trivial_alpha
 from engine.config.config import apply_overrides, load_config
 from engine.config.overrides import write_override
 from evaluation.metrics import METRICS
-from tests.tiny_training import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 from tools import demo
 
 

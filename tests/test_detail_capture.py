@@ -5,28 +5,14 @@ import re
 import pytest
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import VitDetConfig, VitMatteConfig, VitMatteForImageMatting
 
 from modeling.detail_capture import DetailCapture
 from runtime.errors import ConfigError
+from tests.helpers.networks import randomise_decoder
 
 WIDTH = 384
-
-
-def randomise(model: nn.Module) -> nn.Module:
-    """Random weights and running statistics: fresh ones of 0 and 1 would hide a norm that is not applied."""
-    generator = torch.Generator().manual_seed(0)
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point():
-            noise = torch.randn(tensor.shape, generator=generator)
-            if name.endswith("running_var"):
-                tensor.copy_(0.5 + noise.abs())
-            elif tensor.dim() > 1:
-                tensor.copy_(noise * (2.0 / tensor[0].numel()) ** 0.5)
-            else:
-                tensor.copy_(noise)
-    return model
 
 
 def inputs(height: int = 64, width: int = 96, chans: int = WIDTH, stride: int = 16) -> tuple[Tensor, Tensor]:
@@ -57,7 +43,7 @@ def test_output_equals_transformers_vitmatte() -> None:
         convstream_hidden_sizes=[48, 96, 192],
         fusion_hidden_sizes=[256, 128, 64, 32],
     )
-    theirs = randomise(VitMatteForImageMatting(config).decoder).eval()
+    theirs = randomise_decoder(VitMatteForImageMatting(config).decoder).eval()
     ours = DetailCapture(WIDTH).eval()
     state = theirs.state_dict().items()
     ours.load_state_dict({k.replace("fusion_blocks", "fusion_blks").replace("batch_norm", "bn"): v for k, v in state})
@@ -84,13 +70,13 @@ def test_channels_are_those_of_the_paper() -> None:
 
 
 def test_every_parameter_gets_a_gradient() -> None:
-    decoder = randomise(DetailCapture(WIDTH)).train()
+    decoder = randomise_decoder(DetailCapture(WIDTH)).train()
     decoder(*inputs()).square().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in decoder.parameters())
 
 
 def test_alpha_is_float32_in_the_unit_interval_under_autocast() -> None:
-    decoder = randomise(DetailCapture(WIDTH)).eval()
+    decoder = randomise_decoder(DetailCapture(WIDTH)).eval()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         alpha = decoder(*inputs())
     assert alpha.dtype == torch.float32 and alpha.shape == (2, 1, 64, 96)

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_vit import LargestTensor, randomise
 from torch import Tensor
 
 from modeling import DetailCapture, ViTMatte
 from modeling.backbone import DINOv2, ViT
 from runtime.errors import ConfigError
+from tests.helpers.networks import LargestTensor, randomise
 
 TINY: dict[str, Any] = dict(
     embed_dim=32,

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import distance_transform_edt
-from test_main import quiet_afterwards  # noqa: F401
 
 import main
 import preprocess
 from engine.config.config import apply_overrides, load_config
-from tests.tiny_training import DEMO, last_evaluation, metrics, overrides, printed_evaluation
+from tests.helpers.paths import DEMO
+from tests.helpers.training import last_evaluation, metrics, overrides, printed_evaluation
 from tools import demo, evaluate, export, make_demo_data, make_test_set, predict
+
+pytestmark = pytest.mark.usefixtures("no_log_handlers_left")
+
 
 FOLDERS = ("image", "trimap", "alpha")
 

@@ -8,7 +8,7 @@ from engine.config.config import TRAINING_SECTIONS, describe_differences, load_c
 from engine.config.migration import LATER_KEYS, MOVED, migrate
 from engine.config.targets import TARGETS
 from runtime.yaml_files import Reference
-from tests.conftest import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 
 OLD_CONFIGS = sorted(Path(__file__).with_name("old_configs").glob("*.yaml"))
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from test_evaluate_tool import RULE, add_composites, arguments, values, write_test_set
 
 from evaluation.metrics import METRICS, PROTOCOLS
 from evaluation.output.summary import write_summary
+from tests.helpers.evaluation import RULE, add_composites, evaluate_arguments, summary_of, write_test_set
 from tools import evaluate
 
 
@@ -19,10 +19,10 @@ def results(tmp_path):
     """Folders A and B of two methods on five images; B is better on a and b, worse on f_0, equal on f_1 and f_2."""
     write_test_set(tmp_path)
     add_composites(tmp_path, {"f_0": 20, "f_1": 51, "f_2": 102})
-    assert evaluate.main(arguments(tmp_path, "--output", tmp_path / "A")) == 0
+    assert evaluate.main(evaluate_arguments(tmp_path, "--output", tmp_path / "A")) == 0
     for name, size, value in (("a", (20, 10), 110), ("b", (20, 10), 130), ("f_0", (4, 5), 125)):
         cv2.imwrite(str(tmp_path / "pred" / f"{name}.png"), np.full(size, value, np.uint8))
-    assert evaluate.main(arguments(tmp_path, "--output", tmp_path / "B")) == 0
+    assert evaluate.main(evaluate_arguments(tmp_path, "--output", tmp_path / "B")) == 0
     return tmp_path
 
 
@@ -37,7 +37,7 @@ def test_two_results_are_compared_image_by_image(results, capsys):
     assert protocol == f"Protocol {PROTOCOLS['dim'].description}" and counts == f"5 images, 3 foregrounds: {RULE}"
     assert (a, b) == (f"A {results}/A/summary.json", f"B {results}/B/summary.json")
     found = {row[:14].strip(): row[14:].split() for row in rows}
-    sums = {name: values(results / name)["averages"] for name in "AB"}
+    sums = {name: summary_of(results / name)["averages"] for name in "AB"}
     for i, (name, metric) in enumerate(METRICS.items()):
         factor = metric.shown_factor
         for key, value in (
@@ -54,7 +54,7 @@ def test_two_results_are_compared_image_by_image(results, capsys):
 
 def test_the_paired_interval_is_that_of_the_differences(results, capsys):
     """Against a loop that draws foregrounds and averages B - A over their images."""
-    a, b = (values(results / name)["per_image"] for name in "AB")
+    a, b = (summary_of(results / name)["per_image"] for name in "AB")
     groups = [["a"], ["b"], ["f_0", "f_1", "f_2"]]
     rng = np.random.default_rng(0)
     means = []
@@ -73,7 +73,7 @@ def test_what_cannot_be_compared_says_how(results, capsys):
     cv2.imwrite(str(label), cv2.imread(str(label), 0) + 1)
     more = ("--protocol", "whole", "--allow-missing", "--output", results / "B")
     (results / "pred" / "b.png").unlink()
-    assert evaluate.main(arguments(results, *more)) == 0
+    assert evaluate.main(evaluate_arguments(results, *more)) == 0
     capsys.readouterr()
     assert evaluate.main(comparison(results)) == 1
     output = capsys.readouterr()
@@ -88,7 +88,7 @@ def test_what_cannot_be_compared_says_how(results, capsys):
 def test_two_incomplete_results_compare_and_say_so(results, capsys):
     (results / "pred" / "f_1.png").unlink()
     for name in "AB":
-        evaluate.main(arguments(results, "--allow-missing", "--output", results / name))
+        evaluate.main(evaluate_arguments(results, "--allow-missing", "--output", results / name))
     capsys.readouterr()
     assert evaluate.main(comparison(results)) == 0
     assert "1 images of the test set are missing in both: f_1" in capsys.readouterr().out.splitlines()
@@ -108,7 +108,7 @@ def test_the_stored_foregrounds_count_and_not_the_names(results, capsys):
         for name in ("a", "b"):
             (results / folder / f"{name}.png").rename(results / folder / f"f_{name}.png")
     for name in "AB":
-        assert evaluate.main(arguments(results, "--foreground", "^f", "--output", results / name)) == 0
+        assert evaluate.main(evaluate_arguments(results, "--foreground", "^f", "--output", results / name)) == 0
     capsys.readouterr()
     assert evaluate.main(comparison(results)) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -117,7 +117,7 @@ def test_the_stored_foregrounds_count_and_not_the_names(results, capsys):
 
 
 def test_other_foregrounds_cannot_be_compared(results, capsys):
-    assert evaluate.main(arguments(results, "--foreground", "^[ab]|f_.", "--output", results / "B")) == 0
+    assert evaluate.main(evaluate_arguments(results, "--foreground", "^[ab]|f_.", "--output", results / "B")) == 0
     capsys.readouterr()
     assert evaluate.main(comparison(results)) == 1
     assert capsys.readouterr().err.splitlines()[1:] == [
@@ -150,7 +150,7 @@ def test_a_broken_summary_is_one_line(results, capsys, change):
     """In both, so that the difference between the two is not what is refused."""
     *keys, last, value = change
     for name in "AB":
-        summary = values(results / name)
+        summary = summary_of(results / name)
         place = summary
         for key in keys:
             place = place[key]
@@ -164,7 +164,7 @@ def test_a_broken_summary_is_one_line(results, capsys, change):
 
 def test_what_is_not_finite_is_not_written(results):
     with pytest.raises(ValueError, match="not JSON compliant"):
-        write_summary({**values(results / "A"), "images": math.nan}, results / "new.json")
+        write_summary({**summary_of(results / "A"), "images": math.nan}, results / "new.json")
 
 
 NO_SUMMARY = {

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_evaluate_tool import values
 
 from data.image_io.images import read_image, read_raw_alpha
 from data.sources import layouts
@@ -17,6 +16,7 @@ from data.trimap import trimap_from_alpha
 from evaluation.metrics import measure
 from evaluation.output.report import CELL_PX, GAP_PX
 from runtime.optional_packages import MissingExtraError
+from tests.helpers.evaluation import summary_of
 from tools import evaluate
 
 
@@ -43,7 +43,7 @@ def test_a_data_set_is_found_by_name(dataset, capsys):
     assert evaluate.main([*parts, "--output", str(dataset / "out")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1:3] == ["Data set mine", "Trimaps made from the ground truth: trimap_from_alpha(alpha, 2, 2)"]
-    summary = values(dataset / "out")
+    summary = summary_of(dataset / "out")
     label = read_raw_alpha(dataset / "sets" / "my_set" / "mattes" / "a.png")
     unknown = trimap_from_alpha(label / 255, 2, 2) == 0.5
     row = measure(np.full((20, 30), 60, np.uint8), label, unknown)
@@ -106,7 +106,7 @@ def test_a_network_writes_the_predictions_first(dataset, network, by_network, ca
         assert (cv2.imread(str(new / f"{name}.png"), -1) == photograph[:, :, 2]).all()
     by_files = ["--dataset", "mine", "--workers", "1", "--pred-dir", str(new)]
     assert evaluate.main([*by_files, "--output", str(dataset / "again")]) == 0
-    ours, theirs = values(out), values(dataset / "again")
+    ours, theirs = summary_of(out), summary_of(dataset / "again")
     assert ours.pop("predictions") == {
         "dir": str(new),
         "config_file": "c.py",
@@ -143,7 +143,7 @@ def test_a_model_folder_or_onnx_file_is_a_network_too(dataset, network, model, w
     parts = ["--dataset", "mine", "--model", dataset / model, "--workers", "1", "--pred-dir", dataset / "new"]
     assert evaluate.main([*map(str, parts), "--output", str(dataset / "out")]) == 0
     assert network.loaded == [(dataset / model, None, "auto", None)]
-    found = values(dataset / "out")["predictions"]
+    found = summary_of(dataset / "out")["predictions"]
     assert found["weights_sha256"] == hashlib.sha256(b"tensors").hexdigest()
     assert found["weights"] == str(dataset / weights)
     assert found["config_file"] == (config_file and str(dataset / config_file))
@@ -213,7 +213,7 @@ def plain_folder(dataset):
 def test_a_plain_folder_needs_trimaps_where_they_count(plain_folder, network, by_network, capsys):
     by_files = ["--dataset", str(plain_folder), "--pred-dir", str(plain_folder / "pred"), "--workers", "1"]
     assert evaluate.main([*by_files, "--protocol", "whole", "--output", str(plain_folder / "out")]) == 0
-    assert values(plain_folder / "out")["test_set"]["trimap_dir"] is None
+    assert summary_of(plain_folder / "out")["test_set"]["trimap_dir"] is None
     network_too = ["--dataset", str(plain_folder), *by_network[2:], str(plain_folder / "new")]
     for parts in (by_files, [*network_too, "--protocol", "whole"]):
         assert evaluate.main(parts) == 1

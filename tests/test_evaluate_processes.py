@@ -11,7 +11,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from test_evaluate_tool import ENVIRONMENT, REPOSITORY, arguments, write_test_set
+
+from tests.helpers.evaluation import ENVIRONMENT, evaluate_arguments, write_test_set
+from tests.helpers.paths import REPOSITORY
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def long_run(tmp_path):
         cv2.imwrite(str(tmp_path / folder / "a.png"), picture)
         for i in range(2000):
             os.link(tmp_path / folder / "a.png", tmp_path / folder / f"x{i}.png")
-    command = [sys.executable, "tools/evaluate.py", *arguments(tmp_path), "--workers", "2"]
+    command = [sys.executable, "tools/evaluate.py", *evaluate_arguments(tmp_path), "--workers", "2"]
     run = subprocess.Popen(
         command, cwd=REPOSITORY, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

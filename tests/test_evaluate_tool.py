@@ -1,8 +1,6 @@
 """tools/evaluate.py: its numbers, its words, and all that it refuses at once."""
 
 import csv
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,47 +14,14 @@ from evaluation.metrics import METRICS, PROTOCOLS, average, measure
 from evaluation.output import result_folder as results
 from evaluation.output.report import CELL_PX, GAP_PX
 from runtime.worker_pool import default_workers
+from tests.helpers.evaluation import ENVIRONMENT, RULE, add_composites, evaluate_arguments, summary_of, write_test_set
+from tests.helpers.paths import REPOSITORY
 from tools import evaluate
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-RULE = "NAME_0 ... NAME_(k-1) without a gap are composites of NAME"
-
-
-def write_test_set(folder: Path) -> Path:
-    """Write two images in pred/, label/, trimap/: `a` off by 51 of 255 on 100 unknown pixels, `b` off by 102 on 50."""
-    for name, error, unknown_rows in (("a", 51, 10), ("b", 102, 5)):
-        trimap = np.full((20, 10), 255, np.uint8)
-        trimap[:unknown_rows] = 128
-        trimap[-2:] = 0
-        pictures = {"label": np.full_like(trimap, 100), "pred": np.full_like(trimap, 100 + error), "trimap": trimap}
-        for kind, picture in pictures.items():
-            (folder / kind).mkdir(exist_ok=True)
-            cv2.imwrite(str(folder / kind / f"{name}.png"), picture)
-    return folder
 
 
 @pytest.fixture
 def test_set(tmp_path: Path) -> Path:
     return write_test_set(tmp_path)
-
-
-def arguments(folder: Path, *more: object) -> list[str]:
-    """Options for the folders of a test set in this process; more are appended."""
-    folders = [part for name in ("pred", "label", "trimap") for part in (f"--{name}-dir", str(folder / name))]
-    return [*folders, "--workers", "1", *map(str, more)]
-
-
-def values(folder: Path) -> dict:
-    return json.loads((folder / "summary.json").read_text())
-
-
-def add_composites(folder: Path, errors: dict[str, int]) -> None:
-    """Add images of 4 x 5 unknown pixels, each off by so many of 255."""
-    for name, error in errors.items():
-        pictures = {"label": 100, "pred": 100 + error, "trimap": 128}
-        for kind, value in pictures.items():
-            cv2.imwrite(str(folder / kind / f"{name}.png"), np.full((4, 5), value, np.uint8))
 
 
 def test_prints_the_numbers_with_units_protocol_and_counts(test_set, capsys):
@@ -66,7 +31,7 @@ def test_prints_the_numbers_with_units_protocol_and_counts(test_set, capsys):
     threshold that both reach: 1 - 0.29 against 1 (0.392 - 0.3 < 0.15); that of `b`, 0.79, likewise 1 - 0.49.
     Of two images, one in four resamples has one of them twice: the ends of the interval are the images themselves.
     """
-    assert evaluate.main(arguments(test_set, "--output", test_set / "made" / "out")) == 0
+    assert evaluate.main(evaluate_arguments(test_set, "--output", test_set / "made" / "out")) == 0
     output = capsys.readouterr()
     assert output.err == "" and output.out.splitlines() == [
         "Protocol dim: unknown region (trimap == 128), uint8",
@@ -77,7 +42,7 @@ def test_prints_the_numbers_with_units_protocol_and_counts(test_set, capsys):
         "95% to                 0.020      160.000      400.000        0.000        0.029",
         f"wrote the results to {test_set / 'made' / 'out'}",
     ]
-    summary = values(test_set / "made" / "out")
+    summary = summary_of(test_set / "made" / "out")
     assert summary["averages"] == pytest.approx(
         {"SAD": 0.02, "MSE": 0.1, "MAD": 0.3, "Grad": 0, "Conn": (151 / 255 - 0.3 + (202 / 255 - 0.3) / 2) / 20}
     )
@@ -97,8 +62,8 @@ def test_prints_the_numbers_with_units_protocol_and_counts(test_set, capsys):
 
 def test_the_summary_says_what_was_measured(test_set):
     out = test_set / "out"
-    assert evaluate.main(arguments(test_set, "--protocol", "float", "--output", out)) == 0
-    summary = values(out)
+    assert evaluate.main(evaluate_arguments(test_set, "--protocol", "float", "--output", out)) == 0
+    summary = summary_of(out)
     rows = summary.pop("per_image")
     for name in ("averages", "intervals"):
         assert summary.pop(name).keys() == METRICS.keys()
@@ -139,12 +104,12 @@ def test_values_are_those_of_the_metrics(test_set, protocol):
     rng = np.random.default_rng(0)
     for name in "ab":
         cv2.imwrite(str(test_set / "pred" / f"{name}.png"), rng.integers(0, 65536, (20, 10)).astype(np.uint16))
-    assert evaluate.main(arguments(test_set, "--protocol", protocol, "--output", test_set / "out")) == 0
+    assert evaluate.main(evaluate_arguments(test_set, "--protocol", protocol, "--output", test_set / "out")) == 0
     expected = {}
     for name in "ab":
         pred, label, trimap = (cv2.imread(str(test_set / f / f"{name}.png"), -1) for f in ("pred", "label", "trimap"))
         expected[name] = {"foreground": name, **measure(pred, label, trimap == 128, PROTOCOLS[protocol])}
-    assert values(test_set / "out")["per_image"] == expected
+    assert summary_of(test_set / "out")["per_image"] == expected
 
 
 def test_the_whole_image_needs_no_trimap(test_set, capsys):
@@ -152,7 +117,7 @@ def test_the_whole_image_needs_no_trimap(test_set, capsys):
     parts = ["--pred-dir", str(test_set / "pred"), "--label-dir", str(test_set / "label")]
     assert evaluate.main([*parts, "--protocol", "whole", "--workers", "1", "--output", str(test_set / "out")]) == 0
     assert capsys.readouterr().out.startswith(f"Protocol {PROTOCOLS['whole'].description}\n")
-    summary = values(test_set / "out")
+    summary = summary_of(test_set / "out")
     assert summary["averages"]["SAD"] == pytest.approx(200 * 0.3 / 1000) and summary["test_set"]["trimap_dir"] is None
     sheet = read_image(test_set / "out" / "worst.png")
     assert sheet.shape[1] == 3 * CELL_PX + 2 * GAP_PX, "prediction, truth, error"
@@ -161,7 +126,7 @@ def test_the_whole_image_needs_no_trimap(test_set, capsys):
 def test_composites_are_grouped_by_foreground(test_set, capsys):
     """Foregrounds of 1, 1 and 3 images: means over images and over foregrounds differ."""
     add_composites(test_set, {"f_0": 0, "f_1": 51, "f_2": 102})
-    assert evaluate.main(arguments(test_set, "--group", "--output", test_set / "out")) == 0
+    assert evaluate.main(evaluate_arguments(test_set, "--group", "--output", test_set / "out")) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == f"5 images, 3 foregrounds: {RULE}"
     assert [line.split()[:4] for line in lines[2:6]] == [
@@ -174,7 +139,7 @@ def test_composites_are_grouped_by_foreground(test_set, capsys):
     assert lines[8].split()[:5] == ["mean", "over", "images", "0.010", "80.000"]
     assert lines[11].split()[:5] == ["mean", "over", "foregrounds", "0.015", "88.889"]
     assert [line.split()[:2] for line in (*lines[9:11], *lines[12:14])] == [["95%", "from"], ["95%", "to"]] * 2
-    summary = values(test_set / "out")
+    summary = summary_of(test_set / "out")
     rows = summary["per_image"]
     groups = {"a": ["a"], "b": ["b"], "f": ["f_0", "f_1", "f_2"]}
     expected = {name: average(rows[image] for image in images) for name, images in groups.items()}
@@ -186,7 +151,7 @@ def test_composites_are_grouped_by_foreground(test_set, capsys):
         assert [(row["foreground"], float(row["SAD"])) for row in csv.DictReader(file)] == [
             (name, row["SAD"]) for name, row in expected.items()
         ]
-    assert evaluate.main(arguments(test_set, "--output", test_set / "out", "--num-worst", "0")) == 0
+    assert evaluate.main(evaluate_arguments(test_set, "--output", test_set / "out", "--num-worst", "0")) == 0
     left = {path.name for path in (test_set / "out").iterdir()}
     assert left == {"summary.json", "per_image.csv"}, "of the run before, nothing stays"
 
@@ -195,11 +160,11 @@ def test_one_foreground_has_no_interval(test_set, capsys):
     for folder in ("pred", "label", "trimap"):
         for old, new in (("a", "x_0"), ("b", "x_1")):
             (test_set / folder / f"{old}.png").rename(test_set / folder / f"{new}.png")
-    assert evaluate.main(arguments(test_set, "--output", test_set / "out")) == 0
+    assert evaluate.main(evaluate_arguments(test_set, "--output", test_set / "out")) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines[4:6]] == [["95%", "from", *"-----"], ["95%", "to", *"-----"]]
     assert lines[6] == "No interval: it takes two foregrounds; --foreground says which images are of one"
-    assert values(test_set / "out")["intervals"] is None
+    assert summary_of(test_set / "out")["intervals"] is None
 
 
 def test_the_sheet_shows_the_worst_first(test_set):
@@ -209,7 +174,7 @@ def test_the_sheet_shows_the_worst_first(test_set):
         (test_set / "image").mkdir(exist_ok=True)
         cv2.imwrite(str(test_set / "image" / f"{name}.png"), np.full((*size, 3), (0, 0, 255), np.uint8))
     more = ("--image-dir", test_set / "image", "--num-worst", "3", "--output", test_set / "out")
-    assert evaluate.main(arguments(test_set, *more)) == 0
+    assert evaluate.main(evaluate_arguments(test_set, *more)) == 0
     sheet = read_image(test_set / "out" / "worst.png")
     columns = sheet[:, CELL_PX // 4 :: CELL_PX + GAP_PX]
     assert columns.shape[1] == 5
@@ -222,14 +187,14 @@ def test_the_sheet_shows_the_worst_first(test_set):
 
 
 def test_files_of_other_formats_give_the_same_numbers(test_set, capsys):
-    evaluate.main(arguments(test_set))
+    evaluate.main(evaluate_arguments(test_set))
     expected = capsys.readouterr().out
     pred, label, trimap = (test_set / folder / "a.png" for folder in ("pred", "label", "trimap"))
     cv2.imwrite(str(pred), cv2.imread(str(pred), 0).astype(np.uint16) * 257)
     cv2.imwrite(str(label), cv2.cvtColor(cv2.imread(str(label), 0), cv2.COLOR_GRAY2BGR))
     cv2.imwrite(str(trimap.with_suffix(".bmp")), cv2.imread(str(trimap), 0))
     trimap.unlink()
-    assert evaluate.main(arguments(test_set)) == 0
+    assert evaluate.main(evaluate_arguments(test_set)) == 0
     assert capsys.readouterr().out == expected
 
 
@@ -247,7 +212,7 @@ def test_all_that_is_wrong_is_listed_at_once(test_set, capsys):
     cv2.imwrite(str(test_set / "pred" / "extra.png"), grey)
     cv2.imwrite(str(test_set / "pred" / "two.jpg"), grey)
 
-    assert evaluate.main([*arguments(test_set), "--output", str(test_set / "out")]) == 1
+    assert evaluate.main([*evaluate_arguments(test_set), "--output", str(test_set / "out")]) == 1
     output = capsys.readouterr()
     assert output.out == ""
     head, *problems = output.err.splitlines()
@@ -269,7 +234,7 @@ def test_all_that_is_wrong_is_listed_at_once(test_set, capsys):
 @pytest.mark.parametrize("folder", ["pred", "label", "trimap"])
 def test_a_missing_folder_is_one_problem(test_set, capsys, folder):
     (test_set / folder).rename(test_set / "elsewhere")
-    assert evaluate.main(arguments(test_set)) == 1
+    assert evaluate.main(evaluate_arguments(test_set)) == 1
     assert capsys.readouterr().err.splitlines() == [
         "evaluate.py: 1 problem, nothing evaluated:", f"no such folder: {test_set / folder}"
     ]  # fmt: skip
@@ -278,19 +243,19 @@ def test_a_missing_folder_is_one_problem(test_set, capsys, folder):
 def test_a_set_without_any_unknown_pixel_has_no_score(test_set, capsys):
     known = np.full((20, 10), 255, np.uint8)
     cv2.imwrite(str(test_set / "trimap" / "b.png"), known)
-    assert evaluate.main(arguments(test_set)) == 0  # a still has some
+    assert evaluate.main(evaluate_arguments(test_set)) == 0  # a still has some
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == "1 of the images have no pixel that counts: 0 in each metric"
     assert lines[4].split()[3:6] == ["0.010", "20.000", "100.000"]
     cv2.imwrite(str(test_set / "trimap" / "a.png"), known)
-    assert evaluate.main(arguments(test_set)) == 1
+    assert evaluate.main(evaluate_arguments(test_set)) == 1
     output = capsys.readouterr()
     assert output.out == "" and output.err.count("\n") == 1 and "has an unknown pixel (128)" in output.err
 
 
 @pytest.mark.parametrize("output", ["pred/a.png", "pred/a.png/out"], ids=["a file", "below a file"])
 def test_an_output_that_cannot_be_written_is_one_line(test_set, capsys, output):
-    assert evaluate.main(arguments(test_set, "--output", test_set / output)) == 1
+    assert evaluate.main(evaluate_arguments(test_set, "--output", test_set / output)) == 1
     output = capsys.readouterr()
     assert output.err.startswith("evaluate.py: the results cannot be written: ") and output.err.count("\n") == 1
     assert output.out == ""
@@ -300,14 +265,14 @@ def test_missing_predictions_are_said(test_set, capsys):
     add_composites(test_set, {"c": 51})
     (test_set / "pred" / "b.png").unlink()
     (test_set / "pred" / "c.png").unlink()
-    assert evaluate.main(arguments(test_set)) == 1
+    assert evaluate.main(evaluate_arguments(test_set)) == 1
     assert "2 problems" in capsys.readouterr().err
-    assert evaluate.main(arguments(test_set, "--allow-missing", "--output", test_set / "out")) == 0
+    assert evaluate.main(evaluate_arguments(test_set, "--allow-missing", "--output", test_set / "out")) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1:3] == [
         f"1 images, 1 foregrounds: {RULE}", "2 predictions are missing, the averages are over the rest: b, c"
     ]  # fmt: skip
-    summary = values(test_set / "out")
+    summary = summary_of(test_set / "out")
     assert summary["missing"] == ["b", "c"] and list(summary["per_image"]) == ["a"]
     assert summary["averages"]["SAD"] == pytest.approx(0.02)
 
@@ -315,8 +280,8 @@ def test_missing_predictions_are_said(test_set, capsys):
 def test_a_missing_composite_leaves_the_others_together(test_set):
     add_composites(test_set, {"f_0": 0, "f_1": 51, "f_2": 102})
     (test_set / "pred" / "f_1.png").unlink()
-    assert evaluate.main(arguments(test_set, "--allow-missing", "--group", "--output", test_set / "out")) == 0
-    summary = values(test_set / "out")
+    assert evaluate.main(evaluate_arguments(test_set, "--allow-missing", "--group", "--output", test_set / "out")) == 0
+    summary = summary_of(test_set / "out")
     assert (summary["images"], summary["foregrounds"]) == (4, 3)
     assert summary["per_foreground"]["f"] == {"images": 2, **average(summary["per_image"][n] for n in ("f_0", "f_2"))}
 
@@ -326,8 +291,8 @@ def test_the_foreground_can_be_named_by_a_pattern(test_set, capsys):
     add_composites(test_set, {"f_1": 0, "f_2": 51, "f_3": 102, "f_05": 20})
     counts = []
     for pattern in ((), ("--foreground", r"^(.+)_\d+$")):
-        assert evaluate.main(arguments(test_set, *pattern, "--group", "--output", test_set / "out")) == 0
-        summary = values(test_set / "out")
+        assert evaluate.main(evaluate_arguments(test_set, *pattern, "--group", "--output", test_set / "out")) == 0
+        summary = summary_of(test_set / "out")
         counts.append(summary["foregrounds"])
         lines = capsys.readouterr().out.splitlines()
         assert lines[1] == f"6 images, {counts[-1]} foregrounds: {summary['foreground_rule']}"
@@ -341,17 +306,17 @@ def test_the_foreground_can_be_named_by_a_pattern(test_set, capsys):
 
 def test_a_refused_evaluation_leaves_no_older_result(test_set):
     out = test_set / "out"
-    assert evaluate.main(arguments(test_set, "--group", "--output", out)) == 0
+    assert evaluate.main(evaluate_arguments(test_set, "--group", "--output", out)) == 0
     (out / "notes.txt").write_text("mine")
     assert len(list(out.iterdir())) == 5
     (test_set / "pred" / "a.png").unlink()
-    assert evaluate.main(arguments(test_set, "--output", out)) == 1
+    assert evaluate.main(evaluate_arguments(test_set, "--output", out)) == 1
     assert [path.name for path in out.iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.parametrize("kind", ["pred", "label", "trimap"])
 def test_results_never_go_among_the_pictures(test_set, capsys, kind):
-    assert evaluate.main(arguments(test_set, "--output", test_set / "x" / ".." / kind)) == 1
+    assert evaluate.main(evaluate_arguments(test_set, "--output", test_set / "x" / ".." / kind)) == 1
     assert f"{kind} holds pictures to evaluate: name another folder" in capsys.readouterr().err
     assert {path.name for path in (test_set / kind).iterdir()} == {"a.png", "b.png"}
 
@@ -361,7 +326,7 @@ def test_the_sheet_names_its_rows_in_one_line(test_set, monkeypatch):
     add_composites(test_set, {"c\nd": 150})
     drawn = {}
     monkeypatch.setattr(results, "picture_sheet", lambda rows, path: drawn.update(rows))
-    assert evaluate.main(arguments(test_set, "--output", test_set / "out")) == 0
+    assert evaluate.main(evaluate_arguments(test_set, "--output", test_set / "out")) == 0
     assert list(drawn) == ["SAD/1000 0.020   a", "SAD/1000 0.020   b", "SAD/1000 0.012   c d"]
 
 
@@ -369,14 +334,14 @@ def test_the_sheet_names_its_rows_in_one_line(test_set, monkeypatch):
 def test_the_sheet_shows_the_error_of_the_pixels_that_count(test_set, monkeypatch, protocol, known):
     drawn = {}
     monkeypatch.setattr(results, "picture_sheet", lambda rows, path: drawn.update(rows))
-    assert evaluate.main(arguments(test_set, "--protocol", protocol, "--output", test_set / "out")) == 0
+    assert evaluate.main(evaluate_arguments(test_set, "--protocol", protocol, "--output", test_set / "out")) == 0
     (error,) = (row["error"] for label, row in drawn.items() if label.endswith(" a"))
     assert (error[0, 0, 0], error[-1, 0, 0]) == pytest.approx((51 / 255, known))
 
 
 @pytest.mark.parametrize("way", [["tools/evaluate.py"], ["-m", "tools.evaluate"]], ids=["as a file", "as a module"])
 def test_runs_both_ways_with_workers(test_set, way):
-    command = [sys.executable, *way, *arguments(test_set), "--workers", "2"]
+    command = [sys.executable, *way, *evaluate_arguments(test_set), "--workers", "2"]
     done = subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("Protocol dim")
@@ -426,6 +391,6 @@ def test_values_on_the_reference_folders(metric_reference, tmp_path):
     assert evaluate.main([*parts, "--workers", "1", "--output", str(tmp_path)]) == 0
     cases = [dict(pair.split("=") for pair in line.split(",")[1:])
              for line in (metric_reference / "reference_values.csv").read_text().split()]  # fmt: skip
-    averages = values(tmp_path)["averages"]
+    averages = summary_of(tmp_path)["averages"]
     for name in ("SAD", "MSE", "Grad", "Conn"):
         assert averages[name] == pytest.approx(np.mean([float(case[name.upper()]) for case in cases]), rel=1e-6), name

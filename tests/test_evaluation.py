@@ -8,7 +8,6 @@ import pytest
 import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from test_trainer import processes, toy_training
 from torch.utils.data import DataLoader
 
 from engine.batches import LoaderError
@@ -19,6 +18,7 @@ from engine.interrupts import OutputError, StopRequested, StopSignals
 from engine.out_of_memory import OutOfMemory
 from engine.trainer import Trainer
 from runtime.errors import ConfigError
+from tests.helpers.toy_training import processes, toy_training
 
 MAX_ITER = 12
 SCORES = [5.0, 3.0, math.nan, 4.0, 3.0, 7.0]

@@ -12,7 +12,6 @@ import torch
 from detectron2.evaluation import inference_on_dataset
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
-from test_trainer import processes
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
@@ -24,6 +23,7 @@ from engine.distributed.launch import launch
 from evaluation.evaluator import MattingEvaluator
 from evaluation.metrics import METRICS, PROTOCOLS, measure
 from runtime.errors import ConfigError, UserError
+from tests.helpers.toy_training import processes
 from tools import evaluate
 
 SIZES = [(17, 29), (32, 15), (16, 16), (29, 11), (28, 38), (20, 20), (9, 41)]

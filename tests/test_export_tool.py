@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
-from test_published_vitmatte import picture, randomised, refused, run, transformers_vitmatte
 
 from engine.config.config import apply_overrides, load_config
 from inference.formats.model_folder import build
 from inference.formats.published_vitmatte import SIZES
 from inference.network import TorchNetwork
 from inference.predictor import Predictor
-from tests.tiny_training import DEMO, REPOSITORY, overrides
+from tests.helpers.networks import randomise_vitmatte
+from tests.helpers.paths import DEMO, REPOSITORY
+from tests.helpers.published_vitmatte import random_image_and_trimap, refused_export, run_export, transformers_vitmatte
+from tests.helpers.training import overrides
 from tools import export
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
@@ -25,7 +27,7 @@ CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
 def save_checkpoint(cfg, folder):
     """`config.yaml` and `weights.pth` of random weights, as a training leaves them."""
     torch.manual_seed(0)
-    model = randomised(instantiate(cfg.model))
+    model = randomise_vitmatte(instantiate(cfg.model))
     torch.save({"model": model.state_dict(), "iteration": 7}, folder / "weights.pth")
     LazyConfig.save(cfg, str(folder / "config.yaml"))
 
@@ -48,14 +50,14 @@ def test_a_config_and_its_checkpoint_give_the_same_alpha_to_the_bit(tmp_path, ca
     if name == "demo.py":
         config_file = tmp_path / "config.yaml"
     command = ["--config-file", config_file, "--weights", tmp_path / "weights.pth", "--output", tmp_path / "model"]
-    assert run(*command) == 0
+    assert run_export(*command) == 0
     shown = capsys.readouterr().out
     licences = {"S_original": "ViTMatte weights.", "S_dinov2": "Backbone from DINOv2."}
     assert licences.get(name[len("ViTMatte_") : -len(".py")], "Built with DINOv3.") in shown
     assert "they are identical" in shown
-    expected = Predictor.load(config_file, tmp_path / "weights.pth").predict(*picture())
-    assert expected[picture()[1] == 128].std() > 0.02
-    np.testing.assert_array_equal(Predictor.load(tmp_path / "model").predict(*picture()), expected)
+    expected = Predictor.load(config_file, tmp_path / "weights.pth").predict(*random_image_and_trimap())
+    assert expected[random_image_and_trimap()[1] == 128].std() > 0.02
+    np.testing.assert_array_equal(Predictor.load(tmp_path / "model").predict(*random_image_and_trimap()), expected)
 
 
 @pytest.mark.parametrize("config_file", CONFIGS, ids=lambda path: path.stem)
@@ -80,7 +82,7 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, capsys):
     apply_overrides(cfg, overrides(tmp_path, tmp_path))
     save_checkpoint(cfg, tmp_path)
     taken = ["--config-file", tmp_path / "config.yaml", "--weights", tmp_path / "weights.pth", "--output", tmp_path]
-    assert run(*taken) == 1
+    assert run_export(*taken) == 1
     assert "exists and is no empty folder" in capsys.readouterr().err
     for part, target in (("backbone", "detectron2.modeling.backbone.vit.ViT"), ("decoder", "modeling.backbone.ViT")):
         other = load_config(tmp_path / "config.yaml")
@@ -89,12 +91,16 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, capsys):
         command = ["--config-file", tmp_path / "other.yaml", "--weights", tmp_path / "weights.pth"]
         if target.startswith("detectron2."):
             module = target.rpartition(".")[0]
-            assert f"--trust-module {module} lets it run" in refused(capsys, tmp_path, *command)
+            assert f"--trust-module {module} lets it run" in refused_export(capsys, tmp_path, *command)
             command += ["--trust-module", module]
-        assert re.search(rf"the config's {part} is .*: a model folder can hold", refused(capsys, tmp_path, *command))
+        assert re.search(
+            rf"the config's {part} is .*: a model folder can hold", refused_export(capsys, tmp_path, *command)
+        )
     command = ["--config-file", DEMO, "--weights", tmp_path / "weights.pth"]
-    assert "weights.pth does not fit the model" in refused(capsys, tmp_path, *command)
-    assert "no checkpoint 'absent.pth'" in refused(capsys, tmp_path, "--config-file", DEMO, "--weights", "absent.pth")
+    assert "weights.pth does not fit the model" in refused_export(capsys, tmp_path, *command)
+    assert "no checkpoint 'absent.pth'" in refused_export(
+        capsys, tmp_path, "--config-file", DEMO, "--weights", "absent.pth"
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,7 +117,7 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, capsys):
 )
 def test_wrong_usage_is_status_2(tmp_path, capsys, arguments):
     with pytest.raises(SystemExit) as stop:
-        run(*arguments, "--output", tmp_path / "model")
+        run_export(*arguments, "--output", tmp_path / "model")
     assert stop.value.code == 2
     assert "give either --config-file and --weights, or --from-vitmatte, or --model" in capsys.readouterr().err
 
@@ -129,7 +135,7 @@ def test_wrong_usage_is_status_2(tmp_path, capsys, arguments):
 )
 def test_a_format_that_contradicts_source_or_output_is_status_2(capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:
-        run(*arguments)
+        run_export(*arguments)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
 
@@ -158,25 +164,25 @@ def demo(tmp_path):
 
 
 def test_onnx_is_written_of_a_config_and_of_a_model_folder(tmp_path, capsys, graphs, demo):
-    assert run(*demo, "--output", tmp_path / "model") == 0
-    expected = Predictor.load(tmp_path / "model").predict(*picture())
-    assert run(*demo, "--format", "onnx", "--output", tmp_path / "a.onnx") == 0
-    assert run("--model", tmp_path / "model", "--format", "onnx", "--output", tmp_path / "b.onnx") == 0
+    assert run_export(*demo, "--output", tmp_path / "model") == 0
+    expected = Predictor.load(tmp_path / "model").predict(*random_image_and_trimap())
+    assert run_export(*demo, "--format", "onnx", "--output", tmp_path / "a.onnx") == 0
+    assert run_export("--model", tmp_path / "model", "--format", "onnx", "--output", tmp_path / "b.onnx") == 0
     shown = capsys.readouterr().out
     assert f"wrote {tmp_path / 'a.onnx'}: opset 18, 0.0 MB; run by onnxruntime at 97 x 250 px, its alpha is" in shown
     assert shown.count("within 2.0e-07") == shown.count("The licence note is in the file") == 2
     assert len(graphs) == 2
     for model, source, licence in graphs:
-        np.testing.assert_array_equal(Predictor(TorchNetwork(model)).predict(*picture()), expected)
+        np.testing.assert_array_equal(Predictor(TorchNetwork(model)).predict(*random_image_and_trimap()), expected)
         assert source == "weights.pth with config.yaml"
         assert licence == (tmp_path / "model" / "LICENSE.txt").read_text()
 
 
 def test_a_model_folder_without_a_licence_note_is_exported_without_one(tmp_path, capsys, graphs, demo):
-    assert run(*demo, "--output", tmp_path / "model") == 0
+    assert run_export(*demo, "--output", tmp_path / "model") == 0
     (tmp_path / "model" / "LICENSE.txt").unlink()
     capsys.readouterr()
-    assert run("--model", tmp_path / "model", "--format", "onnx", "--output", tmp_path / "MODEL.ONNX") == 0
+    assert run_export("--model", tmp_path / "model", "--format", "onnx", "--output", tmp_path / "MODEL.ONNX") == 0
     shown = capsys.readouterr()
     assert shown.out.startswith(f"wrote {tmp_path / 'MODEL.ONNX'}: ") and shown.out.count("\n") == 1
     assert [licence for _, _, licence in graphs] == [""] and shown.err == ""
@@ -184,7 +190,7 @@ def test_a_model_folder_without_a_licence_note_is_exported_without_one(tmp_path,
 
 def test_an_interruption_is_one_line_and_130(tmp_path, capsys, monkeypatch, demo):
     monkeypatch.setattr(export, "write_model_folder", Mock(side_effect=KeyboardInterrupt))
-    assert run(*demo, "--output", tmp_path / "model") == 130
+    assert run_export(*demo, "--output", tmp_path / "model") == 130
     error = capsys.readouterr().err
     assert error.startswith("export.py: interrupted; ") and error.count("\n") == 1
 
@@ -194,7 +200,7 @@ def test_onnx_is_written_of_published_weights(tmp_path, capsys, graphs, monkeypa
     published = transformers_vitmatte(24, 3)
     published.save_pretrained(tmp_path / "source")
     command = ["--from-vitmatte", tmp_path / "source", "--format", "onnx", "--output", tmp_path / "model.onnx"]
-    assert run(*command) == 0
+    assert run_export(*command) == 0
     assert "ViTMatte weights. The licence note is in the file" in capsys.readouterr().out
     ((model, source, licence),) = graphs
     assert source == "source" and licence == export.LICENCES["ViTDet"]
@@ -206,10 +212,10 @@ def test_onnx_is_written_of_published_weights(tmp_path, capsys, graphs, monkeypa
 
 def test_what_becomes_no_onnx_is_one_line(tmp_path, capsys, monkeypatch, demo):
     command = ["--format", "onnx", "--output", tmp_path / "model.onnx"]
-    assert run("--model", tmp_path / "absent", *command) == 1
+    assert run_export("--model", tmp_path / "absent", *command) == 1
     assert "absent: no such model folder" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "onnx", None)
-    assert run(*demo, *command) == 1
+    assert run_export(*demo, *command) == 1
     error = capsys.readouterr().err
     assert (
         error.startswith("export.py: ONNX export needs the optional package onnx: pip install")
@@ -218,12 +224,14 @@ def test_what_becomes_no_onnx_is_one_line(tmp_path, capsys, monkeypatch, demo):
     assert not (tmp_path / "model.onnx").exists()
     (tmp_path / "model.onnx").touch()
     monkeypatch.undo()
-    assert run(*demo, *command) == 1
+    assert run_export(*demo, *command) == 1
     assert "model.onnx exists: name a new file" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_the_onnx_file_of_a_config_gives_its_alpha(tmp_path, demo):
-    assert run(*demo, "--format", "onnx", "--output", tmp_path / "model.onnx") == 0
-    expected = Predictor.load(demo[1], demo[3]).predict(*picture())
-    np.testing.assert_allclose(Predictor.load(tmp_path / "model.onnx").predict(*picture()), expected, rtol=0, atol=1e-5)
+    assert run_export(*demo, "--format", "onnx", "--output", tmp_path / "model.onnx") == 0
+    expected = Predictor.load(demo[1], demo[3]).predict(*random_image_and_trimap())
+    np.testing.assert_allclose(
+        Predictor.load(tmp_path / "model.onnx").predict(*random_image_and_trimap()), expected, rtol=0, atol=1e-5
+    )

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from runtime.optional_packages import MissingExtraError, find_extra, import_extra
-from tests.conftest import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 
 
 def test_an_installed_package_is_imported():

@@ -1,5 +1,4 @@
 """configs/finetune.py and engine/checkpoint/pretrained.py: networks of a checkpoint, trained on ten images."""
-# ruff: noqa: F811  # fixtures are imported, and are arguments
 
 import json
 import re
@@ -13,8 +12,6 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
-from test_main import quiet_afterwards  # noqa: F401
-from test_published_vitmatte import source, tiny, tiny_size  # noqa: F401
 
 import main
 from data.trimap import trimap_from_alpha
@@ -26,8 +23,12 @@ from evaluation.folders import evaluate_folders
 from inference.formats import model_folder
 from inference.predictor import Predictor
 from modeling.backbone import ViTDet
-from tests.tiny_training import DEMO, REPOSITORY, metrics, overrides
+from tests.helpers.paths import DEMO, REPOSITORY
+from tests.helpers.training import metrics, overrides
 from tools import export
+
+pytestmark = [pytest.mark.usefixtures("no_log_handlers_left"), pytest.mark.usefixtures("tiny_size_is_published")]
+
 
 FINETUNE = str(REPOSITORY / "configs" / "finetune.py")
 
@@ -128,9 +129,9 @@ def test_every_kind_of_checkpoint_brings_its_network_and_its_numbers(images, sta
 
 
 @pytest.mark.slow
-def test_published_vitmatte_weights_keep_their_windows_colours_and_padding(images, source, tmp_path):
+def test_published_vitmatte_weights_keep_their_windows_colours_and_padding(images, vitmatte_folder, tmp_path):
     """transformers' tiny network, converted: a few steps, and no weight stays what it was."""
-    assert export.main(["--from-vitmatte", str(source), "--output", str(tmp_path / "model")]) == 0
+    assert export.main(["--from-vitmatte", str(vitmatte_folder), "--output", str(tmp_path / "model")]) == 0
     finetune(tmp_path / "model", images, tmp_path / "run", "train.epochs=2", "dataloader.test=null")
     model = load_config(tmp_path / "run" / "config.yaml").model
     assert model.backbone._target_ is ViTDet and model.backbone.window_size == 14

@@ -14,7 +14,7 @@ import pytest
 from runtime import folder_lock, identity
 from runtime.folder_lock import BEAT_S, LOCK_NAME, STALE_S, FolderInUseError, hold_folder
 from runtime.identity import find_jobs, is_restart, process_start, this_process
-from tests.tiny_training import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 
 HOLD = """
 import sys, time

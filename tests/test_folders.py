@@ -14,8 +14,8 @@ from data.trimap import trimap_from_alpha
 from evaluation.folders import evaluate_folders
 from evaluation.metrics import PROTOCOLS, measure
 from runtime.errors import ConfigError
+from tests.helpers.paths import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 NAMES = ["a_0", "a_1", "b", "c"]
 

@@ -17,7 +17,7 @@ from data.procedural.surfaces import texture
 from inference.foreground import cover, cut_out, estimate_foreground, over
 from runtime import optional_packages as extras
 from runtime.optional_packages import MissingExtraError
-from tests.conftest import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 
 
 def scene(kind="hair", size_px=128, seed=0):

@@ -21,8 +21,8 @@ from data.sources.discovery import find_backgrounds
 from inference.jobs import KINDS, find_jobs
 from runtime.errors import UserError
 from tests import fuzz_images
-from tests.conftest import REPOSITORY
-from tests.image_files import GREY, PALETTE, RGB, RGBA, draw, encoded_by_pillow, netpbms, png, pngs, tiffs
+from tests.helpers.image_files import GREY, PALETTE, RGB, RGBA, draw, encoded_by_pillow, netpbms, png, pngs, tiffs
+from tests.helpers.paths import REPOSITORY
 from tools import predict
 
 

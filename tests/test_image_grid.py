@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from data.image_io.images import DataError, read_raw
-from tests.image_files import (
+from tests.helpers.image_files import (
     Variant,
     as_rgba,
     encoded_by_imagemagick,

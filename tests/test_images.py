@@ -36,34 +36,14 @@ from data.image_io.images import (
     write_image,
     write_rgba,
 )
-from tests.conftest import REPOSITORY
-
-GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6  # colour types of the PNG format
-
-
-def write_png(path: Path, pixels: np.ndarray, colour_type: int, chunks: dict[bytes, bytes] | None = None) -> Path:
-    """Write a PNG chunk by chunk, independent of the libraries under test; `chunks` go between header and pixels."""
-    height, width = pixels.shape[:2]
-    rows = pixels.astype(pixels.dtype.newbyteorder(">")).reshape(height, -1)
-    body = {
-        b"IHDR": struct.pack(">IIBBBBB", width, height, 8 * pixels.dtype.itemsize, colour_type, 0, 0, 0),
-        **(chunks or {}),
-        b"IDAT": zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)),
-        b"IEND": b"",
-    }
-    parts = [struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in body.items()]
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
-    return path
+from tests.helpers.image_files import GREY, GREY_ALPHA, PALETTE, RGB, RGBA, random_pixels, write_png
+from tests.helpers.paths import REPOSITORY
 
 
 def oriented(orientation: int) -> Image.Exif:
     exif = Image.Exif()
     exif[ORIENTATION_TAG] = orientation
     return exif
-
-
-def random_pixels(shape: tuple[int, ...], dtype: type = np.uint8) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from test_images import GREY, PALETTE, RGB, random_pixels, write_png
 
 from data.image_io.decoding import ORIENTATION_TAG
 from data.image_io.images import read_alpha, read_image, write_alpha
@@ -24,6 +23,7 @@ from inference.predictor import Predictor
 from modeling.conversion import ConversionError
 from modeling.conversion import read_checkpoint as read_published
 from runtime.errors import UserError
+from tests.helpers.image_files import GREY, PALETTE, RGB, random_pixels, write_png
 from tools import export, predict
 
 HEIGHT, WIDTH = 37, 50

@@ -8,7 +8,6 @@ import pytest
 import torch
 from detectron2.config import LazyCall
 from omegaconf import OmegaConf
-from test_stopping import training
 from torch import nn
 
 from engine.checkpoint.file import Checkpointer, CheckpointError, read_checkpoint
@@ -18,6 +17,7 @@ from engine.hooks.checkpoint import PeriodicCheckpointer
 from engine.interrupts import OutputError, StopRequested
 from engine.run import find_last_weights
 from runtime.errors import ConfigError
+from tests.helpers.toy_training import toy_training_with_checkpoints
 
 
 def numbered(folder):
@@ -25,7 +25,7 @@ def numbered(folder):
 
 
 def keeping(folder, period=1, max_to_keep=3, **options):
-    trainer, checkpointer, _ = training(folder, **options)
+    trainer, checkpointer, _ = toy_training_with_checkpoints(folder, **options)
     trainer._hooks.pop()
     checkpoints = PeriodicCheckpointer(checkpointer, period, max_to_keep)
     trainer.register_hooks([checkpoints])

@@ -7,13 +7,11 @@ import socket
 import sys
 import time
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import torch
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
-from test_trainer import processes
 
 from data.loader.build import prepare_worker
 from engine.distributed import launch as launching
@@ -23,8 +21,7 @@ from engine.interrupts import LostProcess
 from runtime.command_line import argument_parser
 from runtime.dist_env import DistEnv, find_dist_env, meeting_point
 from runtime.errors import ConfigError
-
-REPOSITORY = Path(__file__).resolve().parent.parent
+from tests.helpers.toy_training import processes
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "node0",
             "MASTER_PORT": "29500"}  # fmt: skip

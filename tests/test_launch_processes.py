@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_main import data, quiet_afterwards  # noqa: F401
 
 import main
-from tests.tiny_training import DEMO, REPOSITORY, overrides
+from tests.helpers.paths import DEMO, REPOSITORY
+from tests.helpers.training import overrides
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.usefixtures("no_log_handlers_left"), pytest.mark.slow]
 
 TORCHRUN = (sys.executable, "-W", "ignore", "-m", "torch.distributed.run")
 ENDLESS = {"train.device": "cpu", "dataloader.test": "null", "train.epochs": 100_000, "train.timeout_s": 8}
@@ -83,7 +83,7 @@ def saved(folder: Path) -> int:
     return content["iteration"] + 1
 
 
-def test_torchrun_and_num_gpus_train_to_the_same_bits(data, tmp_path):  # noqa: F811
+def test_torchrun_and_num_gpus_train_to_the_same_bits(data, tmp_path):
     changes = {"train.device": "cpu", "train.log_period": 1}
     commands = {
         "spawn": (sys.executable, "-W", "ignore", "main.py", "--num-gpus", "2"),
@@ -104,7 +104,7 @@ def test_torchrun_and_num_gpus_train_to_the_same_bits(data, tmp_path):  # noqa: 
 
 
 @pytest.mark.parametrize("by", ["num-gpus", "torchrun"])
-def test_a_process_that_is_killed_ends_the_others_with_a_message_and_a_checkpoint(by, data, tmp_path):  # noqa: F811
+def test_a_process_that_is_killed_ends_the_others_with_a_message_and_a_checkpoint(by, data, tmp_path):
     if by == "num-gpus":
         command = (sys.executable, "-W", "ignore", "main.py", "--num-gpus", "2")
     else:
@@ -129,7 +129,7 @@ def test_a_process_that_is_killed_ends_the_others_with_a_message_and_a_checkpoin
     assert done >= 5 and f"--resume goes on from iteration {done}\n" in output
 
 
-def test_processes_of_a_torchrun_that_is_gone_write_a_checkpoint_and_end(data, tmp_path):  # noqa: F811
+def test_processes_of_a_torchrun_that_is_gone_write_a_checkpoint_and_end(data, tmp_path):
     command = (*TORCHRUN, "--standalone", "--nproc-per-node", "2", "main.py")
     with started(*command, "--config-file", DEMO, *overrides(data, tmp_path, **ENDLESS)) as process:
         wait_for(process, " iter: 4 ")
@@ -146,7 +146,7 @@ def test_processes_of_a_torchrun_that_is_gone_write_a_checkpoint_and_end(data, t
     assert saved(tmp_path) >= 5
 
 
-def test_processes_that_torchrun_starts_again_come_together_and_resume(data, tmp_path):  # noqa: F811
+def test_processes_that_torchrun_starts_again_come_together_and_resume(data, tmp_path):
     command = (*TORCHRUN, "--standalone", "--nproc-per-node", "2", "--max-restarts", "1", "main.py")
     changes = {**ENDLESS, "train.timeout_s": 60}
     with started(*command, "--config-file", DEMO, *overrides(data, tmp_path, **changes)) as process:
@@ -193,7 +193,7 @@ def run_ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
 
 
-def test_two_machines_end_in_time_when_the_cable_between_them_is_cut(two_machines, data, tmp_path):  # noqa: F811
+def test_two_machines_end_in_time_when_the_cable_between_them_is_cut(two_machines, data, tmp_path):
     def node(rank, folder):
         changes = overrides(data, tmp_path / folder, **ENDLESS, **{"train.epochs_per_checkpoint": 50_000})
         meeting = ("--nnodes", "2", "--node-rank", str(rank), "--master-addr", "10.77.0.1", "--master-port", "29500")
@@ -234,7 +234,7 @@ STANDINS = {
 }
 
 
-def test_the_script_for_slurm_trains_and_goes_back_into_the_queue_by_a_signal(data, tmp_path):  # noqa: F811
+def test_the_script_for_slurm_trains_and_goes_back_into_the_queue_by_a_signal(data, tmp_path):
     script = (REPOSITORY / "docs" / "launch.md").read_text().partition("```bash\n")[2].partition("```")[0]
     python = f'#!/bin/bash\nexec {sys.executable} "$@"\n'
     for name, text in {**STANDINS, "job": script, "python": python}.items():

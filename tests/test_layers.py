@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from detectron2.modeling.backbone.vit import ResBottleneckBlock
-from torch import Tensor, nn
+from torch import Tensor
 
 from modeling.backbone import layers
 from modeling.backbone.layers import (
@@ -22,23 +22,12 @@ from modeling.backbone.layers import (
     drop_path_rates,
 )
 from runtime.errors import ConfigError, UserError
-
-
-def randomise(module: nn.Module) -> nn.Module:
-    """Random everything, in float64: a fresh LayerScale or neck would hide what lies before it."""
-    generator = torch.Generator().manual_seed(0)
-    for parameter in module.parameters():
-        parameter.data = 0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-    return module.double()
-
-
-def random(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+from tests.helpers.networks import random_float64, randomise_float64
 
 
 def test_patch_embedding_equals_a_loop_over_patches() -> None:
-    embed = randomise(PatchEmbed(4, 3, 5))
-    image = random(2, 3, 8, 12)
+    embed = randomise_float64(PatchEmbed(4, 3, 5))
+    image = random_float64(2, 3, 8, 12)
     out = embed(image)
     assert out.shape == (2, 2, 3, 5)
     for row in range(2):
@@ -64,8 +53,8 @@ def test_layer_scale_multiplies_each_channel() -> None:
 
 
 def test_no_key_bias_reaches_the_keys_nor_is_learnt() -> None:
-    layer = randomise(QKVLinear(4, bias=True))
-    x = random(2, 5, 4)
+    layer = randomise_float64(QKVLinear(4, bias=True))
+    x = random_float64(2, 5, 4)
     plain = x @ layer.weight.T + layer.bias
     out = layer(x)
     torch.testing.assert_close(out[..., 4:8], x @ layer.weight[4:8].T, rtol=0, atol=1e-12)
@@ -76,23 +65,23 @@ def test_no_key_bias_reaches_the_keys_nor_is_learnt() -> None:
 
 
 def test_a_projection_without_bias_has_no_mask() -> None:
-    layer = randomise(QKVLinear(4, bias=False))
-    x = random(2, 5, 4)
+    layer = randomise_float64(QKVLinear(4, bias=False))
+    x = random_float64(2, 5, 4)
     torch.testing.assert_close(layer(x), x @ layer.weight.T, rtol=0, atol=1e-12)
     assert set(layer.state_dict()) == {"weight"}
 
 
 def test_mlp_is_two_linears_around_the_exact_gelu() -> None:
-    mlp = randomise(Mlp(3, 5))
-    x = random(4, 3)
+    mlp = randomise_float64(Mlp(3, 5))
+    x = random_float64(4, 3)
     hidden = x @ mlp.fc1.weight.T + mlp.fc1.bias
     hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
     torch.testing.assert_close(mlp(x), hidden @ mlp.fc2.weight.T + mlp.fc2.bias, rtol=0, atol=1e-12)
 
 
 def test_swiglu_gates_with_the_first_layer() -> None:
-    ffn = randomise(SwiGLU(3, 5))
-    x = random(4, 3)
+    ffn = randomise_float64(SwiGLU(3, 5))
+    x = random_float64(4, 3)
     gate, value = (x @ layer.weight.T + layer.bias for layer in (ffn.w1, ffn.w2))
     expected = (gate / (1 + torch.exp(-gate)) * value) @ ffn.w3.weight.T + ffn.w3.bias
     torch.testing.assert_close(ffn(x), expected, rtol=0, atol=1e-12)
@@ -123,8 +112,8 @@ def test_an_unknown_feed_forward_network_is_named() -> None:
 
 
 def test_channel_norm_normalises_each_pixel() -> None:
-    norm = randomise(ChannelLayerNorm(6, eps=1e-6))
-    x = random(2, 6, 3, 4)
+    norm = randomise_float64(ChannelLayerNorm(6, eps=1e-6))
+    x = random_float64(2, 6, 3, 4)
     out = norm(x)
     for b in range(2):
         for row in range(3):
@@ -136,16 +125,16 @@ def test_channel_norm_normalises_each_pixel() -> None:
 
 
 def test_a_fresh_neck_passes_its_input_on() -> None:
-    x = random(2, 8, 5, 6).float()
+    x = random_float64(2, 8, 5, 6).float()
     assert torch.equal(ConvResidual(8)(x), x)
 
 
 def test_neck_equals_detectron2s() -> None:
     """Same names, same output, every tensor random."""
-    neck = randomise(ConvResidual(12))
+    neck = randomise_float64(ConvResidual(12))
     theirs = ResBottleneckBlock(12, 12, 6).double()
     theirs.load_state_dict(neck.state_dict())
-    x = random(2, 12, 7, 5)
+    x = random_float64(2, 12, 7, 5)
     torch.testing.assert_close(neck(x), theirs(x), rtol=0, atol=1e-10)
 
 
@@ -158,7 +147,7 @@ def test_pieces_of_tokens_equal_the_whole(num_tokens: int, monkeypatch: pytest.M
         seen.append(x.shape[1])
         return (x * y).unsqueeze(-1).expand(-1, -1, -1, 2)
 
-    x, y = random(2, num_tokens, 3), random(1, num_tokens, 3)
+    x, y = random_float64(2, num_tokens, 3), random_float64(1, num_tokens, 3)
     with torch.no_grad():
         assert torch.equal(chunked(function, x, y), function(x, y))
     assert seen == [8] * (num_tokens // 8) + [num_tokens % 8] * (num_tokens % 8 > 0) + [num_tokens]
@@ -167,7 +156,7 @@ def test_pieces_of_tokens_equal_the_whole(num_tokens: int, monkeypatch: pytest.M
 def test_a_graph_is_recorded_of_the_whole_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "PIECE_TOKENS", 2)
     seen: list[int] = []
-    chunked(lambda x: (seen.append(x.shape[1]), x)[1], random(1, 9, 3))
+    chunked(lambda x: (seen.append(x.shape[1]), x)[1], random_float64(1, 9, 3))
     assert seen == [9]
 
 

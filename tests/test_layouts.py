@@ -26,7 +26,7 @@ from data.sources.layouts import (
 from engine.config.config import load_config
 from evaluation.folders import evaluate_folders
 from runtime.errors import ConfigError
-from tests.conftest import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 
 
 def fill(folder: Path, names: list[str], pixels: np.ndarray) -> None:

@@ -9,13 +9,13 @@ from multiprocessing import get_context
 
 import pytest
 import torch
-from test_trainer import toy_training
 from torch import distributed
 from torch.utils.data import DataLoader, IterableDataset
 
 from engine import batches as loading
 from engine.batches import Batches, LoaderError
 from engine.interrupts import StopRequested
+from tests.helpers.toy_training import toy_training
 
 
 class Scripted(IterableDataset):

@@ -9,11 +9,12 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from test_model_folder import description, network
 
 from inference.formats.model_folder import write_model_folder
 from runtime.optional_packages import import_extra
-from tests.conftest import REPOSITORY
+from tests.helpers.machine import READ_ONLY
+from tests.helpers.networks import network_description, random_network
+from tests.helpers.paths import REPOSITORY
 
 COMMANDS = """
 import sys
@@ -81,28 +82,12 @@ for file in [*Path().glob("*.py"), *(f for room in {rooms} for f in sorted(Path(
     import_module(".".join(file.with_suffix("").parts).removesuffix(".__init__"))
 """
 
-READ_ONLY = """
-import os, sys
-
-def refuse(event, arguments):
-    if event == "open" and isinstance(arguments[0], str | bytes):
-        path, is_write = os.fsdecode(arguments[0]), bool(arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
-    elif event == "os.mkdir":
-        path, is_write = os.fsdecode(arguments[0]), True
-    else:
-        return
-    if is_write and not os.path.abspath(path).startswith(("/dev/", {writable!r})):
-        raise PermissionError(13, "read-only", path)
-
-sys.addaudithook(refuse)
-"""
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """A model folder and a test set of one picture, in which something stands out."""
     folder = tmp_path_factory.mktemp("data")
-    write_model_folder(folder / "model", description(), network().state_dict(), "a test", "No terms.\n")
+    write_model_folder(folder / "model", network_description(), random_network().state_dict(), "a test", "No terms.\n")
     y, x = np.mgrid[:150, :225]
     image = np.dstack([np.full((150, 225), 40), 120 + y * 60 // 150, x * 60 // 225]).astype(np.uint8)
     distance = np.hypot(y - 75, x - 75)

@@ -1,19 +1,15 @@
 """main.py from the command line to metrics.json, with a tiny real network on a tiny data set."""
 
 import json
-import logging
 import os
 import re
 import shutil
 import signal
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from detectron2.config import LazyConfig
-from detectron2.utils.logger import setup_logger
 
 import main
 from engine.config.migration import LATER_KEYS
@@ -22,11 +18,11 @@ from evaluation.folders import evaluate_folders
 from evaluation.metrics import METRICS, PROTOCOLS, average
 from evaluation.output.report import format_table
 from runtime.folder_lock import hold_folder
-from tests.tiny_training import (
-    DEMO,
+from tests.helpers.main_command import refusal
+from tests.helpers.paths import DEMO
+from tests.helpers.training import (
     best_evaluation,
     last_evaluation,
-    make_data,
     metrics,
     overrides,
     printed_evaluation,
@@ -34,36 +30,7 @@ from tests.tiny_training import (
     start_two_processes,
 )
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    make_data(folder)
-    return folder
-
-
-def take_down_logs():
-    """Take down the log handlers that detectron2 hangs up for the rest of the process, once for each folder."""
-    setup_logger.cache_clear()
-    for name in main.LOGGED:
-        logger = logging.getLogger(name)
-        for handler in [*logger.handlers]:
-            logger.removeHandler(handler)
-
-
-@pytest.fixture(autouse=True)
-def quiet_afterwards():
-    yield
-    take_down_logs()
-
-
-@pytest.fixture(scope="module")
-def trained(data, tmp_path_factory):
-    """Output folder of a whole training."""
-    output = tmp_path_factory.mktemp("whole")
-    main.main(["--config-file", DEMO, *overrides(data, output)])
-    take_down_logs()
-    return output
+pytestmark = pytest.mark.usefixtures("no_log_handlers_left")
 
 
 def test_a_training_leaves_its_config_metrics_and_checkpoints(trained):
@@ -209,16 +176,6 @@ def test_a_training_needs_no_best_checkpoint(data, tmp_path):
     main.main(["--config-file", DEMO, *overrides(data, tmp_path, **changes)])
     assert "matting/SAD" in metrics(tmp_path)[3]
     assert not (tmp_path / "model_best.pth").exists()
-
-
-def refusal(status, capsys, *arguments):
-    """What the command says where it ends with a status, in one line."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        main.main(["--config-file", DEMO, *arguments])
-    message = capsys.readouterr().err
-    assert ended.value.code == status and message.startswith(f"{Path(sys.argv[0]).name}: ")
-    return message
 
 
 def test_the_weights_of_the_lowest_sad_stay_and_give_it_again(data, tmp_path):

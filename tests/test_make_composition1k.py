@@ -18,7 +18,7 @@ from PIL import Image
 from data.sources import composition1k
 from data.sources.composition1k import blend, fit_background
 from data.sources.layouts import LAYOUTS, Layout, find_test_set
-from tests.conftest import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 from tools import make_composition1k
 
 NUM_BACKGROUNDS = 4

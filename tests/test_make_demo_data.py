@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from data.procedural.demo import DEMO_KINDS
+from tests.helpers.paths import REPOSITORY
 from tools import make_demo_data as demo_data
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 SEED, SIZE_PX, NUM_TRAIN, NUM_BACKGROUNDS, NUM_TEST = 3, 96, 7, 9, 12
 COUNTS = f"--num-train {NUM_TRAIN} --num-backgrounds {NUM_BACKGROUNDS} --num-test {NUM_TEST}"
 ARGUMENTS = f"--seed {SEED} --size-px {SIZE_PX} {COUNTS}".split()

@@ -11,7 +11,7 @@ from data.sources.layouts import find_test_set
 from engine.config.config import load_config
 from engine.config.targets import instantiate
 from evaluation.statistics.bootstrap import group_by_foreground
-from tests.tiny_training import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 from tools import make_test_set
 
 NUM, CROP_PX = 4, 48

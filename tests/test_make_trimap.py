@@ -13,7 +13,7 @@ from scipy.ndimage import binary_dilation, distance_transform_edt
 from data.image_io.images import read_image
 from inference.auto.subject import trimap_of_subject
 from runtime.optional_packages import MissingExtraError
-from tests.tiny_training import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 from tools import make_trimap
 
 SIZES = {"a": (60, 90), "b": (70, 50)}

@@ -9,7 +9,6 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from test_predictor import picture, tiny_model
 
 from inference import memory
 from inference.memory import MemoryLimitError, estimate_bytes, plan_tile, used_bytes
@@ -18,7 +17,9 @@ from inference.predictor import Predictor
 from modeling import DetailCapture, ViTMatte
 from modeling.backbone import ViT
 from runtime.errors import ConfigError
-from tests.conftest import REPOSITORY
+from tests.helpers.networks import tiny_model
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.prediction import image_and_trimap
 
 PREDICT_AND_PRINT_BYTES = """
 import json, sys
@@ -133,7 +134,7 @@ def test_an_estimate_is_of_the_padded_size():
 
 
 def test_a_limit_changes_tiles_not_alpha_and_refuses_what_cannot_fit():
-    model, (image, trimap) = tiny_model(), picture(300, 400)
+    model, (image, trimap) = tiny_model(), image_and_trimap(300, 400)
     expected = Predictor(TorchNetwork(model)).predict(image, trimap)
     used = used_bytes(torch.device("cpu"))
     limit_gb = (used + (estimate_bytes(model, 300, 400, 64) + estimate_bytes(model, 300, 400, 128)) / 2) / 1e9

@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 
 from data.image_io.images import read_raw, write_alpha, write_image, write_rgba
 from data.image_io.metadata import NO_METADATA, Metadata, read_metadata
-from tests.image_files import RGB, draw, png
+from tests.helpers.image_files import RGB, draw, png
 from tools import predict
 
 DPI = (300.0, 300.0)

@@ -8,13 +8,13 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from conftest import REPOSITORY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from evaluation.metrics import METRICS, PROTOCOLS, average, conn, grad, mad, measure, mse, sad, unknown_region
 from runtime.errors import ConfigError, UserError
+from tests.helpers.paths import REPOSITORY
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 LEVELS = (0, 25, 26, 51, 102, 127, 128, 153, 178, 179, 204, 254, 255)  # at and beside thresholds

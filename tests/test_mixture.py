@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from PIL import Image
-from test_main import quiet_afterwards  # noqa: F401
 
 import main
 from data.datasets.composition import CompositionDataset
@@ -26,8 +25,11 @@ from data.sources.layouts import TRAINING_LAYOUTS, TrainingLayout
 from engine.config.build_data import build_data
 from engine.config.config import apply_overrides, load_config
 from runtime.errors import ConfigError
-from tests.conftest import REPOSITORY
-from tests.tiny_training import metrics, overrides
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.training import metrics, overrides
+
+pytestmark = pytest.mark.usefixtures("no_log_handlers_left")
+
 
 YOUR_DATA = (REPOSITORY / "docs/data.md").read_text()
 

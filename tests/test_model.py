@@ -8,7 +8,8 @@ from engine.checkpoint.file import CheckpointError
 from engine.checkpoint.load_model import load_model
 from engine.config.config import apply_overrides, load_config
 from runtime.errors import ConfigError
-from tests.tiny_training import DEMO, overrides
+from tests.helpers.paths import DEMO
+from tests.helpers.training import overrides
 
 
 @pytest.fixture(scope="module")

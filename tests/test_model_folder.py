@@ -14,67 +14,38 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from test_detail_capture import randomise
 
 from inference.formats import model_folder
 from inference.formats.model_folder import CONSTRUCTORS, ModelFolderError, build, read_model_folder, write_model_folder
 from modeling.vitmatte import PADDINGS
+from tests.helpers.networks import BACKBONES, network_description, random_network
 
-BACKBONES = {
-    "ViT": dict(type="ViT", embed_dim=32, depth=2, num_heads=2, layer_scale_init=0.5, mlp_ratio=3, rope_shift=None),
-    "DINOv2": dict(
-        type="DINOv2",
-        embed_dim=32,
-        depth=2,
-        num_heads=2,
-        num_register_tokens=2,
-        position_grid_size=5,
-        position_interpolation="bicubic_antialias",
-    ),
-    "ViTDet": dict(type="ViTDet", embed_dim=24, depth=2, num_heads=3, image_size=64, pretrain_image_size=48),
-}
-COMMON = dict(window_size=2, global_block_indexes=[1], conv_residual_block_indexes=[1])
 REMOVED = object()
 BIAS = "backbone.norm.bias"
-
-
-def description(kind="ViT"):
-    """A tiny network whose normalisation is nobody's default."""
-    backbone = BACKBONES[kind] | COMMON
-    chans = dict(convstream_chans=[4, 6, 8], fusion_chans=[8, 8, 8, 8])
-    return {
-        "type": "ViTMatte",
-        "backbone": backbone,
-        "decoder": {"type": "DetailCapture", "in_chans": backbone["embed_dim"], **chans},
-        "pixel_mean": [0.4, 0.5, 0.6],
-        "pixel_std": [0.2, 0.25, 1],
-    }
-
-
-def network(kind="ViT"):
-    return randomise(build("model", description(kind))).eval()
 
 
 @pytest.fixture
 def folder(tmp_path):
     """A model folder as the program writes it."""
-    write_model_folder(tmp_path / "model", description(), network().state_dict(), "a test", "No terms.\n")
+    write_model_folder(
+        tmp_path / "model", network_description(), random_network().state_dict(), "a test", "No terms.\n"
+    )
     return tmp_path / "model"
 
 
 def test_a_folder_keeps_the_padding_and_one_from_before_there_was_any_repeats_the_edge(folder, tmp_path):
-    assert "padding" not in description() and read_model_folder(folder).padding == "edge"
+    assert "padding" not in network_description() and read_model_folder(folder).padding == "edge"
     for padding in PADDINGS:
-        described = description() | {"padding": padding}
-        write_model_folder(tmp_path / padding, described, network().state_dict(), "a test", "No terms.\n")
+        described = network_description() | {"padding": padding}
+        write_model_folder(tmp_path / padding, described, random_network().state_dict(), "a test", "No terms.\n")
         assert read_model_folder(tmp_path / padding).padding == padding
 
 
 @pytest.mark.parametrize("kind", BACKBONES)
 def test_the_network_comes_back_to_the_bit(tmp_path, kind):
-    model = network(kind)
+    model = random_network(kind)
     folder = tmp_path / "new" / "model"
-    write_model_folder(folder, description(kind), model.state_dict(), "a test", "No terms.\n")
+    write_model_folder(folder, network_description(kind), model.state_dict(), "a test", "No terms.\n")
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "LICENSE.txt"}
     assert (folder / "LICENSE.txt").read_text() == "No terms.\n"
     again = read_model_folder(folder)
@@ -96,7 +67,7 @@ def test_the_network_comes_back_to_the_bit(tmp_path, kind):
 @pytest.mark.parametrize(("part", "kind"), [(part, kind) for part, kinds in CONSTRUCTORS.items() for kind in kinds])
 def test_every_argument_of_a_constructor_can_be_stated(part, kind):
     """Each default, written down as JSON, is accepted: no argument has a type that config.json cannot hold."""
-    parts = {name: description()[name] for name in CONSTRUCTORS if name != "model"}
+    parts = {name: network_description()[name] for name in CONSTRUCTORS if name != "model"}
     stated = {"type": kind} | (parts if part == "model" else {"in_chans": 32} if part == "decoder" else {})
     for parameter in signature(CONSTRUCTORS[part][kind]).parameters.values():
         if parameter.default is not parameter.empty and parameter.name != "criterion":
@@ -231,7 +202,7 @@ def test_weights_that_are_no_safetensors_are_one_line_and_run_nothing(folder, mo
     path = folder / "model.safetensors"
     content = path.read_bytes()
     checkpoint = io.BytesIO()
-    torch.save(network().state_dict(), checkpoint)
+    torch.save(random_network().state_dict(), checkpoint)
     made = {
         "empty": b"",
         "cut off": content[:-9],
@@ -263,20 +234,20 @@ def test_weights_that_are_no_safetensors_are_one_line_and_run_nothing(folder, mo
     ids=range(7),
 )
 def test_tensors_that_do_not_fit_are_counted_and_named(folder, tmp_path, change, words):
-    tensors = network().state_dict() | change
+    tensors = random_network().state_dict() | change
     tensors = {name: tensor for name, tensor in tensors.items() if tensor is not REMOVED}
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(ModelFolderError, match=re.escape(words)) as error:
         read_model_folder(folder)
     assert len(str(error.value).splitlines()) == 1
     with pytest.raises(ModelFolderError, match=re.escape(words)):  # nor are such tensors written
-        write_model_folder(tmp_path / "new", description(), tensors, "a test", "")
+        write_model_folder(tmp_path / "new", network_description(), tensors, "a test", "")
     assert not (tmp_path / "new").exists()
 
 
 def test_names_beyond_a_few_are_counted(folder):
     with pytest.raises(ModelFolderError, match=r"\d+ missing \(.*, .*, .*, .* and \d+ more\)"):
-        write_model_folder(folder, description(), {}, "a test", "")
+        write_model_folder(folder, network_description(), {}, "a test", "")
 
 
 def test_nothing_is_overwritten(folder, tmp_path):
@@ -284,11 +255,11 @@ def test_nothing_is_overwritten(folder, tmp_path):
     (tmp_path / "file").write_text("mine")
     for taken in (folder, tmp_path / "file"):
         with pytest.raises(ModelFolderError, match="exists and is no empty folder"):
-            write_model_folder(taken, description(), network().state_dict(), "a test", "")
+            write_model_folder(taken, network_description(), random_network().state_dict(), "a test", "")
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     assert (tmp_path / "file").read_text() == "mine"
     (tmp_path / "empty").mkdir()
-    write_model_folder(tmp_path / "empty", description(), network().state_dict(), "a test", "")
+    write_model_folder(tmp_path / "empty", network_description(), random_network().state_dict(), "a test", "")
     read_model_folder(tmp_path / "empty")
 
 
@@ -298,7 +269,7 @@ def test_a_folder_cut_off_half_way_lacks_its_config(tmp_path, monkeypatch):
 
     monkeypatch.setattr(model_folder.json, "dumps", full_disk)
     with pytest.raises(OSError, match="No space"):
-        write_model_folder(tmp_path / "model", description(), network().state_dict(), "a test", "")
+        write_model_folder(tmp_path / "model", network_description(), random_network().state_dict(), "a test", "")
     with pytest.raises(FileNotFoundError, match="lacks config.json"):
         read_model_folder(tmp_path / "model")
 
@@ -309,21 +280,21 @@ def test_weights_that_cannot_be_written_are_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(model_folder, "save_file", full_disk)
     with pytest.raises(OSError, match=r"model\.safetensors cannot be written: .*No space left"):
-        write_model_folder(tmp_path / "model", description(), network().state_dict(), "a test", "")
+        write_model_folder(tmp_path / "model", network_description(), random_network().state_dict(), "a test", "")
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
 def test_all_files_have_the_rights_that_the_umask_gives(tmp_path, umask, mode):
     before = os.umask(umask)
     try:
-        write_model_folder(tmp_path / "model", description(), network().state_dict(), "a test", "")
+        write_model_folder(tmp_path / "model", network_description(), random_network().state_dict(), "a test", "")
     finally:
         os.umask(before)
     assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "model").iterdir()} == {mode}
 
 
 def test_a_description_is_left_as_it_was():
-    given = description()
+    given = network_description()
     before = copy.deepcopy(given)
     build("model", given)
     assert given == before

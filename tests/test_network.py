@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 import torch
-from test_predictor import picture, tiny_model
 from torch import nn
 from torch._dynamo.utils import counters
 
@@ -17,6 +16,8 @@ from inference.network import TiledEvaluation, TorchNetwork, choose_precision
 from inference.predictor import Predictor
 from inference.tiling import needed_tokens
 from runtime.errors import ConfigError
+from tests.helpers.networks import tiny_model
+from tests.helpers.prediction import image_and_trimap
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def model():
 
 
 def tensors(height, width):
-    image, trimap = picture(height, width)
+    image, trimap = image_and_trimap(height, width)
     return torch.from_numpy(image / 255).permute(2, 0, 1)[None].float(), torch.from_numpy(decode_trimap(trimap))[
         None, None
     ]

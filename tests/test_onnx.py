@@ -6,8 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from test_model_folder import description
-from test_published_vitmatte import randomised
 
 from inference.formats import onnx_export
 from inference.formats.model_folder import build
@@ -19,6 +17,7 @@ from modeling import DetailCapture, ViTMatte
 from modeling.backbone import ViT, ViTDet
 from runtime.errors import ConfigError, UserError
 from runtime.optional_packages import MissingExtraError
+from tests.helpers.networks import network_description, randomise_vitmatte
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -32,10 +31,10 @@ SIZES = [(97, 33), (1, 1), (64, 64), (48, 48), (64, 97), (1, 150), (250, 310), (
 
 def network(kind, padding="edge", **changes):
     """A tiny network with windows of 2 x 2 or 3 x 3 patches, whose alphas vary."""
-    described = description(kind) | {"padding": padding}
+    described = network_description(kind) | {"padding": padding}
     described["backbone"] |= changes
     described["decoder"] |= dict(convstream_chans=[8, 8, 8], fusion_chans=[32, 16, 16, 8])
-    return randomised(build("model", described))
+    return randomise_vitmatte(build("model", described))
 
 
 def pair(height, width, count=1):
@@ -343,7 +342,7 @@ def test_cuda_that_onnxruntime_was_built_for_and_does_not_find(monkeypatch, tmp_
 @pytest.mark.parametrize("backbone", [ViT, ViTDet])
 def test_full_size_networks(tmp_path, backbone):
     torch.manual_seed(0)
-    model = randomised(ViTMatte(backbone(), DetailCapture(384)))
+    model = randomise_vitmatte(ViTMatte(backbone(), DetailCapture(384)))
     write_onnx(model, tmp_path / "model.onnx", "a test", "No terms.")
     network = OnnxNetwork(tmp_path / "model.onnx")
     for size in ((97, 33), (512, 512), (650, 490)):

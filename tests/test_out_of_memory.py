@@ -9,8 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_main import data, quiet_afterwards, trained  # noqa: F401
-from test_training_faults import same_weights, stopped
 
 import main
 from engine.checkpoint.file import read_checkpoint
@@ -18,7 +16,12 @@ from engine.out_of_memory import OutOfMemory, is_out_of_memory, stop_on_out_of_m
 from engine.trainer import Trainer
 from inference import network
 from runtime.errors import UserError
-from tests.tiny_training import DEMO, REPOSITORY, make_data, metrics, overrides
+from tests.helpers.main_command import same_weights, stopped
+from tests.helpers.paths import DEMO, REPOSITORY
+from tests.helpers.training import make_data, metrics, overrides
+
+pytestmark = pytest.mark.usefixtures("no_log_handlers_left")
+
 
 TOO_MUCH = 2**50
 """Bytes that no allocator gives, whatever the system promises."""
@@ -103,8 +106,8 @@ def test_a_checkpoint_that_finds_no_memory_is_not_called_damaged(tmp_path, monke
 
 
 def test_a_step_without_memory_saves_the_steps_done_and_a_resume_loses_nothing(
-    trained,  # noqa: F811
-    data,  # noqa: F811
+    trained,
+    data,
     tmp_path,
     monkeypatch,
     capsys,
@@ -127,7 +130,7 @@ def test_a_step_without_memory_saves_the_steps_done_and_a_resume_loses_nothing(
     assert same_weights(tmp_path, trained)
 
 
-def test_a_step_that_moved_some_weights_is_not_saved(trained, data, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_a_step_that_moved_some_weights_is_not_saved(trained, data, tmp_path, monkeypatch, capsys):
     def move_some(optimizer):
         with torch.no_grad():
             optimizer.param_groups[0]["params"][0] += 1
@@ -151,8 +154,8 @@ def test_a_step_that_moved_some_weights_is_not_saved(trained, data, tmp_path, mo
 
 @pytest.mark.parametrize("number", [1, 4], ids=["the first", "the last of the average"])
 def test_an_evaluation_without_memory_is_reported_and_training_goes_on(
-    trained,  # noqa: F811
-    data,  # noqa: F811
+    trained,
+    data,
     tmp_path,
     monkeypatch,
     caplog,
@@ -183,8 +186,8 @@ def test_an_evaluation_without_memory_is_reported_and_training_goes_on(
 
 
 def test_evaluating_alone_without_memory_is_one_line_and_status_7(
-    trained,  # noqa: F811
-    data,  # noqa: F811
+    trained,
+    data,
     tmp_path,
     monkeypatch,
     capsys,

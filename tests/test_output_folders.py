@@ -5,8 +5,6 @@ import shutil
 
 import pytest
 from omegaconf import OmegaConf
-from test_main import data, quiet_afterwards, refusal  # noqa: F401
-from test_training_faults import at_iteration, stopped
 
 from engine.checkpoint.output_folders import _end_at_once, check_resume, hold_outputs
 from engine.config.config import apply_overrides, load_config, save_config
@@ -15,7 +13,11 @@ from engine.logging.run_record import RECORD_NAME, is_restarted
 from runtime.dist_env import describe_tasks
 from runtime.errors import ConfigError
 from runtime.folder_lock import LOCK_NAME, hold_folder
-from tests.tiny_training import DEMO, overrides
+from tests.helpers.main_command import at_iteration, refusal, stopped
+from tests.helpers.paths import DEMO
+from tests.helpers.training import overrides
+
+pytestmark = pytest.mark.usefixtures("no_log_handlers_left")
 
 
 def config(output, predictions=None):
@@ -56,7 +58,7 @@ def test_all_processes_know_that_the_main_one_was_refused(tmp_path, monkeypatch)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(data, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(data, tmp_path, monkeypatch, capsys):
     changes = overrides(data, tmp_path)
     with hold_folder(tmp_path, {}, lambda: None):
         message = refusal(6, capsys, *changes)
@@ -75,7 +77,7 @@ def test_a_run_that_stood_still_and_lost_its_folder_writes_nothing_more(monkeypa
     assert ended == [OutputError.status]
 
 
-def test_a_run_releases_its_folder_by_a_stop_and_warns_of_tasks_beside_it(data, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_a_run_releases_its_folder_by_a_stop_and_warns_of_tasks_beside_it(data, tmp_path, monkeypatch, capsys):
     def stop(_):
         assert (tmp_path / LOCK_NAME).exists()
         raise OutputError("enough")
@@ -129,7 +131,7 @@ def test_a_resume_by_the_config_of_a_moved_run_is_refused(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("more", [(), ("--eval-only",)])
-def test_a_misspelt_output_folder_is_wrong_usage_and_is_not_made(data, tmp_path, capsys, more):  # noqa: F811
+def test_a_misspelt_output_folder_is_wrong_usage_and_is_not_made(data, tmp_path, capsys, more):
     cfg = load_config(DEMO)
     apply_overrides(cfg, overrides(data, tmp_path / "right"))
     (tmp_path / "right").mkdir()

@@ -6,7 +6,7 @@ import pytest
 
 from runtime.command_line import refuse_existing
 from runtime.errors import UserError
-from tests.tiny_training import DEMO
+from tests.helpers.paths import DEMO
 from tools import gather_checkpoint, make_demo_data, plot_metrics, visualize_data
 
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from engine.config.config import apply_overrides, load_config
 from engine.config.overrides import quote_override, read_text, takes_text
 from runtime.errors import ConfigError
-from tests.tiny_training import DEMO
+from tests.helpers.paths import DEMO
 
 HOME = os.path.expanduser("~")
 DATASET = "dataloader.train.dataset"

@@ -5,10 +5,10 @@ import re
 import time
 
 import pytest
-from test_trainer import toy_training
 
 from engine.hooks import loader_speed as pace
 from engine.hooks.loader_speed import LoaderBottleneckWarning, speed_advice
+from tests.helpers.toy_training import toy_training
 
 
 class Clock:

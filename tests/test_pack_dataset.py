@@ -20,7 +20,7 @@ from data.image_io.images import DataError
 from data.sources.packs import writer as packing
 from data.sources.packs.reader import INDEX, UNFINISHED_INDEX, find_packed
 from engine.config.config import apply_overrides, load_config
-from tests.conftest import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 from tools import pack_dataset
 
 NUM_FOREGROUNDS = 7

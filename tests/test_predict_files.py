@@ -1,5 +1,4 @@
 """tools/predict.py with files that cannot be used, interruptions, full disks and wrong usage."""
-# ruff: noqa: F811  # fixtures are imported, and are arguments
 
 import errno
 from pathlib import Path
@@ -8,11 +7,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_predict_tool import arguments, by_network, folders, grey, network  # noqa: F401
 
 from inference import closed_form as classical
 from runtime.optional_packages import MissingExtraError
-from tests.tiny_training import DEMO, REPOSITORY
+from tests.helpers.paths import DEMO, REPOSITORY
+from tests.helpers.prediction import by_network, predict_arguments, read_grey
 from tools import predict
 from tools.prediction import steps
 
@@ -26,7 +25,7 @@ def contents(folder):
 def refused(folder, capsys, *more, **paths):
     """Run, see status 1 and nothing written, and give the message."""
     before = contents(folder)
-    assert predict.main(arguments(folder, *(more or RAMP), **paths)) == 1
+    assert predict.main(predict_arguments(folder, *(more or RAMP), **paths)) == 1
     output = capsys.readouterr()
     assert output.out == "" and output.err.startswith("predict.py: ") and "Traceback" not in output.err
     assert contents(folder) == before and not (folder / "out").exists()
@@ -53,13 +52,13 @@ def refused(folder, capsys, *more, **paths):
         ({"output": "dangling"}, "cannot write into {}/dangling: File exists; name another place"),
     ],
 )
-def test_what_cannot_be_begun_is_one_line(folders, capsys, paths, words):
+def test_what_cannot_be_begun_is_one_line(image_folders, capsys, paths, words):
     for name in ("empty", "dotted.d"):
-        (folders / name).mkdir()
-    (folders / "link").symlink_to(folders / "images")
-    (folders / "dangling").symlink_to(folders / "gone")
-    lines = refused(folders, capsys, **paths)
-    assert len(lines) == 1 and words.format(folders) in lines[0]
+        (image_folders / name).mkdir()
+    (image_folders / "link").symlink_to(image_folders / "images")
+    (image_folders / "dangling").symlink_to(image_folders / "gone")
+    lines = refused(image_folders, capsys, **paths)
+    assert len(lines) == 1 and words.format(image_folders) in lines[0]
 
 
 @pytest.mark.parametrize(
@@ -73,50 +72,50 @@ def test_what_cannot_be_begun_is_one_line(folders, capsys, paths, words):
         (["--model", "nowhere"], "nowhere"),
     ],
 )
-def test_an_option_that_cannot_be_met_is_one_line(folders, capsys, option, words):
+def test_an_option_that_cannot_be_met_is_one_line(image_folders, capsys, option, words):
     more = option if "--model" in option else [*RAMP, *option]
-    lines = refused(folders, capsys, *more)
+    lines = refused(image_folders, capsys, *more)
     assert len(lines) == 1 and words in lines[0]
 
 
-def test_a_background_is_an_input_too(folders, capsys):
+def test_a_background_is_an_input_too(image_folders, capsys):
     paths = {"image": "images/a.png", "output": "images/b.png"}
-    lines = refused(folders, capsys, *RAMP, "--background", str(folders / "images" / "b.png"), **paths)
+    lines = refused(image_folders, capsys, *RAMP, "--background", str(image_folders / "images" / "b.png"), **paths)
     assert len(lines) == 1 and "images/b.png is an input and would be overwritten" in lines[0]
 
 
-def test_weights_and_configs_that_do_not_fit_are_one_line(folders, network, capsys):
-    config, weights = network / "config.yaml", network / "weights.pth"
+def test_weights_and_configs_that_do_not_fit_are_one_line(image_folders, run_folder, capsys):
+    config, weights = run_folder / "config.yaml", run_folder / "weights.pth"
     part = REPOSITORY / "configs" / "common" / "train.py"
     for more, words in (
         (["--config-file", config, "--weights", "absent.pth"], "no checkpoint 'absent.pth'"),
         (["--config-file", "absent.py", "--weights", weights], "'absent.py'"),
         (["--config-file", DEMO, "--weights", weights], "weights.pth does not fit the model"),
         (["--config-file", part, "--weights", weights], f"{part}: expected the sections train, model, got train"),
-        ([*by_network(network), "--device", "nosuch"], "device 'nosuch' cannot be used: "),
+        ([*by_network(run_folder), "--device", "nosuch"], "device 'nosuch' cannot be used: "),
     ):
-        lines = refused(folders, capsys, *more)
+        lines = refused(image_folders, capsys, *more)
         assert len(lines) == 1 and words in lines[0]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
-def test_a_device_that_is_not_there_is_one_line(folders, network, capsys):
-    lines = refused(folders, capsys, *by_network(network), "--device", "cuda")
+def test_a_device_that_is_not_there_is_one_line(image_folders, run_folder, capsys):
+    lines = refused(image_folders, capsys, *by_network(run_folder), "--device", "cuda")
     assert len(lines) == 1 and "device 'cuda' cannot be used: " in lines[0]
 
 
-def test_bad_files_stop_no_other_and_are_listed_at_the_end(folders, capsys):
+def test_bad_files_stop_no_other_and_are_listed_at_the_end(image_folders, capsys):
     """Then --resume makes what is missing and touches nothing else."""
     for name in ("d", "e", "f", "g"):
-        cv2.imwrite(str(folders / "images" / f"{name}.png"), np.zeros((9, 9, 3), np.uint8))
-        cv2.imwrite(str(folders / "trimaps" / f"{name}.bmp"), np.full((9, 9), 128, np.uint8))
-    (folders / "images" / "a.png").write_text("no picture")
-    (folders / "trimaps" / "b.bmp").unlink()
-    cv2.imwrite(str(folders / "trimaps" / "d.bmp"), np.full((8, 9), 128, np.uint8))
-    cv2.imwrite(str(folders / "trimaps" / "e.bmp"), np.eye(9, dtype=np.uint8))
-    cv2.imwrite(str(folders / "trimaps" / "f.png"), np.full((9, 9), 128, np.uint8))
-    assert predict.main(arguments(folders, *RAMP)) == 1
-    assert sorted(path.name for path in (folders / "out").iterdir()) == ["c.d.png", "g.png"]
+        cv2.imwrite(str(image_folders / "images" / f"{name}.png"), np.zeros((9, 9, 3), np.uint8))
+        cv2.imwrite(str(image_folders / "trimaps" / f"{name}.bmp"), np.full((9, 9), 128, np.uint8))
+    (image_folders / "images" / "a.png").write_text("no picture")
+    (image_folders / "trimaps" / "b.bmp").unlink()
+    cv2.imwrite(str(image_folders / "trimaps" / "d.bmp"), np.full((8, 9), 128, np.uint8))
+    cv2.imwrite(str(image_folders / "trimaps" / "e.bmp"), np.eye(9, dtype=np.uint8))
+    cv2.imwrite(str(image_folders / "trimaps" / "f.png"), np.full((9, 9), 128, np.uint8))
+    assert predict.main(predict_arguments(image_folders, *RAMP)) == 1
+    assert sorted(path.name for path in (image_folders / "out").iterdir()) == ["c.d.png", "g.png"]
     lines = capsys.readouterr().err.splitlines()
     start = lines.index("predict.py: 5 of 7 images failed:")
     assert len(lines) == start + 6
@@ -132,37 +131,37 @@ def test_bad_files_stop_no_other_and_are_listed_at_the_end(folders, capsys):
         ),
         strict=True,
     ):
-        path = f"{folders}/images/{name}.png"
+        path = f"{image_folders}/images/{name}.png"
         assert line.startswith(f"  {path}") and line.count(path) == 1 and reason in line
 
-    cv2.imwrite(str(folders / "trimaps" / "d.bmp"), np.full((9, 9), 128, np.uint8))
-    (folders / "out" / "g.png").write_text("complete, by its name")
-    before = contents(folders / "out")
-    assert predict.main(arguments(folders, *RAMP, "--resume")) == 1
+    cv2.imwrite(str(image_folders / "trimaps" / "d.bmp"), np.full((9, 9), 128, np.uint8))
+    (image_folders / "out" / "g.png").write_text("complete, by its name")
+    before = contents(image_folders / "out")
+    assert predict.main(predict_arguments(image_folders, *RAMP, "--resume")) == 1
     assert "predict.py: 2 of 7 are there already" in capsys.readouterr().err
-    after = contents(folders / "out")
-    assert after.keys() - before.keys() == {folders / "out" / "d.png"} and before.items() <= after.items()
+    after = contents(image_folders / "out")
+    assert after.keys() - before.keys() == {image_folders / "out" / "d.png"} and before.items() <= after.items()
 
 
-def test_resuming_what_is_done_loads_no_network(folders, capsys):
-    assert predict.main(arguments(folders, *RAMP)) == 0
+def test_resuming_what_is_done_loads_no_network(image_folders, capsys):
+    assert predict.main(predict_arguments(image_folders, *RAMP)) == 0
     capsys.readouterr()
-    assert predict.main(arguments(folders, "--model", "nowhere", "--resume")) == 0
+    assert predict.main(predict_arguments(image_folders, "--model", "nowhere", "--resume")) == 0
     assert capsys.readouterr().err == "predict.py: 3 of 3 are there already\n"
 
 
-def test_what_is_there_is_named_and_replaced_when_asked_alone(folders, capsys):
-    assert predict.main(arguments(folders, *RAMP, image="images/a.png", output="out")) == 0
-    assert capsys.readouterr().out == f"wrote {folders}/out/a.png\n"
-    (folders / "out" / "b.png").write_text("of the user")
-    before = contents(folders)
-    assert predict.main(arguments(folders, *RAMP)) == 1
+def test_what_is_there_is_named_and_replaced_when_asked_alone(image_folders, capsys):
+    assert predict.main(predict_arguments(image_folders, *RAMP, image="images/a.png", output="out")) == 0
+    assert capsys.readouterr().out == f"wrote {image_folders}/out/a.png\n"
+    (image_folders / "out" / "b.png").write_text("of the user")
+    before = contents(image_folders)
+    assert predict.main(predict_arguments(image_folders, *RAMP)) == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"predict.py: {folders}/out/a.png, {folders}/out/b.png are there already")
-    assert "--overwrite" in error and "--resume" in error and contents(folders) == before
-    assert predict.main(arguments(folders, *RAMP, "--overwrite")) == 0
-    assert capsys.readouterr().out == f"wrote 3 files to {folders}/out\n"
-    assert grey(folders / "out" / "b.png").shape == (48, 33)
+    assert error.startswith(f"predict.py: {image_folders}/out/a.png, {image_folders}/out/b.png are there already")
+    assert "--overwrite" in error and "--resume" in error and contents(image_folders) == before
+    assert predict.main(predict_arguments(image_folders, *RAMP, "--overwrite")) == 0
+    assert capsys.readouterr().out == f"wrote 3 files to {image_folders}/out\n"
+    assert read_grey(image_folders / "out" / "b.png").shape == (48, 33)
 
 
 def test_an_empty_mask_of_a_sequence_is_background(cases, tmp_path, capsys, caplog):
@@ -174,23 +173,23 @@ def test_an_empty_mask_of_a_sequence_is_background(cases, tmp_path, capsys, capl
     assert opaque == [True, False, True] and "masks/2.png is empty" in caplog.text
 
 
-def test_names_match_however_an_accent_is_stored(folders):
+def test_names_match_however_an_accent_is_stored(image_folders):
     for folder in ("images", "trimaps"):
-        (path,) = (folders / folder).glob("a.*")
+        (path,) = (image_folders / folder).glob("a.*")
         path.rename(path.with_stem("caf\u00e9" if folder == "images" else "cafe\u0301"))
-    assert predict.main(arguments(folders, *RAMP)) == 0
-    assert (folders / "out" / "caf\u00e9.png").is_file()
+    assert predict.main(predict_arguments(image_folders, *RAMP)) == 0
+    assert (image_folders / "out" / "caf\u00e9.png").is_file()
 
 
-def test_a_folder_is_no_file_that_is_there_already(folders, capsys):
-    (folders / "out" / "a.png").mkdir(parents=True)
-    assert predict.main(arguments(folders, *RAMP, "--resume")) == 1
+def test_a_folder_is_no_file_that_is_there_already(image_folders, capsys):
+    (image_folders / "out" / "a.png").mkdir(parents=True)
+    assert predict.main(predict_arguments(image_folders, *RAMP, "--resume")) == 1
     error = capsys.readouterr().err
     assert error.startswith("predict.py: 0 of 3 are there already\n") and "out/a.png" in error
-    assert sorted(path.name for path in (folders / "out").iterdir() if path.is_file()) == ["b.png", "c.d.png"]
+    assert sorted(path.name for path in (image_folders / "out").iterdir() if path.is_file()) == ["b.png", "c.d.png"]
 
 
-def test_an_interruption_is_130_and_resume_goes_on(folders, capsys, monkeypatch):
+def test_an_interruption_is_130_and_resume_goes_on(image_folders, capsys, monkeypatch):
     interrupted = False
 
     def ramp(image, trimap):
@@ -201,17 +200,17 @@ def test_an_interruption_is_130_and_resume_goes_on(folders, capsys, monkeypatch)
         return trimap
 
     monkeypatch.setitem(steps.BASELINES, "ramp", ramp)
-    assert predict.main(arguments(folders, *RAMP)) == 130
+    assert predict.main(predict_arguments(image_folders, *RAMP)) == 130
     error = capsys.readouterr().err
     assert error.splitlines()[-1] == "predict.py: interrupted; the same command with --resume goes on"
-    assert [path.name for path in (folders / "out").iterdir()] == ["a.png"]
-    assert predict.main(arguments(folders, *RAMP, "--resume")) == 0
-    assert sorted(path.name for path in (folders / "out").iterdir()) == ["a.png", "b.png", "c.d.png"]
+    assert [path.name for path in (image_folders / "out").iterdir()] == ["a.png"]
+    assert predict.main(predict_arguments(image_folders, *RAMP, "--resume")) == 0
+    assert sorted(path.name for path in (image_folders / "out").iterdir()) == ["a.png", "b.png", "c.d.png"]
 
 
-def test_a_full_disk_ends_the_run_and_leaves_no_half_file(folders, capsys, monkeypatch):
+def test_a_full_disk_ends_the_run_and_leaves_no_half_file(image_folders, capsys, monkeypatch):
     """The second file finds no room; a bad first image is listed all the same."""
-    (folders / "images" / "a.png").write_text("no picture")
+    (image_folders / "images" / "a.png").write_text("no picture")
     write_bytes = Path.write_bytes
 
     def full(path, content):
@@ -219,41 +218,43 @@ def test_a_full_disk_ends_the_run_and_leaves_no_half_file(folders, capsys, monke
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    assert predict.main(arguments(folders, *RAMP)) == 1
+    assert predict.main(predict_arguments(image_folders, *RAMP)) == 1
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-1] == f"predict.py: [Errno 28] No space left on device: '{folders}/out/b.png'"
+    assert lines[-1] == f"predict.py: [Errno 28] No space left on device: '{image_folders}/out/b.png'"
     assert lines[-3] == "predict.py: 1 of 3 images failed:" and "images/a.png: " in lines[-2]
-    assert list((folders / "out").iterdir()) == []
+    assert list((image_folders / "out").iterdir()) == []
 
 
-def test_a_file_that_cannot_be_written_stops_no_other(folders, capsys):
-    (folders / "out" / "b.png").mkdir(parents=True)
-    assert predict.main(arguments(folders, *RAMP)) == 1
+def test_a_file_that_cannot_be_written_stops_no_other(image_folders, capsys):
+    (image_folders / "out" / "b.png").mkdir(parents=True)
+    assert predict.main(predict_arguments(image_folders, *RAMP)) == 1
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-2] == "predict.py: 1 of 3 images failed:" and lines[-1].startswith(f"  {folders}/images/b.png: ")
-    assert grey(folders / "out" / "a.png").shape == (40, 56) and (folders / "out" / "c.d.png").exists()
+    assert lines[-2] == "predict.py: 1 of 3 images failed:" and lines[-1].startswith(
+        f"  {image_folders}/images/b.png: "
+    )
+    assert read_grey(image_folders / "out" / "a.png").shape == (40, 56) and (image_folders / "out" / "c.d.png").exists()
 
 
-def test_no_memory_for_an_image_stops_no_other_and_says_what_to_do(folders, capsys, monkeypatch):
+def test_no_memory_for_an_image_stops_no_other_and_says_what_to_do(image_folders, capsys, monkeypatch):
     def ramp(image, trimap):
         if image.shape[:2] == (48, 33):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
         return trimap
 
     monkeypatch.setitem(steps.BASELINES, "ramp", ramp)
-    assert predict.main(arguments(folders, *RAMP)) == 1
+    assert predict.main(predict_arguments(image_folders, *RAMP)) == 1
     failure, advice = capsys.readouterr().err.splitlines()[-2:]
     assert "images/b.png: out of memory" in failure and "--max-memory" in advice and "--tile-px" in advice
-    assert sorted(path.name for path in (folders / "out").iterdir()) == ["a.png", "c.d.png"]
+    assert sorted(path.name for path in (image_folders / "out").iterdir()) == ["a.png", "c.d.png"]
 
 
-def test_an_optional_package_that_is_missing_is_one_line(folders, capsys, monkeypatch):
+def test_an_optional_package_that_is_missing_is_one_line(image_folders, capsys, monkeypatch):
     def missing(name, purpose):
         raise MissingExtraError(f"{purpose} needs the optional package {name}")
 
     monkeypatch.setattr(classical, "import_extra", missing)
     one = {"image": "images/a.png", "trimap": "trimaps/a.bmp"}
-    lines = refused(folders, capsys, "--baseline", "closed-form", **one)
+    lines = refused(image_folders, capsys, "--baseline", "closed-form", **one)
     assert lines == ["predict.py: closed-form matting needs the optional package pymatting"]
 
 
@@ -294,11 +295,11 @@ def test_an_optional_package_that_is_missing_is_one_line(folders, capsys, monkey
         (["--auto", "--outputs", "x"], "unrecognized arguments"),
     ],
 )
-def test_wrong_usage_is_status_2(folders, capsys, more, words):
-    before = contents(folders)
+def test_wrong_usage_is_status_2(image_folders, capsys, more, words):
+    before = contents(image_folders)
     with pytest.raises(SystemExit) as stop:
-        predict.main([str(folders / "images" / "a.png"), *more])
+        predict.main([str(image_folders / "images" / "a.png"), *more])
     assert stop.value.code == 2
     usage, more_usage, error = capsys.readouterr().err.splitlines()
     assert usage.startswith("usage: ") and "--help" in more_usage and words in error.partition(": error: ")[2]
-    assert contents(folders) == before
+    assert contents(image_folders) == before

@@ -9,104 +9,53 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
 from data.image_io.images import read_image, read_raw
 from data.trimap import ramp_alpha, read_trimap, trimap_from_mask
-from engine.config.config import apply_overrides, load_config
+from engine.config.config import load_config
 from inference.closed_form import closed_form_alpha
 from inference.foreground import cut_out, estimate_foreground, over
 from inference.predictor import Predictor
-from tests.tiny_training import DEMO, REPOSITORY, overrides
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.prediction import IMAGE_SIZES, by_network, predict_arguments, read_grey
 from tools import predict
-
-SIZES = {"a": (40, 56), "b": (48, 33), "c.d": (31, 64)}
-
-
-@pytest.fixture
-def folders(tmp_path):
-    """Three images as PNG with trimaps of odd greys as BMP, `images/NAME.png` and `trimaps/NAME.bmp`."""
-    rng = np.random.default_rng(0)
-    for folder in ("images", "trimaps"):
-        (tmp_path / folder).mkdir()
-    for name, (height, width) in SIZES.items():
-        y, x = np.mgrid[:height, :width]
-        distance = np.hypot(y - height / 2, x - width / 2) + 3 * np.sin(y / 3)
-        greys = rng.integers(120, 132, (height, width))
-        trimap = np.where(distance < 6, 255, np.where(distance > 13, 0, greys)).astype(np.uint8)
-        cv2.imwrite(str(tmp_path / "trimaps" / f"{name}.bmp"), trimap)
-        cv2.imwrite(str(tmp_path / "images" / f"{name}.png"), rng.integers(0, 256, (height, width, 3), np.uint8))
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    """`config.yaml` and random `weights.pth` of a tiny network."""
-    folder = tmp_path_factory.mktemp("network")
-    cfg = load_config(DEMO)
-    apply_overrides(cfg, overrides(folder, folder))
-    torch.manual_seed(0)
-    model = instantiate(cfg.model)
-    for parameter in model.decoder.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    torch.save({"model": model.state_dict()}, folder / "weights.pth")
-    LazyConfig.save(cfg, str(folder / "config.yaml"))
-    return folder
-
-
-def arguments(folder, *more, image="images", trimap="trimaps", output="out"):
-    """Command line over paths below a folder; None leaves one out."""
-    option = "--trimap" if trimap and Path(trimap).suffix else "--trimap-dir"
-    paths = {option: trimap, "--output": output}
-    options = [part for name, path in paths.items() if path for part in (name, folder / path)]
-    return [str(part) for part in (folder / image, *options, *more)]
-
-
-def by_network(network):
-    return ["--config-file", network / "config.yaml", "--weights", network / "weights.pth"]
-
-
-def grey(path):
-    """Stored grey values, which must be one 8-bit channel."""
-    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    assert picture is not None and picture.dtype == np.uint8 and picture.ndim == 2, path
-    return picture
 
 
 def trimaps(folder):
-    return {name: grey(folder / "trimaps" / f"{name}.bmp") for name in SIZES}
+    return {name: read_grey(folder / "trimaps" / f"{name}.bmp") for name in IMAGE_SIZES}
 
 
-def test_trivial_is_the_trimap(folders):
-    assert predict.main(arguments(folders, "--baseline", "trivial", output="made/anew")) == 0
-    written = {path.name for path in (folders / "made" / "anew").iterdir()}
-    assert written == {f"{name}.png" for name in SIZES}
-    for name, trimap in trimaps(folders).items():
+def test_trivial_is_the_trimap(image_folders):
+    assert predict.main(predict_arguments(image_folders, "--baseline", "trivial", output="made/anew")) == 0
+    written = {path.name for path in (image_folders / "made" / "anew").iterdir()}
+    assert written == {f"{name}.png" for name in IMAGE_SIZES}
+    for name, trimap in trimaps(image_folders).items():
         expected = np.where(np.isin(trimap, (0, 255)), trimap, 128)
-        np.testing.assert_array_equal(grey(folders / "made" / "anew" / f"{name}.png"), expected)
+        np.testing.assert_array_equal(read_grey(image_folders / "made" / "anew" / f"{name}.png"), expected)
 
 
-def test_ramp_is_the_quotient_of_exact_distances(folders):
-    assert predict.main(arguments(folders, "--baseline", "ramp")) == 0
-    for name, trimap in trimaps(folders).items():
+def test_ramp_is_the_quotient_of_exact_distances(image_folders):
+    assert predict.main(predict_arguments(image_folders, "--baseline", "ramp")) == 0
+    for name, trimap in trimaps(image_folders).items():
         to_background, to_foreground = distance_transform_edt(trimap != 0), distance_transform_edt(trimap != 255)
         exact = to_background / (to_background + to_foreground)
-        written = grey(folders / "out" / f"{name}.png")
+        written = read_grey(image_folders / "out" / f"{name}.png")
         assert np.abs(written - 255 * exact).max() <= 0.5 + 1e-3  # rounded
         assert len(np.unique(written)) > 20
 
 
-def test_the_network_gives_what_the_model_by_hand_gives(folders, network, capsys):
-    before = {path: path.read_bytes() for path in folders.rglob("*") if path.is_file()}
-    assert predict.main(arguments(folders, *by_network(network))) == 0
-    assert capsys.readouterr().out == f"wrote 3 files to {folders / 'out'}\n"
-    model = instantiate(load_config(network / "config.yaml").model)
-    model.load_state_dict(torch.load(network / "weights.pth")["model"])
+def test_the_network_gives_what_the_model_by_hand_gives(image_folders, run_folder, capsys):
+    before = {path: path.read_bytes() for path in image_folders.rglob("*") if path.is_file()}
+    assert predict.main(predict_arguments(image_folders, *by_network(run_folder))) == 0
+    assert capsys.readouterr().out == f"wrote 3 files to {image_folders / 'out'}\n"
+    model = instantiate(load_config(run_folder / "config.yaml").model)
+    model.load_state_dict(torch.load(run_folder / "weights.pth")["model"])
     model.eval()
-    for name, stored in trimaps(folders).items():
-        bgr = cv2.imread(str(folders / "images" / f"{name}.png"))
+    for name, stored in trimaps(image_folders).items():
+        bgr = cv2.imread(str(image_folders / "images" / f"{name}.png"))
         trimap = np.where(stored == 0, 0, np.where(stored == 255, 1, 0.5)).astype(np.float32)
         batch = {
             "image": torch.tensor(bgr[:, :, ::-1].copy()).permute(2, 0, 1)[None] / 255,
@@ -114,99 +63,122 @@ def test_the_network_gives_what_the_model_by_hand_gives(folders, network, capsys
         }
         with torch.no_grad():
             alpha = model(batch)["pred_alpha"][0, 0].numpy().astype(np.float64)
-        written = grey(folders / "out" / f"{name}.png")
+        written = read_grey(image_folders / "out" / f"{name}.png")
         assert np.abs(written - 255 * alpha).max() <= 0.5 + 1e-3  # rounded, never truncated
         assert written[trimap == 0.5].std() > 5
     assert {path: path.read_bytes() for path in before} == before
 
 
 @pytest.mark.parametrize("way", [["tools/predict.py"], ["-m", "tools.predict"]], ids=["as a file", "as a module"])
-def test_one_image_both_ways_of_running(folders, way):
+def test_one_image_both_ways_of_running(image_folders, way):
     paths = {"image": "images/b.png", "trimap": "trimaps/b.bmp", "output": "new/alpha.png"}
     done = subprocess.run(
-        [sys.executable, *way, *arguments(folders, "--baseline", "trivial", **paths)],
+        [sys.executable, *way, *predict_arguments(image_folders, "--baseline", "trivial", **paths)],
         cwd=REPOSITORY,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"wrote {folders / 'new' / 'alpha.png'}\n", "")
-    assert [path.name for path in (folders / "new").iterdir()] == ["alpha.png"]
-    assert set(np.unique(grey(folders / "new" / "alpha.png"))) == {0, 128, 255}
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"wrote {image_folders / 'new' / 'alpha.png'}\n", "")
+    assert [path.name for path in (image_folders / "new").iterdir()] == ["alpha.png"]
+    assert set(np.unique(read_grey(image_folders / "new" / "alpha.png"))) == {0, 128, 255}
 
 
-def test_a_baseline_needs_neither_torch_nor_detectron2_nor_an_optional_package(folders):
+def test_a_baseline_needs_neither_torch_nor_detectron2_nor_an_optional_package(image_folders):
     code = (
         "import sys; from tools import predict; assert predict.main(sys.argv[1:]) == 0; "
         "print({'torch', 'detectron2', 'timm', 'modeling', 'pymatting', 'onnxruntime'} & set(sys.modules))"
     )
-    command = [sys.executable, "-c", code, *arguments(folders, "--baseline", "ramp")]
+    command = [sys.executable, "-c", code, *predict_arguments(image_folders, "--baseline", "ramp")]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.stdout.endswith("\nset()\n"), done.stderr
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".TIFF", ".bmp"])
-def test_a_lossless_output_holds_the_exact_values(folders, suffix):
+def test_a_lossless_output_holds_the_exact_values(image_folders, suffix):
     paths = {"image": "images/a.png", "trimap": "trimaps/a.bmp", "output": f"alpha{suffix}"}
-    assert predict.main(arguments(folders, "--baseline", "trivial", **paths)) == 0
-    trimap = trimaps(folders)["a"]
-    np.testing.assert_array_equal(grey(folders / f"alpha{suffix}"), np.where(np.isin(trimap, (0, 255)), trimap, 128))
+    assert predict.main(predict_arguments(image_folders, "--baseline", "trivial", **paths)) == 0
+    trimap = trimaps(image_folders)["a"]
+    np.testing.assert_array_equal(
+        read_grey(image_folders / f"alpha{suffix}"), np.where(np.isin(trimap, (0, 255)), trimap, 128)
+    )
 
 
-def test_without_a_network_alpha_is_the_closed_forms(folders, capsys):
+def test_without_a_network_alpha_is_the_closed_forms(image_folders, capsys):
     """And a file's result lies beside it."""
     paths = {"image": "images/a.png", "trimap": "trimaps/a.bmp", "output": None}
-    assert predict.main(arguments(folders, **paths)) == 0
+    assert predict.main(predict_arguments(image_folders, **paths)) == 0
     assert capsys.readouterr().err == "predict.py: no network given: closed-form matting\n"
-    expected = closed_form_alpha(read_image(folders / "images/a.png"), read_trimap(folders / "trimaps/a.bmp"))
-    written = grey(folders / "images" / "a_alpha.png")
+    expected = closed_form_alpha(
+        read_image(image_folders / "images/a.png"), read_trimap(image_folders / "trimaps/a.bmp")
+    )
+    written = read_grey(image_folders / "images" / "a_alpha.png")
     np.testing.assert_array_equal(written, np.rint(255 * expected.astype(np.float64)))
-    assert predict.main(arguments(folders, "--baseline", "closed-form", **paths | {"output": "again.png"})) == 0
+    assert (
+        predict.main(predict_arguments(image_folders, "--baseline", "closed-form", **paths | {"output": "again.png"}))
+        == 0
+    )
     assert capsys.readouterr().err == ""
-    np.testing.assert_array_equal(grey(folders / "again.png"), written)
+    np.testing.assert_array_equal(read_grey(image_folders / "again.png"), written)
 
 
 @pytest.mark.parametrize(
     ("width", "width_px"), [(["--width-px", "7"], 7), (["--width-percent", "10"], 6), (["--width-percent", "0.1"], 1)]
 )
-def test_a_mask_becomes_a_trimap_by_its_width(folders, width, width_px):
+def test_a_mask_becomes_a_trimap_by_its_width(image_folders, width, width_px):
     """Of a folder of masks, and of one; with a threshold for what is never quite 0 or 255."""
-    (folders / "masks").mkdir()
-    hard = grey(folders / "trimaps" / "a.bmp") == 255
-    cv2.imwrite(str(folders / "masks" / "a.tif"), np.where(hard, 250, 5).astype(np.uint8))
+    (image_folders / "masks").mkdir()
+    hard = read_grey(image_folders / "trimaps" / "a.bmp") == 255
+    cv2.imwrite(str(image_folders / "masks" / "a.tif"), np.where(hard, 250, 5).astype(np.uint8))
     expected = np.ceil(255 * trimap_from_mask(hard, width_px))
     for mask, output in (("masks", "out"), ("masks/a.tif", "out2")):
-        options = ["--mask", folders / mask, *width, "--threshold", "0.5", "--baseline", "trivial", "--as", "alpha"]
-        assert predict.main(arguments(folders, *options, image="images/a.png", trimap=None, output=output)) == 0
-        np.testing.assert_array_equal(grey(folders / output / "a.png"), expected)
+        options = [
+            "--mask",
+            image_folders / mask,
+            *width,
+            "--threshold",
+            "0.5",
+            "--baseline",
+            "trivial",
+            "--as",
+            "alpha",
+        ]
+        assert (
+            predict.main(predict_arguments(image_folders, *options, image="images/a.png", trimap=None, output=output))
+            == 0
+        )
+        np.testing.assert_array_equal(read_grey(image_folders / output / "a.png"), expected)
 
 
-def test_a_mask_alone_becomes_a_cut_out(folders, monkeypatch):
+def test_a_mask_alone_becomes_a_cut_out(image_folders, monkeypatch):
     """By a band of 3 % of the longer side, here 2 px, as with --auto; and of another size than the image."""
-    hard = grey(folders / "trimaps" / "a.bmp") == 255
+    hard = read_grey(image_folders / "trimaps" / "a.bmp") == 255
     expected = trimap_from_mask(hard, 2)
     for scale, name in ((1, "same"), (8, "large")):
         mask = np.kron(hard, np.ones((scale, scale), np.uint8)).astype(np.uint8) * 255
-        cv2.imwrite(str(folders / f"{name}.png"), mask)
-        options = ["--mask", folders / f"{name}.png", "--baseline", "trivial"]
+        cv2.imwrite(str(image_folders / f"{name}.png"), mask)
+        options = ["--mask", image_folders / f"{name}.png", "--baseline", "trivial"]
         paths = {"image": "images/a.png", "trimap": None, "output": None}
-        assert predict.main(arguments(folders, *options, "--overwrite", **paths)) == 0
-        written = read_raw(folders / "images" / "a_cutout.png")
+        assert predict.main(predict_arguments(image_folders, *options, "--overwrite", **paths)) == 0
+        written = read_raw(image_folders / "images" / "a_cutout.png")
         np.testing.assert_array_equal(written[:, :, 3], np.ceil(255 * expected))
 
 
-def test_an_alpha_in_16_bit_has_more_than_256_greys(folders):
+def test_an_alpha_in_16_bit_has_more_than_256_greys(image_folders):
     paths = {"image": "images/*", "output": "out"}
-    assert predict.main(arguments(folders, "--baseline", "ramp", "--bits", "16", "--format", "tif", **paths)) == 0
-    for name in SIZES:
-        alpha = ramp_alpha(read_trimap(folders / "trimaps" / f"{name}.bmp"))
-        written = read_raw(folders / "out" / f"{name}.tif")
+    assert (
+        predict.main(predict_arguments(image_folders, "--baseline", "ramp", "--bits", "16", "--format", "tif", **paths))
+        == 0
+    )
+    for name in IMAGE_SIZES:
+        alpha = ramp_alpha(read_trimap(image_folders / "trimaps" / f"{name}.bmp"))
+        written = read_raw(image_folders / "out" / f"{name}.tif")
         assert written.dtype == np.uint16
         assert np.abs(written - 65535.0 * alpha).max() <= 0.5 + 0.1  # float32's last digits
 
 
 @pytest.fixture
-def estimates(folders, monkeypatch):
+def estimates(image_folders, monkeypatch):
     """What `estimate_foreground` was asked and gave: alpha, which must be the ramp of image "a", and colours.
 
     Recorded, since OpenCV's distances, and so all that follows, differ in the last digit from one array to the next.
@@ -214,8 +186,8 @@ def estimates(folders, monkeypatch):
     seen = []
 
     def estimate(image, alpha):
-        np.testing.assert_array_equal(image, read_image(folders / "images" / "a.png"))
-        np.testing.assert_allclose(alpha, ramp_alpha(read_trimap(folders / "trimaps" / "a.bmp")), atol=1e-6)
+        np.testing.assert_array_equal(image, read_image(image_folders / "images" / "a.png"))
+        np.testing.assert_allclose(alpha, ramp_alpha(read_trimap(image_folders / "trimaps" / "a.bmp")), atol=1e-6)
         seen.append((alpha, estimate_foreground(image, alpha)))
         return seen[-1][1]
 
@@ -228,28 +200,32 @@ ONE = {"image": "images/a.png", "trimap": "trimaps/a.bmp", "output": None}
 
 @pytest.mark.parametrize("is_premultiplied", [False, True])
 @pytest.mark.parametrize("bits", [8, 16])
-def test_a_cut_out_has_the_estimated_colours(folders, estimates, bits, is_premultiplied):
+def test_a_cut_out_has_the_estimated_colours(image_folders, estimates, bits, is_premultiplied):
     more = ["--as", "rgba", "--bits", bits, "--format", "png", *(["--premultiplied"] if is_premultiplied else [])]
-    assert predict.main(arguments(folders, "--baseline", "ramp", *more, **ONE)) == 0
+    assert predict.main(predict_arguments(image_folders, "--baseline", "ramp", *more, **ONE)) == 0
     ((alpha, foreground),) = estimates
-    written = read_raw(folders / "images" / "a_cutout.png")
+    written = read_raw(image_folders / "images" / "a_cutout.png")
     assert written.shape == (*alpha.shape, 4) and written.dtype == (np.uint8 if bits == 8 else np.uint16)
     expected = cut_out(foreground, alpha, is_premultiplied).astype(np.float64)
     assert np.abs(written - (2**bits - 1) * expected).max() <= 0.5 + 1e-2
 
 
-def test_a_tiff_says_that_its_colours_are_premultiplied(folders):
+def test_a_tiff_says_that_its_colours_are_premultiplied(image_folders):
     """So that readers divide, and find the colours of the straight one."""
     pictures = []
     for more in ([], ["--premultiplied"]):
-        output = folders / f"{len(more)}.tif"
+        output = image_folders / f"{len(more)}.tif"
         assert (
-            predict.main(arguments(folders, "--baseline", "ramp", "--as", "rgba", *more, **ONE | {"output": output}))
+            predict.main(
+                predict_arguments(
+                    image_folders, "--baseline", "ramp", "--as", "rgba", *more, **ONE | {"output": output}
+                )
+            )
             == 0
         )
         pictures.append(read_raw(output).astype(float))
     is_opaque_enough = pictures[0][:, :, 3] > 128
-    assert is_opaque_enough.any() and output.read_bytes() != (folders / "0.tif").read_bytes()
+    assert is_opaque_enough.any() and output.read_bytes() != (image_folders / "0.tif").read_bytes()
     assert np.abs(pictures[0] - pictures[1])[is_opaque_enough].max() <= 2
 
 
@@ -257,11 +233,11 @@ def test_a_tiff_says_that_its_colours_are_premultiplied(folders):
     ("background", "expected"),
     [("#20A040", (32, 160, 64)), ("teal", (0, 128, 128)), ("rgb(0%, 100%, 0%)", (0, 255, 0)), ("beach.png", None)],
 )
-def test_a_composite_lies_over_a_colour_or_a_picture(folders, estimates, monkeypatch, background, expected):
-    monkeypatch.chdir(folders)
+def test_a_composite_lies_over_a_colour_or_a_picture(image_folders, estimates, monkeypatch, background, expected):
+    monkeypatch.chdir(image_folders)
     cv2.imwrite("beach.png", np.random.default_rng(5).integers(0, 256, (90, 50, 3), np.uint8))
     more = ["--baseline", "ramp", "--background", background, "--bits", "16"]
-    assert predict.main(arguments(folders, *more, **ONE | {"output": "new.tif"})) == 0
+    assert predict.main(predict_arguments(image_folders, *more, **ONE | {"output": "new.tif"})) == 0
     ((alpha, foreground),) = estimates
     behind = np.array(expected) / 255 if expected else read_image("beach.png")
     written = read_raw("new.tif")
@@ -269,31 +245,35 @@ def test_a_composite_lies_over_a_colour_or_a_picture(folders, estimates, monkeyp
     assert np.abs(written - 65535 * over(foreground, alpha, behind).astype(np.float64)).max() <= 0.5 + 1e-2
 
 
-def test_composites_may_be_jpegs(folders, estimates):
+def test_composites_may_be_jpegs(image_folders, estimates):
     more = ["--baseline", "ramp", "--background", "teal", "--format", "jpg"]
-    assert predict.main(arguments(folders, *more, image="images/a.*", trimap="trimaps", output="out")) == 0
-    with Image.open(folders / "out" / "a.jpg") as image:
-        assert image.format == "JPEG" and image.size == SIZES["a"][::-1]
+    assert (
+        predict.main(predict_arguments(image_folders, *more, image="images/a.*", trimap="trimaps", output="out")) == 0
+    )
+    with Image.open(image_folders / "out" / "a.jpg") as image:
+        assert image.format == "JPEG" and image.size == IMAGE_SIZES["a"][::-1]
 
 
-def test_auto_finds_the_subject_and_gives_a_cut_out(folders, monkeypatch, capsys):
+def test_auto_finds_the_subject_and_gives_a_cut_out(image_folders, monkeypatch, capsys):
     """Which subject is another module's; here, that its trimap is used and the width handed on."""
     widths = []
 
     def trimap_of_subject(image, width_percent=3, name=""):
         widths.append((width_percent, Path(name).name))
-        return read_trimap(folders / "trimaps" / "a.bmp")
+        return read_trimap(image_folders / "trimaps" / "a.bmp")
 
     monkeypatch.setattr("inference.auto.subject.trimap_of_subject", trimap_of_subject)
     paths = ONE | {"trimap": None}
-    assert predict.main(arguments(folders, "--auto", **paths)) == 0
+    assert predict.main(predict_arguments(image_folders, "--auto", **paths)) == 0
     assert capsys.readouterr().err == "predict.py: no network given: closed-form matting\n"
-    image = read_image(folders / "images" / "a.png")
-    alpha = closed_form_alpha(image, read_trimap(folders / "trimaps" / "a.bmp"))
+    image = read_image(image_folders / "images" / "a.png")
+    alpha = closed_form_alpha(image, read_trimap(image_folders / "trimaps" / "a.bmp"))
     expected = cut_out(estimate_foreground(image, alpha), alpha)
-    assert np.abs(read_raw(folders / "images" / "a_cutout.png") - 255.0 * expected).max() <= 0.5 + 1e-2
-    assert predict.main(arguments(folders, "--auto", "--width-percent", "5", "--as", "alpha", **paths)) == 0
-    assert (folders / "images" / "a_alpha.png").exists() and widths == [(3, "a.png"), (5, "a.png")]
+    assert np.abs(read_raw(image_folders / "images" / "a_cutout.png") - 255.0 * expected).max() <= 0.5 + 1e-2
+    assert (
+        predict.main(predict_arguments(image_folders, "--auto", "--width-percent", "5", "--as", "alpha", **paths)) == 0
+    )
+    assert (image_folders / "images" / "a_alpha.png").exists() and widths == [(3, "a.png"), (5, "a.png")]
 
 
 def test_the_lemur_by_itself(matting_folder, tmp_path):
@@ -306,28 +286,32 @@ def test_the_lemur_by_itself(matting_folder, tmp_path):
     assert np.abs(written[:, :, 3] - alpha.astype(float)).mean() < 0.02 * 255
 
 
-def test_settings_of_the_network_are_handed_on(folders, network, monkeypatch):
+def test_settings_of_the_network_are_handed_on(image_folders, run_folder, monkeypatch):
     given = []
     load = Predictor.load
 
     def recording(source, weights=None, **settings):
         given.append((source, weights, settings))
-        return load(network / "config.yaml", network / "weights.pth", device="cpu")
+        return load(run_folder / "config.yaml", run_folder / "weights.pth", device="cpu")
 
     monkeypatch.setattr(Predictor, "load", recording)
     settings = ["--device", "cpu", "--precision", "bf16", "--max-memory", "2.5", "--compile", "--tile-px", "64"]
-    assert predict.main(arguments(folders, "--model", "m.onnx", *settings)) == 0
-    assert predict.main(arguments(folders, *by_network(network), "--overwrite")) == 0
+    assert predict.main(predict_arguments(image_folders, "--model", "m.onnx", *settings)) == 0
+    assert predict.main(predict_arguments(image_folders, *by_network(run_folder), "--overwrite")) == 0
     expected = {"device": "cpu", "precision": "bf16", "max_memory_gb": 2.5, "is_compiled": True, "tile_px": 64}
     none_trusted: dict = {"trusted_modules": []}
     assert given == [
         (Path("m.onnx"), None, expected | none_trusted),
-        (network / "config.yaml", network / "weights.pth", none_trusted),
+        (run_folder / "config.yaml", run_folder / "weights.pth", none_trusted),
     ]
 
 
-def test_a_network_says_where_it_runs(folders, network):
-    command = [sys.executable, "tools/predict.py", *arguments(folders, *by_network(network), "--device", "cpu", **ONE)]
+def test_a_network_says_where_it_runs(image_folders, run_folder):
+    command = [
+        sys.executable,
+        "tools/predict.py",
+        *predict_arguments(image_folders, *by_network(run_folder), "--device", "cpu", **ONE),
+    ]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0 and "config.yaml runs on cpu, float32" in done.stderr, done.stderr
 

@@ -13,13 +13,12 @@ import pytest
 import torch
 
 from data.trimap import decode_trimap
-from inference.formats.model_folder import ModelFolderError, build, read_model_folder, write_model_folder
+from inference.formats.model_folder import ModelFolderError, read_model_folder
 from inference.network import TorchNetwork, choose_device
 from inference.predictor import Predictor
-from modeling import DetailCapture, ViTMatte
-from modeling.backbone import ViT
 from runtime.errors import ConfigError, UserError
-from tests.conftest import REPOSITORY
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.prediction import image_and_trimap
 
 SIZES = [(64, 64), (33, 47), (70, 31)]
 
@@ -44,73 +43,42 @@ for num_predictions in (400, 300):
 """Resident memory after 400 predictions, which fill the caches of torch and oneDNN, and after 300 more of new sizes."""
 
 
-def tiny_model():
-    """A tiny network whose alphas vary with image and trimap, in training mode as training leaves one."""
-    torch.manual_seed(0)
-    blocks = dict(global_block_indexes=(1,), conv_residual_block_indexes=(1,), drop_path_rate=0.5)
-    backbone = ViT(embed_dim=32, depth=2, num_heads=2, window_size=2, layer_scale_init=1.0, **blocks)
-    network = ViTMatte(backbone, DetailCapture(32, convstream_chans=(4, 4, 4), fusion_chans=(8, 8, 8, 8)))
-    with torch.no_grad():
-        for parameter in network.decoder.parameters():
-            parameter.normal_(std=0.5)
-    return network.train()
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model()
-
-
-@pytest.fixture
-def predictor(model):
-    return Predictor(TorchNetwork(model.train()))
-
-
-def picture(height, width, seed=0):
-    """Random uint8 RGB and a uint8 trimap: background above, foreground below, unknown between."""
-    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-    trimap = np.full((height, width), 128, np.uint8)
-    trimap[: height // 5] = 0
-    trimap[-(height // 5) :] = 255
-    return image, trimap
-
-
-def by_hand(model, image, trimap):
+def by_hand(untrained_model, image, trimap):
     """Alpha (H, W) of the bare model for a uint8 image and a uint8 trimap of 0, 128, 255."""
     tensor = torch.stack([torch.tensor(image[:, :, channel].astype(np.float32) / 255) for channel in range(3)])
     known = {0: 0.0, 128: 0.5, 255: 1.0}
     values = torch.tensor([[known[int(value)] for value in row] for row in trimap])
     with torch.no_grad():
-        return model.eval()({"image": tensor[None], "trimap": values[None, None]})["pred_alpha"][0, 0].numpy()
+        return untrained_model.eval()({"image": tensor[None], "trimap": values[None, None]})["pred_alpha"][0, 0].numpy()
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_equals_the_model_by_hand(model, predictor, size):
-    image, trimap = picture(*size)
+def test_equals_the_model_by_hand(untrained_model, predictor, size):
+    image, trimap = image_and_trimap(*size)
     pred_alpha = predictor.predict(image, trimap)
     assert (pred_alpha.dtype, pred_alpha.shape) == (np.float32, size)
     assert pred_alpha[trimap == 128].std() > 0.01  # or an oracle would agree with anything
-    np.testing.assert_allclose(pred_alpha, by_hand(model, image, trimap), rtol=0, atol=5e-6)
+    np.testing.assert_allclose(pred_alpha, by_hand(untrained_model, image, trimap), rtol=0, atol=5e-6)
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_tiles_change_nothing_beyond_rounding(model, seed):
+def test_tiles_change_nothing_beyond_rounding(untrained_model, seed):
     rng = np.random.default_rng(seed)
     height, width = rng.integers(1, 250, 2)
-    image, trimap = picture(height, width, seed)
+    image, trimap = image_and_trimap(height, width, seed)
     trimap[rng.random((height, width)) < 0.3] = 0
     trimap[: rng.integers(height), : rng.integers(width)] = 255
     trimap[-1, -1] = 128
-    pred_alpha = Predictor(TorchNetwork(model, tile_px=int(rng.integers(1, 100)))).predict(image, trimap)
-    np.testing.assert_allclose(pred_alpha, by_hand(model, image, trimap), rtol=0, atol=1e-5)
+    pred_alpha = Predictor(TorchNetwork(untrained_model, tile_px=int(rng.integers(1, 100)))).predict(image, trimap)
+    np.testing.assert_allclose(pred_alpha, by_hand(untrained_model, image, trimap), rtol=0, atol=1e-5)
 
 
-def test_the_backbone_runs_once_and_the_decoder_only_where_alpha_is_unknown(model):
-    image, trimap = picture(160, 320)
+def test_the_backbone_runs_once_and_the_decoder_only_where_alpha_is_unknown(untrained_model):
+    image, trimap = image_and_trimap(160, 320)
     trimap[:] = 0
     trimap[20:30, 20:100] = 128
     trimap[100, 300] = 128
-    network = TorchNetwork(model, tile_px=64)
+    network = TorchNetwork(untrained_model, tile_px=64)
     calls, read = [], []
 
     def note_backbone(module, inputs):
@@ -128,26 +96,26 @@ def test_the_backbone_runs_once_and_the_decoder_only_where_alpha_is_unknown(mode
 
 
 @pytest.mark.parametrize("value", [0, 255])
-def test_an_image_without_an_unknown_pixel_runs_no_network(model, value):
+def test_an_image_without_an_unknown_pixel_runs_no_network(untrained_model, value):
     def fail(*_):
         raise AssertionError("the network ran")
 
-    image, trimap = picture(40, 50)
+    image, trimap = image_and_trimap(40, 50)
     trimap[:] = value
-    predictor = Predictor(TorchNetwork(model))
+    predictor = Predictor(TorchNetwork(untrained_model))
     for module in predictor.network.model.modules():
         module.register_forward_pre_hook(fail)
     pred_alpha = predictor.predict(image, trimap)
     with pytest.raises(AssertionError, match="the network ran"):
-        predictor.predict(*picture(40, 50))
+        predictor.predict(*image_and_trimap(40, 50))
     assert pred_alpha.dtype == np.float32
     np.testing.assert_array_equal(pred_alpha, trimap / 255)
 
 
-def test_a_network_in_float64_gives_float32_too(model):
-    image, trimap = picture(40, 56)
-    expected = Predictor(TorchNetwork(model)).predict(image, trimap)
-    pred_alpha = Predictor(TorchNetwork(copy.deepcopy(model).double())).predict(image, trimap)
+def test_a_network_in_float64_gives_float32_too(untrained_model):
+    image, trimap = image_and_trimap(40, 56)
+    expected = Predictor(TorchNetwork(untrained_model)).predict(image, trimap)
+    pred_alpha = Predictor(TorchNetwork(copy.deepcopy(untrained_model).double())).predict(image, trimap)
     assert pred_alpha.dtype == np.float32
     np.testing.assert_allclose(pred_alpha, expected, rtol=0, atol=1e-5)
 
@@ -162,7 +130,7 @@ def test_memory_is_flat_over_many_predictions():
 
 
 def test_threads_may_share_a_predictor(predictor):
-    pairs = [picture(40 + 3 * seed, 70 - 2 * seed, seed) for seed in range(12)]
+    pairs = [image_and_trimap(40 + 3 * seed, 70 - 2 * seed, seed) for seed in range(12)]
     expected = [predictor.predict(*pair) for pair in pairs]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(3):
@@ -171,25 +139,25 @@ def test_threads_may_share_a_predictor(predictor):
                 np.testing.assert_allclose(pred_alpha, own, rtol=0, atol=1e-6)
 
 
-def test_what_is_no_network_or_no_tile_is_refused(model):
+def test_what_is_no_network_or_no_tile_is_refused(untrained_model):
     with pytest.raises(TypeError, match="expected a ViTMatte, got a DetailCapture"):
-        TorchNetwork(model.decoder)
+        TorchNetwork(untrained_model.decoder)
     with pytest.raises(ConfigError, match="tile_px 0"):
-        TorchNetwork(model, tile_px=0)
+        TorchNetwork(untrained_model, tile_px=0)
 
 
 def test_the_picture_and_the_trimap_both_matter(predictor):
-    image, trimap = picture(48, 48)
+    image, trimap = image_and_trimap(48, 48)
     unknown = trimap == 128
     narrower = trimap.copy()
     narrower[10:14] = 0
     pred_alpha = predictor.predict(image, trimap)
-    for other in (predictor.predict(picture(48, 48, seed=1)[0], trimap), predictor.predict(image, narrower)):
+    for other in (predictor.predict(image_and_trimap(48, 48, seed=1)[0], trimap), predictor.predict(image, narrower)):
         assert np.abs(other - pred_alpha)[unknown].max() > 0.01
 
 
 def test_one_picture_in_any_dtype_gives_one_alpha(predictor):
-    image, trimap = picture(40, 56)
+    image, trimap = image_and_trimap(40, 56)
     expected = predictor.predict(image, trimap)
     for same in (image.astype(np.float32) / np.float32(255), image.astype(np.uint16) * 257):
         np.testing.assert_array_equal(predictor.predict(same, trimap), expected)
@@ -197,7 +165,7 @@ def test_one_picture_in_any_dtype_gives_one_alpha(predictor):
 
 
 def test_grey_and_transparent_arrays_are_taken_by_their_colours(predictor, caplog):
-    image, trimap = picture(40, 56)
+    image, trimap = image_and_trimap(40, 56)
     grey = image[:, :, :1].repeat(3, axis=2)
     expected = predictor.predict(grey, trimap)
     for same in (image[:, :, 0], image[:, :, :1], np.dstack([grey, image[:, :, 1]])):
@@ -206,7 +174,7 @@ def test_grey_and_transparent_arrays_are_taken_by_their_colours(predictor, caplo
 
 
 def test_a_trimap_in_any_form_gives_one_alpha(predictor):
-    image, trimap = picture(40, 56)
+    image, trimap = image_and_trimap(40, 56)
     expected = predictor.predict(image, trimap)
     rng = np.random.default_rng(2)
     odd_greys = np.where(trimap == 128, rng.integers(1, 255, trimap.shape), trimap).astype(np.uint8)
@@ -224,33 +192,33 @@ def test_a_trimap_in_any_form_gives_one_alpha(predictor):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_known_pixels_are_exact_and_unknown_ones_within_0_and_1(predictor, size):
-    image, trimap = picture(*size)
+    image, trimap = image_and_trimap(*size)
     pred_alpha = predictor.predict(image, trimap)
     assert (pred_alpha[trimap == 0] == 0).all() and (pred_alpha[trimap == 255] == 1).all()
     unknown = pred_alpha[trimap == 128]
     assert unknown.min() >= 0 and unknown.max() <= 1 and not np.isin(unknown, (0, 1)).all()
 
 
-def test_the_callers_model_stays_as_it_is_and_no_graph_is_made(model):
-    model.train()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    network = TorchNetwork(model)
+def test_the_callers_model_stays_as_it_is_and_no_graph_is_made(untrained_model):
+    untrained_model.train()
+    before = {name: value.clone() for name, value in untrained_model.state_dict().items()}
+    network = TorchNetwork(untrained_model)
     assert not any(module.training for module in network.model.modules())
-    image, trimap = picture(32, 32)
+    image, trimap = image_and_trimap(32, 32)
     outputs = []
     network.model.decoder.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     alphas = [Predictor(network).predict(image, trimap) for _ in range(2)]
     assert len(outputs) == 2 and not any(output.requires_grad for output in outputs)
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     np.testing.assert_array_equal(*alphas)
-    assert all(module.training for module in model.modules())
-    assert model.state_dict().keys() == before.keys()
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    assert all(module.training for module in untrained_model.modules())
+    assert untrained_model.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in untrained_model.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in untrained_model.parameters())
 
 
 def test_the_callers_arrays_stay_as_they_are(predictor):
-    image, trimap = picture(45, 52)  # padded, so that something is written next to the picture
+    image, trimap = image_and_trimap(45, 52)  # padded, so that something is written next to the picture
     planes = np.ascontiguousarray((image / np.float32(255)).transpose(2, 0, 1))
     for mine in (image, image[:, ::-1], image / np.float32(255), planes.transpose(1, 2, 0)):
         for own_trimap in (trimap, decode_trimap(trimap)):
@@ -280,33 +248,20 @@ def test_what_it_cannot_use_is_refused(predictor, image, trimap, words):
         predictor.predict(image, trimap)
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A model folder of a tiny network with random weights."""
-    blocks = dict(global_block_indexes=[1], conv_residual_block_indexes=[1])
-    description = {
-        "type": "ViTMatte",
-        "backbone": {"type": "ViT", "embed_dim": 32, "depth": 2, "num_heads": 2, "window_size": 2, **blocks},
-        "decoder": {"type": "DetailCapture", "in_chans": 32},
-    }
-    write_model_folder(tmp_path / "model", description, build("model", description).state_dict(), "a test", "")
-    return tmp_path / "model"
-
-
-def test_a_model_folder_is_loaded_onto_the_device_and_said_so(folder, caplog):
+def test_a_model_folder_is_loaded_onto_the_device_and_said_so(model_folder, caplog):
     with caplog.at_level("INFO"):
-        predictor = Predictor.load(folder, device="cpu")
-    assert f"{folder} runs on cpu, float32 (asked for: cpu, auto)" in caplog.text
+        predictor = Predictor.load(model_folder, device="cpu")
+    assert f"{model_folder} runs on cpu, float32 (asked for: cpu, auto)" in caplog.text
     assert not any(module.training for module in predictor.network.model.modules())
-    assert Predictor.load(folder, tile_px=80).network.tile_px == 80
+    assert Predictor.load(model_folder, tile_px=80).network.tile_px == 80
     with mock.patch("inference.network.choose_device", lambda name: torch.device({"gpu": "meta"}[name])):
-        elsewhere = Predictor.load(folder, device="gpu").network.model
+        elsewhere = Predictor.load(model_folder, device="gpu").network.model
     assert {tensor.device.type for tensor in elsewhere.state_dict().values()} == {"meta"}
-    image, trimap = picture(33, 47)
+    image, trimap = image_and_trimap(33, 47)
     pred_alpha = predictor.predict(image, trimap)
-    expected = by_hand(read_model_folder(folder), image, trimap)
+    expected = by_hand(read_model_folder(model_folder), image, trimap)
     np.testing.assert_allclose(pred_alpha, expected, rtol=0, atol=5e-6)
-    np.testing.assert_array_equal(Predictor.load(str(folder)).predict(image, trimap), pred_alpha)
+    np.testing.assert_array_equal(Predictor.load(str(model_folder)).predict(image, trimap), pred_alpha)
 
 
 @pytest.mark.parametrize(
@@ -323,23 +278,23 @@ def test_auto_takes_the_best_device(monkeypatch, has_cuda, has_mps, expected):
 
 
 @pytest.mark.parametrize("device", ["nosuch", "cuda:99", "", "meta"])
-def test_a_device_that_is_not_there_is_one_line(folder, device):
+def test_a_device_that_is_not_there_is_one_line(model_folder, device):
     with pytest.raises(ConfigError, match=rf"device '{device}' cannot be used: .*; try cpu") as error:
-        Predictor.load(folder, device=device)
+        Predictor.load(model_folder, device=device)
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_a_folder_that_is_none_is_refused(folder):
+def test_a_folder_that_is_none_is_refused(model_folder):
     with pytest.raises(FileNotFoundError, match="nowhere: no such model folder"):
-        Predictor.load(folder.parent / "nowhere")
-    (folder / "config.json").write_text("{}")
+        Predictor.load(model_folder.parent / "nowhere")
+    (model_folder / "config.json").write_text("{}")
     with pytest.raises(ModelFolderError, match='expected "format": 1'):
-        Predictor.load(folder)
+        Predictor.load(model_folder)
 
 
-def test_alphas_that_are_not_finite_are_an_error(model):
-    broken = copy.deepcopy(model)
+def test_alphas_that_are_not_finite_are_an_error(untrained_model):
+    broken = copy.deepcopy(untrained_model)
     with torch.no_grad():
         next(broken.backbone.parameters()).fill_(3e38)
     with pytest.raises(UserError, match="not finite: its weights or settings cannot be used"):
-        Predictor(TorchNetwork(broken)).predict(*picture(40, 50))
+        Predictor(TorchNetwork(broken)).predict(*image_and_trimap(40, 50))

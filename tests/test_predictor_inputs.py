@@ -1,5 +1,4 @@
 """What `Predictor.predict` takes beside arrays, and what `Predictor.load` takes for a network."""
-# ruff: noqa: F811  # fixtures are imported, and are arguments
 
 import json
 from contextlib import contextmanager
@@ -8,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_predictor import folder, model, picture, predictor  # noqa: F401
 
 from data.image_io.images import read_raw, read_raw_image
 from inference.formats.model_folder import ModelFolderError
 from inference.predictor import Predictor, check_pair
 from runtime.errors import UserError
+from tests.helpers.prediction import image_and_trimap
 
 
 @pytest.fixture
 def files(tmp_path):
     """A folder of files of one image in several formats, kinds of pixels and rotations, and of one trimap."""
-    colours, trimap = picture(40, 56)
+    colours, trimap = image_and_trimap(40, 56)
     opened = Image.fromarray(colours)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -46,7 +45,7 @@ def test_a_path_and_a_pillow_image_are_the_files_arrays(files, name):
 
 @pytest.mark.parametrize("kind", [torch.uint8, torch.float32, torch.float64, torch.bfloat16])
 def test_tensors_with_channels_first_or_last_are_the_arrays(predictor, kind):
-    colours, trimap = picture(40, 56)
+    colours, trimap = image_and_trimap(40, 56)
     values = torch.from_numpy(colours)
     values = values if kind == torch.uint8 else (values.to(torch.float64) / 255).to(kind)
     known = torch.from_numpy(trimap)
@@ -76,10 +75,10 @@ def test_tensors_with_channels_first_or_last_are_the_arrays(predictor, kind):
 )
 def test_what_is_no_picture_is_refused_in_one_line(predictor, image, words):
     with pytest.raises(UserError, match=words) as error:
-        predictor.predict(image, picture(40, 56)[1])
+        predictor.predict(image, image_and_trimap(40, 56)[1])
     assert len(str(error.value).splitlines()) == 1
     with pytest.raises(FileNotFoundError, match="gone.png"):
-        predictor.predict("gone.png", picture(40, 56)[1])
+        predictor.predict("gone.png", image_and_trimap(40, 56)[1])
 
 
 @contextmanager
@@ -96,11 +95,11 @@ def default(choice):
 
 
 @pytest.mark.parametrize("choice", [torch.float64, torch.bfloat16, "meta"], ids=str)
-def test_loading_and_predicting_do_not_depend_on_torchs_defaults(folder, choice):
-    expected = Predictor.load(folder, device="cpu").predict(*picture(40, 56))
+def test_loading_and_predicting_do_not_depend_on_torchs_defaults(model_folder, choice):
+    expected = Predictor.load(model_folder, device="cpu").predict(*image_and_trimap(40, 56))
     with default(choice):
-        loaded = Predictor.load(folder, device="cpu")
-        alpha = loaded.predict(*picture(40, 56))
+        loaded = Predictor.load(model_folder, device="cpu")
+        alpha = loaded.predict(*image_and_trimap(40, 56))
         fresh = torch.empty(0)
         assert choice in (fresh.dtype, fresh.device.type)  # as the caller has set them
     tensors = loaded.network.model.state_dict().values()

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import re
 from collections.abc import Callable
 
 import pytest
@@ -17,26 +16,13 @@ import modeling.backbone.attention as attention_module
 import preprocess
 from modeling.backbone import ViT
 from modeling.backbone.rope_position_encoding import RopePositionEmbedding
+from tests.helpers.preprocess import official_state, randomise_reference, relative_error
 
 SIZES_PX = [(224, 224), (160, 352)]
 
 
-def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Random everything: a fresh LayerScale of 1e-5 would hide every error inside a block."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        if re.search(r"gamma|lambda1", name):
-            parameter.data = 0.5 + torch.rand(parameter.shape, generator=generator)
-        elif "norm" in name and name.endswith("weight"):
-            parameter.data = 1.0 + 0.1 * noise
-        else:
-            parameter.data = noise * (0.03 if parameter.dim() > 1 else 0.2)
-    return model.eval()
-
-
 def timm_model(name: str) -> nn.Module:
-    return randomise(timm.create_model(name, num_classes=0))
+    return randomise_reference(timm.create_model(name, num_classes=0))
 
 
 def transformers_model(gated: bool) -> nn.Module:
@@ -49,33 +35,7 @@ def transformers_model(gated: bool) -> nn.Module:
         use_gated_mlp=gated,
         hidden_act="silu" if gated else "gelu",
     )
-    return randomise(DINOv3ViTModel(config))
-
-
-def official_state(model: nn.Module) -> dict[str, Tensor]:
-    """The official layout, built from timm's by the table: with bias_mask, stored periods and a mask token."""
-    state: dict[str, Tensor] = {}
-    for key, value in model.state_dict().items():
-        if key.endswith("q_bias"):
-            key = key.replace("q_bias", "qkv.bias")
-            dead_key_bias = torch.full_like(value, 7.0)  # masked away by the stored mask
-            value = torch.cat((value, dead_key_bias, model.state_dict()[key.replace("qkv.bias", "v_bias")]))
-            state[f"{key}_mask"] = torch.cat([torch.full((384,), float(on)) for on in (1, 0, 1)])
-        elif key.endswith("v_bias"):
-            continue
-        gated = "blocks.0.mlp.fc1_g.weight" in model.state_dict()
-        for old, new in {
-            "reg_token": "storage_tokens",
-            "gamma_": "ls",
-            "mlp.fc1_g": "mlp.w1",
-            "mlp.fc1_x": "mlp.w2",
-            "mlp.fc2": "mlp.w3" if gated else "mlp.fc2",
-        }.items():
-            key = key.replace(old, new)
-        state[re.sub(r"\.ls([12])$", r".ls\1.gamma", key)] = value
-    state["rope_embed.periods"] = RopePositionEmbedding(64).periods.clone()
-    state["mask_token"] = torch.zeros(1, 384)
-    return state
+    return randomise_reference(DINOv3ViTModel(config))
 
 
 def our_vit(state: dict[str, Tensor]) -> ViT:
@@ -92,10 +52,6 @@ def our_vit(state: dict[str, Tensor]) -> ViT:
 def our_tokens(vit: ViT, image: Tensor) -> Tensor:
     trimap = torch.rand(len(image), 1, *image.shape[-2:], dtype=image.dtype)  # its weights are zero: it must not matter
     return vit.forward_tokens(torch.cat((image, trimap), dim=1))[0]
-
-
-def relative_error(ours: Tensor, theirs: Tensor) -> float:
-    return ((ours - theirs).norm() / theirs.norm()).item()
 
 
 def timm_multiplies_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:

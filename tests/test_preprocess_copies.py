@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from test_preprocess_keys import State, tiny_state, without
 
 from modeling.conversion import ConversionError, convert, read_checkpoint
+from tests.helpers.preprocess import State, tiny_state, without
 
 PLAIN = tiny_state()
 

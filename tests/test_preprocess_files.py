@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
-from test_preprocess_keys import State, tiny_state
 
 from modeling.backbone import ViT
 from modeling.conversion.stated import find_normalisation
 from preprocess import convert, main
+from tests.helpers.preprocess import State, tiny_state
 
 
 def write_shards(folder: Path, state: State) -> None:

@@ -5,15 +5,13 @@ from typing import Any
 import pytest
 import timm
 import torch
-from test_preprocess import official_state
-from torch import Tensor
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from modeling.backbone import DINOV3_SIZES, ViT
 from modeling.conversion import ConversionError, convert
 from modeling.conversion.dinov3 import detect_size, plain
+from tests.helpers.preprocess import State, official_state, tiny_state, without
 
-State = dict[str, Tensor]
 TIMM_NAMES = {"vits16": "vit_small_patch16_dinov3", "vits16plus": "vit_small_plus_patch16_dinov3"}
 
 
@@ -37,24 +35,6 @@ def published_state(layout: str, size: str) -> State:
         model.state_dict = lambda: state  # official_state asks for nothing else
         return official_state(model)
     return {name.removeprefix("model."): tensor for name, tensor in state.items()}
-
-
-def tiny_state(**changes: Any) -> State:
-    """A small network in the official layout, of a size that is not published: width 96, 3 heads, depth 2."""
-    args = dict(embed_dim=96, depth=2, num_heads=3, in_chans=3, global_block_indexes=(0, 1))
-    torch.manual_seed(0)
-    vit = ViT(**(args | changes), conv_residual_block_indexes=())
-    state = {name: torch.randn_like(tensor) for name, tensor in vit.state_dict().items()}
-    state["rope_embed.periods"] = vit.rope_embed.periods.bfloat16().float()
-    state["mask_token"] = torch.zeros(1, 96)
-    for index in range(2):
-        name = f"blocks.{index}.attn.qkv.bias"
-        state[f"{name}_mask"] = torch.tensor([1.0, 0.0, 1.0]).repeat_interleave(96)
-    return state
-
-
-def without(state: State, *names: str) -> State:
-    return {name: tensor for name, tensor in state.items() if name not in names}
 
 
 def fates(account: dict[str, str]) -> dict[str, int]:

@@ -8,7 +8,6 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file
-from test_preprocess import randomise
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification, ViTMAEConfig, ViTMAEForPreTraining
 
@@ -17,14 +16,16 @@ import preprocess
 from engine.config.config import load_config
 from modeling.backbone import ViTDet
 from modeling.conversion import ConversionError, convert
-from tests.tiny_training import REPOSITORY, make_data, metrics
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.preprocess import randomise_reference
+from tests.helpers.training import make_data, metrics
 
 State = dict[str, Tensor]
 SIZE = dict(embed_dim=128, depth=2, num_heads=2)
 
 
 def timm_vit(**changes) -> nn.Module:
-    return randomise(timm.create_model("vit_tiny_patch16_224", **(SIZE | dict(num_classes=0) | changes)))
+    return randomise_reference(timm.create_model("vit_tiny_patch16_224", **(SIZE | dict(num_classes=0) | changes)))
 
 
 def under(prefix: str, state: State) -> State:
@@ -118,9 +119,9 @@ def test_every_key_is_accounted_for(name: str) -> None:
 def transformers_vit(kind: str) -> nn.Module:
     size = dict(hidden_size=128, num_attention_heads=2, num_hidden_layers=2, intermediate_size=256)
     if kind == "ViT":
-        return randomise(ViTForImageClassification(ViTConfig(**size, layer_norm_eps=1e-6)))
+        return randomise_reference(ViTForImageClassification(ViTConfig(**size, layer_norm_eps=1e-6)))
     small = dict(decoder_num_hidden_layers=1, decoder_hidden_size=16, decoder_num_attention_heads=2)
-    return randomise(ViTMAEForPreTraining(ViTMAEConfig(**size, **small, layer_norm_eps=1e-6)))
+    return randomise_reference(ViTMAEForPreTraining(ViTMAEConfig(**size, **small, layer_norm_eps=1e-6)))
 
 
 @pytest.mark.parametrize("kind", ["ViT", "ViTMAE"])

@@ -11,68 +11,28 @@ import pytest
 import torch
 from detectron2.modeling.backbone.vit import ViT as DetectronViT
 from safetensors.torch import load_file, save_file
-from test_detail_capture import randomise as randomise_decoder
-from test_vit import randomise
-from transformers import VitDetConfig, VitMatteConfig, VitMatteForImageMatting, VitMatteImageProcessor
+from transformers import VitMatteImageProcessor
 
 from inference.formats.model_folder import build, read_model_folder
 from inference.formats.published_vitmatte import SIZES, PublishedError, convert_published
 from inference.predictor import Predictor
 from modeling import DetailCapture
-from tests.tiny_training import REPOSITORY
-from tools import export, predict
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.published_vitmatte import (
+    GLOBAL,
+    WINDOWED,
+    random_image_and_trimap,
+    refused_export,
+    run_export,
+    transformers_vitmatte,
+)
+from tools import predict
 
-GLOBAL = [2, 5, 8, 11]
-WINDOWED = [index for index in range(12) if index not in GLOBAL]
+pytestmark = pytest.mark.usefixtures("tiny_size_is_published")
+
+
 POSITIONS = "backbone.pos_embed"
 BN = "decoder.convstream.convs.0.bn"
-
-
-def randomised(model):
-    """Random weights and running statistics of a network's usual sizes, such that alphas vary."""
-    randomise(model.backbone)
-    for parameter in model.backbone.parameters():
-        if parameter.dim() in (2, 4):
-            parameter.data *= 5 * parameter[0].numel() ** -0.5  # randomise gives 0.2
-    randomise_decoder(model.decoder)
-    return model.eval()
-
-
-def transformers_vitmatte(embed_dim, num_heads, backbone=(), **decoder):
-    """Transformers' network with the settings of the published hustvl/vitmatte-* folders, but for those given."""
-    published = dict(
-        hidden_size=embed_dim,
-        num_attention_heads=num_heads,
-        num_channels=4,
-        image_size=512,
-        window_size=14,
-        window_block_indices=WINDOWED,
-        residual_block_indices=GLOBAL,
-        use_relative_position_embeddings=True,
-        out_features=["stage12"],
-    )
-    backbone = VitDetConfig(**published | dict(backbone))
-    chans = dict(convstream_hidden_sizes=[48, 96, 192], fusion_hidden_sizes=[256, 128, 64, 32]) | decoder
-    return randomised(VitMatteForImageMatting(VitMatteConfig(backbone_config=backbone, hidden_size=embed_dim, **chans)))
-
-
-@pytest.fixture(autouse=True)
-def tiny_size(monkeypatch):
-    """A size that nobody published, so that most tests are quick."""
-    monkeypatch.setitem(SIZES, "tiny", dict(embed_dim=24, num_heads=3))
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return transformers_vitmatte(24, 3)
-
-
-@pytest.fixture
-def source(tiny, tmp_path):
-    """A transformers folder of the tiny network."""
-    tiny.save_pretrained(tmp_path / "source")
-    VitMatteImageProcessor().save_pretrained(tmp_path / "source")
-    return tmp_path / "source"
 
 
 def detectron2_vit(embed_dim, num_heads):
@@ -91,21 +51,11 @@ def hustvl_state(model):
     return state
 
 
-def run(*arguments):
-    return export.main([str(argument) for argument in arguments])
-
-
 def network_input(height, width):
     """Normalised colours and a trimap of 0, 0.5, 1, sides being multiples of 32."""
     generator = torch.Generator().manual_seed(1)
     colours = torch.randn(1, 3, height, width, generator=generator)
     return torch.cat((colours, torch.randint(0, 3, (1, 1, height, width), generator=generator) / 2), dim=1)
-
-
-def picture(height=45, width=70):
-    rng = np.random.default_rng(0)
-    trimap = rng.choice(np.array([0, 128, 255], np.uint8), (height, width))
-    return rng.integers(0, 256, (height, width, 3), np.uint8), trimap
 
 
 def assert_same_alpha(theirs, ours, x, atol):
@@ -117,31 +67,31 @@ def assert_same_alpha(theirs, ours, x, atol):
 
 
 @pytest.mark.parametrize("size", ["ragged", "square"])
-def test_transformers_folders_give_the_same_alpha(source, tiny, tmp_path, capsys, size):
-    assert run("--from-vitmatte", source, "--output", tmp_path / "model") == 0
-    num_tensors = len(tiny.state_dict())
+def test_transformers_folders_give_the_same_alpha(vitmatte_folder, tiny_vitmatte, tmp_path, capsys, size):
+    assert run_export("--from-vitmatte", vitmatte_folder, "--output", tmp_path / "model") == 0
+    num_tensors = len(tiny_vitmatte.state_dict())
     shown = capsys.readouterr().out
     assert f"ViTMatte-tiny, transformers layout, {num_tensors} tensors read, {num_tensors} converted" in shown
     assert "mean [0.5, 0.5, 0.5], std [0.5, 0.5, 0.5], as transformers' processor" in shown
     x = network_input(*{"ragged": (160, 224), "square": (512, 512)}[size])
-    assert_same_alpha(tiny, read_model_folder(tmp_path / "model"), x, atol=1e-5)
+    assert_same_alpha(tiny_vitmatte, read_model_folder(tmp_path / "model"), x, atol=1e-5)
 
 
 def test_the_published_small_network_gives_the_same_alpha(tmp_path):
     theirs = transformers_vitmatte(**SIZES["S"])
     theirs.save_pretrained(tmp_path / "source")
-    assert run("--from-vitmatte", tmp_path / "source", "--output", tmp_path / "model") == 0
+    assert run_export("--from-vitmatte", tmp_path / "source", "--output", tmp_path / "model") == 0
     ours = read_model_folder(tmp_path / "model")
     for height, width in [(160, 224), (512, 512)]:
         assert_same_alpha(theirs, ours, network_input(height, width), atol=1e-5)
 
 
 @pytest.mark.parametrize("is_wrapped", [False, True])
-def test_hustvls_file_gives_the_same_alpha(tiny, tmp_path, capsys, is_wrapped):
-    state = hustvl_state(tiny)
+def test_hustvls_file_gives_the_same_alpha(tiny_vitmatte, tmp_path, capsys, is_wrapped):
+    state = hustvl_state(tiny_vitmatte)
     file = tmp_path / "ViTMatte_tiny_Com.pth"
     torch.save({"model": state, "optimizer": {}, "iteration": 1} if is_wrapped else state, file)
-    assert run("--from-vitmatte", file, "--output", tmp_path / "model") == 0
+    assert run_export("--from-vitmatte", file, "--output", tmp_path / "model") == 0
     shown = capsys.readouterr().out
     assert f"ViTMatte-tiny, hustvl layout, {len(state)} tensors read, {len(state)} converted" in shown
     assert ("left aside, as not of the network: iteration, optimizer" in shown) == is_wrapped
@@ -150,7 +100,7 @@ def test_hustvls_file_gives_the_same_alpha(tiny, tmp_path, capsys, is_wrapped):
     assert config["source"] == file.name
     written = load_file(tmp_path / "model" / "model.safetensors")
     assert written.keys() == state.keys() and all(torch.equal(written[name], state[name]) for name in state)
-    assert_same_alpha(tiny, read_model_folder(tmp_path / "model"), network_input(160, 224), atol=1e-5)
+    assert_same_alpha(tiny_vitmatte, read_model_folder(tmp_path / "model"), network_input(160, 224), atol=1e-5)
 
 
 @pytest.mark.parametrize(("size", "embed_dim", "num_heads"), [("S", 384, 6), ("B", 768, 12)])
@@ -164,15 +114,15 @@ def test_hustvls_names_and_shapes_of_both_sizes_are_ours(size, embed_dim, num_he
     assert {name: t.shape for name, t in ours.items()} == {name: t.shape for name, t in theirs.items()}
 
 
-def test_colours_are_normalised_as_by_the_sources_own_code(source, tiny, tmp_path):
+def test_colours_are_normalised_as_by_the_sources_own_code(vitmatte_folder, tiny_vitmatte, tmp_path):
     """At an aligned size: transformers' processor; hustvl's ImageNet values. The trimap stays 0, 0.5, 1 in both."""
-    image, trimap = picture(64, 96)
-    torch.save(hustvl_state(tiny), tmp_path / "w.pth")
+    image, trimap = random_image_and_trimap(64, 96)
+    torch.save(hustvl_state(tiny_vitmatte), tmp_path / "w.pth")
     theirs = VitMatteImageProcessor()(images=image, trimaps=trimap, return_tensors="pt")["pixel_values"]
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     by_hand = torch.tensor((image / 255 - mean) / std).permute(2, 0, 1)[None].float()
-    for origin, colours in ((source, theirs[:, :3]), (tmp_path / "w.pth", by_hand)):
-        assert run("--from-vitmatte", origin, "--output", tmp_path / f"of_{origin.name}") == 0
+    for origin, colours in ((vitmatte_folder, theirs[:, :3]), (tmp_path / "w.pth", by_hand)):
+        assert run_export("--from-vitmatte", origin, "--output", tmp_path / f"of_{origin.name}") == 0
         predictor = Predictor.load(tmp_path / f"of_{origin.name}")
         seen = []
         backbone = predictor.network.model.backbone
@@ -196,23 +146,25 @@ def assert_pipelines_agree(model, theirs, image, trimap):
 
 
 @pytest.mark.parametrize("size", [(333, 517), (500, 512), (640, 480), (512, 512)], ids=str)
-def test_any_size_gives_the_alpha_of_transformers_processor_and_network(source, tiny, tmp_path, size):
+def test_any_size_gives_the_alpha_of_transformers_processor_and_network(vitmatte_folder, tiny_vitmatte, tmp_path, size):
     """The whole pipelines; alone the unknown value 128 / 255 becomes the 0.5 that the weights were trained with."""
-    assert run("--from-vitmatte", source, "--output", tmp_path / "model") == 0
-    image, trimap = picture(*size)
-    x = VitMatteImageProcessor.from_pretrained(source)(images=image, trimaps=trimap, return_tensors="pt").pixel_values
+    assert run_export("--from-vitmatte", vitmatte_folder, "--output", tmp_path / "model") == 0
+    image, trimap = random_image_and_trimap(*size)
+    x = VitMatteImageProcessor.from_pretrained(vitmatte_folder)(
+        images=image, trimaps=trimap, return_tensors="pt"
+    ).pixel_values
     x[:, 3:][x[:, 3:] == 128 / 255] = 0.5
     assert (x[:, 3, : size[0], : size[1]] == 0.5).sum() == (trimap == 128).sum()
-    assert_pipelines_agree(tmp_path / "model", unknown_alpha(tiny, x, trimap), image, trimap)
+    assert_pipelines_agree(tmp_path / "model", unknown_alpha(tiny_vitmatte, x, trimap), image, trimap)
 
 
 @pytest.mark.parametrize("size", [(133, 77), (128, 77), (133, 96), (128, 96)], ids=str)
-def test_any_size_gives_the_alpha_of_hustvls_padding(tiny, tmp_path, capsys, size):
+def test_any_size_gives_the_alpha_of_hustvls_padding(tiny_vitmatte, tmp_path, capsys, size):
     """Both sides grow to 32 (floor(n / 32) + 1) when either is ragged; transformers' network stands for hustvl's."""
-    torch.save(hustvl_state(tiny), tmp_path / "w.pth")
-    assert run("--from-vitmatte", tmp_path / "w.pth", "--output", tmp_path / "model") == 0
+    torch.save(hustvl_state(tiny_vitmatte), tmp_path / "w.pth")
+    assert run_export("--from-vitmatte", tmp_path / "w.pth", "--output", tmp_path / "model") == 0
     assert "padding: zero_hustvl, as hustvl's code" in capsys.readouterr().out
-    image, trimap = picture(*size)
+    image, trimap = random_image_and_trimap(*size)
     height, width = size
     is_ragged = height % 32 or width % 32
     padded = (32 * (height // 32 + 1), 32 * (width // 32 + 1)) if is_ragged else size
@@ -220,40 +172,31 @@ def test_any_size_gives_the_alpha_of_hustvls_padding(tiny, tmp_path, capsys, siz
     colours = (image / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     x[0, :3, :height, :width] = torch.tensor(colours).permute(2, 0, 1)
     x[0, 3, :height, :width] = torch.tensor(np.round(trimap / 127.5) / 2)
-    assert_pipelines_agree(tmp_path / "model", unknown_alpha(tiny, x, trimap), image, trimap)
+    assert_pipelines_agree(tmp_path / "model", unknown_alpha(tiny_vitmatte, x, trimap), image, trimap)
 
 
-def test_the_normalisation_that_a_folder_states_is_taken(source, tmp_path):
-    preprocessor = source / "preprocessor_config.json"
+def test_the_normalisation_that_a_folder_states_is_taken(vitmatte_folder, tmp_path):
+    preprocessor = vitmatte_folder / "preprocessor_config.json"
     stated = json.loads(preprocessor.read_text()) | {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
     preprocessor.write_text(json.dumps(stated))
-    assert run("--from-vitmatte", source, "--output", tmp_path / "model") == 0
+    assert run_export("--from-vitmatte", vitmatte_folder, "--output", tmp_path / "model") == 0
     model = read_model_folder(tmp_path / "model")
     assert model.pixel_mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
     assert model.pixel_std.flatten().tolist() == pytest.approx([0.4, 0.5, 0.6])
     preprocessor.unlink()
-    assert run("--from-vitmatte", source, "--output", tmp_path / "without") == 0
+    assert run_export("--from-vitmatte", vitmatte_folder, "--output", tmp_path / "without") == 0
     assert read_model_folder(tmp_path / "without").pixel_mean.flatten().tolist() == [0.5, 0.5, 0.5]
 
 
-def test_half_precision_becomes_float32(tiny, tmp_path):
+def test_half_precision_becomes_float32(tiny_vitmatte, tmp_path):
     for dtype in (torch.float16, torch.bfloat16):
-        state = {name: tensor.to(dtype) for name, tensor in hustvl_state(tiny).items()}  # its counters too
+        state = {name: tensor.to(dtype) for name, tensor in hustvl_state(tiny_vitmatte).items()}  # its counters too
         torch.save({"state_dict": state}, tmp_path / "w.pth")
         output = tmp_path / str(dtype)
-        assert run("--from-vitmatte", tmp_path / "w.pth", "--output", output) == 0
+        assert run_export("--from-vitmatte", tmp_path / "w.pth", "--output", output) == 0
         written = load_file(output / "model.safetensors")
         assert {t.dtype for t in written.values()} == {torch.float32, torch.int64}
         assert all(torch.equal(written[name], tensor.to(written[name].dtype)) for name, tensor in state.items())
-
-
-def refused(capsys, tmp_path, *arguments):
-    """Run, see status 1 and nothing written, and give the one line."""
-    assert run(*arguments, "--output", tmp_path / "model") == 1
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("export.py: ")
-    assert not (tmp_path / "model").exists()
-    return lines[0]
 
 
 @pytest.mark.parametrize(
@@ -280,10 +223,10 @@ def refused(capsys, tmp_path, *arguments):
     ],
     ids=range(9),
 )
-def test_what_does_not_fit_or_is_left_over_is_one_line(tiny, tmp_path, capsys, change, words):
-    state = hustvl_state(tiny) | change
+def test_what_does_not_fit_or_is_left_over_is_one_line(tiny_vitmatte, tmp_path, capsys, change, words):
+    state = hustvl_state(tiny_vitmatte) | change
     torch.save({name: value for name, value in state.items() if value is not None}, tmp_path / "w.pth")
-    assert words in refused(capsys, tmp_path, "--from-vitmatte", tmp_path / "w.pth")
+    assert words in refused_export(capsys, tmp_path, "--from-vitmatte", tmp_path / "w.pth")
 
 
 def change_json(path, changes):
@@ -326,10 +269,10 @@ def change_json(path, changes):
         ("model_type", "vitdet", "the network here has 'vitmatte' alone"),
     ],
 )
-def test_a_setting_that_cannot_be_obeyed_is_one_line(source, tmp_path, capsys, name, value, words):
-    change_json(source / "config.json", {name: value})
-    line = refused(capsys, tmp_path, "--from-vitmatte", source)
-    assert f"{source / 'config.json'}: {name}" in line and words in line
+def test_a_setting_that_cannot_be_obeyed_is_one_line(vitmatte_folder, tmp_path, capsys, name, value, words):
+    change_json(vitmatte_folder / "config.json", {name: value})
+    line = refused_export(capsys, tmp_path, "--from-vitmatte", vitmatte_folder)
+    assert f"{vitmatte_folder / 'config.json'}: {name}" in line and words in line
 
 
 @pytest.mark.parametrize(
@@ -346,15 +289,15 @@ def test_a_setting_that_cannot_be_obeyed_is_one_line(source, tmp_path, capsys, n
     ],
     ids=range(8),
 )
-def test_settings_that_the_weights_contradict_are_one_line(source, tmp_path, capsys, changes, words):
-    change_json(source / "config.json", changes)
-    assert words in refused(capsys, tmp_path, "--from-vitmatte", source)
+def test_settings_that_the_weights_contradict_are_one_line(vitmatte_folder, tmp_path, capsys, changes, words):
+    change_json(vitmatte_folder / "config.json", changes)
+    assert words in refused_export(capsys, tmp_path, "--from-vitmatte", vitmatte_folder)
 
 
 @pytest.mark.parametrize("text", ["[]", "{", "[" * 100_000], ids=["list", "cut off", "deep"])
-def test_a_config_that_is_no_object_is_one_line(source, tmp_path, capsys, text):
-    (source / "config.json").write_text(text)
-    assert "config.json" in refused(capsys, tmp_path, "--from-vitmatte", source)
+def test_a_config_that_is_no_object_is_one_line(vitmatte_folder, tmp_path, capsys, text):
+    (vitmatte_folder / "config.json").write_text(text)
+    assert "config.json" in refused_export(capsys, tmp_path, "--from-vitmatte", vitmatte_folder)
 
 
 ALL = dict(
@@ -394,7 +337,7 @@ ALL = dict(
 def test_settings_of_a_folder_are_obeyed(tmp_path, backbone, decoder):
     theirs = transformers_vitmatte(24, 3, backbone, **decoder)
     theirs.save_pretrained(tmp_path / "source")
-    assert run("--from-vitmatte", tmp_path / "source", "--output", tmp_path / "model") == 0
+    assert run_export("--from-vitmatte", tmp_path / "source", "--output", tmp_path / "model") == 0
     assert_same_alpha(theirs, read_model_folder(tmp_path / "model"), network_input(160, 224), atol=1e-5)
 
 
@@ -402,14 +345,14 @@ def test_a_file_beside_its_config_has_the_settings_of_the_folder(tmp_path):
     theirs = transformers_vitmatte(24, 3, ALL)
     theirs.save_pretrained(tmp_path / "source")
     file = tmp_path / "source" / "model.safetensors"
-    assert run("--from-vitmatte", file, "--output", tmp_path / "model") == 0
+    assert run_export("--from-vitmatte", file, "--output", tmp_path / "model") == 0
     assert_same_alpha(theirs, read_model_folder(tmp_path / "model"), network_input(160, 224), atol=1e-5)
 
 
 def test_a_width_that_nobody_published_is_taken_with_its_settings(tmp_path, capsys):
     theirs = transformers_vitmatte(32, 4)
     theirs.save_pretrained(tmp_path / "source")
-    assert run("--from-vitmatte", tmp_path / "source", "--output", tmp_path / "model") == 0
+    assert run_export("--from-vitmatte", tmp_path / "source", "--output", tmp_path / "model") == 0
     assert "ViTMatte-unlisted" in capsys.readouterr().out
     assert_same_alpha(theirs, read_model_folder(tmp_path / "model"), network_input(64, 96), atol=1e-5)
 
@@ -428,22 +371,24 @@ def test_a_width_that_nobody_published_is_taken_with_its_settings(tmp_path, caps
     ],
     ids=str,
 )
-def test_the_processors_settings_are_obeyed(source, tmp_path, changes):
+def test_the_processors_settings_are_obeyed(vitmatte_folder, tmp_path, changes):
     """Network input at a ragged size, against transformers' processor of the same file."""
-    change_json(source / "preprocessor_config.json", changes)
-    assert run("--from-vitmatte", source, "--output", tmp_path / "model") == 0
+    change_json(vitmatte_folder / "preprocessor_config.json", changes)
+    assert run_export("--from-vitmatte", vitmatte_folder, "--output", tmp_path / "model") == 0
     model = read_model_folder(tmp_path / "model")
-    image, trimap = picture(70, 45)
-    x = VitMatteImageProcessor.from_pretrained(source)(images=image, trimaps=trimap, return_tensors="pt").pixel_values
+    image, trimap = random_image_and_trimap(70, 45)
+    x = VitMatteImageProcessor.from_pretrained(vitmatte_folder)(
+        images=image, trimaps=trimap, return_tensors="pt"
+    ).pixel_values
     x[:, 3:] = x[:, 3:].mul(2).round().div(2)
     colours = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
     found = model.network_input(colours, torch.from_numpy(trimap)[None, None].div(127.5).round().div(2))
     torch.testing.assert_close(found, x, rtol=0, atol=2e-6, check_stride=False)
 
 
-def test_without_padding_sides_need_be_multiples_of_a_patch_alone(source, tmp_path):
-    change_json(source / "preprocessor_config.json", {"do_pad": False})
-    assert run("--from-vitmatte", source, "--output", tmp_path / "model") == 0
+def test_without_padding_sides_need_be_multiples_of_a_patch_alone(vitmatte_folder, tmp_path):
+    change_json(vitmatte_folder / "preprocessor_config.json", {"do_pad": False})
+    assert run_export("--from-vitmatte", vitmatte_folder, "--output", tmp_path / "model") == 0
     assert read_model_folder(tmp_path / "model").network_input(*(torch.zeros(1, n, 48, 80) for n in (3, 1))).shape == (
         1,
         4,
@@ -467,9 +412,11 @@ def test_without_padding_sides_need_be_multiples_of_a_patch_alone(source, tmp_pa
     ],
     ids=range(9),
 )
-def test_a_setting_of_the_processor_that_cannot_be_obeyed_is_one_line(source, tmp_path, capsys, name, value, words):
-    change_json(source / "preprocessor_config.json", {name: value})
-    line = refused(capsys, tmp_path, "--from-vitmatte", source)
+def test_a_setting_of_the_processor_that_cannot_be_obeyed_is_one_line(
+    vitmatte_folder, tmp_path, capsys, name, value, words
+):
+    change_json(vitmatte_folder / "preprocessor_config.json", {name: value})
+    line = refused_export(capsys, tmp_path, "--from-vitmatte", vitmatte_folder)
     assert f"preprocessor_config.json: {name} is" in line and words in line
 
 
@@ -482,9 +429,9 @@ def test_a_setting_of_the_processor_that_cannot_be_obeyed_is_one_line(source, tm
     ],
     ids=range(3),
 )
-def test_a_processor_that_no_network_takes_is_one_line(source, tmp_path, capsys, changes, words):
-    change_json(source / "preprocessor_config.json", changes)
-    assert words in refused(capsys, tmp_path, "--from-vitmatte", source)
+def test_a_processor_that_no_network_takes_is_one_line(vitmatte_folder, tmp_path, capsys, changes, words):
+    change_json(vitmatte_folder / "preprocessor_config.json", changes)
+    assert words in refused_export(capsys, tmp_path, "--from-vitmatte", vitmatte_folder)
 
 
 def other(state):
@@ -513,33 +460,33 @@ def under(prefix, state):
     ],
     ids=range(7),
 )
-def test_the_network_is_found_in_what_a_training_stored(tiny, tmp_path, capsys, layout, wrap, left):
-    state = hustvl_state(tiny) if layout == "hustvl" else dict(tiny.state_dict())
+def test_the_network_is_found_in_what_a_training_stored(tiny_vitmatte, tmp_path, capsys, layout, wrap, left):
+    state = hustvl_state(tiny_vitmatte) if layout == "hustvl" else dict(tiny_vitmatte.state_dict())
     torch.save(wrap(state), tmp_path / "w.pth")
-    assert run("--from-vitmatte", tmp_path / "w.pth", "--output", tmp_path / "model") == 0
+    assert run_export("--from-vitmatte", tmp_path / "w.pth", "--output", tmp_path / "model") == 0
     shown = capsys.readouterr().out
     assert left.replace("N", str(len(state))) in shown and ("left aside" in shown) == bool(left)
     written = load_file(tmp_path / "model" / "model.safetensors")
-    assert all(torch.equal(written[name], value) for name, value in hustvl_state(tiny).items())
+    assert all(torch.equal(written[name], value) for name, value in hustvl_state(tiny_vitmatte).items())
 
 
-def test_weights_of_a_folder_may_be_a_pickle_or_shards(tiny, source, tmp_path, capsys):
-    state = dict(load_file(source / "model.safetensors"))
-    (source / "model.safetensors").unlink()
-    torch.save(state, source / "pytorch_model.bin")
-    (source / "optimizer.pt").write_text("not to be read")
-    assert run("--from-vitmatte", source, "--output", tmp_path / "model") == 0
+def test_weights_of_a_folder_may_be_a_pickle_or_shards(tiny_vitmatte, vitmatte_folder, tmp_path, capsys):
+    state = dict(load_file(vitmatte_folder / "model.safetensors"))
+    (vitmatte_folder / "model.safetensors").unlink()
+    torch.save(state, vitmatte_folder / "pytorch_model.bin")
+    (vitmatte_folder / "optimizer.pt").write_text("not to be read")
+    assert run_export("--from-vitmatte", vitmatte_folder, "--output", tmp_path / "model") == 0
     assert "left aside, other files of the folder: optimizer.pt" in capsys.readouterr().out
-    assert_same_alpha(tiny, read_model_folder(tmp_path / "model"), network_input(64, 96), atol=1e-5)
+    assert_same_alpha(tiny_vitmatte, read_model_folder(tmp_path / "model"), network_input(64, 96), atol=1e-5)
 
 
-def test_two_layouts_at_once_are_one_line(source, tmp_path, capsys):
-    tensors = dict(load_file(source / "model.safetensors"))
+def test_two_layouts_at_once_are_one_line(vitmatte_folder, tmp_path, capsys):
+    tensors = dict(load_file(vitmatte_folder / "model.safetensors"))
     tensors = {name: tensor.clone() for name, tensor in tensors.items()} | {
         "backbone.pos_embed": torch.zeros(1, 197, 24)
     }
-    save_file(tensors, source / "model.safetensors")
-    assert "two tensors are backbone.pos_embed" in refused(capsys, tmp_path, "--from-vitmatte", source)
+    save_file(tensors, vitmatte_folder / "model.safetensors")
+    assert "two tensors are backbone.pos_embed" in refused_export(capsys, tmp_path, "--from-vitmatte", vitmatte_folder)
 
 
 class Code:
@@ -549,17 +496,17 @@ class Code:
         return os.mkdir, ("ran",)
 
 
-def test_files_that_cannot_be_read_are_one_line_and_run_nothing(source, tmp_path, capsys, monkeypatch):
+def test_files_that_cannot_be_read_are_one_line_and_run_nothing(vitmatte_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"model": Code()}, tmp_path / "code.pth")
     (tmp_path / "text.pth").write_text("weights")
     for name in ("code.pth", "text.pth"):
-        line = refused(capsys, tmp_path, "--from-vitmatte", tmp_path / name)
+        line = refused_export(capsys, tmp_path, "--from-vitmatte", tmp_path / name)
         assert f"{name} cannot be read as a checkpoint of tensors" in line and "trusted" not in line
     assert not (tmp_path / "ran").exists()
-    assert "absent.pth is missing" in refused(capsys, tmp_path, "--from-vitmatte", "absent.pth")
-    (source / "config.json").unlink()
-    assert "source/config.json is missing" in refused(capsys, tmp_path, "--from-vitmatte", source)
+    assert "absent.pth is missing" in refused_export(capsys, tmp_path, "--from-vitmatte", "absent.pth")
+    (vitmatte_folder / "config.json").unlink()
+    assert "source/config.json is missing" in refused_export(capsys, tmp_path, "--from-vitmatte", vitmatte_folder)
 
 
 WITHOUT_DETECTRON2 = """
@@ -580,14 +527,14 @@ assert predict.main([image, "--model", model, "--trimap", trimap, "--output", al
 """
 
 
-def test_published_weights_run_without_detectron2(source, tmp_path, capsys):
+def test_published_weights_run_without_detectron2(vitmatte_folder, tmp_path, capsys):
     """Converted and used where detectron2 and what it brings cannot be imported: the same picture."""
-    image, trimap = picture()
+    image, trimap = random_image_and_trimap()
     cv2.imwrite(str(tmp_path / "image.png"), image)
     cv2.imwrite(str(tmp_path / "trimap.png"), trimap)
     files = [tmp_path / name for name in ("image.png", "trimap.png", "alpha.png")]
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_DETECTRON2, source, tmp_path / "model", *files],
+        [sys.executable, "-c", WITHOUT_DETECTRON2, vitmatte_folder, tmp_path / "model", *files],
         cwd=REPOSITORY,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -1,5 +1,4 @@
 """runtime/processes.py and the tools that use it: threads stand for processes, torchrun starts real ones."""
-# ruff: noqa: F811  # fixtures are imported, and are arguments
 
 import errno
 import json
@@ -18,14 +17,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_evaluate_tool import write_test_set
-from test_predict_tool import SIZES, folders, network  # noqa: F401
 from torch.distributed import HashStore, PrefixStore
 
 from inference.predictor import Predictor
 from runtime.errors import UserError
 from runtime.processes import ALONE, POLL_S, Ranks, RanksError, Terminated, find_ranks
-from tests.tiny_training import REPOSITORY
+from tests.helpers.evaluation import write_test_set
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.prediction import IMAGE_SIZES
 from tools import evaluate, predict
 from tools.prediction import command_line, steps
 
@@ -151,52 +150,52 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
-def test_images_are_shared_out_and_come_out_the_same(folders, world_size, capsys):
+def test_images_are_shared_out_and_come_out_the_same(image_folders, world_size, capsys):
     """Of 4 processes and 3 images one has nothing to do."""
-    assert matte(folders, ALONE, output="alone") == 0
-    assert in_ranks(lambda ranks: matte(folders, ranks), world_size) == [0] * world_size
-    assert contents(folders / "out") == contents(folders / "alone") and len(SIZES) == 3
+    assert matte(image_folders, ALONE, output="alone") == 0
+    assert in_ranks(lambda ranks: matte(image_folders, ranks), world_size) == [0] * world_size
+    assert contents(image_folders / "out") == contents(image_folders / "alone") and len(IMAGE_SIZES) == 3
     capsys.readouterr()
-    (folders / "out" / "b.png").unlink()
-    before = {path: path.stat().st_mtime_ns for path in (folders / "out").iterdir()}
-    assert in_ranks(lambda ranks: matte(folders, ranks, *RAMP, "--resume"), world_size) == [0] * world_size
+    (image_folders / "out" / "b.png").unlink()
+    before = {path: path.stat().st_mtime_ns for path in (image_folders / "out").iterdir()}
+    assert in_ranks(lambda ranks: matte(image_folders, ranks, *RAMP, "--resume"), world_size) == [0] * world_size
     assert capsys.readouterr().err.count("predict.py: 2 of 3 are there already\n") == 1
-    assert contents(folders / "out") == contents(folders / "alone")
-    assert before.items() <= {path: path.stat().st_mtime_ns for path in (folders / "out").iterdir()}.items()
+    assert contents(image_folders / "out") == contents(image_folders / "alone")
+    assert before.items() <= {path: path.stat().st_mtime_ns for path in (image_folders / "out").iterdir()}.items()
 
 
-def test_bad_files_of_all_shares_are_one_list(folders, capsys):
+def test_bad_files_of_all_shares_are_one_list(image_folders, capsys):
     for name in ("a", "b"):
-        (folders / "images" / f"{name}.png").write_text("no picture")
-    assert in_ranks(lambda ranks: matte(folders, ranks), 2) == [1, 1]
+        (image_folders / "images" / f"{name}.png").write_text("no picture")
+    assert in_ranks(lambda ranks: matte(image_folders, ranks), 2) == [1, 1]
     lines = capsys.readouterr().err.splitlines()
     assert lines[-3] == "predict.py: 2 of 3 images failed:"
-    assert [line.split(":")[0] for line in lines[-2:]] == [f"  {folders}/images/{name}.png" for name in "ab"]
-    assert list(contents(folders / "out")) == ["c.d.png"]
+    assert [line.split(":")[0] for line in lines[-2:]] == [f"  {image_folders}/images/{name}.png" for name in "ab"]
+    assert list(contents(image_folders / "out")) == ["c.d.png"]
 
 
-def test_what_ends_one_process_lets_the_others_finish_and_is_named(folders, capsys, monkeypatch):
+def test_what_ends_one_process_lets_the_others_finish_and_is_named(image_folders, capsys, monkeypatch):
     """Rank 1 has image b alone and no room for it."""
 
     def ramp(image, trimap):
-        if image.shape[:2] == SIZES["b"]:
+        if image.shape[:2] == IMAGE_SIZES["b"]:
             raise OSError(errno.ENOSPC, "No space left on device")
         return trimap
 
     monkeypatch.setitem(steps.BASELINES, "ramp", ramp)
-    assert in_ranks(lambda ranks: matte(folders, ranks), 2) == [1, 1]
+    assert in_ranks(lambda ranks: matte(image_folders, ranks), 2) == [1, 1]
     assert capsys.readouterr().err.splitlines()[-3:] == [
         "predict.py: rank 1 of 2: [Errno 28] No space left on device",
         "predict.py: 1 images were not reached, the same command with --resume makes them:",
-        f"  {folders}/images/b.png",
+        f"  {image_folders}/images/b.png",
     ]
-    assert list(contents(folders / "out")) == ["a.png", "c.d.png"]
+    assert list(contents(image_folders / "out")) == ["a.png", "c.d.png"]
 
 
-def test_what_cannot_be_begun_is_raised_in_all(folders):
-    raised = in_ranks(lambda ranks: matte(folders, ranks, *RAMP, "--bits", "16", output="images"), 2)
+def test_what_cannot_be_begun_is_raised_in_all(image_folders):
+    raised = in_ranks(lambda ranks: matte(image_folders, ranks, *RAMP, "--bits", "16", output="images"), 2)
     assert [str(error).partition(": images are")[0] for error in raised] == [
-        f"rank 0 of 2: --output {folders}/images"
+        f"rank 0 of 2: --output {image_folders}/images"
     ] * 2
 
 
@@ -232,21 +231,21 @@ def test_measured_in_shares_the_numbers_are_the_same(tmp_path, world_size, capsy
 
 
 @pytest.fixture
-def test_folder(folders):
+def test_folder(image_folders):
     """image/, alpha/ and trimap/ of a test set."""
-    (folders / "images").rename(folders / "image")
+    (image_folders / "images").rename(image_folders / "image")
     for folder in ("alpha", "trimap"):
-        (folders / folder).mkdir()
-    for path in (folders / "trimaps").iterdir():
+        (image_folders / folder).mkdir()
+    for path in (image_folders / "trimaps").iterdir():
         grey = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         trimap = np.where((grey > 0) & (grey < 255), 128, grey).astype(np.uint8)
-        cv2.imwrite(str(folders / "alpha" / f"{path.stem}.png"), grey)
-        cv2.imwrite(str(folders / "trimap" / f"{path.stem}.png"), trimap)
-    return folders
+        cv2.imwrite(str(image_folders / "alpha" / f"{path.stem}.png"), grey)
+        cv2.imwrite(str(image_folders / "trimap" / f"{path.stem}.png"), trimap)
+    return image_folders
 
 
-def by_network(test_folder, network, name):
-    weights = ["--config-file", network / "config.yaml", "--weights", network / "weights.pth", "--device", "cpu"]
+def by_network(test_folder, run_folder, name):
+    weights = ["--config-file", run_folder / "config.yaml", "--weights", run_folder / "weights.pth", "--device", "cpu"]
     places = ["--pred-dir", test_folder / name, "--output", test_folder / f"{name}_result"]
     return [*weights, "--dataset", test_folder, "--workers", 1, *places]
 
@@ -258,16 +257,16 @@ def results(test_folder, name):
     return contents(test_folder / name), summary
 
 
-def test_a_network_over_shares_writes_and_measures_the_same(test_folder, network):
-    measure(test_folder, ALONE, *by_network(test_folder, network, "alone"))
-    in_two = in_ranks(lambda ranks: measure(test_folder, ranks, *by_network(test_folder, network, "shared")), 2)
+def test_a_network_over_shares_writes_and_measures_the_same(test_folder, run_folder):
+    measure(test_folder, ALONE, *by_network(test_folder, run_folder, "alone"))
+    in_two = in_ranks(lambda ranks: measure(test_folder, ranks, *by_network(test_folder, run_folder, "shared")), 2)
     assert in_two == [None, None]
     assert results(test_folder, "shared") == results(test_folder, "alone")
-    again = in_ranks(lambda ranks: measure(test_folder, ranks, *by_network(test_folder, network, "shared")), 2)
+    again = in_ranks(lambda ranks: measure(test_folder, ranks, *by_network(test_folder, run_folder, "shared")), 2)
     assert all("rank 0 of 2: " in str(error) and "holds pictures already" in str(error) for error in again)
 
 
-def test_a_network_that_one_process_cannot_load_ends_all(test_folder, network, monkeypatch):
+def test_a_network_that_one_process_cannot_load_ends_all(test_folder, run_folder, monkeypatch):
     load = Predictor.load
 
     def broken(source, weights, device, **settings):
@@ -277,7 +276,7 @@ def test_a_network_that_one_process_cannot_load_ends_all(test_folder, network, m
 
     monkeypatch.setattr(Predictor, "load", broken)
     monkeypatch.setattr(Ranks, "device", lambda ranks, name: "broken" if ranks.rank == 1 else "cpu")
-    raised = in_ranks(lambda ranks: measure(test_folder, ranks, *by_network(test_folder, network, "new")), 2)
+    raised = in_ranks(lambda ranks: measure(test_folder, ranks, *by_network(test_folder, run_folder, "new")), 2)
     assert {str(error) for error in raised} == {"rank 1 of 2: device 'broken' cannot be used"}
     assert not (test_folder / "new").exists()
 
@@ -296,19 +295,19 @@ def torchrun(*command, processes=2, options=()):
 
 
 @pytest.mark.slow
-def test_torchrun_runs_a_tool_on_two_processes(folders):
-    (folders / "images" / "b.png").write_text("no picture")  # the share of rank 1
-    places = [folders / "images", "--trimap-dir", folders / "trimaps", "--output", folders / "out"]
+def test_torchrun_runs_a_tool_on_two_processes(image_folders):
+    (image_folders / "images" / "b.png").write_text("no picture")  # the share of rank 1
+    places = [image_folders / "images", "--trimap-dir", image_folders / "trimaps", "--output", image_folders / "out"]
     status, output, lines = torchrun("tools/predict.py", *places, *RAMP)
-    assert status == 1 and output == f"wrote 2 files to {folders / 'out'}\n"
+    assert status == 1 and output == f"wrote 2 files to {image_folders / 'out'}\n"
     assert lines[0] == "predict.py: 1 of 3 images failed:" and len(lines) == 2 and "b.png: not a picture" in lines[1]
-    assert list(contents(folders / "out")) == ["a.png", "c.d.png"]
+    assert list(contents(image_folders / "out")) == ["a.png", "c.d.png"]
 
 
 @pytest.mark.slow
-def test_torchrun_measures_the_same(test_folder, network):
-    measure(test_folder, ALONE, *by_network(test_folder, network, "alone"))
-    status, output, lines = torchrun("tools/evaluate.py", *by_network(test_folder, network, "shared"), processes=3)
+def test_torchrun_measures_the_same(test_folder, run_folder):
+    measure(test_folder, ALONE, *by_network(test_folder, run_folder, "alone"))
+    status, output, lines = torchrun("tools/evaluate.py", *by_network(test_folder, run_folder, "shared"), processes=3)
     assert status == 0, lines
     assert output.count("Protocol dim") == 1 and lines == []
     assert results(test_folder, "shared") == results(test_folder, "alone")
@@ -330,16 +329,16 @@ raise SystemExit(predict.main())
 
 
 @pytest.mark.slow
-def test_a_killed_process_is_not_silent_and_may_be_started_again(folders, tmp_path):
+def test_a_killed_process_is_not_silent_and_may_be_started_again(image_folders, tmp_path):
     """Rank 1 is killed over image b; torchrun ends rank 0, and starts both again."""
     (tmp_path / "killed.py").write_text(KILLED)
-    places = [folders / "images", "--trimap-dir", folders / "trimaps", "--output", folders / "out"]
+    places = [image_folders / "images", "--trimap-dir", image_folders / "trimaps", "--output", image_folders / "out"]
     status, _, lines = torchrun(tmp_path / "killed.py", *places, *RAMP, "--resume", options=("--max-restarts=1",))
-    assert status == 0 and list(contents(folders / "out")) == ["a.png", "b.png", "c.d.png"]
+    assert status == 0 and list(contents(image_folders / "out")) == ["a.png", "b.png", "c.d.png"]
     assert lines == [
         "predict.py: 0 of 3 are there already",
         "predict.py: 1 images were not reached, the same command with --resume makes them:",
-        f"  {folders}/images/b.png",
+        f"  {image_folders}/images/b.png",
         "predict.py: ended by SIGTERM, as by torchrun where a process is killed; --resume makes what is missing",
         "predict.py: 2 of 3 are there already",
     ]
@@ -408,10 +407,10 @@ raise SystemExit(predict.main())
 
 
 @pytest.mark.slow
-def test_without_torchruns_store_a_process_that_reads_late_gets_all(folders, tmp_path):
+def test_without_torchruns_store_a_process_that_reads_late_gets_all(image_folders, tmp_path):
     """As Slurm scripts start them; rank 0 hosts the store, and is through with it first."""
     (tmp_path / "late.py").write_text(LATE)
-    places = [folders / "images", "--trimap-dir", folders / "trimaps", "--output", folders / "out"]
+    places = [image_folders / "images", "--trimap-dir", image_folders / "trimaps", "--output", image_folders / "out"]
     command = [sys.executable, tmp_path / "late.py", *places, *RAMP]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC")}
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -434,4 +433,4 @@ def test_without_torchruns_store_a_process_that_reads_late_gets_all(folders, tmp
             process.kill()
     assert [process.returncode for process in ranks] == [0, 0], told
     assert "lost" not in "".join(told) and "TCPStore" not in "".join(told)
-    assert list(contents(folders / "out")) == ["a.png", "b.png", "c.d.png"]
+    assert list(contents(image_folders / "out")) == ["a.png", "b.png", "c.d.png"]

@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 from fvcore.common.param_scheduler import ConstantParamScheduler
-from test_trainer import toy_training, trained
 
 from engine.checkpoint.file import CheckpointError
 from engine.lr_scheduler import GroupedMultiplier
 from engine.trainer import Trainer
+from tests.helpers.toy_training import toy_training, trained_toy
 
 CHANGED = {"lr": 0.03, "betas": (0.8, 0.95), "weight_decay": 0.2}
 
@@ -25,7 +25,7 @@ def resumed_with(folder, settings):
 
 
 def test_a_resume_takes_the_moments_and_its_own_settings_of_the_optimiser(tmp_path):
-    _, whole = trained(tmp_path)
+    _, whole = trained_toy(tmp_path)
     trainer, losses = resumed_with(tmp_path, CHANGED)
     saved = torch.load(tmp_path / "model_0000005.pth", weights_only=True)["trainer"]["optimizer"]["state"]
     torch.testing.assert_close(trainer.optimizer.state_dict()["state"], saved, rtol=0, atol=0)
@@ -49,7 +49,7 @@ def test_a_resume_takes_the_moments_and_its_own_settings_of_the_optimiser(tmp_pa
 
 
 def test_a_resume_takes_its_own_start_of_a_group(tmp_path):
-    trained(tmp_path)
+    trained_toy(tmp_path)
     trainer, _ = resumed_with(tmp_path, {"start": 0.75})
     rates = GroupedMultiplier(trainer.optimizer, ConstantParamScheduler(1.0), 12, last_iter=5)
     found = [rates.get_last_lr()[0]]
@@ -60,7 +60,7 @@ def test_a_resume_takes_its_own_start_of_a_group(tmp_path):
 
 
 def test_groups_that_do_not_fit_are_told_of_with_the_file_and_what_to_do(tmp_path):
-    trained(tmp_path)
+    trained_toy(tmp_path)
     trainer, checkpointer, _ = toy_training(tmp_path)
     trainer.optimizer.param_groups[0]["params"].pop()  # as if it were frozen
     path = tmp_path / "model_0000005.pth"

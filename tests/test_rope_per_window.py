@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from test_layers import random, randomise
-from test_vit import image, tiny
 from torch import Tensor
 
 from modeling.backbone.attention import Attention
 from modeling.backbone.rope_position_encoding import RopePositionEmbedding
+from tests.helpers.networks import random_float64, randomise_float64, tiny_vit, vit_input
 
 GRIDS = [((4, 6), 2), ((5, 7), 3), ((3, 9), 4), ((5, 5), 4), ((4, 4), 1), ((1, 5), 2)]
 
@@ -44,8 +43,8 @@ def test_a_window_over_the_whole_grid_has_the_grids_table(window: int) -> None:
 def test_each_window_attends_as_a_picture_of_its_own(grid: tuple[int, int], window: int) -> None:
     """Global attention over one window's patches, with the table of a grid of that size, knows no windows at all."""
     rope = RopePositionEmbedding(8).double()
-    windowed, everywhere = (randomise(Attention(16, 2, window_size=size)) for size in (window, 0))
-    x = random(2, *grid, 16)
+    windowed, everywhere = (randomise_float64(Attention(16, 2, window_size=size)) for size in (window, 0))
+    x = random_float64(2, *grid, 16)
     out = windowed(x.flatten(1, 2), rope(*grid, window), grid).unflatten(1, grid)
     for top, bottom in spans(grid[0], window):
         for left, right in spans(grid[1], window):
@@ -55,11 +54,11 @@ def test_each_window_attends_as_a_picture_of_its_own(grid: tuple[int, int], wind
 
 
 def test_windowed_blocks_alone_turn_by_the_window() -> None:
-    vit = tiny(rope_per_window=True).eval()  # a 5 x 7 grid, window 3, blocks 1 and 3 global
+    vit = tiny_vit(rope_per_window=True).eval()  # a 5 x 7 grid, window 3, blocks 1 and 3 global
     seen: list[tuple[Tensor, Tensor]] = []
     for block in vit.blocks:
         block.attn.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
-    vit(image())
+    vit(vit_input())
     expected = [naive_table(vit.rope_embed, (5, 7), 3), vit.rope_embed(5, 7)] * 2
     for tables, expected_tables in zip(seen, expected, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(tables, expected_tables, strict=True))
@@ -69,7 +68,7 @@ def test_windowed_blocks_alone_turn_by_the_window() -> None:
 def test_backbone_equals_the_global_table_only_where_the_window_covers_the_grid(keep_prefix_tokens: bool) -> None:
     def features(window_size: int, rope_per_window: bool) -> Tensor:
         changes = dict(window_size=window_size, keep_prefix_tokens=keep_prefix_tokens)
-        return tiny(**changes, rope_per_window=rope_per_window).eval()(image())
+        return tiny_vit(**changes, rope_per_window=rope_per_window).eval()(vit_input())
 
     assert torch.equal(features(7, True), features(7, False))
     assert (features(3, True) - features(3, False)).abs().max() > 1e-2
@@ -77,5 +76,5 @@ def test_backbone_equals_the_global_table_only_where_the_window_covers_the_grid(
 
 def test_weights_do_not_depend_on_the_option() -> None:
     """One checkpoint serves both."""
-    whole, windowed = (tiny(rope_per_window=value).state_dict() for value in (False, True))
+    whole, windowed = (tiny_vit(rope_per_window=value).state_dict() for value in (False, True))
     assert whole.keys() == windowed.keys() and all(torch.equal(whole[name], windowed[name]) for name in whole)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from inference.auto import saliency
 from runtime import optional_packages as extras
-from tests.tiny_training import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 
 
 def photograph(height, width):

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from plain_pipeline import PlainPipeline
 from scipy import ndimage, stats
 
 from data.datasets.composition import CompositionDataset
 from data.sources.packs.writer import make_pack
 from tests.dataset_settings import grouped
+from tests.helpers.plain_pipeline import PlainPipeline
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,6 @@ import mmap
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,7 +18,6 @@ from fvcore.common.param_scheduler import MultiStepParamScheduler
 from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_trainer import Toy, toy_training
 
 from engine.config.config import load_config
 from engine.hooks.metrics import DrawSamples, WriteMetrics, resident_memory_gb
@@ -37,8 +35,9 @@ from engine.logging.writers import (
 from evaluation.output.report import GAP_PX, LABEL_PX
 from evaluation.output.sample_sheet import SampleSheet
 from runtime.errors import ConfigError
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.toy_training import Toy, toy_training
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 CFG = OmegaConf.create(
     {"train": {"output_dir": "x", "max_iter": 12, "iterations_per_epoch": 6, "seed": 7, "wandb": None}}
 )

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.paths import REPOSITORY
 from tools import install_detectron2
-
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 # The spawned worker must find `_root` by itself, so `tools`, which would help it, is imported after.
 PROBE = """

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_sharding import CountImages, NumberedPictures, build, finish, start
 from torch.utils.data import DataLoader
 
 from engine.checkpoint import sharded as sharded_checkpoint
@@ -19,6 +18,7 @@ from engine.distributed import padded_eval as even_passes
 from engine.distributed.fsdp import listed_blocks
 from engine.interrupts import OutputError
 from runtime.errors import ConfigError
+from tests.helpers.sharding import FiniteNumberedImages, SumPredictions, build, finish, start
 from tools import gather_checkpoint
 
 
@@ -263,7 +263,7 @@ def test_processes_with_fewer_images_make_as_many_passes_and_count_their_own(mon
     monkeypatch.setattr(even_passes.comm, "all_gather", lambda length: [length, 3])
     for num in (0, 2, 3):
         loader, evaluator = even_passes.in_step(
-            None, DataLoader(NumberedPictures(5), 1, sampler=range(num)), CountImages(), 60
+            None, DataLoader(FiniteNumberedImages(5), 1, sampler=range(num)), SumPredictions(), 60
         )
         batches = list(loader)
         assert [batch["position"].item() for batch in batches] == [*range(num), 0, 0, 0][:3] and len(loader) == 3
@@ -275,5 +275,5 @@ def test_processes_with_fewer_images_make_as_many_passes_and_count_their_own(mon
 
 
 def test_the_evaluation_of_a_whole_network_adds_no_pass():
-    loader, _ = even_passes.in_step(build(), DataLoader(NumberedPictures(2), 1), CountImages(), 60)
+    loader, _ = even_passes.in_step(build(), DataLoader(FiniteNumberedImages(2), 1), SumPredictions(), 60)
     assert [batch["position"].item() for batch in loader] == [0, 1] and len(loader) == 2

@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from test_main import data, refusal
 
 import main
-from tests.tiny_training import DEMO, last_evaluation, metrics, overrides, printed_evaluation, run_two_processes
+from tests.helpers.main_command import refusal
+from tests.helpers.paths import DEMO
+from tests.helpers.training import last_evaluation, metrics, overrides, printed_evaluation, run_two_processes
 
 pytestmark = pytest.mark.slow
-
-__all__ = ["data"]  # a fixture
 
 
 def test_main_trains_a_sharded_network_as_a_whole_one(data, tmp_path, capsys):

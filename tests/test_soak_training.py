@@ -4,13 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from soak_training import compare, metrics_of, whole_checkpoints
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from tests.helpers.paths import REPOSITORY
+from tests.soak_training import compare, metrics_of, whole_checkpoints
 
 
 @pytest.mark.slow

@@ -6,46 +6,26 @@ import math
 import pytest
 import torch
 from detectron2.utils import comm
-from test_trainer import Samples, Stream, Toy, processes
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from engine.distributed.batch_norm import CpuSyncBatchNorm2d, FrozenBatchNorm2d, set_batch_norm
 from engine.distributed.launch import distribute, launch
 from engine.ema import Ema
 from engine.optimizer import build_adamw
 from engine.trainer import NonFiniteError, Trainer, set_float32_products
-from modeling import DetailCapture, MattingCriterion, ViTMatte
-from modeling.backbone import ViT
 from runtime.errors import ConfigError
-
-NUM_STEPS = 20
-
-
-class Pictures(Dataset):
-    """Position -> a small picture with its trimap and alpha, in float64; unknown areas differ."""
-
-    def __getitem__(self, position):
-        generator = torch.Generator().manual_seed(position)
-        image, alpha = (torch.rand(chans, 64, 64, generator=generator, dtype=torch.float64) for chans in (3, 1))
-        trimap = torch.randint(0, 3, (1, 64, 64), generator=generator) / 2.0
-        trimap[:, 8 + 8 * (position % 7) :] = 0.0
-        return {"image": image, "trimap": trimap.double(), "alpha": alpha}
-
-
-def tiny_network(area="image"):
-    """A whole network in float64 whose every part has something to learn."""
-    torch.manual_seed(0)
-    blocks = {"depth": 2, "window_size": 2, "global_block_indexes": [1], "conv_residual_block_indexes": [1]}
-    backbone = ViT(embed_dim=24, num_heads=2, layer_scale_init=0.5, **blocks)
-    decoder = DetailCapture(24, convstream_chans=[4, 4, 4], fusion_chans=[8, 8, 4, 4])
-    return ViTMatte(backbone, decoder, MattingCriterion(area=area)).double()
+from tests.helpers.networks import tiny_trainable
+from tests.helpers.sharding import NUM_STEPS, NumberedImages
+from tests.helpers.toy_training import Samples, Stream, Toy, processes
 
 
 def train_pictures(batch_size, accumulation=1, batch_norm="frozen", area="image", num_steps=NUM_STEPS):
     """Train so many steps; give total losses and the tensors at the end."""
-    model = set_batch_norm(tiny_network(area), batch_norm, "cpu")
+    model = set_batch_norm(tiny_trainable(area), batch_norm, "cpu")
     optimizer = build_adamw([{"params": [p for p in model.parameters() if p.requires_grad]}], 1e-3, (0.9, 0.999), 0.1)
-    loader = DataLoader(Pictures(), batch_size, sampler=Stream(batch_size, comm.get_rank(), comm.get_world_size()))
+    loader = DataLoader(
+        NumberedImages(), batch_size, sampler=Stream(batch_size, comm.get_rank(), comm.get_world_size())
+    )
     trainer = Trainer(distribute(model), loader, optimizer, accumulation=accumulation, clip_norm=20.0)
     trainer.train(0, num_steps)
     history = trainer.storage.history("total_loss").values()
@@ -160,7 +140,7 @@ def test_statistics_of_unlike_shapes_are_those_of_all_pixels_together(of_two_pro
 
 
 def test_frozen_statistics_and_factors_stay_and_the_names_too(whole_batches):
-    start, end = tiny_network().state_dict(), whole_batches["frozen"]["weights"]
+    start, end = tiny_trainable().state_dict(), whole_batches["frozen"]["weights"]
     assert start.keys() == end.keys()
     frozen = [name for name in start if ".bn." in name or "matting_convs.1." in name]
     assert len(frozen) == 5 * 8
@@ -171,13 +151,13 @@ def test_frozen_statistics_and_factors_stay_and_the_names_too(whole_batches):
 
 def test_each_kind_of_batch_norm_keeps_the_mode_and_the_tensors():
     for kind, expected in (("own", torch.nn.BatchNorm2d), ("sync", CpuSyncBatchNorm2d), ("frozen", FrozenBatchNorm2d)):
-        plain = tiny_network().eval()
+        plain = tiny_trainable().eval()
         model = set_batch_norm(copy.deepcopy(plain), kind, "cpu")
         norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
         assert len(norms) == 8 and all(type(norm) is expected and not norm.training for norm in norms)
         torch.testing.assert_close(model.state_dict(), plain.state_dict(), rtol=0, atol=0)
     with pytest.raises(ConfigError, match="train.batch_norm must be one of own, sync, frozen, got 'none'"):
-        set_batch_norm(tiny_network(), "none", "cpu")
+        set_batch_norm(tiny_trainable(), "none", "cpu")
 
 
 def toy_trainer(model=None, precision="float32", accumulation=1, **settings):

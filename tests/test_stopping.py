@@ -9,14 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from test_trainer import Toy, toy_training
 
 from engine.batches import Batches, LoaderError
-from engine.hooks.checkpoint import PeriodicCheckpointer
 from engine.interrupts import SAME_S, SIGNALS, LostProcess, OutputError, StopRequested, StopSignals, interruptible
 from engine.run import end_early
 from engine.trainer import NonFiniteError, Trainer
-from tests.tiny_training import REPOSITORY
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.toy_training import Toy, toy_training_with_checkpoints
 
 NAMES = [number.name for number in SIGNALS]
 
@@ -160,20 +159,12 @@ def test_a_wait_for_a_batch_is_broken_off():
     assert time.monotonic() - start < 10 and stop.value.is_shared
 
 
-def training(folder, **options):
-    trainer, checkpointer, losses = toy_training(folder, **options)
-    trainer._hooks = [hook for hook in trainer._hooks if type(hook).__name__ != "PeriodicCheckpointer"]
-    checkpoints = PeriodicCheckpointer(checkpointer, period=6)
-    trainer.register_hooks([checkpoints])
-    return trainer, checkpointer, checkpoints
-
-
 @pytest.mark.parametrize("moment", ["forward", "optimizer", "before the first step"])
 def test_a_stop_waits_for_the_end_of_the_step_and_a_resume_goes_on_to_the_bit(tmp_path, monkeypatch, moment):
-    whole = training(tmp_path / "whole")[0]
+    whole = toy_training_with_checkpoints(tmp_path / "whole")[0]
     whole.train(0, 12)
 
-    trainer, checkpointer, checkpoints = training(tmp_path / "stopped")
+    trainer, checkpointer, checkpoints = toy_training_with_checkpoints(tmp_path / "stopped")
     stop_at = 0 if moment == "before the first step" else 4
     with StopSignals() as signals, signals.kept_for(trainer), monkeypatch.context() as patch:
         if moment == "before the first step":
@@ -190,7 +181,7 @@ def test_a_stop_waits_for_the_end_of_the_step_and_a_resume_goes_on_to_the_bit(tm
             trainer.train(0, 12)
         assert trainer.next_iteration == stop_at
         checkpoints.save()
-    resumed, checkpointer, _ = training(tmp_path / "stopped")
+    resumed, checkpointer, _ = toy_training_with_checkpoints(tmp_path / "stopped")
     last = checkpointer.find_last()
     assert last.endswith("model_0000003.pth") if stop_at else last == ""
     if last:
@@ -201,7 +192,7 @@ def test_a_stop_waits_for_the_end_of_the_step_and_a_resume_goes_on_to_the_bit(tm
 
 
 def test_a_stop_between_the_batches_of_a_step_sets_the_statistics_back(tmp_path, monkeypatch):
-    trainer = training(tmp_path)[0]
+    trainer = toy_training_with_checkpoints(tmp_path)[0]
     accumulating = Trainer(trainer.model, trainer.data_loader, trainer.optimizer, accumulation=2)
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     forward = Toy.forward
@@ -217,7 +208,7 @@ def test_a_stop_between_the_batches_of_a_step_sets_the_statistics_back(tmp_path,
 def test_a_resume_with_other_batches_and_accumulation_goes_on_with_the_next_sample(tmp_path):
     asked = []
     for batch_size, accumulation, stop in ((2, 2, 3), (3, 1, 6), (2, 3, 4)):
-        trainer, checkpointer, _ = training(tmp_path, batch_size=batch_size)
+        trainer, checkpointer, _ = toy_training_with_checkpoints(tmp_path, batch_size=batch_size)
         accumulating = Trainer(trainer.model, trainer.data_loader, trainer.optimizer, accumulation=accumulation)
         checkpointer.checkpointables["trainer"] = accumulating
         if last := checkpointer.find_last():
@@ -232,7 +223,7 @@ def test_a_resume_with_other_batches_and_accumulation_goes_on_with_the_next_samp
 @pytest.mark.parametrize("is_shared", [True, False])
 def test_none_of_the_processes_ends_before_the_checkpoint_is_written(tmp_path, monkeypatch, is_shared):
     """A launcher ends the others with the first to end; where one is lost, the others are not waited for."""
-    trainer, _, checkpoints = training(tmp_path)
+    trainer, _, checkpoints = toy_training_with_checkpoints(tmp_path)
     trainer.samples_seen = trainer.samples_per_iteration
     waits = []
     monkeypatch.setattr("engine.run.comm.synchronize", lambda: waits.append(checkpoints.saved_iterations))
@@ -242,7 +233,7 @@ def test_none_of_the_processes_ends_before_the_checkpoint_is_written(tmp_path, m
 
 
 def test_a_process_that_writes_nothing_does_not_tell_of_a_checkpoint(tmp_path, monkeypatch, caplog):
-    trainer, _, checkpoints = training(tmp_path)
+    trainer, _, checkpoints = toy_training_with_checkpoints(tmp_path)
     trainer.samples_seen = 5 * trainer.samples_per_iteration
     checkpoints.saved_iterations = 3
     monkeypatch.setattr("engine.run.comm.is_main_process", lambda: False)
@@ -254,7 +245,7 @@ def test_a_process_that_writes_nothing_does_not_tell_of_a_checkpoint(tmp_path, m
 @pytest.mark.parametrize("is_shared", [True, False])
 def test_of_a_sharded_network_nothing_is_saved_where_a_process_is_lost(tmp_path, monkeypatch, is_shared):
     """All have to save it: those that are left would wait for the one that is gone."""
-    trainer, _, checkpoints = training(tmp_path)
+    trainer, _, checkpoints = toy_training_with_checkpoints(tmp_path)
     trainer.samples_seen = trainer.samples_per_iteration
     monkeypatch.setattr("engine.run.is_sharded", lambda _: True)
     with pytest.raises(SystemExit):

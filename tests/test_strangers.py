@@ -13,8 +13,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import shared_folder
-from test_main import quiet_afterwards  # noqa: F401
 from torch import nn
 
 import main
@@ -30,8 +28,12 @@ from inference.formats.onnx_network import OnnxNetwork
 from modeling.conversion import checkpoint_files
 from runtime.errors import ConfigError, UserError
 from runtime.yaml_files import Reference, dump_yaml, load_yaml, parse_yaml
-from tests.tiny_training import DEMO, REPOSITORY, overrides
+from tests.helpers.paths import DEMO, REPOSITORY
+from tests.helpers.training import overrides
 from tools import check_dataset, export, gather_checkpoint, plot_metrics, predict, visualize_data
+
+pytestmark = pytest.mark.usefixtures("no_log_handlers_left")
+
 
 RAN = "RAN_CODE_OF_A_STRANGER"
 TAGS = [
@@ -113,8 +115,8 @@ def status_of(command, arguments, capsys):
     return status, told
 
 
-def test_the_case_beside_a_downloaded_checkpoint(here, capsys):
-    shutil.copy(shared_folder("cases") / "c18_config_yaml_with_code" / "config.yaml", here)
+def test_the_case_beside_a_downloaded_checkpoint(cases, here, capsys):
+    shutil.copy(cases / "c18_config_yaml_with_code" / "config.yaml", here)
     torch.save({"model": {}}, here / "model_final.pth")
     finetune = ["--config-file", REPOSITORY / "configs" / "finetune.py", "train.init_checkpoint=model_final.pth"]
     status, told = status_of(main.main, finetune, capsys)

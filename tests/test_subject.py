@@ -12,7 +12,7 @@ from data.image_io.images import DataError, read_alpha, read_image, to_uint8
 from data.trimap import read_trimap, trimap_from_mask
 from inference.auto import subject
 from inference.auto.subject import find_subject, trimap_of_subject
-from tests.tiny_training import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 
 RED, GREEN, BLUE, GREY = (0.85, 0.15, 0.1), (0.2, 0.5, 0.25), (0.15, 0.2, 0.8), (0.6, 0.6, 0.6)
 

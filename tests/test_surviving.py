@@ -11,8 +11,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_main import data, quiet_afterwards, refusal, trained  # noqa: F401
-from test_training_faults import at_iteration, same_weights, stopped
 
 import main
 from engine import run as training
@@ -20,7 +18,11 @@ from engine.checkpoint.file import read_checkpoint
 from engine.hooks.evaluation import evaluate
 from engine.hooks.metrics import WriteMetrics
 from engine.interrupts import OutputError
-from tests.tiny_training import DEMO, REPOSITORY, metrics, overrides
+from tests.helpers.main_command import at_iteration, refusal, same_weights, stopped
+from tests.helpers.paths import DEMO, REPOSITORY
+from tests.helpers.training import metrics, overrides
+
+pytestmark = pytest.mark.usefixtures("no_log_handlers_left")
 
 
 def send(name):
@@ -32,8 +34,8 @@ def send(name):
     [("SIGTERM", 75), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("SIGUSR1", 75), ("SIGINT", 130)))],
 )
 def test_a_signal_saves_and_a_resume_ends_as_if_there_had_been_none(
-    trained,  # noqa: F811
-    data,  # noqa: F811
+    trained,
+    data,
     tmp_path,
     monkeypatch,
     capsys,
@@ -55,8 +57,8 @@ def test_a_signal_saves_and_a_resume_ends_as_if_there_had_been_none(
 
 
 def test_a_signal_ends_an_evaluation_which_a_resume_makes_up_for(
-    trained,  # noqa: F811
-    data,  # noqa: F811
+    trained,
+    data,
     tmp_path,
     monkeypatch,
 ):
@@ -75,14 +77,14 @@ def test_a_signal_ends_an_evaluation_which_a_resume_makes_up_for(
     assert metrics(tmp_path)[2]["matting/SAD"] == metrics(trained)[2]["matting/SAD"]
 
 
-def test_a_signal_before_the_first_step_leaves_nothing_to_resume(data, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_a_signal_before_the_first_step_leaves_nothing_to_resume(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "build_data", lambda _: send("SIGTERM"))
     assert stopped(*overrides(data, tmp_path)) == 75
     assert "Stopped while the training was put together: SIGTERM" in capsys.readouterr().out.splitlines()[-1]
     assert not (tmp_path / "last_checkpoint").exists()
 
 
-def test_resumes_tell_of_changes_and_of_a_damaged_checkpoint(trained, data, tmp_path, capsys):  # noqa: F811
+def test_resumes_tell_of_changes_and_of_a_damaged_checkpoint(trained, data, tmp_path, capsys):
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     for name in ("model_final.pth", "model_0000005.pth"):
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-99])
@@ -102,7 +104,7 @@ def test_resumes_tell_of_changes_and_of_a_damaged_checkpoint(trained, data, tmp_
     assert same_weights(tmp_path, trained)
 
 
-def test_no_resume_takes_what_an_earlier_training_left(trained, data, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_no_resume_takes_what_an_earlier_training_left(trained, data, tmp_path, monkeypatch, capsys):
     for path in trained.glob("*"):
         if path.is_file():
             shutil.copy(path, tmp_path)
@@ -126,7 +128,7 @@ def test_no_resume_takes_what_an_earlier_training_left(trained, data, tmp_path, 
     assert read_checkpoint(tmp_path / "model_final.pth")["trainer"]["samples_seen"] == 6
 
 
-def test_a_tracker_that_does_not_start_leaves_the_folder_as_it_was(trained, data, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_a_tracker_that_does_not_start_leaves_the_folder_as_it_was(trained, data, tmp_path, monkeypatch, capsys):
     def refuse(**_):
         raise ValueError("1 validation error for Settings\nmode")
 
@@ -140,7 +142,7 @@ def test_a_tracker_that_does_not_start_leaves_the_folder_as_it_was(trained, data
     assert after.keys() - before.keys() == {"wandb_id"} and before.items() <= after.items()
 
 
-def test_a_folder_of_damaged_checkpoints_is_no_start_from_scratch(trained, data, tmp_path, capsys):  # noqa: F811
+def test_a_folder_of_damaged_checkpoints_is_no_start_from_scratch(trained, data, tmp_path, capsys):
     (tmp_path / "model_0000002.pth").write_bytes((trained / "model_0000002.pth").read_bytes()[:-99])
     (tmp_path / "last_checkpoint").write_text("model_0000002.pth")
     message = refusal(1, capsys, "--resume", *overrides(data, tmp_path))
@@ -148,8 +150,8 @@ def test_a_folder_of_damaged_checkpoints_is_no_start_from_scratch(trained, data,
 
 
 def test_a_disk_that_is_full_is_told_of_and_the_checkpoint_before_stays(
-    trained,  # noqa: F811
-    data,  # noqa: F811
+    trained,
+    data,
     tmp_path,
     monkeypatch,
     capsys,
@@ -173,7 +175,7 @@ def test_a_disk_that_is_full_is_told_of_and_the_checkpoint_before_stays(
     assert same_weights(tmp_path, trained)
 
 
-def test_logs_and_metrics_that_cannot_be_written_end_in_words(data, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_logs_and_metrics_that_cannot_be_written_end_in_words(data, tmp_path, monkeypatch, capsys):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         with monkeypatch.context() as patch:
@@ -190,7 +192,7 @@ def test_logs_and_metrics_that_cannot_be_written_end_in_words(data, tmp_path, mo
 
 
 @pytest.mark.slow
-def test_an_output_folder_that_goes_away_ends_in_words(data, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_an_output_folder_that_goes_away_ends_in_words(data, tmp_path, monkeypatch, capsys):
     output = tmp_path / "out"
     at_iteration(monkeypatch, 4, lambda _: shutil.rmtree(output))
     assert stopped(*overrides(data, output, **{"dataloader.test": "null"})) == OutputError.status
@@ -199,7 +201,7 @@ def test_an_output_folder_that_goes_away_ends_in_words(data, tmp_path, monkeypat
     assert not output.exists()
 
 
-def test_an_output_folder_that_is_a_file_is_one_line(data, tmp_path, capsys):  # noqa: F811
+def test_an_output_folder_that_is_a_file_is_one_line(data, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert stopped(*overrides(data, tmp_path / "file")) == OutputError.status
     message = capsys.readouterr().err
@@ -225,7 +227,7 @@ main.main(sys.argv[1:])
 
 
 @pytest.mark.slow
-def test_a_kill_after_the_next_checkpoint_loses_no_evaluation(data, tmp_path):  # noqa: F811
+def test_a_kill_after_the_next_checkpoint_loses_no_evaluation(data, tmp_path):
     """No line of the log was due in between; a resume from the later checkpoint makes no earlier evaluation again.
 
     All run in processes of their own: after other tests, this one may round otherwise than a fresh one.
@@ -245,7 +247,7 @@ def test_a_kill_after_the_next_checkpoint_loses_no_evaluation(data, tmp_path):  
 
 
 @pytest.mark.slow
-def test_metrics_of_an_evaluation_are_written_before_its_record(data, tmp_path, monkeypatch):  # noqa: F811
+def test_metrics_of_an_evaluation_are_written_before_its_record(data, tmp_path, monkeypatch):
     """Else a kill between the two would lose them: a resume does not make a recorded evaluation again."""
     write = WriteMetrics._write
     seen = []

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from test_model_folder import network
 
 from inference.auto import saliency
 from inference.foreground import estimate_foreground
@@ -23,7 +22,8 @@ from runtime import optional_packages as extras
 from runtime import threads
 from runtime.errors import UserError
 from runtime.threads import check_not_forked, num_cores, num_threads
-from tests.conftest import REPOSITORY
+from tests.helpers.networks import random_network
+from tests.helpers.paths import REPOSITORY
 
 HANG_S = 30
 
@@ -128,7 +128,7 @@ def forked(work):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system forks no processes")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_child_forked_after_a_prediction_is_told_so(two_threads):
-    predictor = Predictor(TorchNetwork(network()))
+    predictor = Predictor(TorchNetwork(random_network()))
     expected = predictor.predict(*pair())
     message = forked(lambda: predictor.predict(*pair()))
     assert message.startswith("UserError: process ") and "spawn" in message
@@ -143,7 +143,7 @@ def test_a_child_forked_after_a_prediction_is_told_so(two_threads):
 
 def test_whatever_computes_by_openmp_asks_first(two_threads, monkeypatch, tmp_path):
     """As if this process were the child of another one, 1 to be sure."""
-    predictor = Predictor(TorchNetwork(network()))
+    predictor = Predictor(TorchNetwork(random_network()))
     image, trimap = pair()
     floats = image.astype(np.float32) / 255
     calls = [

@@ -7,7 +7,8 @@ from detectron2.utils.logger import setup_logger
 
 import main
 from runtime.errors import ConfigError, UserError
-from tests.tiny_training import DEMO, make_data, overrides
+from tests.helpers.paths import DEMO
+from tests.helpers.training import make_data, overrides
 from tools import evaluate, make_trimap, predict
 
 KINDS = [ValueError, RuntimeError, KeyError, TypeError]

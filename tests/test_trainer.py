@@ -1,107 +1,26 @@
 """The trainer, its checkpoints and its processes on a toy model: exact resume, precisions, several processes."""
 
-import argparse
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.engine import hooks
-from detectron2.solver import WarmupParamScheduler
 from detectron2.utils import comm
-from fvcore.common.param_scheduler import MultiStepParamScheduler
 from omegaconf import OmegaConf
-from torch import nn
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from engine.checkpoint.file import Checkpointer, CheckpointError, load_weights, read_checkpoint
-from engine.distributed.launch import distribute, launch, share_buffers
+from engine.distributed.launch import launch, share_buffers
 from engine.optimizer import build_adamw
-from engine.trainer import Trainer, step_seed
+from engine.trainer import step_seed
 from runtime.errors import ConfigError
+from tests.helpers.toy_training import Toy, processes, toy_training, trained_toy
 
 # In fp16 the scaler skips first steps until its scale fits, and torch suspects a mistake.
 pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 
 
-class Toy(nn.Module):
-    """Linear, BatchNorm, dropout, linear: weights, buffers and randomness."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden = nn.Linear(3, 8)
-        self.norm = nn.BatchNorm1d(8)
-        self.out = nn.Linear(8, 1)
-
-    def forward(self, batch):
-        x, target = (batch[name].to(self.out.weight.device) for name in ("x", "y"))
-        y = self.out(nn.functional.dropout(self.norm(self.hidden(x)), 0.5, self.training))
-        return {"loss_square": (y - target).square().mean(), "loss_size": 0.1 * y.abs().mean()}
-
-
-class Stream(Sampler):
-    """Positions start, start + 1, ... without end, shared out to ranks in blocks of a batch."""
-
-    def __init__(self, batch_size, rank=0, world_size=1):
-        self.batch_size, self.rank, self.world_size, self.start = batch_size, rank, world_size, 0
-
-    def __iter__(self):
-        first = self.start + self.rank * self.batch_size
-        while True:
-            yield from range(first, first + self.batch_size)
-            first += self.batch_size * self.world_size
-
-
-class Samples(Dataset):
-    """Position -> a sample made of it, and a record of the positions asked for."""
-
-    def __init__(self):
-        self.asked = []
-
-    def __getitem__(self, position):
-        self.asked.append(position)
-        x = torch.randn(3, generator=torch.Generator().manual_seed(position))
-        return {"x": x, "y": x.sum(dim=0, keepdim=True)}
-
-
-class Losses(hooks.HookBase):
-    """Keep the losses of each iteration."""
-
-    def __init__(self):
-        self.by_iteration = {}
-
-    def after_step(self):
-        latest = self.trainer.storage.latest()
-        self.by_iteration[self.trainer.iter] = tuple(
-            latest[k][0] for k in ("loss_square", "loss_size", "total_loss", "lr")
-        )
-
-
-def toy_training(folder, batch_size=4, precision="float32", max_iter=12, hooks_too=(), device="cpu"):
-    """Trainer, checkpointer and loss record of a toy training that saves every 6 iterations."""
-    folder.mkdir(exist_ok=True)
-    torch.manual_seed(0)
-    model = Toy().to(device)
-    optimizer = build_adamw([{"params": list(model.parameters())}], lr=0.01, betas=[0.9, 0.99], weight_decay=0.1)
-    loader = DataLoader(Samples(), batch_size, sampler=Stream(batch_size, comm.get_rank(), comm.get_world_size()))
-    trainer = Trainer(distribute(model), loader, optimizer, precision, seed=3)
-    checkpointer = Checkpointer(model, str(folder), trainer=trainer)
-    multiplier = WarmupParamScheduler(MultiStepParamScheduler([1, 0.5], max_iter, [9]), 0.001, 0.25)
-    losses = Losses()
-    saver = hooks.PeriodicCheckpointer(checkpointer, 6) if comm.is_main_process() else None
-    trainer.register_hooks([hooks.LRScheduler(scheduler=multiplier), saver, *hooks_too])
-    if comm.is_main_process():
-        trainer.register_hooks([losses])
-    return trainer, checkpointer, losses
-
-
-def trained(folder, **options):
-    trainer, checkpointer, losses = toy_training(folder, **options)
-    trainer.train(trainer.next_iteration, 12)
-    return trainer, losses
-
-
 def test_stopped_and_resumed_equals_not_stopped(tmp_path):
-    whole, whole_losses = trained(tmp_path)
+    whole, whole_losses = trained_toy(tmp_path)
     torch.rand(17)  # another process would stand elsewhere in its random numbers
     trainer, checkpointer, losses = toy_training(tmp_path / "resumed")
     checkpointer.load(str(tmp_path / "model_0000005.pth"))
@@ -119,7 +38,7 @@ def test_stopped_and_resumed_equals_not_stopped(tmp_path):
 
 
 def test_another_batch_size_goes_on_in_the_same_stream_and_schedule(tmp_path, caplog):
-    trained(tmp_path)
+    trained_toy(tmp_path)
     trainer, checkpointer, losses = toy_training(tmp_path, batch_size=2, max_iter=24)
     checkpointer.load(str(tmp_path / "model_0000005.pth"))
     assert trainer.next_iteration == 12
@@ -145,8 +64,8 @@ def test_low_precision_trains_near_float32_and_keeps_float32_weights(tmp_path, p
     seen = []
     hook = hooks.CallbackHook(before_train=lambda trainer: trainer.model.hidden.register_forward_hook(
         lambda module, args, output: seen.append(output.dtype)))  # fmt: skip
-    exact, exact_losses = trained(tmp_path)
-    trainer, losses = trained(tmp_path, precision=precision, hooks_too=[hook])
+    exact, exact_losses = trained_toy(tmp_path)
+    trainer, losses = trained_toy(tmp_path, precision=precision, hooks_too=[hook])
     assert set(seen) == {torch.bfloat16 if precision == "bf16" else torch.float16}
     assert trainer.model.hidden.weight.dtype == torch.float32
     total, exact_total = (run.by_iteration[0][2] for run in (losses, exact_losses))
@@ -158,7 +77,7 @@ def test_low_precision_trains_near_float32_and_keeps_float32_weights(tmp_path, p
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
 def test_a_training_on_cuda_stops_and_resumes_as_on_the_cpu(tmp_path, precision):
-    whole, whole_losses = trained(tmp_path, precision=precision, device="cuda")
+    whole, whole_losses = trained_toy(tmp_path, precision=precision, device="cuda")
     trainer, checkpointer, losses = toy_training(tmp_path / "resumed", precision=precision, device="cuda")
     checkpointer.load(str(tmp_path / "model_0000005.pth"))
     trainer.train(trainer.next_iteration, 12)
@@ -168,7 +87,7 @@ def test_a_training_on_cuda_stops_and_resumes_as_on_the_cpu(tmp_path, precision)
 
 
 def test_fp16_scales_the_loss_and_the_scale_survives_a_resume(tmp_path):
-    trainer, _ = trained(tmp_path, precision="fp16")
+    trainer, _ = trained_toy(tmp_path, precision="fp16")
     scale = trainer.state_dict()["grad_scaler"]
     assert scale["scale"] > 1 and scale["_growth_tracker"] > 0
     again, checkpointer, _ = toy_training(tmp_path, precision="fp16")
@@ -177,7 +96,7 @@ def test_fp16_scales_the_loss_and_the_scale_survives_a_resume(tmp_path):
 
 
 def test_a_resume_may_change_the_precision(tmp_path):
-    trained(tmp_path)
+    trained_toy(tmp_path)
     trainer, checkpointer, _ = toy_training(tmp_path, precision="fp16")
     checkpointer.load(str(tmp_path / "model_0000005.pth"))
     trainer.train(trainer.next_iteration, 12)
@@ -189,7 +108,7 @@ def test_an_unknown_precision_is_refused(tmp_path):
 
 
 def test_checkpoints_hold_tensors_and_plain_values_only(tmp_path):
-    trained(tmp_path)
+    trained_toy(tmp_path)
     content = torch.load(tmp_path / "model_final.pth", weights_only=True)
     assert set(content) == {"model", "trainer", "iteration"}
     assert content["trainer"]["samples_seen"] == 48
@@ -269,16 +188,12 @@ def test_files_that_are_empty_cut_off_or_text_are_refused_in_one_line(tmp_path):
         assert "\n" not in str(refused.value)
 
 
-def processes(number):
-    return argparse.Namespace(num_gpus=number, num_machines=1, machine_rank=0, dist_url="auto")
-
-
 def train_in_each_process(folder):
     """What each of two processes does: train, resume one half, compare, leave what it saw in a file."""
     assert comm.get_world_size() == 2 and torch.distributed.get_backend() == "gloo"
     torch.set_num_threads(1)
     rank = comm.get_rank()
-    trainer, losses = trained(folder, batch_size=2)
+    trainer, losses = trained_toy(folder, batch_size=2)
     resumed, checkpointer, _ = toy_training(folder / "resumed", batch_size=2)
     checkpointer.load(str(folder / "model_0000005.pth"))
     resumed.train(resumed.next_iteration, 12)

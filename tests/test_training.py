@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from test_main import data, quiet_afterwards, refusal  # noqa: F401
 
 import main
 from configs.common.train import train
@@ -13,7 +12,12 @@ from engine.config.config import apply_overrides, load_config
 from engine.config.migration import LATER_KEYS
 from engine.run import build_networks, check_compiler
 from runtime.errors import ConfigError
-from tests.tiny_training import DEMO, metrics, overrides, printed_evaluation
+from tests.helpers.main_command import refusal
+from tests.helpers.paths import DEMO
+from tests.helpers.training import metrics, overrides, printed_evaluation
+
+pytestmark = pytest.mark.usefixtures("no_log_handlers_left")
+
 
 AVERAGED = {
     "train.ema_decay": 0.6,
@@ -27,14 +31,14 @@ AVERAGED = {
 
 
 @pytest.fixture(scope="module")
-def averaged(data, tmp_path_factory):  # noqa: F811
+def averaged(data, tmp_path_factory):
     """Output folder of a training with everything that `AVERAGED` says."""
     output = tmp_path_factory.mktemp("averaged")
     main.main(["--config-file", DEMO, *overrides(data, output, **AVERAGED)])
     return output
 
 
-def test_both_networks_are_evaluated_and_the_weights_kept_are_those_of_the_metric(averaged, data, tmp_path, capsys):  # noqa: F811
+def test_both_networks_are_evaluated_and_the_weights_kept_are_those_of_the_metric(averaged, data, tmp_path, capsys):
     rows = metrics(averaged)
     assert set(range(6)) <= rows.keys()  # 12 samples, two batches of one each
     sad = {iteration: rows[iteration]["ema/matting/SAD"] for iteration in (2, 6)}
@@ -62,7 +66,7 @@ def test_both_networks_are_evaluated_and_the_weights_kept_are_those_of_the_metri
     assert printed_evaluation(capsys.readouterr().out)["SAD"] == pytest.approx(sad[6], abs=1e-4)
 
 
-def test_a_resume_goes_on_with_the_average(averaged, data, tmp_path):  # noqa: F811
+def test_a_resume_goes_on_with_the_average(averaged, data, tmp_path):
     for name in ("model_0000002.pth", "config.yaml", "last_evaluation"):
         (tmp_path / name).write_bytes((averaged / name).read_bytes())
     (tmp_path / "last_checkpoint").write_text("model_0000002.pth")
@@ -75,7 +79,7 @@ def test_a_resume_goes_on_with_the_average(averaged, data, tmp_path):  # noqa: F
 
 
 @pytest.mark.parametrize("blocks", ["''", "backbone.blocks"], ids=["file", "folder"])
-def test_an_average_that_a_resume_asks_for_first_starts_from_the_weights(data, tmp_path, capsys, blocks):  # noqa: F811
+def test_an_average_that_a_resume_asks_for_first_starts_from_the_weights(data, tmp_path, capsys, blocks):
     changes = {"train.device": "cpu", "train.sharded_blocks": blocks, "dataloader.test": "null"}
     main.main(["--config-file", DEMO, *overrides(data, tmp_path, **changes)])
     last = (tmp_path / "last_checkpoint").read_text().replace("final", "0000002")
@@ -99,13 +103,13 @@ def test_the_norm_of_gradients_and_the_count_of_skipped_steps_are_written(averag
         ("train.accumulation=1.5", "train.accumulation must be a whole number of at least 1, got 1.5"),
     ],
 )
-def test_settings_that_cannot_be_are_one_line(data, tmp_path, capsys, override, message):  # noqa: F811
+def test_settings_that_cannot_be_are_one_line(data, tmp_path, capsys, override, message):
     said = refusal(2, capsys, *overrides(data, tmp_path), override)
     assert message in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize("arguments", [[], ["--eval-only"]], ids=["train", "eval-only"])
-def test_both_ways_round_products_as_the_precision_says(data, tmp_path, monkeypatch, capsys, arguments):  # noqa: F811
+def test_both_ways_round_products_as_the_precision_says(data, tmp_path, monkeypatch, capsys, arguments):
     def look(*_):
         raise FileNotFoundError(f"TF32: {torch.backends.cuda.matmul.allow_tf32}")
 
@@ -123,7 +127,7 @@ def test_what_earlier_configs_lack_is_what_a_config_says_by_default():
     assert differing == {"best_checkpoint", "pictures"} and cfg.train.keys() == train.keys()
 
 
-def test_a_training_without_finite_losses_stops_with_its_batch(data, tmp_path, capsys):  # noqa: F811
+def test_a_training_without_finite_losses_stops_with_its_batch(data, tmp_path, capsys):
     nan = {"model.criterion.weights.loss_gradient": "nan", "train.device": "cpu"}
     with pytest.raises(SystemExit) as ended:
         main.main(["--config-file", DEMO, *overrides(data, tmp_path, **nan)])
@@ -141,7 +145,7 @@ def test_a_training_without_finite_losses_stops_with_its_batch(data, tmp_path, c
     assert metrics(tmp_path)[5]["skipped_steps"] == 5
 
 
-def test_on_cuda_batch_norm_is_synchronised_by_torchs_own(data, tmp_path, monkeypatch):  # noqa: F811
+def test_on_cuda_batch_norm_is_synchronised_by_torchs_own(data, tmp_path, monkeypatch):
     cfg = load_config(DEMO)
     apply_overrides(cfg, [*overrides(data, tmp_path), "train.device=cuda", "train.batch_norm=sync"])
     monkeypatch.setattr(torch.nn.Module, "to", lambda module, device: module)  # there may be no such device

@@ -12,7 +12,6 @@ from itertools import islice
 import pytest
 import torch
 from detectron2.config import instantiate
-from test_main import data, quiet_afterwards, trained  # noqa: F401
 from torch.utils.data import get_worker_info
 
 import main
@@ -21,12 +20,15 @@ from data.image_io.images import DataError
 from data.loader.bad_samples import MAX_IN_A_ROW
 from engine.config.config import apply_overrides, load_config
 from engine.hooks import loader_speed as pace
-from engine.trainer import Trainer
-from tests.tiny_training import DEMO, metrics, overrides
+from tests.helpers.main_command import at_iteration, same_weights, stopped
+from tests.helpers.paths import DEMO
+from tests.helpers.training import metrics, overrides
+
+pytestmark = pytest.mark.usefixtures("no_log_handlers_left")
 
 
 @pytest.fixture
-def own_data(data, tmp_path):  # noqa: F811
+def own_data(data, tmp_path):
     """A copy of the data that a test may break."""
     return shutil.copytree(data, tmp_path / "data")
 
@@ -63,17 +65,6 @@ def break_one(folder, changes, number):
     raise AssertionError("every foreground is in the first sample")
 
 
-def stopped(*arguments):
-    with pytest.raises(SystemExit) as ended:
-        main.main(["--config-file", DEMO, *arguments])
-    return ended.value.code
-
-
-def same_weights(folder, other):
-    ours, theirs = (torch.load(path / "model_final.pth", weights_only=True)["model"] for path in (folder, other))
-    return all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
-
-
 @pytest.mark.slow
 def test_a_broken_picture_is_replaced_named_once_and_counted_for_any_number_of_workers(own_data, tmp_path):
     changes = {"dataloader.test": "null"}
@@ -97,25 +88,13 @@ def test_raise_stops_at_the_broken_picture(own_data, tmp_path, capsys):
     assert f"\n  cannot read {path}" in output and "Traceback" not in output
 
 
-def at_iteration(monkeypatch, iteration, action):
-    """Do something to a training before one of its iterations."""
-    run_step = Trainer.run_step
-
-    def step(trainer):
-        if trainer.iter == iteration:
-            action(trainer)
-        run_step(trainer)
-
-    monkeypatch.setattr(Trainer, "run_step", step)
-
-
 def kill_worker(trainer):
     os.kill(trainer._batches._iterator._workers[0].pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("what", ["vanished data", "dead worker"])
 def test_a_stop_leaves_a_checkpoint_from_which_a_resume_loses_nothing(
-    trained,  # noqa: F811
+    trained,
     own_data,
     tmp_path,
     monkeypatch,
@@ -146,7 +125,7 @@ def test_a_stop_leaves_a_checkpoint_from_which_a_resume_loses_nothing(
 
 
 @pytest.mark.parametrize("what", ["a limit", "a signal"])
-def test_a_worker_that_stands_still_does_not_hold_up_the_end(data, tmp_path, monkeypatch, capsys, what):  # noqa: F811
+def test_a_worker_that_stands_still_does_not_hold_up_the_end(data, tmp_path, monkeypatch, capsys, what):
     """Neither after the time limit, nor after a signal of somebody who does not wait for it."""
 
     def stand_still(trainer):
@@ -167,8 +146,8 @@ def test_a_worker_that_stands_still_does_not_hold_up_the_end(data, tmp_path, mon
 
 @pytest.mark.parametrize("arguments", [[], ["--eval-only"]], ids=["train", "eval-only"])
 def test_a_worker_of_the_test_set_that_stands_still_is_named(
-    trained,  # noqa: F811
-    data,  # noqa: F811
+    trained,
+    data,
     tmp_path,
     monkeypatch,
     capsys,
@@ -196,7 +175,7 @@ def test_data_gone_before_the_first_step_leave_no_checkpoint(own_data, tmp_path,
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_test_set_that_changes_stops_at_its_evaluation_and_a_resume_makes_up_for_it(
-    trained,  # noqa: F811
+    trained,
     own_data,
     tmp_path,
     monkeypatch,
@@ -221,7 +200,7 @@ def test_a_test_set_that_changes_stops_at_its_evaluation_and_a_resume_makes_up_f
     assert best[0] == best[1]
 
 
-def test_a_loader_that_sets_the_pace_is_warned_of(data, tmp_path, monkeypatch):  # noqa: F811
+def test_a_loader_that_sets_the_pace_is_warned_of(data, tmp_path, monkeypatch):
     for name, value in {"STEPS_JUDGED": 2, "WARM_UP_STEPS": 1, "MAX_WAITING_SHARE": 0.0}.items():
         monkeypatch.setattr(pace, name, value)
     main.main(["--config-file", DEMO, *overrides(data, tmp_path, **{"dataloader.test": "null"})])

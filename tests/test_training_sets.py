@@ -15,7 +15,7 @@ from data.sources.layouts import TRAINING_LAYOUTS, TrainingLayout
 from data.sources.packs.reader import PackedForeground
 from data.sources.packs.writer import make_pack
 from engine.config.config import apply_overrides, load_config
-from tests.conftest import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 
 
 def fill(folder: Path, *names: str) -> None:

@@ -13,7 +13,7 @@ from data.datasets.composition import CompositionDataset
 from data.image_io.images import read_image, to_uint8
 from engine.config.config import apply_overrides, load_config
 from evaluation.output.report import GAP_PX, LABEL_PX, label_line
-from tests.conftest import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 from tools.visualize_data import main
 
 CONFIG = str(REPOSITORY / "configs" / "demo.py")

@@ -2,74 +2,31 @@
 
 import copy
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import timm
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor
 
 from modeling.backbone import DINOV3_SIZES, ViT, attention, layers
 from runtime.errors import ConfigError, UserError
-
-TINY = dict(embed_dim=32, depth=4, num_heads=2, patch_size=4, window_size=3)
-HYBRID = dict(global_block_indexes=(1, 3), conv_residual_block_indexes=(1, 3))
-
-
-def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Random everything: fresh gammas of 1e-5 and necks of zero would hide what lies before them."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        is_scale = name.endswith("gamma") or ("norm" in name and name.endswith("weight"))
-        parameter.data = (1.0 + 0.2 * noise if is_scale else 0.2 * noise).to(parameter.dtype)
-    return model
-
-
-def tiny(**changes: Any) -> ViT:
-    return randomise(ViT(**(TINY | HYBRID | changes)))
-
-
-def image(height: int = 20, width: int = 28, batch: int = 2) -> Tensor:
-    return torch.randn(batch, 4, height, width, generator=torch.Generator().manual_seed(1))
-
-
-def tensors(tree: Any) -> Iterator[Tensor]:
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, (list, tuple)):
-        for branch in tree:
-            yield from tensors(branch)
-
-
-class LargestTensor(TorchDispatchMode):
-    """Remembers the elements of the largest tensor that any operation gave."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        self.elements = max([self.elements, *(tensor.numel() for tensor in tensors(out))])
-        return out
+from tests.helpers.networks import LargestTensor, tiny_vit, vit_input
 
 
 @pytest.mark.parametrize("keep_prefix_tokens", [True, False])
 def test_windows_over_the_whole_grid_equal_global_blocks(keep_prefix_tokens: bool) -> None:
-    windowed = tiny(keep_prefix_tokens=keep_prefix_tokens, window_size=7, global_block_indexes=()).double()
-    everywhere = tiny(keep_prefix_tokens=keep_prefix_tokens, global_block_indexes=range(4)).double()
-    x = image().double()
+    windowed = tiny_vit(keep_prefix_tokens=keep_prefix_tokens, window_size=7, global_block_indexes=()).double()
+    everywhere = tiny_vit(keep_prefix_tokens=keep_prefix_tokens, global_block_indexes=range(4)).double()
+    x = vit_input().double()
     torch.testing.assert_close(windowed(x), everywhere(x), rtol=0, atol=1e-10)
-    smaller = tiny(keep_prefix_tokens=keep_prefix_tokens, global_block_indexes=()).double()
+    smaller = tiny_vit(keep_prefix_tokens=keep_prefix_tokens, global_block_indexes=()).double()
     assert (smaller(x) - everywhere(x)).abs().max() > 1e-3
 
 
 def test_global_block_indexes_choose_the_global_blocks() -> None:
-    vit = tiny(global_block_indexes=(0, 2), conv_residual_block_indexes=(3,))
+    vit = tiny_vit(global_block_indexes=(0, 2), conv_residual_block_indexes=(3,))
     assert [block.attn.window_size for block in vit.blocks] == [0, 3, 0, 3]
     assert [block.residual is not None for block in vit.blocks] == [False, False, False, True]
 
@@ -78,9 +35,9 @@ def test_global_block_indexes_choose_the_global_blocks() -> None:
     ("changes", "num_prefix"), [({}, 5), (dict(num_storage_tokens=0), 1), (dict(keep_prefix_tokens=False), 0)]
 )
 def test_map_shows_the_patch_tokens_in_row_order(changes: dict[str, Any], num_prefix: int) -> None:
-    vit = tiny(**changes)
-    features = vit(image())
-    tokens, grid = vit.forward_tokens(image())
+    vit = tiny_vit(**changes)
+    features = vit(vit_input())
+    tokens, grid = vit.forward_tokens(vit_input())
     assert grid == (5, 7) and tokens.shape == (2, num_prefix + 35, 32) and features.shape == (2, 32, 5, 7)
     for row in range(5):
         for column in range(7):
@@ -88,7 +45,7 @@ def test_map_shows_the_patch_tokens_in_row_order(changes: dict[str, Any], num_pr
 
 
 def test_dropped_prefix_tokens_leave_no_parameter() -> None:
-    kept, dropped = (dict(tiny(keep_prefix_tokens=keep).named_parameters()) for keep in (True, False))
+    kept, dropped = (dict(tiny_vit(keep_prefix_tokens=keep).named_parameters()) for keep in (True, False))
     assert kept.keys() - dropped.keys() == {"cls_token", "storage_tokens"}
     assert dropped.keys() <= kept.keys()
 
@@ -96,12 +53,12 @@ def test_dropped_prefix_tokens_leave_no_parameter() -> None:
 @pytest.mark.parametrize("is_checkpointed", [False, True])
 def test_rope_table_is_computed_once_per_forward(is_checkpointed: bool) -> None:
     """Also where blocks are recomputed, and the augmentation's draw is the same in all blocks."""
-    vit = tiny(use_activation_checkpointing=is_checkpointed, rope_rescale=2.0).train()
+    vit = tiny_vit(use_activation_checkpointing=is_checkpointed, rope_rescale=2.0).train()
     tables, seen = [], []
     vit.rope_embed.register_forward_hook(lambda module, args, out: tables.append(out))
     for block in vit.blocks:
         block.attn.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
-    vit(image()).sum().backward()
+    vit(vit_input()).sum().backward()
     assert len(tables) == 1
     assert len(seen) == (8 if is_checkpointed else 4)
     assert all(sin is tables[0][0] and cos is tables[0][1] for sin, cos in seen)
@@ -110,11 +67,11 @@ def test_rope_table_is_computed_once_per_forward(is_checkpointed: bool) -> None:
 @pytest.mark.parametrize("keep_prefix_tokens", [True, False])
 def test_memory_is_linear_in_tokens(keep_prefix_tokens: bool) -> None:
     """Four times the tokens: no tensor of forward or backward grows more than fourfold, none is N x N."""
-    vit = tiny(keep_prefix_tokens=keep_prefix_tokens)
+    vit = tiny_vit(keep_prefix_tokens=keep_prefix_tokens)
     elements = []
     for side in (48, 96):
         with LargestTensor() as largest:
-            vit(image(side, side, batch=1)).square().sum().backward()
+            vit(vit_input(side, side, batch=1)).square().sum().backward()
         elements.append(largest.elements)
     num_tokens = (96 // 4) ** 2
     assert elements[1] <= 4 * elements[0]
@@ -129,12 +86,12 @@ def test_a_materialised_attention_map_would_be_seen() -> None:
 
 def test_activation_checkpointing_changes_neither_loss_nor_gradients() -> None:
     """Drop path and RoPE's augmentation included: recomputation draws what the first pass drew."""
-    plain = tiny(drop_path_rate=0.5, rope_shift=0.2).train()
-    checkpointed = tiny(drop_path_rate=0.5, rope_shift=0.2, use_activation_checkpointing=True).train()
+    plain = tiny_vit(drop_path_rate=0.5, rope_shift=0.2).train()
+    checkpointed = tiny_vit(drop_path_rate=0.5, rope_shift=0.2, use_activation_checkpointing=True).train()
     results = []
     for vit in (plain, checkpointed):
         torch.manual_seed(3)
-        loss = vit(image(batch=4)).square().mean()
+        loss = vit(vit_input(batch=4)).square().mean()
         loss.backward()
         results.append((loss, {name: parameter.grad for name, parameter in vit.named_parameters()}))
     assert torch.equal(results[0][0], results[1][0])
@@ -145,7 +102,7 @@ def test_activation_checkpointing_changes_neither_loss_nor_gradients() -> None:
 def test_activation_checkpointing_stores_less() -> None:
     stored = []
     for is_checkpointed in (False, True):
-        vit = tiny(use_activation_checkpointing=is_checkpointed).train()
+        vit = tiny_vit(use_activation_checkpointing=is_checkpointed).train()
         sizes: list[int] = []
 
         def store(tensor: Tensor, sizes: list[int] = sizes) -> Tensor:
@@ -153,35 +110,35 @@ def test_activation_checkpointing_stores_less() -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(store, lambda tensor: tensor):
-            vit(image())
+            vit(vit_input())
         stored.append(sum(sizes))
     assert stored[1] < stored[0] / 4
 
 
 def test_every_parameter_gets_a_gradient() -> None:
-    vit = tiny(ffn_layer="swiglu").train()
-    (vit(image()) * torch.randn(2, 32, 5, 7)).sum().backward()
+    vit = tiny_vit(ffn_layer="swiglu").train()
+    (vit(vit_input()) * torch.randn(2, 32, 5, 7)).sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in vit.parameters())
 
 
 def test_drop_path_grows_linearly_and_acts_in_training_only() -> None:
-    vit = tiny(drop_path_rate=0.6)
+    vit = tiny_vit(drop_path_rate=0.6)
     assert [block.drop_path.drop_prob for block in vit.blocks] == pytest.approx([0.0, 0.2, 0.4, 0.6])
-    x = image()
+    x = vit_input()
     assert not torch.equal(vit.train()(x), vit(x))
-    assert torch.equal(vit.eval()(x), tiny().eval()(x))
+    assert torch.equal(vit.eval()(x), tiny_vit().eval()(x))
 
 
 def test_a_dropped_branch_leaves_its_sample_alone() -> None:
     """With a rate near 1 the last block, which has no neck, passes every sample on as it is."""
-    vit = tiny(drop_path_rate=1 - 1e-7, conv_residual_block_indexes=()).train()
+    vit = tiny_vit(drop_path_rate=1 - 1e-7, conv_residual_block_indexes=()).train()
     x = torch.randn(3, 5 + 35, 32)
     assert torch.equal(vit.blocks[3](x, vit.rope_embed(5, 7), (5, 7)), x)
 
 
 def test_lists_of_a_config_are_taken() -> None:
     lists = OmegaConf.create(dict(global_block_indexes=[1, 3], conv_residual_block_indexes=[1, 3]))
-    assert torch.equal(tiny(**lists)(image()), tiny()(image()))
+    assert torch.equal(tiny_vit(**lists)(vit_input()), tiny_vit()(vit_input()))
 
 
 @pytest.mark.parametrize(
@@ -197,13 +154,13 @@ def test_lists_of_a_config_are_taken() -> None:
 )
 def test_arguments_that_do_not_fit_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
-        tiny(**changes)
+        tiny_vit(**changes)
 
 
 @pytest.mark.parametrize("size", [(22, 28), (20, 30)])
 def test_sides_must_be_whole_patches(size: tuple[int, int]) -> None:
     with pytest.raises(UserError, match=f"multiples of the patch size 4, got {size[0]} x {size[1]}"):
-        tiny()(image(*size))
+        tiny_vit()(vit_input(*size))
 
 
 TIMM_NAMES = {
@@ -230,16 +187,16 @@ def test_published_sizes_have_timms_number_of_parameters(size: str, name: str) -
 
 def test_a_copy_gives_the_same_features() -> None:
     """EMA copies the network: no state may hide outside parameters and buffers."""
-    vit = tiny().eval()
-    assert torch.equal(copy.deepcopy(vit)(image()), vit(image()))
+    vit = tiny_vit().eval()
+    assert torch.equal(copy.deepcopy(vit)(vit_input()), vit(vit_input()))
 
 
 @pytest.mark.parametrize("changes", [{}, dict(conv_residual_block_indexes=()), dict(keep_prefix_tokens=False),
                                      dict(global_block_indexes=())], ids=str)  # fmt: skip
 @pytest.mark.parametrize("seed", range(4))
 def test_features_that_are_read_equal_those_of_the_whole(seed: int, changes: dict[str, Any]) -> None:
-    vit = tiny(**changes).double().eval()
-    x = image().double()
+    vit = tiny_vit(**changes).double().eval()
+    x = vit_input().double()
     query_mask = torch.rand(5, 7, generator=torch.Generator().manual_seed(seed)) < (0.03, 0.1, 0.5, 1)[seed]
     query_mask[seed, 2] = True
     with torch.no_grad():
@@ -252,20 +209,20 @@ def test_features_that_are_read_equal_those_of_the_whole(seed: int, changes: dic
 def test_the_last_block_attends_for_what_is_read_and_its_neighbours_alone(
     has_neck: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vit = tiny(global_block_indexes=range(4), conv_residual_block_indexes=(3,) if has_neck else ()).eval()
+    vit = tiny_vit(global_block_indexes=range(4), conv_residual_block_indexes=(3,) if has_neck else ()).eval()
     numbers: list[int] = []
     attend = attention.attend
     monkeypatch.setattr(attention, "attend", lambda q, k, v: (numbers.append(q.shape[2]), attend(q, k, v))[1])
     query_mask = torch.zeros(5, 7, dtype=torch.bool)
     query_mask[0, 3] = query_mask[4, 6] = True
     with torch.no_grad():
-        vit(image(), query_mask)
+        vit(vit_input(), query_mask)
     assert numbers == [40, 40, 40, 6 + 4 if has_neck else 2]
 
 
 def test_pieces_change_neither_features_nor_what_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    vit = tiny().double().eval()
-    x = image().double()
+    vit = tiny_vit().double().eval()
+    x = vit_input().double()
     before = x.clone()
     with torch.no_grad():
         whole = vit(x)

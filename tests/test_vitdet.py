@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 from detectron2.modeling.backbone.vit import ViT as DetectronViT
-from test_vit import LargestTensor, randomise
 from torch import Tensor, nn
 
 from modeling.backbone import ViTDet, vitdet
 from modeling.backbone.vitdet import RelativeAttention
 from runtime.errors import ConfigError
+from tests.helpers.networks import LargestTensor, randomise
 
 TINY: dict[str, Any] = dict(
     embed_dim=24,

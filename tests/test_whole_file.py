@@ -16,8 +16,7 @@ from engine.checkpoint.sharded import ShardedCheckpointer, find_damage, read_fol
 from engine.interrupts import OutputError, output_file, write_text
 from runtime import atomic_write
 from runtime.atomic_write import SUFFIX, backup, remove_unfinished
-
-REPOSITORY = Path(__file__).resolve().parent.parent
+from tests.helpers.paths import REPOSITORY
 
 
 class CrashError(Exception):

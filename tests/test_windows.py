@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from detectron2.modeling.backbone import vit as detectron2_vit
 from hypothesis import given
 from hypothesis import strategies as st
-from test_layers import random, randomise
 from torch import Tensor
 
 from modeling.backbone.attention import Attention
@@ -16,6 +15,7 @@ from modeling.backbone.block import Block
 from modeling.backbone.rope_position_encoding import RopePositionEmbedding, rotate
 from modeling.backbone.windows import map_windows, partition, unpartition
 from runtime.errors import ConfigError
+from tests.helpers.networks import random_float64, randomise_float64
 
 DIM, HEADS = 16, 2
 NUM_PREFIX = [0, 3]
@@ -26,7 +26,7 @@ def rope_table(grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 def block(window_size: int, has_conv_residual: bool = False, dim: int = DIM, num_heads: int = HEADS) -> Block:
-    return randomise(
+    return randomise_float64(
         Block(
             dim,
             num_heads,
@@ -73,7 +73,7 @@ def dense_attention(attn: Attention, x: Tensor, grid: tuple[int, int], mask: Ten
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3))
 def test_partition_lists_the_windows_in_row_order(window_h: int, window_w: int, rows: int, columns: int) -> None:
-    x = random(2, rows * window_h, columns * window_w, 3)
+    x = random_float64(2, rows * window_h, columns * window_w, 3)
     windows = partition(x, window_h, window_w)
     expected = [
         image[row * window_h : (row + 1) * window_h, column * window_w : (column + 1) * window_w].flatten(0, 1)
@@ -86,7 +86,7 @@ def test_partition_lists_the_windows_in_row_order(window_h: int, window_w: int, 
 
 
 def test_windows_of_several_grids_go_together() -> None:
-    x, y = random(2, 2, 5, 7, 3)
+    x, y = random_float64(2, 2, 5, 7, 3)
     mapped = map_windows(lambda a, b: a * b.mean(dim=1, keepdim=True), [x, y], 3)
     means = map_windows(lambda b: b.mean(dim=1, keepdim=True).expand_as(b), [y], 3)
     torch.testing.assert_close(mapped, x * means, rtol=0, atol=1e-12)
@@ -95,7 +95,7 @@ def test_windows_of_several_grids_go_together() -> None:
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5))
 def test_windows_of_a_ragged_grid_are_mapped_alone(height: int, width: int, window: int) -> None:
     """Each result is its own window's mean, and every patch is seen exactly once: padded ones do not exist."""
-    x = random(2, height, width, 3)
+    x = random_float64(2, height, width, 3)
     num_seen = 0
 
     def mean(windows: Tensor) -> Tensor:
@@ -119,8 +119,8 @@ def test_windows_of_a_ragged_grid_are_mapped_alone(height: int, width: int, wind
 def test_windowed_attention_equals_dense_attention_under_a_mask(
     grid: tuple[int, int], window: int, num_prefix: int
 ) -> None:
-    attn = randomise(Attention(DIM, HEADS, window_size=window))
-    x = random(2, num_prefix + grid[0] * grid[1], DIM)
+    attn = randomise_float64(Attention(DIM, HEADS, window_size=window))
+    x = random_float64(2, num_prefix + grid[0] * grid[1], DIM)
     expected = dense_attention(attn, x, grid, may_attend(grid, num_prefix, window))
     torch.testing.assert_close(attn(x, rope_table(grid), grid), expected, rtol=0, atol=1e-10)
 
@@ -128,8 +128,8 @@ def test_windowed_attention_equals_dense_attention_under_a_mask(
 @pytest.mark.parametrize("num_prefix", NUM_PREFIX)
 def test_global_attention_equals_dense_attention(num_prefix: int) -> None:
     grid = (3, 5)
-    attn = randomise(Attention(DIM, HEADS))
-    x = random(2, num_prefix + 15, DIM)
+    attn = randomise_float64(Attention(DIM, HEADS))
+    x = random_float64(2, num_prefix + 15, DIM)
     everything = torch.ones(num_prefix + 15, num_prefix + 15, dtype=torch.bool)
     torch.testing.assert_close(
         attn(x, rope_table(grid), grid), dense_attention(attn, x, grid, everything), rtol=0, atol=1e-10
@@ -139,8 +139,8 @@ def test_global_attention_equals_dense_attention(num_prefix: int) -> None:
 def test_rope_restarting_in_each_window_would_be_seen() -> None:
     """The mistake of peers: coordinates normalised per window make all windows look alike."""
     grid, window = (4, 6), 2
-    attn = randomise(Attention(DIM, HEADS, window_size=window))
-    x = random(1, 24, DIM)
+    attn = randomise_float64(Attention(DIM, HEADS, window_size=window))
+    x = random_float64(1, 24, DIM)
     restarting = [t.reshape(2, 2, -1).tile(2, 3, 1).flatten(0, 1) for t in rope_table((window, window))]
     difference = attn(x, rope_table(grid), grid) - attn(x, tuple(restarting), grid)
     assert difference.abs().max() > 1e-2
@@ -153,11 +153,11 @@ def test_a_window_over_the_whole_grid_equals_a_global_block(
     grid: tuple[int, int], has_conv_residual: bool, num_prefix: int
 ) -> None:
     windowed, everywhere = (block(size, has_conv_residual) for size in (7, 0))
-    x = random(2, num_prefix + grid[0] * grid[1], DIM)
+    x = random_float64(2, num_prefix + grid[0] * grid[1], DIM)
     arguments = (x, rope_table(grid), grid)
     torch.testing.assert_close(windowed(*arguments), everywhere(*arguments), rtol=0, atol=1e-10)
     # the same through the code that cuts windows, which a window of this size skips
-    qkv = random(3, 2, x.shape[1], HEADS, DIM // HEADS)
+    qkv = random_float64(3, 2, x.shape[1], HEADS, DIM // HEADS)
     expected = F.scaled_dot_product_attention(*qkv.transpose(2, 3)).transpose(1, 2)
     torch.testing.assert_close(windowed.attn._attend_windows(*qkv, num_prefix, grid), expected, rtol=0, atol=1e-10)
 
@@ -166,9 +166,9 @@ def test_a_window_over_the_whole_grid_equals_a_global_block(
 def test_keys_are_prefix_and_real_patches_only(num_prefix: int) -> None:
     """What reaches the softmax on a ragged 5 x 7 grid, window 3: (windows, queries, keys) of each call."""
     grid = (5, 7)
-    attn = randomise(Attention(DIM, HEADS, window_size=3))
+    attn = randomise_float64(Attention(DIM, HEADS, window_size=3))
     with mock.patch.object(F, "scaled_dot_product_attention", wraps=F.scaled_dot_product_attention) as attend:
-        attn(random(1, num_prefix + 35, DIM), rope_table(grid), grid)
+        attn(random_float64(1, num_prefix + 35, DIM), rope_table(grid), grid)
     calls = {(len(q), q.shape[2], k.shape[2]) for q, k, _ in (call.args for call in attend.call_args_list)}
     expected = {(2, 9, num_prefix + 9), (1, 3, num_prefix + 3), (2, 6, num_prefix + 6), (1, 2, num_prefix + 2)}
     assert calls == expected | ({(1, num_prefix, num_prefix + 35)} if num_prefix else set())
@@ -187,7 +187,7 @@ def test_block_with_neck_equals_detectron2s(window_size: int) -> None:
     ).double()
     state = {name: value for name, value in ours.state_dict().items() if "gamma" not in name}
     theirs.load_state_dict(state, strict=True)
-    x = random(2, 28 * 28, 24)
+    x = random_float64(2, 28 * 28, 24)
     flat = (torch.zeros(28 * 28, 8, dtype=torch.float64), torch.ones(28 * 28, 8, dtype=torch.float64))
     expected = theirs(x.reshape(2, 28, 28, 24)).flatten(1, 2)
     torch.testing.assert_close(ours(x, flat, (28, 28)), expected, rtol=0, atol=1e-10)
@@ -196,7 +196,7 @@ def test_block_with_neck_equals_detectron2s(window_size: int) -> None:
 def test_prefix_tokens_pass_the_neck_by() -> None:
     with_neck, without = block(2, has_conv_residual=True), block(2)
     without.load_state_dict(with_neck.state_dict(), strict=False)
-    x, grid = random(2, 3 + 20, DIM), (4, 5)
+    x, grid = random_float64(2, 3 + 20, DIM), (4, 5)
     a, b = (module(x, rope_table(grid), grid) for module in (with_neck, without))
     torch.testing.assert_close(a[:, :3], b[:, :3], rtol=0, atol=1e-12)
     neck_in = b[:, 3:].reshape(2, 4, 5, DIM).permute(0, 3, 1, 2)

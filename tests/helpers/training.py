@@ -4,13 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-DEMO = str(REPOSITORY / "configs" / "demo.py")
+from tests.helpers.paths import DEMO, REPOSITORY
 
 
 def make_data(folder):
