@@ -16,17 +16,16 @@ class MeanInterval(NamedTuple):
     half_width: float | None
 
 
-def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> MeanInterval:
+def mean_interval(values: Sequence[float]) -> MeanInterval:
     """Bound the mean of independent draws from a normal distribution.
 
     The half width is t s / sqrt(n): s is the standard deviation over n - 1, t has n - 1 degrees of freedom. For three
-    values at 95 %, t is 4.30, where a normal distribution would give 1.96.
+    values at 95 % (`CONFIDENCE`), t is 4.30, where a normal distribution would give 1.96.
 
     Args:
         values: at least one, finite.
-        confidence: in (0, 1).
     """
     mean = float(np.mean(values))
     if len(values) < 2:
         return MeanInterval(mean, None)
-    return MeanInterval(mean, float(stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values)))
+    return MeanInterval(mean, float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)))
