@@ -40,7 +40,7 @@ def test_the_checkpoint_is_of_the_official_layout_and_all_of_it_is_accounted_for
     assert fates == {"patch_embed.proj.weight": "inflated", "mask_token": "dropped"}
     for name in ("embed_dim", "depth", "num_heads"):
         assert result.vit_args[name] == cfg.model.backbone[name]
-    network = demo.instantiate(cfg.model).state_dict()
+    network = demo.build_section(cfg.model, "model").state_dict()
     lacking = [name for name in network if name not in result.model]
     assert not result.model.keys() - network.keys()
     assert all(any(part in name for part in cfg.train.init_checkpoint_may_lack) for name in lacking)
