@@ -37,7 +37,7 @@ class MemoryLimitError(UserError):
 
 
 def estimate_bytes(model: ViTMatte, height: int, width: int, tile_px: int, batch_size: int = 1) -> int:
-    """Estimate what a prediction takes at its peak beyond the loaded network, from above (tests/test_memory.py).
+    """Estimate what a prediction takes at its peak beyond the loaded network, from above (test_inference_memory.py).
 
     In bfloat16 it is less. The size of what is unknown is not looked at.
 

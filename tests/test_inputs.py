@@ -227,7 +227,7 @@ def test_folders_without_rights_are_named(tmp_path, matte, closed_folder):
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, matte, monkeypatch):
-    """`tests/test_images.py` fills a real one."""
+    """`tests/test_data_image_io_images.py` fills a real one."""
 
     def no_room(path, content):
         path.open("wb").close()

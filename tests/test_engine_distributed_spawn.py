@@ -1,4 +1,4 @@
-"""What the process that started others does until they have ended; its own end is in test_launch.py."""
+"""What the starting process does until the others end; its own end is in test_engine_distributed_launch.py."""
 
 import math
 import multiprocessing

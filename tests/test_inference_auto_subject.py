@@ -205,7 +205,7 @@ def test_the_lemurs_own_trimap_is_not_contradicted(matting_folder):
 
 @pytest.mark.slow
 def test_measured_alphas_are_met(matting_folder):
-    """The figures of docs/trimaps.md: pytest -m slow -s tests/test_subject.py -k measured."""
+    """The figures of docs/trimaps.md: pytest -m slow -s tests/test_inference_auto_subject.py -k measured."""
     rows = []
     for path in sorted((matting_folder / "alphamatting/image").iterdir()):
         image, alpha = read_image(path), read_alpha(matting_folder / "alphamatting/alpha" / path.name)

@@ -142,7 +142,7 @@ def test_a_format_that_contradicts_source_or_output_is_status_2(capsys, argument
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """The arguments of `write_onnx`, which tests/test_onnx.py tests and which writes 7 bytes here."""
+    """The arguments of `write_onnx`, which tests/test_inference_formats_onnx.py tests and which writes 7 bytes here."""
     calls = []
 
     def write(model, path, source, licence):

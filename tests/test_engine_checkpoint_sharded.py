@@ -1,4 +1,4 @@
-"""What of sharded networks and their checkpoints one process can try; the rest is in test_sharding.py."""
+"""Sharded networks and their checkpoints in one process; the rest is in test_engine_distributed_fsdp.py."""
 
 import os
 import re
