@@ -86,7 +86,8 @@ def test_estimates_are_above_what_is_taken_but_not_by_much(kind, height, width, 
     command = [sys.executable, "-c", PREDICT_AND_PRINT_BYTES, kind, *map(str, (height, width, tile_px, batch_size))]
     done = subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.PIPE, text=True)
     taken, estimate = json.loads(done.stdout)
-    assert taken <= estimate <= 2 * taken, f"taken {taken / 1e6:.0f} MB, estimated {estimate / 1e6:.0f} MB"
+    most = memory.WORKSPACE_BYTES + 1.25 * taken
+    assert taken <= estimate <= most, f"taken {taken / 1e6:.0f} MB, estimated {estimate / 1e6:.0f} MB"
 
 
 def test_tiles_are_halved_until_they_fit_and_no_further():

@@ -173,9 +173,8 @@ def test_a_command_that_fails_ends_the_demo(capfd):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_whole_demo(seed, tmp_path):
-    command = [sys.executable, "tools/demo.py", "--seed", str(seed), "--output", str(tmp_path / "demo")]
+def test_the_whole_demo(tmp_path):
+    command = [sys.executable, "tools/demo.py", "--output", str(tmp_path / "demo")]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     for name in ("metrics.json", "loss_curve.png", "sheet.png", "results.md", "model_final.pth", "config.yaml"):
@@ -189,7 +188,7 @@ def test_the_whole_demo(seed, tmp_path):
     assert sad["trained"] <= 0.6 * sad["trivial"] and mse["trained"] <= 0.8 * mse["trivial"]
     assert sad["trained"] < sad["ramp"] and sad["trained"] < sad["untrained"]
     assert sad["trained"] <= 0.9 * sad["grey picture"]
-    assert (tmp_path / "demo" / "results.md").read_text().count("\n| ") == 7  # a head, a rule and five rows
+    assert (tmp_path / "demo" / "results.md").read_text().count("\n| ") == 6  # a head and five rows
     losses = [json.loads(line) for line in (tmp_path / "demo" / "metrics.json").read_text().splitlines()]
     totals = [row["total_loss"] for row in losses if "total_loss" in row]
     assert len(totals) > 20 and np.mean(totals[-5:]) < 0.7 * totals[0]
