@@ -91,7 +91,7 @@ def test_weights_and_configs_that_do_not_fit_are_one_line(image_folders, run_fol
         (["--config-file", config, "--weights", "absent.pth"], "no checkpoint 'absent.pth'"),
         (["--config-file", "absent.py", "--weights", weights], "'absent.py'"),
         (["--config-file", DEMO, "--weights", weights], "weights.pth does not fit the model"),
-        (["--config-file", part, "--weights", weights], f"{part}: expected the sections train, model, got train"),
+        (["--config-file", part, "--weights", weights], f"{part}: expected the sections model, got train"),
         ([*by_network(run_folder), "--device", "nosuch"], "device 'nosuch' cannot be used: "),
     ):
         lines = refused(image_folders, capsys, *more)
