@@ -149,7 +149,7 @@ def test_initial_weights_may_lack_what_the_config_names_and_nothing_else():
     fresh = model.out.weight.clone()
     load_weights(model, weights, "initial", may_lack=["out."])
     assert torch.equal(model.hidden.weight, weights["hidden.weight"]) and torch.equal(model.out.weight, fresh)
-    with pytest.raises(CheckpointError, match=r"initial .*2 missing \(out.weight, out.bias\).*--keep-prefix"):
+    with pytest.raises(CheckpointError, match=r"initial .*2 missing \(out.weight, out.bias\).*prefix tokens"):
         load_weights(Toy(), weights, "initial", may_lack=["hidden."])
 
 

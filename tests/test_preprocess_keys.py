@@ -192,7 +192,7 @@ DEFECTS: dict[str, tuple[dict[str, Any], str]] = {
     "ConvNeXt": ({"stages.0.0.gamma": torch.ones(96), "downsample_layers.0.0.weight": torch.ones(1)}, "ConvNeXt"),
     "stored positions": (tiny_state() | {"pos_embed": torch.zeros(1, 257, 96)}, "official layout: pos_embed"),
     "another network": ({"conv1.weight": torch.zeros(64, 3, 7, 7)}, "no vision transformer.*found 1 keys: conv1"),
-    "ViTMatte": ({"decoder.convstream.convs.0.conv.weight": torch.ones(1)}, "tools/export.py --from-vitmatte"),
+    "ViTMatte": ({"decoder.convstream.convs.0.conv.weight": torch.ones(1)}, "tools/export.py converts"),
     "nothing": ({}, "no vision transformer.*found 0 keys"),
     "no tensor": (tiny_state() | {"norm.bias": 3}, "missing .norm.bias"),
     "no name": ({1: 2}, "no vision transformer.*found 1 keys: 1"),
