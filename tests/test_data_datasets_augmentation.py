@@ -18,7 +18,7 @@ from data.procedural.demo import DEMO_KINDS
 from data.procedural.surfaces import texture
 from engine.config.config import apply_overrides, load_config
 from runtime.errors import ConfigError
-from tests.dataset_settings import grouped
+from tests.helpers.dataset_settings import grouped
 from tests.helpers.paths import REPOSITORY
 
 OFF: list[dict[str, Any]] = [

@@ -14,7 +14,7 @@ from data.image_io import images
 from data.image_io.formats import find_images
 from data.image_io.images import DataError, PictureFile, read_raw_alpha, to_uint8
 from runtime.errors import ConfigError
-from tests.dataset_settings import grouped
+from tests.helpers.dataset_settings import grouped
 
 
 def save(path: Path, pixels: np.ndarray) -> None:

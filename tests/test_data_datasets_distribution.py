@@ -12,7 +12,7 @@ from scipy import ndimage, stats
 
 from data.datasets.composition import CompositionDataset
 from data.sources.packs.writer import make_pack
-from tests.dataset_settings import grouped
+from tests.helpers.dataset_settings import grouped
 from tests.helpers.plain_pipeline import PlainPipeline
 
 pytestmark = pytest.mark.slow

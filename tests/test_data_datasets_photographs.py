@@ -14,7 +14,7 @@ from data.datasets.photographs import DrawInnerView, OpenPhotograph, RealImageDa
 from data.image_io.images import DataError, read_image, write_alpha, write_image
 from data.sources.foregrounds import REDUCTIONS
 from runtime.errors import ConfigError
-from tests.dataset_settings import grouped
+from tests.helpers.dataset_settings import grouped
 
 PLAIN = {"square_probability": 0, "rotation_deg": 0, "scale_range": (1, 1), "shear_deg": 0, "flip_probability": 0}
 SAME_COLOURS = {"hue_deg": 0, "jitter_share": 0}
