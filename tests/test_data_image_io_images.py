@@ -286,7 +286,7 @@ def test_no_damage_gets_out_as_another_error(tmp_path, monkeypatch):
                 read_raw(path)
             except DataError as error:
                 assert str(error).startswith(f"cannot read {path}: ")
-                assert error.args[0].endswith((" it", " picture", " PNG", " ImageMagick)"))  # what to do
+                assert error.args[0].endswith((" it", " image", " PNG", " ImageMagick)"))  # what to do
                 num_refused += 1
     assert num_refused > 100
 

@@ -139,7 +139,7 @@ def describe(paths: Iterable[Path]) -> str:
 def too_large(size: object) -> UserError:
     """Make the error of a picture above `MAX_PIXELS`."""
     limit = f"the limit is {MAX_PIXELS} pixels, against decompression bombs"
-    return UserError(f"too large ({size}); {limit}. Resize the picture")
+    return UserError(f"too large ({size}); {limit}. Resize the image")
 
 
 def several_frames(count: int) -> UserError:
