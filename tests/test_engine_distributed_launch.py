@@ -49,7 +49,11 @@ def test_options_are_detectron2s_but_for_trust_and_what_is_not_given_about_proce
 
 def test_help_speaks_of_this_project():
     told = " ".join(argument_parser(epilog="the end").format_help().split())
-    assert "auto on one machine" in told and "with train.device=cpu, on the CPU" in told and told.endswith("the end")
+    assert (
+        "auto (default, one machine)" in told
+        and "with train.device=cpu, on the CPU" in told
+        and told.endswith("the end")
+    )
     assert not [word for word in ("Yacs", "DefaultTrainer", "pytorch.org", "SOLVER", "gpus *per") if word in told]
 
 
