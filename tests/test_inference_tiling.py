@@ -8,7 +8,7 @@ from torch import Tensor
 from inference.tiling import HALO_TOKENS, decode_tiled, needed_boxes
 from modeling import DetailCapture
 
-SEEDS = range(30)
+SEEDS = range(12)
 
 
 class Decoder(DetailCapture):
