@@ -163,7 +163,7 @@ def refused(folder, capsys, **paths):
             {"mask": "turned.png", "output": "t.png", "image": "images/b.bmp", "overlay": "look.png"},
             "turned.png is 70 x 50 px and the image 50 x 70 px: one of them is turned by 90 degrees",
         ),
-        ({"mask": "text.png", "output": "t.png"}, "cannot read {}/text.png: not a picture"),
+        ({"mask": "text.png", "output": "t.png"}, "{}/text.png: not a picture"),
         ({"mask": "images/a.bmp", "output": "t.png"}, "a.bmp holds several colours beside black"),
         ({"mask": "faint.png", "output": "t.png"}, "faint.png holds 0 to 0.02745 of 0 to 1"),
         ({"output": "masks"}, "masks/a.png is an input or an output already"),

@@ -125,7 +125,11 @@ def test_a_sample_that_cannot_be_read_is_shown_as_a_training_replaces_it(root, c
     ("arguments", "status", "words"),
     [
         (["--config-file", "absent.py"], 2, "existing .py or .yaml file"),
-        (["--config-file", CONFIG, "dataloader.train.dataset.crop=3"], 2, "dataloader.train.dataset.crop_px"),
+        (
+            ["--config-file", CONFIG, "dataloader.train.dataset.crop=3"],
+            2,
+            "dataloader.train.dataset.crop must be a section",
+        ),
         (["--config-file", CONFIG, "dataloader.train.dataset.background_dirs=[absent]"], 1, "absent"),
         (["--config-file", CONFIG, "dataloader.train.dataset.degradation.jpeg_quality=[0,9]"], 2, "jpeg_quality must"),
         (["--config-file", CONFIG, "--output", "sheet.xyz"], 1, "sheet.xyz"),

@@ -83,7 +83,8 @@ def _rename(node: Any) -> Any:
         name: _present_name(value) if name == "_target_" and isinstance(value, str) else _rename(value)
         for name, value in node.items()
     }
-    return _group(renamed, CROPS[target]) if (target := renamed.get("_target_")) in CROPS else renamed
+    crop = CROPS.get(str(renamed.get("_target_")))  # a hostile file may give anything here
+    return _group(renamed, crop) if crop else renamed
 
 
 def _group(dataset: dict[str, Any], crop: str) -> dict[str, Any]:
