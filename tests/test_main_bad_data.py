@@ -124,6 +124,7 @@ def test_a_stop_leaves_a_checkpoint_from_which_a_resume_loses_nothing(
     assert metrics(tmp_path / "out")[5]["faulty_samples"] == num_faults
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["a limit", "a signal"])
 def test_a_worker_that_stands_still_does_not_hold_up_the_end(data, tmp_path, monkeypatch, capsys, what):
     """Neither after the time limit, nor after a signal of somebody who does not wait for it."""
@@ -144,6 +145,7 @@ def test_a_worker_that_stands_still_does_not_hold_up_the_end(data, tmp_path, mon
         assert "worker 0 (process id " in output and "train.loader_timeout_s" in output and "dataloader.train" in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [[], ["--eval-only"]], ids=["train", "eval-only"])
 def test_a_worker_of_the_test_set_that_stands_still_is_named(
     trained,
