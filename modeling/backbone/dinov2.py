@@ -8,7 +8,14 @@ from torch import Tensor, nn
 
 from modeling.activation_checkpointing import maybe_checkpoint
 from modeling.backbone.block import Block
-from modeling.backbone.layers import PatchEmbed, checked_indexes, drop_path_rates, read_indexes
+from modeling.backbone.layers import (
+    PatchEmbed,
+    block_windows,
+    checked_indexes,
+    drop_path_rates,
+    init_weights,
+    read_indexes,
+)
 from runtime.errors import ConfigError
 
 POSITION_INTERPOLATIONS = ("bicubic", "bicubic_antialias")
@@ -70,8 +77,7 @@ class DINOv2(nn.Module):
         drop_paths = drop_path_rates(drop_path_rate, depth)
         global_blocks = checked_indexes("global_block_indexes", global_block_indexes, depth)
         conv_residual_blocks = checked_indexes("conv_residual_block_indexes", conv_residual_block_indexes, depth)
-        if window_size < 1 and len(global_blocks) < depth:
-            raise ConfigError(f"window_size must be at least 1 patch, got {window_size}")
+        windows = block_windows(window_size, global_blocks, depth)
         if position_interpolation not in POSITION_INTERPOLATIONS:
             expected = " or ".join(POSITION_INTERPOLATIONS)
             raise ConfigError(f"position_interpolation must be {expected}, got {position_interpolation!r}")
@@ -98,22 +104,13 @@ class DINOv2(nn.Module):
                 layer_scale_init=layer_scale_init,
                 norm_eps=norm_eps,
                 drop_path=drop_paths[index],
-                window_size=0 if index in global_blocks else window_size,
+                window_size=windows[index],
                 has_conv_residual=index in conv_residual_blocks,
             )
             for index in range(depth)
         )
         self.norm = nn.LayerNorm(embed_dim, eps=norm_eps)
-        self._init_weights()
-
-    def _init_weights(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-        for parameter in (self.cls_token, self.register_tokens, self.pos_embed):
-            if parameter is not None:
-                nn.init.normal_(parameter, std=0.02)
+        init_weights(self, (self.cls_token, self.register_tokens, self.pos_embed))
 
     def forward_tokens(self, x: Tensor, query_mask: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
         """Compute all tokens after the final norm.

@@ -1,6 +1,6 @@
 """Small layers of the vision transformer, named as in the DINOv2, DINOv3 and ViTMatte checkpoints."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -145,6 +145,29 @@ def checked_indexes(name: str, indexes: Iterable[int], depth: int) -> frozenset[
     if outside:
         raise ConfigError(f"{name}: {outside} lie outside the {depth} blocks (0 to {depth - 1})")
     return found
+
+
+def block_windows(window_size: int, global_blocks: Collection[int], depth: int) -> list[int]:
+    """Give the window of each block, its side in patches; 0 for the global ones.
+
+    Raises:
+        ConfigError: a block that is not global has no window.
+    """
+    if window_size < 1 and len(global_blocks) < depth:
+        raise ConfigError(f"window_size must be at least 1 patch, got {window_size}")
+    return [0 if index in global_blocks else window_size for index in range(depth)]
+
+
+def init_weights(model: nn.Module, tokens: Iterable[nn.Parameter | None]) -> None:
+    """Draw first weights of linear layers and tokens, with a standard deviation of 0.02; biases start at 0."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for token in tokens:
+        if token is not None:
+            nn.init.normal_(token, std=0.02)
 
 
 def chunked(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

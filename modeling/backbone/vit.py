@@ -7,9 +7,15 @@ from torch import Tensor, nn
 
 from modeling.activation_checkpointing import maybe_checkpoint
 from modeling.backbone.block import Block
-from modeling.backbone.layers import PatchEmbed, checked_indexes, drop_path_rates, read_indexes
+from modeling.backbone.layers import (
+    PatchEmbed,
+    block_windows,
+    checked_indexes,
+    drop_path_rates,
+    init_weights,
+    read_indexes,
+)
 from modeling.backbone.rope_position_encoding import RopePositionEmbedding
-from runtime.errors import ConfigError
 
 
 class ViT(nn.Module):
@@ -74,9 +80,7 @@ class ViT(nn.Module):
         drop_paths = drop_path_rates(drop_path_rate, depth)
         global_blocks = checked_indexes("global_block_indexes", global_block_indexes, depth)
         conv_residual_blocks = checked_indexes("conv_residual_block_indexes", conv_residual_block_indexes, depth)
-        if window_size < 1 and len(global_blocks) < depth:
-            raise ConfigError(f"window_size must be at least 1 patch, got {window_size}")
-        windows = [0 if index in global_blocks else window_size for index in range(depth)]
+        windows = block_windows(window_size, global_blocks, depth)
         self.embed_dim = embed_dim
         self.rope_windows = windows if rope_per_window else [0] * depth
         self.use_activation_checkpointing = use_activation_checkpointing
@@ -107,17 +111,7 @@ class ViT(nn.Module):
             embed_dim // num_heads, rope_base, rope_shift, rope_jitter, rope_rescale
         )
         self.norm = nn.LayerNorm(embed_dim, eps=norm_eps)
-        self._init_weights()
-
-    def _init_weights(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for token in (self.cls_token, self.storage_tokens):
-            if token is not None:
-                nn.init.normal_(token, std=0.02)
+        init_weights(self, (self.cls_token, self.storage_tokens))
 
     def forward_tokens(self, x: Tensor, query_mask: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
         """All tokens after the final norm.
