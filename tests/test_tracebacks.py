@@ -1,15 +1,14 @@
 """A bug shows its traceback wherever it is; an error of a user stays one line."""
 
-import logging
-
 import pytest
-from detectron2.utils.logger import setup_logger
 
 import main
 from runtime.errors import ConfigError, UserError
 from tests.helpers.paths import DEMO
-from tests.helpers.training import make_data, overrides
+from tests.helpers.training import overrides
 from tools import evaluate, make_trimap, predict
+
+pytestmark = pytest.mark.usefixtures("no_log_handlers_left")
 
 KINDS = [ValueError, RuntimeError, KeyError, TypeError]
 
@@ -23,23 +22,6 @@ PLACES = {
 TRACEBACK = "Traceback (most recent call last)"
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    make_data(folder)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def handlers_removed():
-    """Remove the log handlers that detectron2 adds for the rest of the process."""
-    yield
-    setup_logger.cache_clear()
-    for name in main.LOGGED:
-        for handler in [*logging.getLogger(name).handlers]:
-            logging.getLogger(name).removeHandler(handler)
-
-
 def inject(monkeypatch, place, error):
     def slip(*_, **__):
         raise error
@@ -51,8 +33,7 @@ def train(data, output, **changes):
     main.main(["--config-file", DEMO, *overrides(data, output, **{"train.device": "cpu", **changes})])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("place", "kind"), list(zip(PLACES, KINDS, strict=True)))
 def test_a_bug_in_a_run_shows_its_traceback(place, kind, data, tmp_path, monkeypatch, capsys):
     inject(monkeypatch, PLACES[place], kind("a slip of ours"))
     with pytest.raises(kind, match="a slip of ours") as raised:  # for which Python ends with status 1
