@@ -28,14 +28,14 @@ endef
 	$(PIP_INSTALL) -r $<
 	touch $@
 
-$(STAMP): $(wildcard requirements*.txt) tools/install_detectron2.py
+$(STAMP): $(wildcard requirements*.txt) tools/runs/install_detectron2.py
 	$(make_venv)
 	$(PIP_INSTALL) -r requirements.txt -r requirements-dev.txt
-	$(PY) tools/install_detectron2.py
+	$(PY) tools/runs/install_detectron2.py
 	touch $@
 
 demo: setup
-	$(PY) tools/demo.py
+	$(PY) tools/runs/demo.py
 
 test: setup
 	$(PYTEST) -m "not slow"

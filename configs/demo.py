@@ -1,7 +1,7 @@
 """A tiny network on generated data, on the CPU, in minutes: what `make demo` trains.
 
 Purpose: show that everything works, from data to image sheet. Its figures say nothing about real images.
-Command: make demo (tools/demo.py makes the data and the initial checkpoint, then trains this config)
+Command: make demo (tools/runs/demo.py makes the data and the initial checkpoint, then trains this config)
 Cost:    about 4 minutes on two CPU cores.
 Result:  the table of synthetic composites in docs/results.md.
 """

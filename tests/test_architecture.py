@@ -39,11 +39,11 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "tools.prediction": (*TOOLS, "tools.prediction"),
     "tools.make_open_dataset": (*TOOLS, "tools.open_data"),
     "tools.open_data": (*TOOLS, "tools.open_data"),
-    "tools.plot_metrics": (*TOOLS, "tools.runs"),
     "tools.runs": (*TOOLS, "tools.runs"),
     "tools.__init__": (),
     "tools._root": ("runtime.openmp",),
-    "tools.install_detectron2": (),
+    **dict.fromkeys(("tools.dataset._root", "tools.runs._root"), ("tools._root",)),
+    "tools.runs.install_detectron2": (),
     # What runs without detectron2.
     "inference": ("inference", "modeling", *IMAGES, "data.composition", "runtime", "torch", "torchvision", "timm",
                   "numpy", "cv2", "PIL", "safetensors"),
@@ -122,7 +122,7 @@ def forbidden_arrows(root: Path) -> list[str]:
     modules = {path: ".".join(path.relative_to(root).with_suffix("").parts) for path in source_files(root)}
     ours = {module.split(".")[0] for module in modules.values()} | {"tests"}
     # Run as scripts, tools see each other as top-level modules.
-    ours |= {module.split(".")[1] for module in modules.values() if module.startswith("tools.")}
+    ours |= {part for module in modules.values() if module.startswith("tools.") for part in module.split(".")[1:]}
     found = []
     for path, module in modules.items():
         rules = [rule for rule in ARROWS if is_within(module, (rule,))]
@@ -145,9 +145,10 @@ def test_no_import_breaks_the_house_rules():
 
 
 def test_every_tool_imports_root_first():
-    own_way = {"__init__.py", "_root.py", "install_detectron2.py"}
-    for path in sorted(REPOSITORY.glob("tools/*.py")):
-        if path.name not in own_way:
+    scripts = [path for path in REPOSITORY.glob("tools/**/*.py") if "__main__" in path.read_text()]
+    assert len(scripts) > 10
+    for path in scripts:
+        if path.name != "install_detectron2.py":  # runs before torch is installed
             assert first_import(path) == "import _root", path.name
 
 
@@ -200,13 +201,13 @@ def first_import(path: Path) -> str:
         ("engine/hooks/evaluation.py", "from inference.network import TILE_PX", "inference.network.TILE_PX"),
         ("main.py", "from modeling import ViTMatte", "modeling.ViTMatte"),
         ("preprocess.py", "import detectron2", "detectron2"),
-        ("tools/demo.py", "from configs.common.train import train", "configs.common.train.train"),
-        ("tools/demo.py", "from tools.evaluate import main", "tools.evaluate.main"),
-        ("tools/demo.py", "import evaluate", "evaluate"),
-        ("tools/demo.py", "import main", "main"),
-        ("tools/demo.py", "from tools.benchmarks import fresh", "tools.benchmarks.fresh"),
+        ("tools/runs/demo.py", "from configs.common.train import train", "configs.common.train.train"),
+        ("tools/runs/demo.py", "from tools.evaluate import main", "tools.evaluate.main"),
+        ("tools/runs/demo.py", "import evaluate", "evaluate"),
+        ("tools/runs/demo.py", "import main", "main"),
+        ("tools/runs/demo.py", "from tools.benchmarks import fresh", "tools.benchmarks.fresh"),
         ("tools/benchmarks/infer.py", "from tools.evaluate import main", "tools.evaluate.main"),
-        ("tools/install_detectron2.py", "import torch", "torch"),
+        ("tools/runs/install_detectron2.py", "import torch", "torch"),
         ("engine/trainer.py", "from tests.conftest import SHARED", "tests.conftest.SHARED"),
     ],
 )  # fmt: skip

@@ -279,7 +279,7 @@ def test_what_is_a_pack(pack, pictures, tmp_path):
 def test_an_unfinished_pack_is_refused(copied):
     (copied / INDEX).rename(copied / UNFINISHED_INDEX)
     assert is_pack(copied)
-    with pytest.raises(DataError, match=r"copy is an unfinished pack: run tools/pack_dataset.py as before"):
+    with pytest.raises(DataError, match=r"copy is an unfinished pack: run tools/dataset/pack_dataset.py as before"):
         find_packed(copied)
 
 

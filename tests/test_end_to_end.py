@@ -16,7 +16,9 @@ import preprocess
 from engine.config.config import apply_overrides, load_config
 from tests.helpers.paths import DEMO
 from tests.helpers.training import last_evaluation, metrics, overrides, printed_evaluation
-from tools import demo, evaluate, export, make_demo_data, make_test_set, predict
+from tools import evaluate, export, make_test_set, predict
+from tools.dataset import make_demo_data
+from tools.runs import demo
 
 pytestmark = pytest.mark.usefixtures("no_log_handlers_left")
 

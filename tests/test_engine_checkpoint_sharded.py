@@ -19,7 +19,7 @@ from engine.distributed.fsdp import listed_blocks
 from engine.interrupts import OutputError
 from runtime.errors import ConfigError
 from tests.helpers.sharding import FiniteNumberedImages, SumPredictions, build, finish, start
-from tools import gather_checkpoint
+from tools.runs import gather_checkpoint
 
 
 def test_a_folder_of_one_process_has_no_shards_and_resumes(tmp_path):

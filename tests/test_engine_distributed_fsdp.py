@@ -27,7 +27,7 @@ from tests.helpers.sharding import (
     start,
 )
 from tests.helpers.toy_training import processes
-from tools import gather_checkpoint
+from tools.runs import gather_checkpoint
 
 # Two processes start, and train five times.
 pytestmark = pytest.mark.slow

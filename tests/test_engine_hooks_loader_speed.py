@@ -60,7 +60,7 @@ def test_a_loader_is_judged_by_a_hundred_steps_after_the_warm_up(monkeypatch, ca
     [
         (0, 1, 1, "num_workers from 0 to 1"),
         (2, 16, 2, r"num_workers from 2 to 8 \(of 16 cores, 8 for each"),
-        (8, 16, 2, "num_workers=8 would not help .*tools/pack_dataset.py"),
+        (8, 16, 2, "num_workers=8 would not help .*tools/dataset/pack_dataset.py"),
         (2, 1, 4, "num_workers=2 would not help"),
     ],
 )

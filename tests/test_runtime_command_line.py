@@ -7,7 +7,8 @@ import pytest
 from runtime.command_line import refuse_existing
 from runtime.errors import UserError
 from tests.helpers.paths import DEMO
-from tools import gather_checkpoint, make_demo_data, plot_metrics, visualize_data
+from tools.dataset import make_demo_data, visualize_data
+from tools.runs import gather_checkpoint, plot_metrics
 
 
 def test_existing_outputs_are_named_with_what_to_do(tmp_path):

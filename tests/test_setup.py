@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.paths import REPOSITORY
-from tools import install_detectron2
+from tools.runs import install_detectron2
 
 # The spawned worker must find `_root` by itself, so `tools`, which would help it, is imported after.
 PROBE = """
@@ -37,30 +37,35 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def house(tmp_path: Path) -> Path:
-    """A repository of one room and one tool named `probed_room` as well, beside a foreign package `tools`."""
+    """Make a repository with the tool `probe` twice, once in a subfolder, beside a foreign package `tools`.
+
+    The package `probed_room` of the root has a namesake beside each tool, which must not hide it.
+    """
     root = tmp_path / "house"
-    (root / "tools").mkdir(parents=True)
     shutil.copytree(REPOSITORY / "runtime", root / "runtime")  # which `_root` imports
-    for name in ("__init__.py", "_root.py"):
-        shutil.copy(REPOSITORY / "tools" / name, root / "tools" / name)
-    (root / "tools" / "probe.py").write_text(PROBE)
-    (root / "tools" / "probed_room.py").touch()
+    for folder in ("tools", "tools/runs"):
+        (root / folder).mkdir(parents=True)
+        for name in ("__init__.py", "_root.py"):
+            shutil.copy(REPOSITORY / folder / name, root / folder / name)
+        (root / folder / "probe.py").write_text(PROBE)
+        (root / folder / "probed_room.py").touch()
     (root / "probed_room.py").touch()
     (tmp_path / "foreign" / "tools").mkdir(parents=True)
     (tmp_path / "foreign" / "tools" / "__init__.py").touch()
     return root
 
 
-@pytest.mark.parametrize("way", [["tools/probe.py"], ["-m", "tools.probe"]], ids=["as a file", "as a module"])
+@pytest.mark.parametrize("way", ["tools/probe.py", "tools/runs/probe.py", "-m tools.probe", "-m tools.runs.probe"])
 def test_a_tool_imports_from_the_repository_both_ways(house, way):
     environment = {**os.environ, "PYTHONPATH": str(house.parent / "foreign")}
-    done = subprocess.run([sys.executable, *way], cwd=house, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *way.split()], cwd=house, env=environment, capture_output=True, text=True)
     expected = [house / "tools" / "_root.py", house / "probed_room.py", house / "tools" / "__init__.py"]
     assert (done.stdout.split(), done.stderr) == ([str(path) for path in expected], "")
 
 
-def test_a_tool_runs_from_another_folder(house, tmp_path):
-    command = [sys.executable, house / "tools" / "probe.py"]
+@pytest.mark.parametrize("script", ["tools/probe.py", "tools/runs/probe.py"])
+def test_a_tool_runs_from_another_folder(house, tmp_path, script):
+    command = [sys.executable, house / script]
     done = subprocess.run(command, cwd=tmp_path / "foreign", capture_output=True, text=True)
     assert done.stdout.split()[1:] == [str(house / "probed_room.py"), str(house / "tools" / "__init__.py")]
 

@@ -30,7 +30,9 @@ from runtime.errors import ConfigError, UserError
 from runtime.yaml_files import Reference, dump_yaml, load_yaml, parse_yaml
 from tests.helpers.paths import DEMO, REPOSITORY
 from tests.helpers.training import overrides
-from tools import check_dataset, export, gather_checkpoint, plot_metrics, predict, visualize_data
+from tools import export, predict
+from tools.dataset import check_dataset, visualize_data
+from tools.runs import gather_checkpoint, plot_metrics
 
 pytestmark = pytest.mark.usefixtures("no_log_handlers_left")
 

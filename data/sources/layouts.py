@@ -87,7 +87,7 @@ COMPOSITION_1K = Layout(
     None,
     root="Composition-1k/test",
     num_images=1000,
-    source="this project: what tools/make_composition1k.py writes and configs/common/dataloader.py reads",
+    source="this project: what tools/dataset/make_composition1k.py writes and configs/common/dataloader.py reads",
 )
 TEST_FOLDERS = ("image", "trimap", "alpha")
 """Of a test set that has no layout of its own: what tools/make_test_set.py writes and `find_test_set` finds by path."""

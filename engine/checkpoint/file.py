@@ -64,7 +64,7 @@ def read_checkpoint(path: str | Path, is_mapped: bool = False) -> dict[str, Any]
     if Path(path).is_dir():
         raise CheckpointError(
             f"{path} is a folder, and neither a checkpoint nor a model folder: name a file such as model_final.pth in "
-            "a run's folder. Of a sharded checkpoint tools/gather_checkpoint.py makes a file, or --resume goes on "
+            "a run's folder. Of a sharded checkpoint tools/runs/gather_checkpoint.py makes a file, or --resume goes on "
             "from it with train.sharded_blocks as it was"
         )
     if not Path(path).is_file():

@@ -67,5 +67,5 @@ def speed_advice(num_workers: int, num_cores: int, num_processes: int) -> str:
         return f"Raise dataloader.train.num_workers from {num_workers} to {share} ({owned})"
     return (
         f"More workers than dataloader.train.num_workers={num_workers} would not help ({owned}). Make samples cheaper: "
-        "pack the data set (tools/pack_dataset.py), keep it on a local disk, take smaller crops"
+        "pack the data set (tools/dataset/pack_dataset.py), keep it on a local disk, take smaller crops"
     )

@@ -1,1 +1,1 @@
-"""What is behind tools/plot_metrics.py: trainings read from their folders, put into groups, drawn and tabulated."""
+"""Tools for training runs: install detectron2, run the demo, compare runs, gather a sharded checkpoint."""

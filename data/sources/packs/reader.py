@@ -40,7 +40,8 @@ TILE_PX = 64  # 16 KB; a crop of 512 px reads 9 x 9, a quarter more than it need
 MAX_POINTS = 2**14  # as many centres as one foreground has samples in 160 epochs of Composition-1k; 64 KB
 MAX_SIDE_PX = 2**20
 CHUNK_BYTES = 2**24
-REMEDY = "pack it again with tools/pack_dataset.py"
+PACK_TOOL = "tools/dataset/pack_dataset.py"
+REMEDY = f"pack it again with {PACK_TOOL}"
 
 
 ENTRY_KEYS = {*("name", "shard", "offset", "size", "colour_type", "alpha_type", "num_points", "checksum", "sources")}
@@ -204,9 +205,9 @@ def find_packed(folder: str | Path) -> list[PackedForeground]:
     """
     folder = Path(folder)
     if not is_pack(folder):
-        raise DataError(f"{folder} is no pack: expected a folder with {INDEX} in it, as tools/pack_dataset.py makes it")
+        raise DataError(f"{folder} is no pack: expected a folder with {INDEX} in it, as {PACK_TOOL} makes it")
     if not (folder / INDEX).is_file() and (folder / UNFINISHED_INDEX).is_file():
-        raise DataError(f"{folder} is an unfinished pack: run tools/pack_dataset.py as before, it goes on from there")
+        raise DataError(f"{folder} is an unfinished pack: run {PACK_TOOL} as before, it goes on from there")
     foregrounds = [as_foreground(folder, entry) for entry in read_index(folder / INDEX)]
     if problems := list(find_broken_shards(foregrounds)):
         raise DataError("\n".join(problems))

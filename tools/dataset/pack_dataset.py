@@ -1,7 +1,7 @@
 """Pack foregrounds and their alphas for fast reading: uncompressed, in tiles, at four sizes, in a few large files.
 
-    python tools/pack_dataset.py --foreground-dir Composition-1k/train/fg --alpha-dir Composition-1k/train/alpha \\
-        --output packs/adobe
+    python tools/dataset/pack_dataset.py --foreground-dir Composition-1k/train/fg \\
+        --alpha-dir Composition-1k/train/alpha --output packs/adobe
 
 Then train with the override that it prints. Without --alpha-dir the foregrounds are RGBA cut-outs. In 8 bit a pack
 takes about 5.6 bytes a pixel, fifteen times as much as JPEG files. An interrupted command continues. Any number of

@@ -1,8 +1,8 @@
 """Compare runs: draw their curves, or print a table with intervals over seeds.
 
-    python tools/plot_metrics.py output/first output/second --output curves.png
-    python tools/plot_metrics.py output/* --output curves.png
-    python tools/plot_metrics.py output/ablation/* --table --baseline base --format markdown --csv table.csv
+    python tools/runs/plot_metrics.py output/first output/second --output curves.png
+    python tools/runs/plot_metrics.py output/* --output curves.png
+    python tools/runs/plot_metrics.py output/ablation/* --table --baseline base --format markdown --csv table.csv
 
 It reads output folders, or files like their metrics.json. Folders that are no run are skipped and named on stderr. Runs
 that differ only in the seed are one group: folders that end in _seedN or -sN, with equal config.yaml. A group shows its

@@ -1,6 +1,6 @@
 """Generate the demo's matting set: procedural foregrounds over photographs from installed packages.
 
-    python tools/make_demo_data.py --output output/demo/data --seed 0
+    python tools/dataset/make_demo_data.py --output output/demo/data --seed 0
 
 writes `train/rgba`, `train/backgrounds`, `test/image`, `test/trimap`, `test/alpha` and `manifest.json`. The same
 seed gives the same bytes. Training and test share no photograph and no random numbers.

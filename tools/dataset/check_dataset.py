@@ -1,8 +1,9 @@
 """Check the files of a config, or of folders, before training.
 
-    python tools/check_dataset.py --config-file configs/ViTMatte_S_10ep.py
-    python tools/check_dataset.py --config-file CONFIG 'dataloader.train.dataset.foreground_dirs=[fg]' --report FILE.csv
-    python tools/check_dataset.py --foreground-dir fg --alpha-dir alpha --background-dir photos \\
+    python tools/dataset/check_dataset.py --config-file configs/ViTMatte_S_10ep.py
+    python tools/dataset/check_dataset.py --config-file CONFIG --report FILE.csv \\
+        'dataloader.train.dataset.foreground_dirs=[fg]'
+    python tools/dataset/check_dataset.py --foreground-dir fg --alpha-dir alpha --background-dir photos \\
         --test-image-dir test/image --test-trimap-dir test/trimap --test-alpha-dir test/alpha
 
 Every file is read once, in several processes. Nothing is changed. A folder may be a pattern or the name of a known set,

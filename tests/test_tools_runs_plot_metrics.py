@@ -1,4 +1,4 @@
-"""tools/plot_metrics.py: what it reads of runs, how it groups them, its tables against numbers worked out here."""
+"""tools/runs/plot_metrics.py: what it reads of runs, how it groups them, its tables against numbers worked out here."""
 
 import csv
 import json
@@ -13,8 +13,8 @@ from PIL import Image
 from scipy import stats
 
 from data.image_io.images import DataError
-from tools.plot_metrics import main
 from tools.runs.drawing import draw_curves
+from tools.runs.plot_metrics import main
 from tools.runs.reading import differing_settings, group_by_seed, read_curves, read_run, read_runs
 from tools.runs.table import Choice, smoothed, tabulate
 

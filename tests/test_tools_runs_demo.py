@@ -1,4 +1,4 @@
-"""tools/demo.py: its parts quickly, and the whole demo slowly, with three seeds."""
+"""tools/runs/demo.py: its parts quickly, and the whole demo slowly, with three seeds."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from engine.config.config import apply_overrides, load_config
 from engine.config.overrides import write_override
 from evaluation.metrics import METRICS
 from tests.helpers.paths import REPOSITORY
-from tools import demo
+from tools.runs import demo
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_a_command_that_fails_ends_the_demo(capfd):
 
 @pytest.mark.slow
 def test_the_whole_demo(tmp_path):
-    command = [sys.executable, "tools/demo.py", "--output", str(tmp_path / "demo")]
+    command = [sys.executable, "tools/runs/demo.py", "--output", str(tmp_path / "demo")]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     for name in ("metrics.json", "loss_curve.png", "sheet.png", "results.md", "model_final.pth", "config.yaml"):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from data.procedural.demo import DEMO_KINDS
 from tests.helpers.paths import REPOSITORY
-from tools import make_demo_data as demo_data
+from tools.dataset import make_demo_data as demo_data
 
 SEED, SIZE_PX, NUM_TRAIN, NUM_BACKGROUNDS, NUM_TEST = 3, 96, 7, 9, 12
 COUNTS = f"--num-train {NUM_TRAIN} --num-backgrounds {NUM_BACKGROUNDS} --num-test {NUM_TEST}"
@@ -38,7 +38,8 @@ def digests(folder):
 
 
 def test_the_command_line_gives_the_same_bytes_with_other_workers(folder, tmp_path):
-    tool = [sys.executable, "tools/make_demo_data.py", *ARGUMENTS, "--output", str(tmp_path), "--num-workers", "2"]
+    script = "tools/dataset/make_demo_data.py"
+    tool = [sys.executable, script, *ARGUMENTS, "--output", str(tmp_path), "--num-workers", "2"]
     subprocess.run(tool, cwd=REPOSITORY, check=True, capture_output=True)
     assert digests(tmp_path) == digests(folder)
 

@@ -1,4 +1,4 @@
-"""tools/pack_dataset.py: the same bytes whenever it is stopped and however many work, all that it refuses and finds."""
+"""tools/dataset/pack_dataset.py: the same bytes for any interruption and number of workers; its errors."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from data.sources.packs import writer as packing
 from data.sources.packs.reader import INDEX, UNFINISHED_INDEX, find_packed
 from engine.config.config import apply_overrides, load_config
 from tests.helpers.paths import REPOSITORY
-from tools import pack_dataset
+from tools.dataset import pack_dataset
 
 NUM_FOREGROUNDS = 7
 
@@ -108,7 +108,7 @@ def test_two_workers_give_the_bytes_of_one(pictures, tmp_path):
     assert pack(pictures, tmp_path / "one") == 0
     script = (
         "import data.sources.packs.writer; data.sources.packs.writer.SHARD_FOREGROUNDS = 2\n"
-        "from tools import pack_dataset\n"
+        "from tools.dataset import pack_dataset\n"
         "if __name__ == '__main__': raise SystemExit(pack_dataset.main())"
     )
     command = [sys.executable, "-c", script, *arguments(pictures, tmp_path / "two", "--num-workers", 2)]
@@ -164,7 +164,7 @@ def test_the_tool_itself_may_be_killed_with_its_workers(pictures, tmp_path, monk
         Image.fromarray(rng.integers(0, 256, (60, 50, 4), np.uint8)).save(pictures / "rgba" / f"{index}.png")
     output = tmp_path / "pack"
     options = ["--foreground-dir", str(pictures / "rgba"), "--output", str(output), "--num-workers", "2"]
-    process = subprocess.Popen([sys.executable, "tools/pack_dataset.py", *options], cwd=REPOSITORY)
+    process = subprocess.Popen([sys.executable, "tools/dataset/pack_dataset.py", *options], cwd=REPOSITORY)
     while process.poll() is None and not list(output.glob("shard-*.bin")):
         time.sleep(0.005)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()

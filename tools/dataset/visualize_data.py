@@ -1,6 +1,6 @@
 """Draw the training samples of a config as the network sees them: image, trimap and alpha of each.
 
-    python tools/visualize_data.py --config-file configs/ViTMatte_S_100ep.py --num 64 --output sheet.png \
+    python tools/dataset/visualize_data.py --config-file configs/ViTMatte_S_100ep.py --num 64 --output sheet.png \
         dataloader.train.dataset.degradation.jpeg_probability=1.0
 
 Samples come from the config's own loader, from position --start of epoch --epoch on. Overrides are as for main.py. The

@@ -1,6 +1,6 @@
 """Build the 1000 test images of Composition-1k from its 50 foregrounds and alphas and the VOC backgrounds.
 
-    python tools/make_composition1k.py --foreground-dir "Test_set/Adobe-licensed images/fg" \\
+    python tools/dataset/make_composition1k.py --foreground-dir "Test_set/Adobe-licensed images/fg" \\
         --alpha-dir "Test_set/Adobe-licensed images/alpha" --trimap-dir "Test_set/Adobe-licensed images/trimaps" \\
         --foreground-list Test_set/test_fg_names.txt --background-list Test_set/test_bg_names.txt \\
         --background-dir VOCdevkit/VOC2012/JPEGImages --output datasets/Composition-1k/test

@@ -1,6 +1,6 @@
 """Make one plain file from the checkpoint folder of a sharded run (train.sharded_blocks).
 
-    python tools/gather_checkpoint.py --folder output/7b/model_0134699 --output 7b.pth
+    python tools/runs/gather_checkpoint.py --folder output/7b/model_0134699 --output 7b.pth
 
 writes only the weights, for --eval-only, tools/predict.py, tools/export.py and train.init_checkpoint; with --ema those
 of the EMA. --all keeps the optimiser too: a run without train.sharded_blocks continues from the file if it lies in the

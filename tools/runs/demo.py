@@ -1,6 +1,6 @@
 """Run all jobs in a few minutes on a CPU: data, conversion, training, evaluation, images. `make demo` runs it.
 
-    python tools/demo.py --seed 0 --output output/demo
+    python tools/runs/demo.py --seed 0 --output output/demo
 
 It generates a small matting set, converts a tiny checkpoint in the DINOv3 layout (random weights, no download) and
 trains `configs/demo.py`. On held-out composites it compares the trained network with the trivial alpha, with the
@@ -37,7 +37,7 @@ from inference.network import TorchNetwork
 from inference.predictor import Predictor
 from modeling.backbone import ViT
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "demo.py"
 TARGETS = {"trivial": {"SAD": 0.6, "MSE": 0.8}, "ramp": {"SAD": 1.0}, "grey picture": {"SAD": 0.9}}
 """Largest allowed quotient of the trained network's error and each row's."""
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     apply_overrides(cfg, overrides)
 
     (output / "metrics.json").unlink(missing_ok=True)  # the writer would append to an earlier demo's
-    run("tools/make_demo_data.py", "--output", str(output / "data"), "--seed", str(options.seed), "--overwrite")
+    run("tools/dataset/make_demo_data.py", "--output", str(output / "data"), "--seed", str(options.seed), "--overwrite")
     write_tiny_checkpoint(cfg, output / "dinov3_tiny.pth", options.seed)
     initial = Path(cfg.train.init_checkpoint)
     run("preprocess.py", "--checkpoint", str(output / "dinov3_tiny.pth"), "--output", str(initial), "--keep-prefix")

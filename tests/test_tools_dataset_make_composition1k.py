@@ -1,4 +1,4 @@
-"""tools/make_composition1k.py: the published rule pixel by pixel, stopped and gone on, every error before it starts."""
+"""tools/dataset/make_composition1k.py: the published rule by pixel, resuming, and errors before the start."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from data.sources import composition1k
 from data.sources.composition1k import blend, fit_background
 from data.sources.layouts import LAYOUTS, Layout, find_test_set
 from tests.helpers.paths import REPOSITORY
-from tools import make_composition1k
+from tools.dataset import make_composition1k
 
 NUM_BACKGROUNDS = 4
 FOREGROUNDS = {"rgb.png": (40, 30), "b.1.png": (33, 50), "grey.png": (30, 30)}  # width, height
@@ -297,7 +297,7 @@ def test_a_killed_run_goes_on_and_leaves_no_worker(sources, tmp_path):
     options = arguments(sources, output, "--workers", 2, "--num-backgrounds", 3 * NUM_BACKGROUNDS)
     at = options.index("--trimap-dir")
     del options[at : at + 2]
-    command = [sys.executable, str(REPOSITORY / "tools/make_composition1k.py"), *options]
+    command = [sys.executable, str(REPOSITORY / "tools/dataset/make_composition1k.py"), *options]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     while process.poll() is None and not list(output.glob("merged/*.png")):
         time.sleep(0.01)
@@ -324,7 +324,7 @@ def group_is_alive(group: int) -> bool:
 def test_workers_hold_no_torch(tmp_path):
     """A spawned worker runs the tool's file again, so what that imports is what a worker holds."""
     code = "import sys, make_composition1k; print({'torch', 'detectron2'} & sys.modules.keys())"
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "tools")}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "tools/dataset")}
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True
     )

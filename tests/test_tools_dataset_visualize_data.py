@@ -1,4 +1,4 @@
-"""tools/visualize_data.py: the cells of its sheets against what the config's own loader gives to a training."""
+"""tools/dataset/visualize_data.py: the cells of its sheets against what the config's own loader gives to a training."""
 
 from itertools import count, islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from data.image_io.images import read_image, to_uint8
 from engine.config.config import apply_overrides, load_config
 from evaluation.output.report import GAP_PX, LABEL_PX, label_line
 from tests.helpers.paths import REPOSITORY
-from tools.visualize_data import main
+from tools.dataset.visualize_data import main
 
 CONFIG = str(REPOSITORY / "configs" / "demo.py")
 SIZE_PX, EPOCH = 48, 7

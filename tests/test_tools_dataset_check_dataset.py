@@ -1,4 +1,4 @@
-"""tools/check_dataset.py and data.checks: every fault at its file and nothing else, and whether training may start."""
+"""tools/dataset/check_dataset.py and data.checks: each fault is found at its file, and the exit status."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ from data.sources.foregrounds import ForegroundFile
 from data.sources.layouts import TRAINING_LAYOUTS, TrainingLayout
 from data.sources.packs.writer import make_pack
 from tests.helpers.broken_dataset import FAULTY, add_pair, draw, make_healthy, ordinary_user, photograph, save, sets_of
-from tools import check_dataset
+from tools.dataset import check_dataset
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ declared needs (numpy below 2 and black, which it does not use). The real needs 
 
 Only the standard library is used, because nothing else may be installed yet.
 
-    python tools/install_detectron2.py
+    python tools/runs/install_detectron2.py
 """
 
 import argparse

@@ -1,0 +1,1 @@
+"""Tools for data sets: check, pack, draw and make them."""
