@@ -1,8 +1,8 @@
-"""The parts of the connectivity metric: the source, a pixel's level in it, its connectedness.
+"""The parts of the connectivity metric: the source region, a pixel's level in it, its connectedness.
 
 At each threshold the source is the largest 4-connected component of the pixels at which both alphas reach it (Rhemann
-et al., CVPR 2009, in the form of the Adobe Deep Image Matting evaluation code); `evaluation.metrics.conn` puts the
-parts together.
+et al., CVPR 2009, in the form of the Adobe Deep Image Matting evaluation code). `evaluation.metrics.conn` combines the
+parts.
 """
 
 import cv2
@@ -15,17 +15,17 @@ FLOOD = 4 | cv2.FLOODFILL_FIXED_RANGE | cv2.FLOODFILL_MASK_ONLY | (1 << 8)  # 4-
 
 
 def source_level(pred_alpha: NDArray, alpha: NDArray) -> NDArray[np.uint8]:
-    """Count for each pixel at how many thresholds in turn, from the lowest on, it lies in the source.
+    """Count for each pixel the thresholds, from the lowest on, at which it lies in the source without a gap.
 
     Args:
         pred_alpha: (H, W) prediction, uint8 or float in [0, 1].
-        alpha: (H, W) ground truth, of the same kind.
+        alpha: (H, W) ground truth, of the same dtype.
 
     Returns: (H, W), 0 to 10: the level l of Conn's definition in tenths.
     """
     reached = np.ascontiguousarray(np.minimum(thresholds_reached(pred_alpha), thresholds_reached(alpha)))
-    # Flooding from one pixel costs a twentieth of labelling every component, and where it fills more than half of the
-    # mask no other can be larger. The pixel need only be likely to do so: the deepest one of a coarse look.
+    # Flood filling from one pixel costs a twentieth of labelling all components. If it fills more than half the mask,
+    # it is the largest. A likely start is the deepest pixel of a coarse copy.
     coarse = reached[::SEED_STEP_PX, ::SEED_STEP_PX]
     depth = cv2.distanceTransform((coarse == coarse.max()).view(np.uint8), cv2.DIST_L1, 3)
     row, column = (SEED_STEP_PX * int(i) for i in np.unravel_index(depth.argmax(), coarse.shape))
@@ -56,10 +56,10 @@ def connectedness(values: NDArray, level: NDArray[np.uint8]) -> NDArray[np.float
 
 
 def thresholds_reached(values: NDArray) -> NDArray[np.uint8]:
-    """Count the thresholds k / 10 that each alpha reaches, 0 to 10, with no rounding error in between.
+    """Count the thresholds k / 10 that each alpha reaches, 0 to 10, exactly.
 
-    In float64, 153 / 255 lies beyond a threshold 0.6 that was summed up from 0.1: uint8 is decided in whole numbers,
-    floats against the float nearest to k / 10 in their own precision.
+    In float64, 153 / 255 is above a threshold 0.6 that was summed up from 0.1. So uint8 is compared in integers, and
+    floats with the nearest float to k / 10 of their own precision.
     """
     if values.dtype == np.uint8:
         return (np.arange(256) * NUM_THRESHOLDS // 255).astype(np.uint8)[values]
@@ -68,13 +68,13 @@ def thresholds_reached(values: NDArray) -> NDArray[np.uint8]:
 
 
 def largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Keep the largest 4-connected component; of equal ones the one whose first pixel in column order comes first.
+    """Mark the largest 4-connected component; of equal ones the one whose first pixel in column order comes first.
 
     Args:
         mask: (H, W), not empty.
     """
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=4)
-    areas = stats[1:, cv2.CC_STAT_AREA]  # 0 is what lies outside the mask
+    areas = stats[1:, cv2.CC_STAT_AREA]  # label 0 is outside the mask
     largest = np.flatnonzero(areas == areas.max()) + 1
     if len(largest) > 1:
         columns = stats[largest, cv2.CC_STAT_LEFT]

@@ -1,4 +1,4 @@
-"""The metrics inside training: a detectron2 evaluator that gives what `tools/evaluate.py` gives on written files."""
+"""The metrics inside training: a detectron2 evaluator with the same results as `tools/evaluate.py` on files."""
 
 import logging
 from collections import OrderedDict
@@ -23,7 +23,7 @@ class MattingEvaluator(DatasetEvaluator):
     """Averages the metrics over the images of all ranks, each image counted once.
 
     Under "dim" and "whole", prediction and ground truth are rounded to 8 bit, as in files. Under "float" the network's
-    prediction is measured without rounding. The written files cannot hold it, so their metrics differ by the rounding.
+    prediction is measured without rounding. The written files are rounded, so their metrics differ slightly.
     Only the metrics of each image are kept.
 
     Args:
@@ -31,11 +31,11 @@ class MattingEvaluator(DatasetEvaluator):
         protocol: name of one of `evaluation.metrics.PROTOCOLS`.
 
     Attributes:
-        metric_names: of what `evaluate` gives, as "group/name".
-        rows: name of an image -> what `measure` gave for it, of this rank alone.
+        metric_names: names of the results of `evaluate`, as "group/name".
+        rows: name of an image -> result of `measure`, on this rank only.
 
     Raises:
-        ConfigError: another name of a protocol.
+        ConfigError: no protocol has this name.
     """
 
     metric_names = tuple(f"matting/{name}" for name in METRICS)
@@ -48,11 +48,11 @@ class MattingEvaluator(DatasetEvaluator):
         self.rows: dict[str, dict[str, float]] = {}
 
     def reset(self) -> None:
-        """Forget what was measured."""
+        """Delete the results of earlier images."""
         self.rows = {}
 
     def check(self, inputs: Mapping[str, Any]) -> None:
-        """Raise a UserError where a test sample, or a batch of them, has no ground truth."""
+        """Raise a UserError if a test sample, or a batch of them, has no ground truth."""
         if "alpha" not in inputs:
             found = sorted(inputs)
             raise UserError(f"expected a test batch with its ground truth under 'alpha', got {found}: set alpha_dir")
@@ -61,12 +61,12 @@ class MattingEvaluator(DatasetEvaluator):
         """Measure a batch.
 
         Args:
-            inputs: "alpha" (B, 1, H, W) in [0, 1], "trimap" (B, 1, H, W) in {0, 0.5, 1}, "name" of B texts, which tell
-                images apart: a name that was seen before is the same image again and counts once.
+            inputs: "alpha" (B, 1, H, W) in [0, 1], "trimap" (B, 1, H, W) in {0, 0.5, 1}, "name" of B texts. Samples
+                with the same name are the same image and count once.
             outputs: "pred_alpha" (B, 1, H, W) in [0, 1].
 
         Raises:
-            UserError: there is no ground truth, or predictions are outside [0, 1] or NaN.
+            UserError: the batch has no ground truth, or predictions are outside [0, 1] or NaN.
         """
         self.check(inputs)
         predictions, alphas = (alpha.float().cpu().numpy() for alpha in (outputs["pred_alpha"], inputs["alpha"]))
@@ -80,13 +80,13 @@ class MattingEvaluator(DatasetEvaluator):
     def evaluate(self) -> "OrderedDict[str, dict[str, float]]":
         """Average over the images of all ranks.
 
-        Returns: {"matting": metric -> value}, in natural units (MSE 0.0061, not 6.1), the same on every rank; the log
-            of the first rank shows them in the units of the field, with the protocol and the number of images that
-            have no pixel to measure.
+        Returns: {"matting": metric -> value}, in natural units (MSE 0.0061, not 6.1), the same on every rank. The first
+            rank logs them in the units of the field, with the protocol and the number of images without a pixel to
+            measure.
 
         Raises:
             UserError: no image was processed on any rank.
-            DataError: no image has a pixel to measure; an average of none would look like a perfect score.
+            DataError: no image has a pixel to measure, so all errors would be 0, like a perfect score.
         """
         rows = {name: row for part in comm.all_gather(self.rows) for name, row in part.items()}
         averages = average(rows.values())

@@ -1,10 +1,9 @@
-"""Metrics of a folder of predictions against the folders of a test set, matched by file name without suffix.
+"""Measure a folder of predictions against the folders of a test set; files match by name without suffix.
 
-Neither this module nor what it imports loads torch: it is what each worker process holds beside one image.
+Worker processes import this module, so neither it nor what it imports loads torch.
 """
 
 import hashlib
-import traceback
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,11 +21,11 @@ from runtime.processes import ALONE, Ranks
 from runtime.worker_pool import map_in_workers
 
 Track = Callable[[Iterable[Any], int], Iterable[Any]]
-Files = dict[str, Path]  # of one image: "label", "pred", "trimap" and "image", as far as there are such
+Files = dict[str, Path]  # of one image: those of "label", "pred", "trimap" and "image" that exist
 
 
 class Outcome(NamedTuple):
-    """What a worker sends back: the metrics (None without a prediction), the ground truth's digest, what is wrong."""
+    """Result of a worker: the metrics (None without a prediction), the ground truth's digest, the problems."""
 
     row: dict[str, float] | None
     digest: bytes
@@ -34,14 +33,14 @@ class Outcome(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """What was measured.
+    """Metrics and files of a test set.
 
     Fields:
         rows: name -> metric -> value and "pixels", as `evaluation.metrics.measure` gives them, sorted by name.
         files: name -> its files, for every ground truth alpha, sorted by name.
         missing: names without a prediction, sorted.
-        digest: SHA-256 (hexadecimal) over ground truth and counted pixels of every image in order of names; evaluations
-            under one protocol can be compared only if it is equal.
+        digest: SHA-256 (hexadecimal) over ground truth and counted pixels of every image in order of names. Only
+            evaluations with the same digest and protocol can be compared.
     """
 
     rows: dict[str, dict[str, float]]
@@ -63,26 +62,26 @@ def evaluate_folders(
     track: Track = lambda outcomes, num_images: outcomes,
     ranks: Ranks = ALONE,
 ) -> Evaluation:
-    """Measure every image of a test set; one image a worker is in memory at a time.
+    """Measure every image of a test set. Each worker holds one image in memory at a time.
 
-    The result is the same for any number of workers and of processes, and in each of these.
+    The result does not depend on the number of workers and processes.
 
     Args:
         pred_dir: predicted alphas, 8- or 16-bit grey.
-        label_dir: true alphas, as `pred_dir`; their names are the list of what must be there.
-        trimap_dir: trimaps of 0, 128 and 255 alone; None where they are made or every pixel counts.
-        image_dir: images, which are only checked to be there and of the alpha's size; None checks none.
-        trimap_radius_px: makes trimaps of the ground truth by `trimap_from_alpha(alpha, radius, radius)`.
+        label_dir: ground truth alphas, 8- or 16-bit grey; every other folder must have files of the same names.
+        trimap_dir: trimaps of 0, 128 and 255 alone; None if they are made or every pixel counts.
+        image_dir: images, which must exist and have the alpha's size; None checks none.
+        trimap_radius_px: makes trimaps from the ground truth by `trimap_from_alpha(alpha, radius, radius)`.
         protocol: one of `PROTOCOLS`.
-        num_workers: processes; 1 measures in this one.
-        allow_missing: leave images without a prediction out instead of refusing the whole.
-        track: called with the outcomes of this process and their number, gives them on, for a progress bar.
+        num_workers: number of worker processes; 1 measures in this process.
+        allow_missing: skip images without a prediction instead of raising an error.
+        track: called with the outcomes of this process and their number, returns them, for a progress bar.
         ranks: the processes that share the images.
 
     Raises:
-        DataError: any file missing, extra, unreadable, misshapen or of wrong values, one error lists all of them; or no
-            counted pixel in the whole set.
-        ConfigError: no source of trimaps where the protocol needs one, or two.
+        DataError: files are missing, extra, unreadable, of another size or of wrong values, all listed in one error;
+            or no pixel of the test set counts.
+        ConfigError: the protocol needs trimaps and has no source of them, or two.
         ChildProcessError: a worker was killed.
         RanksError: some of several processes met such an error.
     """
@@ -93,12 +92,12 @@ def evaluate_folders(
     folders = {"label": label_dir, "pred": pred_dir, "trimap": trimap_dir, "image": image_dir}
     files, problems = ranks.of_first(lambda: _match(folders, may_lack=("pred",) if allow_missing else ()))
     share = ranks.share(list(files.items()))
-    work = partial(_measure_files, protocol=protocol, trimap_radius_px=trimap_radius_px)
+    work = partial(_measure, protocol=protocol, trimap_radius_px=trimap_radius_px)
     measured = map_in_workers(work, share, min(num_workers, len(share)))
     outcomes = dict(zip(files, ranks.join(track(measured, len(share))), strict=True))
     _refuse([*problems, *(problem for outcome in outcomes.values() for problem in outcome.problems)])
     rows = {name: outcome.row for name, outcome in outcomes.items() if outcome.row is not None}
-    if not any(row["pixels"] for row in rows.values()):  # no image would have an error: as if the score were perfect
+    if not any(row["pixels"] for row in rows.values()):  # all errors would be 0, like a perfect score
         where = f"in {trimap_dir}" if trimap_dir else f"made from {label_dir}"
         raise DataError(f"no trimap {where} has an unknown pixel (128), so that nothing can be measured")
     missing = [name for name, paths in files.items() if "pred" not in paths]
@@ -115,21 +114,12 @@ def check_test_set(
     track: Track = lambda problems, num_images: problems,
     ranks: Ranks = ALONE,
 ) -> dict[str, Files]:
-    """Read every file of a test set, so that a network does not find out after hours that one is broken.
-
-    Args:
-        label_dir: as for `evaluate_folders`, and so for all.
-        trimap_dir: as there.
-        image_dir: as there.
-        num_workers: as there.
-        track: as there.
-        ranks: as there.
+    """Read every file of a test set before a network runs for hours; arguments as for `evaluate_folders`.
 
     Returns: name -> its files, sorted by name.
 
     Raises:
-        DataError: as there, of the files.
-        ChildProcessError, RanksError: as there.
+        DataError, ChildProcessError, RanksError: as for `evaluate_folders`.
     """
     folders = {"label": label_dir, "trimap": trimap_dir, "image": image_dir}
     files, problems = ranks.of_first(lambda: _match(folders, may_lack=()))
@@ -147,24 +137,26 @@ def _refuse(problems: Sequence[str]) -> None:
 
 
 def _match(folders: dict[str, Path | None], may_lack: Sequence[str]) -> tuple[dict[str, Files], list[str]]:
-    """Give each ground truth alpha its files, and say what is missing or extra."""
+    """Find the files of each ground truth alpha; the second result lists what is missing or extra."""
     problems: list[str] = []
-    tables = {kind: _pictures_by_name(folder, problems) for kind, folder in folders.items() if folder is not None}
+    tables = {kind: _files_by_name(folder, problems) for kind, folder in folders.items() if folder is not None}
     alphas = tables["label"]
     for kind, table in tables.items():
-        if table and alphas:  # of an empty or missing folder, one problem says it all
+        if table and alphas:  # an empty or missing folder is one problem already
             if kind not in may_lack:
                 problems += [f"{folders[kind]}/{name}.* is missing" for name in alphas if name not in table]
             problems += [f"{table[name]} is extra: no alpha has its name" for name in table if name not in alphas]
     return {name: {k: table[name] for k, table in tables.items() if name in table} for name in sorted(alphas)}, problems
 
 
-def _pictures_by_name(folder: Path, problems: list[str]) -> dict[str, Path]:
-    """Index a folder by name without suffix; what is wrong with it goes to `problems`."""
+def _files_by_name(folder: Path, problems: list[str]) -> dict[str, Path]:
+    """Index a folder by name without suffix; append what is wrong with it to `problems`."""
     table: dict[str, Path] = {}
     try:
         for path in find_images(folder):
-            if not _is_utf_8(path.name):
+            try:
+                path.name.encode()
+            except UnicodeEncodeError:  # such a name cannot be written to the results
                 problems.append(f"{folder}: the name {ascii(path.name)} is not UTF-8: rename the file")
                 continue
             name = picture_name(path)
@@ -176,74 +168,52 @@ def _pictures_by_name(folder: Path, problems: list[str]) -> dict[str, Path]:
     return table
 
 
-def _is_utf_8(name: str) -> bool:
-    """Tell whether a file's name was; of another, Python keeps bytes that are no text and cannot be written."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _measure_files(item: tuple[str, Files], protocol: Protocol, trimap_radius_px: int | None) -> Outcome:
-    """Read and measure one image, in a worker. The traceback of a bug is one of its problems."""
-    try:
-        return _measure(item, protocol, trimap_radius_px)
-    except Exception:  # noqa: BLE001  the other images are measured all the same
-        return Outcome(None, b"", [f"{item[0]}: an unexpected error:\n{traceback.format_exc()}"])
-
-
 def _measure(item: tuple[str, Files], protocol: Protocol, trimap_radius_px: int | None) -> Outcome:
-    """Read and measure one image."""
+    """Read and measure one image, in a worker."""
     name, files = item
-    pictures, problems = _read_files(files)
+    arrays, problems = _read_files(files)
     if problems:
         return Outcome(None, b"", problems)
-    alpha = as_protocol(pictures["label"], protocol)
+    alpha = as_protocol(arrays["label"], protocol)
     if protocol.is_whole:
         unknown: NDArray = np.ones(alpha.shape, np.bool_)
     elif trimap_radius_px is not None:
-        exact_alpha = to_float(pictures["label"])
+        exact_alpha = to_float(arrays["label"])
         unknown = unknown_mask(trimap_from_alpha(exact_alpha, trimap_radius_px, trimap_radius_px))
-    elif "trimap" in pictures:
-        unknown = pictures["trimap"]
+    elif "trimap" in arrays:
+        unknown = arrays["trimap"]
     else:
-        return Outcome(None, b"", problems)  # that it is missing has been said
+        return Outcome(None, b"", problems)  # `_match` has reported the missing trimap
     digest = hashlib.sha256(f"{name} {alpha.shape} ".encode() + alpha.tobytes() + unknown.tobytes()).digest()
-    row = measure(pictures["pred"], alpha, unknown, protocol) if "pred" in pictures else None
+    row = measure(arrays["pred"], alpha, unknown, protocol) if "pred" in arrays else None
     return Outcome(row, digest, problems)
 
 
 def _read_files(files: Files) -> tuple[dict[str, NDArray], list[str]]:
-    """Read the pictures of one image, and say what is wrong with them."""
-    pictures: dict[str, NDArray] = {}
+    """Read the files of one image; the second result lists what is wrong with them."""
+    arrays: dict[str, NDArray] = {}
     problems: list[str] = []
     for kind, path in files.items():
         try:
-            pictures[kind] = READERS[kind](path)
+            arrays[kind] = READERS[kind](path)
         except (OSError, UserError) as error:
             problems.append(str(error))
-    if "label" in pictures:
-        sizes = {kind: f"{picture.shape[1]} x {picture.shape[0]} px" for kind, picture in pictures.items()}
+    if "label" in arrays:
+        sizes = {kind: f"{array.shape[1]} x {array.shape[0]} px" for kind, array in arrays.items()}
         wrong = [f"{files[kind]} is {size}" for kind, size in sizes.items() if size != sizes["label"]]
         if wrong:
             problems.append(f"{', '.join(wrong)}, but {files['label']} is {sizes['label']}")
-    return pictures, problems
+    return arrays, problems
 
 
 def _find_problems(files: Files) -> list[str]:
-    """Say what is wrong with the pictures of one image, in a worker."""
+    """List what is wrong with the files of one image, in a worker."""
     return _read_files(files)[1]
-
-
-def _read_region(path: Path) -> NDArray[np.bool_]:
-    """Read which pixels of a trimap file count; see `unknown_region`."""
-    return unknown_region(read_raw_alpha(path), path)
 
 
 READERS: dict[str, Callable[[Path], NDArray]] = {
     "label": read_raw_alpha,
     "pred": read_raw_alpha,
-    "trimap": _read_region,
+    "trimap": lambda path: unknown_region(read_raw_alpha(path), path),
     "image": read_raw_image,
 }

@@ -2,7 +2,7 @@
 
 The metrics take numpy arrays (H, W): prediction and ground truth, both uint8 (255 is opaque) or both float in [0, 1],
 and a boolean region. They return one float per image in natural units. Only reports scale it (see `METRICS`).
-A region without a pixel has no error: 0. A protocol (`PROTOCOLS`) says which region and which rounding a number has.
+An empty region has error 0. A protocol (`PROTOCOLS`) states the region and the rounding of a number.
 """
 
 import math
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from data.image_io.images import to_float, to_uint8
 from data.trimap import check_stored
 from evaluation.connectivity import connectedness, source_level
-from runtime.errors import ConfigError, UserError
+from runtime.errors import UserError
 
 GRAD_SIGMA_PX = 1.4
 GRAD_HALF_SIZE_PX = 4  # where the Gaussian falls to 1e-2: ceil(sigma sqrt(-2 ln(sqrt(2 pi) sigma 1e-2)))
@@ -28,13 +28,12 @@ def sad(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> float
 
     Args:
         pred_alpha: (H, W) prediction, uint8 or float in [0, 1].
-        alpha: (H, W) ground truth, of the same kind as the prediction.
-        region: (H, W) boolean, True where it counts.
+        alpha: (H, W) ground truth, uint8 or float as the prediction.
+        region: (H, W) boolean, True for pixels that count.
 
     Raises:
         UserError: floats outside [0, 1], or NaN.
-        ValueError: shapes that differ, one array uint8 and the other float, a region that is not
-            boolean.
+        ValueError: shapes that differ, one array uint8 and the other float, a region that is not boolean.
     """
     differences, full_scale = _differences(pred_alpha, alpha, region)
     return float(differences.sum()) / full_scale / 1000
@@ -55,14 +54,14 @@ def mad(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> float
 def grad(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> float:
     """Sum the squared differences of the gradients' lengths over the region, / 1000.
 
-    Prediction and ground truth are each scaled to [0, 1] by their extremes over the whole image (of a constant one the
-    gradient is 0), then filtered by derivatives of a Gaussian, each filter of length 1, borders replicated; so pixels
-    outside the region have a say. Arguments and errors as for `sad`.
+    Prediction and ground truth are each scaled to [0, 1] by their extremes over the whole image; a constant image has
+    gradient 0. Then derivatives of a Gaussian filter them, each filter of L2 norm 1, with replicated borders. So pixels
+    outside the region matter too. Arguments and errors as for `sad`.
     """
     _check(pred_alpha, alpha, region)
     if not region.any():
         return 0.0
-    # The filters reach a few pixels beyond the region: the same result from less.
+    # The filters reach only a few pixels beyond the region.
     window = _window(region, GRAD_HALF_SIZE_PX)
     lengths = [_gradient_length(values[window], values.min(), values.max()) for values in (pred_alpha, alpha)]
     return float(np.square((lengths[0] - lengths[1])[region[window]]).sum()) / 1000
@@ -72,8 +71,8 @@ def conn(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> floa
     """Sum the differences of connectedness over the region, / 1000.
 
     For each threshold 0.1, 0.2, ... 1.0, the source is the largest 4-connected component of the pixels where both
-    alphas reach it (of equal ones the first in column order; none where no pixel does). A pixel's level l is the last
-    threshold, counted from 0, before it first lies outside; 1 where it never does. Its connectedness in an alpha a is
+    alphas reach it (of equal ones the first in column order; empty if no pixel does). A pixel's level l is the last
+    threshold, counted from 0, before it first lies outside; 1 if it never does. Its connectedness in an alpha a is
     1 - (a - l), or 1 where a - l is below 0.15. Arguments and errors as for `sad`.
     """
     _check(pred_alpha, alpha, region)
@@ -85,7 +84,7 @@ def conn(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> floa
 
 
 class Metric(NamedTuple):
-    """A metric and how reports show it: times `shown_factor`, under `label`."""
+    """A metric, its label in reports and the factor by which reports multiply it."""
 
     measure: Callable[[NDArray, NDArray, NDArray[np.bool_]], float]
     label: str
@@ -102,7 +101,7 @@ METRICS = {
 
 
 class Protocol(NamedTuple):
-    """What a number means: whether alphas are rounded to 8 bit, and whether every pixel counts or the unknown ones."""
+    """Whether alphas are rounded to 8 bit, and whether all pixels count or the unknown ones."""
 
     name: str
     is_rounded: bool
@@ -110,7 +109,7 @@ class Protocol(NamedTuple):
 
     @property
     def description(self) -> str:
-        """One line to stand beside every number."""
+        """One line for reports, beside every number."""
         region = "whole image" if self.is_whole else "unknown region (trimap == 128)"
         return f"{self.name}: {region}, {'uint8' if self.is_rounded else 'float, not rounded'}"
 
@@ -126,33 +125,30 @@ PROTOCOLS = {
 
 
 def measure(
-    pred_alpha: NDArray, alpha: NDArray, unknown: NDArray[np.bool_] | None, protocol: Protocol = PROTOCOLS["dim"]
+    pred_alpha: NDArray, alpha: NDArray, unknown: NDArray[np.bool_], protocol: Protocol = PROTOCOLS["dim"]
 ) -> dict[str, float]:
     """Measure one image by every metric of `METRICS`.
 
     Args:
-        pred_alpha: (H, W) prediction as read, uint8 or uint16, or float in [0, 1]; rounded where the protocol says so.
-        alpha: (H, W) ground truth, likewise.
-        unknown: (H, W) boolean, True where the trimap is unknown; where the whole image counts, it is not looked at.
+        pred_alpha: (H, W) prediction as read, uint8 or uint16, or float in [0, 1]; the protocol may round it.
+        alpha: (H, W) ground truth, as `pred_alpha`.
+        unknown: (H, W) boolean, True where the trimap is unknown; ignored where the whole image counts.
         protocol: one of `PROTOCOLS`.
 
-    Returns: name -> value in natural units (MSE 0.0061, not 6.1), and "pixels", how many counted.
+    Returns: name -> value in natural units (MSE 0.0061, not 6.1), and "pixels", the number of measured pixels.
 
     Raises:
-        ConfigError: no `unknown` where the protocol needs one.
         UserError, ValueError: as for `sad`.
     """
     if protocol.is_whole:
         unknown = np.ones(alpha.shape, np.bool_)
-    elif unknown is None:
-        raise ConfigError(f"protocol {protocol.name} counts unknown pixels: give a trimap, or take 'whole'")
     pair = [as_protocol(values, protocol) for values in (pred_alpha, alpha)]
     values = {name: metric.measure(pair[0], pair[1], unknown) for name, metric in METRICS.items()}
     return {**values, "pixels": int(np.count_nonzero(unknown))}
 
 
 def as_protocol(values: NDArray, protocol: Protocol) -> NDArray:
-    """Turn an alpha as read into what a protocol measures: uint8, or floats in [0, 1] where it does not round.
+    """Convert an alpha as read for a protocol: to uint8, or to floats in [0, 1] if the protocol does not round.
 
     Args:
         values: uint8, uint16, or float in [0, 1].
@@ -172,12 +168,12 @@ def as_protocol(values: NDArray, protocol: Protocol) -> NDArray:
 
 
 def average(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Average each metric over images, every image counting once whatever its region's size.
+    """Average each metric over images; every image counts once whatever its region's size.
 
-    The sum is exactly rounded, so that neither the order of the images nor their split over processes shows.
+    The sum is exactly rounded, so the result does not depend on the order of the images or their split over processes.
 
     Args:
-        rows: what `measure` gives for each image.
+        rows: results of `measure`, one for each image.
 
     Raises:
         UserError: no image.
@@ -189,23 +185,23 @@ def average(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def unknown_region(trimap: NDArray[np.uint8], name: str | Path = "the trimap") -> NDArray[np.bool_]:
-    """Mark the pixels of a stored trimap that count: 128 and nothing else, as in the reference code.
+    """Mark the pixels of a stored trimap that count: 128 only, as in the reference code.
 
     Args:
         trimap: (H, W) uint8 as stored in the file.
-        name: what an error calls it, a path for instance.
+        name: name in error messages, for example a path.
 
     Returns: (H, W) boolean.
 
     Raises:
-        DataError: not uint8, or values beside 0, 128 and 255, of which the reference would count none.
+        DataError: the trimap is not uint8, or has values beside 0, 128 and 255, which the reference does not count.
     """
     check_stored(trimap, name)
     return trimap == 128
 
 
 def _check(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> int:
-    """Raise what `sad` promises; return what stands for 1."""
+    """Raise the errors of `sad`; return the value of full opacity."""
     if not pred_alpha.shape == alpha.shape == region.shape or alpha.ndim != 2:
         raise ValueError(
             f"expected one shape (H, W), got prediction {pred_alpha.shape}, ground truth {alpha.shape}, {region.shape=}"
@@ -219,7 +215,7 @@ def _check(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> in
 
 
 def _full_scale(values: NDArray) -> int:
-    """Return what stands for 1: 255 in uint8, 1 in floats."""
+    """Return the value of full opacity: 255 in uint8, 1 in floats."""
     if values.dtype == np.uint8:
         return 255
     if not np.issubdtype(values.dtype, np.floating):
@@ -230,9 +226,9 @@ def _full_scale(values: NDArray) -> int:
 
 
 def _differences(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_]) -> tuple[NDArray[np.float64], int]:
-    """Take |prediction - ground truth| on the region's pixels, (N,) float64, and what stands for 1 in it.
+    """Compute |prediction - ground truth| on the region's pixels, (N,) float64, and return the value of full opacity.
 
-    Of uint8 these are whole numbers: sums of them are exact, and the scale divides last.
+    Differences of uint8 are integers. Their sums are exact, and callers divide by the scale last.
     """
     full_scale = _check(pred_alpha, alpha, region)
     if full_scale == 255:
@@ -241,16 +237,16 @@ def _differences(pred_alpha: NDArray, alpha: NDArray, region: NDArray[np.bool_])
 
 
 def _window(region: NDArray[np.bool_], margin_px: int) -> tuple[slice, slice]:
-    """Give the rows and columns that hold the region and a margin, cut off at the image's border."""
+    """Return the rows and columns of the region with a margin, clipped at the image's border."""
     bounds = (np.flatnonzero(region.any(axis=axis)) for axis in (1, 0))
     rows, columns = (slice(max(b[0] - margin_px, 0), b[-1] + margin_px + 1) for b in bounds)
     return rows, columns
 
 
 def _gradient_length(values: NDArray, lowest: float, highest: float) -> NDArray[np.float64]:
-    """Filter by derivatives of a Gaussian and take the gradient's length, in units of the range from lowest to highest.
+    """Compute the gradient's length by derivatives of a Gaussian, in units of the range from lowest to highest.
 
-    The filters are linear and their taps sum to 0, so that scaling the result is scaling the values.
+    The filters are linear and their taps sum to 0, so scaling the result equals scaling the values.
     """
     if lowest == highest:
         return np.zeros(values.shape)

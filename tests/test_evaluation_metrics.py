@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from evaluation.metrics import METRICS, PROTOCOLS, average, conn, grad, mad, measure, mse, sad, unknown_region
-from runtime.errors import ConfigError, UserError
+from runtime.errors import UserError
 from tests.helpers.paths import REPOSITORY
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12))
@@ -301,16 +301,8 @@ def test_protocols_differ_in_rounding_and_region():
     unknown = np.array([[True, False]])
     assert measure(pred_alpha, alpha, unknown)["MSE"] == 0
     assert measure(pred_alpha, alpha, unknown, PROTOCOLS["float"])["MSE"] == pytest.approx(1e-6)
-    for region in (unknown, None):
-        whole = measure(pred_alpha, alpha, region, PROTOCOLS["whole"])
-        assert whole["MSE"] == pytest.approx((128 / 255) ** 2 / 2) and whole["pixels"] == 2
-    assert [protocol.description for protocol in PROTOCOLS.values()] == [
-        "dim: unknown region (trimap == 128), uint8",
-        "float: unknown region (trimap == 128), float, not rounded",
-        "whole: whole image, uint8",
-    ]
-    with pytest.raises(ConfigError, match="protocol float counts unknown pixels: give a trimap"):
-        measure(pred_alpha, alpha, None, PROTOCOLS["float"])
+    whole = measure(pred_alpha, alpha, unknown, PROTOCOLS["whole"])
+    assert whole["MSE"] == pytest.approx((128 / 255) ** 2 / 2) and whole["pixels"] == 2
 
 
 def test_16_bit_is_rounded_by_dim_and_kept_by_float():

@@ -8,7 +8,7 @@ import pytest
 
 from data.image_io.images import read_image
 from evaluation.metrics import METRICS
-from evaluation.output.report import LABEL_PX, fit_picture, format_table, picture_sheet, sheet_row, write_csv
+from evaluation.output.report import LABEL_PX, fit_image, format_table, image_sheet, sheet_row, write_csv
 
 ROWS = [
     {"method": "trivial", "images": 3, "SAD": 12.34567, "MSE": 0.0061},
@@ -38,7 +38,7 @@ def test_a_csv_file_keeps_natural_units_at_full_precision(tmp_path):
         assert [{**row, "MSE": float(row["MSE"])} for row in csv.DictReader(file)] == rows
 
 
-def test_a_picture_sheet_holds_every_picture_in_its_cell(tmp_path):
+def test_a_image_sheet_holds_every_picture_in_its_cell(tmp_path):
     """Pictures of one colour: its cell shows it, also when wide, tall, larger or smaller than the cell."""
     colours = {"image": (1.0, 0.0, 0.0), "trimap": 0.2, "prediction": 0.4, "ground truth": 1.0, "error": 0.6}
     sizes = {"small": (4, 4), "wide": (50, 100), "tall": (100, 50)}
@@ -46,7 +46,7 @@ def test_a_picture_sheet_holds_every_picture_in_its_cell(tmp_path):
     for label, size in sizes.items():
         trimap, pred_alpha, alpha = (np.full(size, colours[kind]) for kind in ("trimap", "prediction", "ground truth"))
         rows[label] = sheet_row(np.broadcast_to(colours["image"], (*size, 3)), trimap, pred_alpha, alpha)
-    picture_sheet(rows, tmp_path / "sheet.png", cell_px=64)
+    image_sheet(rows, tmp_path / "sheet.png", cell_px=64)
     sheet = read_image(tmp_path / "sheet.png")
     assert sheet.shape[1] == 5 * 64 + 4 * 4
     assert sheet.shape[0] == LABEL_PX * 4 + 64 + 32 + 64
@@ -60,12 +60,12 @@ def test_a_picture_sheet_holds_every_picture_in_its_cell(tmp_path):
     assert (sheet[:LABEL_PX] < 0.5).any(), "no column labels"
 
 
-def test_a_picture_sheet_refuses_rows_of_different_columns(tmp_path):
+def test_a_image_sheet_refuses_rows_of_different_columns(tmp_path):
     grey = np.zeros((2, 2))
     with pytest.raises(ValueError, match=re.escape("[('a',), ('b',)]")):
-        picture_sheet({"one": {"a": grey}, "two": {"b": grey}}, tmp_path / "sheet.png")
+        image_sheet({"one": {"a": grey}, "two": {"b": grey}}, tmp_path / "sheet.png")
     with pytest.raises(ValueError, match="no row"):
-        picture_sheet({}, tmp_path / "sheet.png")
+        image_sheet({}, tmp_path / "sheet.png")
 
 
 def test_a_sheet_leaves_out_what_there_is_not():
@@ -78,10 +78,10 @@ def test_a_sheet_leaves_out_what_there_is_not():
 def test_a_fitted_picture_stays_as_it_is(size, tmp_path):
     """So that large pictures can be fitted one by one: the sheet is the same to the byte."""
     picture = np.random.default_rng(0).random(size, np.float32)
-    fitted = fit_picture(picture, 64)
-    assert max(fitted.shape[:2]) == 64 and (fit_picture(fitted, 64) == fitted).all()
+    fitted = fit_image(picture, 64)
+    assert max(fitted.shape[:2]) == 64 and (fit_image(fitted, 64) == fitted).all()
     for name, shown in (("whole", picture), ("fitted", fitted)):
-        picture_sheet({"a": {"b": shown}}, tmp_path / f"{name}.png", cell_px=64)
+        image_sheet({"a": {"b": shown}}, tmp_path / f"{name}.png", cell_px=64)
     assert (tmp_path / "whole.png").read_bytes() == (tmp_path / "fitted.png").read_bytes()
 
 
@@ -89,7 +89,7 @@ def test_a_fitted_picture_stays_as_it_is(size, tmp_path):
 def test_a_shrunk_picture_is_averaged(size):
     """Each pixel stands for an area: the mean stays, where one pixel in each area would be drawn by chance."""
     picture = np.random.default_rng(1).integers(0, 2, size).astype(np.float32)
-    fitted = fit_picture(picture, 64)
+    fitted = fit_image(picture, 64)
     assert max(fitted.shape[:2]) == 64 and fitted.mean() == pytest.approx(picture.mean(), abs=0.01)
     if size == (128, 128):
         assert fitted[:, :, 0] == pytest.approx(picture.reshape(64, 2, 64, 2).mean(axis=(1, 3)), abs=1e-6)
@@ -98,7 +98,7 @@ def test_a_shrunk_picture_is_averaged(size):
 @pytest.mark.parametrize("size", [(2, 2), (3, 2), (5, 7), (63, 10)])
 def test_an_enlarged_picture_invents_no_value(size):
     picture = np.random.default_rng(2).random(size, np.float32)
-    assert (np.unique(fit_picture(picture, 64)) == np.unique(picture)).all()
+    assert (np.unique(fit_image(picture, 64)) == np.unique(picture)).all()
 
 
 def test_the_error_is_shown_where_it_counts():

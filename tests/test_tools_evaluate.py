@@ -317,7 +317,7 @@ def test_a_refused_evaluation_leaves_no_older_result(test_set):
 @pytest.mark.parametrize("kind", ["pred", "label", "trimap"])
 def test_results_never_go_among_the_pictures(test_set, capsys, kind):
     assert evaluate.main(evaluate_arguments(test_set, "--output", test_set / "x" / ".." / kind)) == 1
-    assert f"{kind} holds pictures to evaluate: name another folder" in capsys.readouterr().err
+    assert f"{kind} holds images" in capsys.readouterr().err
     assert {path.name for path in (test_set / kind).iterdir()} == {"a.png", "b.png"}
 
 
@@ -325,7 +325,7 @@ def test_the_sheet_names_its_rows_in_one_line(test_set, monkeypatch):
     """SAD first, since long names are cut off."""
     add_composites(test_set, {"c\nd": 150})
     drawn = {}
-    monkeypatch.setattr(results, "picture_sheet", lambda rows, path: drawn.update(rows))
+    monkeypatch.setattr(results, "image_sheet", lambda rows, path: drawn.update(rows))
     assert evaluate.main(evaluate_arguments(test_set, "--output", test_set / "out")) == 0
     assert list(drawn) == ["SAD/1000 0.020   a", "SAD/1000 0.020   b", "SAD/1000 0.012   c d"]
 
@@ -333,7 +333,7 @@ def test_the_sheet_names_its_rows_in_one_line(test_set, monkeypatch):
 @pytest.mark.parametrize(("protocol", "known"), [("dim", 0), ("float", 0), ("whole", 51 / 255)])
 def test_the_sheet_shows_the_error_of_the_pixels_that_count(test_set, monkeypatch, protocol, known):
     drawn = {}
-    monkeypatch.setattr(results, "picture_sheet", lambda rows, path: drawn.update(rows))
+    monkeypatch.setattr(results, "image_sheet", lambda rows, path: drawn.update(rows))
     assert evaluate.main(evaluate_arguments(test_set, "--protocol", protocol, "--output", test_set / "out")) == 0
     (error,) = (row["error"] for label, row in drawn.items() if label.endswith(" a"))
     assert (error[0, 0, 0], error[-1, 0, 0]) == pytest.approx((51 / 255, known))

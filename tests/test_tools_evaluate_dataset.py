@@ -226,5 +226,5 @@ def test_results_never_go_among_the_pictures(plain_folder, capsys, kind):
     before = sorted(plain_folder.rglob("*"))
     parts = ["--dataset", plain_folder, "--pred-dir", plain_folder / "pred", "--output", plain_folder / kind]
     assert evaluate.main([*map(str, parts), "--workers", "1"]) == 1
-    assert f"{plain_folder / kind} holds pictures to evaluate" in capsys.readouterr().err
+    assert f"{plain_folder / kind} holds images" in capsys.readouterr().err
     assert sorted(plain_folder.rglob("*")) == before

@@ -82,7 +82,7 @@ def test_set(tmp_path):
 
 def test_methods_are_compared_on_the_unknown_region_of_every_image(test_set, tmp_path, monkeypatch):
     sheets = []
-    monkeypatch.setattr(demo, "picture_sheet", lambda rows, path, cell_px: sheets.append((rows, path)))
+    monkeypatch.setattr(demo, "image_sheet", lambda rows, path, cell_px: sheets.append((rows, path)))
     names = [path.stem for path in sorted((test_set / "image").iterdir())]
     calls = []
 

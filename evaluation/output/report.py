@@ -1,4 +1,4 @@
-"""Tables, CSV files and picture sheets of results."""
+"""Tables, CSV files and image sheets of results."""
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,11 +22,11 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def format_table(rows: Sequence[Row], markdown: bool = False) -> str:
-    """Lay out results as aligned text; metrics are shown in the units of `METRICS`, which their column names.
+    """Format results as aligned text; metrics are shown in the units of `METRICS`, with the unit in the column's name.
 
     Args:
         rows: one mapping per line, such as {"method": "trivial", "SAD": 0.04, "MSE": 0.006}: texts, counts, ratios and
-            metrics as `evaluation.metrics` returns them. Columns stand in order of first appearance; "-" where absent.
+            metrics as `evaluation.metrics` returns them. Columns are in order of first appearance; "-" where absent.
         markdown: draw a Markdown table.
 
     Returns: lines without a closing newline.
@@ -40,7 +40,7 @@ def format_table(rows: Sequence[Row], markdown: bool = False) -> str:
 
 
 def write_csv(rows: Sequence[Row], path: str | Path) -> None:
-    """Write results at full precision in natural units, not scaled as in print; columns as in `format_table`."""
+    """Write results at full precision in natural units; columns as in `format_table`."""
     with Path(path).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, _columns(rows))
         writer.writeheader()
@@ -54,36 +54,34 @@ def sheet_row(
     alpha: NDArray,
     region: NDArray | None = None,
 ) -> dict[str, NDArray]:
-    """Put together the usual columns of a picture sheet; the error is |prediction - ground truth| where it counts, else 0.
+    """Make the usual columns of an image sheet; the error is |prediction - ground truth| in the region, else 0.
 
     Args:
-        image: (H, W, 3) RGB in [0, 1]; None leaves the column out.
-        trimap: (H, W) in {0, 0.5, 1}; None leaves the column out.
+        image: (H, W, 3) RGB in [0, 1]; None omits the column.
+        trimap: (H, W) in {0, 0.5, 1}; None omits the column.
         pred_alpha: (H, W) in [0, 1].
         alpha: (H, W) in [0, 1].
-        region: (H, W) boolean, which pixels count; None for all.
+        region: (H, W) boolean, True for pixels that count; None for all.
     """
     error = np.abs(pred_alpha - alpha)
     if region is not None:
         error = np.where(region, error, 0)
     columns = {"image": image, "trimap": trimap, "prediction": pred_alpha, "ground truth": alpha, "error": error}
-    return {kind: picture for kind, picture in columns.items() if picture is not None}
+    return {kind: array for kind, array in columns.items() if array is not None}
 
 
-def picture_sheet(rows: Mapping[str, Mapping[str, NDArray]], path: str | Path, cell_px: int = CELL_PX) -> None:
-    """Write what `draw_sheet` draws to a file, .png for instance."""
-    write_image(path, draw_sheet(rows, cell_px))
-
-
-def draw_sheet(rows: Mapping[str, Mapping[str, NDArray]], cell_px: int = CELL_PX) -> NDArray[np.float32]:
-    """Draw one picture of many, a column per kind and a row per image, each labelled.
+def image_sheet(
+    rows: Mapping[str, Mapping[str, NDArray]], path: str | Path, cell_px: int = CELL_PX
+) -> NDArray[np.float32]:
+    """Draw images in a table and write it to a file: a labelled column per kind, a labelled row per sample.
 
     Args:
         rows: label of the row -> label of the column -> (H, W) grey or (H, W, 3) RGB float in [0, 1], of any size; see
             `sheet_row`. All rows have the same columns in the same order.
-        cell_px: each picture is fitted to this many pixels by `fit_picture`.
+        path: of the file, for example .png.
+        cell_px: longer side of each image after `fit_image`.
 
-    Returns: (H, W, 3) RGB in [0, 1].
+    Returns: the sheet, (H, W, 3) RGB in [0, 1].
 
     Raises:
         ValueError: no row, or rows whose columns differ.
@@ -93,38 +91,40 @@ def draw_sheet(rows: Mapping[str, Mapping[str, NDArray]], cell_px: int = CELL_PX
         raise ValueError(f"expected rows of the same columns, got {sorted(kinds) if kinds else 'no row'}")
     lines = [label_line(list(kinds.pop()), cell_px)]
     for label, row in rows.items():
-        cells = [fit_picture(picture, cell_px) for picture in row.values()]
+        cells = [fit_image(image, cell_px) for image in row.values()]
         height = max(cell.shape[0] for cell in cells)
         lines += [label_line([label], cell_px * len(cells) + GAP_PX * (len(cells) - 1))]
         lines += [join_cells([_extend(cell, height, cell_px) for cell in cells])]
-    return np.concatenate(lines)
+    sheet = np.concatenate(lines)
+    write_image(path, sheet)
+    return sheet
 
 
-def fit_picture(picture: NDArray, cell_px: int = CELL_PX) -> NDArray[np.float32]:
-    """Scale a picture for a sheet, as RGB; pixels stay square blocks where enlarged, so that nothing is invented.
+def fit_image(image: NDArray, cell_px: int = CELL_PX) -> NDArray[np.float32]:
+    """Scale an image to the size of a cell, as RGB; enlarged pixels stay square blocks.
 
-    Who draws many large pictures fits each when it is read; what fits already stays as it is.
+    An image of the right size stays as it is. So a caller with many large images can scale each when it is read.
 
     Args:
-        picture: (H, W) grey or (H, W, 3) RGB float in [0, 1].
+        image: (H, W) grey or (H, W, 3) RGB float in [0, 1].
         cell_px: length of the longer side afterwards.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     scale = cell_px / max(height, width)
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
-    rgb = picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, axis=2)
+    rgb = image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
     return np.asarray(cv2.resize(rgb.astype(np.float32), size, interpolation=interpolation))
 
 
 def join_cells(cells: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Put pictures (H, W, 3) of one height side by side, white gaps of `GAP_PX` between."""
+    """Join images (H, W, 3) of one height side by side, with white gaps of `GAP_PX`."""
     gap = np.ones((cells[0].shape[0], GAP_PX, 3), np.float32)
     return np.concatenate([piece for cell in cells for piece in (gap, cell)][1:], axis=1)
 
 
 def label_line(labels: Sequence[str], width_px: int) -> NDArray[np.float32]:
-    """Draw labels in cells of one width, black on white, as a line (`LABEL_PX`, W, 3) for `join_cells`'s pictures."""
+    """Draw labels, black on white, in cells of one width: a line (`LABEL_PX`, W, 3) above images of `join_cells`."""
     cells = [np.full((LABEL_PX, width_px, 3), 255, np.uint8) for _ in labels]
     for cell, label in zip(cells, labels, strict=True):
         cv2.putText(cell, label, (2, LABEL_PX - 8), FONT, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
@@ -141,8 +141,8 @@ def _shown(column: str, value: str | float) -> str:
     return f"{value * METRICS[column].shown_factor if column in METRICS else value:.3f}"
 
 
-def _extend(picture: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """Fill up with white below and to the right."""
+def _extend(image: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Pad with white below and to the right."""
     extended = np.ones((height, width, 3), np.float32)
-    extended[: picture.shape[0], : picture.shape[1]] = picture
+    extended[: image.shape[0], : image.shape[1]] = image
     return extended

@@ -1,4 +1,4 @@
-"""The folder of one evaluation's results: summary, tables and the picture sheet of the worst images."""
+"""Write the folder of one evaluation's results: summary, tables and a sheet of the worst images."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,21 +9,21 @@ from data.image_io.images import DataError, read_alpha, read_image
 from data.trimap import read_strict_trimap, trimap_from_alpha, unknown_mask
 from evaluation.folders import Evaluation
 from evaluation.metrics import METRICS, PROTOCOLS
-from evaluation.output.report import fit_picture, picture_sheet, sheet_row, write_csv
+from evaluation.output.report import fit_image, image_sheet, sheet_row, write_csv
 from evaluation.output.summary import SUMMARY, Summary, write_summary
 
 PER_IMAGE, PER_FOREGROUND, SHEET = "per_image.csv", "per_foreground.csv", "worst.png"
 
 
 def prepare_output(output: Path, inputs: Iterable[Path | None]) -> None:
-    """Make the folder of --output, and remove the results of an earlier evaluation, which no longer hold.
+    """Make the folder of --output, and remove the results of an earlier evaluation.
 
     Raises:
-        DataError: it is one of the inputs.
-        OSError: it cannot be written.
+        DataError: the folder is one of the inputs.
+        OSError: the folder cannot be written.
     """
     if output.resolve() in [folder.resolve() for folder in inputs if folder is not None]:
-        raise DataError(f"{output} holds pictures to evaluate: name another folder")
+        raise DataError(f"{output} holds images to evaluate: name another folder")
     try:
         output.mkdir(parents=True, exist_ok=True)
         for name in (SUMMARY, PER_IMAGE, PER_FOREGROUND, SHEET):
@@ -42,7 +42,7 @@ def write_output(
         rows = [{"foreground": name, **row} for name, row in summary["per_foreground"].items()]
         write_csv(rows, output / PER_FOREGROUND)
     sads = {name: row["SAD"] for name, row in evaluation.rows.items()}
-    pictures = {}
+    sheet = {}
     for name in sorted(sads, key=sads.__getitem__, reverse=True)[:num_worst]:
         files = evaluation.files[name]
         image = read_image(files["image"]) if "image" in files else None
@@ -51,13 +51,13 @@ def write_output(
         row = sheet_row(image, trimap, read_alpha(files["pred"]), read_alpha(files["label"]), region)
         one_line = " ".join(name.splitlines())
         label = f"{METRICS['SAD'].label} {sads[name] * METRICS['SAD'].shown_factor:.3f}   {one_line}"
-        pictures[label] = {kind: fit_picture(picture) for kind, picture in row.items()}
-    if pictures:
-        picture_sheet(pictures, output / SHEET)
+        sheet[label] = {kind: fit_image(array) for kind, array in row.items()}
+    if sheet:
+        image_sheet(sheet, output / SHEET)
 
 
 def read_or_make_trimap(files: Mapping[str, Path], radius_px: int | None) -> NDArray | None:
-    """Read the trimap of an image, or make it from the ground truth by the radius; None where there is neither."""
+    """Read the trimap of an image, or make it from the ground truth by the radius; None if there is neither."""
     if "trimap" in files:
         return read_strict_trimap(files["trimap"])
     return None if radius_px is None else trimap_from_alpha(read_alpha(files["label"]), radius_px, radius_px)

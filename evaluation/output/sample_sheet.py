@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data.image_io.images import write_image
-from evaluation.output.report import draw_sheet, sheet_row
+from evaluation.output.report import image_sheet, sheet_row
 from runtime.errors import ConfigError
 
 Arrays = Mapping[str, NDArray[np.float32]]
@@ -17,7 +16,7 @@ class SampleSheet:
     """Draws image, trimap, prediction, ground truth and their difference side by side, a row for each sample.
 
     Args:
-        cell_px: longer side of each picture.
+        cell_px: longer side of each image.
 
     Raises:
         ConfigError: a side below 1 px.
@@ -33,13 +32,13 @@ class SampleSheet:
 
         Args:
             batch: "image" (B, 3, H, W) RGB in [0, 1], "trimap" (B, 1, H, W) in {0, 0.5, 1}, "alpha" (B, 1, H, W).
-            outputs: name of a network, "" for the one that is trained -> "pred_alpha" (B, 1, H, W) in [0, 1].
-            path: of the picture.
+            outputs: name of a network, "" for the trained one -> "pred_alpha" (B, 1, H, W) in [0, 1].
+            path: of the file.
 
-        Returns: what was drawn, (H', W', 3) RGB in [0, 1].
+        Returns: the sheet, (H', W', 3) RGB in [0, 1].
         """
         rows = {}
-        # What is not finite is the training's affair: a picture shall not end it.
+        # The trainer handles values that are not finite; a sheet must not end the run.
         predictions = {name: np.nan_to_num(values["pred_alpha"]) for name, values in outputs.items()}
         for index, (image, trimap, alpha) in enumerate(
             zip(batch["image"], batch["trimap"], batch["alpha"], strict=True)
@@ -47,6 +46,4 @@ class SampleSheet:
             first, *others = [(name, values[index, 0]) for name, values in predictions.items()]
             row = sheet_row(image.transpose(1, 2, 0), trimap[0], first[1], alpha[0])
             rows[f"sample {index}"] = {**row, **{f"{name} prediction": prediction for name, prediction in others}}
-        sheet = draw_sheet(rows, self._cell_px)
-        write_image(path, sheet)
-        return sheet
+        return image_sheet(rows, path, self._cell_px)

@@ -1,9 +1,10 @@
-"""The summary of an evaluation, as its JSON file holds it, and the comparison of two."""
+"""The summary of an evaluation, stored as JSON, and the comparison of two summaries."""
 
 import json
+import math
 import platform
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,13 @@ from evaluation.statistics.bootstrap import (
     describe_rule,
     group_by_foreground,
 )
-from evaluation.metrics import METRICS, PROTOCOLS, Protocol, average
+from evaluation.metrics import METRICS, Protocol, average
 from evaluation.output.report import Row
 
 Summary = dict[str, Any]
 
 SUMMARY = "summary.json"
-MAX_VALUE = 1e15  # no picture comes near, and sums of such are finite
+COMPARED = ("protocol", "description", "test_set", "foreground_rule", "missing")  # read beside "per_image"
 
 
 def summarise(
@@ -40,16 +41,16 @@ def summarise(
     pattern: str | None = None,
     is_grouped: bool = False,
 ) -> Summary:
-    """Put together what tells a number from another of the same name.
+    """Collect the results of an evaluation and all that they depend on.
 
     Args:
-        evaluation: what was measured.
-        protocol: how.
-        test_set: where, by names of folders or of the data set; its digest is added.
-        predictions: "dir", their folder, and "config_file", "weights", "weights_sha256" and "torch", its version, of
-            the network that wrote them in this evaluation, None where none did.
-        pattern: what names foregrounds; see `group_by_foreground`.
-        is_grouped: add the averages within each foreground and over these, each foreground counting once.
+        evaluation: the measured test set.
+        protocol: the protocol of the measurement.
+        test_set: names of its folders or of the data set; its digest is added.
+        predictions: "dir", their folder, and "config_file", "weights", "weights_sha256" and "torch" (version) of the
+            network that wrote them in this evaluation, or None.
+        pattern: regular expression of foregrounds; see `group_by_foreground`.
+        is_grouped: add the averages within each foreground and over foregrounds, each counted once.
 
     Returns: averages over images with their intervals, counts, versions and the metrics and foreground of each image,
         all in natural units (MSE 0.0061, not 6.1).
@@ -91,63 +92,57 @@ def summarise(
 def average_by_foreground(rows: Rows, foregrounds: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
     """Average each metric over the measured images of each foreground.
 
-    Returns: foreground -> "images", how many were averaged, and metric -> value; only foregrounds that have any.
+    Returns: foreground -> "images", their number, and metric -> value; only foregrounds with measured images.
     """
     measured = {name: [rows[image] for image in images if image in rows] for name, images in foregrounds.items()}
     return {name: {"images": len(group), **average(group)} for name, group in measured.items() if group}
 
 
 def write_summary(summary: Summary, path: str | Path) -> None:
-    """Write as JSON, whose numbers are all finite."""
+    """Write a summary as JSON.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
     Path(path).write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_summary(path: str | Path) -> Summary:
-    """Read what `write_summary` wrote.
+    """Read a file of `write_summary`.
 
     Args:
         path: the file, or the folder that holds it as `SUMMARY`.
 
     Raises:
         DataError: the file is not a summary.
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     path = Path(path)
     if path.is_dir():
         path /= SUMMARY
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
-        fits = all(_fits(summary))
-    except (ValueError, RecursionError, TypeError, AttributeError, KeyError):  # not JSON, or other JSON
-        fits = False
-    if not fits:
+        sums = [math.fsum(row[metric] for row in summary["per_image"].values()) for metric in METRICS]
+        is_summary = all(key in summary for key in COMPARED) and all(map(math.isfinite, sums))
+    except (ValueError, TypeError, AttributeError, KeyError):  # not JSON, or other JSON
+        is_summary = False
+    if not is_summary:
         raise DataError(f"{path} is not a summary: expected the {SUMMARY} that an evaluation writes")
     return summary
 
 
-def _fits(summary: Summary) -> Iterator[bool]:
-    """Check all that a comparison takes from a summary."""
-    rows = summary["per_image"].values()
-    values = [row[metric] for row in rows for metric in METRICS]
-    yield bool(values) and all(type(value) in (int, float) and 0 <= value <= MAX_VALUE for value in values)
-    yield isinstance(summary["missing"], list)
-    texts = [summary["description"], summary["foreground_rule"], summary["test_set"]["sha256"], *summary["missing"]]
-    yield all(isinstance(text, str) for text in (*texts, *(row["foreground"] for row in rows)))
-    yield summary["protocol"] in PROTOCOLS
-
-
 def compare(a: Summary, b: Summary) -> list[Row]:
-    """Set the numbers of two methods on the same images against each other.
+    """Compare two methods on the same images.
 
     Args:
         a: a summary.
-        b: another under the same protocol, of the same test set and images.
+        b: another with the same protocol, test set and images.
 
-    Returns: rows of a table with a column per metric: averages of A and B, B - A, the paired interval of that
-        (foregrounds drawn once for both), and how many images are better, worse and equal in B.
+    Returns: rows of a table with a column per metric: averages of A and B, B - A, its paired interval (foregrounds
+        drawn once for both), and the numbers of images that are better, worse and equal in B.
 
     Raises:
-        DataError: protocol, test set, images or their foregrounds differ; it says how.
+        DataError: protocol, test set, images or their foregrounds differ; the message lists how.
     """
     if obstacles := _obstacles(a, b):
         raise DataError("\n".join(["these two cannot be compared:", *obstacles]))
@@ -168,7 +163,7 @@ def compare(a: Summary, b: Summary) -> list[Row]:
 
 
 def stored_foregrounds(summary: Summary) -> dict[str, list[str]]:
-    """Group the measured images as the evaluation did, in their order."""
+    """Group the measured images by the stored foregrounds, in their order."""
     foregrounds: dict[str, list[str]] = defaultdict(list)
     for name, row in summary["per_image"].items():
         foregrounds[row["foreground"]].append(name)
@@ -176,7 +171,7 @@ def stored_foregrounds(summary: Summary) -> dict[str, list[str]]:
 
 
 def interval_rows(intervals: Mapping[str, tuple[float, float]] | None) -> list[Row]:
-    """Make the two rows of a table that show intervals, without values where there are none."""
+    """Make the two rows of a table that show intervals; None gives rows without values."""
     ends = {"from": 0, "to": 1}
     return [
         {"": f"{CONFIDENCE:.0%} {word}", **{metric: bounds[end] for metric, bounds in (intervals or {}).items()}}
@@ -185,7 +180,7 @@ def interval_rows(intervals: Mapping[str, tuple[float, float]] | None) -> list[R
 
 
 def _obstacles(a: Summary, b: Summary) -> list[str]:
-    """Say what forbids a comparison, a line each."""
+    """List the reasons against a comparison, one line each."""
     lines = []
     if a["protocol"] != b["protocol"]:
         lines.append(f"  protocol: A has {a['protocol']}, B has {b['protocol']}")

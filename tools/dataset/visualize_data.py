@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 
 from data.image_io.images import DataError, write_image
 from engine.config.config import TRAINING_SECTIONS, apply_overrides, build_section, load_config
-from evaluation.output.report import fit_picture, join_cells, label_line
+from evaluation.output.report import fit_image, join_cells, label_line
 from runtime.command_line import OutputExistsError, add_trust_option, integer_from, refuse_existing
 from runtime.errors import UserError
 
@@ -84,7 +84,7 @@ def write_sheet(samples: Sequence[Drawn], path: Path, cell_px: int, num_columns:
     for first in range(0, len(samples), num_columns):
         row = [*samples[first : first + num_columns]]
         row += [Drawn("", dict.fromkeys(KINDS, blank), [])] * (num_columns - len(row))
-        cells = [join_cells([fit_picture(picture, cell_px) for picture in drawn.pictures.values()]) for drawn in row]
+        cells = [join_cells([fit_image(picture, cell_px) for picture in drawn.pictures.values()]) for drawn in row]
         lines += [label_line([drawn.caption for drawn in row], cells[0].shape[1]), join_cells(cells)]
     write_image(path, np.concatenate(lines))
 

@@ -32,7 +32,7 @@ from engine.checkpoint.file import load_weights, read_checkpoint
 from engine.config.config import apply_overrides, build_section, load_config
 from engine.config.overrides import write_override
 from evaluation.metrics import PROTOCOLS, average, measure
-from evaluation.output.report import format_table, picture_sheet, sheet_row
+from evaluation.output.report import format_table, image_sheet, sheet_row
 from inference.network import TorchNetwork
 from inference.predictor import Predictor
 from modeling.backbone import ViT
@@ -91,7 +91,7 @@ def compare(methods: Mapping[str, Matte], test_set: MattingFolder, sheet: Path) 
             pred_alpha = matte(image, trimap)
             rows[name].append(measure(pred_alpha, alpha, unknown_mask(trimap), PROTOCOL))
         pictures.setdefault(sample["name"].split("_")[0], sheet_row(image, trimap, pred_alpha, alpha))
-    picture_sheet(pictures, sheet, cell_px=192)
+    image_sheet(pictures, sheet, cell_px=192)
     return {name: average(measured) for name, measured in rows.items()}
 
 
