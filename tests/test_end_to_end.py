@@ -30,12 +30,12 @@ FOLDERS = ("image", "trimap", "alpha")
 def chain(tmp_path_factory):
     """A folder with everything from drawn foregrounds to `out/model_final.pth`, made by the tools alone."""
     folder = tmp_path_factory.mktemp("chain")
-    counts = {"seed": 5, "size-px": 96, "num-train": 6, "num-backgrounds": 3, "num-test": 6, "num-workers": 1}
+    counts = {"seed": 5, "size-px": 96, "num-train": 6, "num-backgrounds": 3, "num-test": 3, "num-workers": 1}
     make_demo_data.main([f"--output={folder / 'drawn'}", *(f"--{name}={count}" for name, count in counts.items())])
     (folder / "rgba").symlink_to(folder / "drawn" / "train" / "rgba")
     (folder / "backgrounds").symlink_to(folder / "drawn" / "train" / "backgrounds")
     sources = ["--foreground-dir", str(folder / "rgba"), "--background-dir", str(folder / "backgrounds")]
-    made = ["--output", str(folder), "--num", "6", "--crop-px", "80", "--seed", "9"]
+    made = ["--output", str(folder), "--num", "3", "--crop-px", "80", "--seed", "9"]
     assert make_test_set.main([*sources, *made]) == 0
 
     settings = {"train.init_checkpoint": folder / "initial.pth", "train.device": "cpu", "optimizer.lr": 0.02}
@@ -55,9 +55,9 @@ def matte(folder, image_dir, trimap_dir, output, *how):
 
 def numbers(folder, pred_dir, label_dir, trimap_dir):
     """Averages that tools/evaluate.py writes."""
-    folders = {"--pred-dir": pred_dir, "--label-dir": label_dir, "--trimap-dir": trimap_dir}
     output = folder / f"{pred_dir.name}_numbers"
-    assert evaluate.main([*(str(p) for pair in folders.items() for p in pair), "--output", str(output)]) == 0
+    options = {"pred-dir": pred_dir, "label-dir": label_dir, "trimap-dir": trimap_dir, "output": output, "workers": 1}
+    assert evaluate.main([f"--{name}={value}" for name, value in options.items()]) == 0
     return json.loads((output / "summary.json").read_text())["averages"]
 
 
@@ -97,7 +97,7 @@ def test_averages_of_views_are_the_same_in_files_and_in_eval_only(chain, tmp_pat
     by_files = numbers(chain, chain / "pred_views", chain / "alpha", chain / "trimap")
     for name, kind in zip(FOLDERS, ("image", "trimap", "alpha"), strict=True):
         (tmp_path / kind).symlink_to(chain / name)
-    dataset = ("--dataset", tmp_path, "--pred-dir", tmp_path / "pred", "--output", tmp_path / "numbers")
+    dataset = ("--dataset", tmp_path, "--pred-dir", tmp_path / "pred", "--output", tmp_path / "numbers", "--workers", 1)
     assert evaluate.main([str(part) for part in (*dataset, *network)]) == 0
     summary = json.loads((tmp_path / "numbers" / "summary.json").read_text())
     assert summary["averages"] == by_files and summary["predictions"]["views"] == network[-1]
@@ -120,7 +120,7 @@ def test_a_data_set_is_matted_and_evaluated_by_one_command(chain, tmp_path):
     expected = numbers(tmp_path, tmp_path / "again", chain / "alpha", chain / "trimap")
     for how in (network, ("--model", str(tmp_path / "model"), "--device", "cpu")):
         pred_dir, output = tmp_path / f"pred{how[0]}", tmp_path / f"numbers{how[0]}"
-        parts = ["--dataset", str(tmp_path), *how, "--pred-dir", str(pred_dir), "--output", str(output)]
+        parts = [f"--dataset={tmp_path}", *how, f"--pred-dir={pred_dir}", f"--output={output}", "--workers=1"]
         assert evaluate.main(parts) == 0
         for path in (tmp_path / "again").iterdir():
             assert path.read_bytes() == (pred_dir / path.name).read_bytes()
