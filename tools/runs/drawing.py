@@ -1,4 +1,4 @@
-"""Curves of runs, a panel for each metric."""
+"""Draw the curves of runs, a panel for each metric."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,20 +16,20 @@ PANEL_INCHES = (4.6, 3.3)
 
 
 def draw_curves(groups: Mapping[str, Sequence[Run]], metrics: Sequence[str], window: int, path: Path) -> None:
-    """Draw a panel for each metric, a colour for each group and a line for each run, what smoothing hid faintly below.
+    """Draw a panel for each metric, with a colour for each group and a line for each run.
 
-    Losses that are all positive stand on a logarithmic scale.
+    The curve before smoothing is drawn faintly. Losses that are all positive have a logarithmic scale.
 
     Args:
-        groups: as `group_by_seed` gives them.
+        groups: of `group_by_seed`.
         metrics: names of curves; a run that lacks one has no line in its panel.
         window: lines over which training metrics are averaged.
-        path: picture to write.
+        path: image to write.
 
     Raises:
-        DataError: no run has one of the metrics.
-        OSError: the picture cannot be written.
-        UserError: its suffix is of no kind of picture.
+        DataError: a metric is in no run.
+        OSError: the image cannot be written.
+        UserError: its suffix is of no kind of image.
     """
     from matplotlib.figure import Figure  # its Agg canvas needs no window system
 

@@ -6,8 +6,8 @@
 
 It reads output folders, or files like their metrics.json. Folders that are no run are skipped and named on stderr. Runs
 that differ only in the seed are one group: folders that end in _seedN or -sN, with equal config.yaml. A group shows its
-mean and half the width of its 95 % interval (Student's t). --baseline adds the differences from one group, paired by
-seed.
+mean and half the width of its 95 % interval (Student's t), or "-" if one of its runs lacks the metric. --baseline adds
+the differences from one group, paired by seed.
 
 Exit status: 0 done, 1 something is wrong with the files, 2 wrong usage, 130 interrupted.
 """
@@ -17,6 +17,7 @@ import _root  # noqa: F401
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from data.image_io.images import DataError
@@ -25,11 +26,11 @@ from runtime.command_line import OutputExistsError, integer_from, refuse_existin
 from runtime.errors import UserError
 from tools.runs.drawing import draw_curves
 from tools.runs.reading import GROUPING, Run, differing_settings, group_by_seed, read_runs
-from tools.runs.table import Choice, default_metrics, plain_rows, shown_rows, tabulate, unequal_ends
+from tools.runs.table import default_metrics, plain_rows, shown_rows, tabulate, unequal_ends
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line; options that contradict each other, and folders that are not there, are status 2."""
+    """Read the command line. Contradicting options and missing folders end with status 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="output folders, or metrics.json files")
     parser.add_argument(
@@ -70,25 +71,24 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def print_table(groups: Mapping[str, Sequence[Run]], metrics: Sequence[str], options: argparse.Namespace) -> None:
-    """Print the table, and that of differences, and write them where --csv asks for it.
+    """Print the table and that of differences; write them to the file of --csv.
 
     Raises:
-        DataError: a run lacks what the table needs.
+        DataError: no run has a metric, or no group is the baseline.
         OSError: the file cannot be written.
     """
-    choice, is_markdown = Choice(options.best, options.mode == "max"), options.format == "markdown"
-    lines = tabulate(groups, metrics, choice, options.smooth)
-    rows = plain_rows(lines)
-    less = tabulate(groups, metrics, choice, options.smooth, options.baseline) if options.baseline is not None else []
+    is_markdown = options.format == "markdown"
+    table = partial(tabulate, groups, metrics, options.smooth, options.best, options.mode == "max")
+    lines = table()
+    less = table(options.baseline) if options.baseline is not None else []
     if options.best is None:
-        for told in unequal_ends(groups, metrics):
-            print(f"plot_metrics.py: {told}", file=sys.stderr)
+        for line in unequal_ends(groups, metrics):
+            print(f"plot_metrics.py: {line}", file=sys.stderr)
     print(format_table(shown_rows(lines), is_markdown))
-    if options.baseline is not None:
+    rows = plain_rows(lines)
+    if less:
+        print(f"\nless {options.baseline}, paired by seed\n{format_table(shown_rows(less), is_markdown)}")
         rows += [{**row, "run": f"{row['run']} - {options.baseline}"} for row in plain_rows(less)]
-        print(f"\nless {options.baseline}, paired by seed")
-        if less:
-            print(format_table(shown_rows(less), is_markdown))
     print(f"\nmean ± half the width of the 95 % interval over seeds (Student's t); one group is {GROUPING}")
     if options.csv is not None:
         write_csv(rows, options.csv)
@@ -108,22 +108,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in skipped:
             print(f"plot_metrics.py: skipped: {line}", file=sys.stderr)
         for run in runs:
-            if run.num_spoilt:
-                print(f"plot_metrics.py: {run.name}: {run.num_spoilt} lines could not be read", file=sys.stderr)
+            if run.num_bad_lines:
+                print(f"plot_metrics.py: {run.name}: {run.num_bad_lines} lines could not be read", file=sys.stderr)
         groups = group_by_seed(runs)
         for stem in {run.stem for run in runs} - groups.keys():
-            kin = [run for run in runs if run.stem == stem]
-            if keys := differing_settings(kin):
-                names = ", ".join(run.name for run in kin)
+            siblings = [run for run in runs if run.stem == stem]
+            if keys := differing_settings(siblings):
+                names = ", ".join(run.name for run in siblings)
                 print(f"plot_metrics.py: {names} are no group: they differ in {', '.join(keys)}", file=sys.stderr)
         evaluations = default_metrics(runs)
         if options.table:
             print_table(groups, options.metrics or evaluations, options)
         if options.output is not None:
             usual = dict.fromkeys(("total_loss", *evaluations, "lr"))
-            there = [metric for metric in usual if any(metric in run.curves for run in runs)]
-            metrics = options.metrics or there or evaluations
-            draw_curves(groups, metrics, options.smooth, options.output)
+            existing = [metric for metric in usual if any(metric in run.curves for run in runs)]
+            draw_curves(groups, options.metrics or existing or evaluations, options.smooth, options.output)
             print(f"drew {len(runs)} runs to {options.output}")
     except (OSError, UserError) as error:
         for line in str(error).splitlines():

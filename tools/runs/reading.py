@@ -1,4 +1,4 @@
-"""Trainings as their folders tell of them: curves of metrics.json, and the settings of config.yaml."""
+"""Read training runs from their folders: curves of metrics.json, settings of config.yaml."""
 
 import json
 import re
@@ -24,15 +24,15 @@ Curve = dict[int, float]
 
 
 class Run(NamedTuple):
-    """One training.
+    """A training run.
 
     Args:
         name: of its folder.
         stem: the name without the seed at its end.
         seed: of its config, else of its name, else None.
-        settings: its config without seed and folder; None where there is none.
+        settings: its config without seed and folder; None without a config.
         curves: metric -> curve.
-        num_spoilt: lines of metrics.json that could not be read, the last one left out.
+        num_bad_lines: lines of metrics.json that could not be read, except for the last line.
     """
 
     name: str
@@ -40,91 +40,94 @@ class Run(NamedTuple):
     seed: int | None
     settings: dict[str, Any] | None
     curves: dict[str, Curve]
-    num_spoilt: int
+    num_bad_lines: int
 
 
 class NoRunError(DataError):
-    """A file or folder that is no run, or has nothing to show yet."""
+    """The path is no run, or a run that has written nothing yet."""
 
 
-def read_runs(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
+def read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
     """Read each training run among some paths, such as those of `output/*`.
 
     Args:
-        paths: output folders, or files as their metrics.json, and others.
+        paths: output folders, or files like their metrics.json, and others.
 
-    Returns: the runs, and a line for each path that is none.
+    Returns: the runs, and a line for each path that is no run.
 
     Raises:
-        DataError: naming every run that cannot be read, and every path that does not exist, one per line; none of the
-            paths is a run; or one is given twice.
+        DataError: it names, one per line, each run that cannot be read, each path that is missing or given twice, and
+            each path if none is a run.
     """
-    runs, taken, skipped, faults = [], [], [], []
+    runs: dict[Path, Run] = {}
+    skipped, faults = [], []
     for path in paths:
         try:
-            runs.append(read_run(path))
-            taken.append(path)
+            run = read_run(path)
         except NoRunError as error:
             skipped.append(str(error))
         except (DataError, OSError) as error:
             faults.append(str(error))
+        else:
+            if runs.setdefault(path.resolve(), run) is not run:
+                faults.append(f"{path} is given twice: name each run once")
     if faults or not runs:
         raise DataError("\n".join(faults or skipped))
-    places = [path.resolve() for path in taken]
-    if twice := [str(path) for path, place in zip(taken, places, strict=True) if places.count(place) > 1]:
-        raise DataError(f"{twice[0]} is given twice: name each run once")
-    return runs, skipped
+    return list(runs.values()), skipped
 
 
 def read_run(path: Path) -> Run:
-    """Read one training; see `read_runs`."""
+    """Read one training run; see `read_runs`."""
     file = path / METRICS if path.is_dir() else path
-    if path.is_dir() and not file.is_file():
-        raise NoRunError(f"{path} holds no {METRICS}: expected the output folder of a training run")
     if not file.is_file():
+        if path.is_dir():
+            raise NoRunError(f"{path} holds no {METRICS}: expected the output folder of a training run")
         raise DataError(f"{path} does not exist: expected the output folder of a training run, or a {METRICS}")
-    try:
-        curves, num_spoilt = read_curves(file)
-    except DataError as error:
-        if file.name == METRICS:
-            raise
-        raise NoRunError(str(error)) from error  # a picture or table beside the runs
     folder = file.resolve().parent
-    name = folder.name if file.name == METRICS else file.stem
-    settings = read_settings(folder / CONFIG) if (folder / CONFIG).is_file() and file.name == METRICS else None
+    is_folder = file.name == METRICS
+    try:
+        curves, num_bad_lines = read_curves(file)
+    except DataError as error:
+        if is_folder:
+            raise
+        raise NoRunError(str(error)) from error  # an image or table beside the runs
+    name = folder.name if is_folder else file.stem
     match = SEED_IN_NAME.fullmatch(name)
-    seed = int(match[2]) if match else None
-    if settings is not None:
+    stem, seed = (match[1], int(match[2])) if match else (name, None)
+    settings = None
+    if is_folder and (folder / CONFIG).is_file():
+        settings = read_settings(folder / CONFIG)
         train = settings.get("train", {})
         seed = train.pop("seed", seed)
         train.pop("output_dir", None)
-    return Run(name, match[1] if match else name, seed, settings, curves, num_spoilt)
+    return Run(name, stem, seed, settings, curves, num_bad_lines)
 
 
 def read_curves(file: Path) -> tuple[dict[str, Curve], int]:
-    """Read a metrics.json, whose lines ascend; where one is below the line before it, a resume began.
+    """Read a metrics.json. Iterations ascend; a smaller one than before is the start of a resume.
 
-    What it does again, or counts anew for another batch size, replaces all that was from its first iteration on.
+    The lines of a resume replace all earlier lines from its first iteration on.
 
-    Returns: metric -> curve, and the number of lines, but for a last one that was cut off, which are of no use.
+    Returns: metric -> curve, and the number of lines that could not be read. A last line that was cut off is not
+        counted.
 
     Raises:
         NoRunError: it is empty, as that of a run that has just begun.
-        DataError: no line is of use.
+        DataError: no line could be read.
     """
     try:
         lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is no text: expected a JSON object per line, as a run writes them") from error
     rows: dict[int, dict[str, float]] = {}  # ascending
-    spoilt = []
+    bad = {}
     for number, line in enumerate(lines, start=1):
         try:
             values = json.loads(line)
             iteration = int(values.pop("iteration"))
             numbers = {metric: float(value) for metric, value in values.items()}
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            spoilt.append((number, error))
+            bad[number] = error
             continue
         if rows and iteration < next(reversed(rows)):
             rows = {earlier: row for earlier, row in rows.items() if earlier < iteration}
@@ -133,16 +136,19 @@ def read_curves(file: Path) -> tuple[dict[str, Curve], int]:
     for iteration, row in rows.items():
         for metric, value in row.items():
             curves.setdefault(metric, {})[iteration] = value
+    if not curves and not bad:
+        raise NoRunError(f"{file} is empty: the run has written no line yet")
     if not curves:
-        if not spoilt:
-            raise NoRunError(f"{file} is empty: the run has written no line yet")
-        reason = f"line {spoilt[0][0]}: {type(spoilt[0][1]).__name__}: {spoilt[0][1]}"
-        raise DataError(f'{file} has no line of use ({reason}): expected {{"iteration": 19, "total_loss": 0.5, ...}}')
-    return curves, sum(number < len(lines) for number, _ in spoilt)
+        number, reason = next(iter(bad.items()))
+        raise DataError(
+            f"{file} has no line of use (line {number}: {type(reason).__name__}: {reason}): "
+            'expected {"iteration": 19, "total_loss": 0.5, ...}'
+        )
+    return curves, len(bad.keys() - {len(lines)})
 
 
 def read_settings(file: Path) -> dict[str, Any]:
-    """Read a config as saved, its interpolations kept.
+    """Read a saved config, without resolving its interpolations.
 
     Raises:
         DataError: it is no config.
@@ -157,10 +163,10 @@ def read_settings(file: Path) -> dict[str, Any]:
 
 
 def check_metrics(metrics: Iterable[str], runs: Iterable[Run]) -> None:
-    """See that each metric is in some run.
+    """Check that each metric is in some run.
 
     Raises:
-        DataError: naming those that are in none, and what there is.
+        DataError: it names the metrics that are in none, and all that exist.
     """
     known = {metric for run in runs for metric in run.curves}
     if unknown := [metric for metric in metrics if metric not in known]:
@@ -168,30 +174,29 @@ def check_metrics(metrics: Iterable[str], runs: Iterable[Run]) -> None:
 
 
 def is_evaluation(metric: str) -> bool:
-    """Tell what evaluations give ("matting/SAD") from what each step does ("total_loss", "lr/decoder")."""
+    """Tell metrics of evaluations ("matting/SAD") from those of steps ("total_loss", "lr/decoder")."""
     return "/" in metric and not metric.startswith("lr/")
 
 
 def group_by_seed(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """Put runs together that differ by their seed alone: see `GROUPING`.
+    """Group the runs that differ only in their seed: see `GROUPING`.
 
-    Returns: name of the group -> its runs, by seed. Where configs of one stem differ otherwise, each run is a group of
-        its own name; so is one that no other belongs to.
+    Returns: name of the group -> its runs, by seed. A run without partners is a group under its own name. So is each
+        run of a stem whose configs differ in more than the seed.
 
     Raises:
-        DataError: two runs of a group have the same seed, or one name stands for two groups.
+        DataError: two runs of a group have the same seed, or two groups the same name.
     """
     stems: dict[str, list[Run]] = {}
     for run in runs:
         stems.setdefault(run.stem, []).append(run)
     groups: dict[str, list[Run]] = {}
     for stem, members in stems.items():
-        is_one = all(run.settings == members[0].settings for run in members)
-        for name, run in ((stem if is_one and len(members) > 1 else run.name, run) for run in members):
-            groups.setdefault(name, []).append(run)
+        is_group = len(members) > 1 and all(run.settings == members[0].settings for run in members)
+        for run in members:
+            groups.setdefault(stem if is_group else run.name, []).append(run)
     for name, members in groups.items():
-        seeds = [run.seed for run in members]
-        if len({*seeds}) < len(seeds):
+        if len({run.seed for run in members}) < len(members):
             shown = ", ".join(f"{run.name} (seed {run.seed})" for run in members)
             raise DataError(f"the runs of {name} must differ in their seed, got {shown}: leave one out or rename it")
         members.sort(key=lambda run: run.seed or 0)
@@ -199,15 +204,15 @@ def group_by_seed(runs: Iterable[Run]) -> dict[str, list[Run]]:
 
 
 def differing_settings(runs: Sequence[Run]) -> list[str]:
-    """Name the settings, as dotted keys, in which the configs of runs differ; none where one has no config."""
-    flat = [dict(_leaves(run.settings)) for run in runs if run.settings is not None]
-    if len(flat) < len(runs):
+    """List the settings, as dotted keys, that differ between configs; none if a run has no config."""
+    if any(run.settings is None for run in runs):
         return []
+    flat = [_flatten(run.settings) for run in runs]
     keys = dict.fromkeys(key for settings in flat for key in settings)
     return [key for key in keys if any(settings.get(key) != flat[0].get(key) for settings in flat)]
 
 
-def _leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(node, dict):
-        return [(prefix, node)]
-    return [leaf for key, value in node.items() for leaf in _leaves(value, f"{prefix}.{key}" if prefix else str(key))]
+        return {prefix.removesuffix("."): node}
+    return {name: leaf for key, value in node.items() for name, leaf in _flatten(value, f"{prefix}{key}.").items()}

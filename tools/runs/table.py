@@ -1,34 +1,31 @@
-"""Runs side by side at one evaluation each: means over seeds with their intervals, and differences paired by seed."""
+"""Compare runs at one evaluation each: means over seeds with intervals, and differences paired by seed."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain
 from typing import NamedTuple
 
 from data.image_io.images import DataError
 from evaluation.metrics import METRICS
-from evaluation.output.report import Row
 from evaluation.statistics.t_interval import MeanInterval, mean_interval
 from tools.runs.reading import Curve, Run, check_metrics, is_evaluation
 
+Cells = dict[str, str | float]
 
-class Choice(NamedTuple):
-    """Which evaluation of a run counts: that of the best `metric`, or the last one where that is None."""
-
-    metric: str | None = None
-    is_max: bool = False
-
-
-LAST = Choice()
+MAX_LISTED = 8
+"""Seeds or iterations that a cell lists."""
 
 
 class Line(NamedTuple):
-    """A group, the seeds of its runs, the iterations that count (each once) and its metrics in natural units."""
+    """A group: the seeds of its runs, the iterations that count (each once), and its metrics in natural units.
+
+    A metric that one of the runs lacks is None.
+    """
 
     group: str
-    seeds: list[int | None]
+    seeds: list[int]
     iterations: list[int]
-    values: dict[str, MeanInterval]
+    values: dict[str, MeanInterval | None]
 
 
 def smoothed(curve: Curve, window: int) -> Curve:
@@ -39,165 +36,152 @@ def smoothed(curve: Curve, window: int) -> Curve:
 
 
 def curve_of(run: Run, metric: str, window: int) -> Curve:
-    """Give a metric's curve, smoothed unless it is an evaluation's or a learning rate; empty where there is none."""
+    """Return a metric's curve, smoothed unless it is an evaluation or a learning rate; empty if the run has none."""
     curve = run.curves.get(metric, {})
     is_plain = is_evaluation(metric) or metric == "lr" or metric.startswith("lr/")
     return curve if is_plain else smoothed(curve, window)
 
 
-def values_at(run: Run, metrics: Sequence[str], choice: Choice, window: int) -> tuple[int, dict[str, float]]:
-    """Give the iteration of a run that counts and its metrics then: each one's last value up to there.
+def values_at(
+    run: Run, metrics: Sequence[str], window: int, best: str | None, is_max: bool
+) -> tuple[int | None, dict[str, float]]:
+    """Return the iteration of a run that counts, see `tabulate`, and the last value of each metric up to it.
 
-    Raises:
-        DataError: a metric is missing, or not finite there.
+    If there is no such iteration, it is None and there are no values.
     """
     curves = {metric: curve_of(run, metric, window) for metric in metrics}
-    if missing := [metric for metric, curve in curves.items() if not curve]:
-        raise DataError(f"{run.name} has no {', '.join(missing)}; it has {', '.join(sorted(run.curves))}")
-    if choice.metric is None:
-        iteration = max(max(curve) for curve in curves.values())
+    if best is None:
+        iteration = max(chain(*curves.values()), default=None)
     else:
-        known = {at: value for at, value in curve_of(run, choice.metric, window).items() if math.isfinite(value)}
-        if not known:
-            raise DataError(f"{run.name} has no finite {choice.metric} to choose the best of")
-        iteration = (max if choice.is_max else min)(known, key=known.__getitem__)
-    found = {}
-    for metric, curve in curves.items():
-        reached = [at for at in curve if at <= iteration]
-        if not reached or not math.isfinite(curve[reached[-1]]):
-            what = "no value" if not reached else f"the value {curve[reached[-1]]}"
-            raise DataError(
-                f"{run.name} has {what} of {metric} at iteration {iteration}: "
-                "leave this run out, or name other --metrics"
-            )
-        found[metric] = curve[reached[-1]]
-    return iteration, found
+        finite = {at: value for at, value in curve_of(run, best, window).items() if math.isfinite(value)}
+        iteration = (max if is_max else min)(finite, key=finite.__getitem__, default=None)
+    if iteration is None:
+        return None, {}
+    reached = {metric: [value for at, value in curve.items() if at <= iteration] for metric, curve in curves.items()}
+    return iteration, {metric: values[-1] for metric, values in reached.items() if values}
 
 
 def tabulate(
     groups: Mapping[str, Sequence[Run]],
     metrics: Sequence[str],
-    choice: Choice = LAST,
     window: int = 1,
+    best: str | None = None,
+    is_max: bool = False,
     baseline: str | None = None,
 ) -> list[Line]:
     """Average each group.
 
     Args:
-        groups: as `group_by_seed` gives them.
-        metrics: names of curves; a group none of whose runs has one goes without it.
-        choice: which evaluation counts.
+        groups: of `group_by_seed`.
+        metrics: names of curves.
         window: lines over which training metrics are averaged.
-        baseline: a group: the lines of the others hold their differences to it, run by run of the same seed, which
-            what a seed draws alike for both drops out of; runs whose seed the baseline lacks are left out.
+        best: metric whose best value decides which iteration of a run counts; None for the last iteration.
+        is_max: the best value is the highest one.
+        baseline: a group. The other groups' lines then hold their differences from it, run by run of the same seed:
+            what a seed does to both drops out. Runs whose seed the baseline lacks are left out.
 
     Raises:
-        DataError: a metric, that of the choice included, is missing in all groups or in some runs of one, a group has
-            none of them, there is no such baseline, or no run of a group has a seed of the baseline's.
+        DataError: no run has a metric, or there is no such baseline.
     """
     if baseline is not None and baseline not in groups:
         raise DataError(f"--baseline must be one of {', '.join(groups)}, got {baseline!r}")
-    check_metrics(metrics if choice.metric is None else [*metrics, choice.metric], chain(*groups.values()))
-    found = {}
-    for name, runs in groups.items():
-        own = [metric for metric in metrics if any(metric in run.curves for run in runs)]
-        if not own:
-            raise DataError(f"{name} has none of {', '.join(metrics)}: leave it out, or name other --metrics")
-        found[name] = [values_at(run, own, choice, window) for run in runs]
-    lines = []
-    for name, runs in groups.items():
-        pairs = [(run.seed, at, values) for run, (at, values) in zip(runs, found[name], strict=True)]
-        if baseline is not None:
-            if name == baseline:
-                continue
-            of_seed = dict(zip((run.seed for run in groups[baseline]), (v for _, v in found[baseline]), strict=True))
-            pairs = [
-                (
-                    seed,
-                    at,
-                    {metric: v - of_seed[seed][metric] for metric, v in values.items() if metric in of_seed[seed]},
-                )
-                for seed, at, values in pairs
-                if seed is not None and seed in of_seed
-            ]
-            if not pairs:
-                raise DataError(f"no run of {name} has a seed of {baseline}'s: there is nothing to pair")
-        means = {metric: mean_interval([values[metric] for _, _, values in pairs]) for metric in pairs[0][2]}
-        lines.append(Line(name, [seed for seed, _, _ in pairs], sorted({at for _, at, _ in pairs}), means))
-    return lines
+    check_metrics([*metrics, *([best] if best else [])], chain(*groups.values()))
+    found = {
+        name: [(run.seed, *values_at(run, metrics, window, best, is_max)) for run in runs]
+        for name, runs in groups.items()
+    }
+    if baseline is not None:
+        base = {seed: values for seed, _, values in found.pop(baseline) if seed is not None}
+        for name, rows in found.items():
+            found[name] = [(seed, at, _less(values, base[seed])) for seed, at, values in rows if seed in base]
+    return [
+        Line(
+            name,
+            [seed for seed, _, _ in rows if seed is not None],
+            sorted({at for _, at, _ in rows if at is not None}),
+            {metric: _mean([values.get(metric) for _, _, values in rows]) for metric in metrics},
+        )
+        for name, rows in found.items()
+    ]
 
 
 def unequal_ends(groups: Mapping[str, Sequence[Run]], metrics: Sequence[str]) -> list[str]:
-    """Name, for each group whose runs do not end at one iteration, those that end early, by the first such metric.
+    """Describe each group whose runs end at different iterations, by the first metric that shows it.
 
     Args:
-        groups: as `group_by_seed` gives them.
+        groups: of `group_by_seed`.
         metrics: names of curves; a run that lacks one is left out.
     """
-    told = []
+    described: dict[str, str] = {}
     for name, runs in groups.items():
         for metric in metrics:
-            ends = [(run.name, max(run.curves[metric])) for run in runs if metric in run.curves]
-            last = max((end for _, end in ends), default=None)
-            if early := [f"{run} ends at {end}" for run, end in ends if end != last]:
-                told.append(f"{name} averages {metric} of unequal iterations: {', '.join(early)}, the others at {last}")
-                break
-    return told
+            ends = {run.name: max(run.curves[metric]) for run in runs if metric in run.curves}
+            last = max(ends.values(), default=None)
+            if early := [f"{run} ends at {end}" for run, end in ends.items() if end != last]:
+                line = f"{name} averages {metric} of unequal iterations: {', '.join(early)}, the others at {last}"
+                described.setdefault(name, line)
+    return list(described.values())
 
 
-def shown_rows(lines: Iterable[Line]) -> list[Row]:
-    """Lay out for print: each metric in the unit of reports, mean ± half the width of the interval."""
-    return [
-        {
-            "run": line.group,
-            "seeds": _listed(line.seeds),
-            "iteration": _listed(line.iterations),
-            **{_head(metric): _shown(metric, value) for metric, value in line.values.items()},
-        }
-        for line in lines
-    ]
+def shown_rows(lines: Iterable[Line]) -> list[Cells]:
+    """Format for print: each metric in the unit of reports, mean ± half the width of the interval."""
+    return [_first_cells(line) | dict(_shown(metric, value) for metric, value in line.values.items()) for line in lines]
 
 
-def plain_rows(lines: Iterable[Line]) -> list[Row]:
-    """Lay out for a CSV file: natural units, full precision, mean and half width in columns of their own."""
-    return [
-        {
-            "run": line.group,
-            "seeds": _listed(line.seeds),
-            "iteration": _listed(line.iterations),
-            **{
-                f"{metric}{suffix}": "" if number is None else number
-                for metric, value in line.values.items()
-                for suffix, number in (("", value.mean), (" half width", value.half_width))
-            },
-        }
-        for line in lines
-    ]
+def plain_rows(lines: Iterable[Line]) -> list[Cells]:
+    """Format for a CSV file: natural units, full precision, mean and half width in separate columns."""
+    rows = []
+    for line in lines:
+        row = _first_cells(line)
+        for metric, value in line.values.items():
+            mean, half_width = value or (None, None)
+            for column, number in ((metric, mean), (f"{metric} half width", half_width)):
+                row[column] = "" if number is None else number
+        rows.append(row)
+    return rows
 
 
 def default_metrics(runs: Iterable[Run]) -> list[str]:
-    """Name what evaluations gave, in the order of reports; "total_loss" where there was none."""
-    names = dict.fromkeys(metric for run in runs for metric in run.curves if is_evaluation(metric))
+    """List the metrics of evaluations in the order of reports; ["total_loss"] if there are none."""
+    names = {metric for run in runs for metric in run.curves if is_evaluation(metric)}
     order = list(METRICS)
-    ranks = {name: order.index(leaf) if (leaf := name.rpartition("/")[2]) in METRICS else len(order) for name in names}
-    return sorted(names, key=lambda name: (name.rpartition("/")[0], ranks[name], name)) or ["total_loss"]
+
+    def key(name: str) -> tuple[str, int, str]:
+        prefix, _, leaf = name.rpartition("/")
+        return prefix, order.index(leaf) if leaf in order else len(order), name
+
+    return sorted(names, key=key) or ["total_loss"]
 
 
-def _listed(items: Sequence[int | None]) -> str:
-    shown = [str(item) for item in items if item is not None]
-    return ", ".join([*islice(shown, 8), *(["..."] if len(shown) > 8 else [])]) or "-"
+def _less(values: dict[str, float], base: dict[str, float]) -> dict[str, float]:
+    return {metric: value - base[metric] for metric, value in values.items() if metric in base}
 
 
-def _head(metric: str) -> str:
+def _mean(values: Sequence[float | None]) -> MeanInterval | None:
+    there = [value for value in values if value is not None]
+    if not there or len(there) < len(values):
+        return None
+    return mean_interval(there) if all(map(math.isfinite, there)) else MeanInterval(math.nan, None)
+
+
+def _first_cells(line: Line) -> Cells:
+    return {"run": line.group, "seeds": _listed(line.seeds), "iteration": _listed(line.iterations)}
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join([*map(str, numbers[:MAX_LISTED]), *(["..."] if len(numbers) > MAX_LISTED else [])]) or "-"
+
+
+def _shown(metric: str, value: MeanInterval | None) -> tuple[str, str]:
+    """Return the column's name, with the unit, and the cell."""
     prefix, _, leaf = metric.rpartition("/")
-    return f"{prefix}/{METRICS[leaf].label}" if prefix and leaf in METRICS else metric
-
-
-def _shown(metric: str, value: MeanInterval) -> str:
-    leaf = metric.rpartition("/")[2]
-    factor = METRICS[leaf].shown_factor if "/" in metric and leaf in METRICS else 1
+    head, factor = metric, 1.0
+    if prefix and leaf in METRICS:
+        head, factor = f"{prefix}/{METRICS[leaf].label}", METRICS[leaf].shown_factor
+    if value is None:
+        return head, "-"
     mean, half_width = value.mean * factor, (value.half_width or 0) * factor
     # Two digits of what is uncertain, else four in all.
     scale = half_width / 10 if half_width > 1e-6 * abs(mean) else abs(mean) / 1000
     decimals = min(max(0, -math.floor(math.log10(scale))), 9) if scale > 0 else 0
-    return f"{mean:.{decimals}f}" + ("" if value.half_width is None else f" ± {half_width:.{decimals}f}")
+    return head, f"{mean:.{decimals}f}" + ("" if value.half_width is None else f" ± {half_width:.{decimals}f}")
