@@ -28,7 +28,6 @@ from data.image_io.images import (
     read_raw_alpha,
     read_raw_image,
     read_raw_rgba,
-    read_rgba,
     to_float,
     to_uint8,
     to_uint16,
@@ -38,6 +37,11 @@ from data.image_io.images import (
 )
 from tests.helpers.image_files import GREY, GREY_ALPHA, PALETTE, RGB, RGBA, random_pixels, write_png
 from tests.helpers.paths import REPOSITORY
+
+
+def read_rgba(path):
+    foreground, alpha = read_raw_rgba(path)
+    return to_float(foreground), to_float(alpha)
 
 
 def oriented(orientation: int) -> Image.Exif:

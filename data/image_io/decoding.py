@@ -67,16 +67,12 @@ def decode(content: bytes) -> NDArray:
         image.load()
     orientation = _orientation(image)  # Pillow turns TIFFs while it loads them
     transparent = None if image.mode == "P" else image.info.pop("transparency", None)
-    if image.mode.startswith("I;16"):
-        pixels = np.asarray(image).astype(np.uint16)
-    elif "16" in layout:
-        if image.format != "PNG":
-            raise UserError(f"pixel format {layout}. Save it as 16-bit PNG or TIFF")
+    if "16" not in layout or image.mode.startswith("I;16"):
+        pixels = _loaded_pixels(image)
+    elif image.format == "PNG":
         pixels = _decode_16_bit_png(content)
     else:
-        mode = _target_mode(image)
-        with decoder_errors():
-            pixels = np.asarray(image if image.mode == mode else image.convert(mode))  # convert always copies
+        raise UserError(f"pixel format {layout}. Save it as 16-bit PNG or TIFF")
     if transparent is not None:
         pixels = _with_transparent_colour(pixels, transparent, layout)
     return np.ascontiguousarray(turn_upright(pixels, orientation))
@@ -90,14 +86,16 @@ def pixels_of(image: Image.Image) -> NDArray:
     """
     with decoder_errors():
         image.load()
-    orientation = _orientation(image)
+    return np.ascontiguousarray(turn_upright(_loaded_pixels(image), _orientation(image)))
+
+
+def _loaded_pixels(image: Image.Image) -> NDArray:
+    """Convert a loaded Pillow image to grey, RGB or RGBA; `convert` of the same mode would copy."""
     if image.mode.startswith("I;16"):
-        pixels = np.asarray(image).astype(np.uint16)
-    else:
-        mode = _target_mode(image)
-        with decoder_errors():
-            pixels = np.asarray(image if image.mode == mode else image.convert(mode))
-    return np.ascontiguousarray(turn_upright(pixels, orientation))
+        return np.asarray(image).astype(np.uint16)
+    mode = _target_mode(image)
+    with decoder_errors():
+        return np.asarray(image if image.mode == mode else image.convert(mode))
 
 
 class JpegHeader(NamedTuple):

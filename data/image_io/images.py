@@ -176,12 +176,6 @@ def read_alpha(path: str | Path) -> NDArray[np.float32]:
     return to_float(read_raw_alpha(path))
 
 
-def read_rgba(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Read a cut-out: foreground (H, W, 3) RGB, not premultiplied, and alpha (H, W), both in [0, 1]."""
-    foreground, alpha = read_raw_rgba(path)
-    return to_float(foreground), to_float(alpha)
-
-
 def to_float(pixels: NDArray) -> NDArray[np.float32]:
     """Scale uint8 by 1/255 or uint16 by 1/65535 to float32 in [0, 1]; full scale becomes exactly 1.
 
