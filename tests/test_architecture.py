@@ -83,7 +83,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "data.validation": ("runtime.errors",),
     "data.loader": (*DATA, "data.image_io", "data.validation", "data.loader"),
     "data.procedural": (*DATA, "data.composition", "data.procedural"),
-    "data.sources": (*DATA, *IMAGES, "data.composition", "data.sources"),
+    "data.sources": (*DATA, *IMAGES, "data.composition", "data.sources", "safetensors"),
     "data.augment": (*DATA, *IMAGES, "data.composition", "data.validation", "data.sources", "data.augment"),
     "data.datasets": (*DATA, *IMAGES, "data.composition", "data.validation", "data.sources", "data.augment",
                       "data.loader.sampler", "data.datasets"),

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.sources.packs.writer import write_whole
 from engine.checkpoint.file import Checkpointer, read_checkpoint
 from engine.checkpoint.sharded import ShardedCheckpointer, find_damage, read_folder
 from engine.interrupts import OutputError, output_file, write_text
@@ -50,10 +49,7 @@ def test_a_file_system_without_fsync_is_warned_of_once(tmp_path, monkeypatch, ca
     for name in ("one", "two"):
         Checkpointer(model, str(tmp_path)).save(name, iteration=1)
         ShardedCheckpointer(model, str(tmp_path)).save(f"{name}_sharded", iteration=1)
-        with write_whole(tmp_path / f"{name}_packed") as file:
-            file.write(b"all")
     assert read_checkpoint(tmp_path / "two.pth")["iteration"] == 1 and find_damage(tmp_path / "two_sharded") == ""
-    assert (tmp_path / "two_packed").read_bytes() == b"all"
     warnings = [record for record in caplog.records if record.name == "runtime.atomic_write"]
     assert len(warnings) == 1 and os.strerror(number) in warnings[0].getMessage()
 
@@ -68,8 +64,6 @@ def test_a_disk_that_fails_an_fsync_is_no_refusal(tmp_path, monkeypatch, number)
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OutputError, match=os.strerror(number)):
         write_text(tmp_path / "a", "text")
-    with pytest.raises(OSError, match=os.strerror(number)), write_whole(tmp_path / "b"):
-        pass
     with pytest.raises(OutputError, match=os.strerror(number)):
         ShardedCheckpointer(torch.nn.Linear(2, 2), str(tmp_path)).save("c", iteration=1)
     assert names(tmp_path) in ([], ["c.unfinished"])

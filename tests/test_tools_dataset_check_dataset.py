@@ -238,10 +238,10 @@ def test_a_pack_is_checked_as_its_files_are(root, tmp_path):
     expected = {"deep": "mixed-depth", "mask": "hard-mask", "mask_too": "hard-mask", "seen_too": "duplicate"}
     expected = {f"pack:{stem}": code for stem, code in expected.items()}
     assert {finding.path.stem: finding.code for finding in report.findings} == expected
-    (shard,) = (tmp_path / "pack").glob("*.bin")
-    content = bytearray(shard.read_bytes())
-    content[5000] ^= 1
-    shard.write_bytes(content)
+    path = tmp_path / "pack" / "00000.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
     report = check_sets([FolderSet("training", {"foreground": tmp_path / "pack"})])
     assert [finding.code for finding in report.findings if finding.code == "unreadable"] == ["unreadable"]
 

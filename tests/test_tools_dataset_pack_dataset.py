@@ -18,7 +18,7 @@ from PIL import Image
 
 from data.image_io.images import DataError
 from data.sources.packs import writer as packing
-from data.sources.packs.reader import INDEX, UNFINISHED_INDEX, find_packed
+from data.sources.packs.reader import INDEX, find_packed
 from engine.config.config import apply_overrides, load_config
 from tests.helpers.paths import REPOSITORY
 from tools.dataset import pack_dataset
@@ -40,12 +40,6 @@ def pictures(tmp_path: Path) -> Path:
     for index in range(3):
         Image.fromarray(rng.integers(0, 256, (30, 30, 4), np.uint8)).save(folder / "rgba" / f"{index}.png")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two foregrounds a shard make four shards."""
-    monkeypatch.setattr(packing, "SHARD_FOREGROUNDS", 2)
 
 
 def arguments(pictures: Path, output: Path, *more: object) -> list[str]:
@@ -76,44 +70,19 @@ def test_what_is_packed_can_be_trained_from(pictures, tmp_path, capsys):
     output = tmp_path / "pack, it's 1"
     assert pack(pictures, output) == 0
     said, command = capsys.readouterr().out.splitlines()
-    assert said == f"packed 7 foregrounds, 0.7 MB, in {output}; train with"
+    assert said == f"packed 7 foregrounds, 0.3 MB, in {output}; train with"
     cfg = load_config(str(REPOSITORY / "configs/demo.py"))
     apply_overrides(cfg, shlex.split(command))
     assert cfg.dataloader.train.dataset.foreground_dirs == [str(output)]
     assert cfg.dataloader.train.dataset.alpha_dirs is None
     assert [foreground.size for foreground in find_packed(output)] == [(70, 40 + index) for index in range(7)]
-    assert sorted(contents(output)) == [INDEX, *(f"shard-0000{number}.bin" for number in range(4))]
 
 
-def test_cut_outs_are_packed_too(pictures, tmp_path):
-    options = ["--foreground-dir", str(pictures / "rgba"), "--output", str(tmp_path / "pack"), "--num-workers", "1"]
-    assert pack_dataset.main(options) == 0
-    assert len(find_packed(tmp_path / "pack")) == 3
-
-
-def test_cut_outs_and_pairs_are_packed_together(pictures, tmp_path):
-    folders = ["--foreground-dir", str(pictures / "rgba"), str(pictures / "fg"), "--num-workers", "1"]
-    alphas = ["--alpha-dir", "null", str(pictures / "alpha")]
+def test_cut_outs_pairs_and_several_folders_become_one_pack(pictures, tmp_path):
+    folders = ["--foreground-dir", *(str(pictures / name) for name in ("rgba", "fg", "rgba")), "--num-workers", "1"]
+    alphas = ["--alpha-dir", "null", str(pictures / "alpha"), "null"]
     assert pack_dataset.main([*folders, *alphas, "--output", str(tmp_path / "pack")]) == 0
-    assert len(find_packed(tmp_path / "pack")) == 3 + NUM_FOREGROUNDS
-
-
-def test_several_folders_become_one_pack(pictures, tmp_path):
-    folders = ["--foreground-dir", str(pictures / "rgba"), str(pictures / "rgba"), "--num-workers", "1"]
-    assert pack_dataset.main([*folders, "--output", str(tmp_path / "pack")]) == 0
-    assert len(find_packed(tmp_path / "pack")) == 6
-
-
-def test_two_workers_give_the_bytes_of_one(pictures, tmp_path):
-    assert pack(pictures, tmp_path / "one") == 0
-    script = (
-        "import data.sources.packs.writer; data.sources.packs.writer.SHARD_FOREGROUNDS = 2\n"
-        "from tools.dataset import pack_dataset\n"
-        "if __name__ == '__main__': raise SystemExit(pack_dataset.main())"
-    )
-    command = [sys.executable, "-c", script, *arguments(pictures, tmp_path / "two", "--num-workers", 2)]
-    assert subprocess.run(command, cwd=REPOSITORY, check=False).returncode == 0
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert len(find_packed(tmp_path / "pack")) == 3 + NUM_FOREGROUNDS + 3
 
 
 def die_at(step: int) -> Callable[..., object]:
@@ -129,53 +98,51 @@ def die_at(step: int) -> Callable[..., object]:
     return fsync
 
 
-@pytest.mark.parametrize("steps", [[1], [2], [3], [4, 4], [7, 3], [10, 1, 5], [1] * 3 + [3] * 3, [11], [12]])
-def test_a_run_killed_at_any_moment_goes_on_to_the_same_bytes(steps, pictures, tmp_path, monkeypatch):
+@pytest.mark.parametrize("steps", [[1], [2], [3], [4, 4], [7, 3], [1, 1, 10, 3], [17], [18]])
+def test_a_run_killed_at_any_moment_continues_to_the_same_bytes(steps, pictures, tmp_path, monkeypatch):
     assert pack(pictures, tmp_path / "whole") == 0
     expected = contents(tmp_path / "whole")
     output = tmp_path / "pack"
     for step in steps:
         with monkeypatch.context() as patch:
-            patch.setattr(packing.os, "fsync", die_at(step))
+            patch.setattr(os, "fsync", die_at(step))
             assert run_apart(lambda: sys.exit(pack(pictures, output))) == -signal.SIGKILL
-        assert not (output / INDEX).exists() or contents(output) == expected
-        if not (output / INDEX).exists():
-            with pytest.raises((DataError, FileNotFoundError)):
+        if contents(output) != expected:
+            with pytest.raises(DataError):
                 find_packed(output)
     assert pack(pictures, output) == 0
     assert contents(output) == expected
 
 
-def test_a_run_goes_on_without_making_again_what_was_finished(pictures, tmp_path, monkeypatch):
+def test_a_run_continues_without_packing_again_what_was_finished(pictures, tmp_path, monkeypatch):
     output = tmp_path / "pack"
     with monkeypatch.context() as patch:
-        patch.setattr(packing.os, "fsync", die_at(10))  # 2 of the first index, 4 a shard
+        patch.setattr(os, "fsync", die_at(10))  # two of the index, two for each foreground
         run_apart(lambda: sys.exit(pack(pictures, output)))
-    kept = {path.name: path.stat().st_ino for path in sorted(output.glob("shard-*.bin"))}
-    assert len(kept) == 2
+    kept = {path: path.stat().st_ino for path in output.glob("*.safetensors")}
+    assert len(kept) == 4
     assert pack(pictures, output) == 0
-    listed = [name for name, inode in kept.items() if (output / name).stat().st_ino == inode]
-    assert listed == ["shard-00000.bin", "shard-00001.bin"]
+    assert {path: path.stat().st_ino for path in kept} == kept
 
 
-def test_the_tool_itself_may_be_killed_with_its_workers(pictures, tmp_path, monkeypatch):
+def test_the_tool_may_be_killed_with_its_workers_whose_files_are_those_of_one_process(pictures, tmp_path):
     rng = np.random.default_rng(1)
-    for index in range(70):  # two shards of the real size, and one begun
+    for index in range(70):
         Image.fromarray(rng.integers(0, 256, (60, 50, 4), np.uint8)).save(pictures / "rgba" / f"{index}.png")
     output = tmp_path / "pack"
-    options = ["--foreground-dir", str(pictures / "rgba"), "--output", str(output), "--num-workers", "2"]
-    process = subprocess.Popen([sys.executable, "tools/dataset/pack_dataset.py", *options], cwd=REPOSITORY)
-    while process.poll() is None and not list(output.glob("shard-*.bin")):
+    options = ["--foreground-dir", str(pictures / "rgba"), "--num-workers", "2", "--output"]
+    process = subprocess.Popen([sys.executable, "tools/dataset/pack_dataset.py", *options, str(output)], cwd=REPOSITORY)
+    while process.poll() is None and len(list(output.glob("*.safetensors"))) < 3:
         time.sleep(0.005)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
     process.wait()
     deadline = time.monotonic() + 30
     while any(Path("/proc", child).exists() for child in children) and time.monotonic() < deadline:
-        time.sleep(0.01)  # they end on their own, and may have begun a shard before
-    monkeypatch.undo()
-    assert pack_dataset.main([*options[:-1], "1"]) == 0
-    assert pack_dataset.main([*options[:3], str(tmp_path / "whole"), "--num-workers", "1", "--verify"]) == 0
+        time.sleep(0.01)  # they end on their own
+    options[3] = "1"
+    assert pack_dataset.main([*options, str(output)]) == 0
+    assert pack_dataset.main([*options, str(tmp_path / "whole"), "--verify"]) == 0
     assert contents(output) == contents(tmp_path / "whole")
 
 
@@ -184,14 +151,14 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(pictures, tm
     output = tmp_path / "pack"
 
     def pack_with_little_room() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # a shard needs more
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))  # a foreground needs more
         sys.exit(pack(pictures, output))
 
     assert run_apart(pack_with_little_room) == 1
     error = capfd.readouterr().err
-    assert f"pack_dataset.py: [Errno 27] File too large: '{output}/shard-00000.bin'" in error
+    assert f"cannot write {output}/00000.safetensors: File too large" in error
     assert "the same command goes on from here" in error
-    assert list(contents(output)) == [UNFINISHED_INDEX]
+    assert list(contents(output)) == [INDEX]
     assert pack(pictures, output) == 0
     assert contents(output) == contents(tmp_path / "whole")
 
@@ -217,33 +184,33 @@ def test_a_finished_pack_is_left_alone_and_says_what_changed_since(pictures, tmp
 def test_what_changed_while_a_run_stood_still_is_packed_again(pictures, tmp_path, monkeypatch):
     output = tmp_path / "pack"
     with monkeypatch.context() as patch:
-        patch.setattr(packing.os, "fsync", die_at(10))
+        patch.setattr(os, "fsync", die_at(10))
         run_apart(lambda: sys.exit(pack(pictures, output)))
     black = Image.new("RGB", (70, 42))
     black.save(pictures / "fg" / "2.jpg")
-    for index in (5, 6):  # the last shard is not needed any more
+    for index in (5, 6):  # their files are not needed any more
         (pictures / "fg" / f"{index}.jpg").unlink()
         (pictures / "alpha" / f"{index}.png").unlink()
-    (output / "shard-00003.bin").touch()
+    (output / "00006.safetensors").touch()
+    (output / "00007.safetensors.unfinished").touch()
     assert pack(pictures, output) == 0
     assert (find_packed(output)[2].read((0, 0, 70, 42), 1)[0] == 0).all()
     assert pack(pictures, tmp_path / "whole") == 0
     assert contents(output) == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_damaged_byte_is_found(place, pictures, tmp_path, capsys):
+def test_a_damaged_byte_is_found(pictures, tmp_path, capsys):
     output = tmp_path / "pack"
     assert pack(pictures, output, "--verify") == 0
-    assert f"all 7 foregrounds of {output} are whole" in capsys.readouterr().out
-    foreground = find_packed(output)[3]
-    content = bytearray(foreground.shard.read_bytes())
-    content[foreground.offset + (0, foreground.num_bytes // 2, foreground.num_bytes - 1)[place]] ^= 1
-    foreground.shard.write_bytes(content)
+    assert f"all 7 foregrounds of {output} are intact" in capsys.readouterr().out
+    path = find_packed(output)[3].path
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
     assert pack_dataset.main(["--output", str(output), "--verify", "--num-workers", "1"]) == 1
     error = capsys.readouterr().err
     assert "1 of 7 foregrounds are damaged:" in error
-    assert f"{output}:3.jpg in {foreground.shard} is damaged. Copy it again from where it is whole" in error
+    assert f"{output}:3.jpg in {path} is damaged" in error
 
 
 def test_all_pictures_that_cannot_be_packed_are_listed_and_the_others_done(pictures, tmp_path, capsys):
@@ -256,12 +223,11 @@ def test_all_pictures_that_cannot_be_packed_are_listed_and_the_others_done(pictu
     assert f"cannot read {pictures}/fg/0.jpg" in error
     assert f"{pictures}/fg/5.jpg is 70 x 45 px" in error
     assert "the same command goes on from here" in error
-    assert not (output / INDEX).exists()
-    kept = (output / "shard-00001.bin").stat().st_ino
+    kept = (output / "00002.safetensors").stat().st_ino
     Image.new("RGB", (70, 40)).save(pictures / "fg" / "0.jpg")
     Image.new("L", (70, 45)).save(pictures / "alpha" / "5.png")
     assert pack(pictures, output) == 0
-    assert (output / "shard-00001.bin").stat().st_ino == kept
+    assert (output / "00002.safetensors").stat().st_ino == kept
 
 
 def test_files_without_partner_are_listed(pictures, tmp_path, capsys):
@@ -306,7 +272,7 @@ def test_only_what_stops_the_packing_itself_asks_for_the_same_command(pictures, 
         assert pack_dataset.main(options) == 1
         error = capsys.readouterr().err
         assert words in error and ("the same command goes on" in error) == goes_on
-    (output / UNFINISHED_INDEX).write_text("{}")
+    (output / INDEX).write_text("{}")
     assert pack(pictures, output) == 1
     error = capsys.readouterr().err
     assert "remove the folder" in error and "goes on" not in error
@@ -360,4 +326,4 @@ def test_the_index_names_files_and_states(pictures, tmp_path):
     entry = json.loads((tmp_path / "pack" / INDEX).read_text())["foregrounds"][6]
     states = {str(path): path.stat() for path in (pictures / "fg" / "6.jpg", pictures / "alpha" / "6.png")}
     assert entry["sources"] == {path: [state.st_size, state.st_mtime_ns] for path, state in states.items()}
-    assert (entry["shard"], entry["size"]) == ("shard-00003.bin", [70, 46])
+    assert entry["size"] == [70, 46]

@@ -12,7 +12,6 @@ from data.checks.files import Picture, find_ignored, read_picture
 from data.checks.pixels import describe_alpha, describe_trimap, fits_turned, is_premultiplied
 from data.checks.sets import FolderSet, Group, Part, Role, find_groups
 from data.image_io.images import DataError, as_colours, as_grey
-from data.sources.packs import writer as packing
 from data.sources.packs.reader import PackedForeground
 from runtime.worker_pool import map_in_workers
 
@@ -128,7 +127,7 @@ def read_files(files: Iterable[tuple[Role, Path]]) -> tuple[dict[Role, Picture],
 def read_packed(foreground: PackedForeground) -> tuple[dict[Role, Picture], list[Finding]]:
     """Read the colours and the alpha of a pack's foreground, unless it is damaged."""
     path = Path(foreground.name)
-    damage = packing.check(foreground)
+    damage = foreground.describe_damage()
     if damage:
         return {}, [Finding("unreadable", path, damage)]
     colours, alpha = foreground.read((0, 0, *foreground.size), 1)

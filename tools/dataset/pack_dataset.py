@@ -23,12 +23,12 @@ from tqdm import tqdm
 from data.image_io.images import DataError
 from data.sources.discovery import find_foregrounds, place_or_none
 from data.sources.foregrounds import ForegroundFile
-from data.sources.packs.reader import find_packed
-from data.sources.packs.writer import find_damage, make_pack
+from data.sources.packs.reader import PackedForeground, find_packed
+from data.sources.packs.writer import make_pack
 from engine.config.overrides import quote_override
 from runtime.command_line import integer_from
 from runtime.errors import UserError
-from runtime.worker_pool import default_workers
+from runtime.worker_pool import default_workers, map_in_workers
 
 
 def pack(
@@ -63,10 +63,10 @@ def verify(folder: Path, num_workers: int) -> None:
         OSError: a file cannot be read, or a worker was killed.
     """
     foregrounds = find_packed(folder)
-    damage = tqdm(find_damage(foregrounds, num_workers), total=len(foregrounds), unit="foreground")
-    if problems := [problem for problem in damage if problem]:
+    damage = map_in_workers(PackedForeground.describe_damage, foregrounds, num_workers)
+    if problems := [problem for problem in tqdm(damage, total=len(foregrounds), unit="foreground") if problem]:
         raise DataError("\n".join([f"{len(problems)} of {len(foregrounds)} foregrounds are damaged:", *problems]))
-    print(f"all {len(foregrounds)} foregrounds of {folder} are whole")
+    print(f"all {len(foregrounds)} foregrounds of {folder} are intact")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,45 +1,23 @@
-"""Write packs (`data.sources.packs.reader`): shards of `SHARD_FOREGROUNDS` foregrounds, with reproducible bytes."""
+"""Write packs, one file for each foreground; see `data.sources.packs.reader`."""
 
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
-from uuid import uuid4
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from data.image_io.images import DataError
 from data.sources.foregrounds import REDUCTIONS, ForegroundFile, average_layer, unknown_points
-from data.sources.packs.reader import (
-    FORMAT,
-    HEADER,
-    INDEX,
-    MAX_POINTS,
-    REMEDY,
-    TILE_PX,
-    UNFINISHED_INDEX,
-    VERSION,
-    PackedForeground,
-    as_foreground,
-    compute_index_checksum,
-    count_tiles,
-    find_broken_shards,
-    is_pack,
-    pad_to_page,
-    read_index,
-    tile_type,
-)
-from runtime.atomic_write import synchronize
+from data.sources.packs.reader import FORMAT, INDEX, MAX_POINTS, VERSION, file_of, is_pack, read_index
+from runtime.atomic_write import SUFFIX, atomic_write
 from runtime.errors import UserError
 from runtime.worker_pool import map_in_workers
-
-SHARD_FOREGROUNDS = 32  # 0.5 GB of 1500 x 2000 px, which a stopped run makes again at most
-PART_SUFFIX = ".part"
 
 Entry = dict[str, Any]  # of the index
 Sources = dict[str, list[int]]  # path -> bytes, time of change in ns
@@ -48,89 +26,64 @@ Sources = dict[str, list[int]]  # path -> bytes, time of change in ns
 def make_pack(
     foregrounds: Sequence[ForegroundFile], folder: Path, num_workers: int, advance: Callable[[int], object]
 ) -> None:
-    """Pack foregrounds into a folder, or go on where an earlier call was stopped.
+    """Pack foregrounds into a folder, or continue an interrupted call.
 
-    Shards that were finished stay, unless their foregrounds are others by now or their files' size or time of change
-    differ. The index is put in place when all shards are on the disk.
+    Files of an interrupted call are kept if size and time of change of their sources are the same. The index gets its
+    list when all files are on the disk. The files' bytes do not depend on the number of workers.
 
     Args:
         foregrounds: at least one.
-        folder: an empty one, one that is not there yet, or a pack.
-        num_workers: processes, each of which makes a shard.
-        advance: told how many more foregrounds are done.
+        folder: an empty or missing one, or a pack.
+        num_workers: processes, each of which packs a foreground at a time.
+        advance: called with the number of foregrounds that were finished since.
 
     Raises:
-        DataError: the folder holds something else, or a finished pack of other files or of these as they were before;
-            foregrounds that cannot be read, all of them listed.
-        OSError: a file cannot be written, or a worker was killed.
+        DataError: the folder holds something else, or a finished pack of other or changed files; or foregrounds cannot
+            be read, all of which are listed.
+        WriteError: a file cannot be written.
+        OSError: a source is missing, or a worker was killed.
     """
     sources = [describe_sources(foreground) for foreground in foregrounds]
-    if (folder / INDEX).is_file():
-        check_finished(folder, sources)
+    if is_pack(folder) and (packed := read_index(folder)) is not None:
+        check_unchanged(folder, [entry["sources"] for entry in packed], sources)
         advance(len(foregrounds))
         return
     prepare_folder(folder)
-    known: dict[str, list[Entry]] = {}
-    if (folder / UNFINISHED_INDEX).is_file():
-        for entry in read_index(folder / UNFINISHED_INDEX):
-            known.setdefault(entry["shard"], []).append(entry)
-    done, tasks = {}, {}
-    for number, start in enumerate(range(0, len(foregrounds), SHARD_FOREGROUNDS)):
-        shard, group = f"shard-{number:05d}.bin", slice(start, start + SHARD_FOREGROUNDS)
-        if is_made(folder, known.get(shard, []), sources[group]):
-            done[shard] = known[shard]
-            advance(len(foregrounds[group]))
-        else:
-            tasks[shard] = list(foregrounds[group])
+    paths = [file_of(folder, number) for number in range(len(foregrounds))]
+    entries: list[Entry] = []
+    problems: list[str] = []
     try:
-        make_shards(tasks, folder, num_workers, done, advance)
-    except (OSError, DataError) as error:
+        for outcome in map_in_workers(
+            pack_foreground, zip(paths, foregrounds, strict=True), min(num_workers, len(paths))
+        ):
+            if isinstance(outcome, str):
+                problems.append(outcome)
+            else:
+                entries.append(outcome)
+            advance(1)
+        if problems:
+            raise DataError("\n".join([f"{len(problems)} foregrounds cannot be packed, replace or remove:", *problems]))
+    except (OSError, UserError) as error:
         error.add_note("Once that is put right, the same command goes on from here.")
         raise
-    for path in set(folder.glob("shard-*.bin")) - {folder / shard for shard in done}:
-        path.unlink()  # of foregrounds that are gone by now
-    os.replace(folder / UNFINISHED_INDEX, folder / INDEX)
-    synchronize(folder)
-
-
-def make_shards(
-    tasks: dict[str, list[ForegroundFile]],
-    folder: Path,
-    num_workers: int,
-    done: dict[str, list[Entry]],
-    advance: Callable[[int], object],
-) -> None:
-    """Make shards and add each to the index as soon as it is on the disk; arguments and errors as for `make_pack`.
-
-    Args:
-        tasks: shard -> what goes into it.
-        folder: of the pack.
-        num_workers: processes.
-        done: shards that are there, with their entries; those made are added.
-        advance: told how many more foregrounds are done.
-    """
-    write_index(folder / UNFINISHED_INDEX, done)  # before a shard that it names is replaced
-    problems: list[str] = []
-    made = map_in_workers(partial(make_shard, folder=folder), tasks.items(), min(num_workers, len(tasks)))
-    for shard, (entries, broken) in zip(tasks, made, strict=True):
-        problems += broken
-        done[shard] = entries
-        write_index(folder / UNFINISHED_INDEX, done)
-        advance(len(tasks[shard]))
-    if problems:
-        raise DataError("\n".join([f"{len(problems)} foregrounds cannot be packed, replace or remove:", *problems]))
+    for path in {*folder.glob("*.safetensors*")} - {*paths}:
+        path.unlink()  # of an interrupted call with more foregrounds
+    write_index(folder, entries)
 
 
 def describe_sources(foreground: ForegroundFile) -> Sources:
-    """Tell the files of a foreground: path -> bytes and time of change in ns; one path however a file was named."""
+    """Return a foreground's files: resolved path -> bytes and time of change in ns."""
     paths = [path for path in (foreground.path, foreground.alpha_path) if path is not None]
     return {os.path.realpath(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
 
 
-def check_finished(folder: Path, sources: Sequence[Sources]) -> None:
-    """Refuse a finished pack of other files. A run may be reading it, so it stays unchanged."""
-    packed = [entry["sources"] for entry in read_index(folder / INDEX)]
-    if packed == list(sources):
+def check_unchanged(folder: Path, packed: Sequence[Sources], sources: Sequence[Sources]) -> None:
+    """Refuse a finished pack of other files. A run may be reading it, so it stays unchanged.
+
+    Raises:
+        DataError: it lists the files that are new, missing or changed.
+    """
+    if packed == sources:
         return
     before, now = ({path: state for files in group for path, state in files.items()} for group in (packed, sources))
     changed = sorted(path for path in before | now if before.get(path) != now.get(path))
@@ -139,7 +92,7 @@ def check_finished(folder: Path, sources: Sequence[Sources]) -> None:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make a folder, or clear away what a stopped run had not finished.
+    """Create a folder and mark it as an unfinished pack.
 
     Raises:
         DataError: it is a file, or there are other things in it.
@@ -147,136 +100,68 @@ def prepare_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file: name a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    for path in sorted(folder.iterdir()):
-        if path.suffix == PART_SUFFIX and path.name.startswith("."):
-            path.unlink()
-        elif not is_pack(folder):
-            raise DataError(f"{folder} holds {path.name}: expected an empty folder or a pack. Name another folder")
+    if not is_pack(folder):
+        for path in sorted(folder.iterdir()):
+            if path.suffix != SUFFIX:
+                raise DataError(f"{folder} holds {path.name}: expected an empty folder or a pack. Name another folder")
+        write_index(folder, None)
 
 
-def is_made(folder: Path, entries: list[Entry], sources: Sequence[Sources]) -> bool:
-    """Tell whether a shard is whole and of these files."""
-    if [entry["sources"] for entry in entries] != sources:
-        return False
-    return not any(find_broken_shards([as_foreground(folder, entry) for entry in entries]))
+def write_index(folder: Path, entries: list[Entry] | None) -> None:
+    """Write the index; None marks an unfinished pack."""
+    index = {"format": FORMAT, "version": VERSION, "foregrounds": entries}
+    with atomic_write(folder / INDEX) as unfinished:
+        unfinished.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
-def make_shard(task: tuple[str, Sequence[ForegroundFile]], folder: Path) -> tuple[list[Entry], list[str]]:
-    """Make one shard, in a worker.
-
-    Args:
-        task: name of the shard and what goes into it.
-        folder: of the pack.
-
-    Returns: the entries for the index, and a line for each foreground that could not be read and is not in the shard.
-    """
-    shard, foregrounds = task
-    entries, problems = [], []
-    with write_whole(folder / shard) as file:
-        file.write(HEADER)
-        for foreground in foregrounds:
-            try:
-                sources = describe_sources(foreground)
-                opened = foreground.open()
-                colours, alpha = opened.read((0, 0, *opened.size), 1)
-            except (OSError, UserError) as error:
-                problems.append(str(error))
-                continue
-            place = {"name": foreground.path.name, "shard": shard, "offset": file.tell()}
-            entries.append(place | write_foreground(file, colours, alpha) | {"sources": sources})
-    return entries, problems
-
-
-def write_foreground(file: BinaryIO, colours: NDArray, alpha: NDArray) -> Entry:
-    """Write a foreground where a file stands; the format is that of `data.sources.packs.reader`.
+def pack_foreground(task: tuple[Path, ForegroundFile]) -> Entry | str:
+    """Write a foreground's file in a worker, unless it is there already.
 
     Args:
-        file: at a multiple of `PAGE` bytes.
-        colours: raw (H, W, 3), not premultiplied.
-        alpha: raw (H, W).
+        task: the file's path and the foreground.
 
-    Returns: its entry, as far as it follows from the pixels.
-    """
-    points = choose_points(alpha)
-    parts = [make_tiles(*average_layer(colours, alpha, reduction)) for reduction in REDUCTIONS]
-    parts.append(np.pad(points, (0, pad_to_page(points.nbytes) // points.itemsize - len(points))))
-    checksum = 0
-    for part in parts:
-        content = part.view(np.uint8).data
-        checksum = zlib.crc32(content, checksum)
-        file.write(content)
-    return {
-        "size": [alpha.shape[1], alpha.shape[0]],
-        "colour_type": colours.dtype.name,
-        "alpha_type": alpha.dtype.name,
-        "num_points": len(points),
-        "checksum": checksum,
-    }
-
-
-def choose_points(alpha: NDArray) -> NDArray:
-    """List the unknown pixels of a raw alpha (H, W), or `MAX_POINTS` of them drawn evenly, as ascending y * W + x."""
-    x, y = unknown_points(alpha).T.astype("<u4")
-    points = y * np.uint32(alpha.shape[1]) + x
-    if len(points) > MAX_POINTS:
-        points = np.random.default_rng(0).choice(points, MAX_POINTS, replace=False, shuffle=False)
-    return np.sort(points)
-
-
-def make_tiles(colours: NDArray, alpha: NDArray) -> NDArray:
-    """Cut a picture into tiles (rows, columns) of `tile_type`, 0 beyond its end."""
-    height, width = alpha.shape
-    rows, columns = count_tiles((width, height), 1)
-    tiles = np.empty((rows, columns), tile_type(colours.dtype, alpha.dtype))
-    for name, values in (("colours", colours), ("alpha", alpha)):
-        margins = ((0, rows * TILE_PX - height), (0, columns * TILE_PX - width), (0, 0))[: values.ndim]
-        padded = np.pad(values, margins).reshape(rows, TILE_PX, columns, TILE_PX, *values.shape[2:])
-        tiles[name] = padded.swapaxes(1, 2)
-    return tiles
-
-
-def write_index(path: Path, shards: dict[str, list[Entry]]) -> None:
-    """Replace an index at once by one of these shards."""
-    entries = [entry for _, entries in sorted(shards.items()) for entry in entries]
-    checksum = compute_index_checksum(entries)
-    index = {"format": FORMAT, "version": VERSION, "checksum": checksum, "foregrounds": entries}
-    with write_whole(path) as file:
-        file.write((json.dumps(index, indent=1) + "\n").encode())
-
-
-@contextmanager
-def write_whole(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that comes to its place, and onto the disk, when all of it is written, or else not at all.
+    Returns: its entry of the index, or why the foreground cannot be read.
 
     Raises:
-        OSError: naming the path: a full disk, or no permission.
+        WriteError: the file cannot be written.
     """
-    part = path.with_name(f".{uuid4().hex}{PART_SUFFIX}")  # two runs at once do not write into one file
+    path, foreground = task
     try:
-        with part.open("xb") as file:
-            yield file
-        synchronize(part)
-        part.replace(path)
-        synchronize(path.parent)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def find_damage(foregrounds: Sequence[PackedForeground], num_workers: int) -> Iterator[str | None]:
-    """Read foregrounds wholly and compare the checksums.
-
-    Yields: for each, None or what is wrong with it.
-    """
-    return map_in_workers(check, foregrounds, num_workers)
-
-
-def check(foreground: PackedForeground) -> str | None:
-    """Do the work of `find_damage` for one, in a worker."""
-    try:
-        if foreground.compute_checksum() == foreground.checksum:
-            return None
-    except DataError as error:
+        sources = describe_sources(foreground)
+        entry = read_entry(path)
+        if entry is None or entry["sources"] != sources:
+            opened = foreground.open()
+            entry = {"name": foreground.path.name, "size": opened.size, "sources": sources}
+            tensors = make_tensors(*opened.read((0, 0, *opened.size), 1))
+            with atomic_write(path) as unfinished:
+                unfinished.write_bytes(save(tensors, {"entry": json.dumps(entry)}))
+        content = path.read_bytes()
+    except (OSError, DataError) as error:
         return str(error)
-    return f"{foreground.name} in {foreground.shard} is damaged. Copy it again from where it is whole, or {REMEDY}"
+    return entry | {"num_bytes": len(content), "checksum": zlib.crc32(content)}
+
+
+def read_entry(path: Path) -> Entry | None:
+    """Read the part of an entry that a foreground's file states; None without such a file."""
+    try:
+        with safe_open(path, "np") as tensors:
+            return json.loads(tensors.metadata()["entry"])
+    except (FileNotFoundError, SafetensorError):
+        return None
+
+
+def make_tensors(colours: NDArray, alpha: NDArray) -> dict[str, NDArray]:
+    """Make the tensors of a foreground's file.
+
+    Args:
+        colours: raw (H, W, 3), not premultiplied.
+        alpha: raw (H, W).
+    """
+    points = unknown_points(alpha)
+    if len(points) > MAX_POINTS:
+        points = points[np.sort(np.random.default_rng(0).choice(len(points), MAX_POINTS, replace=False, shuffle=False))]
+    tensors = {"points": points}
+    for reduction in REDUCTIONS:
+        layers = average_layer(colours, alpha, reduction)
+        tensors |= {f"{name}_{reduction}": layer for name, layer in zip(("colours", "alpha"), layers, strict=True)}
+    return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
