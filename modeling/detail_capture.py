@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling.activation_checkpointing import maybe_checkpoint
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, check_minimum
 
 
 class ConvBlock(nn.Module):
@@ -105,6 +105,8 @@ class DetailCapture(nn.Module):
                 f"fusion_chans needs one entry more than convstream_chans, got {len(fusion_chans)} and "
                 f"{len(convstream_chans)}"
             )
+        check_minimum(1, in_chans=in_chans, image_chans=image_chans)
+        check_minimum(1, convstream_chans=convstream_chans, fusion_chans=fusion_chans)
         self.stride = 2 ** len(fusion_chans)
         self.use_activation_checkpointing = use_activation_checkpointing
         self.convstream = ConvStream(image_chans, convstream_chans)

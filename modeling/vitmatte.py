@@ -62,6 +62,8 @@ class ViTMatte(nn.Module):
             raise ConfigError(f"size_divisibility must be 1 to {MAX_SIZE_DIVISIBILITY} px, got {size_divisibility}")
         if padding not in PADDINGS:
             raise ConfigError(f"padding must be {', '.join(PADDINGS[:-1])} or {PADDINGS[-1]}, got {padding!r}")
+        if len(pixel_mean) != 3 or len(pixel_std) != 3:
+            raise ConfigError(f"pixel_mean and pixel_std need 3 values, got {list(pixel_mean)} and {list(pixel_std)}")
         if not all(value > 0 for value in pixel_std):
             raise ConfigError(f"pixel_std must be above 0, got {list(pixel_std)}")
         check_stride(backbone, decoder)

@@ -1,6 +1,6 @@
 """Errors that a user can cause, and parts of their messages."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -20,6 +20,13 @@ class ConfigError(UserError):
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its class name if the message is empty."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def check_minimum(minimum: int, **settings: int | Iterable[int]) -> None:
+    """Raise a ConfigError if a setting, or an entry of its list, is below a minimum."""
+    for name, value in settings.items():
+        if any(entry < minimum for entry in (value if isinstance(value, Iterable) else [value])):
+            raise ConfigError(f"{name} must be at least {minimum}, got {value}")
 
 
 def few(names: Collection[str], most: int = 8) -> str:

@@ -28,7 +28,7 @@ DATA = ("runtime", "numpy", "cv2", "PIL", "torch")
 ALLOWED: dict[str, tuple[str, ...]] = {
     # fvcore for detectron2's schedules, which a config names.
     "configs": ("configs", "modeling", "data", "evaluation", "engine", "inference.network", "detectron2", "fvcore"),
-    "runtime": ("runtime", "torch", "yaml", "cv2"),
+    "runtime": ("runtime", "torch", "safetensors", "yaml", "cv2"),
     "main": ("engine", "runtime", "detectron2", "omegaconf"),
     "preprocess": ("torch", "modeling.conversion", "runtime"),
     "tools": TOOLS,

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import zlib
 from pathlib import Path
 
 import pytest
@@ -22,19 +21,62 @@ from tests.helpers.sharding import FiniteNumberedImages, SumPredictions, build, 
 from tools.runs import gather_checkpoint
 
 
-def test_a_folder_of_one_process_has_no_shards_and_resumes(tmp_path):
+def test_a_folder_of_one_process_resumes(tmp_path):
     trainer, checkpointer = start(tmp_path, True, batch_size=2)
     finish(trainer, 1)
     checkpointer.save("one", iteration=0)
-    assert [path.name for path in (tmp_path / "one").iterdir()] == [WHOLE_PART]
     content = read_folder(tmp_path / "one")
     torch.testing.assert_close(content["model"], trainer.model.state_dict(), rtol=0, atol=0)
+    saved, own = content["trainer"]["optimizer"], trainer.optimizer.state_dict()
+    assert_equal(saved["state"], own["state"])
+    assert saved["param_groups"] == own["param_groups"]
     other, checkpointer = start(tmp_path / "other", True, batch_size=2)
     assert checkpointer.load(str(tmp_path / "one")) == {"iteration": 0}
     assert other.samples_seen == 4
     states = [each.optimizer.state_dict()["state"] for each in (other, trainer)]
     torch.testing.assert_close(*states, rtol=0, atol=0)
     torch.testing.assert_close(other.ema.state_dict(), trainer.ema.state_dict(), rtol=0, atol=0)
+
+
+def assert_equal(found, expected):
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_a_run_without_an_average_ignores_that_of_a_folder_and_one_with_a_new_average_starts_it(tmp_path, caplog):
+    trainer, checkpointer = start(tmp_path, True, batch_size=2)
+    finish(trainer, 1)
+    checkpointer.save("averaged", iteration=0)
+    del checkpointer.checkpointables["ema"]
+    checkpointer.save("plain", iteration=0)
+    assert "ema" not in read_folder(tmp_path / "plain")
+    trainer.ema.module.load_state_dict(build().state_dict())
+    checkpointer.load(str(tmp_path / "averaged"))
+    other, checkpointer = start(tmp_path / "other", True, batch_size=2)
+    checkpointer.load(str(tmp_path / "plain"))
+    assert_equal(other.ema.module.state_dict(), trainer.model.state_dict())
+    assert "train.ema_decay is new" in caplog.text
+
+
+def test_a_folder_of_another_network_or_with_other_moments_is_one_message(tmp_path):
+    trainer, checkpointer = start(tmp_path, True, batch_size=2)
+    finish(trainer, 1)
+    checkpointer.save("one", iteration=0)
+    ShardedCheckpointer(torch.nn.Linear(2, 2), str(tmp_path)).save("other", iteration=0)
+    with pytest.raises(CheckpointError, match=r"other does not match .* missing \(model.* unexpected \(model"):
+        checkpointer.load(str(tmp_path / "other"))
+    other, checkpointer = start(tmp_path / "fewer", True, batch_size=2)
+    del other.optimizer.param_groups[0]
+    with pytest.raises(CheckpointError, match=r"one does not match .* unexpected \(optimizer\."):
+        checkpointer.load(str(tmp_path / "one"))
+
+
+def test_a_folder_of_an_earlier_version_is_one_message(tmp_path):
+    checkpointer = ShardedCheckpointer(torch.nn.Linear(2, 2), str(tmp_path))
+    checkpointer.save("one", iteration=0)
+    content = torch.load(tmp_path / "one" / WHOLE_PART)
+    torch.save({**content, "model": {"weight": torch.zeros(2, 2, device="meta")}}, tmp_path / "one" / WHOLE_PART)
+    with pytest.raises(CheckpointError, match="one was written by an earlier version .* version's tools/gather"):
+        checkpointer.find_last()
 
 
 def test_where_a_name_is_written_anew_it_is_whole_at_any_time_that_the_disk_fails(tmp_path, monkeypatch):
@@ -55,28 +97,6 @@ def test_where_a_name_is_written_anew_it_is_whole_at_any_time_that_the_disk_fail
     assert {path.name for path in tmp_path.iterdir()} == {"one", "last_checkpoint"}
 
 
-def test_a_file_that_one_process_cannot_read_back_is_an_error_of_all(tmp_path, monkeypatch):
-    (tmp_path / "part").touch()
-    told = []
-    monkeypatch.setattr(sharded_checkpoint.comm, "all_gather", lambda own: told.append(own) or [own, ({}, "lost")])
-    with pytest.raises(OutputError, match="^lost$"):
-        sharded_checkpoint._checksums(tmp_path)
-
-    def fail(*args):
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(sharded_checkpoint, "_own_checksums", fail)
-    with pytest.raises(OutputError, match="cannot write .* read it back: .*Input/output error"):
-        sharded_checkpoint._checksums(tmp_path)
-    assert [bool(failure) for _, failure in told] == [False, True]
-
-
-def test_checksums_are_of_whole_files_however_they_are_read(tmp_path, monkeypatch):
-    (tmp_path / "part").write_bytes(bytes(range(99)))
-    monkeypatch.setattr(sharded_checkpoint, "CHUNK_BYTES", 10)
-    assert sharded_checkpoint._checksums(tmp_path) == {"part": zlib.crc32(bytes(range(99)))}
-
-
 def test_damage_that_another_process_finds_is_found_and_a_part_of_another_kind_is_none(tmp_path, monkeypatch):
     checkpointer = ShardedCheckpointer(torch.nn.Linear(2, 2), str(tmp_path))
     checkpointer.save("one", iteration=0)
@@ -87,19 +107,6 @@ def test_damage_that_another_process_finds_is_found_and_a_part_of_another_kind_i
     assert re.search(r"one is no checkpoint .*: its whole\.pth lacks the checksums", find_damage(tmp_path / "one"))
     with pytest.raises(CheckpointError, match="lacks the checksums of the files beside it, it is a plain checkpoint"):
         read_folder(tmp_path / "one")
-
-
-@pytest.mark.parametrize("error", [OutputError("full"), OSError("full")])
-def test_where_the_main_process_cannot_write_all_are_told(monkeypatch, error):
-    told = []
-    monkeypatch.setattr(sharded_checkpoint.comm, "all_gather", lambda own: told.append(own) or [own, ""])
-
-    def fail():
-        raise error
-
-    with pytest.raises(OutputError, match="^full$"):
-        sharded_checkpoint._in_main_process(fail)
-    assert told == ["full"]
 
 
 def test_a_folder_has_its_name_and_is_what_a_resume_starts_from_when_it_is_on_the_disk(tmp_path, monkeypatch):
@@ -119,12 +126,10 @@ def test_a_folder_has_its_name_and_is_what_a_resume_starts_from_when_it_is_on_th
     )
     checkpointer.save("one", iteration=0)
     part = tmp_path / "one.unfinished" / f"{WHOLE_PART}.unfinished"
-    assert synced[:3] == [
-        (part, [False, False, False]),
-        (part.parent, [False, False, False]),
-        (tmp_path, [False, True, False]),
-    ]
-    assert [path.name for path in (tmp_path / "one").iterdir()] == [WHOLE_PART]
+    written = [part.with_name(name) for name in (".metadata", "__0_0.distcp")]
+    before, after = [False, False, False], [False, True, False]
+    assert synced[:5] == [*((path, before) for path in (*written, part, part.parent)), (tmp_path, after)]
+    assert not (tmp_path / "one" / "left").exists()
 
     def fail(path):
         raise OSError(5, "Input/output error")
@@ -133,12 +138,6 @@ def test_a_folder_has_its_name_and_is_what_a_resume_starts_from_when_it_is_on_th
     with pytest.raises(OutputError, match="Input/output error"):
         checkpointer.save("two", iteration=1)
     assert (tmp_path / "last_checkpoint").read_text() == "one"
-
-
-def test_what_a_folder_lacks_is_named(tmp_path):
-    ShardedCheckpointer(torch.nn.Linear(2, 2), str(tmp_path)).save("one", iteration=0)
-    with pytest.raises(CheckpointError, match="one lacks ema; it has model, iteration$"):
-        read_folder(tmp_path / "one", only=["ema", "iteration"])
 
 
 @pytest.fixture
@@ -168,10 +167,10 @@ def gather_refused(capsys, *options):
 )
 def test_the_tool_never_writes_among_the_files_that_it_reads(training, capsys, output):
     (training / "link").symlink_to(training / "model_0000009")
-    before = (training / "model_0000009" / WHOLE_PART).read_bytes()
+    before = {path: path.read_bytes() for path in (training / "model_0000009").iterdir()}
     status, line = gather_refused(capsys, "--folder", training / "model_0000009", "--output", training / output)
     assert status == 2 and "is in --folder, whose files are read: name a place outside" in line
-    assert [path.read_bytes() for path in (training / "model_0000009").iterdir()] == [before]
+    assert {path: path.read_bytes() for path in (training / "model_0000009").iterdir()} == before
 
 
 @pytest.mark.parametrize("output", ["plain", "plain.pt", "model_0000009"])
@@ -203,37 +202,6 @@ def test_a_training_without_an_average_has_none_to_gather(training, capsys):
     path = training / "model_0000009"
     found = gather_refused(capsys, "--folder", path, "--output", training / "plain.pth", "--ema")
     assert found == (1, f"{path} has no moving average (train.ema_decay was null): leave out --ema")
-
-
-def test_tensors_of_another_shape_stay_as_they_are_for_the_message(monkeypatch):
-    """Cut into parts they would not be told of."""
-    like, shards = torch.zeros(2), {}
-    content = {"model": {name: torch.empty(n, device="meta") for name, n in (("fits", 2), ("other", 3))}}
-    found = sharded_checkpoint._laid_out(content, lambda keys: like, shards)
-    assert {name: (*tensor.shape, tensor.is_meta) for name, tensor in found["model"].items()} == {
-        "fits": (2, False),
-        "other": (3, False),
-    }
-    assert shards == {f"model/{name}": found["model"][name] for name in ("fits", "other")}
-    monkeypatch.setattr(sharding, "shard_like", lambda value, like: "sharded")
-    weights = {"weight": torch.zeros(3, 3), "bias": torch.zeros(2), "more": torch.zeros(1)}
-    assert sharding.shard_weights(weights, torch.nn.Linear(2, 2)) == {**weights, "bias": "sharded"}
-
-
-def test_rows_are_cut_as_torch_chunks():
-    """For every rank of up to five, with more processes than rows too."""
-
-    class Mesh:
-        def __init__(self, size, rank):
-            self.size, self.get_local_rank = (lambda: size), (lambda: rank)
-
-    for num_rows in (1, 2, 5, 7):
-        value = torch.arange(3 * num_rows).view(num_rows, 3)
-        for size in range(1, 6):
-            chunks = value.chunk(size)
-            for rank in range(size):
-                expected = chunks[rank] if rank < len(chunks) else value[:0]
-                assert torch.equal(sharding.own_rows(value, Mesh(size, rank)), expected)
 
 
 def test_a_list_that_is_none_and_a_torch_without_the_operation_are_one_line(monkeypatch):

@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 
 import main
 from data.trimap import trimap_from_alpha
-from engine.checkpoint import pretrained as initial
 from engine.checkpoint.file import CheckpointError
 from engine.checkpoint.pretrained import adopt_model, describe_model, read_initial
 from engine.config.config import apply_overrides, load_config
+from engine.config.targets import TARGETS
 from evaluation.folders import evaluate_folders
-from inference.formats import model_folder
+from inference.formats.model_folder import CONSTRUCTORS
 from inference.predictor import Predictor
 from modeling.backbone import ViTDet
 from tests.helpers.paths import DEMO, REPOSITORY
@@ -152,9 +152,9 @@ def test_evaluating_alone_measures_what_it_starts_from(images, start, tmp_path, 
     assert f"{expected:.4f}" in capsys.readouterr().out
 
 
-def test_the_format_is_the_one_that_is_exported():
-    ours = (initial.MODEL_CONFIG, initial.MODEL_WEIGHTS, initial.FORMAT)
-    assert ours == (model_folder.CONFIG_FILE, model_folder.WEIGHTS_FILE, model_folder.FORMAT)
+def test_a_run_can_build_each_network_of_a_model_folder():
+    classes = [kind for kinds in CONSTRUCTORS.values() for kind in kinds.values()]
+    assert {f"{kind.__module__}.{kind.__name__}" for kind in classes} <= TARGETS
 
 
 @pytest.fixture

@@ -100,8 +100,8 @@ def test_every_argument_of_a_constructor_can_be_stated(part, kind):
         ("backbone", {"self": 1}, "ViT has no argument 'self'"),
         ("model", {"criterion": None}, "ViTMatte has no argument 'criterion'"),
         ("decoder", {"backbone": {"type": "ViT"}}, "DetailCapture has no argument 'backbone'"),
-        ("model", {"decoder": REMOVED}, "missing 1 required positional argument: 'decoder'"),
-        ("decoder", {"in_chans": REMOVED}, "missing 1 required positional argument: 'in_chans'"),
+        ("model", {"decoder": REMOVED}, "ViTMatte lacks its decoder: export the folder again"),
+        ("decoder", {"in_chans": REMOVED}, "DetailCapture lacks its in_chans"),
         ("backbone", {"depth": "2"}, "depth of ViT must be an integer of at most 8192, got '2'"),
         ("backbone", {"depth": 2.0}, "depth of ViT must be an integer of at most 8192, got 2.0"),
         ("backbone", {"depth": True}, "depth of ViT must be an integer of at most 8192, got True"),
@@ -122,11 +122,15 @@ def test_every_argument_of_a_constructor_can_be_stated(part, kind):
         ),
         ("model", {"pixel_std": [1, 1, float("inf")]}, "must be a list of which each is a number, got [1, 1, inf]"),
         ("model", {"pixel_std": [1, [1], 1]}, "must be a list of which each is a number, got [1, [1], 1]"),
-        ("model", {"pixel_mean": [0, 0]}, "no ViTMatte can be built with these arguments: RuntimeError"),
+        ("model", {"pixel_mean": [0, 0]}, "no ViTMatte can be built with these arguments: pixel_mean and pixel_std"),
         ("model", {"padding": "mirror"}, "padding must be edge, zero or zero_hustvl, got 'mirror'"),
         ("model", {"padding": 0}, "padding of ViTMatte must be text, got 0"),
-        ("backbone", {"num_heads": 0}, "no ViT can be built with these arguments: ZeroDivisionError"),
-        ("backbone", {"embed_dim": -8}, "no ViT can be built with these arguments: "),
+        ("backbone", {"num_heads": 0}, "no ViT can be built with these arguments: num_heads must be at least 1, got 0"),
+        ("backbone", {"depth": 0}, "depth must be at least 1, got 0"),
+        ("backbone", {"embed_dim": -8}, "embed_dim must be at least 1, got -8"),
+        ("backbone", {"mlp_ratio": 1e30}, "mlp_ratio must be above 0 and at most 100, got 1e+30"),
+        ("backbone", {"num_storage_tokens": -1}, "num_storage_tokens must be at least 0, got -1"),
+        ("decoder", {"convstream_chans": [8, -8, 8]}, "convstream_chans must be at least 1, got [8, -8, 8]"),
         ("backbone", {"rope_base": 10**400}, "rope_base of ViT must be a number, got 1000"),
         ("backbone", {"global_block_indexes": [9]}, "global_block_indexes: [9] lie outside the 2 blocks"),
         ("backbone", {"ffn_layer": "eval"}, 'ffn_layer must be "mlp" or "swiglu", got \'eval\''),
@@ -160,6 +164,28 @@ def test_a_config_that_cannot_be_used_is_one_line(folder, where, change, words):
     message = str(error.value)
     assert message.startswith(str(folder)) and len(message.splitlines()) == 1 and len(message) < 600
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("kind", BACKBONES)
+@pytest.mark.parametrize("name", ["patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio"])
+def test_no_size_below_one_is_taken_for_a_bug(kind, name):
+    description = network_description(kind)
+    for value in (0, -8):
+        with pytest.raises(ModelFolderError, match=f"{name} must be "), torch.device("meta"):
+            build("backbone", description["backbone"] | {name: value})
+
+
+@pytest.mark.parametrize("error", [ValueError, TypeError, KeyError, RuntimeError])
+@pytest.mark.parametrize("module", ["modeling.backbone.vit.Block", "modeling.detail_capture.MattingHead"])
+def test_a_bug_in_a_constructor_keeps_its_traceback_and_names_the_file(folder, monkeypatch, error, module):
+    def broken(*_, **__):
+        raise error("a bug")
+
+    monkeypatch.setattr(module, broken)
+    with pytest.raises(error, match="a bug") as raised:
+        read_model_folder(folder)
+    assert any(str(folder / "config.json") in note for note in raised.value.__notes__)
+    assert raised.traceback[-1].name == "broken"
 
 
 @pytest.mark.parametrize(

@@ -38,11 +38,11 @@ from inference.formats.model_folder import (
 )
 from inference.formats.onnx_export import CHECKED_SIZE, OPSET, write_onnx
 from inference.formats.published_vitmatte import convert_published
-from inference.formats.transformers_settings import read_json
 from modeling import ViTMatte
 from modeling.conversion import choose_file, read_checkpoint
 from runtime.command_line import add_trust_option
 from runtime.errors import UserError
+from runtime.network_files import read_json
 
 LICENCES = {
     "ViT": """Built with DINOv3.

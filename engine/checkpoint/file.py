@@ -14,7 +14,9 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
+from engine.distributed.fsdp import is_sharded
 from engine.interrupts import output_file, write_text
 from engine.out_of_memory import is_out_of_memory
 from runtime.atomic_write import backup
@@ -123,7 +125,11 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str, may_
             "with or without prefix tokens: the head of the config's file has the command), or set the config that it "
             "was made for"
         )
-    model.load_state_dict(weights, strict=False)
+    if is_sharded(model):
+        options = StateDictOptions(full_state_dict=True, strict=False)
+        set_model_state_dict(model, dict(weights), options=options)
+    else:
+        model.load_state_dict(weights, strict=False)
     logger.info("%s: %d of %d tensors loaded, fresh: %s", source, len(weights), len(own), few(fresh) or "none")
 
 
@@ -279,8 +285,12 @@ class Checkpointer(DetectionCheckpointer):
             logger.warning("%s has no average of weights, as train.ema_decay is new: it starts from the weights", path)
             self.checkpointables[name].update_parameters(self.model)
         for name in (name for name in names if name not in lacking):
+            thing, state = self.checkpointables[name], content.pop(name)
             try:
-                self.checkpointables[name].load_state_dict(content.pop(name))
+                if isinstance(thing, nn.Module):
+                    load_weights(thing, state, str(path))
+                else:
+                    thing.load_state_dict(state)
             except (CheckpointError, ValueError, RuntimeError, LookupError) as error:
                 raise CheckpointError(
                     f"{path}: its {name} does not fit this training ({' '.join(str(error).split())}). Leave settings "

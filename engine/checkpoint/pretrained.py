@@ -1,25 +1,20 @@
 """Load the initial weights of a run from a checkpoint or model folder, and build the network that they belong to."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from engine.checkpoint.file import CheckpointError, load_weights, read_checkpoint
 from engine.config.config import load_config
 from engine.config.targets import TARGETS, Find, TargetError, known_finder
-from engine.distributed.fsdp import is_sharded, shard_weights
-from runtime.errors import ConfigError, first_line
+from engine.distributed.fsdp import is_sharded
+from runtime.errors import ConfigError
+from runtime.network_files import CONFIG_FILE, WEIGHTS_FILE, read_description, read_safetensors
 from runtime.yaml_files import Reference
-
-MODEL_CONFIG, MODEL_WEIGHTS, FORMAT = "config.json", "model.safetensors", 1
-"""Files of a model folder, and the format of the first, as tools/export.py writes them."""
 
 RUN_CONFIG = "config.yaml"
 """The config that a run saves beside its checkpoints."""
@@ -30,7 +25,7 @@ def load_initial(model: nn.Module, path: str, may_lack: Iterable[str] = ()) -> N
 
     Arguments and errors are those of `load_weights`.
     """
-    weights = shard_weights(read_initial(path, is_mapped=is_sharded(model)), model)
+    weights = read_initial(path, is_mapped=is_sharded(model))
     try:
         load_weights(model, weights, path, may_lack)
     except CheckpointError as error:
@@ -53,25 +48,19 @@ def read_initial(path: str | Path, is_mapped: bool = False) -> dict[str, Tensor]
 
     Raises:
         FileNotFoundError: it is not there, or is half a model folder.
-        CheckpointError: it is damaged, or something else.
+        UserError: it is damaged, or something else.
     """
     path = Path(path)
     if path.is_dir():
-        missing = [name for name in (MODEL_CONFIG, MODEL_WEIGHTS) if not (path / name).is_file()]
+        missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (path / name).is_file()]
         if len(missing) == 1:
             raise FileNotFoundError(f"{path} is no model folder: it lacks {missing[0]}; export it again")
         if missing:
             return read_checkpoint(path, is_mapped)["model"]  # which says what a folder may be
-        path /= MODEL_WEIGHTS
+        path /= WEIGHTS_FILE
     if path.suffix != ".safetensors" or not path.is_file():
         return read_checkpoint(path, is_mapped)["model"]
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        reason = first_line(error)
-        raise CheckpointError(
-            f"{path} is damaged or no safetensors file ({reason}): copy or export it again"
-        ) from error
+    return read_safetensors(path)
 
 
 def adopt_model(cfg: DictConfig, trusted: Sequence[str] = ()) -> None:
@@ -87,7 +76,7 @@ def adopt_model(cfg: DictConfig, trusted: Sequence[str] = ()) -> None:
     Raises:
         ConfigError: no checkpoint is named.
         FileNotFoundError: the checkpoint, or what describes its network, is not there.
-        CheckpointError: the description cannot be used; nothing is run from it.
+        UserError: the description cannot be used; nothing is run from it.
     """
     if not (is_asked := cfg.train.model_of_checkpoint):
         return
@@ -117,20 +106,20 @@ def describe_model(checkpoint: Path, trusted: Sequence[str] = ()) -> dict[str, A
     Returns: a node of a config, nested, with classes and plain values.
 
     Raises:
-        FileNotFoundError, CheckpointError: as `adopt_model`.
+        FileNotFoundError, UserError: as `adopt_model`.
     """
     if not checkpoint.exists():
         raise FileNotFoundError(f"there is no checkpoint {str(checkpoint)!r} (seen from {Path.cwd()})")
     path = _description_of(checkpoint)
-    if checkpoint.is_dir() and not any((checkpoint / name).is_file() for name in (MODEL_CONFIG, MODEL_WEIGHTS)):
+    if checkpoint.is_dir() and not any((checkpoint / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE)):
         read_checkpoint(checkpoint)  # which says what else the folder may be
     if not path.is_file():
         raise FileNotFoundError(
             f"{checkpoint}: {path} is not there, which would say what network this is. A model folder of "
-            f"tools/export.py has {MODEL_CONFIG}, a run's folder {RUN_CONFIG}; without, "
+            f"tools/export.py has {CONFIG_FILE}, a run's folder {RUN_CONFIG}; without, "
             "train.model_of_checkpoint=null trains the config's own network from it"
         )
-    described = read_exported(path) if path.name == MODEL_CONFIG else read_trained(path, trusted)
+    described = read_description(path) if path.name == CONFIG_FILE else read_trained(path, trusted)
     try:
         return _as_node(described, known_finder(trusted), path)
     except TargetError as error:
@@ -140,23 +129,8 @@ def describe_model(checkpoint: Path, trusted: Sequence[str] = ()) -> dict[str, A
 def _description_of(checkpoint: Path) -> Path:
     """Name the file that says what network a checkpoint is of, whether it is there or not."""
     if checkpoint.is_dir():
-        return checkpoint / MODEL_CONFIG
-    return checkpoint.with_name(MODEL_CONFIG if checkpoint.suffix == ".safetensors" else RUN_CONFIG)
-
-
-def read_exported(path: Path) -> Any:
-    """Read the description of a model folder; errors as `describe_model`."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged or no JSON ({error}): export the folder again") from error
-    found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT or "model" not in content:
-        raise CheckpointError(
-            f'{path}: expected "format": {FORMAT} and a "model", as tools/export.py writes them, got format {found!r}; '
-            "published ViTMatte weights become such a folder by tools/export.py"
-        )
-    return content["model"]
+        return checkpoint / CONFIG_FILE
+    return checkpoint.with_name(CONFIG_FILE if checkpoint.suffix == ".safetensors" else RUN_CONFIG)
 
 
 def read_trained(path: Path, trusted: Sequence[str]) -> Any:

@@ -1,10 +1,10 @@
-"""Checkpoints of networks that are sharded over the processes: a folder, of which each process writes its own part."""
+"""Checkpoints of sharded networks: a folder, to which each rank writes its own shards."""
 
 import logging
 import shutil
-import warnings
 import zlib
 from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,66 +13,65 @@ import torch.distributed.checkpoint as dcp
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.tensor import DTensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 
-from engine.checkpoint.file import FINAL_NAME, Checkpointer, CheckpointError, read_checkpoint
-from engine.distributed.fsdp import gathered_weights, shard_like
+from engine.checkpoint.file import EMA, FINAL_NAME, Checkpointer, CheckpointError, read_checkpoint
+from engine.distributed.fsdp import gathered_weights, is_sharded
 from engine.interrupts import OutputError, output_file
 from runtime.atomic_write import BEFORE, SUFFIX, synchronize
-from runtime.distributed_checkpoint import SafeReader, first_failure
+from runtime.errors import list_mismatches
+from runtime.network_files import first_failure, load_tensors, one_process_suffices, read_index, read_tensors
 
 logger = logging.getLogger(__name__)
 
 WHOLE_PART = "whole.pth"
-"""What is not sharded, as the main process has it; in the place of a tensor that is, one without values."""
+"""File with all values that are no tensors, and the checksums of the other files."""
 
 CHECKSUMS = "checksums"
-"""Key in that part: name of each other file -> CRC-32 of its bytes."""
+"""Key in that file: name of each other file -> CRC-32 of its bytes."""
+
+OPTIMIZER = "optimizer"
 
 CHUNK_BYTES = 1 << 24
 
-Keys = tuple[Any, ...]
-"""What leads to a value in nested dicts and lists."""
-
 
 class ShardedCheckpointer(Checkpointer):
-    """Writes and reads, as folders, what `Checkpointer` has in files; another number of processes may read them.
+    """Writes and reads, as folders, what `Checkpointer` has in files; another number of ranks may read them.
 
-    A folder is what torch.distributed.checkpoint writes, with `WHOLE_PART` beside it. Nothing in it is run when it is
-    read. Every process has to call each function, and all have to see one and the same folder.
+    A folder is what torch.distributed.checkpoint writes, with `WHOLE_PART` beside it. Reading one runs no code from it.
+    Every rank has to call each function, and all have to see the same folder.
     """
 
     suffix = ""
 
     def save(self, name: str, **more: Any) -> None:
-        """Write weights, what is tracked beside them and `more` to the folder NAME, from which a resume starts then.
+        """Write weights, tracked states and `more` to the folder NAME, and resume from it from now on.
 
-        The final weights are written as a plain file too.
+        The final weights are also written as a plain file.
 
         Raises:
-            OutputError: in all processes, where the folder cannot be written; what a resume starts from is as before.
+            OutputError: in all ranks, if the folder cannot be written; a resume starts from the one before.
         """
         path = Path(self.save_dir, name)
         logger.info("Saving %s", path)
         unfinished = path.with_name(name + SUFFIX)
-        shards: dict[str, Tensor] = {}
-
-        def take_out(keys: Keys, tensor: Tensor) -> Tensor:
-            if not isinstance(tensor, DTensor):
-                return tensor
-            shards[_path(keys)] = tensor
-            return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-
-        tracked = {key: thing.state_dict() for key, thing in self.checkpointables.items()}
-        content = _map_tensors(take_out, {"model": self.model.state_dict(), **tracked, **more})
+        content = {key: {} if key == EMA else thing.state_dict() for key, thing in self.checkpointables.items()}
+        if "trainer" in content:
+            groups = self._optimizer_state()["param_groups"]
+            content["trainer"][OPTIMIZER] = {"state": {}, "param_groups": groups}
         _in_main_process(lambda: _make_empty(unfinished))
-        if shards:
-            try:
-                # Its own fsync would end the run where a file system has none; `_checksums` brings all to the disk.
-                dcp.save(shards, storage_writer=dcp.FileSystemWriter(unfinished, sync_files=False))
-            except CheckpointException as error:
-                raise OutputError(f"cannot write {path}: {first_failure(error)}") from error
-        content[CHECKSUMS] = _checksums(unfinished)
+        try:
+            with one_process_suffices():
+                # `_checksums` brings all to the disk; torch's own fsync fails on file systems that have none.
+                dcp.save(self._tensors(), storage_writer=dcp.FileSystemWriter(unfinished, sync_files=False))
+        except CheckpointException as error:
+            raise OutputError(f"cannot write {path}: {first_failure(error)}") from error
+        content |= {"model": {}, **more, CHECKSUMS: _checksums(unfinished)}
 
         def finish() -> None:
             with output_file(unfinished / WHOLE_PART) as part, part.open("wb") as file:
@@ -101,22 +100,62 @@ class ShardedCheckpointer(Checkpointer):
         return find_damage(path) if path.is_dir() else super().damage(path)
 
     def read(self, path: str) -> dict[str, Any]:
-        """Read a folder of this class or a file of `Checkpointer`, sharded as network and optimiser are."""
-        weights = self.model.state_dict()
-        groups = self.checkpointables["trainer"].optimizer.param_groups if "trainer" in self.checkpointables else []
-        parameters = [parameter for group in groups for parameter in group["params"]]
+        """Read a folder of this class or a file of `Checkpointer`.
 
-        def layout(keys: Keys) -> Tensor | None:
-            match keys:
-                case ("model", str(name)):
-                    return weights.get(name)
-                case ("ema", str(name)):
-                    return weights.get(name.removeprefix("module."))
-                case ("trainer", "optimizer", "state", int(index), _) if index < len(parameters):
-                    return parameters[index]
-            return None
+        Tensors of a folder go straight into the network, the EMA and the optimiser, so that no rank holds them twice.
 
-        return read_folder(path, layout) if Path(path).is_dir() else _laid_out(read_checkpoint(path), layout, {})
+        Raises:
+            CheckpointError: the checkpoint is incomplete, or its tensors do not match this run.
+        """
+        if not Path(path).is_dir():
+            content = read_checkpoint(path)
+            if is_sharded(self.model) and "trainer" in content:
+                self._shard_optimizer_state(content["trainer"][OPTIMIZER])
+            return content
+        content = _read_whole_part(Path(path))
+        del content[CHECKSUMS]
+        saved, own = read_index(path), self._tensors()
+        parts = {"model"} | ({*map(_part, saved)} & {*map(_part, own)})  # EMA and moments may be new, or not wanted now
+        saved, own = ({name: side[name] for name in side if _part(name) in parts} for side in (saved, own))
+        if faults := list_mismatches(saved, own):
+            raise CheckpointError(
+                f"{path} does not match this run. {'; '.join(faults)}. Leave the network, its frozen blocks and the "
+                "optimiser's groups as they were, or start anew from its weights (tools/gather_checkpoint.py)"
+            )
+        load_tensors(own, path)
+        content["model"] = self.model.state_dict()
+        if EMA in parts:
+            content[EMA] = self.checkpointables[EMA].state_dict()
+        if OPTIMIZER in parts:
+            content["trainer"][OPTIMIZER]["state"] = self.checkpointables["trainer"].optimizer.state_dict()["state"]
+        return content
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Name the tensors of network, EMA and optimiser, which `dcp.load` fills in place."""
+        tensors = {f"model.{name}": tensor for name, tensor in get_model_state_dict(self.model).items()}
+        if EMA in self.checkpointables:
+            average = get_model_state_dict(self.checkpointables[EMA])
+            tensors |= {f"{EMA}.{name}": tensor for name, tensor in average.items()}
+        for name, state in self._optimizer_state()["state"].items():
+            tensors |= {f"{OPTIMIZER}.{name}.{key}": tensor for key, tensor in state.items()}
+        return tensors
+
+    def _optimizer_state(self) -> dict[str, Any]:
+        """Give the optimiser's state by names of parameters, new moments if there were none."""
+        if "trainer" not in self.checkpointables:
+            return {"state": {}, "param_groups": []}
+        return get_optimizer_state_dict(self.model, self.checkpointables["trainer"].optimizer)
+
+    def _shard_optimizer_state(self, saved: dict[str, Any]) -> None:
+        """Replace a plain checkpoint's moments by this rank's shards; the trainer reports groups that do not match."""
+        now = self._optimizer_state()["param_groups"]
+        names = [*chain.from_iterable(group["params"] for group in now)]
+        if sum(len(group["params"]) for group in saved["param_groups"]) == len(names):
+            optimizer = self.checkpointables["trainer"].optimizer
+            state = {names[index]: values for index, values in saved["state"].items()}
+            options = StateDictOptions(full_state_dict=True, strict=False)
+            set_optimizer_state_dict(self.model, optimizer, {"state": state, "param_groups": now}, options=options)
+            saved["state"] = optimizer.state_dict()["state"]
 
 
 def find_damage(path: Path) -> str:
@@ -134,35 +173,32 @@ def find_damage(path: Path) -> str:
     return next(filter(None, comm.all_gather(report)), "")
 
 
-def read_folder(
-    path: str | Path, layout: Callable[[Keys], Tensor | None] = lambda keys: None, only: Iterable[str] = ()
-) -> dict[str, Any]:
-    """Read the folder of a `ShardedCheckpointer`.
+def read_folder(path: Path, only: Iterable[str] = ()) -> dict[str, Any]:
+    """Read the folder of a `ShardedCheckpointer` to the CPU, unsharded, in one process.
 
     Args:
         path: the folder.
-        layout: keys of a tensor -> the tensor like which it is to be sharded, on its device; None reads all of it to
-            the CPU.
-        only: keys of what to read; all where there are none.
+        only: keys of what to read; all if empty.
 
     Returns: what `Checkpointer` has in a file.
 
     Raises:
-        CheckpointError: where the folder is none of these or incomplete, or lacks something asked for.
+        UserError: the folder is none of these, is incomplete, or asks for code to be run.
     """
-    content = _read_whole_part(Path(path))
+    content = _read_whole_part(path)
     del content[CHECKSUMS]
-    if lacking := [key for key in only if key not in content]:
-        raise CheckpointError(f"{path} lacks {', '.join(lacking)}; it has {', '.join(content)}")
-    shards: dict[str, Tensor] = {}
-    content = _laid_out({key: content[key] for key in only or content}, layout, shards)
-    if shards:
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "torch.distributed is disabled")  # reading in one process is meant
-                dcp.load(shards, storage_reader=SafeReader(path))
-        except CheckpointException as error:
-            raise CheckpointError(f"{path} cannot be read: {first_failure(error)}") from error
+    content = {key: content[key] for key in only or content}
+    for part in {"model", EMA} & content.keys():
+        content[part] = read_tensors(path, f"{part}.")
+    if "trainer" in content:
+        saved = content["trainer"][OPTIMIZER]
+        names = chain.from_iterable(group["params"] for group in saved["param_groups"])
+        indexes = {name: index for index, name in enumerate(names)}
+        for name, tensor in read_tensors(path, f"{OPTIMIZER}.").items():
+            parameter, _, key = name.rpartition(".")
+            saved["state"].setdefault(indexes[parameter], {})[key] = tensor
+        for group in saved["param_groups"]:
+            group["params"] = [indexes[name] for name in group["params"]]
     return content
 
 
@@ -180,38 +216,17 @@ def _read_whole_part(folder: Path) -> dict[str, Any]:
             f"{folder} is no checkpoint of a sharded network: its {WHOLE_PART} lacks the checksums of the files beside "
             "it, it is a plain checkpoint"
         )
+    if content["model"]:
+        raise CheckpointError(
+            f"{folder} was written by an earlier version of this program, whose folders are not read: make a plain "
+            "file of all of it with that version's tools/gather_checkpoint.py, from which a sharded run resumes too"
+        )
     return content
 
 
-def _laid_out(content: Any, layout: Callable[[Keys], Tensor | None], shards: dict[str, Tensor]) -> Any:
-    """Shard tensors; those without values get memory instead, which `shards` names."""
-
-    def place(keys: Keys, tensor: Tensor) -> Tensor:
-        like = layout(keys)
-        if like is not None and like.shape != tensor.shape:
-            like = None
-        if not tensor.is_meta:
-            return tensor if like is None else shard_like(tensor, like)
-        fresh = torch.empty_like(tensor, device="cpu") if like is None else torch.empty_like(like, dtype=tensor.dtype)
-        return shards.setdefault(_path(keys), fresh)
-
-    return _map_tensors(place, content)
-
-
-def _map_tensors(function: Callable[[Keys, Tensor], Tensor], node: Any, keys: Keys = ()) -> Any:
-    """Copy nested dicts and lists with each tensor replaced by `function(keys that lead to it, tensor)`."""
-    if isinstance(node, Tensor):
-        return function(keys, node)
-    if isinstance(node, dict):
-        return {key: _map_tensors(function, value, (*keys, key)) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_map_tensors(function, value, (*keys, index)) for index, value in enumerate(node)]
-    return node
-
-
-def _path(keys: Keys) -> str:
-    """Name of a tensor among the shards."""
-    return "/".join(map(str, keys))
+def _part(name: str) -> str:
+    """Give the first part of a tensor's name: network, EMA or optimiser."""
+    return name.partition(".")[0]
 
 
 def _checksums(folder: Path) -> dict[str, int]:

@@ -1,13 +1,13 @@
 """Networks larger than one GPU: parameters, gradients and optimiser states sharded over the processes (FSDP2)."""
 
 import itertools
-import math
 from collections.abc import Iterator
 
 import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -90,47 +90,8 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def gathered_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Give a network's tensors by name; what is sharded is gathered to the main process's CPU, empty in the others.
+    """Give a network's tensors by name, unsharded, on the main process's CPU; an empty dict in the other ranks.
 
-    Every process of a sharded network has to call it.
+    Every rank of a sharded network has to call it.
     """
-    weights = model.state_dict()
-    for name, tensor in weights.items():
-        if isinstance(tensor, DTensor):
-            gathered = whole(tensor)
-            weights[name] = gathered.cpu() if comm.is_main_process() else gathered.new_empty(0)
-    return weights
-
-
-def shard_like(value: Tensor, like: Tensor) -> Tensor:
-    """Take this process's part of a whole tensor, such as a mapped file's, of which only that part is read.
-
-    Args:
-        value: the same in every process.
-        like: of the same shape; one that is not sharded gives `value` back.
-
-    Returns: sharded as `like` is, on its device.
-    """
-    if not isinstance(like, DTensor) or isinstance(value, DTensor):
-        return value
-    assert value.shape == like.shape
-    part = own_rows(value, like.device_mesh).to(like.device)
-    return DTensor.from_local(
-        part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
-    )
-
-
-def own_rows(value: Tensor, mesh: DeviceMesh) -> Tensor:
-    """Cut off this process's rows as FSDP2 does: of n over p processes, each has ceil(n / p) while there are some."""
-    num_rows = math.ceil(len(value) / mesh.size())
-    first = mesh.get_local_rank() * num_rows
-    return value[first : first + num_rows]
-
-
-def shard_weights(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Take this process's part of each whole tensor that a network has sharded; what does not fit stays as it is."""
-    own = model.state_dict()
-    return {
-        name: shard_like(tensor, own[name]) if name in own and own[name].shape == tensor.shape else tensor
-        for name, tensor in weights.items()
-    }
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))

@@ -8,24 +8,31 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from inference.defaults import float32_on_cpu
 from modeling import DetailCapture, ViTMatte
 from modeling.backbone import DINOv2, ViT, ViTDet
 from runtime.errors import UserError, few, first_line, list_mismatches
+from runtime.network_files import (
+    CONFIG_FILE,
+    FORMAT,
+    WEIGHTS_FILE,
+    ModelFolderError,
+    read_description,
+    read_json,
+    read_safetensors,
+)
 
-CONFIG_FILE, WEIGHTS_FILE, LICENSE_FILE = "config.json", "model.safetensors", "LICENSE.txt"
-
-FORMAT = 1
-"""Of config.json; a reader refuses what it does not know."""
+LICENSE_FILE = "LICENSE.txt"
 
 CONSTRUCTORS: dict[str, dict[str, type[nn.Module]]] = {
     "model": {"ViTMatte": ViTMatte},
@@ -50,13 +57,6 @@ WORDS = {
     bool: "true or false",
     NoneType: "null",
 }
-
-NO_NETWORK = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError)
-"""What torch raises in constructors for sizes that contradict each other."""
-
-
-class ModelFolderError(UserError):
-    """A model folder that cannot be used or written; the message names the file and what to do."""
 
 
 def write_model_folder(
@@ -99,7 +99,8 @@ def read_model_folder(folder: str | Path) -> nn.Module:
 
     Raises:
         FileNotFoundError: the folder or a file of it is not there.
-        ModelFolderError: a file that is damaged, or says what this program does not build, or tensors that do not fit.
+        ModelFolderError: a file is damaged or describes no network of this program, or the tensors do not match.
+        Exception: whatever else a constructor raises, with a note that names config.json.
     """
     folder = Path(folder)
     if other := describe_other(folder):
@@ -114,19 +115,17 @@ def read_model_folder(folder: str | Path) -> nn.Module:
             f"{folder} is no model folder: it lacks {' and '.join(missing)}. tools/export.py makes one of a config and "
             "its checkpoint or of published ViTMatte weights"
         )
-    description = _read_config(folder / CONFIG_FILE)
-    try:
-        tensors = load_file(folder / WEIGHTS_FILE)
-    except SafetensorError as error:
-        raise ModelFolderError(
-            f"{folder / WEIGHTS_FILE} is damaged or no safetensors file ({first_line(error)}): copy or export it again"
-        ) from error
+    description = read_description(folder / CONFIG_FILE)
+    tensors = read_safetensors(folder / WEIGHTS_FILE)
     try:
         with float32_on_cpu():
             _check_fit(description, tensors, WEIGHTS_FILE)
             model = build("model", description)
     except ModelFolderError as error:
         raise ModelFolderError(f"{folder}: {error}") from error
+    except Exception as error:
+        error.add_note(f"The error was raised while the network of {folder / CONFIG_FILE} was built.")
+        raise
     model.load_state_dict(tensors)
     return model.eval()
 
@@ -146,8 +145,8 @@ def describe_other(source: Path) -> str:
             f"files into a folder, and make a model folder of that one: {convert.format('FOLDER')}"
         )
     try:
-        config = json.loads((source / CONFIG_FILE).read_bytes())
-    except (OSError, ValueError, RecursionError):  # which the reader of model folders reports
+        config = read_json(source / CONFIG_FILE)
+    except (OSError, ModelFolderError):  # which the reader of model folders reports
         return ""
     if isinstance(config, dict) and ("model_type" in config or "architectures" in config):
         kind = config.get("model_type")
@@ -169,7 +168,7 @@ def build(part: str, description: Any) -> nn.Module:
             descriptions themselves. A criterion has no place in it.
 
     Raises:
-        ModelFolderError: an unknown name, or an argument that is unknown, ill-typed or fits no network.
+        ModelFolderError: an unknown name, or an argument that is missing, unknown, ill-typed or fits no network.
     """
     kind = description.get("type") if isinstance(description, dict) else None
     known = CONSTRUCTORS[part]
@@ -191,14 +190,14 @@ def build(part: str, description: Any) -> nn.Module:
         elif not _fits(value, hints[name]):
             expected = _in_words(hints[name])
             raise ModelFolderError(f"{CONFIG_FILE}: {name} of {kind} must be {expected}, got {_shown(value)}")
+    parameters = signature(known[kind]).parameters.values()
+    required = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
+    if missing := [name for name in required if name not in arguments]:
+        raise ModelFolderError(f"{CONFIG_FILE}: {kind} lacks its {missing[0]}: export the folder again")
     try:
         return known[kind](**arguments)
     except UserError as error:
         raise ModelFolderError(f"{CONFIG_FILE}: no {kind} can be built with these arguments: {error}") from error
-    except NO_NETWORK as error:
-        raise ModelFolderError(
-            f"{CONFIG_FILE}: no {kind} can be built with these arguments: {type(error).__name__}: {first_line(error)}"
-        ) from error
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -219,22 +218,6 @@ def _in_words(hint: Any) -> str:
     if get_origin(hint) in (Iterable, Sequence):
         return f"a list of which each is {_in_words(get_args(hint)[0])}"
     return WORDS[hint]
-
-
-def _read_config(path: Path) -> Any:
-    """Read the description of the model."""
-    try:
-        config = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        reason = first_line(error)
-        raise ModelFolderError(f"{path} is damaged or no JSON ({reason}): export the folder again") from error
-    found = config.get("format") if isinstance(config, dict) else None
-    if found != FORMAT or "model" not in config:
-        raise ModelFolderError(
-            f'{path}: expected "format": {FORMAT} and a "model", got format {_shown(found)}: export the folder again, '
-            "with this version of the program"
-        )
-    return config["model"]
 
 
 def _check_fit(description: Any, tensors: Mapping[str, Tensor], source: str) -> None:

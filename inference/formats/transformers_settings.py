@@ -1,12 +1,12 @@
 """Settings of a transformers ViTMatte folder as a description of this project's network: each obeyed or refused."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
+from runtime.network_files import read_json
 
 CONFIG_FILE, PREPROCESSOR_FILE = "config.json", "preprocessor_config.json"
 
@@ -189,15 +189,3 @@ def describe_preprocessing(preprocessor: Any, place: str, patch_px: int) -> dict
     if not given.flag("do_pad", True):
         side = patch_px
     return {"pixel_mean": mean, "pixel_std": std, "size_divisibility": side, "padding": "zero"}
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        PublishedError: it holds something else.
-    """
-    try:
-        return json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise PublishedError(f"{path} is damaged or no JSON ({error}): download it again") from error

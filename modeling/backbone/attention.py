@@ -4,11 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.backbone.layers import QKVLinear, chunked
+from modeling.backbone.layers import QKVLinear, check_heads, chunked
 from modeling.backbone.rope_position_encoding import rotate
 from modeling.backbone.sdpa import attend
 from modeling.backbone.windows import map_windows
-from runtime.errors import ConfigError
 
 
 class Attention(nn.Module):
@@ -30,8 +29,7 @@ class Attention(nn.Module):
         self, dim: int, num_heads: int, qkv_bias: bool = True, key_bias: bool = False, window_size: int = 0
     ) -> None:
         super().__init__()
-        if dim % num_heads:
-            raise ConfigError(f"width {dim} is not divisible by {num_heads} heads")
+        check_heads(dim, num_heads)
         self.num_heads = num_heads
         self.window_size = window_size
         self.qkv = nn.Linear(dim, 3 * dim) if key_bias else QKVLinear(dim, bias=qkv_bias)

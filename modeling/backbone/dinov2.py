@@ -16,7 +16,7 @@ from modeling.backbone.layers import (
     init_weights,
     read_indexes,
 )
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, check_minimum
 
 POSITION_INTERPOLATIONS = ("bicubic", "bicubic_antialias")
 
@@ -81,6 +81,8 @@ class DINOv2(nn.Module):
         if position_interpolation not in POSITION_INTERPOLATIONS:
             expected = " or ".join(POSITION_INTERPOLATIONS)
             raise ConfigError(f"position_interpolation must be {expected}, got {position_interpolation!r}")
+        check_minimum(0, num_register_tokens=num_register_tokens)
+        check_minimum(1, position_grid_size=position_grid_size)
         self.embed_dim = embed_dim
         self.position_grid_size = position_grid_size
         self.position_interpolation = position_interpolation

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from runtime.errors import ConfigError, UserError
+from runtime.errors import ConfigError, UserError, check_minimum
 
 PIECE_TOKENS = 2048
 """Tokens that `chunked` takes at once: what a ViT-S needs between the layers of its MLP is then 12 MiB."""
@@ -17,6 +17,7 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, patch_size: int, in_chans: int, embed_dim: int) -> None:
         super().__init__()
+        check_minimum(1, patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim)
         self.patch_size = patch_size
         self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
 
@@ -83,12 +84,19 @@ class SwiGLU(nn.Module):
         return self.w3(F.silu(self.w1(x)) * self.w2(x))
 
 
-def build_ffn(kind: str, dim: int, mlp_ratio: float, align: int) -> nn.Module:
-    """The feed-forward network of a block.
+def build_ffn(kind: str, dim: int, mlp_ratio: float, align: int = 1) -> nn.Module:
+    """Build the feed-forward network of a block.
 
     Args:
         kind: "mlp", hidden width mlp_ratio x dim; or "swiglu", two thirds of that, rounded up to a multiple of `align`.
+        mlp_ratio: above 0, at most 100.
+
+    Raises:
+        ConfigError: another kind, or a ratio or alignment out of range.
     """
+    check_minimum(1, ffn_align=align)
+    if not 0 < mlp_ratio <= 100:
+        raise ConfigError(f"mlp_ratio must be above 0 and at most 100, got {mlp_ratio}")
     if kind == "mlp":
         return Mlp(dim, round(mlp_ratio * dim))
     if kind == "swiglu":
@@ -131,8 +139,16 @@ class ConvResidual(nn.Module):
         return x + self.norm3(self.conv3(out))
 
 
+def check_heads(dim: int, num_heads: int) -> None:
+    """Raise a ConfigError if the heads of an attention do not divide its width."""
+    check_minimum(1, num_heads=num_heads)
+    if dim % num_heads:
+        raise ConfigError(f"width {dim} is not divisible by {num_heads} heads")
+
+
 def drop_path_rates(last: float, depth: int) -> list[float]:
-    """Probabilities of skipping each block: they grow linearly from 0 to `last`, in [0, 1) (arXiv:1603.09382)."""
+    """List the probabilities of skipping each block: from 0, linearly, to `last` in [0, 1) (arXiv:1603.09382)."""
+    check_minimum(1, depth=depth)
     if not 0 <= last < 1:
         raise ConfigError(f"drop_path_rate must be at least 0 and below 1, got {last}")
     return [last * index / max(depth - 1, 1) for index in range(depth)]

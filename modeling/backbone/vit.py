@@ -16,6 +16,7 @@ from modeling.backbone.layers import (
     read_indexes,
 )
 from modeling.backbone.rope_position_encoding import RopePositionEmbedding
+from runtime.errors import check_minimum
 
 
 class ViT(nn.Module):
@@ -81,6 +82,7 @@ class ViT(nn.Module):
         global_blocks = checked_indexes("global_block_indexes", global_block_indexes, depth)
         conv_residual_blocks = checked_indexes("conv_residual_block_indexes", conv_residual_block_indexes, depth)
         windows = block_windows(window_size, global_blocks, depth)
+        check_minimum(0, num_storage_tokens=num_storage_tokens)
         self.embed_dim = embed_dim
         self.rope_windows = windows if rope_per_window else [0] * depth
         self.use_activation_checkpointing = use_activation_checkpointing

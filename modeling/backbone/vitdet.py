@@ -11,8 +11,10 @@ from torch.utils.checkpoint import checkpoint
 from modeling.activation_checkpointing import maybe_checkpoint
 from modeling.backbone.layers import (
     ConvResidual,
-    Mlp,
     PatchEmbed,
+    block_windows,
+    build_ffn,
+    check_heads,
     checked_indexes,
     chunked,
     drop_path_rates,
@@ -21,7 +23,7 @@ from modeling.backbone.layers import (
 )
 from modeling.backbone.sdpa import attend
 from modeling.backbone.windows import partition, unpartition
-from runtime.errors import ConfigError
+from runtime.errors import check_minimum
 
 MAX_BIAS_NUMEL = 2**22
 """Entries of the attention bias that are in memory at once: 16 MiB in float32, which caches hold for the most part (64
@@ -76,22 +78,22 @@ class ViTDet(nn.Module):
         drop_paths = drop_path_rates(drop_path_rate, depth)
         global_blocks = checked_indexes("global_block_indexes", global_block_indexes, depth)
         conv_residual_blocks = checked_indexes("conv_residual_block_indexes", conv_residual_block_indexes, depth)
-        if embed_dim % num_heads:
-            raise ConfigError(f"width {embed_dim} is not divisible by {num_heads} heads")
+        windows = block_windows(window_size, global_blocks, depth)
         self.embed_dim = embed_dim
         self.use_activation_checkpointing = use_activation_checkpointing
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
+        check_minimum(patch_size, image_size=image_size, pretrain_image_size=pretrain_image_size)
         # The first position is that of a cls token, which these checkpoints carry and nobody reads.
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (pretrain_image_size // patch_size) ** 2, embed_dim))
         self.blocks = nn.ModuleList(
             RelativeBlock(
                 embed_dim,
                 num_heads,
-                hidden_dim=round(mlp_ratio * embed_dim),
+                mlp_ratio=mlp_ratio,
                 norm_eps=norm_eps,
                 drop_path=drop_paths[index],
-                position_size=image_size // patch_size if index in global_blocks else window_size,
-                window_size=0 if index in global_blocks else window_size,
+                position_size=windows[index] or image_size // patch_size,
+                window_size=windows[index],
                 has_conv_residual=index in conv_residual_blocks,
             )
             for index in range(depth)
@@ -141,7 +143,7 @@ class RelativeBlock(nn.Module):
         self,
         dim: int,
         num_heads: int,
-        hidden_dim: int,
+        mlp_ratio: float,
         norm_eps: float,
         drop_path: float,
         position_size: int,
@@ -153,7 +155,7 @@ class RelativeBlock(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
         self.attn = RelativeAttention(dim, num_heads, position_size)
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
-        self.mlp = Mlp(dim, hidden_dim)
+        self.mlp = build_ffn("mlp", dim, mlp_ratio)
         self.drop_path = DropPath(drop_path)
         self.residual = ConvResidual(dim) if has_conv_residual else None
 
@@ -209,6 +211,7 @@ class RelativeAttention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, position_size: int) -> None:
         super().__init__()
+        check_heads(dim, num_heads)
         self.num_heads = num_heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from modeling.conversion.errors import ConversionError
-from runtime.distributed_checkpoint import INDEX, read_tensors
 from runtime.errors import first_line
+from runtime.network_files import INDEX, read_tensors
 
 UNREADABLE = (
     *(SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError),

@@ -1,17 +1,28 @@
-"""Read folders of torch.distributed.checkpoint without running code from them."""
+"""Read files of networks without running code from them: model folders, folders of torch.distributed.checkpoint."""
 
+import json
 import pickle
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from runtime.errors import UserError
+from runtime.errors import UserError, first_line
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+"""Files of a model folder: the description of its network, and all its tensors."""
+
+FORMAT = 1
+"""Of config.json; a reader refuses what it does not know."""
 
 INDEX = ".metadata"
 """Pickled index of a folder: which file holds which part of which tensor."""
@@ -35,6 +46,54 @@ DAMAGED = (
     *(OverflowError, MemoryError),
 )
 """What the unpickler raises for an index that is cut off, is no pickle or uses the allowed classes wrongly."""
+
+
+class ModelFolderError(UserError):
+    """A model folder that cannot be used or written; the message names the file and what to do."""
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ModelFolderError: it is damaged or no JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ModelFolderError(
+            f"{path} is damaged or no JSON ({first_line(error)}): download or export it again"
+        ) from error
+
+
+def read_description(path: Path) -> Any:
+    """Read the description of a network from the config.json of a model folder; its content is not checked.
+
+    Raises:
+        ModelFolderError: it is damaged, or not what tools/export.py writes.
+    """
+    config = read_json(path)
+    found = config.get("format") if isinstance(config, dict) else None
+    if found != FORMAT or "model" not in config:
+        raise ModelFolderError(
+            f'{path}: expected "format": {FORMAT} and a "model", got format {found!r:.60}: export the folder again '
+            "with this version of the program; published ViTMatte weights become such a folder by tools/export.py"
+        )
+    return config["model"]
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file by name.
+
+    Raises:
+        ModelFolderError: it is damaged or something else.
+    """
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ModelFolderError(
+            f"{path} is damaged or no safetensors file ({first_line(error)}): copy or export it again"
+        ) from error
 
 
 class IndexUnpickler(pickle.Unpickler):
@@ -78,32 +137,60 @@ class SafeReader(dcp.FileSystemReader):
         return index
 
 
-def read_tensors(folder: str | Path) -> dict[str, Tensor]:
-    """Read every tensor of a folder of torch.distributed.checkpoint, in one process, to the CPU.
+def read_index(folder: str | Path) -> dict[str, Tensor]:
+    """List the tensors of a folder of torch.distributed.checkpoint, without their values.
 
     Args:
         folder: with `.metadata` and `.distcp` files.
 
-    Returns: name, with dots between the keys of nested dicts -> tensor. Entries that are no tensors are left out.
+    Returns: name, with dots between the keys of nested dicts -> "meta" tensor. Other entries are left out.
 
     Raises:
         UserError: the folder is no such checkpoint, is damaged, or asks for code to be run.
     """
-    reader = SafeReader(folder)
-    tensors = {
-        name: torch.empty(entry.size, dtype=entry.properties.dtype)
-        for name, entry in reader.read_metadata().state_dict_metadata.items()
+    entries = SafeReader(folder).read_metadata().state_dict_metadata
+    return {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype, device="meta")
+        for name, entry in entries.items()
         if isinstance(entry, TensorStorageMetadata)
     }
+
+
+def load_tensors(tensors: dict[str, Tensor], folder: str | Path) -> None:
+    """Fill tensors, sharded or not, with those of the same names and shapes in a folder; every rank has to call it.
+
+    Raises:
+        UserError: as `read_index`.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # reading in one process is meant
-            dcp.load(dict(tensors), storage_reader=reader, no_dist=True)
+        with one_process_suffices():
+            dcp.load(dict(tensors), storage_reader=SafeReader(folder))
     except CheckpointException as error:
         raise UserError(f"{folder} cannot be read: {first_failure(error)}") from error
-    return tensors
+
+
+def read_tensors(folder: str | Path, prefix: str = "") -> dict[str, Tensor]:
+    """Read the tensors of a folder of torch.distributed.checkpoint whose names have a prefix to the CPU.
+
+    Returns: name without the prefix -> tensor.
+
+    Raises:
+        UserError: as `read_index`.
+    """
+    index = read_index(folder)
+    tensors = {name: torch.empty_like(index[name], device="cpu") for name in index if name.startswith(prefix)}
+    load_tensors(tensors, folder)
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+
+
+@contextmanager
+def one_process_suffices() -> Iterator[None]:
+    """Let a single process write or read a folder without a warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        yield
 
 
 def first_failure(error: CheckpointException) -> str:
-    """Give what one of the processes met with, in one line."""
+    """Return what one of the ranks raised, in one line."""
     return " ".join(str(next(iter(error.failures.values()))[0]).split())

@@ -10,8 +10,8 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
-from runtime.distributed_checkpoint import INDEX, read_tensors
 from runtime.errors import UserError
+from runtime.network_files import INDEX, read_tensors
 
 TENSORS = {
     "model": {"a": torch.arange(12.0).reshape(3, 4), "half": torch.ones(2, dtype=torch.bfloat16)},
@@ -61,7 +61,7 @@ def test_every_tensor_is_read_and_what_is_none_left_out(folder):
         ("torch.hub", "load"),
         ("torch", "hub.load"),
         ("torch.serialization", "load"),
-        ("runtime.distributed_checkpoint", "pickle.loads"),
+        ("runtime.network_files", "pickle.loads"),
         ("torch.distributed.checkpoint.metadata", "os.system"),
         ("torch.distributed.checkpoint.filesystem", "os.system"),
         ("pathlib", "os.system"),
