@@ -130,7 +130,7 @@ class ShardedCheckpointer(Checkpointer):
             content["trainer"][OPTIMIZER]["state"] = self.checkpointables["trainer"].optimizer.state_dict()["state"]
         return content
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def _tensors(self) -> dict[str, Any]:
         """Name the tensors of network, EMA and optimiser, which `dcp.load` fills in place."""
         tensors = {f"model.{name}": tensor for name, tensor in get_model_state_dict(self.model).items()}
         if EMA in self.checkpointables:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from detectron2.utils import comm
@@ -89,7 +90,7 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def gathered_weights(model: nn.Module) -> dict[str, Tensor]:
+def gathered_weights(model: nn.Module) -> dict[str, Any]:
     """Give a network's tensors by name, unsharded, on the main process's CPU; an empty dict in the other ranks.
 
     Every rank of a sharded network has to call it.
