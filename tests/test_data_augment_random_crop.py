@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from data.augment.random_crop import DrawView, choose_centre, scaling, translation
 from data.augment.warp import sample_layer
@@ -56,6 +57,38 @@ def alphas(crop_px: int, seed: int, *pictures: np.ndarray, **ranges: Any) -> lis
     matrices = [view.from_picture(source.size) for source in sources]
     pairs = zip(sources, matrices, strict=True)
     return [sample_layer(source, matrix, crop_px, cv2.INTER_LINEAR)[0][:, :, 0] for source, matrix in pairs]
+
+
+@pytest.fixture
+def affine_maps() -> dict[str, np.ndarray]:
+    """Angle, shear and scales of 2000 views on a frame that needs no resizing, read off their matrices."""
+    draw, rng = DrawView(**{**RECIPE, "square_probability": 0.0, "crop_factors": (1.0,)}), np.random.default_rng(0)
+    rows = []
+    for _ in range(2000):
+        matrix = draw(100, (2000, 2000), np.empty((0, 2)), rng).from_frame[:2, :2]
+        angle = np.arctan2(*(matrix[::-1, 0] * np.sign(matrix[0, 0])))
+        turned_back = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) @ matrix
+        shear = np.arctan2(turned_back[0, 1], turned_back[1, 1] * np.sign(turned_back[1, 1]))
+        shear *= np.sign(turned_back[1, 1])
+        rows.append((np.rad2deg(angle), np.rad2deg(shear), turned_back[0, 0], turned_back[1, 1]))
+    return dict(zip(("angle", "shear", "x", "y"), np.array(rows).T, strict=True))
+
+
+def test_affine_maps_are_uniform_in_the_ranges_of_the_recipe(affine_maps):
+    """By Kolmogorov-Smirnov tests, which refuse ranges that are a tenth wider."""
+    scales = {f"scale {axis}": np.abs(affine_maps.pop(axis)) for axis in "xy"}
+    ranges = {"angle": (-30, 30), "shear": (-10, 10), "scale x": (0.8, 1.25), "scale y": (0.8, 1.25)}
+    for name, values in (affine_maps | scales).items():
+        low, high = ranges[name]
+        margin = (high - low) / 20
+        assert stats.kstest(values, stats.uniform(low, high - low).cdf).pvalue > 1e-3, name
+        assert stats.kstest(values, stats.uniform(low - margin, high - low + 2 * margin).cdf).pvalue < 1e-3, name
+
+
+def test_each_axis_is_flipped_half_of_the_time(affine_maps):
+    flipped = [affine_maps[axis] < 0 for axis in "xy"]
+    for number in (*(each.sum() for each in flipped), (flipped[0] == flipped[1]).sum()):
+        assert stats.binomtest(int(number), 2000).pvalue > 1e-3
 
 
 def test_the_window_is_centred_on_the_first_point_inside_and_kept_inside():

@@ -82,12 +82,6 @@ def test_any_number_of_workers_gives_the_same(test_set):
     assert alone == shared
 
 
-def test_one_process_keeps_its_own_number_of_threads(test_set):
-    before = cv2.getNumThreads()
-    evaluate_folders(*folders(test_set, "trimap"))
-    assert cv2.getNumThreads() == before
-
-
 def test_progress_sees_every_outcome(test_set):
     seen = []
 
@@ -238,19 +232,3 @@ def test_workers_hold_neither_torch_nor_detectron2(test_set):
     imported = [line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()]
     assert imported.count("evaluation.metrics") == 3
     assert not {"torch", "detectron2", "timm", "omegaconf"} & {name.split(".")[0] for name in imported}
-
-
-def test_a_worker_stays_below_400_mb(tmp_path):
-    """At 1920 x 1280, the largest process of the command and its two workers."""
-    rng = np.random.default_rng(0)
-    label = cv2.GaussianBlur(rng.integers(0, 256, (1280, 1920)).astype(np.uint8), (0, 0), 8)
-    label = np.clip((label.astype(int) - 120) * 40, 0, 255).astype(np.uint8)
-    trimap = np.full_like(label, 128)
-    for name in "ab":
-        for folder, picture in (("pred", 255 - label), ("label", label), ("trimap", trimap)):
-            write(tmp_path / folder / f"{name}.png", picture)
-    run = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=2); "
-    run += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-    arguments = [sys.executable, "-c", run, *command(tmp_path, 2)]
-    done = subprocess.run(arguments, cwd=REPOSITORY, env=ENVIRONMENT, check=True, capture_output=True, text=True)
-    assert int(done.stdout) * 1024 < 400e6

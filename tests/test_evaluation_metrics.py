@@ -2,8 +2,6 @@
 
 import csv
 import math
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -14,7 +12,6 @@ from hypothesis.extra import numpy as arrays
 
 from evaluation.metrics import METRICS, PROTOCOLS, average, conn, grad, mad, measure, mse, sad, unknown_region
 from runtime.errors import UserError
-from tests.helpers.paths import REPOSITORY
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 LEVELS = (0, 25, 26, 51, 102, 127, 128, 153, 178, 179, 204, 254, 255)  # at and beside thresholds
@@ -257,31 +254,6 @@ def test_alpha_153_of_255_is_on_the_right_side_of_the_threshold_0_6():
         assert conn(*pair, everything) == pytest.approx(9 * 0.2e-3)
 
 
-def test_closed_form():
-    """A region of 30 pixels that are all off by 51 of 255, a fifth; what is wrong outside it does not count."""
-    alpha = np.full((10, 10), 100, np.uint8)
-    pred_alpha = np.full((10, 10), 255, np.uint8)
-    region = np.zeros((10, 10), bool)
-    region[:3] = True
-    pred_alpha[region] = 49
-    expected = {"SAD": 30 * 0.2 / 1000, "MSE": 0.04, "MAD": 0.2}
-    measured = measure(pred_alpha, alpha, region)
-    assert {name: measured[name] for name in expected} == pytest.approx(expected)
-
-
-def test_a_step_edge_has_the_gradient_of_its_closed_form():
-    """Across a vertical step the scaled alpha is 0 and 1: the length is a partial sum of the kernel's own taps."""
-    step = np.zeros((20, 20), np.uint8)
-    step[:, 10:] = 200
-    flat = np.full((20, 20), 77, np.uint8)
-    offsets = np.arange(-4, 5)
-    gauss = np.exp(-(offsets**2) / (2 * 1.4**2))
-    smooth, derive = gauss / np.linalg.norm(gauss), -offsets * gauss / np.linalg.norm(offsets * gauss)
-    column = np.zeros((20, 20), bool)
-    column[5, 9] = True  # its window reaches 4 columns into the bright half
-    assert grad(step, flat, column) == pytest.approx((smooth.sum() * derive[:4].sum()) ** 2 / 1000, rel=1e-12)
-
-
 def test_an_empty_region_has_no_error():
     wrong, right, nothing = np.full((2, 3), 255, np.uint8), np.zeros((2, 3), np.uint8), np.zeros((2, 3), bool)
     assert measure(wrong, right, nothing) == {**dict.fromkeys(METRICS, 0), "pixels": 0}
@@ -358,12 +330,6 @@ def test_unknown_is_128_alone():
         unknown_region(np.array([[0, 127, 129, 128]], np.uint8))
     with pytest.raises(UserError, match="expected a trimap of uint8, got float32"):
         unknown_region(np.array([[0, 0.5, 1]], np.float32))
-
-
-def test_measuring_loads_neither_torch_nor_detectron2():
-    code = "import sys, evaluation.metrics; print(sorted({'torch', 'detectron2'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)

@@ -3,8 +3,6 @@
 import errno
 import os
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,6 @@ from engine.checkpoint.sharded import ShardedCheckpointer, find_damage, read_fol
 from engine.interrupts import OutputError, output_file, write_text
 from runtime import atomic_write
 from runtime.atomic_write import SUFFIX, backup, remove_unfinished
-from tests.helpers.paths import REPOSITORY
 
 
 class CrashError(Exception):
@@ -158,35 +155,3 @@ def test_a_checkpoint_too_large_for_the_disk_leaves_the_one_before(tmp_path, sma
         large.save("model_0000005", iteration=5)
     assert names(tmp_path) == ["last_checkpoint", "model_0000002.pth"]
     assert read_checkpoint(small.find_last())["iteration"] == 2
-
-
-FILL = """
-import sys, torch
-from pathlib import Path
-from engine.checkpoint.file import Checkpointer
-from engine.interrupts import OutputError
-folder = Path(sys.argv[1])
-small = Checkpointer(torch.nn.Linear(9, 9), str(folder))
-small.save("model_0000002", iteration=2)
-try:
-    Checkpointer(torch.nn.Linear(999, 999), str(folder)).save("model_0000005", iteration=5)
-except OutputError as error:
-    print(error, small.find_last(), sorted(path.name for path in folder.iterdir()))
-"""
-
-
-@pytest.mark.slow
-def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
-    """On a file system of 1 MB of its own, in a mount namespace of its own."""
-    script = 'mount -t tmpfs -o size=1M none "$1" && exec "$2" -c "$3" "$1"'
-    command = ["unshare", "--mount", "--map-root-user", "sh", "-c", script, "sh", str(tmp_path), sys.executable, FILL]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=120)
-    except FileNotFoundError:
-        pytest.skip("there is no unshare here")
-    if done.returncode:
-        if "unshare" in done.stderr or "mount" in done.stderr:
-            pytest.skip(f"mounting is not granted: {done.stderr.strip()}")
-        raise AssertionError(done.stderr)
-    expected = "No space left on device {0}/model_0000002.pth ['last_checkpoint', 'model_0000002.pth']"
-    assert done.stdout.strip().endswith(expected.format(tmp_path))

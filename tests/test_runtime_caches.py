@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from runtime import optional_packages as extras
 from runtime.caches import NUMBA_CACHE, choose_numba_cache, has_compiled
 from runtime.errors import UserError
 from tests.helpers.machine import READ_ONLY
@@ -36,19 +35,6 @@ def test_a_package_that_can_be_written_and_a_users_choice_are_left(closed, tmp_p
     monkeypatch.setenv(NUMBA_CACHE, "mine")
     choose_numba_cache(closed)
     assert os.environ[NUMBA_CACHE] == "mine"
-
-
-def test_that_numba_compiles_is_told_the_first_time_alone(tmp_path, monkeypatch, caplog):
-    monkeypatch.setenv(NUMBA_CACHE, str(tmp_path))
-    monkeypatch.delitem(sys.modules, "pymatting", raising=False)
-    caplog.set_level("INFO", "runtime")
-    extras._prepare("pymatting")
-    assert ["numba compiles pymatting, once" in message for message in caplog.messages] == [True]
-    (tmp_path / "pymatting_1").mkdir()
-    name = f"estimate_foreground_ml._resize_nearest-32.py{sys.version_info.major}{sys.version_info.minor}.nbi"
-    (tmp_path / "pymatting_1" / name).touch()
-    extras._prepare("pymatting")
-    assert len(caplog.messages) == 1
 
 
 @pytest.mark.slow

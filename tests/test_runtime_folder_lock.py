@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
@@ -177,37 +176,6 @@ def test_of_processes_that_start_at_the_same_time_one_gets_the_folder(tmp_path):
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [json.dumps([*range(40)]), "[]"]
-
-
-def test_a_lock_that_another_process_took_over_first_stays(tmp_path, monkeypatch):
-    """Between a look at a stale lock and the claim on it."""
-    write_lock(tmp_path)
-    check = folder_lock._check_stale
-
-    def be_late(lock, seen):
-        check(lock, seen)
-        write_lock(tmp_path, host="quicker")
-
-    monkeypatch.setattr(folder_lock, "_check_stale", be_late)
-    assert not folder_lock._take_over(tmp_path / LOCK_NAME, b"late", {})
-    assert holder(tmp_path)["host"] == "quicker" and len([*tmp_path.iterdir()]) == 1
-
-
-def test_a_claim_of_a_killed_process_delays_a_take_over_and_does_not_prevent_it(tmp_path, monkeypatch):
-    write_lock(tmp_path)
-
-    def be_killed(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "replace", be_killed)
-    with pytest.raises(KeyboardInterrupt):
-        folder_lock._take_over(tmp_path / LOCK_NAME, b"killed", {})
-    monkeypatch.undo()
-    assert not folder_lock._take_over(tmp_path / LOCK_NAME, b"next", {})
-    monkeypatch.setattr(folder_lock, "CLAIM_STALE_S", 0.2)
-    with hold_folder(tmp_path, {}, lambda: None):
-        assert holder(tmp_path)["pid"] == os.getpid()
-    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_process_is_known_by_its_start_without_proc_too(monkeypatch):
