@@ -74,8 +74,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     f"{BACKBONE}.attention": (*NETWORK, *LEAVES),
     f"{BACKBONE}.block": (*NETWORK, *LEAVES, f"{BACKBONE}.attention"),
     **dict.fromkeys(
-        (f"{BACKBONE}.vit", f"{BACKBONE}.dinov2"),
-        (*NETWORK, *LEAVES, "modeling.activation_checkpointing", f"{BACKBONE}.attention", f"{BACKBONE}.block"),
+        (f"{BACKBONE}.token_vit", f"{BACKBONE}.vit", f"{BACKBONE}.dinov2"),
+        (*NETWORK, *LEAVES, "modeling.activation_checkpointing", f"{BACKBONE}.attention", f"{BACKBONE}.block",
+         f"{BACKBONE}.token_vit"),
     ),
     # data: image_io <- trimap, composition <- sources <- augment <- datasets; loader stands beside.
     "data": (*DATA, *IMAGES),

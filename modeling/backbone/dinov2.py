@@ -6,22 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.activation_checkpointing import maybe_checkpoint
-from modeling.backbone.block import Block
-from modeling.backbone.layers import (
-    PatchEmbed,
-    block_windows,
-    checked_indexes,
-    drop_path_rates,
-    init_weights,
-    read_indexes,
-)
+from modeling.backbone.layers import PatchEmbed, init_weights
+from modeling.backbone.token_vit import TokenViT, build_blocks, join_prefix
 from runtime.errors import ConfigError, check_minimum
 
 POSITION_INTERPOLATIONS = ("bicubic", "bicubic_antialias")
 
 
-class DINOv2(nn.Module):
+class DINOv2(TokenViT):
     """Vision transformer of DINOv2 (arXiv:2304.07193) with the hybrid attention of ViTMatte (arXiv:2305.15272).
 
     Parameter names are those of the official checkpoints, but for SwiGLU's `w12`, which is `w1` and `w2` here. The
@@ -74,10 +66,6 @@ class DINOv2(nn.Module):
         use_activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        drop_paths = drop_path_rates(drop_path_rate, depth)
-        global_blocks = checked_indexes("global_block_indexes", global_block_indexes, depth)
-        conv_residual_blocks = checked_indexes("conv_residual_block_indexes", conv_residual_block_indexes, depth)
-        windows = block_windows(window_size, global_blocks, depth)
         if position_interpolation not in POSITION_INTERPOLATIONS:
             expected = " or ".join(POSITION_INTERPOLATIONS)
             raise ConfigError(f"position_interpolation must be {expected}, got {position_interpolation!r}")
@@ -94,61 +82,26 @@ class DINOv2(nn.Module):
         )
         # The first position is the cls token's.
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + position_grid_size**2, embed_dim))
-        self.blocks = nn.ModuleList(
-            Block(
-                embed_dim,
-                num_heads,
-                mlp_ratio=mlp_ratio,
-                ffn_layer=ffn_layer,
-                ffn_align=8,
-                qkv_bias=True,
-                key_bias=True,
-                layer_scale_init=layer_scale_init,
-                norm_eps=norm_eps,
-                drop_path=drop_paths[index],
-                window_size=windows[index],
-                has_conv_residual=index in conv_residual_blocks,
-            )
-            for index in range(depth)
+        self.blocks = build_blocks(
+            *(depth, drop_path_rate, window_size, global_block_indexes, conv_residual_block_indexes),
+            dim=embed_dim,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
+            ffn_layer=ffn_layer,
+            ffn_align=8,
+            qkv_bias=True,
+            key_bias=True,
+            layer_scale_init=layer_scale_init,
+            norm_eps=norm_eps,
         )
         self.norm = nn.LayerNorm(embed_dim, eps=norm_eps)
         init_weights(self, (self.cls_token, self.register_tokens, self.pos_embed))
 
-    def forward_tokens(self, x: Tensor, query_mask: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
-        """Compute all tokens after the final norm.
-
-        Args:
-            x: (B, in_chans, H, W), sides multiples of the patch size.
-            query_mask: see `forward`; prefix tokens are not read.
-
-        Returns: (B, P + h * w, D), prefix tokens first (cls, then registers); and the grid (h, w).
-        """
+    def embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         x = self.patch_embed(x)
-        B, h, w, _ = x.shape
-        patches = (x + self._positions(h, w)).flatten(1, 2)
+        _, h, w, _ = x.shape
         cls_token = self.cls_token + self.pos_embed[:, :1]
-        prefix = [token.expand(B, -1, -1) for token in (cls_token, self.register_tokens) if token is not None]
-        x = torch.cat([*prefix, patches], dim=1)
-        num_prefix = x.shape[1] - h * w
-        is_recomputed = self.use_activation_checkpointing and self.training
-        for block in self.blocks[:-1]:
-            x = maybe_checkpoint(is_recomputed, block, x, None, (h, w), None)
-        last = self.blocks[-1]
-        queries = None if query_mask is None else num_prefix + read_indexes(query_mask, last.residual is not None)
-        return self.norm(maybe_checkpoint(is_recomputed, last, x, None, (h, w), queries)), (h, w)
-
-    def forward(self, x: Tensor, query_mask: Tensor | None = None) -> Tensor:
-        """Compute the feature map.
-
-        Args:
-            x: (B, in_chans, H, W), sides multiples of the patch size.
-            query_mask: (h, w) bool, the patches whose features are asked for; None is all. The last block leaves the
-                others out, and they may hold anything.
-
-        Returns: (B, D, H / patch_size, W / patch_size).
-        """
-        tokens, (h, w) = self.forward_tokens(x, query_mask)
-        return tokens[:, -h * w :].unflatten(1, (h, w)).permute(0, 3, 1, 2)
+        return join_prefix((cls_token, self.register_tokens), x + self._positions(h, w)), (h, w)
 
     def _positions(self, h: int, w: int) -> Tensor:
         """Absolute positions of a grid, (1, h, w, D), interpolated where it is not the stored one."""

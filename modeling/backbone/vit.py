@@ -5,21 +5,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from modeling.activation_checkpointing import maybe_checkpoint
-from modeling.backbone.block import Block
-from modeling.backbone.layers import (
-    PatchEmbed,
-    block_windows,
-    checked_indexes,
-    drop_path_rates,
-    init_weights,
-    read_indexes,
-)
+from modeling.backbone.attention import Attention
+from modeling.backbone.layers import PatchEmbed, init_weights
 from modeling.backbone.rope_position_encoding import RopePositionEmbedding
+from modeling.backbone.token_vit import TokenViT, build_blocks, join_prefix
 from runtime.errors import check_minimum
 
 
-class ViT(nn.Module):
+class ViT(TokenViT):
     """Vision transformer of DINOv3 (arXiv:2508.10104) with the hybrid attention of ViTMatte (arXiv:2305.15272).
 
     Parameter names are those of the official checkpoints, so that loading one is a proof and not a translation.
@@ -78,13 +71,8 @@ class ViT(nn.Module):
         use_activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        drop_paths = drop_path_rates(drop_path_rate, depth)
-        global_blocks = checked_indexes("global_block_indexes", global_block_indexes, depth)
-        conv_residual_blocks = checked_indexes("conv_residual_block_indexes", conv_residual_block_indexes, depth)
-        windows = block_windows(window_size, global_blocks, depth)
         check_minimum(0, num_storage_tokens=num_storage_tokens)
         self.embed_dim = embed_dim
-        self.rope_windows = windows if rope_per_window else [0] * depth
         self.use_activation_checkpointing = use_activation_checkpointing
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim)) if keep_prefix_tokens else None
@@ -93,60 +81,30 @@ class ViT(nn.Module):
             if keep_prefix_tokens and num_storage_tokens
             else None
         )
-        self.blocks = nn.ModuleList(
-            Block(
-                embed_dim,
-                num_heads,
-                mlp_ratio=mlp_ratio,
-                ffn_layer=ffn_layer,
-                ffn_align=ffn_align,
-                qkv_bias=qkv_bias,
-                layer_scale_init=layer_scale_init,
-                norm_eps=norm_eps,
-                drop_path=drop_paths[index],
-                window_size=windows[index],
-                has_conv_residual=index in conv_residual_blocks,
-            )
-            for index in range(depth)
+        self.blocks = build_blocks(
+            *(depth, drop_path_rate, window_size, global_block_indexes, conv_residual_block_indexes),
+            dim=embed_dim,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
+            ffn_layer=ffn_layer,
+            ffn_align=ffn_align,
+            qkv_bias=qkv_bias,
+            layer_scale_init=layer_scale_init,
+            norm_eps=norm_eps,
         )
+        windows = [module.window_size for module in self.modules() if isinstance(module, Attention)]
+        self.rope_windows = windows if rope_per_window else [0] * depth
         self.rope_embed = RopePositionEmbedding(
             embed_dim // num_heads, rope_base, rope_shift, rope_jitter, rope_rescale
         )
         self.norm = nn.LayerNorm(embed_dim, eps=norm_eps)
         init_weights(self, (self.cls_token, self.storage_tokens))
 
-    def forward_tokens(self, x: Tensor, query_mask: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
-        """All tokens after the final norm.
-
-        Args:
-            x: (B, in_chans, H, W), sides multiples of the patch size.
-            query_mask: see `forward`; prefix tokens are not read.
-
-        Returns: (B, P + h * w, D), prefix tokens first; and the grid (h, w).
-        """
+    def embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         x = self.patch_embed(x)
-        B, h, w, _ = x.shape
-        prefix = [token.expand(B, -1, -1) for token in (self.cls_token, self.storage_tokens) if token is not None]
-        x = torch.cat([*prefix, x.flatten(1, 2)], dim=1)
-        num_prefix = x.shape[1] - h * w
+        _, h, w, _ = x.shape
+        return join_prefix((self.cls_token, self.storage_tokens), x), (h, w)
+
+    def ropes(self, h: int, w: int) -> list[tuple[Tensor, Tensor]]:
         tables = {window: self.rope_embed(h, w, window) for window in sorted(set(self.rope_windows))}
-        ropes = [tables[window] for window in self.rope_windows]
-        is_recomputed = self.use_activation_checkpointing and self.training
-        for block, rope in zip(self.blocks[:-1], ropes[:-1], strict=True):
-            x = maybe_checkpoint(is_recomputed, block, x, rope, (h, w), None)
-        last = self.blocks[-1]
-        queries = None if query_mask is None else num_prefix + read_indexes(query_mask, last.residual is not None)
-        return self.norm(maybe_checkpoint(is_recomputed, last, x, ropes[-1], (h, w), queries)), (h, w)
-
-    def forward(self, x: Tensor, query_mask: Tensor | None = None) -> Tensor:
-        """Compute the feature map.
-
-        Args:
-            x: (B, in_chans, H, W), sides multiples of the patch size.
-            query_mask: (h, w) bool, the patches whose features are asked for; None is all. The last block leaves the
-                others out, and they may hold anything.
-
-        Returns: (B, D, H / patch_size, W / patch_size).
-        """
-        tokens, (h, w) = self.forward_tokens(x, query_mask)
-        return tokens[:, -h * w :].unflatten(1, (h, w)).permute(0, 3, 1, 2)
+        return [tables[window] for window in self.rope_windows]

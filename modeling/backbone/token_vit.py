@@ -1,0 +1,99 @@
+"""What DINOv3's and DINOv2's vision transformers share: prefix and patch tokens pass the blocks, one map comes out."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modeling.activation_checkpointing import maybe_checkpoint
+from modeling.backbone.block import Block
+from modeling.backbone.layers import block_windows, checked_indexes, drop_path_rates, read_indexes
+
+
+class TokenViT(nn.Module):
+    """Base of the backbones whose blocks take prefix and patch tokens in one sequence.
+
+    A subclass makes `blocks`, the final `norm` and `use_activation_checkpointing`, and defines `embed`.
+    """
+
+    blocks: nn.ModuleList
+    norm: nn.LayerNorm
+    use_activation_checkpointing: bool
+
+    def embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Cut an image into tokens: (B, in_chans, H, W) -> (B, P + h * w, D), prefix tokens first, and (h, w)."""
+        raise NotImplementedError
+
+    def ropes(self, h: int, w: int) -> Sequence[tuple[Tensor, Tensor] | None]:
+        """List the rotary tables of each block for a grid; see `Attention`. None turns nothing."""
+        return [None] * len(self.blocks)
+
+    def forward_tokens(self, x: Tensor, query_mask: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
+        """Compute all tokens after the final norm.
+
+        Args:
+            x: (B, in_chans, H, W), sides multiples of the patch size.
+            query_mask: see `forward`; prefix tokens are not read.
+
+        Returns: (B, P + h * w, D), prefix tokens first; and the grid (h, w).
+        """
+        x, (h, w) = self.embed(x)
+        ropes = self.ropes(h, w)
+        is_recomputed = self.use_activation_checkpointing and self.training
+        for block, rope in zip(self.blocks[:-1], ropes[:-1], strict=True):
+            x = maybe_checkpoint(is_recomputed, block, x, rope, (h, w), None)
+        last, num_prefix = self.blocks[-1], x.shape[1] - h * w
+        queries = None if query_mask is None else num_prefix + read_indexes(query_mask, last.residual is not None)
+        return self.norm(maybe_checkpoint(is_recomputed, last, x, ropes[-1], (h, w), queries)), (h, w)
+
+    def forward(self, x: Tensor, query_mask: Tensor | None = None) -> Tensor:
+        """Compute the feature map.
+
+        Args:
+            x: (B, in_chans, H, W), sides multiples of the patch size.
+            query_mask: (h, w) bool, the patches whose features are asked for; None is all. The last block leaves the
+                others out, and they may hold anything.
+
+        Returns: (B, D, H / patch_size, W / patch_size).
+        """
+        tokens, (h, w) = self.forward_tokens(x, query_mask)
+        return tokens[:, -h * w :].unflatten(1, (h, w)).permute(0, 3, 1, 2)
+
+
+def join_prefix(tokens: Iterable[Tensor | None], patches: Tensor) -> Tensor:
+    """Put tokens (1, n, D) before the patches of each image: (B, h, w, D) -> (B, P + h * w, D)."""
+    prefix = [token.expand(len(patches), -1, -1) for token in tokens if token is not None]
+    return torch.cat([*prefix, patches.flatten(1, 2)], dim=1)
+
+
+def build_blocks(
+    depth: int,
+    drop_path_rate: float,
+    window_size: int,
+    global_block_indexes: Iterable[int],
+    conv_residual_block_indexes: Iterable[int],
+    **settings: Any,
+) -> nn.ModuleList:
+    """Build the blocks of a vision transformer.
+
+    Args:
+        depth, drop_path_rate, window_size, global_block_indexes, conv_residual_block_indexes: see `ViT`.
+        settings: of `Block`, which all of them share.
+
+    Raises:
+        ConfigError: for sizes that do not divide, unknown kinds and block indexes outside the depth.
+    """
+    drop_paths = drop_path_rates(drop_path_rate, depth)
+    global_blocks = checked_indexes("global_block_indexes", global_block_indexes, depth)
+    conv_residual_blocks = checked_indexes("conv_residual_block_indexes", conv_residual_block_indexes, depth)
+    windows = block_windows(window_size, global_blocks, depth)
+    return nn.ModuleList(
+        Block(
+            drop_path=drop_paths[index],
+            window_size=windows[index],
+            has_conv_residual=index in conv_residual_blocks,
+            **settings,
+        )
+        for index in range(depth)
+    )
