@@ -3,15 +3,17 @@
 import hashlib
 import io
 import json
-import lzma
 import os
 import shlex
+import shutil
 import stat
 import sys
 import tarfile
 import zipfile
 from argparse import Namespace
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ from evaluation.output.report import GAP_PX
 from runtime import worker_pool as workers
 from tools import make_open_dataset as tool
 from tools.open_data import archives, licences, pictures, sheet, sources
-from tools.open_data.archives import read_members
+from tools.open_data.archives import unpack
 
 COPYRIGHT = """Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 
@@ -92,7 +94,6 @@ def deb(files, data="data.tar.xz"):
     """Bytes of a Debian package."""
     parts = {
         "debian-binary": b"2.0\n",
-        "odd": b"odd",
         "control.tar.xz": tar({"control": b"x"}, "w:xz"),
         data: tar(files, "w:xz"),
     }
@@ -118,6 +119,9 @@ def write_archive(folder, suffix, files):
 def digests(folder):
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb reads Debian packages")
 
 
 @pytest.fixture
@@ -247,48 +251,44 @@ def test_the_printed_command_reads_the_set(tmp_path):
     assert isinstance(instantiate(cfg.dataloader.test.dataset), MattingFolder)
 
 
+def unpack_pngs(archive, folder):
+    """Unpack an archive's PNGs into a folder; give all that the folder holds then."""
+    unpack(archive, folder, lambda name: name.endswith(".png"))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@needs_dpkg
 @pytest.mark.parametrize("suffix", [".deb", ".tgz", ".whl"])
 def test_archives_give_the_wanted_files_alone(tmp_path, suffix):
-    path = write_archive(tmp_path, suffix, FILES)
-    assert dict(read_members(path, lambda name: name.endswith(".png"))) == {
-        name: content for name, content in FILES.items() if name.endswith(".png")
-    }
+    found = unpack_pngs(write_archive(tmp_path, suffix, FILES), tmp_path / "files")
+    assert found == {name: content for name, content in FILES.items() if name.endswith(".png")}
 
 
+@needs_dpkg
 @pytest.mark.parametrize("suffix", [".deb", ".tgz", ".whl"])
-def test_archives_that_lead_out_or_swell_are_refused(tmp_path, suffix, monkeypatch):
+def test_archives_write_nothing_outside_and_no_more_than_the_limit(tmp_path, suffix, monkeypatch):
     for name in ("../evil.png", "a/../../evil.png", "/etc/evil.png"):
         path = write_archive(tmp_path, suffix, {"good.png": b"x", name: b"x"})
-        with pytest.raises(DataError, match="leads out of it"):
-            list(read_members(path, lambda name: True))
+        with suppress(DataError):
+            unpack_pngs(path, tmp_path / "files")
+        assert not list(tmp_path.glob("evil.png")) and not Path("/etc/evil.png").exists()
     path = write_archive(tmp_path, suffix, {"bomb.png": bytes(3_000_000)})
     assert path.stat().st_size < 10_000
-    monkeypatch.setattr(archives, "MAX_FILE_BYTES", 2_999_999)
-    with pytest.raises(DataError, match=r"bomb\.png has more than"):
-        list(read_members(path, lambda name: True))
     monkeypatch.setattr(archives, "MAX_UNPACKED_BYTES", 2_000_000)
     with pytest.raises(DataError, match="unpacks to more than"):
-        list(read_members(path, lambda name: False))
+        unpack_pngs(path, tmp_path / "bomb")
+    assert not (tmp_path / "bomb").exists()
 
 
+@needs_dpkg
 @pytest.mark.parametrize("suffix", [".deb", ".tgz", ".whl"])
 def test_a_damaged_archive_is_named(tmp_path, suffix):
     path = write_archive(tmp_path, suffix, FILES)
-    path.write_bytes(path.read_bytes()[:-3000])
-    with pytest.raises(DataError, match=f"{path.name} is damaged"):
-        list(read_members(path, lambda name: True))
-
-
-def test_other_archives_say_what_to_do(tmp_path):
-    path = tmp_path / "stamps_1.0_all.deb"
-    path.write_bytes(deb(FILES, "data.tar.zst"))
-    with pytest.raises(DataError, match="zstd.*install the package instead"):
-        list(read_members(path, lambda name: True))
-    path.write_bytes(lzma.compress(b"x"))
-    with pytest.raises(DataError, match="no Debian package"):
-        list(read_members(path, lambda name: True))
-    with pytest.raises(DataError, match=r"expected \.deb, \.tgz, \.whl"):
-        list(read_members(tmp_path / "x.rpm", lambda name: True))
+    content = path.read_bytes()
+    for damaged in (content[:-3000], b"x" * 100):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=f"{path.name} is damaged"):
+            unpack_pngs(path, tmp_path / "files")
 
 
 def test_an_installed_package_gives_what_its_archive_gives(tmp_path):

