@@ -40,6 +40,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tools.make_trimap": (*TOOLS, "tools.prediction"),
     "tools.prediction": (*TOOLS, "tools.prediction"),
     "tools.make_open_dataset": (*TOOLS, "tools.open_data"),
+    "tools.make_test_set": (*TOOLS, "tools.open_data"),
     "tools.open_data": (*TOOLS, "tools.open_data"),
     "tools.runs": (*TOOLS, "tools.runs"),
     "tools.__init__": (),

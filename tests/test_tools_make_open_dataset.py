@@ -1,4 +1,4 @@
-"""The open data set: archives that are read and those that are refused, terms, the same bytes again, what it trains."""
+"""The open data set: which archives are read and refused, terms, the same bytes again, the printed command."""
 
 import hashlib
 import io
@@ -11,7 +11,6 @@ import sys
 import tarfile
 import zipfile
 from argparse import Namespace
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from data.image_io.images import DataError, read_raw_rgba
 from data.procedural import KINDS
 from engine.config.config import apply_overrides, load_config
 from evaluation.output.report import GAP_PX
-from runtime import worker_pool as workers
 from tools import make_open_dataset as tool
 from tools.open_data import archives, licences, pictures, sheet, sources
 from tools.open_data.archives import unpack
@@ -177,56 +175,30 @@ def test_a_set_is_whole_and_a_run_that_was_cut_off_ends_in_the_same_bytes(packag
     assert "holds a set of other settings (seed)" in capsys.readouterr().err
 
 
-def test_a_worker_that_was_killed_and_ctrl_c_are_a_line_each(packages, tmp_path, capsys, monkeypatch):
-    command = ["--output", str(tmp_path / "open"), "--packages", str(packages), *SMALL]
-    for error, status, words in (
-        (KeyboardInterrupt(), 130, "stopped; the same command goes on from here"),
-        (BrokenProcessPool(), 1, "one of 2 worker processes was killed"),
-    ):
+def test_ctrl_c_is_one_line(packages, tmp_path, capsys, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
 
-        def stop(*_, error=error):
-            raise error
-
-        monkeypatch.setattr(workers.ProcessPoolExecutor, "submit", stop)
-        assert tool.main([*command, "--num-workers", "2"]) == status
-        said = capsys.readouterr().err
-        assert said.startswith(f"make_open_dataset.py: {words}") and said.count("\n") == 1
+    monkeypatch.setattr(tool, "map_in_workers", stop)
+    assert tool.main(["--output", str(tmp_path / "open"), "--packages", str(packages), *SMALL]) == 130
+    assert capsys.readouterr().err == "make_open_dataset.py: stopped; the same command goes on from here\n"
 
 
-@pytest.mark.parametrize(
-    ("option", "words"),
-    [("--size-px=3", "--size-px: must be at least 64, got 3"), ("--seed=-1", "--seed: must be at least 0, got -1")],
-)
-def test_numbers_out_of_range_are_wrong_usage(tmp_path, capsys, option, words):
-    with pytest.raises(SystemExit) as stopped:
-        tool.main(["--output", str(tmp_path / "open"), option])
-    assert stopped.value.code == 2 and words in capsys.readouterr().err
+def test_unfinished_composites_are_made_again_and_finished_ones_kept(tmp_path, monkeypatch):
+    calls = []
 
-
-def test_a_file_is_no_place_for_a_set(tmp_path, capsys):
-    (tmp_path / "file").touch()
-    assert tool.main(["--output", str(tmp_path / "file")]) == 1
-    assert capsys.readouterr() == ("", f"make_open_dataset.py: --output {tmp_path}/file is a file: name a folder\n")
-
-
-def test_half_written_composites_are_made_anew(tmp_path, monkeypatch):
-    commands = []
-
-    def run(command, **_):
-        commands.append(command)
+    def write(foregrounds, backgrounds, output, **settings):
+        calls.append(settings)
         for folder in tool.TEST_FOLDERS:
-            (tmp_path / "test" / folder).mkdir(parents=True)  # raises where an earlier one is left
-            for index in range(2 if folder == "trimap" and len(commands) == 1 else 3):
-                (tmp_path / "test" / folder / f"{index}.png").touch()
-        return Namespace(returncode=len(commands) // 3, stderr="no such folder")
+            (output / folder).mkdir(parents=True)  # raises where an earlier one is left
+            for index in range(2 if folder == "trimap" and len(calls) == 1 else 3):
+                (output / folder / f"{index}.png").touch()
 
-    monkeypatch.setattr(tool.subprocess, "run", run)
-    for num_commands in (1, 2, 2):
+    monkeypatch.setattr(tool, "write_test_set", write)
+    for num_calls in (1, 2, 2):
         tool.make_test_composites(tmp_path, 3, 512, 7)
-        assert len(commands) == num_commands
-    assert [commands[0][commands[0].index(name) + 1] for name in ("--num", "--crop-px", "--seed")] == ["3", "512", "7"]
-    with pytest.raises(DataError, match="could not be made: no such folder"):
-        tool.make_test_composites(tmp_path, 4, 512, 7)
+        assert len(calls) == num_calls
+    assert calls[0] == {"num": 3, "crop_px": 512, "seed": 7}
 
 
 def test_the_printed_command_reads_the_set(tmp_path):
@@ -339,7 +311,6 @@ def test_cutouts_that_teach_nothing_are_told_apart():
 def test_the_same_share_is_held_out_whatever_else_there_is():
     share = np.mean([pictures.is_held_out(f"name_{number}") for number in range(4000)])
     assert abs(share - pictures.HELD_OUT_SHARE) < 0.02
-    assert pictures.is_held_out("name_7") == pictures.is_held_out("name_7")
 
 
 def client(folder, script):
@@ -392,7 +363,9 @@ def test_a_folder_of_other_files_is_left_alone(packages, tmp_path, capsys):
     assert tool.main(["--output", str(tmp_path / "mine"), "--packages", str(packages), *SMALL]) == 1
     assert "holds files but no manifest.json" in capsys.readouterr().err
     assert digests(tmp_path / "mine").keys() == {"notes.txt"}
-    for wrong in ([], ["--output", "x", "--sheet", "y.png"], ["--output", "x", "--num-drawn", "0"]):
+    assert tool.main(["--output", str(tmp_path / "mine/notes.txt"), *SMALL]) == 1
+    assert "notes.txt is a file: name a folder" in capsys.readouterr().err
+    for wrong in ([], ["--output", "x", "--sheet", "y.png"], ["--output", "x", "--size-px", "3"]):
         with pytest.raises(SystemExit) as raised:
             tool.main(wrong)
         assert raised.value.code == 2

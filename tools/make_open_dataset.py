@@ -17,7 +17,6 @@ import argparse
 import json
 import re
 import shutil
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from runtime.command_line import integer_from
 from runtime.errors import UserError
 from runtime.threads import num_cores
 from runtime.worker_pool import map_in_workers
+from tools.open_data.composites import write_test_set
 from tools.open_data.licences import licence_page, terms_of
 from tools.open_data.pictures import (
     drawn_name,
@@ -54,7 +54,6 @@ from tools.open_data.sources import (
     matches,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
 TRAIN, TEST = 0, 1  # streams of random numbers
 FEW_PHOTOGRAPHS = {"train": 20, "test": 3}  # with fewer, drawn surfaces join them
 NUM_SURFACES = {"train": 64, "test": 8}
@@ -139,18 +138,14 @@ def draw(task: tuple[partial, Path]) -> None:
 
 
 def make_test_composites(output: Path, num: int, crop_px: int, seed: int) -> None:
-    """Composite the held-out pictures with tools/make_test_set.py; a half-written set of an earlier run goes first."""
+    """Composite the held-out images, unless an earlier run did it; what it left unfinished is removed."""
     folders = [output / "test" / name for name in TEST_FOLDERS]
     if all(folder.is_dir() and len(list(folder.iterdir())) == num for folder in folders):
         return
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
-    parts = ("--foreground-dir", str(output / "test/rgba"), "--background-dir", str(output / "test/backgrounds"))
-    size = ("--num", str(num), "--crop-px", str(crop_px), "--seed", str(seed))
-    command = [sys.executable, str(ROOT / "tools/make_test_set.py"), *parts, *size, "--output", str(output / "test")]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if result.returncode:
-        raise DataError(f"the test set could not be made: {result.stderr.strip()}")
+    test = output / "test"
+    write_test_set(test / "rgba", test / "backgrounds", test, num=num, crop_px=crop_px, seed=seed)
 
 
 def training_command(output: Path) -> str:

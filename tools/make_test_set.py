@@ -17,37 +17,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.augment.transforms import JitterColour, MakeTrimap
-from data.datasets.composition import CompositionDataset
-from data.image_io.images import DataError, write_alpha, write_image
-from data.sources.layouts import TEST_FOLDERS
-from data.trimap import write_trimap
 from runtime.command_line import integer_from
 from runtime.errors import UserError
-
-
-def write_test_set(dataset: CompositionDataset, output: Path) -> None:
-    """Write each sample of a data set's first epoch as FOREGROUND_0.png, FOREGROUND_1.png ... in three folders.
-
-    FOREGROUND is a number. Evaluations read these names as composites of one foreground, and give their intervals over
-    foregrounds.
-
-    Raises:
-        DataError: one of the folders holds something already, which would become part of the set.
-    """
-    folders = images, trimaps, alphas = [output / name for name in TEST_FOLDERS]
-    for folder in folders:
-        if folder.is_dir() and any(folder.iterdir()):
-            raise DataError(f"{folder} holds files already: remove them, or name another --output")
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-    for index in range(len(dataset)):
-        sample = {key: value.numpy().transpose(1, 2, 0).squeeze() for key, value in dataset[0, index].items()}
-        round_number, foreground = divmod(index, len(dataset.foregrounds))
-        name = f"{foreground:04d}_{round_number}.png"
-        write_image(images / name, sample["image"])
-        write_trimap(trimaps / name, sample["trimap"])
-        write_alpha(alphas / name, sample["alpha"])
+from tools.open_data.composites import write_test_set
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,18 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:
-        dataset = CompositionDataset(
+        write_test_set(
             options.foreground_dir,
             options.background_dir,
-            options.alpha_dir,
-            samples_per_epoch=options.num,
+            options.output,
+            num=options.num,
             crop_px=options.crop_px,
             seed=options.seed,
-            merge_probability=0.0,
-            trimap=MakeTrimap(options.trimap_radius_px),
-            colour=JitterColour(0.0, 0.0),
+            alpha_dirs=options.alpha_dir,
+            trimap_radius_px=options.trimap_radius_px,
         )
-        write_test_set(dataset, options.output)
     except (OSError, UserError) as error:
         print(f"make_test_set.py: {error}", file=sys.stderr)
         return 1
