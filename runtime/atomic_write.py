@@ -1,4 +1,4 @@
-"""Write files that are complete or absent, wherever the process that writes them is killed."""
+"""Write files that are complete or absent, even if the process is killed while it writes."""
 
 import errno
 import functools
@@ -16,13 +16,13 @@ from runtime.errors import UserError
 logger = logging.getLogger(__name__)
 
 REFUSALS = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-"""What a file system answers that has no fsync, of folders or at all. Errors of the disk itself are others."""
+"""Errors of a file system that has no fsync for folders, or none at all. A failing disk gives other errors."""
 
 SUFFIX = ".unfinished"
-"""Ends the name of a file that is still being written."""
+"""Suffix of a file that is still being written."""
 
 BEFORE = f".before{SUFFIX}"
-"""Ends the name of a folder that is about to be replaced."""
+"""Suffix of a folder that is about to be replaced."""
 
 
 class WriteError(UserError):
@@ -31,14 +31,14 @@ class WriteError(UserError):
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Write a file under another name in its folder, and rename it when its last byte is on the disk.
+    """Write a file under another name in its folder, and rename it when it is completely on the disk.
 
-    A file that had the name before stays until then, and for good if writing fails.
+    An earlier file of this name stays until then. If writing fails, it stays for good.
 
     Yields: the path to write to.
 
     Raises:
-        WriteError: the folder cannot be written.
+        WriteError: the file cannot be written.
     """
     unfinished = path.with_name(path.name + SUFFIX)
     try:
@@ -47,25 +47,25 @@ def atomic_write(path: Path) -> Iterator[Path]:
         unfinished.replace(path)
         synchronize(path.parent)  # the new name is an entry of the folder
     except (OSError, RuntimeError) as error:
-        # torch closes its archive after the file's error, and raises another for what is missing in it.
+        # torch closes its archive after the file's error and raises a RuntimeError for what is missing in it.
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
         advice = "; move that folder away" if path.is_dir() else ""
         raise WriteError(f"cannot write {path}: {cause.strerror or cause}{advice}") from error
     finally:
-        with suppress(OSError):  # of a folder that went
+        with suppress(OSError):  # the folder is gone
             unfinished.unlink(missing_ok=True)
 
 
 def synchronize(path: Path) -> None:
-    """Bring a file or a folder's list of names to the disk; on Windows, which opens no folders, only a file.
+    """Flush a file or a folder's entries to the disk; on Windows, which opens no folders, only a file.
 
-    If the file system refuses that, a warning says so, once in a process.
+    If the file system does not support that, a warning is logged once in a process.
     """
     if sys.platform == "win32" and path.is_dir():
         return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows flushes what it may write
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows flushes only writable files
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -90,7 +90,7 @@ def backup(path: Path, owner: str) -> None:
 
     Args:
         path: of the file.
-        owner: whose file it is, for the log.
+        owner: the run that the file belongs to, for the log.
     """
     names = (f"{path.stem}_of_earlier_training_{number}{path.suffix}" for number in itertools.count(1))
     aside = next(free for free in map(path.with_name, names) if not free.exists())

@@ -1,4 +1,4 @@
-"""What several commands share: options, and a check that no output is overwritten unasked."""
+"""Options of several commands, and a check that no output is overwritten without --overwrite."""
 
 import argparse
 from collections.abc import Callable, Iterable
@@ -7,7 +7,7 @@ from pathlib import Path
 from runtime.errors import UserError, few
 
 NUM_LISTED = 3
-"""Existing outputs that a message names."""
+"""Number of existing outputs that a message names."""
 
 
 def integer_from(least: int) -> Callable[[str], int]:
@@ -44,7 +44,7 @@ def add_trust_option(parser: argparse._ActionsContainer) -> None:
 
 
 def argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
-    """Make a parser of detectron2's options, where what is not given about processes is None."""
+    """Make a parser of detectron2's options; options about processes are None if they are not given."""
     parser = argparse.ArgumentParser(epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", default="", metavar="FILE", help=".py config, or config.yaml of a run")
     add_trust_option(parser)
@@ -81,15 +81,15 @@ def argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
 
 
 class OutputExistsError(UserError):
-    """A file that a command would write is there already."""
+    """A file that a command would write exists already."""
 
 
 def refuse_existing(outputs: Iterable[Path], can_resume: bool = False) -> None:
-    """Raise an `OutputExistsError` that names the outputs that are there already.
+    """Raise an `OutputExistsError` that names the outputs that exist already.
 
     Args:
         outputs: files to be written.
-        can_resume: whether the command has `--resume` beside `--overwrite`.
+        can_resume: whether the command has `--resume` as well as `--overwrite`.
     """
     there = [str(path) for path in outputs if path.is_file()]
     if there:

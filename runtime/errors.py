@@ -1,4 +1,4 @@
-"""Errors that a user can cause, and parts of their messages."""
+"""Errors that a user can cause, and helpers for their messages."""
 
 from collections.abc import Collection, Iterable, Mapping
 from itertools import islice

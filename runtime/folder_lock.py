@@ -1,4 +1,4 @@
-"""A lock of a folder: one run at a time writes there."""
+"""Lock a folder, so that one run at a time writes there."""
 
 import json
 import os
@@ -17,28 +17,28 @@ from runtime.identity import is_restart, process_start, this_process
 LOCK_NAME = "run.lock"
 
 BEAT_S = 30.0
-"""How often a run shows that it is alive: it renews the time of its lock."""
+"""Interval at which a run renews the time of its lock, to show that it is alive."""
 
 STALE_S = 300.0
-"""Age from which on a lock of another machine counts as left by a run that is gone."""
+"""Age at which the lock of a run on another machine counts as stale."""
 
 CLAIM_STALE_S, CLAIM_WAIT_S = 10.0, 0.01
-"""Age from which on a claim to take a lock over counts as left by a killed process; time between two looks at one."""
+"""Age at which a claim on a lock counts as left by a killed process; time between two checks of a claim."""
 
 
 class FolderInUseError(UserError):
-    """Another run writes to the folder; the message says which, since when, and what to do."""
+    """Another run writes to the folder; the message names the run, since when it runs, and what to do."""
 
 
 class _Seen(NamedTuple):
-    """A lock as it was read; the same lock is equal, unless its run has renewed it."""
+    """Content and time of a lock; it compares equal until its run renews it."""
 
     content: bytes
     time_ns: int
 
     @property
     def holder(self) -> dict[str, Any]:
-        """What the lock says of its process; empty where it is damaged, or not written yet."""
+        """The lock's description of its process; empty if it is damaged, or not written yet."""
         try:
             holder = json.loads(self.content)
         except ValueError:
@@ -50,13 +50,13 @@ class _Seen(NamedTuple):
 def hold_folder(folder: Path, jobs: Mapping[str, int], on_loss: Callable[[], None]) -> Iterator[None]:
     """Keep other runs out of a folder while the block runs; a missing folder is made.
 
-    The lock of a process that is gone is taken over. On this machine its id and start tell that. On another machine
-    the age of the lock does, since a run renews its lock as long as it lives.
+    The lock of a process that has ended is taken over. On this machine, its id and start time show that it has ended.
+    On another machine, the age of the lock shows it, because a run renews its lock.
 
     Args:
-        folder: to hold.
-        jobs: of this process, see `find_jobs`. A restart takes over the lock of the attempt before it.
-        on_loss: called by a thread when another run has taken the lock over, as after a long suspension.
+        folder: folder to hold.
+        jobs: jobs of this process, see `find_jobs`. A restart takes over the lock of the attempt before it.
+        on_loss: called by a thread when another run has taken the lock over, for example after a long suspension.
 
     Raises:
         FolderInUseError: another run holds the folder.
@@ -79,7 +79,7 @@ def hold_folder(folder: Path, jobs: Mapping[str, int], on_loss: Callable[[], Non
 
 
 def _create(lock: Path, content: bytes) -> bool:
-    """Create a lock, unless there is one: of several processes, one alone succeeds."""
+    """Create a lock unless there is one; only one of several processes succeeds."""
     try:
         file = lock.open("xb")
     except FileExistsError:
@@ -95,15 +95,15 @@ def _create(lock: Path, content: bytes) -> bool:
 
 
 def _take_over(lock: Path, own: bytes, jobs: Mapping[str, int]) -> bool:
-    """Put the own lock in the place of one whose process is gone, or of this run's attempt before.
+    """Replace the lock of a process that has ended, or of an earlier attempt of this run.
 
-    A claim on exactly the lock that was seen lets one process alone do so, and the lock's place is never empty: between
-    a removal and a creation a third process could come in.
+    A claim on exactly the lock that was seen lets only one process replace it. The lock is never removed, because a
+    third process could create one in between.
 
-    Returns: whether it was done; else the lock has changed, or another process has the claim.
+    Returns: whether the lock was replaced; else it has changed, or another process has the claim.
 
     Raises:
-        FolderInUseError: the lock is neither.
+        FolderInUseError: the lock's process is alive.
     """
     try:
         seen = _see(lock)
@@ -129,7 +129,7 @@ def _see(lock: Path) -> _Seen:
 
 
 def _check_stale(lock: Path, seen: _Seen) -> None:
-    """Raise a FolderInUseError unless the process of a lock is gone."""
+    """Raise a FolderInUseError unless the process of a lock has ended."""
     holder, here = seen.holder, this_process()
     who = "{pid} on {host} since {since}".format_map(holder) if holder else "that its run.lock does not tell"
     in_use = f"{lock.parent} is in use by process {who}"
@@ -144,7 +144,7 @@ def _check_stale(lock: Path, seen: _Seen) -> None:
 
 
 def _now(folder: Path) -> float:
-    """Tell the time by the clock that dates a folder's files, which may be a file server's."""
+    """Return the time of the clock that dates a folder's files, which may be a file server's."""
     probe = folder / f"{uuid4().hex}.unfinished"
     probe.touch()
     try:
@@ -154,7 +154,7 @@ def _now(folder: Path) -> float:
 
 
 def _renew(lock: Path, own: bytes, is_done: threading.Event, on_loss: Callable[[], None]) -> None:
-    """Renew the time of a lock until its run is done, or has lost it."""
+    """Renew the time of a lock until its run ends or loses it."""
     while not is_done.wait(BEAT_S):
         with suppress(OSError):  # a file server may be away for a while
             if lock.read_bytes() == own:

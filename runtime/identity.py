@@ -1,4 +1,4 @@
-"""Which process this is: its machine and start, and the jobs of launchers that it belongs to."""
+"""Identify this process: its machine and start time, and the jobs of launchers that it belongs to."""
 
 import os
 import socket
@@ -14,9 +14,9 @@ RESTART_COUNTS = {"TORCHELASTIC_RUN_ID": "TORCHELASTIC_RESTART_COUNT", "SLURM_JO
 
 
 def this_process() -> dict[str, Any]:
-    """Describe this process; its id means one process within `host` and `machine`."""
+    """Describe this process; its id is unique within `host` and `machine`."""
     machine = []
-    with suppress(OSError):  # Linux alone has these. A container has process ids of its own.
+    with suppress(OSError):  # Only Linux has these. A container has its own process ids.
         machine = [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
     return {
         "host": socket.gethostname(),
@@ -28,9 +28,9 @@ def this_process() -> dict[str, Any]:
 
 
 def process_start(pid: int) -> str:
-    """Tell when a process started, which no later process with its id shares.
+    """Return when a process started, which tells it from a later process with the same id.
 
-    Returns: a text of the machine's own; "" where there is no such process, or the machine does not say.
+    Returns: a text in the system's own format; "" if there is no such process, or the system does not tell.
     """
     if not Path("/proc/self/stat").exists():
         with suppress(OSError):  # there is no ps either
@@ -38,11 +38,11 @@ def process_start(pid: int) -> str:
             return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
         return ""
     try:
-        # After the name in brackets, which may hold anything: field 3 of proc(5) is the state, field 22 the start.
+        # The name in brackets may contain anything. After it, field 3 of proc(5) is the state, field 22 the start.
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return ""
-    return "" if state in "ZX" else fields[18]  # Z and X are dead, though nobody has waited for them
+    return "" if state in "ZX" else fields[18]  # Z and X are dead processes whose parent has not waited
 
 
 def find_jobs(environment: Mapping[str, str] = os.environ) -> dict[str, int]:
@@ -50,7 +50,7 @@ def find_jobs(environment: Mapping[str, str] = os.environ) -> dict[str, int]:
     jobs = {}
     for name, count in RESTART_COUNTS.items():
         if job := environment.get(name):
-            # A torchrun without an id of its own calls itself "none": its process tells it from others.
+            # A torchrun without an id uses "none". Its process id tells it from others.
             job = f"{socket.gethostname()}:{os.getppid()}" if job == "none" else job
             restarts = environment.get(count, "")
             jobs[f"{name}={job}"] = int(restarts) if restarts.isdecimal() else 0
@@ -58,5 +58,5 @@ def find_jobs(environment: Mapping[str, str] = os.environ) -> dict[str, int]:
 
 
 def is_restart(jobs: Mapping[str, int], before: Mapping[str, int]) -> bool:
-    """Tell whether one of the jobs is one of those before, started again."""
+    """Tell whether one of the jobs is a restart of an earlier one."""
     return any(restarts > before.get(job, restarts) for job, restarts in jobs.items())

@@ -1,4 +1,4 @@
-"""Work on pictures shared out to processes that hold nothing but what the work itself imports."""
+"""Divide work among processes, which import only what the work itself imports."""
 
 import contextlib
 import os
@@ -15,27 +15,27 @@ import cv2
 
 from runtime.threads import num_cores
 
-MAX_DEFAULT_WORKERS = 8  # each holds an image of a test set and what is made of it, some 200 MB at 1920 x 1280
+MAX_DEFAULT_WORKERS = 8  # each holds an image of a test set and its intermediate arrays, about 200 MB at 1920 x 1280
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def default_workers() -> int:
-    """Count the cores that this process may use, up to a limit."""
+    """Return the number of cores that this process may use, at most `MAX_DEFAULT_WORKERS`."""
     return min(num_cores(), MAX_DEFAULT_WORKERS)
 
 
 def map_in_workers(work: Callable[[Item], Result], items: Iterable[Item], num_workers: int) -> Iterator[Result]:
-    """Apply to each item, giving the results in order; OpenCV has one thread, for any number of workers.
+    """Apply a function to each item and yield the results in order; OpenCV uses one thread in each process.
 
     Args:
         work: picklable, such as a function of a module or a `functools.partial` of one.
         items: picklable.
-        num_workers: processes, spawned; 1 works in this process.
+        num_workers: number of spawned processes; 1 works in this process.
 
     Raises:
-        ChildProcessError: a worker was killed. What `work` raises comes through as it is.
+        ChildProcessError: a worker was killed. Exceptions of `work` are raised unchanged.
     """
     if num_workers <= 1:
         num_threads = cv2.getNumThreads()
@@ -47,8 +47,8 @@ def map_in_workers(work: Callable[[Item], Result], items: Iterable[Item], num_wo
         return
     pool = ProcessPoolExecutor(num_workers, get_context("spawn"), _start_worker)
     try:
-        # Not by `pool.map`: where a worker is killed it cancels what is left while the pool's own thread settles the
-        # same, and in Python 3.11 that thread then dies and leaves the other workers.
+        # Not `pool.map`: if a worker is killed, it cancels the other items while the pool's thread fails them. In
+        # Python 3.11 that thread then dies and leaves the other workers running.
         with _blocked_interrupts():
             results = deque(pool.submit(work, item) for item in items)
         while results:
@@ -64,10 +64,10 @@ def map_in_workers(work: Callable[[Item], Result], items: Iterable[Item], num_wo
 
 @contextlib.contextmanager
 def _blocked_interrupts() -> Iterator[None]:
-    """Start processes that never see Ctrl-C, not even while they import; in this process it waits until the end.
+    """Block Ctrl-C in processes that start here, even while they import; this process handles it at the end.
 
-    Ctrl-C reaches all processes of a terminal, and the main one ends the pool. A process inherits what is blocked,
-    but not what its parent handles. Windows has no such mask: there a worker ignores Ctrl-C once it has started.
+    Ctrl-C reaches all processes of a terminal, and the main process ends the pool. A process inherits blocked signals,
+    but not its parent's handlers. Windows has no signal mask. There a worker ignores Ctrl-C once it has started.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -80,14 +80,14 @@ def _blocked_interrupts() -> Iterator[None]:
 
 
 def _start_worker() -> None:
-    """Prepare a worker: one thread, since the other cores have work of their own, and an end with the main process."""
+    """Prepare a worker: one thread, since the other cores have their own workers, and an end with the main process."""
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
 def _exit_with_parent() -> None:
-    """Wait for the main process: killed, it cannot tell its workers, which would wait for work for ever."""
+    """End with the main process. If it is killed, it cannot end its workers, which would wait for work for ever."""
     parent = parent_process()
     assert parent is not None, "only workers wait"
     parent.join()

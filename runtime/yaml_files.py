@@ -1,4 +1,4 @@
-"""The one reader and writer of YAML: plain values, and nothing that runs code."""
+"""Read and write YAML of plain values, without running code."""
 
 import re
 from pathlib import Path
@@ -9,10 +9,10 @@ import yaml
 from runtime.errors import UserError
 
 MAX_VALUES = 100_000
-"""More than any config has: aliases of aliases could make billions of values of a few lines."""
+"""More than any config has. Aliases of aliases could make billions of values of a few lines."""
 
 EXPONENT = re.compile(r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9_]+)[eE][-+]?[0-9]+$")
-"""Numbers such as 5e-5, which YAML 1.1 takes for text and OmegaConf, as everybody, for a number."""
+"""Numbers such as 5e-5. YAML 1.1 reads them as text, OmegaConf as numbers."""
 
 NAME_TAG = "tag:yaml.org,2002:python/name:"
 
@@ -24,7 +24,7 @@ class Reference(str):
 
 
 class Loader(yaml.SafeLoader):
-    """Reads null, booleans, numbers, texts, lists and dicts; dates are texts; every other tag is refused."""
+    """Reads null, booleans, numbers, texts, lists and dicts; dates stay texts; other tags are errors."""
 
     yaml_constructors = {tag: yaml.SafeLoader.yaml_constructors[tag] for tag in PLAIN_TAGS}
     yaml_implicit_resolvers = {
@@ -42,18 +42,18 @@ class Loader(yaml.SafeLoader):
         return self.construct_document(node)
 
     def _count(self, node: yaml.Node, known: dict[int, int]) -> int:
-        """Count the values of a node as they are after each alias is replaced by what it stands for."""
+        """Count the values of a node after the expansion of its aliases."""
         if isinstance(node, yaml.ScalarNode):
             return 1
         if id(node) not in known:
-            known[id(node)] = MAX_VALUES + 1  # where a node is part of itself
+            known[id(node)] = MAX_VALUES + 1  # in case the node is part of itself
             pairs = isinstance(node, yaml.MappingNode)
             children = [child for pair in node.value for child in pair] if pairs else node.value
             known[id(node)] = 1 + sum(self._count(child, known) for child in children)
         return known[id(node)]
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Refuse a key that is given twice, of which YAML would take the last."""
+        """Raise an error for a key that is given twice. YAML would take the last one."""
         seen = set()
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else []:
             if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen and key.value != "<<":
@@ -62,7 +62,7 @@ class Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def refuse(self, node: yaml.Node) -> Any:
-        """Refuse a tag that is not plain."""
+        """Raise an error for a tag that is not plain."""
         tag = node.tag.replace("tag:yaml.org,2002:", "!!")
         raise yaml.constructor.ConstructorError(
             None,
@@ -73,7 +73,7 @@ class Loader(yaml.SafeLoader):
 
 
 class Dumper(yaml.SafeDumper):
-    """Writes what `Loader` reads back as it was."""
+    """Writes values that `Loader` reads back unchanged."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -100,8 +100,8 @@ def load_yaml(path: Path) -> Any:
     Returns: nested dicts and lists of None, bool, int, float, str and `Reference`.
 
     Raises:
-        UserError: the file is no YAML, or has a tag that is not plain, a key twice, or aliases without end.
-        OSError: it cannot be read.
+        UserError: the file is no YAML, or has a tag that is not plain, a key twice, or too many aliases.
+        OSError: the file cannot be read.
     """
     content = path.read_bytes()
     try:
@@ -111,7 +111,7 @@ def load_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str, name: str = "a text") -> Any:
-    """Read YAML from a text, which errors call by a name; see `load_yaml`."""
+    """Read YAML from a text, with its name for error messages; see `load_yaml`."""
     loader = Loader(text)
     loader.name = name
     try:
@@ -121,5 +121,5 @@ def parse_yaml(text: str, name: str = "a text") -> Any:
 
 
 def dump_yaml(content: Any) -> str:
-    """Write plain values as YAML, keys in order of the alphabet; `parse_yaml` gives them back."""
+    """Write plain values as YAML with sorted keys; `parse_yaml` reads them back."""
     return yaml.dump(content, Dumper=Dumper, default_flow_style=None, allow_unicode=True, width=9999)

@@ -1,6 +1,5 @@
 """tools/evaluate.py --compare: paired differences of two results, and what forbids them."""
 
-import math
 from pathlib import Path
 
 import cv2
@@ -8,7 +7,6 @@ import numpy as np
 import pytest
 
 from evaluation.metrics import METRICS, PROTOCOLS
-from evaluation.output.summary import write_summary
 from tests.helpers.evaluation import RULE, add_composites, evaluate_arguments, summary_of, write_test_set
 from tools import evaluate
 
@@ -122,11 +120,6 @@ def test_other_foregrounds_cannot_be_compared(results, capsys):
     assert capsys.readouterr().err.splitlines()[1:] == [
         "  foregrounds: of 3 images they differ: evaluate both with one rule for foregrounds"
     ]
-
-
-def test_what_is_not_finite_is_not_written(results):
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_summary({**summary_of(results / "A"), "images": math.nan}, results / "new.json")
 
 
 NO_SUMMARY = {

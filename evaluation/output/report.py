@@ -94,7 +94,8 @@ def image_sheet(
         cells = [fit_image(image, cell_px) for image in row.values()]
         height = max(cell.shape[0] for cell in cells)
         lines += [label_line([label], cell_px * len(cells) + GAP_PX * (len(cells) - 1))]
-        lines += [join_cells([_extend(cell, height, cell_px) for cell in cells])]
+        margins = [((0, height - cell.shape[0]), (0, cell_px - cell.shape[1]), (0, 0)) for cell in cells]
+        lines += [join_cells([np.pad(c, m, constant_values=1) for c, m in zip(cells, margins, strict=True)])]
     sheet = np.concatenate(lines)
     write_image(path, sheet)
     return sheet
@@ -139,10 +140,3 @@ def _shown(column: str, value: str | float) -> str:
     if isinstance(value, str | Integral):
         return str(value)
     return f"{value * METRICS[column].shown_factor if column in METRICS else value:.3f}"
-
-
-def _extend(image: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """Pad with white below and to the right."""
-    extended = np.ones((height, width, 3), np.float32)
-    extended[: image.shape[0], : image.shape[1]] = image
-    return extended

@@ -1,5 +1,6 @@
 """Write the folder of one evaluation's results: summary, tables and a sheet of the worst images."""
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from data.trimap import read_strict_trimap, trimap_from_alpha, unknown_mask
 from evaluation.folders import Evaluation
 from evaluation.metrics import METRICS, PROTOCOLS
 from evaluation.output.report import fit_image, image_sheet, sheet_row, write_csv
-from evaluation.output.summary import SUMMARY, Summary, write_summary
+from evaluation.output.summary import SUMMARY, Summary
 
 PER_IMAGE, PER_FOREGROUND, SHEET = "per_image.csv", "per_foreground.csv", "worst.png"
 
@@ -36,7 +37,7 @@ def write_output(
     output: Path, summary: Summary, evaluation: Evaluation, trimap_radius_px: int | None, num_worst: int
 ) -> None:
     """Write the files of --output."""
-    write_summary(summary, output / SUMMARY)
+    (output / SUMMARY).write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     write_csv([{"name": name, **row} for name, row in summary["per_image"].items()], output / PER_IMAGE)
     if "per_foreground" in summary:
         rows = [{"foreground": name, **row} for name, row in summary["per_foreground"].items()]

@@ -18,7 +18,6 @@ from evaluation.statistics.bootstrap import (
     CONFIDENCE,
     NUM_RESAMPLES,
     SEED,
-    Rows,
     bootstrap_intervals,
     describe_rule,
     group_by_foreground,
@@ -58,7 +57,8 @@ def summarise(
     rows = evaluation.rows
     foregrounds = group_by_foreground(evaluation.files, pattern)
     foreground_of = {image: name for name, images in foregrounds.items() for image in images}
-    per_foreground = average_by_foreground(rows, foregrounds)
+    measured = {name: [rows[image] for image in images if image in rows] for name, images in foregrounds.items()}
+    per_foreground = {name: {"images": len(group), **average(group)} for name, group in measured.items() if group}
     summary = {
         "protocol": protocol.name,
         "description": protocol.description,
@@ -89,26 +89,8 @@ def summarise(
     return summary
 
 
-def average_by_foreground(rows: Rows, foregrounds: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
-    """Average each metric over the measured images of each foreground.
-
-    Returns: foreground -> "images", their number, and metric -> value; only foregrounds with measured images.
-    """
-    measured = {name: [rows[image] for image in images if image in rows] for name, images in foregrounds.items()}
-    return {name: {"images": len(group), **average(group)} for name, group in measured.items() if group}
-
-
-def write_summary(summary: Summary, path: str | Path) -> None:
-    """Write a summary as JSON.
-
-    Raises:
-        ValueError: a number is not finite.
-    """
-    Path(path).write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
 def read_summary(path: str | Path) -> Summary:
-    """Read a file of `write_summary`.
+    """Read the JSON file of a summary.
 
     Args:
         path: the file, or the folder that holds it as `SUMMARY`.
