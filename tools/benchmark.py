@@ -1,4 +1,4 @@
-"""Measure time and memory of this project beside another implementation, in one run.
+"""Measure time and memory of this project and of another implementation, in one run.
 
     python tools/benchmark.py train-step
     python tools/benchmark.py train-step --sides ours --precision bf16 --device cuda
@@ -19,11 +19,11 @@ the peak above the process with model and batch loaded.
 metrics: all five metrics of an easy and a hard image on one core, ours and the plain definitions in scipy and
 scikit-image; then `tools/evaluate.py` on a folder of images, with one worker and with two.
 
-ports: common variants of Conn, Grad and MSE, beside their definitions, on three drawn cases or your own files: the
-table of docs/evaluate.md.
+ports: common variants of Conn, Grad and MSE, and their definitions, on three drawn cases or your own files: the table
+of docs/evaluate.md.
 
 data: a training sample of `CompositionDataset` from JPEGs of 2000 x 1500 px (1.1 and 0.3 MB) and from a pack of them,
-on one core, beside decoding only its files; then loaders with one worker and with two. Linux only.
+on one core, and bare decoding of the same files; then loaders with one worker and with two. Linux only.
 
 infer: the first prediction of its size in a separate process: transformers' VitMatte-S, ours with the same weights,
 and DINOv3-ViTMatte-S; random weights. Trimap "band" is a closed band around a subject, 20 % of the pixels; "unknown"
@@ -47,6 +47,7 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 
 from runtime.errors import UserError
 from tools.benchmarks import data, foreground, infer, metrics, ports, sizes, train_step
@@ -59,10 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, module, summary in (
         ("train-step", train_step, "forward, losses, backward, AdamW"),
         ("metrics", metrics, "SAD, MSE, MAD, Grad and Conn"),
-        ("ports", ports, "variants of Conn, Grad and MSE beside their definition"),
+        ("ports", ports, "variants of Conn, Grad and MSE"),
         ("data", data, "samples of the training loader"),
         ("infer", infer, "alpha of an image"),
-        ("foreground", foreground, "colours without the background's"),
+        ("foreground", foreground, "colours of cut-outs"),
         ("sizes", sizes, "parameters, operations and memory of the recipes"),
     ):
         command = commands.add_parser(name, help=summary)
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         options.run(options)
-    except (OSError, UserError, subprocess.CalledProcessError) as error:
+    except (OSError, UserError, subprocess.CalledProcessError, BrokenProcessPool) as error:
         sys.exit(f"benchmark.py: {error}")
 
 

@@ -1,1 +1,1 @@
-"""What tools/benchmark.py measures, one module a command."""
+"""Measurements of tools/benchmark.py, one module for each command."""

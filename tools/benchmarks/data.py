@@ -1,12 +1,10 @@
-"""Training samples beside the bare decoding of the files that they need: see tools/benchmark.py."""
+"""Compare training samples with the bare decoding of their files: see tools/benchmark.py."""
 
 import argparse
-import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -21,13 +19,13 @@ from data.image_io.images import to_uint8
 from data.loader.build import build_train_loader
 from data.sources.foregrounds import ForegroundFile
 from data.sources.packs.writer import make_pack
-from tools.benchmarks.fresh import with_range
-from tools.benchmarks.metrics import draw_matte
+from tools.benchmarks.fresh import one_core, with_range
+from tools.benchmarks.scene import draw_matte
 
 FOREGROUND_SIZE, BACKGROUND_SIZE = (2000, 1500), (640, 480)  # (width, height), usual in Composition-1k and COCO
 FOREGROUND_BYTES, ALPHA_BYTES = 1_100_000, 300_000
-NUM_PICTURES = 12
-GRAIN, ALPHA_GRAIN = 0.04, 0.006  # as of photographs, and of alphas that were JPEGs before
+NUM_IMAGES = 12
+GRAIN, ALPHA_GRAIN = 0.04, 0.006  # like photographs, and like alphas that were JPEGs before
 NUM_WARM_UP = 100
 BATCH_SIZE = 4
 
@@ -36,19 +34,19 @@ def make_files(root: Path) -> None:
     """Write foregrounds and alphas as JPEGs of about the stated sizes, and backgrounds."""
     for name in ("fg", "alpha", "bg"):
         (root / name).mkdir()
-    for number in range(NUM_PICTURES):
+    for number in range(NUM_IMAGES):
         _, alpha, _ = draw_matte(*FOREGROUND_SIZE, seed=number)
         alpha += (alpha > 0) * np.random.default_rng(number).normal(0, ALPHA_GRAIN, alpha.shape)
         (root / "fg" / f"{number}.jpg").write_bytes(
             encode_jpeg(draw_texture(*FOREGROUND_SIZE, seed=number), FOREGROUND_BYTES)
         )
         (root / "alpha" / f"{number}.jpg").write_bytes(encode_jpeg(alpha, ALPHA_BYTES))
-        background = draw_texture(*BACKGROUND_SIZE, seed=NUM_PICTURES + number)
+        background = draw_texture(*BACKGROUND_SIZE, seed=NUM_IMAGES + number)
         Image.fromarray(to_uint8(background)).save(root / "bg" / f"{number}.jpg", quality=85)
 
 
 def draw_texture(width: int, height: int, seed: int) -> NDArray:
-    """Draw colours (H, W, 3) in [0, 1] with structure at all scales and some grain, as photographs have."""
+    """Draw colours (H, W, 3) in [0, 1] with structure at all scales and some grain, like a photograph."""
     rng = np.random.default_rng(seed)
     total = rng.normal(0, GRAIN, (height, width, 3)).astype(np.float32)
     for octave in range(8):
@@ -58,7 +56,7 @@ def draw_texture(width: int, height: int, seed: int) -> NDArray:
 
 
 def encode_jpeg(values: NDArray, num_bytes: int) -> bytes:
-    """Encode in the quality whose size is nearest to this."""
+    """Encode in the quality whose size is nearest to `num_bytes`."""
     pixels = Image.fromarray(to_uint8(values))
     contents = []
     for quality in range(60, 101, 2):
@@ -69,7 +67,7 @@ def encode_jpeg(values: NDArray, num_bytes: int) -> bytes:
 
 
 def decode_bare(dataset: CompositionDataset, index: int) -> None:
-    """Decode the files of a sample, whole, and do nothing with them."""
+    """Decode the complete files of a sample, and do nothing with them."""
     chosen, background = dataset.choose((0, index), np.random.default_rng([dataset.seed, 0, index]))
     for foreground in chosen:
         assert isinstance(foreground, ForegroundFile) and foreground.alpha_path is not None, "as make_files wrote them"
@@ -78,21 +76,8 @@ def decode_bare(dataset: CompositionDataset, index: int) -> None:
     cv2.imdecode(np.fromfile(background, np.uint8), cv2.IMREAD_COLOR)
 
 
-@contextmanager
-def one_core() -> Iterator[None]:
-    """Keep this process to one core, and OpenCV to one thread."""
-    cores, threads = os.sched_getaffinity(0), cv2.getNumThreads()
-    os.sched_setaffinity(0, {min(cores)})
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cores)
-        cv2.setNumThreads(threads)
-
-
 def time_samples(sides: dict[str, Callable[[int], object]], num_samples: int) -> dict[str, list[float]]:
-    """Time the sides in turn, sample by sample, so that all see the same machine; milliseconds each."""
+    """Time the sides alternately, sample by sample, so that all see the same machine. Return milliseconds."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for index in range(num_samples):
         for name, side in sides.items():
@@ -103,9 +88,9 @@ def time_samples(sides: dict[str, Callable[[int], object]], num_samples: int) ->
 
 
 def time_loader(dataset: CompositionDataset, num_workers: int, num_batches: int) -> float:
-    """Give samples a second of a loader, from after its first batches on."""
+    """Return the samples per second of a loader, after its first batches."""
     batches = iter(build_train_loader(dataset, BATCH_SIZE, num_workers, seed=0))
-    for _ in islice(batches, 2 * num_workers * 2):  # what was made ahead while the workers started
+    for _ in islice(batches, 2 * num_workers * 2):  # made ahead while the workers started
         pass
     start = time.perf_counter()
     for _ in islice(batches, num_batches):
@@ -113,8 +98,15 @@ def time_loader(dataset: CompositionDataset, num_workers: int, num_batches: int)
     return num_batches * BATCH_SIZE / (time.perf_counter() - start)
 
 
-def compare_data(options: argparse.Namespace) -> None:
-    """Time samples of files and of a pack beside bare decoding on one core, then loaders of one worker and of two."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("--crop-px", type=int, default=512)
+    parser.add_argument("--num-samples", type=int, default=100, help="timed samples for each side in each round")
+    parser.add_argument("--rounds", type=int, default=3)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Time samples from files, from a pack and bare decoding on one core; then loaders with one worker and with two."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         make_files(root)
@@ -130,7 +122,7 @@ def compare_data(options: argparse.Namespace) -> None:
         }
         ratios: dict[str, list[float]] = {"files": [], "packed": []}
         with one_core():
-            for index in range(NUM_WARM_UP):  # JPEGs are looked at once, see data.sources.foregrounds.ForegroundOfFiles
+            for index in range(NUM_WARM_UP):  # each JPEG is checked once, see data.sources.foregrounds
                 files[1, index]
         for number in range(options.rounds):
             with one_core():
@@ -148,15 +140,3 @@ def compare_data(options: argparse.Namespace) -> None:
             speedups.append(rates[1] / rates[0])
             print(f"round {number + 1}, samples a second: one worker {rates[0]:.1f}, two {rates[1]:.1f}", flush=True)
         print(f"two workers: {with_range(speedups, 2)} times one")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
-    parser.add_argument("--crop-px", type=int, default=512)
-    parser.add_argument("--num-samples", type=int, default=100, help="timed samples for each side in each round")
-    parser.add_argument("--rounds", type=int, default=3)
-
-
-def run(options: argparse.Namespace) -> None:
-    """Measure."""
-    compare_data(options)

@@ -1,4 +1,4 @@
-"""Estimated foreground colours beside exact ones, and what the estimate costs: see tools/benchmark.py."""
+"""Compare estimated foreground colours with exact ones, and measure the estimate: see tools/benchmark.py."""
 
 import argparse
 import time
@@ -23,22 +23,22 @@ from runtime.optional_packages import import_extra
 from tools.benchmarks.fresh import PeakMemory
 from tools.benchmarks.scene import band_trimap, draw_image
 
-# Of an image and its exact alpha: the alpha that the estimate is given.
 ALPHAS: dict[str, Callable[[NDArray, NDArray], NDArray]] = {
     "exact": lambda image, alpha: alpha,
     "closed-form": lambda image, alpha: closed_form_alpha(image, trimap_from_alpha(alpha, 4, 4)),
     "blurred": lambda image, alpha: cv2.GaussianBlur(alpha, (0, 0), 0.7),
 }
+"""Image and its exact alpha -> the alpha given to the estimate."""
 
 
 def by_pymatting(image: NDArray, alpha: NDArray) -> NDArray:
-    """What the library gives by itself."""
+    """Estimate with the library's defaults."""
     library = import_extra("pymatting.foreground.estimate_foreground_ml", "the comparison")
     return library.estimate_foreground_ml(image, alpha)
 
 
 def by_training(image: NDArray, alpha: NDArray) -> NDArray:
-    """What training sets make of a photograph that they are to cut foregrounds from."""
+    """Estimate as a training set does for foregrounds cut from photographs."""
     return to_float(decontaminate(to_uint8(image), to_uint8(alpha)))
 
 
@@ -51,7 +51,7 @@ SIDES: dict[str, Callable[[NDArray, NDArray], NDArray]] = {
 
 
 def draw(rng: Generator, kind: str, size_px: int, photographs: list[Path]) -> tuple[NDArray, NDArray, NDArray]:
-    """Draw a foreground (H, W, 3), its alpha (H, W) and a background; colours are cut from photographs if there are."""
+    """Draw a foreground (H, W, 3), its alpha (H, W) and a background; cut colours from photographs if given."""
     foreground, alpha = DEMO_KINDS[kind](rng, size_px)
     if not photographs:
         return foreground, alpha, texture(rng, size_px)
@@ -89,7 +89,7 @@ def _listed(errors: NDArray) -> str:
 
 
 def measure_cost(options: argparse.Namespace) -> None:
-    """Print time and memory of the second estimate in this process; the first loads the library."""
+    """Print time and memory of the second estimate in this process, because the first loads the library."""
     alpha = cv2.GaussianBlur(band_trimap(options.width, options.height), (0, 0), 5)
     image = to_float(draw_image(options.width, options.height))
     estimate_foreground(image[:9, :9], alpha[:9, :9])

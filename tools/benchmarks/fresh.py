@@ -1,39 +1,52 @@
-"""What the measurements share: processes of their own, the memory of one, ratios."""
+"""Run measurements in new processes; measure the memory of a process; show ratios."""
 
 import ctypes
 import gc
-import json
+import multiprocessing
+import os
 import re
 import statistics
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+import cv2
 import torch
 
-BENCHMARK = Path(__file__).resolve().parents[1] / "benchmark.py"
+Result = TypeVar("Result")
 
 
-def run_fresh(*arguments: str) -> dict[str, Any]:
-    """Run tools/benchmark.py in a process of its own, whose errors are shown.
+def run_fresh(function: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function in a new process, which no earlier measurement has changed.
 
     Args:
-        arguments: which make it print a JSON object as its last line.
-
-    Returns: the object.
+        function: of the top level of a module.
+        arguments: of the function; they are pickled, like its result.
 
     Raises:
-        subprocess.CalledProcessError: it failed.
+        BrokenProcessPool: the process was killed.
     """
-    command = [sys.executable, str(BENCHMARK), *arguments]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return json.loads(output.splitlines()[-1])
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Keep this process to one core, and OpenCV to one thread."""
+    cores, threads = os.sched_getaffinity(0), cv2.getNumThreads()
+    os.sched_setaffinity(0, {min(cores)})
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+        cv2.setNumThreads(threads)
 
 
 class PeakMemory:
-    """Highest memory from here on: resident memory of this process, or what torch has allocated on a CUDA device.
+    """Measure the highest memory from here on: resident memory of this process, or what torch allocates on CUDA.
 
     Args:
         device: on which the work runs, "cpu" or "cuda" ...
@@ -56,11 +69,11 @@ class PeakMemory:
             self.loaded = _status_bytes("VmRSS")
 
     def above_gb(self) -> float:
-        """Peak above what was held at the start, in 10^9 bytes."""
+        """Return the peak above the memory at the start, in 10^9 bytes."""
         return (self._peak() - self.loaded) / 1e9
 
     def whole_gb(self) -> float:
-        """Peak of the process's whole life, loading included; on CUDA the peak of what torch holds of the device."""
+        """Return the peak of the process's whole life, loading included; on CUDA the peak that torch has reserved."""
         whole = torch.cuda.max_memory_reserved(self.device) if self.is_cuda else max(self.highest_before, self._peak())
         return whole / 1e9
 
@@ -77,5 +90,5 @@ def _status_bytes(name: str) -> int:
 
 
 def with_range(ratios: Sequence[float], digits: int) -> str:
-    """Show the median with the lowest and the highest."""
+    """Format the median with the lowest and the highest."""
     return f"{statistics.median(ratios):.{digits}f} ({min(ratios):.{digits}f} to {max(ratios):.{digits}f})"

@@ -1,4 +1,4 @@
-"""A prediction beside transformers' VitMatte-S: see tools/benchmark.py."""
+"""Compare a prediction with transformers' VitMatte-S: see tools/benchmark.py."""
 
 import argparse
 import json
@@ -8,177 +8,143 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from data.trimap import UNKNOWN, encode_trimap
+from evaluation.output.report import format_table
 from inference.network import DTYPES
 from tools.benchmarks.fresh import PeakMemory, run_fresh, with_range
-from tools.benchmarks.memory_plot import draw_memory
 from tools.benchmarks.networks import WEIGHTS, load, write_networks
 from tools.benchmarks.scene import TRIMAPS, draw_image
 
 WARM_UP_PX = 64
 IMAGE_FILE, TRIMAP_FILE = "image.npy", "trimap.npy"
 SIZES = [(512, 512), (1024, 1024)]
-FIGURES = ("seconds", "above_gb", "whole_gb")
-HEADER = (
-    "| image, px | trimap | side | seconds | above loading, GB | whole process, GB | "
-    "times as fast as the first | part of its memory | alpha differs at most, on average |"
-)
 
-
-class Case(NamedTuple):
-    """What one process measures.
-
-    Attributes:
-        side: key of `WEIGHTS`.
-        precision: key of `DTYPES`.
-    """
-
-    side: str
-    precision: str
-
-    @property
-    def label(self) -> str:
-        return f"{self.side}, {self.precision}"
-
-    @property
-    def alpha_file(self) -> str:
-        return f"alpha_{self.side}_{self.precision}.npy"
+Record = dict[str, Any]
+"""One measurement: image, side, figures of `measure_prediction`, difference of alpha."""
 
 
 def measure_prediction(
-    case: Case, folder: Path, device: str, is_compiled: bool, max_memory_gb: float | None
-) -> dict[str, float]:
+    side: str, precision: str, folder: Path, options: argparse.Namespace
+) -> tuple[dict[str, float], NDArray[np.float32]]:
     """Time the first prediction of this size in this process, after a small one that starts threads and kernels.
 
-    A compiled network has predicted this very size instead: compiling is not timed.
+    If the network is compiled, a prediction of the same size goes before: compiling is not timed.
 
     Args:
-        case: whose alpha is written into the folder.
-        folder: with networks, image and trimap, as `compare_scene` writes them.
-        device, is_compiled, max_memory_gb: see `load`.
+        side: key of `WEIGHTS`.
+        precision: key of `DTYPES`.
+        folder: with networks, image and trimap, as `run` writes them.
+        options: of the command line.
 
-    Returns: "seconds"; "above_gb", the peak above the loaded process; "whole_gb", that of its life. See `PeakMemory`.
+    Returns: "seconds", "above_gb" (the peak above the loaded process) and "whole_gb" (the peak of its life), see
+        `PeakMemory`; and alpha (H, W).
     """
     image, trimap = np.load(folder / IMAGE_FILE), np.load(folder / TRIMAP_FILE)
-    prepare = load(case.side, folder, device, case.precision, is_compiled, max_memory_gb)
+    prepare = load(side, folder, options.device, precision, options.compile, options.max_memory)
     predict = prepare(image, trimap)
-    if is_compiled:
+    if options.compile:
         predict()
     else:
         prepare(np.zeros((WARM_UP_PX, WARM_UP_PX, 3), np.uint8), np.full((WARM_UP_PX, WARM_UP_PX), 128, np.uint8))()
-    memory = PeakMemory(device)
+    memory = PeakMemory(options.device)
     start = time.perf_counter()
     alpha = predict()  # in the main memory, so that a CUDA device has finished
     seconds = time.perf_counter() - start
-    result = {"seconds": seconds, "above_gb": memory.above_gb(), "whole_gb": memory.whole_gb()}
-    np.save(folder / case.alpha_file, alpha)
-    return result
+    return {"seconds": seconds, "above_gb": memory.above_gb(), "whole_gb": memory.whole_gb()}, alpha
 
 
 def compare_scene(
     folder: Path, size: tuple[int, int], trimap_kind: str, options: argparse.Namespace
-) -> list[dict[str, Any]]:
-    """Measure all sides on one image, in turn, each round in new processes.
+) -> dict[str, list[Record]]:
+    """Measure all sides on one image, alternately, each in a new process.
 
     Args:
-        folder: with the networks; image, trimap and alphas are written there.
+        folder: with the networks; image and trimap are written there.
         size: width and height.
         trimap_kind: key of `TRIMAPS`.
         options: of the command line.
 
-    Returns: a record for each round and case.
+    Returns: side and precision -> a record for each round.
     """
     width, height = size
     trimap = TRIMAPS[trimap_kind](width, height)
     np.save(folder / IMAGE_FILE, draw_image(width, height))
     np.save(folder / TRIMAP_FILE, encode_trimap(trimap))
-    arguments = ["--folder", str(folder), "--device", options.device, *["--compile"] * options.compile]
-    if options.max_memory is not None:
-        arguments += ["--max-memory", str(options.max_memory)]
-    cases = [Case(side, precision) for precision in options.precisions for side in options.sides]
-    records = []
+    records: dict[str, list[Record]] = {}
     for number in range(options.rounds):
-        for case in cases:
-            result = run_fresh("infer", "--only", case.side, "--precisions", case.precision, *arguments)
-            same = next(other for other in cases if WEIGHTS[other.side] == WEIGHTS[case.side])
-            scene = {"width": width, "height": height, "trimap": trimap_kind, "side": case.label}
-            records.append(scene | result | compare_alphas(folder, case, same, trimap == UNKNOWN))
+        expected: dict[str, tuple[str, NDArray]] = {}  # network -> the first side with its weights, and alpha
+        for side, precision in ((side, precision) for precision in options.precisions for side in options.sides):
+            figures, alpha = run_fresh(measure_prediction, side, precision, folder, options)
+            label, alpha = f"{side}, {precision}", alpha[trimap == UNKNOWN]
+            same, same_alpha = expected.setdefault(WEIGHTS[side], (label, alpha))
+            off = np.abs(alpha - same_alpha)
+            differences = {"largest_difference": float(off.max()), "mean_difference": float(off.mean())}
+            scene = {"width": width, "height": height, "trimap": trimap_kind, "side": label, "same_weights": same}
+            records.setdefault(label, []).append(scene | figures | differences)
             print(
-                f"{width} x {height}, {trimap_kind}, round {number + 1}: {case.label:24s} {result['seconds']:8.2f} s  "
-                f"{result['above_gb']:7.3f} GB above loading  {result['whole_gb']:7.3f} GB in all",
+                f"{width} x {height}, {trimap_kind}, round {number + 1}: {label:24s} {figures['seconds']:8.2f} s  "
+                f"{figures['above_gb']:7.3f} GB above loading  {figures['whole_gb']:7.3f} GB in all",
                 flush=True,
             )
     return records
 
 
-def compare_alphas(folder: Path, case: Case, same: Case, unknown: NDArray[np.bool_]) -> dict[str, Any]:
-    """Compare on the unknown pixels what a case predicted with what another of the same weights did."""
-    alpha, expected = (np.load(folder / which.alpha_file)[unknown] for which in (case, same))
-    differences = np.abs(alpha - expected)
-    return {
-        "same_weights": same.label,
-        "largest_difference": float(differences.max()),
-        "mean_difference": float(differences.mean()),
-    }
-
-
-def table_rows(records: Sequence[dict[str, Any]]) -> list[str]:
-    """Sum up what `compare_scene` found: medians, and ratios to the first case, with their range over the rounds."""
-    by_side: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        by_side.setdefault(record["side"], []).append(record)
-    first = next(iter(by_side.values()))
+def table_rows(records: dict[str, list[Record]]) -> list[dict[str, str]]:
+    """Format the records of `compare_scene`: medians, and ratios to the first side with their range over the rounds."""
+    first = next(iter(records.values()))
     rows = []
-    for side, rounds in by_side.items():
-        medians = {key: statistics.median(record[key] for record in rounds) for key in FIGURES}
-        speeds = [theirs["seconds"] / ours["seconds"] for theirs, ours in zip(first, rounds, strict=True)]
-        memories = [ours["above_gb"] / theirs["above_gb"] for theirs, ours in zip(first, rounds, strict=True)]
-        largest = max(record["largest_difference"] for record in rounds)
-        mean = max(record["mean_difference"] for record in rounds)
+    for side, rounds in records.items():
+        seconds, above, whole = (
+            statistics.median(record[key] for record in rounds) for key in ("seconds", "above_gb", "whole_gb")
+        )
+        pairs = list(zip(first, rounds, strict=True))
+        largest, mean = (max(record[f"{kind}_difference"] for record in rounds) for kind in ("largest", "mean"))
         same = rounds[0]["same_weights"]
-        cells = [
-            f"{rounds[0]['width']} x {rounds[0]['height']}",
-            rounds[0]["trimap"],
-            side,
-            f"{medians['seconds']:.2f}",
-            f"{medians['above_gb']:.3f}",
-            f"{medians['whole_gb']:.2f}",
-            "" if rounds is first else with_range(speeds, 2),
-            "" if rounds is first else with_range(memories, 3),
-            "" if side == same else f"{largest:.1e}, {mean:.1e} (from {same})",
-        ]
-        rows.append(f"| {' | '.join(cells)} |")
+        row = {
+            "image, px": f"{rounds[0]['width']} x {rounds[0]['height']}",
+            "trimap": rounds[0]["trimap"],
+            "side": side,
+            "seconds": f"{seconds:.2f}",
+            "above loading, GB": f"{above:.3f}",
+            "whole process, GB": f"{whole:.2f}",
+            "times as fast as the first": with_range([a["seconds"] / b["seconds"] for a, b in pairs], 2),
+            "part of its memory": with_range([b["above_gb"] / a["above_gb"] for a, b in pairs], 3),
+            "alpha differs at most, on average": f"{largest:.1e}, {mean:.1e} (from {same})" if side != same else "",
+        }
+        if rounds is first:
+            row |= {"times as fast as the first": "", "part of its memory": ""}
+        rows.append(row)
     return rows
 
 
-def compare_predictions(options: argparse.Namespace) -> None:
-    """Measure every size and trimap, print the table, keep the records and draw them where asked for."""
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads", flush=True)
-    rows, records = [], []
-    with tempfile.TemporaryDirectory() as name:
-        write_networks(Path(name), options.sides)
-        for size in options.sizes:
-            for trimap_kind in options.trimaps:
-                found = compare_scene(Path(name), size, trimap_kind, options)
-                if options.records is not None:
-                    with options.records.open("a", encoding="utf-8") as file:
-                        file.writelines(json.dumps(record) + "\n" for record in found)
-                rows += table_rows(found)
-                records += found
-    print("\n".join([HEADER, re.sub(r"[^|]+", "---", HEADER), *rows]))
-    if options.plot is not None:
-        draw_memory(records if options.records is None else read_records(options.records), options.plot)
+def draw_memory(records: Sequence[Record], path: Path) -> None:
+    """Draw the median of the peak memory against pixels, with the straight line that fits each side."""
+    from matplotlib.figure import Figure
 
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """Read what runs with `--records` wrote."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    peaks: dict[str, dict[float, list[float]]] = {}
+    for record in records:
+        points = peaks.setdefault(f"{record['side']}, {record['trimap']}", {})
+        points.setdefault(record["width"] * record["height"] / 1e6, []).append(record["above_gb"])
+    for (label, points), marker in zip(peaks.items(), "osD^vP" * len(peaks), strict=False):
+        megapixels = np.array(sorted(points))
+        medians = np.array([statistics.median(points[size]) for size in megapixels])
+        if len(megapixels) > 2:
+            slope, start = np.polyfit(megapixels, medians, 1)
+            off = np.abs(slope * megapixels + start - medians).max() / medians.max()
+            label += f": {slope:.2f} GB a megapixel {start:+.2f} GB, off by {off:.1%}"
+        axes.plot(megapixels, medians, marker=marker, label=label)
+    axes.set(xlabel="megapixels", ylabel="peak memory above the loaded process, GB", xlim=0, ylim=0)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=90)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -200,14 +166,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--records", type=Path, help="file to which every measurement is appended, as a line of JSON")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="plot memory against pixels, all of --records")
-    parser.add_argument("--only", choices=WEIGHTS, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Compare the sides, or be the process of one."""
-    if options.only is None:
-        compare_predictions(options)
-    else:
-        case = Case(options.only, options.precisions[0])
-        print(json.dumps(measure_prediction(case, options.folder, options.device, options.compile, options.max_memory)))
+    """Measure every size and trimap, print the table, write the records and the plot if asked."""
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads", flush=True)
+    rows: list[dict[str, str]] = []
+    records: list[Record] = []
+    with tempfile.TemporaryDirectory() as name:
+        write_networks(Path(name), options.sides)
+        for size in options.sizes:
+            for trimap_kind in options.trimaps:
+                by_side = compare_scene(Path(name), size, trimap_kind, options)
+                rows += table_rows(by_side)
+                found = [record for rounds in zip(*by_side.values(), strict=True) for record in rounds]
+                records += found
+                if options.records is not None:
+                    with options.records.open("a", encoding="utf-8") as file:
+                        file.writelines(json.dumps(record) + "\n" for record in found)
+    print(format_table(rows, markdown=True))
+    if options.plot is not None:
+        if options.records is not None:
+            records = [json.loads(line) for line in options.records.read_text(encoding="utf-8").splitlines()]
+        draw_memory(records, options.plot)

@@ -1,4 +1,4 @@
-"""The networks whose predictions are compared: written into a folder once, loaded by each process."""
+"""Build the networks that are compared: written into a folder once, loaded by each process."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,25 +14,51 @@ from inference.formats.model_folder import build, write_model_folder
 from inference.formats.published_vitmatte import convert_published
 from inference.network import DTYPES
 from inference.predictor import Predictor
-from tools.benchmarks.peers import transformers_vitmatte
 from tools.benchmarks.scene import TRIMAPS, draw_image
 
 WEIGHTS = {"transformers": "ViTMatte-S", "ours-vitmatte": "ViTMatte-S", "ours": "DINOv3-ViTMatte-S"}
-"""Side -> network whose weights it has. Sides with the same weights must give the same alpha."""
+"""Side -> network of its weights. Sides with the same weights must give the same alpha."""
 
 DINOV3 = {"type": "ViTMatte", "backbone": {"type": "ViT"}, "decoder": {"type": "DetailCapture", "in_chans": 384}}
-"""Description of DINOv3-ViTMatte-S, as `inference.formats.model_folder.build` takes it."""
+"""Description of DINOv3-ViTMatte-S for `inference.formats.model_folder.build`."""
 
 CALIBRATION_PX, LOGIT_DEVIATION = 256, 2.0
 
 NOTE = "Random weights, for measuring."
 
 Prepare = Callable[[NDArray, NDArray], Callable[[], NDArray]]
-"""Image (H, W, 3) uint8 and trimap (H, W) uint8 of {0, 128, 255} -> what predicts alpha, (H, W) float32."""
+"""Image (H, W, 3) uint8 and trimap (H, W) uint8 of {0, 128, 255} -> a function that predicts alpha, (H, W) float32."""
+
+
+def transformers_vitmatte() -> Any:
+    """Build transformers' VitMatte-S with random weights; it takes `pixel_values` (B, 4, H, W)."""
+    from transformers import VitDetConfig, VitMatteConfig, VitMatteForImageMatting
+
+    backbone = VitDetConfig(
+        hidden_size=384,
+        num_hidden_layers=12,
+        num_attention_heads=6,
+        num_channels=4,
+        image_size=512,
+        pretrain_image_size=224,
+        patch_size=16,
+        window_size=14,
+        window_block_indices=[0, 1, 3, 4, 6, 7, 9, 10],
+        residual_block_indices=[2, 5, 8, 11],
+        use_relative_position_embeddings=True,
+        out_features=["stage12"],  # type: ignore[call-arg]  # an argument of every backbone's config
+    )
+    config = VitMatteConfig(
+        backbone_config=backbone,
+        hidden_size=384,
+        convstream_hidden_sizes=[48, 96, 192],
+        fusion_hidden_sizes=[256, 128, 64, 32],
+    )
+    return VitMatteForImageMatting(config)
 
 
 def write_networks(folder: Path, sides: Iterable[str]) -> None:
-    """Write what `load` reads; ViTMatte-S is transformers' and converted as the published weights are."""
+    """Write the networks for `load`. ViTMatte-S is built by transformers and converted like published weights."""
     sides = set(sides)
     if sides & {"transformers", "ours-vitmatte"}:
         theirs = transformers_vitmatte()
@@ -91,8 +117,8 @@ def load(
         folder: of `write_networks`.
         device: "cpu", "cuda" ...
         precision: key of `DTYPES`.
-        is_compiled: by `torch.compile`.
-        max_memory_gb: limit that ours keeps, see `inference.memory.plan_tile`.
+        is_compiled: compile with `torch.compile`.
+        max_memory_gb: memory limit of our sides, see `inference.memory.plan_tile`.
     """
     if side == "transformers":
         return load_transformers(folder / side, device, precision, is_compiled)
@@ -103,7 +129,7 @@ def load(
 
 
 def load_transformers(folder: Path, device: str, precision: str, is_compiled: bool) -> Prepare:
-    """Load transformers' network. Normalising, padding and the copy to the device are done in preparing."""
+    """Load transformers' network. Preparing an image normalises and pads it, and copies it to the device."""
     from transformers import VitMatteForImageMatting, logging
 
     logging.disable_progress_bar()
@@ -130,7 +156,7 @@ def load_transformers(folder: Path, device: str, precision: str, is_compiled: bo
 def transformers_input(image: NDArray, trimap: NDArray) -> Tensor:
     """Normalise by mean and deviation 0.5 and pad with zeros to multiples of 32 px, as transformers' processor does.
 
-    Its 128 / 255 for unknown is 0.5 here, as in ours; alphas could not be compared otherwise.
+    Unknown is 0.5 as in ours, not its 128 / 255: otherwise alphas could not be compared.
 
     Args:
         image: (H, W, 3) uint8.

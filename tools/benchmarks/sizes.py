@@ -1,9 +1,7 @@
-"""What the network of each recipe holds, computes and takes in training: see tools/benchmark.py."""
+"""Count parameters, operations and training memory of each recipe: see tools/benchmark.py."""
 
 import argparse
 import ast
-import itertools
-import json
 import re
 import weakref
 from collections.abc import Callable
@@ -30,11 +28,10 @@ SIZES_PX = (512, 2048)
 
 
 class Step(NamedTuple):
-    """How a training step is computed."""
+    """Settings of a training step: its precision, and the parts of the network with activation checkpointing."""
 
     precision: str
-    recomputed: tuple[str, ...] = ()
-    """Parts of the network that are computed again in the backward pass, so that less of them is kept."""
+    checkpointed: tuple[str, ...] = ()
 
 
 STEPS = {
@@ -48,7 +45,7 @@ STEPS = {
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made while it is entered, and the most that lived at once."""
+    """Count the bytes of all tensors that are made inside it, and the most that live at once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,11 +71,11 @@ class LiveBytes(TorchDispatchMode):
 
 
 def build_on_meta(cfg: DictConfig, step: Step | None = None) -> nn.Module:
-    """Build a config's network without memory for its weights, in a step's way where one is given."""
+    """Build a config's network without memory for its weights, with the settings of a step if one is given."""
     settings = cfg.model.copy()
     if step is not None:
         for part in ("backbone", "decoder"):
-            settings[part].use_activation_checkpointing = part in step.recomputed
+            settings[part].use_activation_checkpointing = part in step.checkpointed
     with torch.device("meta"):
         return build_section(settings, "model")
 
@@ -94,9 +91,9 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
 
 def count_flops(model: nn.Module, size_px: int) -> int:
-    """Count the floating-point operations of one square image, forward: a product and its sum are two.
+    """Count the floating-point operations of a forward pass of one square image; a product and its sum are two.
 
-    Convolutions and products of matrices count, those of attention among them; nothing else does.
+    Only convolutions and matrix products count, those of attention included.
     """
     with torch.device("meta"):
         batch = {"image": torch.empty(1, 3, size_px, size_px), "trimap": torch.empty(1, 1, size_px, size_px)}
@@ -122,7 +119,7 @@ def train_step(model: nn.Module, batch: dict[str, Tensor], precision: str) -> No
 
 
 def make_batch(batch_size: int, size_px: int) -> dict[str, Tensor]:
-    """A batch of noise, all unknown."""
+    """Make a batch of noise, unknown everywhere."""
     shapes = {name: (batch_size, channels, size_px, size_px) for name, channels in (("image", 3), ("alpha", 1))}
     batch = {name: torch.rand(shape) for name, shape in shapes.items()}
     return {**batch, "trimap": torch.full_like(batch["alpha"], 0.5)}
@@ -131,8 +128,8 @@ def make_batch(batch_size: int, size_px: int) -> dict[str, Tensor]:
 def predict_peak(cfg: DictConfig, step: Step, batch_size: int, size_px: int) -> int:
     """Compute the most bytes that tensors hold at once in a step: weights, gradients, AdamW's moments, activations.
 
-    It runs on fake tensors, which have a size and nothing else. What kernels take for themselves is not seen, nor what
-    an allocator loses.
+    It runs on fake tensors, which have a size and no data. Scratch memory of kernels and of the allocator is not
+    counted.
     """
     model = build_on_meta(cfg, step).train()
     with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as memory:
@@ -143,8 +140,9 @@ def predict_peak(cfg: DictConfig, step: Step, batch_size: int, size_px: int) -> 
     return memory.peak
 
 
-def measure_peak(cfg: DictConfig, step: Step, batch_size: int, size_px: int) -> float:
-    """Measure two real steps on the CPU: GB of resident memory above what the process holds before the network."""
+def measure_peak(path: Path, step: Step, batch_size: int, size_px: int) -> float:
+    """Run two real steps on the CPU, and return the GB of resident memory above the process without the network."""
+    cfg = load_config(path)
     memory = PeakMemory("cpu")
     model = build_on_meta(cfg, step).train().to_empty(device="cpu")
     for tensor in model.state_dict().values():
@@ -159,14 +157,14 @@ def measure_peak(cfg: DictConfig, step: Step, batch_size: int, size_px: int) -> 
 
 
 def read_result(path: Path) -> str:
-    """Find the line of a config's head that says what came out."""
+    """Return the result that the head of a config states."""
     head = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     found = re.search(r"^Result: +(.+?)\.?$", head, re.MULTILINE)
     return found[1] if found else "to be measured"
 
 
 def size_row(path: Path) -> list[str]:
-    """What a recipe's network holds and computes."""
+    """Count parameters and operations of a recipe's network."""
     cfg = load_config(path)
     model = build_on_meta(cfg)
     counts = count_parameters(model)
@@ -177,30 +175,30 @@ def size_row(path: Path) -> list[str]:
 
 
 def memory_row(path: Path, batch_size: int | None, measures: bool) -> list[str]:
-    """What a step of a recipe takes, in GB, and in brackets what it took here where that is measured.
+    """Predict the memory of a recipe's training step in GB; with `measures` also run it, the result in brackets.
 
     Args:
         path: of the config.
-        batch_size: crops of a process; None takes the config's own.
-        measures: whether real steps are done as well.
+        batch_size: crops per process; None takes the config's own.
+        measures: run real steps too.
     """
     cfg = load_config(path)
     size_px = cfg.dataloader.train.dataset.crop_px
     batch_size = batch_size or cfg.dataloader.train.batch_size
     cells = []
-    for name, step in STEPS.items():
+    for step in STEPS.values():
         cell = f"{predict_peak(cfg, step, batch_size, size_px) / 1e9:.1f}"
         if measures:
-            only = ("--only", name, "--configs", str(path), "--batch-size", str(batch_size))
-            cell = f"{cell} ({run_fresh('sizes', *only)['peak_gb']:.1f})"
+            cell = f"{cell} ({run_fresh(measure_peak, path, step, batch_size, size_px):.1f})"
         cells.append(cell)
     return [f"`{path.name}`", str(batch_size), str(size_px), *cells]
 
 
 def print_table(head: list[str], paths: list[Path], make_row: Callable[[Path], list[str]]) -> None:
-    """Print a Markdown table, each row as soon as it is known."""
-    for cells in itertools.chain((head, ["---"] * len(head)), map(make_row, paths)):
-        print(f"|{'|'.join(cells)}|" if cells[0] == "---" else f"| {' | '.join(cells)} |", flush=True)
+    """Print a Markdown table, each row as soon as it is computed."""
+    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}", flush=True)
+    for path in paths:
+        print(f"| {' | '.join(make_row(path))} |", flush=True)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -209,23 +207,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=integer_from(1), help="crops per process (default: as in the config)")
     parser.add_argument("--tables", nargs="+", choices=("sizes", "memory"), default=["sizes", "memory"])
     parser.add_argument("--measure", action="store_true", help="for memory: run real steps on the CPU too")
-    parser.add_argument("--only", choices=STEPS, help=argparse.SUPPRESS)
 
 
 def existing_file(text: str) -> Path:
-    """Read the path of a file of the command line."""
+    """Check that a file of the command line exists."""
     if not (path := Path(text)).is_file():
         raise argparse.ArgumentTypeError(f"there is no file {text}")
     return path
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print the tables, or be the process that does real steps."""
-    if options.only is not None:
-        cfg = load_config(options.configs[0])
-        size_px = cfg.dataloader.train.dataset.crop_px
-        print(json.dumps({"peak_gb": measure_peak(cfg, STEPS[options.only], options.batch_size, size_px)}))
-        return
+    """Print the tables."""
     configs = options.configs or list_recipes()
     if "sizes" in options.tables:
         counts = ["backbone, M", "necks", "decoder", "trainable"]

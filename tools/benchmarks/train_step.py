@@ -1,7 +1,6 @@
-"""A training step beside transformers' VitMatte-S: see tools/benchmark.py."""
+"""Compare a training step with transformers' VitMatte-S: see tools/benchmark.py."""
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Mapping
@@ -13,16 +12,15 @@ from inference.network import DTYPES
 from modeling import DetailCapture, MattingCriterion, ViTMatte
 from modeling.backbone import ViT
 from tools.benchmarks.fresh import PeakMemory, run_fresh, with_range
-from tools.benchmarks.peers import transformers_vitmatte
+from tools.benchmarks.networks import transformers_vitmatte
 
 SIDES = ("ours", "transformers")
-SETTINGS = ("size_px", "batch_size", "num_steps", "device")
-RECOMPUTED = {"none": (False, False), "backbone": (True, False), "all": (True, True)}
-"""Name -> whether backbone and decoder recompute their activations."""
+CHECKPOINTED = {"none": (False, False), "backbone": (True, False), "all": (True, True)}
+"""Name -> whether backbone and decoder use activation checkpointing."""
 
 
 class TransformersViTMatte(nn.Module):
-    """Transformers' VitMatte-S under our losses."""
+    """Wrap transformers' VitMatte-S with our losses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,11 +32,11 @@ class TransformersViTMatte(nn.Module):
         return self.criterion(self.network(pixel_values=pixels).alphas, batch["alpha"], batch["trimap"])
 
 
-def build(side: str, recomputed: str = "none") -> nn.Module:
-    """Build a side with random weights; `recomputed`, a key of `RECOMPUTED`, is for ours."""
+def build(side: str, checkpointed: str) -> nn.Module:
+    """Build a side with random weights; `checkpointed`, a key of `CHECKPOINTED`, is for ours."""
     if side == "transformers":
         return TransformersViTMatte()
-    backbone, decoder = RECOMPUTED[recomputed]
+    backbone, decoder = CHECKPOINTED[checkpointed]
     return ViTMatte(
         ViT(use_activation_checkpointing=backbone),
         DetailCapture(384, use_activation_checkpointing=decoder),
@@ -46,33 +44,27 @@ def build(side: str, recomputed: str = "none") -> nn.Module:
     )
 
 
-def measure_train_step(
-    side: str,
-    size_px: int,
-    batch_size: int,
-    num_steps: int,
-    precision: str,
-    device: str,
-    recomputed: str = "none",
-    is_compiled: bool = False,
-) -> dict[str, float]:
-    """Time steps after one that warms up.
+def measure_train_step(side: str, options: argparse.Namespace) -> dict[str, float]:
+    """Time the steps after the first one.
 
     Returns: "seconds", the median of a step, "first_seconds", the first one's, and "peak_gb" above the loaded process.
     """
+    is_ours = side == "ours"
+    precision = options.precision if is_ours else options.transformers_precision or options.precision
+    device, size = options.device, (options.size_px, options.size_px)
     torch.manual_seed(0)
-    model = build(side, recomputed).to(device).train()
-    if is_compiled:
+    model = build(side, options.activation_checkpointing).to(device).train()
+    if options.compile and is_ours:
         model.compile(dynamic=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.1, fused=True)
     batch = {
-        "image": torch.rand(batch_size, 3, size_px, size_px, device=device),
-        "trimap": torch.randint(0, 3, (batch_size, 1, size_px, size_px), device=device) / 2,
-        "alpha": torch.rand(batch_size, 1, size_px, size_px, device=device),
+        "image": torch.rand(options.batch_size, 3, *size, device=device),
+        "trimap": torch.randint(0, 3, (options.batch_size, 1, *size), device=device) / 2,
+        "alpha": torch.rand(options.batch_size, 1, *size, device=device),
     }
     memory = PeakMemory(device)
     seconds = []
-    for _ in range(num_steps + 1):
+    for _ in range(options.num_steps + 1):
         start = time.perf_counter()
         optimizer.zero_grad()
         with torch.autocast(torch.device(device).type, DTYPES[precision], enabled=precision != "float32"):
@@ -85,40 +77,6 @@ def measure_train_step(
     return {"seconds": statistics.median(seconds[1:]), "first_seconds": seconds[0], "peak_gb": memory.above_gb()}
 
 
-def side_arguments(side: str, options: argparse.Namespace) -> list[str]:
-    """Make the command line of a side's process; what is ours alone is not asked of the other."""
-    settings = {name: getattr(options, name) for name in SETTINGS}
-    if side == "ours":
-        settings |= {"precision": options.precision, "activation_checkpointing": options.activation_checkpointing}
-    else:
-        settings |= {"precision": options.transformers_precision or options.precision}
-    pairs = ((f"--{name.replace('_', '-')}", str(value)) for name, value in settings.items())
-    return [part for pair in pairs for part in pair] + ["--compile"] * (options.compile and side == "ours")
-
-
-def compare_train_step(options: argparse.Namespace) -> None:
-    """Run the sides in turn, each round in new processes, and print medians and the ratio of each round."""
-    rounds: list[dict[str, dict[str, float]]] = []
-    for number in range(options.rounds):
-        rounds.append({})
-        for side in options.sides:
-            result = run_fresh("train-step", "--only", side, *side_arguments(side, options))
-            rounds[-1][side] = result
-            first = f"  (first step {result['first_seconds']:.1f} s)" if options.compile and side == "ours" else ""
-            print(
-                f"round {number + 1} {side:12s} {result['seconds']:7.3f} s  {result['peak_gb']:6.3f} GB{first}",
-                flush=True,
-            )
-    for name, unit in (("seconds", "s"), ("peak_gb", "GB")):
-        medians = [statistics.median(r[side][name] for r in rounds) for side in options.sides]
-        line = "  ".join(f"{side} {m:.3f} {unit}" for side, m in zip(options.sides, medians, strict=True))
-        if len(options.sides) == 2:
-            first, second = options.sides
-            ratios = [r[first][name] / r[second][name] for r in rounds]
-            line += f"  ratio {with_range(ratios, 3)}"
-        print(f"median {name}: {line}")
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
@@ -128,19 +86,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", choices=DTYPES, default="float32")
     parser.add_argument("--transformers-precision", choices=DTYPES, help="precision of transformers, if it differs")
-    parser.add_argument("--activation-checkpointing", choices=RECOMPUTED, default="none", help="of our side")
+    parser.add_argument("--activation-checkpointing", choices=CHECKPOINTED, default="none", help="of our side")
     parser.add_argument("--compile", action="store_true", help="compile our side with torch.compile")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", choices=SIDES, help=argparse.SUPPRESS)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Compare the sides, or be the process of one."""
-    if options.only is None:
-        compare_train_step(options)
-    else:
-        settings = {name: getattr(options, name) for name in (*SETTINGS, "precision")}
-        result = measure_train_step(
-            options.only, **settings, recomputed=options.activation_checkpointing, is_compiled=options.compile
-        )
-        print(json.dumps(result))
+    """Measure the sides alternately, each in a new process; print medians and the ratio of each round."""
+    results: dict[str, list[dict[str, float]]] = {side: [] for side in options.sides}
+    for number in range(options.rounds):
+        for side, rounds in results.items():
+            result = run_fresh(measure_train_step, side, options)
+            rounds.append(result)
+            first = f"  (first step {result['first_seconds']:.1f} s)" if options.compile and side == "ours" else ""
+            figures = f"{result['seconds']:7.3f} s  {result['peak_gb']:6.3f} GB{first}"
+            print(f"round {number + 1} {side:12s} {figures}", flush=True)
+    for name, unit in (("seconds", "s"), ("peak_gb", "GB")):
+        values = {side: [result[name] for result in rounds] for side, rounds in results.items()}
+        line = "  ".join(f"{side} {statistics.median(found):.3f} {unit}" for side, found in values.items())
+        if len(values) == 2:
+            line += f"  ratio {with_range([a / b for a, b in zip(*values.values(), strict=True)], 3)}"
+        print(f"median {name}: {line}")
