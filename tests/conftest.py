@@ -3,6 +3,8 @@
 What a fixture needs is imported inside it: a test of images should not load detectron2.
 """
 
+import runtime.openmp  # noqa: F401  # first: it sets what torch reads when it is loaded
+
 import gc
 import os
 import signal
