@@ -83,14 +83,14 @@ def evaluate_folders(
             or no pixel of the test set counts.
         ConfigError: the protocol needs trimaps and has no source of them, or two.
         ChildProcessError: a worker was killed.
-        RanksError: some of several processes met such an error.
+        RanksError: some of several ranks met such an error.
     """
     if trimap_dir is not None and trimap_radius_px is not None:
         raise ConfigError("expected a folder of trimaps or the radius to make them by, got both")
     if trimap_dir is None and trimap_radius_px is None and not protocol.is_whole:
         raise ConfigError(f"protocol {protocol.name} counts unknown pixels: give trimaps, or take 'whole'")
     folders = {"label": label_dir, "pred": pred_dir, "trimap": trimap_dir, "image": image_dir}
-    files, problems = ranks.of_first(lambda: _match(folders, may_lack=("pred",) if allow_missing else ()))
+    files, problems = ranks.broadcast(lambda: _match(folders, may_lack=("pred",) if allow_missing else ()))
     share = ranks.share(list(files.items()))
     work = partial(_measure, protocol=protocol, trimap_radius_px=trimap_radius_px)
     measured = map_in_workers(work, share, min(num_workers, len(share)))
@@ -122,7 +122,7 @@ def check_test_set(
         DataError, ChildProcessError, RanksError: as for `evaluate_folders`.
     """
     folders = {"label": label_dir, "trimap": trimap_dir, "image": image_dir}
-    files, problems = ranks.of_first(lambda: _match(folders, may_lack=()))
+    files, problems = ranks.broadcast(lambda: _match(folders, may_lack=()))
     share = ranks.share(list(files.values()))
     found = ranks.join(track(map_in_workers(_find_problems, share, min(num_workers, len(share))), len(share)))
     _refuse([*problems, *(problem for listed in found for problem in listed)])

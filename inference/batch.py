@@ -5,6 +5,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import cv2
@@ -16,77 +17,77 @@ from runtime.optional_packages import MissingExtraError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)  # the next image would fail too
 
-Pair = tuple[NDArray, NDArray]
+OUT_OF_MEMORY = "out of memory"
+"""First words of the reason if memory ran out."""
+
 T = TypeVar("T")
 
 
 class Failure(NamedTuple):
-    """Why there is nothing of an image: one line, or the traceback of a bug."""
+    """Why an image has no result: one line, or the traceback of a bug."""
 
     reason: str
 
 
 def matte_all(
     jobs: Iterable[Job],
-    read: Callable[[Job], Pair],
+    read: Callable[[Job], tuple[NDArray, NDArray]],
     matte: Callable[[NDArray, NDArray], NDArray],
     write: Callable[[Job, NDArray, NDArray], None],
     overlaps: bool = True,
 ) -> Iterator[tuple[Job, Failure | None]]:
-    """Run jobs one after the other and tell of each, in order, whether its file is written.
+    """Run jobs one after the other and yield each in order, with its failure if its file is not written.
 
-    At most three images are held at a time, or one without overlap. What is begun when the run stops is finished.
+    At most three images are held at a time, or one without overlap. Jobs that have begun when the run stops are
+    finished.
 
     Args:
-        jobs: what is to be made.
-        read: gives image and trimap; called in a thread of its own.
-        matte: gives alpha; called in the caller's thread.
-        write: takes image and alpha and writes the file; called in a thread of its own.
-        overlaps: whether the next is read and the last written meanwhile; else all is done in turn, in this thread.
+        jobs: what to make.
+        read: returns image and trimap; called in a separate thread.
+        matte: returns alpha; called in the caller's thread.
+        write: takes image and alpha and writes the file; called in a separate thread.
+        overlaps: read the next image and write the last one while one is matted.
 
     Raises:
         OSError: the disk is full.
+        MissingExtraError: a package is not installed.
     """
 
     def make(job: Job) -> None:
         image, trimap = read(job)
         write(job, image, matte(image, trimap))
 
+    def finish(job: Job, pair: Any, alpha: Any) -> Failure | None:
+        return alpha if isinstance(alpha, Failure) else attempt(write, job, pair[0], alpha)
+
     if not overlaps:
         yield from ((job, attempt(make, job)) for job in jobs)
         return
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-
-        def hand_on(job: Job, pair: Future[Pair]) -> Future[None]:
-            image, trimap = pair.result()
-            return writer.submit(write, job, image, matte(image, trimap))
-
-        writing: deque[tuple[Job, Future[None] | Failure]] = deque()
-        for job, pair in ahead(reader, read, jobs):
-            writing.append((job, attempt(hand_on, job, pair)))
+        writing: deque[tuple[Job, Future[Failure | None]]] = deque()
+        for job, reading in ahead((job, reader.submit(attempt, read, job)) for job in jobs):
+            pair = reading.result()
+            alpha = pair if isinstance(pair, Failure) else attempt(matte, *pair)
+            writing.append((job, writer.submit(finish, job, pair, alpha)))
             if len(writing) > 1:
-                yield settle(*writing.popleft())
-        while writing:
-            yield settle(*writing.popleft())
+                job, written = writing.popleft()
+                yield job, written.result()
+        for job, written in writing:
+            yield job, written.result()
 
 
-def ahead(pool: ThreadPoolExecutor, step: Callable[[Job], T], jobs: Iterable[Job]) -> Iterator[tuple[Job, Future[T]]]:
-    """Yield each job with what a step makes of it, having begun the next."""
-    begun: deque[tuple[Job, Future[T]]] = deque()
-    for job in jobs:
-        begun.append((job, pool.submit(step, job)))
-        if len(begun) > 1:
-            yield begun.popleft()
-    yield from begun
-
-
-def settle(job: Job, written: Future[None] | Failure) -> tuple[Job, Failure | None]:
-    """Wait for a job's file."""
-    return job, written if isinstance(written, Failure) else attempt(written.result)
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """Yield each item after the next one was made, so that its work has begun."""
+    iterator = iter(items)
+    held = deque(islice(iterator, 1))
+    for item in iterator:
+        held.append(item)
+        yield held.popleft()
+    yield from held
 
 
 def attempt(step: Callable[..., T], *arguments: Any) -> T | Failure:
-    """Call a step, and turn its error into a failure of its image, so that the other images are still made.
+    """Call a step, and return its error as a failure of its image, so that the other images are still made.
 
     Raises:
         OSError: the disk is full.
@@ -95,15 +96,14 @@ def attempt(step: Callable[..., T], *arguments: Any) -> T | Failure:
     try:
         return step(*arguments)
     except (OSError, UserError) as error:
-        is_for_all = isinstance(error, MissingExtraError) or getattr(error, "errno", None) in NO_ROOM
-        if is_for_all:
+        if isinstance(error, MissingExtraError) or getattr(error, "errno", None) in NO_ROOM:
             raise
         return Failure(one_line(error))
     except Exception as error:  # noqa: BLE001  the other images are made all the same
         # torch and OpenCV have no class for it on the CPU
         if isinstance(error, MemoryError | RuntimeError | cv2.error) and "memory" in repr(error).lower():
             return Failure(
-                f"out of memory ({one_line(error)[:100]}): set a limit of memory or smaller tiles for the "
+                f"{OUT_OF_MEMORY} ({one_line(error)[:100]}): set a limit of memory or smaller tiles for the "
                 "network, or reduce the image"
             )
         return Failure(f"an unexpected error:\n{traceback.format_exc()}")

@@ -1,4 +1,4 @@
-"""What a `Predictor` is given, as arrays: paths, Pillow images, tensors and arrays."""
+"""Read what a `Predictor` takes: paths, Pillow images, tensors and arrays."""
 
 import os
 from pathlib import Path
@@ -11,43 +11,42 @@ from PIL import Image
 from torch import Tensor
 
 from data.image_io.decoding import pixels_of
-from data.image_io.images import DataError, read_raw_image
+from data.image_io.images import DataError, as_colours, as_unit_floats, read_raw_image
 from data.trimap import read_trimap, trimap_for_matting
 
 Picture: TypeAlias = NDArray | Tensor | Image.Image | str | os.PathLike
 CHANNELS = (1, 3, 4)
 
 
-def image_pixels(image: Picture) -> NDArray:
-    """Bring an image to (H, W) or (H, W, C), values as they are.
+def check_pair(image: Picture, trimap: Picture) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Bring an image and its trimap to the form that a network takes.
 
     Args:
-        image: path of a file; Pillow image, turned upright by its EXIF; tensor (C, H, W), (H, W, C) or (H, W) on any
-            device, C being 1, 3 or 4, where a tensor that can be read both ways is (C, H, W); or array, returned as it
-            is.
+        image: path of a file; Pillow image, turned upright by its EXIF; array (H, W, C) or (H, W); or tensor (C, H, W),
+            (H, W, C) or (H, W) on any device. C is 1, 3 or 4. A tensor that matches both forms is read as (C, H, W).
+            Values are uint8, uint16, or float in [0, 1].
+        trimap: in the same ways, (H, W) with values for `data.trimap.trimap_for_matting`.
+
+    Returns: (H, W, 3) RGB in [0, 1], and (H, W) of {0, 0.5, 1}.
 
     Raises:
-        DataError: something else, or a file that cannot be used.
+        DataError: another type, other values, different sizes, or a file that cannot be used.
         OSError: no such file.
     """
-    if isinstance(image, str | os.PathLike):
-        return read_raw_image(Path(image))
-    return _array(image, "the image")
-
-
-def trimap_values(trimap: Picture) -> NDArray[np.float32]:
-    """Decode a trimap, given in any way that `image_pixels` takes, to (H, W) in {0, 0.5, 1}.
-
-    Raises:
-        DataError: as `image_pixels` and `data.trimap.trimap_for_matting`.
-        OSError: no such file.
-    """
+    pixels = read_raw_image(Path(image)) if isinstance(image, str | os.PathLike) else _array(image, "the image")
     if isinstance(trimap, str | os.PathLike):
-        return read_trimap(Path(trimap))
-    return trimap_for_matting(_array(trimap, "the trimap"))
+        known = read_trimap(Path(trimap))
+    else:
+        known = trimap_for_matting(_array(trimap, "the trimap"))
+    if pixels.shape[:2] != known.shape:
+        raise DataError(
+            f"expected an image (H, W, 3) and a trimap (H, W) of one size, got {pixels.shape} and {known.shape}"
+        )
+    return as_unit_floats(as_colours(pixels)), known
 
 
-def _array(picture: Picture, name: str) -> NDArray:
+def _array(picture: NDArray | Tensor | Image.Image, name: str) -> NDArray:
+    """Bring to (H, W) or (H, W, C), with the same values."""
     if isinstance(picture, np.ndarray):
         return picture
     if isinstance(picture, Tensor):

@@ -1,4 +1,4 @@
-"""Which images a run reads and which files it makes of them, settled before anything is written."""
+"""List the images that a run reads and the files that it makes of them, before anything is written."""
 
 import glob
 import os
@@ -8,44 +8,36 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import NamedTuple
 
-import numpy as np
-
-from data.image_io.encoding import RGBA_SUFFIXES, encode
+from data.image_io.encoding import FORMATS, RGBA_SUFFIXES, SUFFIXES_16_BIT
 from data.image_io.formats import find_images, select_images
 from data.image_io.images import IMAGE_SUFFIXES, LOSSLESS_SUFFIXES, DataError
-from runtime.errors import UserError
 
 
 class Kind(NamedTuple):
-    """A sort of picture that is made of an alpha.
+    """A kind of result.
 
     Attributes:
-        ending: of the name where none is given, before the suffix.
-        channels: shape of one pixel.
-        suffixes: that the file may have.
-        why_no_other: why it may have no other, for the error.
+        ending: what the name of a result gets before its suffix, if no name is given.
+        suffixes: allowed suffixes of the file.
+        why_no_other: reason for the error message.
     """
 
     ending: str
-    channels: tuple[int, ...]
     suffixes: Collection[str]
     why_no_other: str
 
 
 KINDS = {
-    "alpha": Kind("_alpha", (), LOSSLESS_SUFFIXES, "An alpha is stored without loss, so not as JPEG"),
+    "alpha": Kind("_alpha", LOSSLESS_SUFFIXES, "An alpha is stored without loss, so not as JPEG"),
     "rgba": Kind(
-        "_cutout",
-        (4,),
-        RGBA_SUFFIXES,
-        "JPEG and others hold no transparency: make a composite over a colour instead",
+        "_cutout", RGBA_SUFFIXES, "JPEG and others hold no transparency: make a composite over a colour instead"
     ),
-    "composite": Kind("_composite", (3,), IMAGE_SUFFIXES, "No other format is written"),
+    "composite": Kind("_composite", IMAGE_SUFFIXES, "No other format is written"),
 }
 
 
 class Job(NamedTuple):
-    """An image, and the file that is made of it."""
+    """An image and its result file."""
 
     image: Path
     output: Path
@@ -55,17 +47,17 @@ def find_jobs(images: Sequence[str], output: Path | None, kind: Kind, suffix: st
     """List what to make of files, folders and patterns, each image once.
 
     Args:
-        images: paths or glob patterns; what is in a folder or matches comes sorted by name.
-        output: file for a single image given by its path, else folder, where NAME is written as NAME + `suffix`.
-            None writes a file's result beside it, and those of a folder, or of the folder that a pattern looks into,
-            to a folder beside that one; either gets the kind's ending.
-        kind: of what is made.
+        images: paths or glob patterns; the images of a folder or pattern are sorted by name.
+        output: file for a single image given by its path, else a folder, where NAME becomes NAME + `suffix`. If None,
+            a file's result is written beside the file. Results of a folder, or of a pattern's folder, are written to a
+            folder beside that one. Either gets the kind's ending.
+        kind: of the results.
         suffix: of files that `output` does not name.
 
     Raises:
-        FileNotFoundError: a file or folder is missing, a folder or pattern holds no picture.
-        DataError: one file for several images, or for those of a folder or pattern, even if it holds a single one; an
-            `output` that is among the folders looked into, where results would be images of the next run.
+        FileNotFoundError: a file or folder is missing, a folder or pattern holds no image.
+        DataError: `output` is a file, but there are several images, a folder or a pattern; or `output` is a folder
+            that images are read from, so that results would be images of the next run.
     """
     if output and output.suffix and not output.is_dir() and len(images) == 1 and Path(images[0]).is_file():
         return [Job(Path(images[0]), output)]
@@ -102,7 +94,7 @@ def find_jobs(images: Sequence[str], output: Path | None, kind: Kind, suffix: st
 
 
 def find_matches(pattern: str) -> tuple[list[Path], Path]:
-    """Find the pictures that a pattern matches, sorted by name, and the folder that it looks into.
+    """Find the images that a pattern matches, sorted by name, and their common folder.
 
     Raises:
         FileNotFoundError: there are none.
@@ -115,28 +107,26 @@ def find_matches(pattern: str) -> tuple[list[Path], Path]:
 
 
 def check_outputs(jobs: Sequence[Job], inputs: Iterable[Path], kind: Kind, bits: int) -> None:
-    """Refuse what would destroy an input or fail for every image, while nothing is written yet.
+    """Raise an error if a result would replace an input, or if no result can be written.
 
     Args:
-        jobs: what is to be made.
+        jobs: what to make.
         inputs: files that are read beside the images.
-        kind: of what is made.
-        bits: of its values, 8 or 16.
+        kind: of the results.
+        bits: per value, 8 or 16.
 
     Raises:
-        DataError: a file that would replace an input, a format that cannot hold the kind or the bits.
-        OSError: a folder that cannot be made or written.
+        DataError: a file would replace an input, or its format cannot hold the kind or the bits.
+        OSError: a folder cannot be made or written.
     """
     read = {os.path.realpath(path) for path in (*inputs, *(job.image for job in jobs))}
-    pixel = np.zeros((1, 1, *kind.channels), np.uint16 if bits == 16 else np.uint8)
     for suffix, path in {job.output.suffix.lower(): job.output for job in jobs}.items():
         if suffix not in kind.suffixes:
             listed = ", ".join(sorted(kind.suffixes))
             raise DataError(f"{path}: expected the name of an image ending in {listed}. {kind.why_no_other}")
-        try:
-            encode(pixel, suffix)
-        except UserError as error:
-            raise DataError(f"{path}: {error}") from error
+        if bits == 16 and suffix not in SUFFIXES_16_BIT:
+            listed = ", ".join(SUFFIXES_16_BIT)
+            raise DataError(f"{path}: {FORMATS[suffix]} holds no 16 bit: take one of {listed}, or 8 bit")
     for job in jobs:
         if os.path.realpath(job.output) in read:
             raise DataError(f"{job.output} is an input and would be overwritten; name another place")
@@ -145,13 +135,10 @@ def check_outputs(jobs: Sequence[Job], inputs: Iterable[Path], kind: Kind, bits:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that cannot be made or written, by trying it: rights alone do not tell. Nothing of it stays.
-
-    Args:
-        folder: to be written.
+    """Make and write a folder as a trial, and remove it again; its permissions alone do not tell if this works.
 
     Raises:
-        OSError: it cannot; the message says why.
+        OSError: the folder cannot be made or written.
     """
     new = [place for place in (folder, *folder.parents) if not place.exists()]
     there = next(place for place in (folder, *folder.parents) if place not in new)

@@ -15,7 +15,8 @@ from data.trimap import FLOAT_TOLERANCE, UNKNOWN
 from inference.memory import plan_tile
 from inference.tiling import HALO_TOKENS, decode_tiled, needed_tokens
 from modeling import DetailCapture, ViTMatte
-from runtime.errors import ConfigError, UserError, first_line
+from runtime.devices import choose_device
+from runtime.errors import ConfigError, UserError
 
 TILE_PX = 256
 """Measured in docs/performance_prediction.md: 512 takes longer and, at 1024 x 1024, twice the memory."""
@@ -78,7 +79,7 @@ class TorchNetwork:
 
     Args:
         model: it is copied; its decoder's BatchNorms become part of the convolutions, which alters alpha by rounding.
-        device: see `choose_device`; None leaves the model where it is.
+        device: see `runtime.devices.choose_device`; None leaves the model where it is.
         precision: see `choose_precision`. In float32 on CUDA, convolutions no longer round to TF32 in this process.
         tile_px: side of the tiles that the decoder takes in turn, at least 1. It changes memory and time, not alpha.
         max_memory_gb: what may be in use during a prediction, see `inference.memory.plan_tile`: tiles become smaller
@@ -225,25 +226,6 @@ def prepared(model: ViTMatte, dtype: torch.dtype) -> Any:
             if isinstance(module, nn.Conv2d | nn.Linear):
                 module.to(dtype)
     return model.eval().requires_grad_(False)
-
-
-def choose_device(name: str = "auto") -> torch.device:
-    """Find the device of a name.
-
-    Args:
-        name: "cpu", "cuda", "cuda:1", "mps" ...; "auto" is the first of cuda, mps and cpu that is there.
-
-    Raises:
-        ConfigError: there is no such device.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        if torch.device(name).type == "meta":
-            raise RuntimeError("it holds no values")
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch asserts that it was built with CUDA
-        raise ConfigError(f"device {name!r} cannot be used: {first_line(error)}; try cpu") from error
 
 
 def choose_precision(name: str, device: torch.device) -> str:

@@ -1,4 +1,4 @@
-"""Image and trimap in, alpha out."""
+"""Predict the alpha of an image with a trained network."""
 
 import logging
 from collections.abc import Sequence
@@ -7,13 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from data.image_io.images import DataError, as_colours, as_unit_floats
 from data.trimap import UNKNOWN
 from inference.defaults import float32_on_cpu
 from inference.formats.model_folder import read_model_folder
-from inference.inputs import Picture, image_pixels, trimap_values
+from inference.inputs import Picture, check_pair
 from inference.network import TILE_PX, Network, TorchNetwork
 from modeling.test_time_augmentation import AverageViews
 from runtime.errors import ConfigError
@@ -29,7 +27,7 @@ class Predictor:
 
     Args:
         network: a `TorchNetwork` or an `OnnxNetwork`.
-        views: of each image, over which alpha is averaged; the image alone by default.
+        views: test-time augmentation; none by default.
     """
 
     def __init__(self, network: Network, views: AverageViews | None = None) -> None:
@@ -47,20 +45,20 @@ class Predictor:
         tile_px: int | None = None,
         max_memory_gb: float | None = None,
         is_compiled: bool = False,
-        views: AverageViews | None = None,
+        views: str | None = None,
         trusted_modules: Sequence[str] = (),
     ) -> "Predictor":
         """Read a network, and log where and how it runs.
 
         Args:
-            source: a model folder as tools/export.py writes it, its `.onnx` file, or a config: `.py`, or a run's
-                `config.yaml`. Only a config needs detectron2.
+            source: an exported model folder or `.onnx` file, or a config: `.py`, or a run's `config.yaml`. Only a
+                config needs detectron2.
             weights: trained checkpoint of a config.
-            device: see `inference.network.choose_device`.
+            device: see `runtime.devices.choose_device`.
             precision: see `inference.network.choose_precision`; an `.onnx` file has its own.
-            tile_px, max_memory_gb, is_compiled: see `TorchNetwork`, whose tiles None takes; refused for an `.onnx`
-                file, which takes images whole.
-            views: see `Predictor`.
+            tile_px, max_memory_gb, is_compiled: see `TorchNetwork`; tile_px None is its default. An `.onnx` file takes
+                images whole and refuses these.
+            views: test-time augmentation, see `AverageViews.parse`.
             trusted_modules: modules whose classes a `config.yaml` may name beside this project's; their code is run.
 
         Raises:
@@ -92,44 +90,34 @@ class Predictor:
             tile_px = TILE_PX if tile_px is None else tile_px
             network = TorchNetwork(model, device, precision, tile_px, max_memory_gb, is_compiled)
         logger.info("%s runs on %s (asked for: %s, %s)", source, network.name, device, precision)
-        return cls(network, views)
+        return cls(network, None if views is None else AverageViews.parse(views))
 
     def predict(self, image: Picture, trimap: Picture) -> NDArray[np.float32]:
-        """Predict alpha, with known pixels pasted back; where all are known, no network runs.
+        """Predict the alpha of an image.
 
         Args:
-            image: array (H, W, 3) RGB, or grey or RGBA, whose alpha is ignored with a warning; uint8, uint16, or float
-                in [0, 1]. Or a path, a Pillow image or a tensor, see `inference.inputs.image_pixels`.
-            trimap: (H, W) in the same ways, with values that `data.trimap.trimap_for_matting` reads. Background alone
-                and foreground alone are valid; a mask, which has both and nothing unknown, is refused.
+            image: array (H, W, 3) RGB, a path, a Pillow image or a tensor; see `inference.inputs.check_pair`. The
+                transparency of RGBA is ignored with a warning.
+            trimap: (H, W) in the same ways. Background alone and foreground alone are valid. A mask, which has both
+                and nothing unknown, is refused.
 
-        Returns: (H, W) float32 in [0, 1].
+        Returns: (H, W) float32 in [0, 1], with 0 and 1 where the trimap is known.
 
         Raises:
-            UserError: the sizes differ, or the values are not those above.
-            OSError: a path of no file.
+            UserError: different sizes, or other values.
+            OSError: no such file.
         """
-        pixels, known = check_pair(image, trimap)
-        unknown = known == UNKNOWN
+        return self.alpha(*check_pair(image, trimap))
+
+    def alpha(self, image: NDArray[np.float32], trimap: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Predict as `predict`, of arrays in the form of `inference.inputs.check_pair`.
+
+        If no pixel is unknown, no network runs.
+        """
+        unknown = trimap == UNKNOWN
         if not unknown.any():
-            return known
+            return trimap
         check_not_forked(torch.get_num_threads())
-        alpha = self.views(self.network.alpha, pixels[None], torch.from_numpy(known)[None, None])
-        return np.where(unknown, alpha.float().cpu().numpy()[0, 0], known)
-
-
-def check_pair(image: Picture, trimap: Picture) -> tuple[Tensor, NDArray[np.float32]]:
-    """Bring an image and its trimap, as `Predictor.predict` takes them, to one form.
-
-    Returns: (3, H, W) float32 RGB in [0, 1], and (H, W) of {0, 0.5, 1}.
-
-    Raises:
-        UserError: see `Predictor.predict`.
-    """
-    pixels, known = image_pixels(image), trimap_values(trimap)
-    if pixels.shape[:2] != known.shape:
-        raise DataError(
-            f"expected an image (H, W, 3) and a trimap (H, W) of one size, got {pixels.shape} and {known.shape}"
-        )
-    colours = np.ascontiguousarray(as_unit_floats(as_colours(pixels)))
-    return torch.from_numpy(colours).permute(2, 0, 1), known
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        alpha = self.views(self.network.alpha, pixels[None], torch.from_numpy(trimap)[None, None])
+        return np.where(unknown, alpha.float().cpu().numpy()[0, 0], trimap)

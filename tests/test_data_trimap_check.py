@@ -9,7 +9,7 @@ import pytest
 from data.image_io.formats import find_images
 from data.image_io.images import DataError
 from data.trimap import read_trimap, trimap_for_matting
-from inference.predictor import check_pair
+from inference.inputs import check_pair
 from runtime.errors import UserError
 from tools import predict
 

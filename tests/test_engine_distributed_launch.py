@@ -131,13 +131,9 @@ def test_a_device_that_cannot_be_trained_on_is_refused(device):
 
 
 def test_more_processes_than_devices_are_refused():
-    with pytest.raises(ConfigError, match="train.device=cuda needs 99 on this machine .*, but torch finds"):
-        launch(print, processes(99), "cuda", ())
-    with pytest.raises(ConfigError, match="train.device=mps takes one process, got 2"):
-        launch(print, processes(2), "mps", ())
-    if not torch.backends.mps.is_available():
-        with pytest.raises(ConfigError, match="train.device=mps, but torch finds no such device"):
-            launch(print, processes(1), "mps", ())
+    for device, number in (("cuda", 99), ("mps", 2)):
+        with pytest.raises(ConfigError, match=f"train.device={device}: .*: {number} processes, .* devices"):
+            launch(print, processes(number), device, ())
 
 
 def test_a_port_that_is_taken_is_one_line():

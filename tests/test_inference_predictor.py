@@ -14,8 +14,9 @@ import torch
 
 from data.trimap import decode_trimap
 from inference.formats.model_folder import ModelFolderError, read_model_folder
-from inference.network import TorchNetwork, choose_device
+from inference.network import TorchNetwork
 from inference.predictor import Predictor
+from runtime.devices import choose_device
 from runtime.errors import ConfigError, UserError
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.prediction import image_and_trimap
@@ -110,6 +111,8 @@ def test_an_image_without_an_unknown_pixel_runs_no_network(untrained_model, valu
         predictor.predict(*image_and_trimap(40, 50))
     assert pred_alpha.dtype == np.float32
     np.testing.assert_array_equal(pred_alpha, trimap / 255)
+    known = np.eye(40, 50, dtype=np.float32)
+    np.testing.assert_array_equal(predictor.alpha(np.zeros((40, 50, 3), np.float32), known), known)
 
 
 def test_a_network_in_float64_gives_float32_too(untrained_model):

@@ -10,7 +10,8 @@ from PIL import Image
 
 from data.image_io.images import read_raw, read_raw_image
 from inference.formats.model_folder import ModelFolderError
-from inference.predictor import Predictor, check_pair
+from inference.inputs import check_pair
+from inference.predictor import Predictor
 from runtime.errors import UserError
 from tests.helpers.prediction import image_and_trimap
 

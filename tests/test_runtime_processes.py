@@ -1,8 +1,9 @@
-"""runtime/processes.py and the tools that use it: threads stand for processes, torchrun starts real ones."""
+"""runtime/processes.py and the tools that use it: threads stand for ranks, torchrun starts real ones."""
 
 import errno
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -10,36 +11,46 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from datetime import timedelta
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from torch.distributed import HashStore, PrefixStore
 
 from inference.predictor import Predictor
-from runtime.errors import UserError
-from runtime.processes import ALONE, POLL_S, Ranks, RanksError, Terminated, find_ranks
+from runtime.devices import device_of_rank
+from runtime.errors import ConfigError, UserError
+from runtime.processes import ALONE, Ranks, RanksError, find_ranks
 from tests.helpers.evaluation import write_test_set
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.prediction import IMAGE_SIZES
 from tools import evaluate, predict
 from tools.prediction import command_line, steps
 
-TORCHRUN = dict(
-    RANK="1", WORLD_SIZE="3", LOCAL_RANK="1", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT="29500"
-)
 RAMP = ("--baseline", "ramp")
+
+
+class ThreadRanks(Ranks):
+    """A rank that is a thread; `meeting` holds a barrier and a list of all values."""
+
+    def all_gather(self, value):
+        barrier, values = self.meeting
+        values[self.rank] = pickle.dumps(value)
+        barrier.wait(60)
+        gathered = [pickle.loads(other) for other in values]
+        barrier.wait(60)
+        return gathered
 
 
 def in_ranks(work, world_size):
     """What `work(ranks)` gives or raises in each of some threads."""
-    store = HashStore()
+    meeting = threading.Barrier(world_size), [b""] * world_size
 
     def start(rank):
-        return pool.submit(work, Ranks(rank, world_size, rank, world_size, store) if world_size > 1 else ALONE)
+        ranks = ThreadRanks(rank, world_size, rank, world_size)
+        ranks.meeting = meeting
+        return pool.submit(work, ranks if world_size > 1 else ALONE)
 
     with ThreadPoolExecutor(world_size) as pool:
         futures = [start(rank) for rank in range(world_size)]
@@ -51,7 +62,7 @@ every_world = pytest.mark.parametrize("world_size", [1, 2, 3])
 
 @every_world
 @pytest.mark.parametrize("num_items", [0, 1, 2, 7])
-def test_what_is_shared_and_joined_is_the_list(world_size, num_items):
+def test_shares_cover_the_list_and_join_in_its_order(world_size, num_items):
     items = [f"{number}.png" for number in range(num_items)]
     shares = in_ranks(lambda ranks: ranks.share(items), world_size)
     assert sorted(item for share in shares for item in share) == items
@@ -61,50 +72,48 @@ def test_what_is_shared_and_joined_is_the_list(world_size, num_items):
 
 
 @every_world
-def test_all_get_what_the_first_gives_and_calls_do_not_mix(world_size):
-    def work(ranks):
-        told = [ranks.of_first(lambda number=number: (ranks.rank, number)) for number in range(3)]
-        return told, ranks.exchange(ranks.rank), ranks.each(lambda: ranks.rank)
-
-    expected = [([(0, 0), (0, 1), (0, 2)], list(range(world_size)), rank) for rank in range(world_size)]
-    assert in_ranks(work, world_size) == expected
+def test_broadcast_calls_in_the_first_rank_alone(world_size):
+    given = in_ranks(lambda ranks: [ranks.broadcast(lambda n=n: (ranks.rank, n)) for n in range(3)], world_size)
+    assert given == [[(0, 0), (0, 1), (0, 2)]] * world_size
 
 
 @pytest.mark.parametrize("bad", [0, 2])
-def test_an_error_of_one_is_raised_in_all_and_names_it(bad):
+def test_an_error_of_one_rank_is_raised_in_all_and_names_it(bad):
     def work(ranks):
-        if ranks.rank == bad:
-            raise FileNotFoundError("no such folder")
-        return ranks.rank
+        with ranks.together():
+            if ranks.rank == bad:
+                raise FileNotFoundError("no such folder")
 
-    raised = in_ranks(lambda ranks: ranks.each(lambda: work(ranks)), 3)
+    raised = in_ranks(work, 3)
     assert [type(error) for error in raised] == [RanksError] * 3
     assert {str(error) for error in raised} == {f"rank {bad} of 3: no such folder"}
 
 
-def test_what_all_meet_is_said_as_by_one():
-    def fail():
-        raise FileNotFoundError("no such folder")
+def test_an_error_that_all_ranks_meet_stays_as_it_is():
+    def work(ranks):
+        with ranks.together():
+            raise FileNotFoundError("no such folder")
 
-    raised = in_ranks(lambda ranks: ranks.each(fail), 3)
-    assert [(type(error), str(error)) for error in raised] == [(FileNotFoundError, "no such folder")] * 3
-    assert ALONE.attribute(["full"]) == ["full"]
-    assert Ranks(world_size=3).attribute(["full", "", "full"]) == ["rank 0, 2 of 3: full"]
+    assert [(type(error), str(error)) for error in in_ranks(work, 3)] == [(FileNotFoundError, "no such folder")] * 3
+    assert Ranks(0, 3, 0, 3).attribute(["full", "", "full"]) == ["rank 0, 2 of 3: full"]
 
 
-def test_others_than_the_first_are_silent_where_all_would_say_the_same(capsys):
+def test_other_ranks_than_the_first_are_silent(capsys):
     for rank in (0, 1):
-        with Ranks(rank, 2).first_speaks():
+        with Ranks(rank, 2, rank, 2).first_speaks():
             print(f"out {rank}")
             print(f"error {rank}", file=sys.stderr)
     assert capsys.readouterr() == ("out 0\n", "error 0\n")
 
 
-def test_without_torchrun_a_process_is_alone():
-    for environment in ({}, {"LOCAL_RANK": "", "MASTER_ADDR": "here"}, {**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1",
-                        "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}):  # fmt: skip
-        with find_ranks(environment) as ranks:
-            assert ranks is ALONE
+def test_without_torchrun_a_process_is_alone(monkeypatch):
+    one = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    for environment in ({}, {"LOCAL_RANK": "", "MASTER_ADDR": "here"}, one | {"MASTER_PORT": "29500"}):
+        with monkeypatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            with find_ranks() as ranks:
+                assert ranks is ALONE
 
 
 @pytest.mark.parametrize("tool", [predict, evaluate])
@@ -115,34 +124,25 @@ def test_half_an_environment_is_wrong_usage_of_the_tools(tool, monkeypatch, caps
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_each_process_has_the_gpu_of_its_local_rank(monkeypatch):
-    ranks = Ranks(5, 8, 1, 2)
-    assert ranks.device("cpu") == "cpu" and ALONE.device("auto") == "auto"
+def test_each_rank_has_the_gpu_of_its_local_rank(monkeypatch):
+    assert device_of_rank("cpu", 1, 2) == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert [ranks.device(name) for name in ("auto", "cuda", "cuda:0", "cpu")] == ["cuda:1", "cuda:1", "cuda:0", "cpu"]
-    assert ALONE.device("cuda") == "cuda"
-    with pytest.raises(RanksError, match="4 processes on a machine with 2 CUDA devices"):
-        Ranks(0, 4, 0, 4).device("auto")
+    found = [device_of_rank(name, 1, 2) for name in ("auto", "cuda", "cuda:0", "cpu")]
+    assert found == ["cuda:1", "cuda:1", "cuda:0", "cpu"]
+    with pytest.raises(ConfigError, match="4 processes, 2 devices"):
+        device_of_rank("auto", 0, 4)
 
 
-def test_processes_share_the_cores_of_their_machine(monkeypatch):
-    told = []
-    monkeypatch.setattr("runtime.processes.num_cores", lambda: 12)
-    monkeypatch.setattr(torch, "set_num_threads", told.append)
-    monkeypatch.setattr(cv2, "setNumThreads", told.append)
-    ALONE.limit_threads()
-    assert told == []
-    Ranks(5, 8, 1, 4).limit_threads()
-    Ranks(5, 64, 1, 32).limit_threads()
-    assert told == [3, 3, 1, 1]
+def places(folder, output="out"):
+    """Images, trimaps and output of tools/predict.py."""
+    return [*map(str, (folder / "images", "--trimap-dir", folder / "trimaps", "--output", folder / output))]
 
 
 def matte(folder, ranks, *more, output="out"):
     """Run tools/predict.py after its command line, in one rank."""
-    paths = [folder / "images", "--trimap-dir", folder / "trimaps", "--output", folder / output]
-    options = command_line.parse([str(part) for part in (*paths, *(more or RAMP))], "")
-    return predict.matte_images(options, ranks)
+    options = command_line.parse([*places(folder, output), *(more or RAMP)], "")
+    return predict.matte(options) if ranks is ALONE else predict.matte_in_ranks(options, ranks)
 
 
 def contents(folder):
@@ -273,7 +273,8 @@ def test_a_network_that_one_process_cannot_load_ends_all(test_folder, run_folder
         return load(source, weights, device, **settings)
 
     monkeypatch.setattr(Predictor, "load", broken)
-    monkeypatch.setattr(Ranks, "device", lambda ranks, name: "broken" if ranks.rank == 1 else "cpu")
+    devices = ["cpu", "broken"]
+    monkeypatch.setattr("runtime.devices.device_of_rank", lambda name, local_rank, local_size: devices[local_rank])
     raised = in_ranks(lambda ranks: measure(test_folder, ranks, *by_network(test_folder, run_folder, "new")), 2)
     assert {str(error) for error in raised} == {"rank 1 of 2: device 'broken' cannot be used"}
     assert not (test_folder / "new").exists()
@@ -285,18 +286,14 @@ def torchrun(*command, processes=2, options=()):
     done = subprocess.run(
         [*start, *map(str, command)], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300
     )
-    return (
-        done.returncode,
-        done.stdout,
-        [line for line in done.stderr.splitlines() if line.startswith(("predict", "evalu", "  /"))],
-    )
+    lines = [line for line in done.stderr.splitlines() if line.startswith(("predict", "evalu", "  /"))]
+    return done.returncode, done.stdout, lines
 
 
 @pytest.mark.slow
 def test_torchrun_runs_a_tool_on_two_processes(image_folders):
     (image_folders / "images" / "b.png").write_text("no picture")  # the share of rank 1
-    places = [image_folders / "images", "--trimap-dir", image_folders / "trimaps", "--output", image_folders / "out"]
-    status, output, lines = torchrun("tools/predict.py", *places, *RAMP)
+    status, output, lines = torchrun("tools/predict.py", *places(image_folders), *RAMP)
     assert status == 1 and output == f"wrote 2 files to {image_folders / 'out'}\n"
     assert lines[0] == "predict.py: 1 of 3 images failed:" and len(lines) == 2 and "b.png: not a picture" in lines[1]
     assert list(contents(image_folders / "out")) == ["a.png", "c.d.png"]
@@ -327,108 +324,74 @@ raise SystemExit(predict.main())
 
 
 @pytest.mark.slow
-def test_a_killed_process_is_not_silent_and_may_be_started_again(image_folders, tmp_path):
-    """Rank 1 is killed over image b; torchrun ends rank 0, and starts both again."""
+def test_a_killed_process_is_reported_and_may_be_started_again(image_folders, tmp_path):
+    """Rank 1 is killed over image b; rank 0 loses it, and torchrun starts both again."""
     (tmp_path / "killed.py").write_text(KILLED)
-    places = [image_folders / "images", "--trimap-dir", image_folders / "trimaps", "--output", image_folders / "out"]
-    status, _, lines = torchrun(tmp_path / "killed.py", *places, *RAMP, "--resume", options=("--max-restarts=1",))
+    command = [tmp_path / "killed.py", *places(image_folders), *RAMP, "--resume"]
+    status, _, lines = torchrun(*command, options=("--max-restarts=1",))
     assert status == 0 and list(contents(image_folders / "out")) == ["a.png", "b.png", "c.d.png"]
-    assert lines == [
-        "predict.py: 0 of 3 are there already",
-        "predict.py: 1 images were not reached, the same command with --resume makes them:",
-        f"  {image_folders}/images/b.png",
-        "predict.py: ended by SIGTERM, as by torchrun where a process is killed; --resume makes what is missing",
-        "predict.py: 2 of 3 are there already",
-    ]
+    assert lines[0] == "predict.py: 0 of 3 are there already"
+    assert "1 images were not reached" in lines[1] and lines[2] == f"  {image_folders}/images/b.png"
+    assert "rank 0 of 2 lost another" in lines[3] or "ended by SIGTERM" in lines[3]
+    assert lines[4:] == ["predict.py: 2 of 3 are there already"]
 
 
-def test_a_process_that_says_nothing_is_not_waited_for_for_ever(monkeypatch):
-    monkeypatch.setattr("runtime.processes.MAX_WAIT", timedelta(seconds=0.2))
-    with pytest.raises(RanksError, match="^rank 1 of 2 has said nothing for 0:00:00.2"):
-        Ranks(0, 2, 0, 2, HashStore()).exchange("")
-
-
-def test_sigterm_gets_through_to_a_process_that_waits(monkeypatch):
-    """`Store.wait` would sit it out."""
-    monkeypatch.setattr("torch.distributed.rendezvous", lambda *_, **__: iter([(HashStore(), 0, 2)]))
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(Terminated), find_ranks({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "2"}) as ranks:
-            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
-            ranks.exchange("")
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@pytest.mark.parametrize("ending", [None, UserError, SystemExit, KeyboardInterrupt, TypeError])
-def test_the_first_leaves_last_but_where_it_is_cut_off(monkeypatch, ending):
-    """Who hosts the store is the first one, and it would go with it."""
-    store = HashStore()
-    monkeypatch.setattr("torch.distributed.rendezvous", lambda *_, **__: iter([(store, 0, 2)]))
-    monkeypatch.setattr("runtime.processes.signal.signal", lambda *_: None)
-    others = Ranks(1, 2, 1, 2, PrefixStore("pictures/0", store))
-    left_at = []
-    timer = threading.Timer(4 * POLL_S, lambda: (left_at.append(time.monotonic()), others.leave()))
-    timer.start()
-    with pytest.raises(ending) if ending else nullcontext(), find_ranks({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "2"}):
-        if ending:
-            raise ending
-    waited = bool(left_at) and time.monotonic() >= left_at[0]
-    timer.join()
-    assert waited == (ending not in (KeyboardInterrupt, TypeError))
-
-
-def test_for_those_who_never_leave_the_first_waits_a_while_and_for_a_store_that_went_not_at_all(monkeypatch):
-    class Gone(HashStore):
-        def set(self, *_):
-            raise RuntimeError("Connection reset by peer")
-
-    Ranks(0, 2, 0, 2, Gone()).leave()
-    monkeypatch.setattr("runtime.processes.MAX_LEAVE", timedelta(seconds=0.2))
-    before = time.monotonic()
-    Ranks(0, 2, 0, 2, HashStore()).leave()
-    assert 0.2 <= time.monotonic() - before < 10
-
-
-LATE = """
-import os, sys, time
+WAITING = """
+import os, sys
+from datetime import timedelta
 sys.path.insert(0, os.getcwd())
-from runtime.processes import Ranks
-from tools import predict
-wait = Ranks._wait
-def late(ranks, rank):
-    time.sleep(0.5 * ranks.rank)
-    return wait(ranks, rank)
-Ranks._wait = late
-raise SystemExit(predict.main())
+from runtime import processes
+processes.MAX_WAIT = timedelta(seconds=float(sys.argv[1]))
+with processes.find_ranks() as ranks:
+    assert ranks.all_gather(ranks.rank) == [0, 1]
+    print("waits", flush=True)
+    if ranks.rank == 1:
+        sys.stdin.readline()
+    try:
+        ranks.all_gather("")
+    except BaseException as ending:
+        print(type(ending).__name__, ending, flush=True)
+        raise
 """
 
 
-@pytest.mark.slow
-def test_without_torchruns_store_a_process_that_reads_late_gets_all(image_folders, tmp_path):
-    """As Slurm scripts start them; rank 0 hosts the store, and is through with it first."""
-    (tmp_path / "late.py").write_text(LATE)
-    places = [image_folders / "images", "--trimap-dir", image_folders / "trimaps", "--output", image_folders / "out"]
-    command = [sys.executable, tmp_path / "late.py", *places, *RAMP]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC")}
+@contextmanager
+def two_waiting(tmp_path, max_wait_s):
+    """Two ranks as scripts of Slurm start them: the first waits for the second, which waits for a line."""
+    (tmp_path / "waiting.py").write_text(WAITING)
+    command = [sys.executable, tmp_path / "waiting.py", str(max_wait_s)]
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environment |= {**TORCHRUN, "WORLD_SIZE": "2", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        port = str(free.getsockname()[1])
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC")}
+    same = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     ranks = [
-        subprocess.Popen(
-            list(map(str, command)),
-            cwd=REPOSITORY,
-            env={**environment, "RANK": rank, "LOCAL_RANK": rank},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in "01"
+        subprocess.Popen(command, cwd=REPOSITORY, env={**inherited, **same, "RANK": n, "LOCAL_RANK": n}, **pipes)
+        for n in "01"
     ]
     try:
-        told = [process.communicate(timeout=120)[1] for process in ranks]
+        assert [rank.stdout.readline() for rank in ranks] == ["waits\n"] * 2
+        yield ranks
     finally:
-        for process in ranks:
-            process.kill()
-    assert [process.returncode for process in ranks] == [0, 0], told
-    assert "lost" not in "".join(told) and "TCPStore" not in "".join(told)
-    assert list(contents(image_folders / "out")) == ["a.png", "b.png", "c.d.png"]
+        for rank in ranks:
+            rank.kill()
+            rank.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_signal_ends_a_rank_that_waits_and_the_other_loses_it(tmp_path, number):
+    """Within 2 seconds: a wait of torch itself would keep the signal back."""
+    with two_waiting(tmp_path, 600) as (first, second):
+        time.sleep(0.2)
+        first.send_signal(number)
+        before = time.monotonic()
+        expected = "Terminated" if number == signal.SIGTERM else "KeyboardInterrupt"
+        assert first.stdout.readline().strip() == expected and time.monotonic() - before < 2
+        assert first.wait(60) != 0
+        assert "RanksError rank 1 of 2 lost another" in second.communicate("\n", timeout=60)[0]
+
+
+@pytest.mark.slow
+def test_a_rank_that_does_not_answer_is_not_waited_for_for_ever(tmp_path):
+    with two_waiting(tmp_path, 3) as (first, _):
+        assert "RanksError rank 0 of 2 lost another" in first.communicate(timeout=60)[0]

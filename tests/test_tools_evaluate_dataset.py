@@ -75,8 +75,8 @@ def network(monkeypatch):
             seen.loaded.append((*source, *options.values()))
             return cls()
 
-        def predict(self, image, trimap):
-            assert set(np.unique(trimap)) == {0, 0.5, 1}
+        def alpha(self, image, trimap):
+            assert set(np.unique(trimap)) <= {0, 0.5, 1}
             if seen.num_images == 0:
                 raise KeyboardInterrupt
             seen.num_images = seen.num_images and seen.num_images - 1

@@ -43,10 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with find_ranks() as ranks:
             with ranks.first_speaks():
-                options = parse(arguments, max(1, default_workers() // ranks.local_world_size))
-            ranks.limit_threads()
+                options = parse(arguments, max(1, default_workers() // ranks.local_size))
             if options.compare:
-                ranks.of_first(lambda: print_comparison(*options.compare))
+                ranks.broadcast(lambda: print_comparison(*options.compare))
             else:
                 evaluate(options, ranks)
         return 0
@@ -58,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status, line = 143, "ended by SIGTERM, as by torchrun where a process is killed"
     except KeyboardInterrupt:
         status, line = 130, "interrupted"
-    if ranks.is_first:
+    if ranks.rank == 0:
         print(f"evaluate.py: {line}", file=sys.stderr)
     return status
 
@@ -145,7 +144,7 @@ def evaluate(options: argparse.Namespace, ranks: Ranks) -> None:
             prepare_output(options.output, [options.pred_dir, *folders])
         return test_set
 
-    test_set = ranks.of_first(prepare)
+    test_set = ranks.broadcast(prepare)
     label_dir, trimap_dir, image_dir, radius_px = options.label_dir, options.trimap_dir, options.image_dir, None
     if test_set is not None:
         label_dir, trimap_dir, image_dir = test_set.alpha_dir, test_set.trimap_dir, test_set.image_dir
@@ -165,7 +164,7 @@ def evaluate(options: argparse.Namespace, ranks: Ranks) -> None:
         track=progress_bar("metrics", ranks),
         ranks=ranks,
     )
-    if not ranks.is_first:
+    if ranks.rank > 0:
         return
     places = {"label_dir": label_dir, "trimap_dir": trimap_dir, "image_dir": image_dir}
     names = {name: None if place is None else str(place) for name, place in places.items()}

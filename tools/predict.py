@@ -25,22 +25,32 @@ import _root  # noqa: F401
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 # What loads torch, or takes an optional package, is imported where it is asked for.
-from data.image_io.images import read_image
-from inference.batch import matte_all
+from inference.batch import OUT_OF_MEMORY, matte_all
 from inference.jobs import KINDS, Job, check_outputs, find_jobs
 from runtime.command_line import refuse_existing
-from runtime.processes import ALONE, TOLD_ERRORS, Ranks, RanksStartError, Terminated, find_ranks
+from runtime.dist_env import RANKS
+from runtime.processes import ALONE, TOLD_ERRORS, Ranks, RanksError, RanksStartError, Terminated, find_ranks
 from tools.prediction.command_line import parse
 from tools.prediction.messages import list_failures, list_written, say
-from tools.prediction.steps import load_matte, result_writer, trimap_source
+from tools.prediction.steps import Trimaps, list_trimaps, load_predict, read_background, read_pair, write_result
+
+PACKAGES = ("inference", "runtime")
+"""Their log is shown: where a network runs, and what takes its time."""
+
+ADVICE = {
+    OUT_OF_MEMORY: "--max-memory GB limits a network's memory, and a smaller --tile-px lowers it",
+    "to be a mask": "give a mask by --mask FILE --width-px N, or make a trimap of it by tools/make_trimap.py",
+}
+"""Words of a failure -> the options that help."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,13 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     ranks = ALONE
     try:
+        if not any(os.environ.get(name) for name in RANKS):  # torchrun sets them
+            return matte(parse(arguments, str(__doc__)))
         with find_ranks() as ranks:
             with ranks.first_speaks():
                 options = parse(arguments, str(__doc__))
-            ranks.limit_threads()
-            if not ranks.is_first:
-                set_log_level(logging.WARNING)
-            return matte_images(options, ranks)
+            return matte(options) if ranks.world_size == 1 else matte_in_ranks(options, ranks)
     except RanksStartError as error:
         status, line = 2, str(error)
     except TOLD_ERRORS as error:
@@ -65,100 +74,132 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status, line = 143, "ended by SIGTERM, as by torchrun where a process is killed; --resume makes what is missing"
     except KeyboardInterrupt:
         status, line = 130, "interrupted; the same command with --resume goes on"
-    if ranks.is_first:
+    if ranks.rank == 0:
         say(line)
     return status
 
 
-def matte_images(options: argparse.Namespace, ranks: Ranks) -> int:
-    """Matte as the options say, each process its share; the first one lists what failed.
+def matte(options: argparse.Namespace) -> int:
+    """Matte all images in this process.
 
-    Returns: the exit status, the same in all processes.
+    Returns: the exit status.
 
     Raises:
-        OSError, UserError: nothing can be made, or nothing more; the message says why.
+        OSError, UserError: no image can be matted, or no further one.
     """
-    jobs = ranks.of_first(lambda: plan(options))
-    share = ranks.share(jobs)
+    jobs, trimaps = plan(options)
     failures: dict[Path, str] = {}
     try:
-        error = matte_share(options, share, failures, ranks) if share else None
-        reports = ranks.exchange((failures, "" if error is None else str(error)))
-    except BaseException as ending:
-        list_failures(failures, len(share))
-        if isinstance(ending, Terminated) and ranks.is_first:
+        matte_images(options, jobs, trimaps, failures)
+    finally:
+        list_failures(failures, len(jobs), advice=ADVICE)
+    list_written([job.output for job in jobs if job.image not in failures])
+    return 1 if failures else 0
+
+
+def matte_in_ranks(options: argparse.Namespace, ranks: Ranks) -> int:
+    """Matte this rank's share of the images. The first rank plans for all and reports for all.
+
+    Returns: the exit status, the same in all ranks.
+
+    Raises:
+        OSError, UserError: no image can be matted, or the ranks have lost each other.
+    """
+    jobs, trimaps = ranks.broadcast(lambda: plan(options))
+    share = ranks.share(jobs)
+    failures: dict[Path, str] = {}
+    error = ""
+    if ranks.rank > 0:
+        for package in PACKAGES:
+            logging.getLogger(package).setLevel(logging.WARNING)
+    try:
+        try:
+            if options.model or options.config_file:
+                from runtime.devices import device_of_rank
+
+                device = options.device or "auto"
+                options.settings["device"] = device_of_rank(device, ranks.local_rank, ranks.local_size)
+            title = f"rank 0 of {ranks.world_size}"
+            matte_images(options, share, trimaps, failures, title, is_silent=ranks.rank > 0)
+        except TOLD_ERRORS as met:
+            error = str(met)
+        reports = ranks.all_gather((failures, error))
+    except (KeyboardInterrupt, RanksError) as ending:
+        list_failures(failures, len(share), advice=ADVICE)
+        if ranks.rank == 0 and isinstance(ending, Terminated | RanksError):
             list_missing(jobs)
         raise
     failures = {path: reason for found, _ in reports for path, reason in found.items()}
-    if ranks.is_first:
-        list_failures({job.image: failures[job.image] for job in jobs if job.image in failures}, len(jobs))
-        if any(reason.startswith("out of memory") for reason in failures.values()):
-            say("--max-memory GB limits a network's memory, and a smaller --tile-px lowers it")
-    if error is not None and ranks.is_alone:
-        raise error
     errors = ranks.attribute([reason for _, reason in reports])
-    if errors and ranks.is_first:
+    if ranks.rank == 0:
+        failures = {job.image: failures[job.image] for job in jobs if job.image in failures}  # in this order
+        list_failures(failures, len(jobs), advice=ADVICE)
         for line in errors:
             say(line)
-        list_missing([job for job in jobs if job.image not in failures])
-    elif ranks.is_first:
-        list_written([job.output for job in jobs if job.image not in failures])
+        done = [job for job in jobs if job.image not in failures]
+        list_missing(done) if errors else list_written([job.output for job in done])
     return 1 if failures or errors else 0
 
 
-def plan(options: argparse.Namespace) -> list[Job]:
-    """List what is to be made, and refuse what cannot be begun; errors as `matte_images`."""
+def plan(options: argparse.Namespace) -> tuple[list[Job], Trimaps]:
+    """List the images with their result files, and the trimaps; nothing is written yet.
+
+    Raises:
+        OSError, UserError: something is missing, or a result cannot be written.
+    """
     kind = KINDS[options.kind]
     jobs = find_jobs(options.images, options.output, kind, f".{options.format}")
-    _, files = trimap_source(options, len(jobs))
-    if options.background:
-        files.append(Path(options.background))
-    check_outputs(jobs, files, kind, options.bits)
+    trimaps = list_trimaps(options, len(jobs))
+    places = (options.trimap, options.trimap_dir, options.mask, options.background)
+    inputs = [Path(place) for place in places if place]
+    check_outputs(jobs, [*inputs, *(path for paths in trimaps.values() for path in paths)], kind, options.bits)
     if options.resume:
         num_all = len(jobs)
         jobs = [job for job in jobs if not job.output.is_file()]
         say(f"{num_all - len(jobs)} of {num_all} are there already")
     elif not options.overwrite:
         refuse_existing((job.output for job in jobs), can_resume=True)
-    return jobs
+    if jobs and not (options.model or options.config_file or options.baseline):
+        say("no network given: closed-form matting")
+    return jobs, trimaps
 
 
-def matte_share(
-    options: argparse.Namespace, jobs: Sequence[Job], failures: dict[Path, str], ranks: Ranks
-) -> Exception | None:
-    """Matte the share of this process.
+def matte_images(
+    options: argparse.Namespace,
+    jobs: Sequence[Job],
+    trimaps: Trimaps,
+    failures: dict[Path, str],
+    title: str | None = None,
+    is_silent: bool = False,
+) -> None:
+    """Load the network; read, predict and write each image.
 
     Args:
-        options: say how.
-        jobs: at least one.
-        failures: gets the images of which there is nothing, with their reasons.
-        ranks: whose share it is.
+        options: of the command line.
+        jobs: images to matte.
+        trimaps: see `list_trimaps`.
+        failures: gets the images without a result, and the reasons.
+        title: of the progress bar.
+        is_silent: without a progress bar.
 
-    Returns: why not all could be tried, where that is so.
+    Raises:
+        OSError, UserError: no image can be matted, or no further one.
     """
-    try:
-        find_trimap, _ = trimap_source(options, len(jobs))
-        write = result_writer(options)
-        matte = load_matte(options, ranks)
-
-        def read(job: Job) -> tuple[NDArray, NDArray]:
-            image = read_image(job.image)
-            return image, find_trimap(job.image, image)
-
-        title = None if ranks.is_alone else f"rank 0 of {ranks.world_size}"
-        with tqdm(desc=title, total=len(jobs), unit="image", disable=len(jobs) == 1 or not ranks.is_first) as bar:
-            for job, failure in matte_all(jobs, read, matte, write, overlaps=options.max_memory is None):
-                bar.set_postfix_str(job.image.name, refresh=False)
-                bar.update()
-                if failure:
-                    failures[job.image] = failure.reason
-    except TOLD_ERRORS as error:
-        return error
-    return None
+    if not jobs:
+        return
+    background = read_background(options.background) if options.background else None
+    predict = load_predict(options)
+    read, write = partial(read_pair, options, trimaps), partial(write_result, options, background)
+    with tqdm(desc=title, total=len(jobs), unit="image", disable=is_silent or len(jobs) == 1) as bar:
+        for job, failure in matte_all(jobs, read, predict, write, overlaps=options.max_memory_gb is None):
+            bar.set_postfix_str(job.image.name, refresh=False)
+            bar.update()
+            if failure:
+                failures[job.image] = failure.reason
 
 
 def list_missing(jobs: Sequence[Job]) -> None:
-    """Tell which files are not there."""
+    """Print the images without a result file."""
     missing = [job for job in jobs if not job.output.is_file()]
     if missing:
         say(f"{len(missing)} images were not reached, the same command with --resume makes them:")
@@ -166,13 +207,8 @@ def list_missing(jobs: Sequence[Job]) -> None:
             print(f"  {job.image}", file=sys.stderr)
 
 
-def set_log_level(level: int) -> None:
-    """Choose what the packages behind this command print."""
-    for package in ("inference", "runtime"):
-        logging.getLogger(package).setLevel(level)
-
-
 if __name__ == "__main__":
     logging.basicConfig(format="predict.py: %(message)s")
-    set_log_level(logging.INFO)  # where a network runs, what takes its time
+    for name in PACKAGES:
+        logging.getLogger(name).setLevel(logging.INFO)
     raise SystemExit(main())

@@ -7,10 +7,10 @@ follows every override of what it is computed from.
 import math
 from collections.abc import Sequence
 
-import torch
 from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler, ParamScheduler
 from omegaconf import DictConfig, OmegaConf
 
+from runtime.devices import best_device
 from runtime.errors import ConfigError
 
 MAX_WARMUP_FRACTION = 0.5
@@ -117,7 +117,7 @@ def build_decay(
 
 def default_device() -> str:
     """Name the device to train on: "cuda" where torch finds one, else "cpu"."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if best_device() == "cuda" else "cpu"
 
 
 for _resolver in (iterations_per_epoch, epochs_to_iterations, milestones, warmup_fraction, default_device):

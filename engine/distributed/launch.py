@@ -20,6 +20,7 @@ from torch import distributed, nn
 
 from engine.distributed.spawn import end_with_parent, run_processes
 from engine.interrupts import LostProcess
+from runtime.devices import check_number
 from runtime.dist_env import MEETING_POINT, DistEnv, find_dist_env, meeting_point, read_environment
 from runtime.errors import ConfigError
 from runtime.threads import num_cores
@@ -83,19 +84,17 @@ def _check_device(device: str, dist_env: DistEnv) -> None:
             f"train.device must be {', '.join([*BACKENDS][:-1])} or {[*BACKENDS][-1]}, got {device!r}; "
             "CUDA_VISIBLE_DEVICES chooses among GPUs"
         )
-    if device == "cuda" and dist_env.local_size > torch.cuda.device_count():
-        raise ConfigError(
-            f"train.device=cuda needs {dist_env.local_size} on this machine (--num-gpus, torchrun's --nproc-per-node), "
-            f"but torch finds {torch.cuda.device_count()} CUDA devices; train.device=cpu runs without"
-        )
+    try:
+        check_number(device, dist_env.local_size)
+    except ConfigError as error:
+        advice = "--num-gpus or torchrun's --nproc-per-node set the number; train.device=cpu needs none"
+        raise ConfigError(f"train.device={device}: {error}. {advice}") from error
     if dist_env.world_size > 1:
         backend = BACKENDS[device]
         if backend is None:
             raise ConfigError(f"train.device={device} takes one process, got {dist_env.world_size}")
         if not distributed.is_backend_available(backend):
             raise ConfigError(f"train.device={device} with several processes needs {backend}, which this torch lacks")
-    if device == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("train.device=mps, but torch finds no such device; train.device=cpu runs without")
 
 
 def _open_store(host: str, port: int, is_master: bool, timeout_s: float) -> distributed.TCPStore:

@@ -9,7 +9,10 @@ from data.trimap import WIDTH_PERCENT
 from inference.jobs import KINDS
 from runtime.command_line import add_trust_option, integer_from, number_up_to
 from runtime.errors import UserError
-from tools.prediction.steps import BASELINES, network_settings
+from tools.prediction.steps import BASELINES
+
+SETTINGS = ("device", "precision", "max_memory_gb", "is_compiled", "tile_px", "views")
+"""Arguments of `inference.predictor.Predictor.load` that the command line sets."""
 
 USAGE = (
     "%(prog)s IMAGES (--auto | --mask FILE | --trimap FILE | --trimap-dir FOLDER) [options]\n"
@@ -18,7 +21,10 @@ USAGE = (
 
 
 def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespace:
-    """Read the command line; options that contradict each other end the process with status 2."""
+    """Read the command line; options that contradict each other end the process with status 2.
+
+    Returns: the options; `settings` has the arguments of `Predictor.load` that were given.
+    """
     parser = argparse.ArgumentParser(
         usage=USAGE, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -55,11 +61,23 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
         help="precision of the network (default: auto, by the device)",
     )
     group.add_argument(
-        "--max-memory", type=number_up_to(math.inf), metavar="GB", help="memory that may be in use, in 1e9 bytes"
+        "--max-memory",
+        type=number_up_to(math.inf),
+        metavar="GB",
+        dest="max_memory_gb",
+        help="memory that may be in use, in 1e9 bytes",
     )
-    group.add_argument("--compile", action="store_true", default=None, help="compile with torch.compile; starts slowly")
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        default=None,
+        dest="is_compiled",
+        help="compile with torch.compile; starts slowly",
+    )
     group.add_argument("--tile-px", type=integer_from(1), help="largest side of the decoder's tiles")
-    group.add_argument("--tta", type=views, metavar="VIEWS", help="augmentations: flips,rotations,0.75,1,1.25")
+    group.add_argument(
+        "--tta", type=views, metavar="VIEWS", dest="views", help="augmentations: flips,rotations,0.75,1,1.25"
+    )
     group = parser.add_argument_group("what is written")
     group.add_argument("--output", type=Path, help="file for one image, otherwise folder; names are kept")
     group.add_argument("--as", choices=KINDS, dest="kind", help="result (default: alpha; rgba with --auto and --mask)")
@@ -90,7 +108,9 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
         parser.error("give one of --model, --config-file with --weights, and --baseline")
     if bool(options.config_file) != bool(options.weights):
         parser.error("--config-file and --weights belong together")
-    if network_settings(options) and not (options.model or options.config_file):
+    given = {name: getattr(options, name) for name in SETTINGS}
+    options.settings = {name: value for name, value in given.items() if value is not None}
+    if options.settings and not (options.model or options.config_file):
         parser.error(
             "--device, --precision, --max-memory, --compile, --tile-px and --tta need a network: give --model, or "
             "--config-file with --weights"
@@ -111,7 +131,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
 
 
 def views(text: str) -> str:
-    """Check what a network's alpha is averaged over."""
+    """Check the words of test-time augmentation."""
     from modeling.test_time_augmentation import AverageViews  # loads torch
 
     try:

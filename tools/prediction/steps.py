@@ -1,9 +1,8 @@
-"""Where trimaps come from, what gives alpha and what is written, as the command line of tools/predict.py says."""
+"""The steps of tools/predict.py: list the trimaps; read, predict and write an image as the command line says."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,124 +12,129 @@ from PIL import ImageColor
 from data.image_io.images import DataError, read_image, write_alpha, write_image, write_rgba
 from data.image_io.metadata import read_metadata
 from data.sources.layouts import check_same_size, find_by_stem, find_partner
-from data.trimap import WIDTH_PERCENT, band_width_px, ramp_alpha, read_trimap, trimap_of_mask, trivial_alpha
+from data.trimap import (
+    WIDTH_PERCENT,
+    band_width_px,
+    ramp_alpha,
+    read_trimap,
+    trimap_for_matting,
+    trimap_of_mask,
+    trivial_alpha,
+)
 from inference.closed_form import closed_form_alpha
 from inference.jobs import Job
-from runtime.processes import Ranks
-from tools.prediction.messages import say
 
-Matte = Callable[[NDArray, NDArray], NDArray]
-FindTrimap = Callable[[Path, NDArray], NDArray]
+Predict = Callable[[NDArray, NDArray], NDArray]
+"""Image (H, W, 3) in [0, 1] and trimap (H, W) of {0, 0.5, 1} -> alpha (H, W) in [0, 1]."""
 
-BASELINES: dict[str, Matte] = {
+Trimaps = Mapping[str, Sequence[Path]]
+"""Name without suffix -> files of a folder."""
+
+BASELINES: dict[str, Predict] = {
     "closed-form": closed_form_alpha,
     "trivial": lambda image, trimap: trivial_alpha(trimap),
     "ramp": lambda image, trimap: ramp_alpha(trimap),
 }
 
 
-def trimap_source(options: argparse.Namespace, num_images: int) -> tuple[FindTrimap, list[Path]]:
-    """Choose where trimaps come from.
-
-    Returns: a function that gives the trimap of an image's path and colours, and the files that it may read.
+def list_trimaps(options: argparse.Namespace, num_images: int) -> Trimaps:
+    """List the trimaps or masks of a folder by name without suffix; {} for --auto and for a single file.
 
     Raises:
-        FileNotFoundError: no such file or folder, or no picture in it.
+        FileNotFoundError: no such file or folder, or no image in it.
         DataError: one file for several images, a folder for --trimap, a file for --trimap-dir.
     """
     if options.auto:
-        from inference.auto.subject import trimap_of_subject
-
-        width = {"width_percent": options.width_percent} if options.width_percent else {}
-        return lambda path, image: trimap_of_subject(image, name=path, **width), []
+        return {}
     place: Path = options.trimap or options.trimap_dir or options.mask
-    partners: dict[str, list[Path]] = {}
     if place.is_dir() and not options.trimap:
-        partners = find_by_stem(place)
-    elif not place.is_file() or options.trimap_dir:
-        if options.trimap and place.is_dir():
-            raise DataError(f"--trimap {place} is a folder: give it by --trimap-dir")
-        if options.trimap_dir and place.is_file():
-            raise DataError(f"--trimap-dir {place} is a file: give it by --trimap")
+        return find_by_stem(place)
+    if options.trimap and place.is_dir():
+        raise DataError(f"--trimap {place} is a folder: give it by --trimap-dir")
+    if options.trimap_dir and place.is_file():
+        raise DataError(f"--trimap-dir {place} is a file: give it by --trimap")
+    if not place.is_file():
         option = "--trimap-dir" if options.trimap_dir else "--trimap" if options.trimap else "--mask"
         raise FileNotFoundError(f"{option} {place}: no such file or folder")
-    elif num_images > 1:
+    if num_images > 1:
         raise DataError(f"{place} is one file for {num_images} images: give a folder of trimaps or masks")
-
-    def band_px(longer_px: int) -> int:
-        return options.width_px or band_width_px(options.width_percent or WIDTH_PERCENT, longer_px)
-
-    def find(path: Path, image: NDArray) -> NDArray:
-        found = find_partner(path, partners, place) if partners else place
-        if options.mask:
-            return trimap_of_mask(found, band_px, options.threshold, image.shape[1::-1])
-        trimap = read_trimap(found)
-        check_same_size(image, path, trimap, found)
-        return trimap
-
-    return find, [path for paths in partners.values() for path in paths] or [place]
+    return {}
 
 
-def network_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """Those arguments of `Predictor.load` that were given."""
-    given = {
-        "device": options.device, "precision": options.precision, "max_memory_gb": options.max_memory,
-        "is_compiled": options.compile, "tile_px": options.tile_px,
-    }  # fmt: skip
-    if options.tta is not None:
-        from modeling.test_time_augmentation import AverageViews
+def read_pair(
+    options: argparse.Namespace, trimaps: Trimaps, job: Job
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Read an image, and read or make its trimap.
 
-        given["views"] = AverageViews.parse(options.tta)
-    return {name: value for name, value in given.items() if value is not None}
+    Args:
+        options: of the command line.
+        trimaps: see `list_trimaps`.
+        job: whose image is read.
+
+    Returns: (H, W, 3) RGB in [0, 1], and (H, W) of {0, 0.5, 1}.
+    """
+    image = read_image(job.image)
+    if options.auto:
+        from inference.auto.subject import trimap_of_subject
+
+        return image, trimap_of_subject(image, options.width_percent or WIDTH_PERCENT, job.image)
+    place: Path = options.trimap or options.trimap_dir or options.mask
+    path = find_partner(job.image, trimaps, place) if trimaps else place
+    if options.mask:
+        height, width = image.shape[:2]
+        band_px = options.width_px or band_width_px(options.width_percent or WIDTH_PERCENT, max(height, width))
+        trimap = trimap_of_mask(path, lambda longer_px: band_px, options.threshold, (width, height))
+        return image, trimap_for_matting(trimap, path)
+    trimap = read_trimap(path)
+    check_same_size(image, job.image, trimap, path)
+    return image, trimap
 
 
-def load_matte(options: argparse.Namespace, ranks: Ranks) -> Matte:
-    """Choose what gives alpha, and say so where the command line does not.
+def load_predict(options: argparse.Namespace) -> Predict:
+    """Load the network, or choose the baseline.
 
     Raises:
         OSError, UserError: the network cannot be used.
     """
     source = options.model or options.config_file
     if source is None:
-        if options.baseline is None and ranks.is_first:
-            say("no network given: closed-form matting")
         return BASELINES[options.baseline or "closed-form"]
     from inference.predictor import Predictor
 
-    settings = network_settings(options)
-    if not ranks.is_alone:
-        settings["device"] = ranks.device(options.device or "auto")
-    return Predictor.load(source, options.weights, **settings, trusted_modules=options.trust_module).predict
+    return Predictor.load(source, options.weights, **options.settings, trusted_modules=options.trust_module).alpha
 
 
-def result_writer(options: argparse.Namespace) -> Callable[[Job, NDArray, NDArray], None]:
-    """Choose what is written.
+def write_result(
+    options: argparse.Namespace,
+    background: NDArray[np.float32] | None,
+    job: Job,
+    image: NDArray[np.float32],
+    alpha: NDArray[np.float32],
+) -> None:
+    """Write the alpha, the cut-out, or the composite over a background.
 
-    Returns: a function of a job, its image and its alpha.
-
-    Raises:
-        OSError, UserError: a background that is neither a colour nor a picture.
+    Args:
+        options: of the command line.
+        background: see `read_background`; None unless a composite is asked for.
+        job: whose file is written.
+        image: (H, W, 3) RGB in [0, 1].
+        alpha: (H, W) in [0, 1].
     """
-    background = read_background(options.background) if options.background else None
+    job.output.parent.mkdir(parents=True, exist_ok=True)
+    metadata = read_metadata(job.image)
+    if options.kind == "alpha":
+        return write_alpha(job.output, alpha, options.bits, metadata)
+    from inference.foreground import cut_out, estimate_foreground, over
 
-    def write(job: Job, image: NDArray, alpha: NDArray) -> None:
-        job.output.parent.mkdir(parents=True, exist_ok=True)
-        metadata = read_metadata(job.image)
-        if options.kind == "alpha":
-            return write_alpha(job.output, alpha, options.bits, metadata)
-        from inference.foreground import cut_out, estimate_foreground, over
-
-        foreground = estimate_foreground(image, alpha)
-        if background is None:
-            rgba = cut_out(foreground, alpha, options.premultiplied)
-            return write_rgba(job.output, rgba, options.bits, options.premultiplied, metadata)
-        return write_image(job.output, over(foreground, alpha, background), options.bits, metadata)
-
-    return write
+    foreground = estimate_foreground(image, alpha)
+    if background is None:
+        rgba = cut_out(foreground, alpha, options.premultiplied)
+        return write_rgba(job.output, rgba, options.bits, options.premultiplied, metadata)
+    return write_image(job.output, over(foreground, alpha, background), options.bits, metadata)
 
 
 def read_background(name: str) -> NDArray[np.float32]:
-    """Read a colour (3,), by a name or code that Pillow knows, or a picture (H, W, 3), in [0, 1].
+    """Read a colour (3,), by a name or code that Pillow knows, or an image (H, W, 3), in [0, 1].
 
     Raises:
         DataError: neither, or a colour with transparency.

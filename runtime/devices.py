@@ -1,0 +1,50 @@
+"""Devices of this machine: which there are, and which one a process takes."""
+
+import torch
+
+from runtime.errors import ConfigError, first_line
+
+
+def best_device() -> str:
+    """Name the best kind of device that torch finds here: "cuda", "mps" or "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Find the device of a name.
+
+    Args:
+        name: "cpu", "cuda", "cuda:1", "mps" ...; "auto" is `best_device`.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    name = best_device() if name == "auto" else name
+    try:
+        if torch.device(name).type == "meta":
+            raise RuntimeError("it holds no values")
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch asserts that it was built with CUDA
+        raise ConfigError(f"device {name!r} cannot be used: {first_line(error)}; try cpu") from error
+
+
+def check_number(kind: str, num_processes: int) -> None:
+    """Raise a ConfigError if this machine has fewer devices of a kind than processes; all share a CPU."""
+    found = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if found.get(kind, num_processes) < num_processes:
+        raise ConfigError(
+            f"each process on this machine needs a {kind} device of its own: {num_processes} processes, {found[kind]} "
+            "devices. Start fewer processes, or choose another device"
+        )
+
+
+def device_of_rank(name: str, local_rank: int, local_size: int) -> str:
+    """Name the device of one of several processes: for "auto" and "cuda" the GPU with the number of its local rank.
+
+    Raises:
+        ConfigError: there are fewer GPUs than processes on this machine.
+    """
+    if name not in ("auto", "cuda") or best_device() != "cuda":
+        return name
+    check_number("cuda", local_size)
+    return f"cuda:{local_rank}"
