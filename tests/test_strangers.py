@@ -48,20 +48,16 @@ TAGS = [
 ]
 NAMES = [
     "os.system",
-    "posix.system",
     "modeling.os.system",
     "engine.config.config.os.system",
     "engine.checkpoint.sharded.shutil.rmtree",
-    "engine.run.shutil.rmtree",
-    "runtime.processes.pickle.loads",
+    "runtime.distributed_checkpoint.pickle.loads",
     "engine.checkpoint.file.torch.load",
     "engine.config.targets.pydoc.locate",
     "engine.config.targets.importlib.import_module",
     "detectron2.config.instantiate",
     "builtins.eval",
-    "torch.load",
     "torch.hub.load",
-    "shutil.rmtree",
     "antigravity.webbrowser.open",
     "modeling.ViTMatte.forward",
     "modeling",
@@ -347,19 +343,14 @@ def test_tools_on_data_read_configs_as_data(here, config_text, capsys):
         assert status == 2 and "engine.config.config.os.system" in told
 
 
-def test_yaml_gives_back_what_was_written(tmp_path):
+def test_yaml_gives_back_what_was_written_and_reads_exponents(tmp_path):
     texts = ["1e5", "5e-5", "2024-01-01", "true", "null", "~", ".5e3", "é实", "'x'", "#x", "0o7", "1_000", "1:30"]
     values = [*texts, "", "a: b", "\udce9", 5e-5, 1e22, float("inf"), 7, True, None, Reference("os.system"), [], {}]
     (tmp_path / "a.yaml").write_text(dump_yaml({"values": values}), encoding="utf-8")
     found = load_yaml(tmp_path / "a.yaml")["values"]
     assert found == values and list(map(type, found)) == list(map(type, values))
-
-
-@pytest.mark.parametrize(
-    ("text", "value"), [("5e-5", 5e-5), ("1E3", 1000.0), ("-1.5e3", -1500.0), (".5e-3", 5e-4), ("e5", "e5")]
-)
-def test_numbers_with_an_exponent_are_numbers(text, value):
-    assert parse_yaml(f"lr: {text}") == {"lr": value}
+    numbers = {"5e-5": 5e-5, "1E3": 1000.0, "-1.5e3": -1500.0, ".5e-3": 5e-4, "e5": "e5"}
+    assert {text: parse_yaml(text) for text in numbers} == numbers
 
 
 @pytest.mark.parametrize(
