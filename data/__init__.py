@@ -1,1 +1,1 @@
-"""Pictures, trimaps, compositing and the data sets made of them."""
+"""Images, trimaps, compositing and the data sets made of them."""

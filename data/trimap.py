@@ -140,7 +140,7 @@ def trimap_from_alpha(
 ) -> NDArray[np.float32]:
     """Make a trimap by eroding alpha = 1 and alpha = 0, each by an ellipse of 2 radius + 1 px across.
 
-    Beyond the picture's border both continue, so that a border erodes nothing. All fractional pixels are unknown.
+    Beyond the image's border both continue, so that a border erodes nothing. All fractional pixels are unknown.
 
     Args:
         alpha: (H, W) in [0, 1]; within `ALPHA_TOLERANCE` of 0 and 1 counts as 0 and 1.
@@ -161,11 +161,11 @@ def _erode(mask: NDArray[np.bool_], radius_px: int) -> NDArray[np.bool_]:
     return cv2.erode(mask.astype(np.uint8), kernel).astype(bool)
 
 
-WIDTH_PERCENT = 3.0  # of a band where none is stated, of the picture's longer side: it suits fur and hair
+WIDTH_PERCENT = 3.0  # of a band where none is stated, of the image's longer side: it suits fur and hair
 
 
 def band_width_px(width_percent: float, longer_px: int) -> int:
-    """Width in pixels, at least 1, of a band stated in percent of a picture's longer side."""
+    """Width in pixels, at least 1, of a band stated in percent of an image's longer side."""
     return max(round(width_percent / 100 * longer_px), 1)
 
 
@@ -175,7 +175,7 @@ def trimap_from_mask(mask: NDArray, width_px: int, name: str | Path = "the mask"
     Foreground is what is 1 and farther than half the width from all that is not, background what is 0 and farther than
     the other half from all that is not; of an odd width the larger half lies outside. Distances are Euclidean between
     pixel centres, so that a straight hard edge gets exactly `width_px` pixels. What is thinner than the band, a hair or
-    a hole, is unknown as a whole: no pixel changes sides. The picture's border is no boundary.
+    a hole, is unknown as a whole: no pixel changes sides. The image's border is no boundary.
 
     Args:
         mask: hard or soft, (H, W) or what else `decode_mask` takes.
@@ -222,7 +222,7 @@ def trimap_of_mask(
 
     Args:
         path: of the mask.
-        band_px: gives the band's width for a picture's longer side, both in px.
+        band_px: gives the band's width for an image's longer side, both in px.
         threshold: makes a mask hard first: foreground is what reaches it. None keeps a soft mask soft.
         size: (width, height) of the image in px, to which the mask is resized before; None keeps its own.
 

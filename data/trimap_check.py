@@ -119,6 +119,6 @@ def _warn_of_greys(levels: NDArray[np.int64], name: str | Path) -> None:
 
 
 def _is_inverted(trimap: NDArray[np.floating]) -> bool:
-    """Tell whether foreground makes up most of the picture's border, and background lies inside alone."""
+    """Tell whether foreground makes up most of the image's border, and background lies inside alone."""
     border = np.concatenate([trimap[0], trimap[-1], trimap[:, 0], trimap[:, -1]])
     return bool(border.min() > 0 and (border == 1).mean() > 0.5 and (trimap == 0).any())

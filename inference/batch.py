@@ -12,7 +12,7 @@ import cv2
 from numpy.typing import NDArray
 
 from inference.jobs import Job
-from runtime.errors import UserError
+from runtime.errors import UserError, one_line
 from runtime.optional_packages import MissingExtraError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)  # the next image would fail too
@@ -107,8 +107,3 @@ def attempt(step: Callable[..., T], *arguments: Any) -> T | Failure:
                 "network, or reduce the image"
             )
         return Failure(f"an unexpected error:\n{traceback.format_exc()}")
-
-
-def one_line(error: BaseException) -> str:
-    """Join an error's lines."""
-    return " ".join(str(error).split())

@@ -29,6 +29,11 @@ def check_minimum(minimum: int, **settings: int | Iterable[int]) -> None:
             raise ConfigError(f"{name} must be at least {minimum}, got {value}")
 
 
+def one_line(error: BaseException) -> str:
+    """Return an error's whole message on one line; "" if it is empty."""
+    return " ".join(str(error).split())
+
+
 def few(names: Collection[str], most: int = 8) -> str:
     """List the first names on one line, and count the others."""
     rest = len(names) - most

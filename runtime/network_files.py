@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from runtime.errors import UserError, first_line
+from runtime.errors import UserError, first_line, one_line
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 """Files of a model folder: the description of its network, and all its tensors."""
@@ -130,8 +130,8 @@ class SafeReader(dcp.FileSystemReader):
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from error
         except DAMAGED as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{path} is no index of a distributed checkpoint, or is damaged: {reason}") from error
+            found = f"is no index of a distributed checkpoint, or is damaged: {one_line(error)}"
+            raise UserError(f"{path} {found}") from error
         if outside:
             raise UserError(f"{path} names {outside[0]!r}, which is no file of its folder: nothing else is read")
         return index
@@ -193,4 +193,4 @@ def one_process_suffices() -> Iterator[None]:
 
 def first_failure(error: CheckpointException) -> str:
     """Return what one of the ranks raised, in one line."""
-    return " ".join(str(next(iter(error.failures.values()))[0]).split())
+    return one_line(next(iter(error.failures.values()))[0])

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from runtime.errors import UserError
+from runtime.errors import UserError, one_line
 from runtime.threads import num_threads
 
 logger = logging.getLogger(__name__)
@@ -41,8 +41,8 @@ def import_extra(name: str, purpose: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise MissingExtraError(_missing(str(error.name), purpose)) from error
     except ImportError as error:
-        reason = " ".join(str(error).split())
-        raise MissingExtraError(_missing(f"{name}, which cannot be imported ({reason})", purpose)) from error
+        found = f"{name}, which cannot be imported ({one_line(error)})"
+        raise MissingExtraError(_missing(found, purpose)) from error
 
 
 def find_extra(name: str, purpose: str) -> Path:

@@ -226,13 +226,13 @@ def test_missing_partners_are_listed_at_once_on_either_side(root):
 
 def test_two_pictures_of_one_name_are_refused(root):
     save(root / "alpha" / "f1.bmp", cut_out(1)[:, :, 3])
-    with pytest.raises(DataError, match="more than one picture called f1"):
+    with pytest.raises(DataError, match="more than one image called f1"):
         CompositionDataset(root / "fg", root / "bg", root / "alpha", samples_per_epoch=1)
 
 
 def test_empty_folders_are_refused(root):
     (root / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="no picture in .*empty"):
+    with pytest.raises(FileNotFoundError, match="no image in .*empty"):
         CompositionDataset(root / "rgba", root / "empty", samples_per_epoch=1)
 
 

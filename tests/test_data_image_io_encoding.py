@@ -90,13 +90,13 @@ def test_a_jpeg_keeps_the_colour_of_a_single_pixel():
 @pytest.mark.parametrize(
     ("shape", "dtype", "suffix", "words"),
     [
-        ((4, 4), np.uint8, "", "expected the name of a picture, with a suffix of .bmp, "),
-        ((4, 4), np.uint8, ".exr", "expected the name of a picture"),
+        ((4, 4), np.uint8, "", "expected the name of an image, with a suffix of .bmp, "),
+        ((4, 4), np.uint8, ".exr", "expected the name of an image"),
         ((4, 4, 4), np.uint16, ".webp", "WebP holds no 16 bit: take one of .png, .tif, .tiff, or 8 bit"),
         ((4, 4), np.uint16, ".jpg", "JPEG holds no 16 bit"),
         ((4, 4, 4), np.uint8, ".jpeg", "JPEG holds no transparency: take one of .png, .tif, .tiff, .webp"),
         ((4, 4, 4), np.uint8, ".bmp", "BMP holds no transparency"),
-        ((0, 4), np.uint8, ".png", r"an empty picture cannot be written: shape \(0, 4\)"),
+        ((0, 4), np.uint8, ".png", r"an empty image cannot be written: shape \(0, 4\)"),
         ((1, 16384), np.uint8, ".webp", "16384 x 1 px cannot be written as WebP .*: take PNG"),
         ((65536, 1), np.uint8, ".jpg", "1 x 65536 px cannot be written as JPEG .*: take PNG"),
         ((2**20 + 1, 1), np.uint16, ".png", r"^1 x 1048577 px cannot be written as PNG \(.*\): take TIFF$"),

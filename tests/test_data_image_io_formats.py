@@ -145,14 +145,14 @@ def test_what_a_folder_holds_besides_is_counted_and_named(tmp_path, caplog):
 def test_a_folder_of_folders_names_them(tmp_path):
     for number in range(10):
         (tmp_path / f"day{number}").mkdir()
-    words = r"no picture in .*; it holds subfolders, which are not searched: day0, .*day7 and 2 more$"
+    words = r"no image in .*; it holds subfolders, which are not searched: day0, .*day7 and 2 more$"
     with pytest.raises(FileNotFoundError, match=words):
         find_images(tmp_path)
 
 
 def test_a_folder_without_a_readable_image_names_what_it_holds(tmp_path):
     (tmp_path / "IMG_1.HEIC").touch()
-    with pytest.raises(FileNotFoundError, match=r"no picture in .*; it holds 1 other file: IMG_1.HEIC \(HEIC: convert"):
+    with pytest.raises(FileNotFoundError, match=r"no image in .*; it holds 1 other file: IMG_1.HEIC \(HEIC: convert"):
         find_images(tmp_path)
     with pytest.raises(
         FileNotFoundError, match=r"no picture matches this pattern; it holds .*IMG_1.HEIC \(HEIC: convert"
@@ -171,7 +171,7 @@ def test_a_folder_without_a_readable_image_names_what_it_holds(tmp_path):
         ("a.exr", b"v/1\x01", "floating-point: convert"),
         ("a.NEF", b"MM\0*", "camera raw: develop"),
         ("a.svg", b"<svg/>", "vector or page: render"),
-        ("a.txt", b"text", "not a picture of a format that is read"),
+        ("a.txt", b"text", "not an image of a format that is read"),
     ],
 )
 def test_a_file_of_another_format_says_what_to_do(tmp_path, name, content, advice):

@@ -367,7 +367,7 @@ def test_lists_are_sorted_and_hold_pictures_alone(tmp_path):
     (tmp_path / "lost.png").symlink_to("absent.png")  # not silently left out
     names = ["a.jpeg", "a.png", "b.PNG", "c.webp", "d.png", "lost.png"]
     assert [path.name for path in find_images(tmp_path)] == names
-    with pytest.raises(FileNotFoundError, match="no picture in"):
+    with pytest.raises(FileNotFoundError, match="no image in"):
         find_images(tmp_path / "folder")
     with pytest.raises(FileNotFoundError, match="no such folder"):
         find_images(tmp_path / "absent")
@@ -450,7 +450,7 @@ def test_only_a_tiff_says_that_it_is_premultiplied(tmp_path, bits):
         (lambda path: write_alpha(path, np.zeros((4, 4), np.uint8)), "a.png: expected float values"),
         (lambda path: write_alpha(path.with_suffix(".webp"), np.eye(4), bits=16), "a.webp: WebP holds no 16 bit"),
         (lambda path: write_rgba(path.with_suffix(".jpg"), np.zeros((4, 4, 4))), "a.jpg: JPEG holds no transparency"),
-        (lambda path: write_image(path.with_suffix(""), np.zeros((4, 4, 3))), "a: expected the name of a picture"),
+        (lambda path: write_image(path.with_suffix(""), np.zeros((4, 4, 3))), "a: expected the name of an image"),
     ],
 )
 def test_what_cannot_be_written_leaves_what_was_there(tmp_path, write, words):

@@ -31,9 +31,9 @@ def brute_force_strand(root, control, tip, width, taper, size_px, samples_per_si
 def test_a_strand_covers_what_a_brute_force_drawing_covers(width):
     root, control, tip = np.array([3.2, 2.7]), np.array([8.0, 20.1]), np.array([20.4, 16.3])
     canvas = canvas_for(24)
-    fill(canvas, strand(root, control, tip, width, taper=0.7, num_points=40), 255)
+    fill(canvas, strand(root, control, tip, width, num_points=40), 255)
     alpha, _ = resolve(canvas)
-    expected = brute_force_strand(root, control, tip, width, 0.7, 24, samples_per_side=10)
+    expected = brute_force_strand(root, control, tip, width, 0.8, 24, samples_per_side=10)
     assert ((alpha > 0) & (alpha < 1)).sum() > 20
     # An edge is off by at most half a sample, a pixel of a thin strand has two of them.
     np.testing.assert_allclose(alpha, expected, atol=1.1 / SCALE)

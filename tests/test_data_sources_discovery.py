@@ -186,13 +186,13 @@ def test_other_patterns_are_refused(root, place):
 
 def test_a_pattern_that_nothing_fits_is_said(root):
     fill(root, "set/a.png")
-    with pytest.raises(FileNotFoundError, match=re.escape("no picture fits set/*_rgb")):
+    with pytest.raises(FileNotFoundError, match=re.escape("no image matches set/*_rgb")):
         find_backgrounds("set/*_rgb")
-    with pytest.raises(FileNotFoundError, match="no picture in set; it holds 1 other file: b.txt"):
+    with pytest.raises(FileNotFoundError, match="no image in set; it holds 1 other file: b.txt"):
         fill(root, "set/b.txt")
         (root / "set/a.png").unlink()
         find_backgrounds("set/*_rgb")
-    with pytest.raises(FileNotFoundError, match=re.escape("no picture fits set/**")):
+    with pytest.raises(FileNotFoundError, match=re.escape("no image matches set/**")):
         find_backgrounds("set/**")
 
 
@@ -224,7 +224,7 @@ def test_folders_below_are_matched_by_their_own_names_too(root):
     with pytest.raises(FileNotFoundError, match=re.escape("mat/** with x/a for *")):
         find_real_images("img/**", "mat/**")
     fill(root, "mat/b.webp")
-    with pytest.raises(DataError, match=re.escape("mat/** holds more than one picture called b:")):
+    with pytest.raises(DataError, match=re.escape("mat/** holds more than one image called b:")):
         find_real_images("img/**", "mat/**")
 
 

@@ -88,14 +88,14 @@ def test_a_set_of_another_size_is_refused(root, count):
         (root / "Composition-1k/test" / folder).mkdir(parents=True)
     for index in range(count):
         (root / f"Composition-1k/test/alpha_copy/{index}.png").touch()
-    with pytest.raises(DataError, match=f"alpha_copy holds {count} pictures, but Composition-1k has 1000"):
+    with pytest.raises(DataError, match=f"alpha_copy holds {count} images, but Composition-1k has 1000"):
         find_test_set("Composition-1k")
 
 
 def test_an_empty_set_is_refused(root):
     for folder in ("image", "alpha", "trimap"):
         (root / folder).mkdir()
-    with pytest.raises(FileNotFoundError, match="no picture in .*alpha"):
+    with pytest.raises(FileNotFoundError, match="no image in .*alpha"):
         find_test_set(str(root))
 
 

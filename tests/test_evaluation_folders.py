@@ -180,7 +180,7 @@ def test_missing_predictions_are_left_out_on_request_alone(test_set):
     for name in NAMES:
         (test_set / "pred" / f"{name}.png").unlink(missing_ok=True)
     (test_set / "pred" / "d.png").unlink()
-    with pytest.raises(DataError, match="no picture in .*pred"):
+    with pytest.raises(DataError, match="no image in .*pred"):
         evaluate_folders(*folders(test_set, "trimap"), allow_missing=True)
 
 

@@ -190,9 +190,9 @@ def turned(path):
 
 
 BAD_FILES = {
-    "not an image": (lambda path: path.write_text("no picture"), UserError, "not a picture"),
+    "not an image": (lambda path: path.write_text("no picture"), UserError, "not an image"),
     "truncated": (truncated, UserError, "Is it complete"),
-    "no byte": (lambda path: path.write_bytes(b""), UserError, "not a picture"),
+    "no byte": (lambda path: path.write_bytes(b""), UserError, "not an image"),
     "no pixel": (of_size(0, HEIGHT), UserError, "Replace or remove it"),
     "bomb": (of_size(2**14, 2**13 + 1), UserError, "too large .* the limit is 134217728 pixels"),
     "another size": (turned, UserError, f"{WIDTH} x {HEIGHT} px"),
@@ -200,7 +200,7 @@ BAD_FILES = {
     "a folder": (
         lambda path: (path.unlink(), path.mkdir()),
         IsADirectoryError,
-        "Is a directory|no picture in|is a folder",
+        "Is a directory|no image in|is a folder",
     ),
 }
 

@@ -295,7 +295,7 @@ def test_torchrun_runs_a_tool_on_two_processes(image_folders):
     (image_folders / "images" / "b.png").write_text("no picture")  # the share of rank 1
     status, output, lines = torchrun("tools/predict.py", *places(image_folders), *RAMP)
     assert status == 1 and output == f"wrote 2 files to {image_folders / 'out'}\n"
-    assert lines[0] == "predict.py: 1 of 3 images failed:" and len(lines) == 2 and "b.png: not a picture" in lines[1]
+    assert lines[0] == "predict.py: 1 of 3 images failed:" and len(lines) == 2 and "b.png: not an image" in lines[1]
     assert list(contents(image_folders / "out")) == ["a.png", "c.d.png"]
 
 

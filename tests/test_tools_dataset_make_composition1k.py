@@ -485,7 +485,7 @@ def test_pictures_beside_the_set_are_refused(sources, tmp_path, capsys, file):
     path.touch()
     (path.parent / "notes.txt").touch()
     message = refused(sources, tmp_path / "set", capsys)
-    assert "1 pictures are not part of this set" in message and str(path) in message
+    assert "1 images are not part of this set" in message and str(path) in message
 
 
 @pytest.mark.parametrize(

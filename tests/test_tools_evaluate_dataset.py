@@ -197,7 +197,7 @@ def test_a_network_starts_only_on_a_whole_test_set(dataset, network, by_network,
     assert evaluate.main([*by_network, str(dataset / "third")]) == 1
     problems = capsys.readouterr().err.splitlines()
     assert problems[0] == "evaluate.py: 3 problems, nothing evaluated:" and len(problems) == 4
-    for words in ("photos/c.* is missing", "photos/a.png: not a picture", "photos/b.png is 4 x 4 px, but"):
+    for words in ("photos/c.* is missing", "photos/a.png: not an image", "photos/b.png is 4 x 4 px, but"):
         assert any(words in line for line in problems), words
     assert not (dataset / "third").exists()
 

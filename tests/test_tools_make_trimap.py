@@ -153,7 +153,7 @@ def refused(folder, capsys, **paths):
         ({"mask": "masks/a.png", "image": "images", "overlay": "look.png"}, "expected two files or two folders"),
         (
             {"mask": "masks/a.png", "output": "t.jpg"},
-            "--output {}/t.jpg: expected the name of a picture ending in .bmp",
+            "--output {}/t.jpg: expected the name of an image ending in .bmp",
         ),
         (
             {"mask": "masks/a.png", "output": "t.png", "image": "images/a.bmp", "overlay": "look"},
@@ -163,7 +163,7 @@ def refused(folder, capsys, **paths):
             {"mask": "turned.png", "output": "t.png", "image": "images/b.bmp", "overlay": "look.png"},
             "turned.png is 70 x 50 px and the image 50 x 70 px: one of them is turned by 90 degrees",
         ),
-        ({"mask": "text.png", "output": "t.png"}, "{}/text.png: not a picture"),
+        ({"mask": "text.png", "output": "t.png"}, "{}/text.png: not an image"),
         ({"mask": "images/a.bmp", "output": "t.png"}, "a.bmp holds several colours beside black"),
         ({"mask": "faint.png", "output": "t.png"}, "faint.png holds 0 to 0.02745 of 0 to 1"),
         ({"output": "masks"}, "masks/a.png is an input or an output already"),
@@ -208,7 +208,7 @@ def test_bad_masks_stop_no_other_and_are_listed_at_the_end(folders, capsys):
     lines = output.err.splitlines()
     assert lines[0] == "make_trimap.py: 3 of 5 images failed:" and len(lines) == 4
     for line, name, reason in zip(
-        lines[1:], "acd", ("holds no image named a.*: add it", "not a picture", "holds 0 to 0.0"), strict=True
+        lines[1:], "acd", ("holds no image named a.*: add it", "not an image", "holds 0 to 0.0"), strict=True
     ):
         path = f"{folders}/masks/{name}.png"
         assert line.startswith(f"  {path}") and line.count(path) == 1 and reason in line

@@ -40,7 +40,7 @@ def refused(folder, capsys, *more, **paths):
         ({"trimap": "nowhere"}, "--trimap-dir {}/nowhere: no such file or folder"),
         ({"trimap": "nowhere.bmp"}, "--trimap {}/nowhere.bmp: no such file or folder"),
         ({"trimap": "dotted.d"}, "--trimap {}/dotted.d is a folder: give it by --trimap-dir"),
-        ({"trimap": "empty"}, "no picture in {}/empty"),
+        ({"trimap": "empty"}, "no image in {}/empty"),
         ({"trimap": "trimaps/a.bmp"}, "a.bmp is one file for 3 images: give a folder of trimaps or masks"),
         ({"output": "alpha.png"}, "{}/alpha.png: expected a folder, got the name of a file"),
         ({"output": "images"}, "{}/images: images are looked for there too"),
@@ -68,7 +68,7 @@ def test_what_cannot_be_begun_is_one_line(image_folders, capsys, paths, words):
         (["--format", "jpg"], ".jpg: expected the name of an image ending in .bmp, .png, .tif, .tiff, .webp"),
         (["--background", "no colour"], "--background no colour: no such file, and no colour"),
         (["--background", "#11223344"], "--background #11223344: expected an opaque colour"),
-        (["--background", str(REPOSITORY / "README.md")], "README.md: not a picture of a format that is read"),
+        (["--background", str(REPOSITORY / "README.md")], "README.md: not an image of a format that is read"),
         (["--model", "nowhere"], "nowhere"),
     ],
 )
@@ -123,7 +123,7 @@ def test_bad_files_stop_no_other_and_are_listed_at_the_end(image_folders, capsys
         lines[start + 1 :],
         ("a", "b", "d", "e", "f"),
         (
-            "a.png: not a picture of a format that is read",
+            "a.png: not an image of a format that is read",
             "trimaps holds no image named b.*: add it",
             "d.png is 9 x 9 px but",
             "e.bmp holds only 0 and 1",

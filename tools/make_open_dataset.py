@@ -61,14 +61,14 @@ LEAST_SIZE_PX = 64  # that of cut-outs, and a crop for the test composites
 
 
 def gather(source: Source, archive: Path | None, root: Path | None, output: Path, manifest: dict[str, Any]) -> None:
-    """Write the pictures of one package, and note each in the manifest with its terms.
+    """Write the images of one package, and note each in the manifest with its terms.
 
     Args:
         source: the package.
         archive: its archive, or None.
         root: folder of the installed package, where there is no archive.
         output: folder of the set.
-        manifest: "pictures", "packages" and "left_out" are added to.
+        manifest: "images", "packages" and "left_out" are added to.
 
     Raises:
         DataError: the archive is damaged or not to be trusted, or does not state its terms.
@@ -128,7 +128,7 @@ def draw_missing(output: Path, manifest: dict[str, Any], options: argparse.Names
     num_workers = min(options.num_workers, len(missing))
     for number, _ in enumerate(map_in_workers(draw, missing, num_workers), start=1):
         if number % 200 == 0:
-            print(f"drew {number} of {len(missing)} pictures", flush=True)
+            print(f"drew {number} of {len(missing)} images", flush=True)
 
 
 def draw(task: tuple[partial, Path]) -> None:
@@ -229,7 +229,7 @@ def make_open_dataset(options: argparse.Namespace) -> None:
     (output / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     counts = Counter(picture.rpartition("/")[0] for picture in manifest["pictures"])
     print(", ".join(f"{count} in {folder}" for folder, count in sorted(counts.items())), end="; ")
-    print(f"{options.num_test} test composites; {len(manifest['left_out'])} pictures left out, see manifest.json")
+    print(f"{options.num_test} test composites; {len(manifest['left_out'])} images left out, see manifest.json")
     print(f"wrote {output}; what may be done with it: {output / 'LICENCES.md'}\ntrain on it:\n")
     print(training_command(output))
 

@@ -86,7 +86,7 @@ def find_jobs(source: Path, output: Path, overlay: Path | None) -> list[Job]:
     jobs = []
     for name, paths in find_by_stem(source).items():
         if len(paths) > 1:
-            raise DataError(f"{source} holds more than one picture called {name}: keep one of them")
+            raise DataError(f"{source} holds more than one image called {name}: keep one of them")
         jobs.append(Job(paths[0], output / f"{name}.png", overlay / f"{name}.png" if overlay else None))
     return jobs
 
@@ -124,7 +124,7 @@ def check_outputs(jobs: Sequence[Job], inputs: Collection[Path]) -> None:
 def check_suffix(option: str, path: Path, suffixes: Collection[str]) -> None:
     """Raise a DataError where a file's name does not end as one of these picture formats."""
     if path.suffix.lower() not in suffixes:
-        raise DataError(f"{option} {path}: expected the name of a picture ending in {', '.join(sorted(suffixes))}")
+        raise DataError(f"{option} {path}: expected the name of an image ending in {', '.join(sorted(suffixes))}")
 
 
 def draw_overlay(image: NDArray[np.float32], trimap: NDArray[np.float32]) -> NDArray[np.float32]:

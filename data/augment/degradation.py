@@ -1,7 +1,7 @@
 """Degradation of the composite: what a lens, a sensor and a file do to a photograph, and compositing leaves out.
 
-Foreground and background come out of different pictures, often cleaner than what the network will be given; blurred,
-noisy and compressed as one picture they show no seam of different sharpness or grain to cheat by (Li et al. 2022,
+Foreground and background come out of different images, often cleaner than what the network will be given; blurred,
+noisy and compressed as one image they show no seam of different sharpness or grain to cheat by (Li et al. 2022,
 "Bridging Composite and Real", IJCV, section 4.2; re-JPEGing and blur: Hou and Liu 2019, "Context-Aware Image Matting").
 """
 

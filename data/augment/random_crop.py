@@ -29,7 +29,7 @@ class View:
     from_frame: Matrix
 
     def from_picture(self, size: tuple[int, int]) -> Matrix:
-        """Map the points of a picture of this (width, height) to the crop's."""
+        """Map the points of an image of this (width, height) to the crop's."""
         return self.from_frame @ scaling(self.frame / size)
 
 
@@ -135,8 +135,8 @@ def choose_centre(
     than the frame is moved until it holds the frame.
 
     Args:
-        points: (N, 2) pixels x, y of the picture.
-        to_frame: maps the picture's points to the frame's.
+        points: (N, 2) pixels x, y of the image.
+        to_frame: maps the image's points to the frame's.
         frame: (width, height) in px.
         window_px: side of the window.
     """

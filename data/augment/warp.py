@@ -1,4 +1,4 @@
-"""Sampling pictures through one affine matrix: no more of them is read, and at no finer scale, than the crop shows."""
+"""Sampling images through one affine matrix: no more of them is read, and at no finer scale, than the crop shows."""
 
 import math
 from collections.abc import Sequence
@@ -28,11 +28,11 @@ def draw_interpolation(rng: np.random.Generator) -> int:
 
 
 def sample_layer(source: OpenForeground, to_crop: Matrix, crop_px: int, interpolation: int) -> tuple[Array, Array]:
-    """Sample a foreground through a matrix; outside the picture it is transparent.
+    """Sample a foreground through a matrix; outside the image it is transparent.
 
     Args:
         source: foreground and alpha; hidden colours of transparent pixels do not bleed into edges.
-        to_crop: maps the picture's points to the crop's.
+        to_crop: maps the image's points to the crop's.
         crop_px: side S of the crop.
         interpolation: OpenCV's flag; shrinking by 2 and more averages areas first.
 
@@ -54,7 +54,7 @@ def sample_layer(source: OpenForeground, to_crop: Matrix, crop_px: int, interpol
 
 
 class Window(NamedTuple):
-    """What a crop needs of a picture.
+    """What a crop needs of an image.
 
     Args:
         colours: raw (h, w, 3), not premultiplied.
@@ -72,7 +72,7 @@ class Window(NamedTuple):
 
 
 def read_window(source: OpenForeground, to_crop: Matrix, crop_px: int) -> Window | None:
-    """Read what a crop needs of a picture, reduced as far as its files offer; None where it lies beside the picture.
+    """Read what a crop needs of an image, reduced as far as its files offer; None where it lies beside the image.
 
     Args:
         source: see `sample_layer`, as for `to_crop` and `crop_px`.
@@ -81,7 +81,7 @@ def read_window(source: OpenForeground, to_crop: Matrix, crop_px: int) -> Window
     shrinking = max(1, int(np.sqrt(abs(np.linalg.det(to_picture))) + 1e-6))  # whole ones are so up to rounding
     reduction = max(number for number in REDUCTIONS if number <= shrinking)
     corners = crop_px * np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) @ to_picture[:2, :2].T + to_picture[:2, 2]
-    # In whole areas counted from the picture's corner, so that no view changes what is averaged.
+    # In whole areas counted from the image's corner, so that no view changes what is averaged.
     step = math.lcm(reduction, shrinking)
     reach = INTERPOLATION_REACH_PX * shrinking
     first = step * np.floor((corners.min(axis=0) - reach) / step).astype(int).clip(0)
@@ -129,7 +129,7 @@ def premultiply(colours: NDArray, alpha: NDArray) -> NDArray:
 
 
 def warp(picture: NDArray, window: Window, size: tuple[int, int], interpolation: int) -> NDArray:
-    """Warp a picture (h, w, C) of a window's pixels into a crop of (width, height); its border goes on outside."""
+    """Warp an image (h, w, C) of a window's pixels into a crop of (width, height); its border goes on outside."""
     to_crop = window.to_crop
     if window.shrinking > 1:
         height, width = picture.shape[:2]
@@ -144,10 +144,10 @@ def warp(picture: NDArray, window: Window, size: tuple[int, int], interpolation:
 
 
 def clear_outside(layer: NDArray, size: tuple[int, int], to_picture: Matrix) -> None:
-    """Set to 0, in place, the pixels of a crop (H, W, C) whose centre lies outside a picture of this (width, height).
+    """Set to 0, in place, the pixels of a crop (H, W, C) whose centre lies outside an image of this (width, height).
 
-    Sampling repeats the picture's border and this cuts it off: blending with zeros would draw a seam wherever a
-    foreground is cut by its own picture's border.
+    Sampling repeats the image's border and this cuts it off: blending with zeros would draw a seam wherever a
+    foreground is cut by its own image's border.
     """
     rows, columns = (np.arange(length, dtype=np.float32) + np.float32(0.5) for length in layer.shape[:2])
     inside: NDArray[np.bool_] | None = None
@@ -199,7 +199,7 @@ def crop_background(
     """Crop a background as if it were resized to cover the frame, at a random place, and resize the crop.
 
     Args:
-        background: picture of any size; one much larger than the crop is decoded reduced where its format allows.
+        background: image of any size; one much larger than the crop is decoded reduced where its format allows.
         frame: (width, height) in px.
         window_px: side of the window in the frame; beyond the covering background the scale gives way.
         crop_px: side S of the result.

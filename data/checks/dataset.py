@@ -49,7 +49,7 @@ def check_sets(
 
     Raises:
         DataError: a pack is unfinished or broken as a whole.
-        FileNotFoundError: a folder is missing or holds no picture.
+        FileNotFoundError: a folder is missing or holds no image.
         OSError: a folder may not be listed.
         ChildProcessError: a worker was killed.
     """
@@ -141,7 +141,7 @@ def find_planes(
 
     Args:
         pictures: of a group.
-        cutout: the picture whose transparency is the alpha, if there is one.
+        cutout: the image whose transparency is the alpha, if there is one.
         findings: appended to.
     """
     for role in PLANE_ROLES:
@@ -189,10 +189,10 @@ def check_fit(main: Picture, plane: Picture, is_alpha: bool) -> Iterator[Finding
 
 
 def has_size_of(first: Picture, second: Picture) -> bool:
-    """Tell whether two pictures have one height and width."""
+    """Tell whether two images have one height and width."""
     return first.pixels.shape[:2] == second.pixels.shape[:2]
 
 
 def describe_size(picture: Picture) -> str:
-    """Say how large a picture is."""
+    """Say how large an image is."""
     return f"{picture.pixels.shape[1]} x {picture.pixels.shape[0]} px"

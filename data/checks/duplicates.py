@@ -1,4 +1,4 @@
-"""Pictures that training and test have in common, found by fingerprints that are small enough to keep of all files."""
+"""Images that training and test have in common, found by fingerprints that are small enough to keep of all files."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from data.checks.faults import Finding
 
 THUMBNAIL_PX = 32
-DETAIL_SIGMA_PX = 2  # of a thumbnail: what is coarser, such as a bright sky over a dark ground, many pictures share
+DETAIL_SIGMA_PX = 2  # of a thumbnail: what is coarser, such as a bright sky over a dark ground, many images share
 MIN_DETAIL = 2.0  # standard deviation of 255; below there is too little to compare
 MIN_CORRELATION = 0.95  # copies reduced to a tenth or of JPEG quality 30: above 0.969; other photographs: below 0.40
-MIN_SUBJECT_PIXELS = 256  # opaque ones, or a speck would be found in other pictures
+MIN_SUBJECT_PIXELS = 256  # opaque ones, or a speck would be found in other images
 ROWS_AT_ONCE = 4096
 
 
@@ -24,7 +24,7 @@ class Fingerprint(NamedTuple):
 
     Fields:
         path: of the file.
-        digests: of the exact pixels: of the picture, and of what is opaque in it with its alpha, as far as it has them.
+        digests: of the exact pixels: of the image, and of what is opaque in it with its alpha, as far as it has them.
         thumbnail: (32, 32) uint8 grey; None of cut-outs.
     """
 
@@ -34,10 +34,10 @@ class Fingerprint(NamedTuple):
 
 
 def make_fingerprint(path: Path, colours: NDArray, alpha: NDArray | None, is_cutout: bool) -> Fingerprint:
-    """Make the fingerprint of a picture, alike for all formats that store the same pixels.
+    """Make the fingerprint of an image, alike for all formats that store the same pixels.
 
     Args:
-        path: of the picture.
+        path: of the image.
         colours: (H, W, 3) uint8 or uint16, of which the upper 8 bits count.
         alpha: (H, W) uint8 or uint16, if there is one.
         is_cutout: the colours where alpha is 0 mean nothing.
@@ -70,7 +70,7 @@ def digest(*arrays: NDArray) -> bytes:
 
 
 def find_duplicates(training: Sequence[Fingerprint], test: Sequence[Fingerprint]) -> Iterator[Finding]:
-    """Find the files of training that hold a picture of the test, each named once with the first test file."""
+    """Find the files of training that hold an image of the test, each named once with the first test file."""
     by_digest: dict[bytes, Path] = {}
     for fingerprint in test:
         for value in fingerprint.digests:
@@ -88,7 +88,7 @@ def find_duplicates(training: Sequence[Fingerprint], test: Sequence[Fingerprint]
 
 
 def find_alike(training: Iterable[Fingerprint], test: Iterable[Fingerprint]) -> Iterator[tuple[Path, Path, float]]:
-    """Find pairs of training and test pictures whose thumbnails correlate, the best test picture for each."""
+    """Find pairs of training and test images whose thumbnails correlate, the best test image for each."""
     rows, columns = ([f for f in part if f.thumbnail is not None] for part in (training, test))
     if not columns:
         return

@@ -28,17 +28,15 @@ FAULTS = {
     "missing-partner": Fault("error", "no file of its name where its partner belongs", "add the partner or remove it"),
     "same-name": Fault("error", "two files of one name without suffix", "keep one of them"),
     "name-case": Fault("error", "a name that differs from its partner's in case alone", "rename one of the two"),
-    "taken-twice": Fault(
-        "warning", "a picture that two places of one data set have", "name it once, if not on purpose"
-    ),
+    "taken-twice": Fault("warning", "an image that two places of one data set have", "name it once, if not on purpose"),
     # of one file
     "no-permission": Fault("error", "a file that this user may not read", "give the right to read it"),
-    "zero-bytes": Fault("error", "a file without content", "copy it again from where it is whole"),
-    "truncated": Fault("error", "a picture whose end is missing", "copy it again from where it is whole"),
-    "unreadable": Fault("error", "not a picture that can be used", "replace, convert or remove it"),
+    "zero-bytes": Fault("error", "a file without content", "copy it again from where it is complete"),
+    "truncated": Fault("error", "an image whose end is missing", "copy it again from where it is complete"),
+    "unreadable": Fault("error", "not an image that can be used", "replace, convert or remove it"),
     "wrong-extension": Fault("warning", "another format than the suffix says, read all the same", "rename it"),
-    "ignored-picture": Fault("warning", "a picture whose suffix is not read", "rename or convert it, or take it away"),
-    # of a picture and its partner
+    "ignored-picture": Fault("warning", "an image whose suffix is not read", "rename or convert it, or take it away"),
+    # of an image and its partner
     "size-mismatch": Fault("error", "another size than its partner", "find the right partner; do not just resize"),
     "exif-rotation": Fault(
         "error", "turned by its EXIF orientation, but its partner is not", "save both upright, without the tag"
@@ -66,8 +64,8 @@ FAULTS = {
         "error", "a trimap that calls known what its alpha says otherwise", "find the right one, or make it again"
     ),
     # of training and test
-    "duplicate": Fault("error", "the pixels of a test picture in training", "remove it from one of the two"),
+    "duplicate": Fault("error", "the pixels of a test image in training", "remove it from one of the two"),
     "near-duplicate": Fault(
-        "warning", "a resized or recompressed test picture in training", "look at both, remove one if they are one"
+        "warning", "a resized or recompressed test image in training", "look at both, remove one if they are one"
     ),
 }

@@ -19,7 +19,7 @@ from runtime.errors import UserError
 SAME_FORMATS = {"MPO": "JPEG", "DIB": "BMP"}  # a camera's JPEG with a preview behind it; a BMP without its header
 PNG_END = b"IEND\xaeB`\x82"
 TAG_CHUNKS = (b"eXIf", b"exif", b"xmp")  # of a PNG without these, Pillow would decode all to see that it has no EXIF
-TAIL = 64  # bytes at the end, of which some may follow the picture
+TAIL = 64  # bytes at the end, of which some may follow the image
 
 
 class Picture(NamedTuple):
@@ -33,7 +33,7 @@ class Picture(NamedTuple):
 def read_picture(path: Path) -> tuple[Picture | None, list[Finding]]:
     """Read a file and say what is wrong with it as a file.
 
-    Returns: the picture, None where it cannot be had, and at most one finding.
+    Returns: the image, None where it cannot be had, and at most one finding.
     """
     try:
         content = path.read_bytes()
@@ -45,7 +45,7 @@ def read_picture(path: Path) -> tuple[Picture | None, list[Finding]]:
         return None, [Finding("zero-bytes", path, "0 bytes")]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Pillow, about tags; a picture that it cannot read is an error
+            warnings.simplefilter("ignore")  # of Pillow, about tags; an image that it cannot read is an error
             pixels = decode(content)
             with decoder_errors():
                 image = Image.open(BytesIO(content))
@@ -63,7 +63,7 @@ def read_picture(path: Path) -> tuple[Picture | None, list[Finding]]:
 
 
 def find_ignored(folder: Path) -> Iterator[Finding]:
-    """Find the pictures in a folder that have another suffix than those that are read; other files may be there."""
+    """Find the images in a folder that have another suffix than those that are read; other files may be there."""
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in READABLE and not path.name.startswith(".") and path.is_file():
             advice = advice_for(path)
@@ -74,7 +74,7 @@ def find_ignored(folder: Path) -> Iterator[Finding]:
 
 
 def is_cut_off(content: bytes) -> bool:
-    """Tell whether the end of a picture that cannot be decoded is missing, by what its format says of its length.
+    """Tell whether the end of an image that cannot be decoded is missing, by what its format says of its length.
 
     Args:
         content: what there is of PNG, WebP, BMP or TIFF; of JPEG and PPM, Pillow itself says it.

@@ -19,7 +19,7 @@ MAX_EXCESSIVE = 0.02  # share of pixels; honest cut-outs have 0.10 and more, pre
 MIN_SOFT_PIXELS = 16  # to say anything from
 MIN_CONTRADICTION, MAX_CONTRADICTING = 0.1, 0.001  # honest trimaps: no pixel at all
 EDGE_PX = 256  # longer side at which edges are compared
-EDGE_MARGIN = 0.05  # of correlations that are 0.09 to 0.49 where alpha and picture fit, and up to 0.08 where not
+EDGE_MARGIN = 0.05  # of correlations that are 0.09 to 0.49 where alpha and image fit, and up to 0.08 where not
 
 
 def describe_alpha(alpha: NDArray) -> tuple[str, str] | None:
@@ -106,7 +106,7 @@ def describe_trimap(trimap: NDArray, alpha: NDArray | None) -> tuple[str, str] |
 
 
 def fits_turned(colours: NDArray, alpha: NDArray, orientation: int) -> bool:
-    """Tell whether an alpha lies on the edges of a picture only once it is turned by the picture's EXIF orientation.
+    """Tell whether an alpha lies on the edges of an image only once it is turned by the image's EXIF orientation.
 
     Args:
         colours: (H, W) or (H, W, C) uint8 or uint16, upright.
@@ -114,7 +114,7 @@ def fits_turned(colours: NDArray, alpha: NDArray, orientation: int) -> bool:
         orientation: 1 to 8.
     """
     turned = np.ascontiguousarray(turn_upright(alpha, orientation))
-    if turned.shape != alpha.shape:  # it has the size of the upright picture as it is
+    if turned.shape != alpha.shape:  # it has the size of the upright image as it is
         return False
     edges = measure_edges(np.atleast_3d(colours)[:, :, :3].mean(axis=2))
     return correlate(edges, measure_edges(turned)) > correlate(edges, measure_edges(alpha)) + EDGE_MARGIN

@@ -110,7 +110,7 @@ def find_groups(folders: FolderSet) -> tuple[list[Group], list[Finding]]:
 
     Raises:
         DataError: a pack that is unfinished or broken as a whole.
-        FileNotFoundError: a folder is missing or holds no picture.
+        FileNotFoundError: a folder is missing or holds no image.
         OSError: a folder may not be listed.
     """
     part, places, _ = folders

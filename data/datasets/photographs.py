@@ -42,7 +42,7 @@ class RealImageDataset(Dataset):
         trimap: see `MakeTrimap`; radii of 0 to 14 px are kernels of 1 to 29 px.
         colour: see `JitterColour`; `hue_deg` 0 with `jitter_share` 0 leaves the colours as they are.
         degradation: of the image; see `DegradeImage`. It draws from a generator of its own, that of a composite. In a
-            mixture it is the composites' own, or whether a picture is degraded tells which it is.
+            mixture it is the composites' own, or whether an image is degraded tells which it is.
 
     Raises:
         FileNotFoundError: folders are missing or empty, or photographs and alphas lack their partners.
@@ -105,7 +105,7 @@ class RealImageDataset(Dataset):
 class DrawInnerView(DrawView):
     """Draw a view that lies wholly inside the photograph, around an unknown pixel where the border allows.
 
-    There is nothing to be seen outside, and mirrored or repeated borders would teach the network pictures that no
+    There is nothing to be seen outside, and mirrored or repeated borders would teach the network images that no
     camera takes. So where the window, turned and sheared, is wider than the photograph, it shrinks until it fits, and
     then it is moved inside; a photograph smaller than the crop is enlarged as much as that takes.
     """

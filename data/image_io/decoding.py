@@ -1,4 +1,4 @@
-"""Pictures from the bytes of a file: grey, palette, RGB, CMYK, transparency, 8 and 16 bit, upright, limited in size."""
+"""Images from the bytes of a file: grey, palette, RGB, CMYK, transparency, 8 and 16 bit, upright, limited in size."""
 
 import warnings
 from contextlib import suppress
@@ -20,7 +20,7 @@ SIDEWAYS = (5, 6, 7, 8)  # the orientations that swap the sides
 START_OF_JPEG, END_OF_JPEG = b"\xff\xd8\xff", b"\xff\xd9"
 START_OF_SCAN, TABLES = b"\xda", b"\xc4"
 IN_COMPRESSED_DATA = np.isin(np.arange(256), [0, *range(0xD0, 0xD8), TABLES[0], START_OF_SCAN[0], END_OF_JPEG[1]])
-"""Which bytes follow 0xFF there: none but 0 and restarts, and between the scans of a progressive picture."""
+"""Which bytes follow 0xFF there: none but 0 and restarts, and between the scans of a progressive image."""
 REDUCED_FLAGS = {  # they say grey, whose own flag is 0, and come beside the one that says RGB
     1: 0,
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
@@ -42,13 +42,13 @@ PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MiB: XMP an
 
 
 def decode(content: bytes) -> NDArray:
-    """Decode a picture as stored, turned upright by its EXIF orientation.
+    """Decode an image as stored, turned upright by its EXIF orientation.
 
     Returns: uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, alpha straight. Palettes and CMYK become
         RGB; whatever carries transparency (palette entries and transparent colours too) becomes RGBA.
 
     Raises:
-        UserError: not a picture, truncated, of several frames, of an unsupported pixel format or above `MAX_PIXELS`;
+        UserError: not an image, truncated, of several frames, of an unsupported pixel format or above `MAX_PIXELS`;
             the message goes on after a file's name.
     """
     if content.startswith(STARTS) and (tiff := read_tiff(content, MAX_PIXELS)):
@@ -125,7 +125,7 @@ def decode_jpeg(content: bytes, header: JpegHeader, reduction: int = 1) -> NDArr
     Args:
         content: all bytes of the file.
         header: its own.
-        reduction: 1, 2, 4 or 8. An upright picture is decoded at 1 / reduction in each direction, sides rounded up, for
+        reduction: 1, 2, 4 or 8. An upright image is decoded at 1 / reduction in each direction, sides rounded up, for
             a part of the time; one that is turned comes whole, since areas are counted from the stored corner.
 
     Returns, Raises: as `decode`.
@@ -142,7 +142,7 @@ def decode_jpeg(content: bytes, header: JpegHeader, reduction: int = 1) -> NDArr
 
 
 def _open(content: bytes) -> ImageFile:
-    """Open a picture of a known format, within the limit of size."""
+    """Open an image of a known format, within the limit of size."""
     with decoder_errors():
         image = Image.open(BytesIO(content), formats=FORMATS)  # of a mapped file it loses a TIFF's rotation
     if image.width * image.height > MAX_PIXELS:
@@ -170,7 +170,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _stored_layout(image: ImageFile) -> str:
-    """Name the layout in the file of a picture not yet loaded, such as "RGB;16B"; empty where Pillow does not tell."""
+    """Name the layout in the file of an image not yet loaded, such as "RGB;16B"; empty where Pillow does not tell."""
     arguments = image.tile[0].args if image.tile else ""
     return str(arguments if isinstance(arguments, str) or not arguments else arguments[0])
 

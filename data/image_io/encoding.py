@@ -1,4 +1,4 @@
-"""Pictures as the bytes of a file: 8 and 16 bit, PNG, TIFF, WebP, JPEG, BMP, PPM.
+"""Images as the bytes of a file: 8 and 16 bit, PNG, TIFF, WebP, JPEG, BMP, PPM.
 
 tifffile writes TIFF: OpenCV does not state the kind of alpha, and Pillow writes no 16-bit colours.
 """
@@ -34,7 +34,7 @@ PNG_HEADER_BYTES = 33  # signature and first chunk
 
 
 def encode(pixels: NDArray, suffix: str, is_premultiplied: bool = False, metadata: Metadata = NO_METADATA) -> bytes:
-    """Encode a picture, without loss but for JPEG, which gets its finest common quality.
+    """Encode an image, without loss but for JPEG, which gets its finest common quality.
 
     Args:
         pixels: (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA; uint8 or uint16.
@@ -43,13 +43,13 @@ def encode(pixels: NDArray, suffix: str, is_premultiplied: bool = False, metadat
         metadata: that the file states, where its format can: BMP and PPM have no profile, WebP and PPM no resolution.
 
     Raises:
-        UserError: no such format, or one that cannot hold this picture; the message goes on after a file's name.
+        UserError: no such format, or one that cannot hold this image; the message goes on after a file's name.
     """
     suffix = suffix.lower()
     if suffix not in FORMATS:
-        raise UserError(f"expected the name of a picture, with a suffix of {', '.join(FORMATS)}")
+        raise UserError(f"expected the name of an image, with a suffix of {', '.join(FORMATS)}")
     if pixels.size == 0:
-        raise UserError(f"an empty picture cannot be written: shape {pixels.shape}")
+        raise UserError(f"an empty image cannot be written: shape {pixels.shape}")
     if pixels.dtype == np.uint16 and suffix not in SUFFIXES_16_BIT:
         raise UserError(f"{FORMATS[suffix]} holds no 16 bit: take one of {', '.join(SUFFIXES_16_BIT)}, or 8 bit")
     if pixels.ndim == 3 and pixels.shape[2] == 4 and suffix not in RGBA_SUFFIXES:

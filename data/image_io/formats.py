@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
-from runtime.errors import UserError, few
+from runtime.errors import UserError, few, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def find_images(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder: {folder}")
-    return select_images(folder.iterdir(), folder, f"no picture in {folder}")
+    return select_images(folder.iterdir(), folder, f"no image in {folder}")
 
 
 def picture_name(path: Path) -> str:
@@ -137,7 +137,7 @@ def describe(paths: Iterable[Path]) -> str:
 
 
 def too_large(size: object) -> UserError:
-    """Make the error of a picture above `MAX_PIXELS`."""
+    """Make the error of an image above `MAX_PIXELS`."""
     limit = f"the limit is {MAX_PIXELS} pixels, against decompression bombs"
     return UserError(f"too large ({size}); {limit}. Resize the image")
 
@@ -160,9 +160,9 @@ def decoder_errors() -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError as error:
-        raise UserError("not a picture of a format that is read. Replace or remove it") from error
+        raise UserError("not an image of a format that is read. Replace or remove it") from error
     except Image.DecompressionBombError as error:
         raise too_large(error) from error
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise UserError(f"{reason.rstrip('.')}. Is it complete? Replace or remove it") from error

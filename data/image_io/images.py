@@ -33,13 +33,13 @@ class DataError(UserError):
 
 
 class PictureFile:
-    """A picture file, read once and decoded when asked for.
+    """An image file, read once and decoded when asked for.
 
     Args:
         path: of the file.
 
     Raises:
-        DataError: from `size` and `read`, a file that is no picture that can be used.
+        DataError: from `size` and `read`, a file that is no image that can be used.
         OSError: no such file, or it may not be read.
     """
 
@@ -76,12 +76,12 @@ class PictureFile:
 
 
 def read_raw(path: str | Path) -> NDArray:
-    """Read a picture as stored, upright; see `data.image_io.decoding.decode`.
+    """Read an image as stored, upright; see `data.image_io.decoding.decode`.
 
     Returns: uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA.
 
     Raises:
-        DataError: the file is no picture that can be used.
+        DataError: the file is no image that can be used.
         OSError: no such file, or it may not be read.
     """
     return PictureFile(path).read()

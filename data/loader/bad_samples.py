@@ -10,7 +10,7 @@ from data.loader.sampler import Key, key_after, key_at
 from runtime.errors import ConfigError
 
 FAULTS = (DataError, OSError)
-"""What reading a picture raises that is broken, does not fit, or is not there."""
+"""What reading an image raises that is broken, does not fit, or is not there."""
 
 ON_FAULT = ("replace", "raise")
 

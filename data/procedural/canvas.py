@@ -1,8 +1,8 @@
 """Shapes painted on a fine canvas: alpha is the share of painted samples in a pixel, the definition of coverage.
 
-The canvas is 8-bit, SCALE times finer than the picture; its value is 0 where nothing is and the local shade (1 to 255)
+The canvas is 8-bit, SCALE times finer than the image; its value is 0 where nothing is and the local shade (1 to 255)
 elsewhere. Colours follow the shade of the painted samples alone, so that they are not premultiplied. All lengths are in
-pixels of the picture; positions are continuous, x to the right and y down, with pixel (0, 0) covering [0, 1] x [0, 1].
+pixels of the image; positions are continuous, x to the right and y down, with pixel (0, 0) covering [0, 1] x [0, 1].
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,11 @@ Points = NDArray[np.float64]
 
 SCALE = 8  # 64 samples a pixel: alpha in steps of 1/64, finer than a thread's own contrast needs
 FIXED_POINT_BITS = 4
+TAPER = 0.8
 
 
 def canvas_for(size_px: int) -> NDArray[np.uint8]:
-    """Give an empty fine canvas for a square picture of this side."""
+    """Give an empty fine canvas for a square image of this side."""
     return np.zeros((size_px * SCALE, size_px * SCALE), np.uint8)
 
 
@@ -29,7 +30,7 @@ def fill(canvas: NDArray[np.uint8], polygon: Points | Sequence[Points], shade: i
 
     Args:
         canvas: (scale * H, scale * W), painted in place.
-        polygon: (N, 2) x, y in pixels of the picture, or several of them: inside is what lies within an odd number.
+        polygon: (N, 2) x, y in pixels of the image, or several of them: inside is what lies within an odd number.
         shade: 1 to 255, or 0 to cut a hole.
         scale: samples along a pixel's side.
     """
@@ -92,29 +93,40 @@ def blob(rng: Generator, centre: Points, radius: float, roughness: float = 0.12)
     return centre + radius * np.maximum(relative, 0.35)[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
 
 
-def strand(
-    root: Points, control: Points, tip: Points, width: float, taper: float = 0.8, num_points: int = 14
-) -> Points:
-    """Outline a thin strand along a quadratic Bezier curve.
+def strand(root: Points, control: Points, tip: Points, width: float, num_points: int = 14) -> Points:
+    """Outline a thin strand along a quadratic Bezier curve, which loses `TAPER` of its width on the way to the tip.
 
     Args:
         root: (2,) start of the curve, in pixels.
         control: (2,) Bezier control point.
         tip: (2,) end of the curve.
         width: at the root, in pixels.
-        taper: share of the width that is lost on the way to the tip, 0 to 1.
         num_points: points along the curve.
 
     Returns: (2 * num_points, 2) polygon, for `fill`.
     """
     t = np.linspace(0, 1, num_points)[:, None]
-    centre_line = (1 - t) ** 2 * root + 2 * t * (1 - t) * control + t**2 * tip
-    tangent = 2 * (1 - t) * (control - root) + 2 * t * (tip - control)
-    tangent /= np.maximum(np.linalg.norm(tangent, axis=1, keepdims=True), 1e-9)
-    normal = np.stack([-tangent[:, 1], tangent[:, 0]], 1)
-    # cv2 also paints the samples that an edge passes through: half a sample on either side.
-    half_width = np.maximum(width * (1 - taper * t) / 2 - 0.5 / SCALE, 0)
-    return np.concatenate([centre_line + half_width * normal, (centre_line - half_width * normal)[::-1]])
+    line = (1 - t) ** 2 * root + 2 * t * (1 - t) * control + t**2 * tip
+    tangents = 2 * (1 - t) * (control - root) + 2 * t * (tip - control)
+    return band(line, tangents, width * (1 - TAPER * t[:, 0]), 1 / SCALE)
+
+
+def band(lines: Points, tangents: Points, widths: NDArray[np.float64], sample: float) -> Points:
+    """Outline lines of given widths.
+
+    Args:
+        lines: (..., N, 2) points of each, N at least 2.
+        tangents: (..., N, 2) direction at each point, of any length.
+        widths: (..., N) at each point.
+        sample: size of a canvas sample in the same unit. cv2 also paints the samples that an edge passes through, half
+            a sample on either side. The outlines are drawn in by as much.
+
+    Returns: (..., 2 * N, 2) polygons, for `fill`.
+    """
+    tangents = tangents / np.maximum(np.linalg.norm(tangents, axis=-1, keepdims=True), 1e-12)
+    half_widths = np.maximum(widths / 2 - sample / 2, 0)[..., None]
+    offsets = half_widths * np.stack([-tangents[..., 1], tangents[..., 0]], -1)
+    return np.concatenate([lines + offsets, (lines - offsets)[..., ::-1, :]], -2)
 
 
 def random_centre(rng: Generator, size_px: int, spread: float = 0.07) -> Points:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from data.procedural.canvas import Array, Points, blob, canvas_for, fill, random_centre, resolve, strand, thread
 from data.procedural.surfaces import noise, texture
 
-REFERENCE_PX = 256  # strand widths and hole sizes below are those of a picture of this side
+REFERENCE_PX = 256  # strand widths and hole sizes below are those of an image of this side
 
 
 def shaded(rng: Generator, canvas: NDArray[np.uint8]) -> tuple[Array, Array]:

@@ -1,6 +1,6 @@
-"""Shapes kept as outlines and painted band by band, so that a picture of any size takes little memory.
+"""Shapes kept as outlines and painted band by band, so that an image of any size takes little memory.
 
-A picture is [0, 1] x [0, 1]: what is drawn does not depend on how many pixels show it.
+An image is [0, 1] x [0, 1]: what is drawn does not depend on how many pixels show it.
 """
 
 from collections.abc import Sequence
@@ -8,17 +8,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from data.procedural.canvas import SCALE, Array, Points, coverage, fill, mean_shade
+from data.procedural.canvas import SCALE, Array, Points, band, coverage, fill, mean_shade
 
-MIN_SAMPLES = 2048  # along a side, however small the picture: a hair is still some samples wide
+MIN_SAMPLES = 2048  # along a side, however small the image: a hair is still some samples wide
 BAND_SAMPLES = 1 << 24  # painted at once: 16 MB, instead of 268 MB for 2048 px
 
 
 class Drawing:
-    """Shapes of a square picture, each painted over those before it.
+    """Shapes of a square image, each painted over those before it.
 
     Args:
-        size_px: side of the picture, at least 1.
+        size_px: side of the image, at least 1.
     """
 
     def __init__(self, size_px: int) -> None:
@@ -56,27 +56,14 @@ class Drawing:
         alpha, weighted = np.zeros((2, self.size_px, self.size_px), np.float32)
         for top in range(0, self.size_px, rows_px):
             bottom = min(top + rows_px, self.size_px)
-            band = np.zeros(((bottom - top) * self.scale, side), np.uint8)
+            canvas = np.zeros(((bottom - top) * self.scale, side), np.uint8)
             for polygons, shade, highest, lowest in self._shapes:
                 if lowest >= top - 1 and highest <= bottom + 1:
-                    fill(band, [self.size_px * points - [0, top] for points in polygons], shade, self.scale)
-            alpha[top:bottom], weighted[top:bottom] = coverage(band, self.scale)
+                    fill(canvas, [self.size_px * points - [0, top] for points in polygons], shade, self.scale)
+            alpha[top:bottom], weighted[top:bottom] = coverage(canvas, self.scale)
         return alpha, mean_shade(alpha, weighted)
 
 
-def ribbon(lines: Points, width: float | NDArray[np.float64], sample: float = 0.0) -> Points:
-    """Outline lines of given width.
-
-    Args:
-        lines: (..., N, 2) points of each, N at least 2.
-        width: of all, or (..., N) at each point.
-        sample: size of a canvas sample in the same unit: cv2 also paints the samples that an edge passes through, half
-            a sample on either side, by which the outlines are drawn in.
-
-    Returns: (..., 2 * N, 2) polygons.
-    """
-    tangent = np.gradient(lines, axis=-2)
-    tangent /= np.maximum(np.linalg.norm(tangent, axis=-1, keepdims=True), 1e-12)
-    half_width = np.maximum(np.broadcast_to(width, lines.shape[:-1]) / 2 - sample / 2, 0)[..., None]
-    offset = half_width * np.stack([-tangent[..., 1], tangent[..., 0]], -1)
-    return np.concatenate([lines + offset, (lines - offset)[..., ::-1, :]], -2)
+def ribbon(lines: Points, widths: float | NDArray[np.float64], sample: float = 0.0) -> Points:
+    """Outline lines (..., N, 2) of one width, or of widths (..., N) at each point; see `band`."""
+    return band(lines, np.gradient(lines, axis=-2), np.broadcast_to(widths, lines.shape[:-1]), sample)

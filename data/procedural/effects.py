@@ -24,7 +24,7 @@ def filter_foreground(foreground: Array, alpha: Array, kernel: Array) -> tuple[A
     Args:
         foreground: (H, W, 3) RGB in [0, 1].
         alpha: (H, W) in [0, 1].
-        kernel: odd sides, sum 1, the same forwards and backwards; the picture goes on at its borders as it ends there.
+        kernel: odd sides, sum 1, the same forwards and backwards; the image goes on at its borders as it ends there.
 
     Returns: foreground and alpha; where alpha is 0 the colour is continued from nearby.
     """
@@ -66,12 +66,12 @@ def painted_kernel(outline: NDArray[np.float64], extent_px: float) -> Array:
 
 
 def motion_blur(rng: Generator, foreground: Array, alpha: Array) -> tuple[Array, Array]:
-    """Blur by a movement of 1 to 6 % of the picture's side; foreground and alpha."""
+    """Blur by a movement of 1 to 6 % of the image's side; foreground and alpha."""
     length_px = max(1.0, rng.uniform(0.01, 0.06) * len(alpha))
     return filter_foreground(foreground, alpha, motion_kernel(length_px, rng.uniform(0, np.pi)))
 
 
 def defocus(rng: Generator, foreground: Array, alpha: Array) -> tuple[Array, Array]:
-    """Blur by a disc of 0.5 to 4 % of the picture's side; foreground and alpha."""
+    """Blur by a disc of 0.5 to 4 % of the image's side; foreground and alpha."""
     diameter_px = max(1.0, rng.uniform(0.005, 0.04) * len(alpha))
     return filter_foreground(foreground, alpha, defocus_kernel(diameter_px))

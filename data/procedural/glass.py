@@ -24,7 +24,7 @@ LEVELS = np.linspace(0, 1, 241)  # at which a profile is known
 
 @dataclass(frozen=True)
 class Vessel:
-    """A round vessel that stands upright; lengths are shares of the picture, levels run from 0 (lip) to 1 (base).
+    """A round vessel that stands upright; lengths are shares of the image, levels run from 0 (lip) to 1 (base).
 
     Args:
         middle: x of its axis.

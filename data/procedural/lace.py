@@ -86,7 +86,7 @@ def net(rng: Generator, drawing: Drawing) -> None:
     phase, sway = rng.uniform(0, 2 * np.pi, 2), rng.uniform(0.01, 0.04)
 
     def place(points: Points) -> Points:
-        """Set points of the lattice into the picture, where the net sways."""
+        """Set points of the lattice into the image, where the net sways."""
         return 0.5 + points @ turn + sway * np.sin(7 * points[..., ::-1] + phase)
 
     steps = np.arange(-0.9, 0.9, pitch) + rng.uniform(0, pitch)

@@ -10,7 +10,7 @@ from data.procedural.surfaces import gradient, grid, noise, palette
 
 HAIR_HUES = ((20, 32), (8, 20), (36, 48), (200, 230), (0, 360))  # brown, red, blond, grey, dyed
 HAIR_SATURATIONS = ((0.3, 0.7), (0.5, 0.8), (0.3, 0.55), (0.02, 0.1), (0.4, 0.7))
-FIELD_PX = 256  # of the fields that strands follow, whatever the size of the picture
+FIELD_PX = 256  # of the fields that strands follow, whatever the size of the image
 
 
 def grow(roots: Points, headings: Points, pulls: Points, lengths: NDArray, num_points: int, yielding: float) -> Points:
@@ -141,7 +141,7 @@ def feathers(rng: Generator, size_px: int) -> tuple[Array, Array]:
 
 
 def feather(rng: Generator, drawing: Drawing, heading: float, length: float) -> None:
-    """Draw one feather through the middle of the picture, `heading` radians from the x axis, in a row of stripes."""
+    """Draw one feather through the middle of the image, `heading` radians from the x axis, in a row of stripes."""
     along = polar(np.array(heading))
     sideways = np.array([-along[1], along[0]])
     outward = 0.02 if length < 0.6 else -0.5  # several grow from the middle, one lies across it

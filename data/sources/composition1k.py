@@ -1,4 +1,4 @@
-"""The test images of Composition-1k by the published rule: which picture meets which, and how they are blended.
+"""The test images of Composition-1k by the published rule: which image meets which, and how they are blended.
 
 Source: the compositing script that comes with Deep Image Matting (Xu et al. 2017); mmagic 1.2.0,
 `tools/dataset_converters/comp1k/preprocess_comp1k_dataset.py`, states the same rule on arrays.
@@ -53,10 +53,10 @@ def plan_composites(
     """Say what is made of what, having checked that all of it is there and fits.
 
     Foreground i of its list meets lines i n to i n + n - 1 of the background list; the composites of NAME.png are
-    NAME_0 to NAME_19. Trimaps are read wholly, of the other pictures the heads.
+    NAME_0 to NAME_19. Trimaps are read wholly, of the other images the heads.
 
     Args:
-        foreground_dir: colours; a picture is found by its listed name, or by that name with another suffix.
+        foreground_dir: colours; an image is found by its listed name, or by that name with another suffix.
         alpha_dir: an alpha of the same name for each foreground.
         background_dir: backgrounds.
         foreground_list: text file, a name a line.
@@ -110,13 +110,13 @@ def read_names(path: Path, count: int, problems: list[str]) -> list[str]:
 
 
 def drop_suffix(name: str) -> str:
-    """Take a picture's suffix off a listed name; what else follows a dot, as in "c.v1", belongs to the name."""
+    """Take an image's suffix off a listed name; what else follows a dot, as in "c.v1", belongs to the name."""
     suffix = Path(name).suffix
     return name.removesuffix(suffix) if suffix.lower() in READABLE else name
 
 
 def find_listed(folder: Path, names: Iterable[str], problems: list[str]) -> dict[str, Path]:
-    """Find pictures by listed name, or by that name with another suffix; a missing or ambiguous one is a problem."""
+    """Find images by listed name, or by that name with another suffix; a missing or ambiguous one is a problem."""
     try:
         by_stem = find_by_stem(folder)
     except FileNotFoundError as error:
@@ -136,7 +136,7 @@ def find_listed(folder: Path, names: Iterable[str], problems: list[str]) -> dict
 
 
 def read_sizes(paths: Iterable[Path], problems: list[str]) -> dict[Path, tuple[int, int]]:
-    """Read width and height of pictures from their heads; what is no picture of 8 bit is a problem."""
+    """Read width and height of images from their heads; what is no image of 8 bit is a problem."""
     sizes = {}
     for path in dict.fromkeys(paths):
         try:
@@ -164,12 +164,12 @@ def check_trimaps(paths: Iterable[Path], problems: list[str]) -> dict[Path, tupl
 
 
 def make_composite(composite: Composite) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Read the three pictures and blend them.
+    """Read the three images and blend them.
 
     Returns: image (H, W, 3) RGB and alpha (H, W).
 
     Raises:
-        DataError: a picture is broken.
+        DataError: an image is broken.
     """
     foreground = np.asarray(_read(composite.foreground))
     alpha = np.asarray(_read(composite.alpha).getchannel(0))
@@ -178,7 +178,7 @@ def make_composite(composite: Composite) -> tuple[NDArray[np.uint8], NDArray[np.
 
 
 def _read(path: Path) -> Image.Image:
-    """Decode a picture to RGB as it lies in the file, transparency left out."""
+    """Decode an image to RGB as it lies in the file, transparency left out."""
     try:
         with path.open("rb") as file, decoder_errors():
             return Image.open(file).convert("RGB")
@@ -199,7 +199,7 @@ def fit_background(background: Image.Image, size: tuple[int, int]) -> Image.Imag
 
 
 def blend(alpha: NDArray[np.uint8], foreground: NDArray[np.uint8], background: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Composite 8-bit pictures in float64 and cut off the fraction; alpha 0 and 255 copy B and F exactly.
+    """Composite 8-bit images in float64 and cut off the fraction; alpha 0 and 255 copy B and F exactly.
 
     Args:
         alpha: (H, W).
@@ -209,7 +209,7 @@ def blend(alpha: NDArray[np.uint8], foreground: NDArray[np.uint8], background: N
     Returns: (H, W, 3).
     """
     image = np.where(alpha[:, :, None] == 255, foreground, background)
-    for y, row in enumerate(alpha):  # the floats of a whole picture would be many times its size
+    for y, row in enumerate(alpha):  # the floats of a whole image would be many times its size
         mixed = (row > 0) & (row < 255)
         opacity = row[mixed][:, None] / 255
         image[y, mixed] = opacity * foreground[y, mixed] + (1 - opacity) * background[y, mixed]  # the cast cuts off

@@ -19,7 +19,7 @@ from data.sources.layouts import TRAINING_LAYOUTS, Kind, check_folders, check_no
 from data.sources.packs.reader import find_packed, is_pack
 
 DEFAULT_SETS = ("Composition-1k-train", "COCO-train2017")
-COMPOSITION_LAYOUT = f"""Expected layout, any picture format, one name for what belongs together:
+COMPOSITION_LAYOUT = f"""Expected layout, any image format, one name for what belongs together:
   $DETECTRON2_DATASETS/                    default: datasets/
     Composition-1k/train/fg/NAME.jpg       foreground colours  | or one folder of RGBA cut-outs,
     Composition-1k/train/alpha/NAME.jpg    their alphas        | and no alpha folder
@@ -30,7 +30,7 @@ Set DETECTRON2_DATASETS to the folder that holds these, or name other folders in
 
 OTHER_PLACES = f"""Name folders that are there, or sets below $DETECTRON2_DATASETS by their names:
 {", ".join(TRAINING_LAYOUTS)}."""
-PARTNERS = "An alpha has the name of its picture, suffixes aside."
+PARTNERS = "An alpha has the name of its image, suffixes aside."
 
 Folders = str | Path | Sequence[str | Path]
 AlphaFolders = str | Path | Sequence[str | Path | None] | None
@@ -45,7 +45,7 @@ def find_foregrounds(foreground_dirs: Folders, alpha_dirs: AlphaFolders = None) 
             for a pack and for the name of a layout. None alone stands for None everywhere.
 
     Raises:
-        FileNotFoundError: a place is neither a layout's name nor an existing folder, or holds no picture, or
+        FileNotFoundError: a place is neither a layout's name nor an existing folder, or holds no image, or
             foregrounds and alphas lack their partners.
         DataError: no place at all; a file in place of a folder; two files of one name; another number of places of
             alphas; the name of a layout of another kind; a name or a pack with alphas of one's own; a pattern that
@@ -74,7 +74,7 @@ def find_real_images(image_dirs: Folders, alpha_dirs: AlphaFolders = None) -> li
 
 
 def find_backgrounds(background_dirs: Folders) -> list[Path]:
-    """List the pictures of a place or places, in the order of their names; errors as `find_foregrounds`."""
+    """List the images of a place or places, in the order of their names; errors as `find_foregrounds`."""
     folders = find_folders("backgrounds", background_dirs, None)
     return [path for pictures, _ in folders for (path,) in find_pairs(pictures, None)]
 
@@ -82,7 +82,7 @@ def find_backgrounds(background_dirs: Folders) -> list[Path]:
 def find_folders(kind: Kind, picture_dirs: Folders, alpha_dirs: AlphaFolders) -> list[tuple[Path, Path | None]]:
     """Resolve names of layouts, and check that all folders are there.
 
-    Returns: paths or patterns of pictures, each with that of its alphas or None.
+    Returns: paths or patterns of images, each with that of its alphas or None.
 
     Raises: as `find_foregrounds`.
     """
@@ -126,7 +126,7 @@ def check_no_pack(folder: Path) -> None:
 
 
 def find_pairs(pictures: Path, alphas: Path | None) -> list[tuple[Path, ...]]:
-    """List the pictures of a folder or pattern, each with its alpha of the same name where `alphas` names these.
+    """List the images of a folder or pattern, each with its alpha of the same name where `alphas` names these.
 
     Raises: as `find_foregrounds`.
     """
@@ -137,7 +137,7 @@ def find_pairs(pictures: Path, alphas: Path | None) -> list[tuple[Path, ...]]:
 
 
 def find_both(pictures: Path, alphas: Path) -> list[dict[str, list[Path]]]:
-    """Group pictures and alphas by their names, see `find_named`, whether they have partners or not.
+    """Group images and alphas by their names, see `find_named`, whether they have partners or not.
 
     A file that fits both patterns, as a_alpha.png fits `*.png` and `*_alpha.png`, belongs to the longer one, suffixes
     aside: to `*_a` rather than to `*.png`.
@@ -154,16 +154,16 @@ def find_both(pictures: Path, alphas: Path) -> list[dict[str, list[Path]]]:
 
 
 def find_named(place: Path) -> dict[str, list[Path]]:
-    """Group pictures by the name that their partners share, in the order of names.
+    """Group images by the name that their partners share, in the order of names.
 
-    - `FOLDER`: the pictures in it, by name without suffix.
+    - `FOLDER`: the images in it, by name without suffix.
     - `FOLDER/PATTERN`, with one `*`, which stands for the name: `*_rgb.png` finds a_rgb.png and calls it a. Without a
-      suffix, as `*_rgb`, it is any picture format.
+      suffix, as `*_rgb`, it is any image format.
     - `FOLDER/**` and `FOLDER/**/PATTERN`: also in all folders below, hidden ones and links left out; the name begins
       with the folder's, as in sub/a.
 
     Raises:
-        FileNotFoundError: no picture fits.
+        FileNotFoundError: no image fits.
         DataError: another pattern.
     """
     folder, pattern, is_deep = split_pattern(place)
@@ -178,19 +178,19 @@ def find_named(place: Path) -> dict[str, list[Path]]:
             name = path.relative_to(folder).with_name(text[len(before) : len(text) - len(after)]).as_posix()
             groups[unicodedata.normalize("NFC", name)].append(path)
     if not groups:
-        raise FileNotFoundError(f"no picture fits {place} (looked for {', '.join(sorted(READABLE))})")
+        raise FileNotFoundError(f"no image matches {place} (looked for {', '.join(sorted(READABLE))})")
     return dict(groups)
 
 
 def find_below(folder: Path) -> list[Path]:
-    """List the pictures of a folder and of all folders below it, hidden ones and links to folders left out.
+    """List the images of a folder and of all folders below it, hidden ones and links to folders left out.
 
     Raises:
         DataError: a pack among them.
     """
     check_no_pack(folder)
     found: list[Path] = []
-    with suppress(FileNotFoundError):  # a folder of folders may have no picture of its own
+    with suppress(FileNotFoundError):  # a folder of folders may have no image of its own
         found += find_images(folder)
     with os.scandir(folder) as entries:
         below = [e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")]

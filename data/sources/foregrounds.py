@@ -21,7 +21,7 @@ MAX_BLEEDING = (
 HIDDEN_ALPHA = 0.05  # colours under it hardly show; alphas in JPEGs are seldom exactly 0
 
 Box = tuple[int, int, int, int]
-"""(left, top, right, bottom) in px of the whole picture; right and bottom are the first ones outside."""
+"""(left, top, right, bottom) in px of the whole image; right and bottom are the first ones outside."""
 
 
 class OpenForeground(Protocol):
@@ -38,7 +38,7 @@ class OpenForeground(Protocol):
         """Read a box, reduced by averaging.
 
         Args:
-            box: inside the picture, its left and top multiples of `reduction`.
+            box: inside the image, its left and top multiples of `reduction`.
             reduction: one of `REDUCTIONS`.
 
         Returns: colours (h, w, 3), not premultiplied, and alpha (h, w), raw, w = ceil((right - left) / reduction):
@@ -57,14 +57,14 @@ class Foreground(Protocol):
         """Read what the draw of a view needs.
 
         Raises:
-            DataError: colours and alpha of different size, or no picture that can be used.
+            DataError: colours and alpha of different size, or no image that can be used.
             OSError: a file is not there, or may not be read.
         """
 
 
 @dataclass(frozen=True)
 class ForegroundFile:
-    """A foreground in picture files: colours and alpha, or a cut-out (RGBA) where `alpha_path` is None."""
+    """A foreground in image files: colours and alpha, or a cut-out (RGBA) where `alpha_path` is None."""
 
     path: Path
     alpha_path: Path | None = None

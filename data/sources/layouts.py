@@ -1,4 +1,4 @@
-"""Where the pictures of public data sets lie below $DETECTRON2_DATASETS: test sets in `LAYOUTS`, others in
+"""Where the images of public data sets lie below $DETECTRON2_DATASETS: test sets in `LAYOUTS`, others in
 `TRAINING_LAYOUTS`, one entry each.
 
 A layout of one's own is one more entry:
@@ -24,7 +24,7 @@ from runtime.errors import ConfigError, UserError
 
 @dataclass(frozen=True)
 class Layout:
-    """Folders of one test set, whose files belong together by name without suffix, in any picture format.
+    """Folders of one test set, whose files belong together by name without suffix, in any image format.
 
     Args:
         image_dir: folder of images below `root`, "/" between the parts, as for all folders.
@@ -67,7 +67,7 @@ class Layout:
             kinds[self.trimap_dir] = "trimaps of 0, 128, 255"
         paths = {"/".join(filter(None, [self.root, folder, "NAME.*"])): kind for folder, kind in kinds.items()}
         width = max(map(len, paths))
-        lines = ["Expected layout, any picture format, one name for what belongs together:"]
+        lines = ["Expected layout, any image format, one name for what belongs together:"]
         if self.root:
             lines.append(f"  {'$DETECTRON2_DATASETS/':{width + 2}}  default: datasets/")
         lines += [f"    {path:{width}}  {kind}" for path, kind in paths.items()]
@@ -114,7 +114,7 @@ Kind = Literal["foregrounds", "images", "backgrounds"]
 
 @dataclass(frozen=True)
 class TrainingLayout:
-    """Where the pictures of one training set lie.
+    """Where the images of one training set lie.
 
     Args:
         kind: "foregrounds" to be composited, whose colours hold nothing of another background; "images", photographs
@@ -126,7 +126,7 @@ class TrainingLayout:
         source: where the knowledge of these names comes from.
 
     Raises:
-        ConfigError: backgrounds with alphas, images without, or not as many places of alphas as of pictures.
+        ConfigError: backgrounds with alphas, images without, or not as many places of alphas as of images.
     """
 
     kind: Kind
@@ -145,7 +145,7 @@ class TrainingLayout:
             )
 
     def find(self) -> list[tuple[Path, Path | None]]:
-        """List the places of pictures, each with that of its alphas, whether they are there or not."""
+        """List the places of images, each with that of its alphas, whether they are there or not."""
         root = datasets_folder() / self.root
         pictures = [root / place for place in self.picture_dirs]
         return list(zip_longest(pictures, [root / place for place in self.alpha_dirs]))
@@ -224,7 +224,7 @@ def find_test_set(name_or_folder: str, needs_trimaps: bool = True) -> TestSet:
     num_images = len(find_images(alpha_dir))
     if layout.num_images not in (None, num_images):
         raise DataError(
-            f"{alpha_dir} holds {num_images} pictures, but {name_or_folder} has {layout.num_images}: "
+            f"{alpha_dir} holds {num_images} images, but {name_or_folder} has {layout.num_images}: "
             "complete it, or remove what does not belong to it"
         )
     return TestSet(name_or_folder, image_dir, alpha_dir, trimap_dir, layout.trimap_radius_px, num_images)
@@ -296,7 +296,7 @@ def check_no_files(folders: Iterable[Path]) -> None:
 
 
 def match_by_name(folders: Sequence[Path], layout: str) -> list[tuple[Path, ...]]:
-    """Match the pictures of several folders by their names without suffix.
+    """Match the images of several folders by their names without suffix.
 
     Returns: one path of each folder per name, sorted by name.
 
@@ -308,11 +308,11 @@ def match_by_name(folders: Sequence[Path], layout: str) -> list[tuple[Path, ...]
 
 
 def match_found(found: Sequence[tuple[str, Mapping[str, Sequence[Path]]]], layout: str) -> list[tuple[Path, ...]]:
-    """Match pictures already found, given as places with their paths by name; otherwise as `match_by_name`."""
+    """Match images already found, given as places with their paths by name; otherwise as `match_by_name`."""
     for place, paths_by_name in found:
         twice = [name for name, paths in paths_by_name.items() if len(paths) > 1]
         if twice:
-            raise DataError(f"{place} holds more than one picture called {', '.join(twice)}: keep one of each")
+            raise DataError(f"{place} holds more than one image called {', '.join(twice)}: keep one of each")
     names = set().union(*(table for _, table in found))
     missing = [
         f"  {place} with {name} for *" if "*" in place else f"  {place}/{name}.*"
@@ -326,7 +326,7 @@ def match_found(found: Sequence[tuple[str, Mapping[str, Sequence[Path]]]], layou
 
 
 def find_by_stem(folder: Path) -> dict[str, list[Path]]:
-    """Group the pictures of a folder by `picture_name`, in the order of `find_images`, whose errors these are."""
+    """Group the images of a folder by `picture_name`, in the order of `find_images`, whose errors these are."""
     groups: dict[str, list[Path]] = defaultdict(list)
     for path in find_images(folder):
         groups[picture_name(path)].append(path)
@@ -334,11 +334,11 @@ def find_by_stem(folder: Path) -> dict[str, list[Path]]:
 
 
 def find_partner(path: Path, groups: Mapping[str, Sequence[Path]], place: Path) -> Path:
-    """Find the picture of a folder that belongs to a file by its name.
+    """Find the image of a folder that belongs to a file by its name.
 
     Args:
         path: of the file.
-        groups: the folder's pictures, see `find_by_stem`.
+        groups: the folder's images, see `find_by_stem`.
         place: the folder, for the message.
 
     Raises:

@@ -9,7 +9,7 @@ from detectron2.config import LazyConfig
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from runtime.errors import UserError
+from runtime.errors import UserError, one_line
 
 
 def run_config(path: Path) -> DictConfig:
@@ -33,7 +33,7 @@ def run_config(path: Path) -> DictConfig:
         place = _place_in_config(error, path)
         if place is None:
             raise
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"{place}: {type(error).__name__}{reason and ': '}{reason}") from error
 
 

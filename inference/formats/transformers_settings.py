@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from inference.formats.model_folder import MAX_INTEGER
 from runtime.errors import UserError
 from runtime.network_files import read_json
 
 CONFIG_FILE, PREPROCESSOR_FILE = "config.json", "preprocessor_config.json"
 
-MAX_INTEGER = 2**13
 """No size of a network is above it."""
 
 

@@ -140,20 +140,20 @@ def is_intact(path: Path, digest: str | None) -> bool:
 
 
 def check_output(composites: Sequence[Composite], output: Path) -> None:
-    """Refuse folders that hold pictures beside those of the set, which would be counted as if they were of it."""
+    """Refuse folders that hold images beside those of the set, which would be counted as if they were of it."""
     files = {file for composite in composites for file in list_files(composite)}
     folders = [output / folder for folder in sorted({file.split("/")[0] for file in files})]
     paths = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
     pictures = [path for path in paths if path.suffix.lower() in READABLE]
     if others := [str(path) for path in pictures if path.relative_to(output).as_posix() not in files]:
-        raise DataError("\n".join([f"{len(others)} pictures are not part of this set, move them away:", *others]))
+        raise DataError("\n".join([f"{len(others)} images are not part of this set, move them away:", *others]))
 
 
 def make_test_set(composites: Sequence[Composite], output: Path, num_workers: int) -> None:
     """Write the set, with a progress bar; the manifest is brought up to date with every foreground and at the end.
 
     Raises:
-        DataError: the folder holds another set, or a picture is broken.
+        DataError: the folder holds another set, or an image is broken.
         OSError: a file cannot be written, or a worker was killed.
     """
     check_output(composites, output)

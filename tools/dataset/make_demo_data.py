@@ -48,7 +48,7 @@ class Sample:
 
 
 def generator(seed: int, stream: str, index: int) -> Generator:
-    """Give one picture's random generator, independent of every other picture's and of their number."""
+    """Give one image's random generator, independent of every other image's and of their number."""
     return np.random.default_rng([seed, STREAMS.index(stream), index])
 
 
@@ -103,7 +103,7 @@ def draw_test_sample(seed: int, index: int, size_px: int) -> Sample:
 
 def write_picture(task: tuple[str, int], output: Path, seed: int, size_px: int) -> None:
     """Draw and write what one (stream, index) stands for: a cut-out, a background, or the three files of a test."""
-    cv2.setNumThreads(1)  # the other cores draw other pictures
+    cv2.setNumThreads(1)  # the other cores draw other images
     stream, index = task
     name = f"{kind_of(index)}_{index:03d}.png"
     if stream == TRAIN_FOREGROUND:
@@ -130,7 +130,7 @@ def make_demo_data(
     Args:
         output: folder to create; files with the names of ours are replaced.
         seed: any non-negative integer; the same gives the same bytes, whatever the number of workers.
-        size_px: side of every picture.
+        size_px: side of every image.
         num_train: foregrounds with alpha; every kind once per six.
         num_backgrounds: squares cut out of the training photographs.
         num_test: composites of foregrounds and photographs that training does not see.

@@ -43,9 +43,7 @@ def pack(
     found = find_foregrounds(foreground_dirs, alpha_dirs)
     foregrounds = [foreground for foreground in found if isinstance(foreground, ForegroundFile)]
     if len(foregrounds) < len(found):
-        raise DataError(
-            f"expected folders of pictures, got {', '.join(foreground_dirs)}, where there is a pack already"
-        )
+        raise DataError(f"expected folders of images, got {', '.join(foreground_dirs)}, where there is a pack already")
     with tqdm(total=len(foregrounds), unit="foreground") as bar:
         make_pack(foregrounds, output, num_workers, bar.update)
     num_bytes = sum(foreground.num_bytes for foreground in find_packed(output))

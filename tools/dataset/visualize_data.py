@@ -76,7 +76,7 @@ def write_sheet(samples: Sequence[Drawn], path: Path, cell_px: int, num_columns:
     Args:
         samples: all of one size.
         path: of the sheet.
-        cell_px: side of a picture.
+        cell_px: side of an image.
         num_columns: samples beside each other.
     """
     lines = []

@@ -1,1 +1,1 @@
-"""What tools/make_open_dataset.py is made of: sources, their archives, their licences, the pictures written."""
+"""What tools/make_open_dataset.py is made of: sources, their archives, their licences, the images written."""

@@ -1,4 +1,4 @@
-"""Who made a picture and what may be done with it, as its package states it."""
+"""Who made an image and what may be done with it, as its package states it."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ NOT_STATED = "not stated"
 
 @dataclass(frozen=True)
 class Terms:
-    """Licence and author of a picture, `NOT_STATED` where the package does not say."""
+    """Licence and author of an image, `NOT_STATED` where the package does not say."""
 
     licence: str
     author: str
@@ -34,7 +34,7 @@ def terms_of(source: Source, name: str, texts: Mapping[str, str]) -> Terms:
         licence, _, author = source.licences[name].partition(" by the photographer ")
         return Terms(licence, author.strip("()") or NOT_STATED)
     if not texts:
-        raise DataError(f"{source.package} came without the file that states its terms: its pictures are not used")
+        raise DataError(f"{source.package} came without the file that states its terms: its images are not used")
     if source.client == "npm":
         record = json.loads(next(text for at, text in texts.items() if at.endswith("package.json")))
         author = record.get("author", NOT_STATED)
@@ -77,19 +77,19 @@ def covers(pattern: str, name: str) -> bool:
 
 
 def licence_page(manifest: Mapping) -> str:
-    """Write LICENCES.md: a table of packages, then each picture with its origin, licence and author."""
+    """Write LICENCES.md: a table of packages, then each image with its origin, licence and author."""
     lines = [
         "# Licences",
         "",
         "Pictures drawn by the procedural generator (`drawn_*`) have no author but the seed; they are free of rights.",
         "All others come from packages, under the terms that these state. Their full texts are in `licences/`. Whoever",
-        "passes pictures on, passes their terms on with them.",
+        "passes images on, passes their terms on with them.",
         "",
         "| package | what was read | SHA-256 |",
         "|---|---|---|",
     ]
     lines += [f"| {name} | {entry['read']} | {entry['sha256']} |" for name, entry in manifest["packages"].items()]
-    lines += ["", "| picture | package | file | licence | author |", "|---|---|---|---|---|"]
+    lines += ["", "| image | package | file | licence | author |", "|---|---|---|---|---|"]
     for picture, entry in sorted(manifest["pictures"].items()):
         if "package" in entry:
             cells = (picture, *(str(entry[key]).replace("|", "/") for key in ("package", "file", "licence", "author")))

@@ -1,4 +1,4 @@
-"""The pictures of the set: cut-outs and photographs as they come, foregrounds and surfaces that are drawn."""
+"""The images of the set: cut-outs and photographs as they come, foregrounds and surfaces that are drawn."""
 
 from hashlib import sha256
 from pathlib import Path
@@ -22,12 +22,12 @@ HELD_OUT_SHARE = 0.15
 
 
 def is_held_out(name: str) -> bool:
-    """Tell whether a picture belongs to the test set: by a hash of its name, so that others do not change it."""
+    """Tell whether an image belongs to the test set: by a hash of its name, so that others do not change it."""
     return int.from_bytes(sha256(name.encode()).digest()[:4]) < HELD_OUT_SHARE * 2**32
 
 
 def why_unfit(rgba: NDArray) -> str | None:
-    """Tell why a decoded picture is no cut-out to learn from; None where it is one."""
+    """Tell why a decoded image is no cut-out to learn from; None where it is one."""
     if rgba.ndim != 3 or rgba.shape[2] != 4:
         return "has no transparency"
     if min(rgba.shape[:2]) < SHORTEST_SIDE_PX:
@@ -44,7 +44,7 @@ def why_unfit(rgba: NDArray) -> str | None:
 
 
 def write_cutout(content: bytes, path: Path) -> str | None:
-    """Write an RGBA picture as PNG where it is fit; else give why not (see `why_unfit`) or why it cannot be read."""
+    """Write an RGBA image as PNG where it is fit; else give why not (see `why_unfit`) or why it cannot be read."""
     try:
         rgba = decode(content)
     except UserError as error:

@@ -19,11 +19,11 @@ BACKGROUNDS = ("skimage/data/rocket.jpg", "skimage/data/coffee.png", "skimage/da
 
 
 def write_sheet(path: Path, seed: int) -> None:
-    """Write a picture of each kind, over a photograph free of rights and, below, its alpha; four kinds in a row.
+    """Write an image of each kind, over a photograph free of rights and, below, its alpha; four kinds in a row.
 
     Args:
-        path: a picture file, JPEG for a small one.
-        seed: of the pictures.
+        path: an image file, JPEG for a small one.
+        seed: of the images.
     """
     names, lines = list(KINDS), []
     for start in range(0, len(names), COLUMNS):

@@ -1,4 +1,4 @@
-"""Packages with openly licensed pictures: what is wanted from each, and how it is found or fetched."""
+"""Packages with openly licensed images: what is wanted from each, and how it is found or fetched."""
 
 import shutil
 import subprocess
@@ -32,11 +32,11 @@ class Source:
     Args:
         package: its name in the registry.
         client: key of `CLIENTS`.
-        cutouts: patterns of RGBA pictures.
+        cutouts: patterns of RGBA images.
         photographs: patterns of photographs, used as backgrounds.
-        left_out: patterns of what is drawn, not photographed, or a picture of a symbol.
+        left_out: patterns of what is drawn, not photographed, or an image of a symbol.
         terms: patterns of the files in which the package states its terms.
-        licences: the licence of each picture where `terms` do not state it in a form that a program reads.
+        licences: the licence of each image where `terms` do not state it in a form that a program reads.
     """
 
     package: str
@@ -48,7 +48,7 @@ class Source:
     licences: Mapping[str, str] = field(default_factory=dict)
 
     def wants(self, name: str) -> bool:
-        """Tell whether a file of the package is wanted, as a picture or as its terms."""
+        """Tell whether a file of the package is wanted, as an image or as its terms."""
         patterns = (*self.cutouts, *self.photographs, *self.terms)
         return matches(name, patterns) and not matches(name, self.left_out)
 
