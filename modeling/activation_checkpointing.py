@@ -1,4 +1,4 @@
-"""Activation checkpointing: a part of a network runs again in the backward pass, instead of storing its activations."""
+"""Activation checkpointing: run a module again in the backward pass instead of storing its activations."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -10,14 +10,14 @@ from torch.utils.checkpoint import checkpoint
 
 
 def maybe_checkpoint(is_recomputed: bool, block: nn.Module, *inputs: Any) -> Tensor:
-    """Run a block; where asked for, it runs again in the backward pass instead of storing its activations.
+    """Run a block, and if asked for, run it again in the backward pass instead of storing its activations.
 
-    The second run draws the same random numbers, and what it counts is thrown away: BatchNorm's statistics are
+    The second run draws the same random numbers. Its updates of buffers are discarded, so BatchNorm's statistics are
     updated once.
     """
     if not is_recomputed:
         return block(*inputs)
-    if torch.compiler.is_compiling():  # whose graph has its own second run, without the updates
+    if torch.compiler.is_compiling():  # the compiled graph has its own second run, without the updates
         return checkpoint(block, *inputs, use_reentrant=False)
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
@@ -28,10 +28,10 @@ def maybe_checkpoint(is_recomputed: bool, block: nn.Module, *inputs: Any) -> Ten
 
 @contextmanager
 def spare_buffers(module: nn.Module) -> Iterator[None]:
-    """Give a module copies of its buffers for a while.
+    """Replace a module's buffers by copies inside a `with` block.
 
-    To tell BatchNorm not to update its statistics would not do: it would then not store them for its backward pass
-    either, and a second run has to store what the first one did.
+    Telling BatchNorm not to update its statistics would not work. It would also stop storing them for the backward
+    pass, and the second run has to store the same tensors as the first.
     """
     own = [(part, name, buffer) for part in module.modules() for name, buffer in part.named_buffers(recurse=False)]
     try:

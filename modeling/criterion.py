@@ -1,4 +1,4 @@
-"""The four losses of ViTMatte, each a mean over its region, so that the size of the crops does not matter."""
+"""The four losses of ViTMatte. Each is a mean over its region, so it does not depend on the size of the crops."""
 
 from collections.abc import Mapping
 
@@ -19,7 +19,7 @@ LOSS_NAMES = ("loss_unknown_l1", "loss_known_l1", "loss_laplacian", "loss_gradie
 
 
 class MattingCriterion(nn.Module):
-    """Weighted matting losses (arXiv:2305.15272).
+    """Compute the weighted losses of ViTMatte (arXiv:2305.15272).
 
     Laplacian pyramid and Sobel filters are linear, so they run once, on the difference of prediction and ground truth.
 
@@ -52,7 +52,7 @@ class MattingCriterion(nn.Module):
         self.register_buffer("sobel", torch.stack((sobel_x, sobel_x.T))[:, None], persistent=False)
 
     def forward(self, pred_alpha: Tensor, alpha: Tensor, trimap: Tensor) -> dict[str, Tensor]:
-        """Losses of a batch, in float32 at least also under autocast.
+        """Compute the losses of a batch, in float32 or wider, also under autocast.
 
         Args:
             pred_alpha: (B, 1, H, W) in [0, 1], sides of at least `MIN_SIDE_PX`.
@@ -83,7 +83,7 @@ class MattingCriterion(nn.Module):
             return {name: self.weights[name] * loss.mean() for name, loss in losses.items()}
 
     def _laplacian(self, difference: Tensor) -> Tensor:
-        """Sum over levels of 2^level / levels times the mean absolute Laplacian -> (B,)."""
+        """Sum 2^level / levels times the mean absolute Laplacian over the levels -> (B,)."""
         loss = difference.new_zeros(len(difference))
         current = difference
         for level in range(PYRAMID_LEVELS):
@@ -100,12 +100,12 @@ class MattingCriterion(nn.Module):
         return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), self.gaussian.to(x.dtype))
 
     def _gradient(self, difference: Tensor, pred_alpha: Tensor, unknown: Tensor) -> Tensor:
-        """L1 of the gradients' difference plus 0.01 of the prediction's own gradient, x and y summed -> (B,) or ()."""
+        """Add L1 of the difference's gradient and 0.01 of the prediction's, x and y summed -> (B,) or ()."""
         sobel = self.sobel.to(difference.dtype)
         gradients = F.conv2d(difference, sobel, padding=1).abs() + 0.01 * F.conv2d(pred_alpha, sobel, padding=1).abs()
         return self._region_mean(gradients.sum(dim=1, keepdim=True), unknown)
 
     def _region_mean(self, values: Tensor, region: Tensor) -> Tensor:
-        """Mean of (B, 1, H, W) values over a region of zeros and ones -> (B,) per image, () over the batch."""
+        """Average (B, 1, H, W) values over a region of zeros and ones -> (B,) per image, () over the batch."""
         dims = (1, 2, 3) if self.area == "image" else (0, 1, 2, 3)
         return (values * region).sum(dim=dims) / region.sum(dim=dims).clamp(min=1.0)

@@ -1,4 +1,4 @@
-"""ViTMatte's detail capture: a light convolution stream that gives the backbone's map its fine structure back."""
+"""The decoder of ViTMatte: a light convolution stream adds fine detail to the backbone's map."""
 
 from collections.abc import Sequence
 
@@ -22,12 +22,12 @@ class ConvBlock(nn.Module):
         return self.normalise(self.conv(x))
 
     def normalise(self, x: Tensor) -> Tensor:
-        """What follows the convolution."""
+        """Apply BatchNorm and ReLU to the output of the convolution."""
         return F.relu(self.bn(x), inplace=True)
 
 
 class ConvStream(nn.Module):
-    """Convolutions of stride 2 over the network's input, each run by `maybe_checkpoint`."""
+    """Apply convolutions of stride 2 to the network's input, each through `maybe_checkpoint`."""
 
     def __init__(self, in_chans: int, out_chans: Sequence[int]) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class ConvStream(nn.Module):
         self.convs = nn.ModuleList(ConvBlock(a, b, stride=2) for a, b in zip(chans[:-1], chans[1:], strict=True))
 
     def forward(self, x: Tensor, is_recomputed: bool = False) -> list[Tensor]:
-        """(B, C, H, W) -> the maps at strides 1 (the input itself), 2, 4, ..."""
+        """Compute the maps at strides 1 (the input itself), 2, 4 ... of an input (B, C, H, W)."""
         maps = [x]
         for conv in self.convs:
             maps.append(maybe_checkpoint(is_recomputed, conv, maps[-1]))
@@ -43,10 +43,10 @@ class ConvStream(nn.Module):
 
 
 class FusionBlock(nn.Module):
-    """Enlarge the coarser map twofold (bilinear), put it behind the finer one and convolve.
+    """Enlarge the coarser map twofold (bilinear), append it to the finer one and convolve both.
 
-    Each map is convolved by its part of the weight, and the two are added: the same up to rounding, without the joined
-    map in memory, which at full resolution is the network's largest, and whose gradient would have to be cut up again.
+    Each map is convolved with its part of the weight, and the two results are added. Up to rounding this equals one
+    convolution of the joined map. The joined map, the largest of the network at full resolution, is never in memory.
     """
 
     def __init__(self, in_chans: int, out_chans: int) -> None:
@@ -54,17 +54,17 @@ class FusionBlock(nn.Module):
         self.conv = ConvBlock(in_chans, out_chans, stride=1)
 
     def forward(self, features: Tensor, detail: Tensor) -> Tensor:
-        """(B, C, h, w) and (B, C', 2h, 2w) -> (B, out_chans, 2h, 2w)."""
+        """Fuse maps (B, C, h, w) and (B, C', 2h, 2w) into (B, out_chans, 2h, 2w)."""
         enlarged = F.interpolate(features, scale_factor=2, mode="bilinear", align_corners=False)
         conv = self.conv.conv
         fine, coarse = conv.weight.split((detail.shape[1], features.shape[1]), dim=1)
-        convolved = F.conv2d(enlarged, coarse, conv.bias, padding=1)  # a bias that BatchNorm became, for inference
+        convolved = F.conv2d(enlarged, coarse, conv.bias, padding=1)  # the bias: BatchNorm, fused for inference
         convolved += F.conv2d(detail, fine, padding=1)
         return self.conv.normalise(convolved)
 
 
 class MattingHead(nn.Module):
-    """Two convolutions from the finest map to the logit of alpha."""
+    """Map the finest features to the logit of alpha by two convolutions."""
 
     def __init__(self, in_chans: int, mid_chans: int = 16) -> None:
         super().__init__()
@@ -80,11 +80,13 @@ class MattingHead(nn.Module):
 
 
 class DetailCapture(nn.Module):
-    """Decoder of ViTMatte (arXiv:2305.15272); parameter names are those of its published checkpoints.
+    """Predict alpha from the backbone's map and the input, as ViTMatte's decoder does (arXiv:2305.15272).
+
+    Parameter names are those of the published checkpoints.
 
     Args:
         in_chans: channels of the backbone's map.
-        image_chans: channels of the network's input, which the last fusion takes as it is.
+        image_chans: channels of the network's input, which the last fusion takes unchanged.
         convstream_chans: channels at strides 2, 4, 8 ...
         fusion_chans: outputs of the fusions, coarse to fine: one more than the stream has convolutions.
         use_activation_checkpointing: recompute each convolution of the stream, each fusion and the head in the backward
@@ -119,7 +121,7 @@ class DetailCapture(nn.Module):
         self.matting_head = MattingHead(fusion_chans[-1])
 
     def forward(self, features: Tensor, image: Tensor) -> Tensor:
-        """Predict alpha.
+        """Predict alpha from features and the network's input.
 
         Args:
             features: (B, in_chans, H / stride, W / stride) from the backbone.

@@ -8,11 +8,11 @@ from torch import nn
 from runtime.errors import ConfigError
 
 TOKENS = ("cls_token", "storage_tokens", "register_tokens", "pos_embed")
-"""What is added to or put beside the patches, by the last part of its name."""
+"""Tokens and positions that are added to the patches or stand beside them, by the last part of the name."""
 
 
 def get_vit_lr_decay_rate(name: str, lr_decay_rate: float, num_layers: int) -> float:
-    """Factor of the learning rate for a parameter of a vision transformer (BEiT, arXiv:2106.08254; ViTDet).
+    """Return the factor of a parameter's learning rate, as in BEiT (arXiv:2106.08254) and ViTDet.
 
     Block i of n has rate ** (n - i), patch embedding, tokens and absolute positions rate ** (n + 1); the convolution
     necks, the final norm and everything outside the backbone have 1.
@@ -23,7 +23,7 @@ def get_vit_lr_decay_rate(name: str, lr_decay_rate: float, num_layers: int) -> f
         num_layers: number n of blocks.
 
     Raises:
-        ConfigError: for a block outside the n, whose rate would grow instead.
+        ConfigError: for a block outside the n blocks, whose rate would grow instead.
     """
     if not name.startswith("backbone."):
         return 1.0
@@ -39,7 +39,7 @@ def get_vit_lr_decay_rate(name: str, lr_decay_rate: float, num_layers: int) -> f
 
 
 def is_pretrained(name: str) -> bool:
-    """Tell whether a parameter comes with a backbone's weights: decoder and convolution necks are new."""
+    """Tell whether a parameter comes with a backbone's weights; decoder and convolution necks are new."""
     return name.startswith("backbone.") and ".residual." not in name
 
 
@@ -52,10 +52,10 @@ def get_optimizer_params(
     decoder_lr_factor: float = 1.0,
     pretrained_start: float = 0.0,
 ) -> list[dict[str, Any]]:
-    """Parameter groups for a torch optimiser, one per learning rate and weight decay.
+    """List the parameter groups for a torch optimiser, one per learning rate and weight decay.
 
-    Matrices and convolution kernels decay, and ViTDet's relative positions as in its own recipe; norms, biases,
-    LayerScale's gammas, tokens and absolute positions do not.
+    Matrices, convolution kernels and, as in ViTDet's recipe, its relative positions decay. Norms, biases, LayerScale's
+    gammas, tokens and absolute positions do not.
 
     Args:
         model: a `ViTMatte`, bare or wrapped for several processes.
@@ -64,15 +64,14 @@ def get_optimizer_params(
         lr_decay_rate: see `get_vit_lr_decay_rate`.
         num_layers: number of blocks of the backbone.
         decoder_lr_factor: the decoder's learning rate over base_lr.
-        pretrained_start: fraction of the training, in [0, 1), before which decoder and necks learn alone. They are new:
-            what they send back at first would move the pretrained weights to no purpose, while a neck has nothing to
-            lose and starts as the identity.
+        pretrained_start: fraction of the run, in [0, 1), during which only decoder and necks are trained. They are new,
+            so their first gradients would only disturb the pretrained weights. A neck starts as the identity.
 
-    Returns: groups with "params", "lr", "weight_decay", "start" (see `engine.lr_scheduler`) and "name", the parts of
-        the network that have this rate; every trainable parameter is in exactly one.
+    Returns: groups with "params", "lr", "weight_decay", "start" (see `engine.lr_scheduler`) and "name", which lists the
+        parts of the network with this rate. Every trainable parameter is in exactly one group.
 
     Raises:
-        ConfigError: a start outside the training; see `get_vit_lr_decay_rate` too.
+        ConfigError: a start outside the run, or as `get_vit_lr_decay_rate`.
     """
     if not 0.0 <= pretrained_start < 1.0:
         raise ConfigError(f"pretrained_start must be a fraction of the training, 0 to below 1, got {pretrained_start}")

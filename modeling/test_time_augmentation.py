@@ -1,4 +1,4 @@
-"""Test-time augmentation: alpha averaged over mirrored, turned and resized views of an image."""
+"""Test-time augmentation: average alpha over mirrored, rotated and resized copies of an image."""
 
 import itertools
 import math
@@ -14,19 +14,19 @@ from runtime.errors import ConfigError
 MAX_SCALE = 8.0
 
 ROUNDING = 1e-5
-"""Of a resized trimap: so near to 0 or 1 it is known."""
+"""A value of a resized trimap that is this close to 0 or 1 counts as known."""
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """Image (B, 3, H, W) and trimap (B, 1, H, W) of {0, 0.5, 1} -> alpha (B, 1, H, W) in [0, 1]."""
 
 
 class AverageViews:
-    """Averages what a network predicts of several views of an image; `len` is the number of forward passes.
+    """Average a network's predictions over transformed copies of an image; `len` is the number of forward passes.
 
     Args:
-        flips: each view and its mirror image.
+        flips: add the mirror image of each copy.
         rotations: by 0, 90, 180 and 270 degrees; with flips these are the eight symmetries of a square.
-        scales: factors of both sides, above 0 and up to `MAX_SCALE`, that each of these is seen at.
+        scales: factors of both sides, above 0 and up to `MAX_SCALE`; each copy is predicted at each scale.
 
     Raises:
         ConfigError: no scale, or one out of range.
@@ -40,7 +40,7 @@ class AverageViews:
 
     @classmethod
     def parse(cls, text: str) -> "AverageViews":
-        """Read "flips", "rotations" and scales from a text with commas, "flips,rotations,0.75,1" for example.
+        """Read "flips", "rotations" and scales from comma-separated text, such as "flips,rotations,0.75,1".
 
         Raises:
             ConfigError: another word, or scales as above.
@@ -58,11 +58,11 @@ class AverageViews:
 
     @property
     def is_image_alone(self) -> bool:
-        """Whether there is nothing to average."""
+        """Tell whether there is nothing to average."""
         return len(self) == 1 and self.scales == [1.0]
 
     def __call__(self, predict: Predict, image: Tensor, trimap: Tensor) -> Tensor:
-        """Predict the average.
+        """Predict the average alpha.
 
         Args:
             predict: a network.
@@ -89,12 +89,12 @@ class AverageViews:
         return paste_known((total / len(self)).clamp(0, 1), trimap)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Give a model that predicts the average in evaluation mode; itself where there is nothing to average."""
+        """Return a model that predicts the average in evaluation mode, or the model itself for a single pass."""
         return model if self.is_image_alone else _Averaged(model, self)
 
 
 class _Averaged(nn.Module):
-    """A `ViTMatte` seen through `AverageViews`."""
+    """Run a `ViTMatte` through `AverageViews`."""
 
     def __init__(self, model: nn.Module, views: AverageViews) -> None:
         super().__init__()
@@ -110,25 +110,26 @@ class _Averaged(nn.Module):
 
 
 def turn(x: Tensor, turns: int, is_flipped: bool) -> Tensor:
-    """Turn (..., H, W) by so many times 90 degrees, then mirror it left to right."""
+    """Rotate (..., H, W) by a number of quarter turns, then mirror it left to right."""
     x = x.rot90(turns, (-2, -1)) if turns else x
     return x.flip(-1) if is_flipped else x
 
 
 def turn_back(x: Tensor, turns: int, is_flipped: bool) -> Tensor:
-    """The inverse of `turn`."""
+    """Undo `turn`."""
     return (x.flip(-1) if is_flipped else x).rot90(-turns, (-2, -1))
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """(B, C, H, W) to another (H, W), bilinear, with a filter as wide as the pixels of the coarser one."""
+    """Resize (B, C, H, W) to another (H, W), bilinear and antialiased."""
     return F.interpolate(x, size=list(size), mode="bilinear", antialias=True)
 
 
 def resize_trimap(trimap: Tensor, size: Sequence[int]) -> Tensor:
-    """(B, 1, H, W) of {0, 0.5, 1} to another size: known where all that a pixel is made of is known alike.
+    """Resize (B, 1, H, W) of {0, 0.5, 1}; a pixel is known if all of its source pixels are known and equal.
 
-    So no alpha of a known pixel, which may be anything, reaches an unknown one when alpha is resized back.
+    The network's alpha of known pixels can be anything. So none of it may reach an unknown pixel when alpha is resized
+    back.
     """
     resized = resize(trimap, size)
     unknown = torch.full_like(resized, UNKNOWN)

@@ -1,4 +1,4 @@
-"""The meta architecture: normalise, pad, backbone, decoder, then losses or the cropped alpha."""
+"""The complete network: normalise, pad, run backbone and decoder, then return losses or the cropped alpha."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,7 +25,7 @@ PADDINGS = ("edge", "zero", "zero_hustvl")
 
 
 class ViTMatte(nn.Module):
-    """Image and trimap to alpha, with a plain vision transformer (arXiv:2305.15272).
+    """Predict alpha from image and trimap with a plain vision transformer (arXiv:2305.15272).
 
     Args:
         backbone: (B, 4, H, W) -> (B, D, H / 16, W / 16).
@@ -34,7 +34,7 @@ class ViTMatte(nn.Module):
         pixel_mean: per RGB channel, in [0, 1].
         pixel_std: per RGB channel. The trimap channel is not normalised.
         size_divisibility: sides are padded up to the next multiple of this many pixels, 1 to 1024.
-        padding: one of `PADDINGS`; the one that the weights were made for.
+        padding: one of `PADDINGS`; use the one that the weights were trained with.
         num_frozen_blocks: see `freeze`, as for `freeze_patch_embed`.
 
     Raises:
@@ -83,13 +83,13 @@ class ViTMatte(nn.Module):
     def forward(
         self, batch: Mapping[str, Tensor], compute: Callable[["ViTMatte", Tensor], Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Losses in training mode, alpha in evaluation mode.
+        """Compute losses in training mode, alpha in evaluation mode.
 
         Args:
             batch: "image" (B, 3, H, W) RGB in [0, 1], not normalised; "trimap" (B, 1, H, W) of {0, 0.5, 1}; for
                 training also "alpha" (B, 1, H, W) in [0, 1]. On any device; nothing in it is changed.
-            compute: runs backbone and decoder in another way, on tiles for instance. It takes this network and what
-                `network_input` returns, and returns alpha (B, 1, H', W'). None runs them on the whole image.
+            compute: runs backbone and decoder in another way, on tiles for example. It takes this network and the
+                output of `network_input`, and returns alpha (B, 1, H', W'). None runs them on the whole image.
 
         Returns: in training the criterion's losses by name; else {"pred_alpha": (B, 1, H, W) float32 in [0, 1]}, with 0
             and 1 where the trimap knows them.
@@ -117,9 +117,9 @@ class ViTMatte(nn.Module):
         return self.criterion(pred_alpha, batch["alpha"].to(self.device, non_blocking=True), trimap)
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
-        """Give the sides in pixels that `network_input` pads an image of height x width pixels to.
+        """Return the height and width in pixels that `network_input` pads an image to.
 
-        It has no branch on the sides, so that the ONNX exporter can trace it for every size.
+        It does not branch on the sides, so the ONNX exporter can trace it for every size.
         """
         side = self.size_divisibility
         if self.padding != "zero_hustvl":
@@ -128,14 +128,14 @@ class ViTMatte(nn.Module):
         return (height // side + is_ragged) * side, (width // side + is_ragged) * side
 
     def network_input(self, image: Tensor, trimap: Tensor) -> Tensor:
-        """Make what backbone and decoder are given: normalised RGB and trimap.
+        """Normalise and pad image and trimap for backbone and decoder.
 
         Args:
             image: (B, 3, H, W) RGB in [0, 1], on the model's device.
             trimap: (B, 1, H, W) of {0, 0.5, 1}, on the model's device.
 
-        Returns: (B, 4, H', W'), padded at the right and lower border to `padded_size`: the image as `padding` says, the
-            trimap with 0.
+        Returns: (B, 4, H', W'), padded at the right and lower border to `padded_size`. The image is padded by
+            `padding`, the trimap with 0.
         """
         height, width = self.padded_size(*image.shape[-2:])
         margins = (0, width - image.shape[-1], 0, height - image.shape[-2])
@@ -147,7 +147,7 @@ class ViTMatte(nn.Module):
 
 
 def check_stride(backbone: nn.Module, decoder: nn.Module) -> None:
-    """Raise a ConfigError where a backbone's patches, if it has any, are not the cells that the decoder enlarges."""
+    """Raise a ConfigError if a backbone's patch size, where it has one, is not the factor of the decoder."""
     patch_px = getattr(getattr(backbone, "patch_embed", None), "patch_size", None)
     stride = getattr(decoder, "stride", patch_px)
     if patch_px not in (None, stride):
@@ -158,22 +158,21 @@ def check_stride(backbone: nn.Module, decoder: nn.Module) -> None:
 
 
 def paste_known(alpha: Tensor, trimap: Tensor) -> Tensor:
-    """Alpha (B, 1, H, W) with 0 and 1 where a trimap of that shape, on any device, knows them."""
+    """Set alpha (B, 1, H, W) to 0 and 1 on the known pixels of a trimap of that shape, on any device."""
     trimap = trimap.to(alpha)
     return torch.where(trimap == UNKNOWN, alpha, trimap)
 
 
 def freeze(backbone: nn.Module, num_blocks: int = 0, patch_embed: bool = False) -> None:
-    """Take what is not to learn out of the training: it gets no gradient, and no place in optimiser and all-reduce.
+    """Exclude parts of a backbone from training: no gradients, no optimiser state, no all-reduce.
 
-    Where the patch embedding and the first blocks are frozen, nothing of them is kept for the backward pass.
+    If the patch embedding and the first blocks are frozen, they store nothing for the backward pass.
 
     Args:
         backbone: with `patch_embed`, `blocks` and, as its own parameters, tokens and positions.
-        num_blocks: the first so many blocks learn nothing, nor do the necks that end them: a fresh one stays the
-            identity that it starts as.
-        patch_embed: the patch embedding, tokens and absolute positions learn nothing. Of a published DINOv3 network the
-            embedding has zeros for the trimap: frozen, it shows the trimap to the decoder alone.
+        num_blocks: number of first blocks to freeze, with the necks at their ends. A fresh neck stays the identity.
+        patch_embed: freeze the patch embedding, tokens and absolute positions. The embedding of a published DINOv3
+            network has zeros for the trimap. If it is frozen, only the decoder sees the trimap.
 
     Raises:
         ConfigError: for fewer blocks than 0 or more than there are.

@@ -39,7 +39,7 @@ ALLOWED = {
 """Module -> names that an index may use, beside the dtypes of torch and paths."""
 
 PATHS = {"PosixPath": PurePosixPath, "WindowsPath": PureWindowsPath}
-"""The index notes where it was saved: read as text that no file system is asked about."""
+"""An index stores the path where it was saved. It is read as text and never looked up."""
 
 DAMAGED = (
     *(pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, RuntimeError),
@@ -97,7 +97,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 class IndexUnpickler(pickle.Unpickler):
-    """Unpickles an index and refuses every class and function that an index does not need."""
+    """Unpickle an index and refuse every class and function that an index does not need."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("pathlib", "pathlib._local") and name in PATHS:
@@ -109,7 +109,7 @@ class IndexUnpickler(pickle.Unpickler):
 
 
 class SafeReader(dcp.FileSystemReader):
-    """Reads a folder of torch.distributed.checkpoint for `dcp.load`: tensors only, without running code from it."""
+    """Read a folder of torch.distributed.checkpoint for `dcp.load`: tensors only, without running code from it."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """Read the index; entries that are no tensors, which torch would unpickle, are left out.

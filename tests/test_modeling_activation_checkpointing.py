@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from engine.distributed.batch_norm import CpuSyncBatchNorm2d, FrozenBatchNorm2d, set_batch_norm
+from engine.distributed.batch_norm import set_batch_norm
 from modeling.activation_checkpointing import maybe_checkpoint, spare_buffers
 from modeling.detail_capture import DetailCapture
 
@@ -111,9 +111,3 @@ def test_own_buffers_come_back_after_an_error() -> None:
         raise ZeroDivisionError
     assert all(buffer is own[name] for name, buffer in norm.named_buffers())
     assert norm.num_batches_tracked == 0 and not norm.running_mean.any()
-
-
-def test_other_kinds_are_replaced_by_their_kind() -> None:
-    for kind, type_ in (("sync", CpuSyncBatchNorm2d), ("frozen", FrozenBatchNorm2d)):
-        norms = [module for module in small(True, kind).modules() if isinstance(module, nn.BatchNorm2d)]
-        assert len(norms) == 8 and all(type(norm) is type_ for norm in norms)

@@ -1,27 +1,34 @@
-"""The whole backbone: prefix, windows, one RoPE table, memory linear in tokens, checkpointing, sizes and errors."""
+"""The backbones of tokens, ViT and DINOv2: prefix, windows, one RoPE table, memory, checkpointing, sizes and errors."""
 
 import copy
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import timm
 import torch
-from omegaconf import OmegaConf
-from torch import Tensor
+from torch import nn
 
 from modeling.backbone import DINOV3_SIZES, ViT, attention, layers
 from runtime.errors import ConfigError, UserError
-from tests.helpers.networks import LargestTensor, tiny_vit, vit_input
+from tests.helpers.networks import LargestTensor, tiny_dinov2, tiny_vit, vit_input
 
 
-@pytest.mark.parametrize("keep_prefix_tokens", [True, False])
-def test_windows_over_the_whole_grid_equal_global_blocks(keep_prefix_tokens: bool) -> None:
-    windowed = tiny_vit(keep_prefix_tokens=keep_prefix_tokens, window_size=7, global_block_indexes=()).double()
-    everywhere = tiny_vit(keep_prefix_tokens=keep_prefix_tokens, global_block_indexes=range(4)).double()
+def tiny_vit_without_prefix(**changes: Any) -> ViT:
+    return tiny_vit(keep_prefix_tokens=False, **changes)
+
+
+each_kind = pytest.mark.parametrize("tiny", [tiny_vit, tiny_vit_without_prefix, tiny_dinov2])
+
+
+@each_kind
+def test_windows_over_the_whole_grid_equal_global_blocks(tiny: Callable[..., nn.Module]) -> None:
+    windowed = tiny(window_size=7, global_block_indexes=()).double()
+    everywhere = tiny(global_block_indexes=range(4)).double()
     x = vit_input().double()
     torch.testing.assert_close(windowed(x), everywhere(x), rtol=0, atol=1e-10)
-    smaller = tiny_vit(keep_prefix_tokens=keep_prefix_tokens, global_block_indexes=()).double()
+    smaller = tiny(global_block_indexes=()).double()
     assert (smaller(x) - everywhere(x)).abs().max() > 1e-3
 
 
@@ -32,10 +39,10 @@ def test_global_block_indexes_choose_the_global_blocks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "num_prefix"), [({}, 5), (dict(num_storage_tokens=0), 1), (dict(keep_prefix_tokens=False), 0)]
+    ("vit", "num_prefix"),
+    [(tiny_vit(), 5), (tiny_vit(num_storage_tokens=0), 1), (tiny_vit_without_prefix(), 0), (tiny_dinov2(), 4)],
 )
-def test_map_shows_the_patch_tokens_in_row_order(changes: dict[str, Any], num_prefix: int) -> None:
-    vit = tiny_vit(**changes)
+def test_map_shows_the_patch_tokens_in_row_order(vit: nn.Module, num_prefix: int) -> None:
     features = vit(vit_input())
     tokens, grid = vit.forward_tokens(vit_input())
     assert grid == (5, 7) and tokens.shape == (2, num_prefix + 35, 32) and features.shape == (2, 32, 5, 7)
@@ -64,10 +71,10 @@ def test_rope_table_is_computed_once_per_forward(is_checkpointed: bool) -> None:
     assert all(sin is tables[0][0] and cos is tables[0][1] for sin, cos in seen)
 
 
-@pytest.mark.parametrize("keep_prefix_tokens", [True, False])
-def test_memory_is_linear_in_tokens(keep_prefix_tokens: bool) -> None:
+@each_kind
+def test_memory_is_linear_in_tokens(tiny: Callable[..., nn.Module]) -> None:
     """Four times the tokens: no tensor of forward or backward grows more than fourfold, none is N x N."""
-    vit = tiny_vit(keep_prefix_tokens=keep_prefix_tokens)
+    vit = tiny()
     elements = []
     for side in (48, 96):
         with LargestTensor() as largest:
@@ -78,45 +85,31 @@ def test_memory_is_linear_in_tokens(keep_prefix_tokens: bool) -> None:
     assert elements[1] <= num_tokens * 4 * 32 * 1.1 < num_tokens**2  # the hidden layer of the MLP is the largest
 
 
-def test_a_materialised_attention_map_would_be_seen() -> None:
-    with LargestTensor() as largest:
-        torch.nn.functional.softmax(torch.zeros(100, 8) @ torch.zeros(8, 100), dim=-1)
-    assert largest.elements == 100 * 100
-
-
-def test_activation_checkpointing_changes_neither_loss_nor_gradients() -> None:
+@each_kind
+def test_activation_checkpointing_stores_less_and_changes_no_gradient(tiny: Callable[..., nn.Module]) -> None:
     """Drop path and RoPE's augmentation included: recomputation draws what the first pass drew."""
-    plain = tiny_vit(drop_path_rate=0.5, rope_shift=0.2).train()
-    checkpointed = tiny_vit(drop_path_rate=0.5, rope_shift=0.2, use_activation_checkpointing=True).train()
+    augmentation = {} if tiny is tiny_dinov2 else dict(rope_shift=0.2)
     results = []
-    for vit in (plain, checkpointed):
-        torch.manual_seed(3)
-        loss = vit(vit_input(batch=4)).square().mean()
-        loss.backward()
-        results.append((loss, {name: parameter.grad for name, parameter in vit.named_parameters()}))
-    assert torch.equal(results[0][0], results[1][0])
-    for name, gradient in results[0][1].items():
-        torch.testing.assert_close(results[1][1][name], gradient, rtol=1e-5, atol=1e-7, msg=name)
-
-
-def test_activation_checkpointing_stores_less() -> None:
-    stored = []
     for is_checkpointed in (False, True):
-        vit = tiny_vit(use_activation_checkpointing=is_checkpointed).train()
-        sizes: list[int] = []
+        vit = tiny(use_activation_checkpointing=is_checkpointed, drop_path_rate=0.5, **augmentation).train()
+        torch.manual_seed(3)
+        stored: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor, sizes=stored: (sizes.append(tensor.numel()), tensor)[1], lambda tensor: tensor
+        ):
+            out = vit(vit_input(batch=4))
+        out.square().mean().backward()
+        results.append((out, {name: parameter.grad for name, parameter in vit.named_parameters()}, sum(stored)))
+    (plain, gradients, stored_plain), (checkpointed, again, stored_checkpointed) = results
+    assert torch.equal(plain, checkpointed) and stored_checkpointed < stored_plain / 4
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(again[name], gradient, rtol=1e-5, atol=1e-7, msg=name)
 
-        def store(tensor: Tensor, sizes: list[int] = sizes) -> Tensor:
-            sizes.append(tensor.numel())
-            return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(store, lambda tensor: tensor):
-            vit(vit_input())
-        stored.append(sum(sizes))
-    assert stored[1] < stored[0] / 4
-
-
-def test_every_parameter_gets_a_gradient() -> None:
-    vit = tiny_vit(ffn_layer="swiglu").train()
+@each_kind
+@pytest.mark.parametrize("ffn_layer", ["mlp", "swiglu"])
+def test_every_parameter_gets_a_gradient(tiny: Callable[..., nn.Module], ffn_layer: str) -> None:
+    vit = tiny(ffn_layer=ffn_layer).train()
     (vit(vit_input()) * torch.randn(2, 32, 5, 7)).sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in vit.parameters())
 
@@ -136,11 +129,6 @@ def test_a_dropped_branch_leaves_its_sample_alone() -> None:
     assert torch.equal(vit.blocks[3](x, vit.rope_embed(5, 7), (5, 7)), x)
 
 
-def test_lists_of_a_config_are_taken() -> None:
-    lists = OmegaConf.create(dict(global_block_indexes=[1, 3], conv_residual_block_indexes=[1, 3]))
-    assert torch.equal(tiny_vit(**lists)(vit_input()), tiny_vit()(vit_input()))
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -152,9 +140,11 @@ def test_lists_of_a_config_are_taken() -> None:
         (dict(ffn_layer="glu"), "ffn_layer must be"),
     ],
 )
-def test_arguments_that_do_not_fit_are_named(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(message)):
-        tiny_vit(**changes)
+def test_arguments_that_do_not_match_are_named(changes: dict[str, Any], message: str) -> None:
+    for tiny in (tiny_vit, tiny_dinov2):
+        if tiny is tiny_vit or "num_heads" not in changes:
+            with pytest.raises(ConfigError, match=re.escape(message)):
+                tiny(**changes)
 
 
 @pytest.mark.parametrize("size", [(22, 28), (20, 30)])
@@ -191,11 +181,13 @@ def test_a_copy_gives_the_same_features() -> None:
     assert torch.equal(copy.deepcopy(vit)(vit_input()), vit(vit_input()))
 
 
-@pytest.mark.parametrize("changes", [{}, dict(conv_residual_block_indexes=()), dict(keep_prefix_tokens=False),
-                                     dict(global_block_indexes=())], ids=str)  # fmt: skip
+@each_kind
+@pytest.mark.parametrize("changes", [{}, dict(conv_residual_block_indexes=()), dict(global_block_indexes=())], ids=str)
 @pytest.mark.parametrize("seed", range(4))
-def test_features_that_are_read_equal_those_of_the_whole(seed: int, changes: dict[str, Any]) -> None:
-    vit = tiny_vit(**changes).double().eval()
+def test_features_that_are_read_equal_those_of_the_whole(
+    seed: int, changes: dict[str, Any], tiny: Callable[..., nn.Module]
+) -> None:
+    vit = tiny(**changes).double().eval()
     x = vit_input().double()
     query_mask = torch.rand(5, 7, generator=torch.Generator().manual_seed(seed)) < (0.03, 0.1, 0.5, 1)[seed]
     query_mask[seed, 2] = True

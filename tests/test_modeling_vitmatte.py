@@ -127,12 +127,6 @@ def test_every_padding_obeys_the_size_divisibility(padding: str, padded: tuple[i
     assert spied(size_divisibility=48, padding=padding).padded_size(48, 100) == padded
 
 
-def test_size_divisibility_is_an_argument() -> None:
-    model = spied(size_divisibility=48)
-    model(batch(64, 96))
-    assert model.backbone.seen.shape[-2:] == (96, 96)
-
-
 def test_input_is_normalised_colour_and_the_plain_trimap() -> None:
     model, data = spied(), batch()
     model(data)
@@ -202,12 +196,6 @@ def test_training_step_reaches_every_parameter() -> None:
     sum(model(batch(70, 80)).values()).backward()
     idle = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
     assert not idle
-
-
-def test_channels_last_changes_nothing_beyond_rounding() -> None:
-    data = batch(70, 80)
-    plain, last = small_model().eval(), small_model().eval().to(memory_format=torch.channels_last)
-    torch.testing.assert_close(last(data)["pred_alpha"], plain(data)["pred_alpha"], rtol=0, atol=1e-5)
 
 
 def test_an_image_does_not_depend_on_its_neighbours_in_the_batch() -> None:

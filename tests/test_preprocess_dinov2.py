@@ -24,7 +24,7 @@ from tests.helpers.paths import REPOSITORY
 from tests.helpers.preprocess import randomise_reference, relative_error
 
 State = dict[str, Tensor]
-SIZES_PX = [(224, 224), (518, 518), (98, 322)]
+SIZES_PX = [(224, 224), (518, 518), (98, 322)]  # fewer patches than positions are stored for, as many, both at once
 SMALL = dict(embed_dim=192, depth=2, num_heads=3)
 
 
@@ -146,42 +146,6 @@ def test_features_of_a_vit_s_equal_the_published_implementations(name: str, tmp_
     check_tokens(name, tmp_path, [*SIZES_PX, (448, 448)], embed_dim=384, depth=12, num_heads=6)
 
 
-def other_epsilon(vit: DINOv2) -> None:
-    for module in vit.modules():
-        if isinstance(module, nn.LayerNorm):
-            module.eps = 1e-5
-
-
-def other_interpolation(vit: DINOv2) -> None:
-    vit.position_interpolation = "bicubic"
-
-
-def cls_position_in_front_of_the_registers_lost(vit: DINOv2) -> None:
-    vit.pos_embed.data[:, 0] = 0
-
-
-def registers_dropped(vit: DINOv2) -> None:
-    vit.register_tokens = None
-
-
-def no_final_norm(vit: DINOv2) -> None:
-    vit.norm = nn.Identity()
-
-
-@pytest.mark.parametrize(
-    "slip",
-    [other_epsilon, other_interpolation, cls_position_in_front_of_the_registers_lost, registers_dropped, no_final_norm],
-)
-@torch.no_grad()
-def test_each_slip_would_be_seen(slip: Callable[[DINOv2], None], tmp_path: Path) -> None:
-    model, state = build("official, registers", tmp_path, **SMALL)
-    vit = our_network(state, tmp_path).double()
-    image = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    expected = their_tokens(model.double(), image)[:, -256:]
-    slip(vit)
-    assert relative_error(our_tokens(vit, image)[:, -256:], expected) > 1e-6
-
-
 @pytest.mark.parametrize("name", REFERENCES)
 def test_every_key_is_accounted_for(name: str, tmp_path: Path) -> None:
     _, state = build(name, tmp_path, **SMALL)
@@ -196,25 +160,8 @@ def test_every_key_is_accounted_for(name: str, tmp_path: Path) -> None:
     for key in ("blocks.1.mlp.w12.bias", "encoder.layer.1.mlp.weights_in.bias"):
         assert key not in state or result.account[key] == "converted: blocks.1.mlp.w1.bias and blocks.1.mlp.w2.bias"
     assert "SwiGLU" not in name or result.vit_args["ffn_layer"] == "swiglu"
-
-
-@pytest.mark.parametrize(
-    ("name", "interpolation"),
-    [
-        ("timm", "bicubic_antialias"),
-        ("timm, registers", "bicubic_antialias"),
-        ("transformers", "bicubic"),
-        ("transformers, registers", "bicubic_antialias"),
-        ("official", "bicubic"),
-        ("official, registers", "bicubic_antialias"),
-    ],
-)
-def test_the_interpolation_of_the_source_is_printed(name: str, interpolation: str, tmp_path: Path, capsys) -> None:
-    _, state = build(name, tmp_path, **SMALL)
-    through_preprocess(state, tmp_path)
-    network = capsys.readouterr().out.splitlines()[-1]
-    assert ("'position_interpolation': 'bicubic_antialias'" in network) == (interpolation == "bicubic_antialias")
-    assert ("'num_register_tokens': 4" in network) == ("registers" in name)
+    assert ("position_interpolation" in result.vit_args) == ("registers" in name or "timm" in name)
+    assert result.vit_args.get("num_register_tokens") == (4 if "registers" in name else None)
 
 
 def test_the_layouts_of_the_same_weights_give_the_same_checkpoint(tmp_path: Path) -> None:
@@ -274,10 +221,6 @@ def test_a_resampled_patch_embedding_sees_enlarged_patches_as_before(tmp_path: P
     assert all(torch.equal(before[other], after[other]) for other in others)
 
 
-def state_of(folder: Path, **changes: Tensor) -> State:
-    return build("official", folder, **SMALL)[1] | changes
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -285,11 +228,9 @@ def state_of(folder: Path, **changes: Tensor) -> State:
             lambda state: state | {"pos_embed": torch.zeros(1, 12, 192)},
             r"pos_embed \(1, 12, 192\): expected \(1, 1 \+ n",
         ),
-        (lambda state: {n: t for n, t in state.items() if n != "pos_embed"}, r"pos_embed \(0,\): expected"),
         (lambda state: {n: t for n, t in state.items() if n != "norm.bias"}, r"missing \(norm.bias"),
         (lambda state: {n: t for n, t in state.items() if "ls2" not in n}, r"missing \(blocks.0.ls2.gamma"),
         (lambda state: {n: t for n, t in state.items() if "fc1.weight" not in n}, "feed-forward weights of block 0"),
-        (lambda state: {n: t for n, t in state.items() if "blocks.0." not in n or "ls1" in n}, "feed-forward weights"),
         (lambda state: state | {"blocks.0.attn.q_norm.weight": torch.ones(64)}, "unknown keys for the DINOv2 layout"),
         (lambda state: state | {"patch_embed.proj.weight": torch.zeros(192, 3, 8, 8)}, "patches of 8 x 8 px cannot"),
         (lambda state: state | {"patch_embed.proj.weight": torch.zeros(384, 3, 14, 14)}, "vits14, which has 12 blocks"),
@@ -298,11 +239,11 @@ def state_of(folder: Path, **changes: Tensor) -> State:
             "width 100 is no multiple of 64",
         ),
     ],
-    ids=range(10),
+    ids=range(8),
 )
 def test_each_defect_is_named(change: Callable[[State], State], words: str, tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match=words):
-        convert(change(state_of(tmp_path)))
+        convert(change(build("official", tmp_path, **SMALL)[1]))
 
 
 def test_other_networks_keep_their_patches(tmp_path: Path, capsys) -> None:

@@ -74,14 +74,12 @@ def write_damaged(kind: str, folder: Path) -> Path:
     path = folder / "tiny.pth"
     if kind == "text":
         path.write_text("version https://git-lfs.github.com/spec/v1\n")
-    elif kind in ("hello", "\x8a"):  # opcodes of a pickle: look up what is not there, read a length that is not there
-        path.write_text(kind, encoding="latin-1")
+    elif kind == "hello":  # an opcode of a pickle that looks up what is not there
+        path.write_text(kind)
     elif kind == "empty file":
         path.touch()
     elif kind == "code":
         torch.save({"model": Code()}, path)
-    elif kind == "plain pickle":
-        path.write_bytes(pickle.dumps({"model": Code()}, protocol=2))
     elif kind == "list":
         torch.save([torch.zeros(1)], path)
     elif kind == "truncated":
@@ -95,8 +93,6 @@ def write_damaged(kind: str, folder: Path) -> Path:
         (folder / "model-2.safetensors").unlink()
     elif kind == "index":
         (folder / "model.safetensors.index.json").write_text("{")
-    elif kind == "index without map":
-        (folder / "model.safetensors.index.json").write_text("{}")
     elif kind == "two files":
         save_file(tiny_state(), folder / "a.safetensors")
         save_file(tiny_state(), folder / "b.safetensors")
@@ -125,10 +121,8 @@ def write_damaged(kind: str, folder: Path) -> Path:
     [
         ("text", "tiny.pth cannot be read as a checkpoint"),
         ("hello", "tiny.pth cannot be read as a checkpoint of tensors: KeyError"),
-        ("\x8a", "tiny.pth cannot be read as a checkpoint"),
         ("empty file", "tiny.pth cannot be read as a checkpoint"),
         ("code", "tiny.pth cannot be read as a checkpoint"),
-        ("plain pickle", "tiny.pth cannot be read as a checkpoint"),
         ("list", "tiny.pth holds a list, expected a dict of tensors"),
         ("truncated", "tiny.pth cannot be read as a checkpoint"),
         ("safetensors", "tiny.safetensors cannot be read as a checkpoint"),
@@ -137,10 +131,8 @@ def write_damaged(kind: str, folder: Path) -> Path:
         ("two files", "expected one checkpoint in the folder, found ['a.safetensors', 'b.safetensors']"),
         ("shard missing", "model-2.safetensors does not exist"),
         ("index", "model.safetensors.index.json"),
-        ("index without map", "model.safetensors.index.json"),
         ("index of elsewhere", "model.safetensors.index.json: expected JSON with a weight_map"),
         ("shard without a tensor", "model-1.safetensors lacks norm.bias, which model.safetensors.index.json says"),
-        ("two files", "name the file itself"),
         ("code in an index", ".metadata is no index of a distributed checkpoint"),
         ("part alone", "__0_0.distcp is a part of a distributed checkpoint: name the folder"),
         ("parts alone", "a distributed checkpoint without its .metadata"),
@@ -159,22 +151,16 @@ def test_a_file_that_cannot_be_read_is_one_line(
     assert not output.exists() and not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("output", ["in", "in/tiny.pth/new/out.pth", "full"], ids=["folder", "below a file", "late"])
-def test_an_output_that_cannot_be_written_is_one_line(
+@pytest.mark.parametrize("output", ["in", "in/tiny.pth/new/out.pth"], ids=["folder", "below a file"])
+def test_an_output_that_cannot_be_written_is_one_line_before_the_conversion(
     output: str, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the file system tells is told before the conversion, what only writing tells after it."""
     (tmp_path / "in").mkdir()
-    checkpoint, late = write_as("pth", tmp_path / "in"), output == "full"
-
-    def full(*_):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr("preprocess.torch.save" if late else "preprocess.convert", full)
-    assert main(["--checkpoint", str(checkpoint), "--output", str(tmp_path / output)]) == 1
+    checkpoint = write_as("pth", tmp_path / "in")
+    monkeypatch.setattr("preprocess.convert", None)
+    assert convert_to(tmp_path / output, checkpoint) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"preprocess.py: --output {tmp_path / output}") and error.count("\n") == 1
-    assert ("No space left" in error) is late
 
 
 def convert_to(output: Path, checkpoint: Path, *options: str) -> int:
@@ -204,13 +190,6 @@ def test_a_folder_gives_its_model_and_names_what_is_left(model: str, left: list[
     named = capsys.readouterr().out.splitlines()[0]
     expected = sorted([*left, *(name for name in OTHERS if not name.endswith(".json"))])
     assert named == f"read {model} and left aside {', '.join(expected)}"
-
-
-def test_several_models_without_a_models_name_are_refused(tmp_path: Path, capsys) -> None:
-    for name in ("a.pth", "b.pth", "optimizer.pt"):
-        torch.save(tiny_state(), tmp_path / name)
-    assert convert_to(tmp_path / "out" / "o.pth", tmp_path) == 1
-    assert "found ['a.pth', 'b.pth']: name the file itself" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -245,7 +224,9 @@ def test_the_input_is_never_overwritten(way: str, tmp_path: Path, capsys) -> Non
     assert checkpoint.read_bytes() == content
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_is_one_line_and_leaves_the_old_file_and_no_other(
+    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint, output = write_as("pth", tmp_path), tmp_path / "out" / "initial.pth"
     output.parent.mkdir()
     output.write_text("old")
@@ -257,6 +238,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr("preprocess.torch.save", cut_off)
         assert convert_to(output, checkpoint) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"preprocess.py: --output {output}") and "No space left" in error
     assert output.read_text() == "old" and list(output.parent.iterdir()) == [output]
     assert convert_to(output, checkpoint) == 0
     assert torch.load(output, weights_only=True).keys() == {"model"}

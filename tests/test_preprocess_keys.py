@@ -217,24 +217,20 @@ def test_each_defect_is_named(defect: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("shape", [(), (0,), (7,), (2, 3, 5, 7, 11)])
 @pytest.mark.parametrize("name", [name for name in tiny_state() if "blocks.1" not in name and name != "mask_token"])
-def test_a_misshapen_tensor_is_named_whichever_it_is(name: str, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ConversionError, match=name.removesuffix("_mask")):
-        convert(tiny_state() | {name: torch.zeros(shape)}, keep_prefix=True)
+def test_a_misshapen_tensor_is_named_whichever_it_is(name: str) -> None:
+    for shape in ((), (0,), (7,), (2, 3, 5, 7, 11)):
+        with pytest.raises(ConversionError, match=name.removesuffix("_mask")):
+            convert(tiny_state() | {name: torch.zeros(shape)}, keep_prefix=True)
 
 
-def test_thirds_of_qkv_must_be_whole() -> None:
-    state = without(published_state("transformers", "vits16"), "layer.3.attention.k_proj.weight")
+def test_thirds_of_qkv_must_be_there_and_of_one_shape() -> None:
+    key, state = "layer.3.attention.k_proj.weight", published_state("transformers", "vits16")
     with pytest.raises(ConversionError, match="blocks.3.attn.qkv.weight: the key part is missing"):
-        convert(state)
-
-
-@pytest.mark.parametrize("shape", [(), (384,), (384, 383)])
-def test_thirds_of_qkv_must_be_of_one_shape(shape: tuple[int, ...]) -> None:
-    state = published_state("transformers", "vits16") | {"layer.3.attention.k_proj.weight": torch.zeros(shape)}
-    with pytest.raises(ConversionError, match="blocks.3.attn.qkv.weight: query, key and value must be of one shape"):
-        convert(state)
+        convert(without(state, key))
+    for shape in ((), (384,), (384, 383)):
+        with pytest.raises(ConversionError, match="blocks.3.attn.qkv.weight: query, key and value must be of one"):
+            convert(state | {key: torch.zeros(shape)})
 
 
 @pytest.mark.parametrize("layout", ["official", "timm", "transformers"])

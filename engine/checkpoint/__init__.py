@@ -1,1 +1,1 @@
-"""Write, find and read checkpoints, and start from those of others."""
+"""Write, find and read checkpoints, and load published or exported weights."""

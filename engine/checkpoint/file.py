@@ -1,4 +1,4 @@
-"""Checkpoints in which every tensor is accounted for."""
+"""Write, find and load checkpoint files; every tensor has to match."""
 
 import logging
 import pickle
@@ -28,15 +28,15 @@ UNREADABLE = (
     *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error),
     *(EOFError, RuntimeError, OSError, LookupError, ValueError),
 )
-"""What `torch.load` and zipfile raise for files that are empty, cut off, damaged, text or pickles of other things."""
+"""What `torch.load` and zipfile raise for files that are empty, cut off, damaged, text or other pickles."""
 
 FINAL_NAME = "model_final"
 
 EMA = "ema"
-"""Name of the averaged network, of what is tracked the only part that may be new on a resume."""
+"""Key of the averaged network, the only tracked state that may be missing on a resume."""
 
 NUMBERED = re.compile(r"model_\d{7}")
-"""Checkpoints on the way, by the last iteration in them, without suffix."""
+"""Name of a periodic checkpoint by its last iteration, without suffix."""
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -47,21 +47,21 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 class CheckpointError(UserError):
-    """A checkpoint that does not fit; the message names the file and the tensors."""
+    """A checkpoint that does not match; the message names the file and the tensors."""
 
 
 def read_checkpoint(path: str | Path, is_mapped: bool = False) -> dict[str, Any]:
-    """Read a checkpoint without running code from it, each part compared with its checksum.
+    """Read a checkpoint without running code from it, and compare each part with its checksum.
 
     Args:
         path: the file.
-        is_mapped: leave tensors in the file until they are used; it must not change meanwhile.
+        is_mapped: leave tensors in the file until they are used; the file must not change meanwhile.
 
-    Returns: a dict with "model" (name -> tensor) and, if it is of a run, "trainer" and "iteration".
+    Returns: a dict with "model" (name -> tensor) and, for the checkpoint of a run, "trainer" and "iteration".
 
     Raises:
-        FileNotFoundError: where there is no such file.
-        CheckpointError: where the file is damaged or holds something else.
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file is damaged or holds something else.
     """
     if Path(path).is_dir():
         raise CheckpointError(
@@ -79,9 +79,9 @@ def read_checkpoint(path: str | Path, is_mapped: bool = False) -> dict[str, Any]
         damaged = _damaged_part(path)
         content = None if damaged else torch.load(path, "cpu", weights_only=True, mmap=is_mapped)
     except UNREADABLE as error:
-        if is_out_of_memory(error):  # a whole file must not be taken for a damaged one
+        if is_out_of_memory(error):  # the file is not damaged
             raise
-        # The first sentence: in the next ones torch advises to run the code that a file may hold.
+        # Only the first sentence: in the next ones torch advises to run the code that a file may hold.
         sentence = " ".join(str(error).partition(". ")[0].split())
         reason = ": ".join(filter(None, (type(error).__name__, sentence)))
         raise CheckpointError(f"{path} is no checkpoint of tensors and plain values, or cut off: {reason}") from error
@@ -96,7 +96,7 @@ def read_checkpoint(path: str | Path, is_mapped: bool = False) -> dict[str, Any]
 
 
 def _damaged_part(path: str | Path) -> str | None:
-    """Name the part of a checkpoint whose checksum is wrong: torch writes a zip archive, and reads it unchecked."""
+    """Name the part of a checkpoint whose checksum is wrong: torch writes a zip archive and does not check it."""
     if not zipfile.is_zipfile(path):
         return None
     with zipfile.ZipFile(path) as archive:
@@ -104,13 +104,13 @@ def _damaged_part(path: str | Path) -> str | None:
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str, may_lack: Iterable[str] = ()) -> None:
-    """Load weights into a model, each name and shape accounted for, or nothing at all.
+    """Load weights into a model, sharded or not, if every name and shape matches.
 
     Args:
-        model: bare, not wrapped for several processes.
+        model: not wrapped in DistributedDataParallel.
         weights: name -> tensor.
         source: where they come from, for messages.
-        may_lack: the model's tensors whose names contain one of these may be missing: they keep their fresh values.
+        may_lack: tensors of the model whose names contain one of these may be missing and keep their fresh values.
 
     Raises:
         CheckpointError: naming tensors that the model does not have, that are missing, or that have another shape.
@@ -134,20 +134,20 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str, may_
 
 
 class Checkpointer(DetectionCheckpointer):
-    """detectron2's checkpointer, where files are whole, and what is loaded must fit to the last tensor.
+    """Write complete checkpoint files and load them with every tensor checked, by detectron2's interface.
 
-    It writes {"model", "trainer", "iteration"} files, with "ema" where there is an average, and `last_checkpoint`, in
-    the main process only.
+    It writes {"model", "trainer", "iteration"} files, with "ema" if there is an average, and `last_checkpoint`. Only
+    the main process writes.
     """
 
     suffix = ".pth"
-    """Of the names of checkpoints."""
+    """End of a checkpoint's name."""
 
     def save(self, name: str, **more: Any) -> None:
-        """Write the weights, what is tracked beside them and `more` to NAME.pth, from which a resume starts then.
+        """Write weights, tracked states and `more` to NAME.pth, and let a resume start from it.
 
         Raises:
-            OutputError: where the folder cannot be written; `last_checkpoint` and its file are as before.
+            OutputError: the folder cannot be written; `last_checkpoint` and its file are as before.
         """
         if self.save_to_disk:
             tracked = {name: thing.state_dict() for name, thing in self.checkpointables.items()}
@@ -155,15 +155,15 @@ class Checkpointer(DetectionCheckpointer):
             self.tag_last_checkpoint(f"{name}.pth")
 
     def save_weights(self, name: str, model: nn.Module | None = None, **more: Any) -> None:
-        """Write {"model", **more} to NAME.pth, whole or not at all; unlike `save`, a resume will not start from it.
+        """Write {"model", **more} to NAME.pth as an atomic write; unlike `save`, no resume starts from it.
 
         Args:
             name: of the file, without suffix.
-            model: whose weights; None takes those of the network that is trained.
+            model: network whose weights are written; None is the trained one.
             more: plain values to store beside the weights.
 
         Raises:
-            OutputError: where the folder cannot be written.
+            OutputError: the folder cannot be written.
         """
         weights = self.weights(self.model if model is None else model)
         if not self.save_to_disk:
@@ -174,17 +174,17 @@ class Checkpointer(DetectionCheckpointer):
             torch.save({"model": weights, **more}, file)
 
     def weights(self, model: nn.Module) -> dict[str, Tensor]:
-        """Give what is written of a network."""
+        """Return the tensors of a network that are written."""
         return model.state_dict()
 
     def remove(self, name: str) -> None:
-        """Remove a checkpoint where it is still there, in the main process only."""
+        """Remove a checkpoint if it is still there, in the main process only."""
         if self.save_to_disk:
             Path(self.save_dir, f"{name}.pth").unlink(missing_ok=True)
 
     def backup(self) -> None:
-        """Give the checkpoints of an earlier training other names, which no resume takes; in the main process only."""
-        comm.synchronize()  # others may still read what they start from
+        """Rename the checkpoints of an earlier run, so that no resume takes them; in the main process only."""
+        comm.synchronize()  # other ranks may still read their initial weights
         if not self.save_to_disk:
             return
         folder = Path(self.save_dir)
@@ -194,11 +194,11 @@ class Checkpointer(DetectionCheckpointer):
                 backup(path, "an earlier training")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Write down which file a resume starts from."""
+        """Write the name of the file that a resume starts from."""
         write_text(Path(self.save_dir, "last_checkpoint"), last_filename_basename)
 
     def get_checkpoint_file(self) -> str:
-        """Give the path that `last_checkpoint` names; "" where there is none, or it is damaged."""
+        """Return the path that `last_checkpoint` names; "" if there is none, or it is damaged."""
         path = Path(self.save_dir, "last_checkpoint")
         if not path.is_file():
             return ""
@@ -209,14 +209,14 @@ class Checkpointer(DetectionCheckpointer):
         return str(path.with_name(name))
 
     def find_last(self) -> str:
-        """Find the newest whole checkpoint that a resume can start from.
+        """Find the newest complete checkpoint that a resume can start from.
 
-        One that is damaged or gone is reported, and the one before it taken.
+        A checkpoint that is damaged or gone is logged, and the one before it is taken.
 
-        Returns: the file that the main process finds, in all of them; "" where the folder has none.
+        Returns: the path that the main process finds, in all ranks; "" if the folder has none.
 
         Raises:
-            CheckpointError: where there are checkpoints, and none is whole.
+            CheckpointError: there are checkpoints, and none is complete.
         """
         reports: list[str] = []
         for path in comm.all_gather([*self._candidates()])[0]:
@@ -234,9 +234,9 @@ class Checkpointer(DetectionCheckpointer):
         return ""
 
     def _candidates(self) -> Iterator[Path]:
-        """Give the files that a resume may start from, the last one first, then by the time of writing.
+        """Yield the paths that a resume may start from, `last_checkpoint` first, then from new to old.
 
-        A resume on more processes counts fewer iterations for as many samples: higher numbers may be of earlier steps.
+        A resume on more ranks counts fewer iterations for the same samples, so higher numbers may be earlier steps.
         """
         folder = Path(self.save_dir)
         last = Path(self.get_checkpoint_file())
@@ -249,7 +249,7 @@ class Checkpointer(DetectionCheckpointer):
         yield from sorted(numbered, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
 
     def damage(self, path: Path) -> str:
-        """Say in all processes what the main one finds wrong with a checkpoint; "" for nothing."""
+        """Describe in all ranks how the main process finds a checkpoint damaged; "" if it is complete."""
         report = ""
         if comm.is_main_process():
             try:
@@ -263,17 +263,17 @@ class Checkpointer(DetectionCheckpointer):
         return read_checkpoint(path)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Load the model and what is tracked beside it.
+        """Load the model and the tracked states.
 
         Args:
             path: file that this class saved, or one with weights only.
-            checkpointables: names of what to load beside the model; all that are tracked by default.
+            checkpointables: names of the states to load beside the model; all tracked ones by default.
 
-        Returns: what else the file holds.
+        Returns: the other values of the file.
 
         Raises:
-            FileNotFoundError: where there is no such file.
-            CheckpointError: where a tensor or something tracked is missing or does not fit; an average may be missing.
+            FileNotFoundError: there is no such file.
+            CheckpointError: a tensor or tracked state is missing or does not match; an average may be missing.
         """
         content = self.read(path)
         names = list(self.checkpointables) if checkpointables is None else checkpointables

@@ -1,4 +1,4 @@
-"""A trained network from its config and checkpoint."""
+"""Build a trained network from its config and checkpoint."""
 
 from collections.abc import Sequence
 from pathlib import Path

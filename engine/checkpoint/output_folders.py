@@ -1,4 +1,4 @@
-"""The folders that a run writes to: other runs are kept out, and a resume finds its checkpoints there."""
+"""Lock the folders that a run writes to, and check that a resume finds its checkpoints there."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_resume(cfg: DictConfig, config_path: Path) -> None:
-    """Refuse a resume that finds nothing where a run's own config.yaml lies in another folder.
+    """Refuse a resume without checkpoints if the run's own config.yaml lies in another folder.
 
     Raises:
         ConfigError: that folder was moved, or train.output_dir is misspelt.
@@ -38,12 +38,12 @@ def check_resume(cfg: DictConfig, config_path: Path) -> None:
 
 @contextmanager
 def hold_outputs(cfg: DictConfig, is_evaluation: bool) -> Iterator[None]:
-    """Keep other runs out of the folders that this run writes to; the main process does so for all.
+    """Lock the folders that this run writes to against other runs; the main process does so for all ranks.
 
-    Every process has to call it. An evaluation alone writes predictions, where the config asks for them.
+    Every rank has to call it. An evaluation writes only predictions, if the config asks for them.
 
     Raises:
-        OutputError: in all processes, where another run is there or a folder cannot be written.
+        OutputError: in all ranks, if another run holds a folder or a folder cannot be written.
     """
     keys = ("dataloader.evaluator.output_dir", *(() if is_evaluation else ("train.output_dir",)))
     named = {key: folder for key in keys if (folder := OmegaConf.select(cfg, key))}
@@ -65,6 +65,6 @@ def hold_outputs(cfg: DictConfig, is_evaluation: bool) -> Iterator[None]:
 
 
 def _end_at_once() -> None:
-    """End this process where another run has taken its folder: what it still wrote would damage that run's files."""
+    """End this process after another run has taken its folder, so that it cannot damage that run's files."""
     logger.error("Another run has taken over the output folder, as this one stood still for minutes: it ends at once")
     os._exit(OutputError.status)

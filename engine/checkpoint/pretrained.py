@@ -21,7 +21,7 @@ RUN_CONFIG = "config.yaml"
 
 
 def load_initial(model: nn.Module, path: str, may_lack: Iterable[str] = ()) -> None:
-    """Load the weights of `train.init_checkpoint` into a model, sharded or not.
+    """Load the weights of `train.init_checkpoint` into a model.
 
     Arguments and errors are those of `load_weights`.
     """
@@ -56,7 +56,7 @@ def read_initial(path: str | Path, is_mapped: bool = False) -> dict[str, Tensor]
         if len(missing) == 1:
             raise FileNotFoundError(f"{path} is no model folder: it lacks {missing[0]}; export it again")
         if missing:
-            return read_checkpoint(path, is_mapped)["model"]  # which says what a folder may be
+            return read_checkpoint(path, is_mapped)["model"]  # raises, with advice on folders
         path /= WEIGHTS_FILE
     if path.suffix != ".safetensors" or not path.is_file():
         return read_checkpoint(path, is_mapped)["model"]
@@ -64,10 +64,10 @@ def read_initial(path: str | Path, is_mapped: bool = False) -> dict[str, Tensor]
 
 
 def adopt_model(cfg: DictConfig, trusted: Sequence[str] = ()) -> None:
-    """Replace the config's model by that of `train.init_checkpoint`, where `train.model_of_checkpoint` asks for it.
+    """Replace the config's model by that of `train.init_checkpoint` if `train.model_of_checkpoint` asks for it.
 
-    What the checkpoint does not say, the criterion for instance, stays the config's. Afterwards the config describes
-    its network itself, so that a saved one needs no checkpoint to be read.
+    Settings that the checkpoint does not describe, such as the criterion, stay as in the config. Afterwards the config
+    describes its network itself, so a saved config needs no checkpoint.
 
     Args:
         cfg: config of a run; changed.
@@ -97,7 +97,7 @@ def adopt_model(cfg: DictConfig, trusted: Sequence[str] = ()) -> None:
 
 
 def describe_model(checkpoint: Path, trusted: Sequence[str] = ()) -> dict[str, Any]:
-    """Read what describes the network of a checkpoint: its model folder's config.json, or its training's config.yaml.
+    """Read the description of a checkpoint's network: config.json of a model folder, or config.yaml of a run.
 
     Args:
         checkpoint: model folder, `.safetensors` file in one, or checkpoint of a run.
@@ -112,7 +112,7 @@ def describe_model(checkpoint: Path, trusted: Sequence[str] = ()) -> dict[str, A
         raise FileNotFoundError(f"there is no checkpoint {str(checkpoint)!r} (seen from {Path.cwd()})")
     path = _description_of(checkpoint)
     if checkpoint.is_dir() and not any((checkpoint / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE)):
-        read_checkpoint(checkpoint)  # which says what else the folder may be
+        read_checkpoint(checkpoint)  # raises, with advice on folders
     if not path.is_file():
         raise FileNotFoundError(
             f"{checkpoint}: {path} is not there, which would say what network this is. A model folder of "
@@ -127,7 +127,7 @@ def describe_model(checkpoint: Path, trusted: Sequence[str] = ()) -> dict[str, A
 
 
 def _description_of(checkpoint: Path) -> Path:
-    """Name the file that says what network a checkpoint is of, whether it is there or not."""
+    """Return the path of the file that describes a checkpoint's network; it may be missing."""
     if checkpoint.is_dir():
         return checkpoint / CONFIG_FILE
     return checkpoint.with_name(CONFIG_FILE if checkpoint.suffix == ".safetensors" else RUN_CONFIG)
@@ -144,7 +144,7 @@ def read_trained(path: Path, trusted: Sequence[str]) -> Any:
 
 
 def _as_node(described: Any, find: Find, path: Path) -> Any:
-    """Turn {"type" or "_target_": class or name, argument: value ...} into a node, having looked up each name."""
+    """Look up each name in {"type" or "_target_": class or name, argument: value ...} and make a config node of it."""
     if isinstance(described, list):
         return [_as_node(value, find, path) for value in described]
     if isinstance(described, Reference):
@@ -163,7 +163,7 @@ def _as_node(described: Any, find: Find, path: Path) -> Any:
 
 
 def _find_network(kind: Any, find: Find, path: Path) -> Any:
-    """Find a part of a network by its full name, or one of this project's by the last part of it."""
+    """Find a part of a network by its full name, or by the class name if it is one of this project."""
     if isinstance(kind, str):
         ours = [name for name in TARGETS if name.rpartition(".")[2] == kind]
         kind = find(ours[0] if ours else kind, "a part of the model")

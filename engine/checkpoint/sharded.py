@@ -41,16 +41,16 @@ CHUNK_BYTES = 1 << 24
 
 
 class ShardedCheckpointer(Checkpointer):
-    """Writes and reads, as folders, what `Checkpointer` has in files; another number of ranks may read them.
+    """Write and read checkpoints as folders, which another number of ranks can read too.
 
     A folder is what torch.distributed.checkpoint writes, with `WHOLE_PART` beside it. Reading one runs no code from it.
-    Every rank has to call each function, and all have to see the same folder.
+    Every rank has to call each method, and all have to see the same folder.
     """
 
     suffix = ""
 
     def save(self, name: str, **more: Any) -> None:
-        """Write weights, tracked states and `more` to the folder NAME, and resume from it from now on.
+        """Write weights, tracked states and `more` to the folder NAME, and let a resume start from it.
 
         The final weights are also written as a plain file.
 
@@ -141,7 +141,7 @@ class ShardedCheckpointer(Checkpointer):
         return tensors
 
     def _optimizer_state(self) -> dict[str, Any]:
-        """Give the optimiser's state by names of parameters, new moments if there were none."""
+        """Return the optimiser's state by names of parameters; it makes moments if there are none."""
         if "trainer" not in self.checkpointables:
             return {"state": {}, "param_groups": []}
         return get_optimizer_state_dict(self.model, self.checkpointables["trainer"].optimizer)
@@ -159,7 +159,7 @@ class ShardedCheckpointer(Checkpointer):
 
 
 def find_damage(path: Path) -> str:
-    """Say in all processes what one of them finds wrong with a folder, of which each reads a part; "" for nothing."""
+    """Describe in all ranks how a folder is damaged, of which each rank reads a part; "" if it is complete."""
     report = ""
     try:
         expected = _read_whole_part(path)[CHECKSUMS]
@@ -203,7 +203,7 @@ def read_folder(path: Path, only: Iterable[str] = ()) -> dict[str, Any]:
 
 
 def _read_whole_part(folder: Path) -> dict[str, Any]:
-    """Read what is not sharded, and the checksums of the other files.
+    """Read the plain values and the checksums of the other files.
 
     Raises:
         CheckpointError: the folder is none of these, or this part is damaged.
@@ -225,15 +225,15 @@ def _read_whole_part(folder: Path) -> dict[str, Any]:
 
 
 def _part(name: str) -> str:
-    """Give the first part of a tensor's name: network, EMA or optimiser."""
+    """Return the first part of a tensor's name: network, EMA or optimiser."""
     return name.partition(".")[0]
 
 
 def _checksums(folder: Path) -> dict[str, int]:
-    """Bring each file of a folder to the disk and give its CRC-32; the processes share the files out among themselves.
+    """Flush each file of a folder to disk and return its CRC-32; each rank takes some of the files.
 
     Raises:
-        OutputError: in all processes, where one cannot read what was written.
+        OutputError: in all ranks, if one cannot read what was written.
     """
     own: dict[str, int] = {}
     failure = ""
@@ -250,7 +250,7 @@ def _checksums(folder: Path) -> dict[str, int]:
 
 
 def _own_checksums(folder: Path, names: Iterable[str]) -> dict[str, int]:
-    """CRC-32 of the files that are this process's to check."""
+    """Compute the CRC-32 of this rank's share of the files."""
     checksums = {}
     for name in sorted(names)[comm.get_rank() :: comm.get_world_size()]:
         checksums[name] = 0
@@ -267,7 +267,7 @@ def _make_empty(folder: Path) -> None:
 
 
 def _in_main_process(function: Callable[[], None]) -> None:
-    """Call a function in the main process; where the disk fails it, all processes raise OutputError."""
+    """Call a function in the main process; if the disk fails, all ranks raise OutputError."""
     failure = ""
     if comm.is_main_process():
         try:

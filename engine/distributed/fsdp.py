@@ -1,4 +1,4 @@
-"""Networks larger than one GPU: parameters, gradients and optimiser states sharded over the processes (FSDP2)."""
+"""Networks larger than one GPU: shard parameters, gradients and optimiser states over the ranks (FSDP2)."""
 
 import itertools
 from collections.abc import Iterator
@@ -16,24 +16,24 @@ from runtime.errors import ConfigError, first_line
 
 
 def shard(model: nn.Module, blocks: str, device: str, source: nn.Module | None) -> None:
-    """Shard a network's parameters over all processes, in place; a block's are gathered while it runs, and no longer.
+    """Shard a network's parameters over all ranks, in place; those of a block are gathered only while it runs.
 
-    Parameters keep their type, and a precision stays what autocast makes of it: bf16 parameters would halve what is
-    sent, but each process would compute other losses than under DDP. Buffers are whole in every process.
+    Parameters keep their type, and autocast sets the precision. bf16 parameters would halve the traffic, but the losses
+    would differ from those under DDP. Every rank holds complete buffers.
 
     Args:
         model: on `meta`; its optimiser is built afterwards.
         blocks: name of a list of modules in it, whose elements are gathered one after the other.
-        device: where the shards go; one parameter at a time is whole there while they are made.
-        source: the same network with values, on the CPU of the main process; None in the others.
+        device: of the shards; while they are made, one parameter at a time is complete there.
+        source: the same network with values, on the CPU of the main process; None in the other ranks.
 
     Raises:
-        ConfigError: where the network has no such list, or torch no such operations for the device.
+        ConfigError: the network has no such list, or torch lacks the operations for the device.
     """
     check_backend(device)
     mesh = init_device_mesh(device, (comm.get_world_size(),))
     for module in [*listed_blocks(model, blocks), model]:
-        # The whole too: what a hook or the optimiser finds in a network are then its shards at any time.
+        # The model itself too: hooks and the optimiser then find shards at any time.
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
     model.to_empty(device=device)
     values: Iterator[Tensor | None] = itertools.repeat(None) if source is None else _tensors(source)
@@ -50,7 +50,7 @@ def listed_blocks(model: nn.Module, name: str) -> nn.ModuleList:
     """Find a network's list of modules by name.
 
     Raises:
-        ConfigError: where there is none of that name; it names those that are there.
+        ConfigError: there is none of that name; the message lists those that exist.
     """
     lists = {path: module for path, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     if name not in lists:
@@ -61,7 +61,7 @@ def listed_blocks(model: nn.Module, name: str) -> nn.ModuleList:
 
 
 def check_backend(device: str) -> None:
-    """Raise a ConfigError where torch cannot average gradients into shards between the processes."""
+    """Raise a ConfigError if torch cannot average gradients into shards between the ranks."""
     try:
         torch.distributed.reduce_scatter_tensor(
             torch.zeros(1, device=device), torch.zeros(comm.get_world_size(), device=device)
@@ -76,22 +76,22 @@ def check_backend(device: str) -> None:
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    """Parameters, then buffers, those that checkpoints leave out too."""
+    """Yield parameters, then buffers, including those that checkpoints leave out."""
     return itertools.chain(model.parameters(), model.buffers())
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Tell whether `shard` sharded a network, or the one in a wrapper."""
+    """Tell whether `shard` sharded a network, wrapped or not."""
     return isinstance(next(model.parameters(), None), DTensor)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Gather a tensor from its parts, in every process; one that is not sharded is given back."""
+    """Gather a tensor from its shards, in every rank; one that is not sharded is returned unchanged."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def gathered_weights(model: nn.Module) -> dict[str, Any]:
-    """Give a network's tensors by name, unsharded, on the main process's CPU; an empty dict in the other ranks.
+    """Return a network's tensors by name, unsharded, on the main process's CPU; an empty dict in the other ranks.
 
     Every rank of a sharded network has to call it.
     """

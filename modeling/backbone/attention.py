@@ -11,10 +11,10 @@ from modeling.backbone.windows import map_windows
 
 
 class Attention(nn.Module):
-    """Multi-head attention, with RoPE on the patch tokens' queries and keys where it is given.
+    """Apply multi-head attention, with RoPE on the patch tokens' queries and keys if it is given.
 
-    With a window size, each window attends to the prefix tokens and its own patches, and prefix queries attend to all
-    tokens; with a window as large as the grid this equals global attention. Queries and keys are turned before the
+    With a window size, each window attends to the prefix tokens and its own patches. Prefix queries attend to all
+    tokens. With a window as large as the grid this equals global attention. Queries and keys are rotated before the
     grid is cut, so every window uses its own part of the grid's table.
 
     Args:
@@ -38,11 +38,11 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, rope: tuple[Tensor, Tensor] | None, grid: tuple[int, int], queries: Tensor | None = None
     ) -> Tensor:
-        """Attend.
+        """Compute the output of the attention.
 
         Args:
             x: (B, P + h * w, D), P prefix tokens first, then the patches in row order.
-            rope: sines and cosines (h * w, D / K) of the whole grid; None turns nothing.
+            rope: sines and cosines (h * w, D / K) of the whole grid; None rotates nothing.
             grid: (h, w).
             queries: (n,) indexes of the tokens that attend; None is all.
 
@@ -59,7 +59,7 @@ class Attention(nn.Module):
         return chunked(self.proj, out.flatten(2))
 
     def _project(self, x: Tensor, *tables: Tensor) -> Tensor:
-        """(B, N, D) and no table or two (1, N, d) -> queries and keys, turned by them, and values (B, N, 3, K, d)."""
+        """Project (B, N, D) to queries, keys and values (B, N, 3, K, d); two tables (1, N, d) rotate q and k."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
         if not tables:
             return qkv
@@ -68,7 +68,7 @@ class Attention(nn.Module):
         return torch.stack((rotate(q, sin, cos), rotate(k, sin, cos), v), dim=2)
 
     def _attend_windows(self, q: Tensor, k: Tensor, v: Tensor, num_prefix: int, grid: tuple[int, int]) -> Tensor:
-        """(B, N, K, d) queries, keys and values -> (B, N, K, d)."""
+        """Attend within windows: (B, N, K, d) queries, keys and values -> (B, N, K, d)."""
         B, _, K, d = q.shape
 
         def attend_window(*windows: Tensor) -> Tensor:
@@ -85,10 +85,10 @@ class Attention(nn.Module):
 
 
 def with_prefix(sin: Tensor, cos: Tensor, num_prefix: int) -> tuple[Tensor, Tensor]:
-    """Put rows for the prefix tokens, which are not turned, before those of the patches."""
+    """Prepend table rows for the prefix tokens, which are not rotated."""
     return F.pad(sin, (0, 0, num_prefix, 0)), F.pad(cos, (0, 0, num_prefix, 0), value=1.0)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention of (B, Nq, K, d) queries over (B, Nk, K, d) keys and values -> (B, Nq, K, d)."""
+    """Attend with (B, Nq, K, d) queries to (B, Nk, K, d) keys and values -> (B, Nq, K, d)."""
     return attend(*(t.transpose(1, 2) for t in (q, k, v))).transpose(1, 2)

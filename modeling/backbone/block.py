@@ -9,7 +9,7 @@ from modeling.backbone.layers import ConvResidual, LayerScale, build_ffn, chunke
 
 
 class Block(nn.Module):
-    """Pre-norm block of DINOv2 and DINOv3; the convolution neck of ViTMatte follows the MLP where asked for.
+    """Apply a pre-norm block of DINOv2 and DINOv3; if asked for, ViTMatte's convolution neck follows the MLP.
 
     Args:
         qkv_bias, key_bias: as for `Attention`.
@@ -51,8 +51,8 @@ class Block(nn.Module):
             x: (B, P + h * w, D).
             rope: as for `Attention`.
             grid: (h, w).
-            queries: (n,) indexes of the tokens whose output is asked for; None is all. The others attend to nothing and
-                keep what they were, up to the neck, which takes each token's eight neighbours too.
+            queries: (n,) indexes of the tokens whose output is needed; None is all. The other tokens pass unchanged up
+                to the neck, whose convolution also reads each token's eight neighbours.
 
         Returns: (B, P + h * w, D).
         """

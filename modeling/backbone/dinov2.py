@@ -16,8 +16,8 @@ POSITION_INTERPOLATIONS = ("bicubic", "bicubic_antialias")
 class DINOv2(TokenViT):
     """Vision transformer of DINOv2 (arXiv:2304.07193) with the hybrid attention of ViTMatte (arXiv:2305.15272).
 
-    Parameter names are those of the official checkpoints, but for SwiGLU's `w12`, which is `w1` and `w2` here. The
-    published networks have patches of 14 px; those that matte take 16 px, as the decoder does.
+    Parameter names are those of the official checkpoints, except that SwiGLU's `w12` is `w1` and `w2` here. The
+    published networks have patches of 14 px. A matting network needs 16 px for its decoder.
 
     Args:
         patch_size: side of a patch in pixels.
@@ -34,8 +34,8 @@ class DINOv2(TokenViT):
         position_grid_size: side in patches of the square grid whose positions are stored; 37 patches of 14 px are the
             518 px of the published networks. Other grids interpolate.
         position_interpolation: "bicubic", or "bicubic_antialias", which also smooths where the grid shrinks. The
-            networks with registers were published with the latter, those without with the former; timm takes the
-            latter for all.
+            networks with registers were published with antialiasing, those without registers without it. timm
+            uses it for all.
         window_size: side in patches of the windows of the blocks that are not global.
         global_block_indexes: blocks with global attention.
         conv_residual_block_indexes: blocks that end with a convolution neck.
@@ -104,7 +104,7 @@ class DINOv2(TokenViT):
         return join_prefix((cls_token, self.register_tokens), x + self._positions(h, w)), (h, w)
 
     def _positions(self, h: int, w: int) -> Tensor:
-        """Absolute positions of a grid, (1, h, w, D), interpolated where it is not the stored one."""
+        """Return the absolute positions of a grid, (1, h, w, D), interpolated if it is not the stored one."""
         side = self.position_grid_size
         grid = self.pos_embed[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
         if (h, w) != (side, side):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from runtime.errors import ConfigError, UserError, check_minimum
 
 PIECE_TOKENS = 2048
-"""Tokens that `chunked` takes at once: what a ViT-S needs between the layers of its MLP is then 12 MiB."""
+"""Tokens that `chunked` takes at once. The hidden layer of a ViT-S MLP then needs 12 MiB."""
 
 
 class PatchEmbed(nn.Module):
@@ -31,7 +31,7 @@ class PatchEmbed(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learnt factor per channel on a residual branch (arXiv:2103.17239)."""
+    """Multiply each channel of a residual branch by a learnt factor (arXiv:2103.17239)."""
 
     def __init__(self, dim: int, init: float) -> None:
         super().__init__()
@@ -42,9 +42,9 @@ class LayerScale(nn.Module):
 
 
 class QKVLinear(nn.Linear):
-    """One projection to query, key and value whose bias never reaches the keys, as DINOv3 was trained.
+    """Project to query, key and value, with a bias that never reaches the keys, as DINOv3 was trained.
 
-    A key bias shifts all logits of a query alike, so the softmax ignores it; the mask keeps it at zero in training too.
+    A key bias shifts all logits of a query equally, so the softmax ignores it. The mask keeps it at zero in training.
     """
 
     bias_mask: Tensor | None
@@ -60,7 +60,7 @@ class QKVLinear(nn.Linear):
 
 
 class Mlp(nn.Module):
-    """Two linear layers around an exact GELU."""
+    """Apply two linear layers around an exact GELU."""
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Mlp(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """Gated feed-forward network w3(silu(w1 x) * w2 x) (arXiv:2002.05202)."""
+    """Apply the gated feed-forward network w3(silu(w1 x) * w2 x) (arXiv:2002.05202)."""
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
@@ -106,16 +106,16 @@ def build_ffn(kind: str, dim: int, mlp_ratio: float, align: int = 1) -> nn.Modul
 
 
 class ChannelLayerNorm(nn.LayerNorm):
-    """LayerNorm over the channels of a (B, C, H, W) map."""
+    """Apply LayerNorm over the channels of a (B, C, H, W) map."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class ConvResidual(nn.Module):
-    """ViTMatte's convolution neck: a 1x1, 3x3, 1x1 bottleneck of half the width, added to its input (arXiv:2305.15272).
+    """Add a 1x1, 3x3, 1x1 bottleneck of half the width to its input: ViTMatte's convolution neck (arXiv:2305.15272).
 
-    The last norm starts at zero, so that a fresh neck passes its input on unchanged.
+    The last norm starts at zero, so a fresh neck returns its input unchanged.
     """
 
     def __init__(self, dim: int) -> None:
@@ -133,7 +133,7 @@ class ConvResidual(nn.Module):
         nn.init.zeros_(self.norm3.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, D, h, w) -> (B, D, h, w)."""
+        """Apply the neck: (B, D, h, w) -> (B, D, h, w)."""
         out = F.gelu(self.norm1(self.conv1(x)))
         out = F.gelu(self.norm2(self.conv2(out)))
         return x + self.norm3(self.conv3(out))
@@ -155,7 +155,7 @@ def drop_path_rates(last: float, depth: int) -> list[float]:
 
 
 def checked_indexes(name: str, indexes: Iterable[int], depth: int) -> frozenset[int]:
-    """Block indexes as a set; a config hands them over as its own list type."""
+    """Return block indexes as a set; raise a ConfigError if one lies outside the depth."""
     found = frozenset(int(index) for index in indexes)
     outside = sorted(index for index in found if not 0 <= index < depth)
     if outside:
@@ -164,7 +164,7 @@ def checked_indexes(name: str, indexes: Iterable[int], depth: int) -> frozenset[
 
 
 def block_windows(window_size: int, global_blocks: Collection[int], depth: int) -> list[int]:
-    """Give the window of each block, its side in patches; 0 for the global ones.
+    """List the window of each block, its side in patches; 0 for the global ones.
 
     Raises:
         ConfigError: a block that is not global has no window.
@@ -175,7 +175,7 @@ def block_windows(window_size: int, global_blocks: Collection[int], depth: int) 
 
 
 def init_weights(model: nn.Module, tokens: Iterable[nn.Parameter | None]) -> None:
-    """Draw first weights of linear layers and tokens, with a standard deviation of 0.02; biases start at 0."""
+    """Draw the first weights of linear layers and tokens, with a standard deviation of 0.02; biases start at 0."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)
@@ -187,9 +187,9 @@ def init_weights(model: nn.Module, tokens: Iterable[nn.Parameter | None]) -> Non
 
 
 def chunked(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Apply a function that takes each token by itself; where no gradient is recorded, to `PIECE_TOKENS` at a time.
+    """Apply a function that treats each token alone; without gradients, to `PIECE_TOKENS` tokens at a time.
 
-    What lies between its layers then stays in caches and adds next to nothing to memory.
+    Intermediate values then stay in caches and need almost no memory.
 
     Args:
         function: of tensors (B, n, ...), gives one (B, n, ...).
@@ -203,15 +203,15 @@ def chunked(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
 
 def join(pieces: Iterable[Tensor], dim: int, size: int) -> Tensor:
-    """Concatenate pieces that are computed as they are asked for.
+    """Concatenate pieces that are computed one after the other.
 
-    Where no gradient is recorded each goes to its place at once: if all were kept until the last, the memory between
-    them, which is used for a while only, could not be given back.
+    Without gradients each piece is copied to its place at once. If all were kept until the last, the memory between
+    them, which is used only for a while, could not be released.
 
     Args:
         pieces: at least one.
-        dim: along which they follow each other.
-        size: of all of them along it.
+        dim: dimension to concatenate along.
+        size: total size along it.
     """
     if torch.is_grad_enabled():
         return torch.cat(list(pieces), dim)
@@ -227,11 +227,11 @@ def join(pieces: Iterable[Tensor], dim: int, size: int) -> Tensor:
 
 
 def read_indexes(query_mask: Tensor, has_conv_residual: bool) -> Tensor:
-    """List the patches that a last block has to compute for those that are read.
+    """List the patches that the last block has to compute, so that the patches of a mask are right.
 
     Args:
         query_mask: (h, w) bool.
-        has_conv_residual: whether a `ConvResidual` follows, whose 3x3 convolution takes each patch's neighbours too.
+        has_conv_residual: whether a `ConvResidual` follows, whose 3x3 convolution also reads each patch's neighbours.
 
     Returns: (n,) indexes in row order.
     """

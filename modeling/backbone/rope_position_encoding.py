@@ -1,4 +1,4 @@
-"""Axial rotary position embedding of DINOv3: a patch's place becomes the angles that turn its query and key."""
+"""Axial rotary position embedding of DINOv3: the position of a patch gives the angles that rotate its query and key."""
 
 import math
 
@@ -9,17 +9,17 @@ from runtime.errors import ConfigError
 
 
 class RopePositionEmbedding(nn.Module):
-    """Table of sines and cosines for a patch grid (DINOv3, arXiv:2508.10104; RoPE, arXiv:2104.09864).
+    """Compute the sines and cosines for a patch grid (DINOv3, arXiv:2508.10104; RoPE, arXiv:2104.09864).
 
-    Patch centres (i + 0.5) / n are scaled to [-1, 1] on each axis by that axis' own length; a head of width d has
+    Patch centres (i + 0.5) / n are scaled to [-1, 1] on each axis by the length of that axis. A head of width d has
     d / 4 periods `base ** (2 i / (d / 2))` per axis, and an angle is `2 pi coordinate / period`. The periods are a
-    buffer of the checkpoint: published files hold values rounded to bfloat16, with which the network was trained.
+    buffer of the checkpoint. Published files hold values rounded to bfloat16, with which the network was trained.
 
-    Asked for windows, each patch's place is counted and scaled within its window instead, a ragged one by its own
-    sides: all windows look alike then, and what one step means no longer depends on the size of the image.
+    With windows, each position is counted and scaled within its window, a ragged window by its own sides. All windows
+    are then alike, and the meaning of one step does not depend on the size of the image.
 
-    The three augmentations move the coordinates in training mode only, drawn once per forward: `shift` adds
-    uniform [-shift, shift] per axis, `jitter` multiplies per axis and `rescale` both axes alike by a factor that is
+    Three augmentations move the coordinates, in training mode only, drawn once per forward pass. `shift` adds uniform
+    [-shift, shift] per axis. `jitter` multiplies each axis, and `rescale` both axes together, by a factor that is
     log-uniform in [1 / value, value]. None switches one off.
     """
 
@@ -44,12 +44,12 @@ class RopePositionEmbedding(nn.Module):
         self.register_buffer("periods", base**exponents)
 
     def forward(self, height: int, width: int, window_size: int = 0) -> tuple[Tensor, Tensor]:
-        """Sines and cosines for a grid of height x width patches, in row order.
+        """Compute sines and cosines for a grid of height x width patches, in row order.
 
         Args:
             height: of the grid in patches.
             width: of the grid in patches.
-            window_size: side in patches of the windows whose own coordinates the patches get; 0 is the whole grid's.
+            window_size: side in patches of windows with coordinates of their own; 0 uses those of the whole grid.
 
         Returns: two tensors (height * width, head_dim), in float32 at least.
         """
@@ -74,7 +74,7 @@ class RopePositionEmbedding(nn.Module):
 
 
 def _centres(length: int, window_size: int, device: torch.device) -> Tensor:
-    """Patch centres on one axis as shares of its length, or of that of the window that each lies in: (length,)."""
+    """Return patch centres on one axis as fractions of its length, or of the length of their window: (length,)."""
     # float32 also where the network runs in float64: the published networks were built so.
     places = torch.arange(length, device=device, dtype=torch.float32)
     if not window_size:
@@ -84,7 +84,7 @@ def _centres(length: int, window_size: int, device: torch.device) -> Tensor:
 
 
 def rotate(x: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
-    """Turn queries or keys by the table of `RopePositionEmbedding`, in float32 at least, and cast back.
+    """Rotate queries or keys by the table of `RopePositionEmbedding`, in float32 or wider, and cast back.
 
     Args:
         x: (B, N, K, d) patch tokens.

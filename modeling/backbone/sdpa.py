@@ -1,4 +1,4 @@
-"""Softmax attention, which both backbones end in."""
+"""Softmax attention for all backbones."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 MAX_LOGITS = 2**21
-"""Logits that are in memory at once where they are: 4 MiB in bfloat16, which caches hold. Other powers of 2 from 16 to
-23 were slower or no faster at 4096 and 16384 tokens."""
+"""Logits in memory at once, if they are stored at all: 4 MiB in bfloat16, which caches hold. Other powers of 2 from 16
+to 23 were slower or no faster at 4096 and 16384 tokens."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -33,11 +33,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
 
 
 def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """Attend by two matrix products, of some heads and queries at a time.
+    """Attend by two matrix products, for some heads and queries at a time.
 
-    On CPUs `scaled_dot_product_attention` is no faster in bfloat16 than in float32; these products are. But logits are
-    rounded to 8 bits before the softmax: where they deviate by 5, outputs are off by 0.1 of a deviation at most, by
-    0.01 in SDPA. What all keys have in common, which the softmax ignores, is taken from them first.
+    On CPUs `scaled_dot_product_attention` is no faster in bfloat16 than in float32, but these products are. Logits are
+    rounded to 8 bits before the softmax. If their standard deviation is 5, outputs differ by at most 0.1 of a standard
+    deviation, and by 0.01 with SDPA. The mean of all keys, which the softmax ignores, is subtracted first.
     """
     B, _, num_queries, d = q.shape
     k = k - k.mean(dim=2, keepdim=True)
@@ -53,7 +53,7 @@ def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) ->
 
 
 class _AttentionByProducts(torch.autograd.Function):
-    """`_attend_by_products` with a backward pass, which computes the softmax again, a piece at a time."""
+    """Add a backward pass to `_attend_by_products`; it computes the softmax again, one piece at a time."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -64,10 +64,10 @@ class _AttentionByProducts(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        """With weights p: dv = p^T do, dlogits = p (do v^T - do o), dq = dlogits k, dk = dlogits^T q."""
+        """Compute the gradients; with weights p: dv = p^T do, dl = p (do v^T - do o), dq = dl k, dk = dl^T q."""
         q, k, v, out = ctx.saved_tensors
         B, scale = len(q), q.shape[-1] ** -0.5
-        # The sum that the softmax's gradient takes off each row, do o, in float32: it is nearly the row itself.
+        # The softmax's gradient subtracts this sum, do o, from each row. In float32, since both are nearly equal.
         shared = (gradient.float() * out).sum(dim=-1, keepdim=True).to(q.dtype).flatten(0, 1)
         q, k, v, gradient = (x.flatten(0, 1).contiguous() for x in (q * scale, k - k.mean(2, True), v, gradient))
         dq = torch.empty_like(q)
@@ -83,7 +83,7 @@ class _AttentionByProducts(torch.autograd.Function):
 
 
 def _pieces(num_heads: int, num_queries: int, num_keys: int) -> Iterator[tuple[slice, slice]]:
-    """Yield heads and queries whose logits are in memory at once."""
+    """Yield slices of heads and queries whose logits are in memory at once."""
     queries = min(max(MAX_LOGITS // num_keys, 1), num_queries)
     heads = max(MAX_LOGITS // (queries * num_keys), 1)
     for first in range(0, num_heads, heads):

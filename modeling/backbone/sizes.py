@@ -1,4 +1,4 @@
-"""The published DINOv3 (arXiv:2508.10104) and DINOv2 (arXiv:2304.07193) networks: what distinguishes their sizes."""
+"""Sizes of the published DINOv3 (arXiv:2508.10104) and DINOv2 (arXiv:2304.07193) networks."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What DINOv3's and DINOv2's vision transformers share: prefix and patch tokens pass the blocks, one map comes out."""
+"""What the vision transformers of DINOv3 and DINOv2 share: prefix and patch tokens in, one feature map out."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from modeling.backbone.layers import block_windows, checked_indexes, drop_path_r
 
 
 class TokenViT(nn.Module):
-    """Base of the backbones whose blocks take prefix and patch tokens in one sequence.
+    """Run blocks over prefix and patch tokens in one sequence: the base of `ViT` and `DINOv2`.
 
     A subclass makes `blocks`, the final `norm` and `use_activation_checkpointing`, and defines `embed`.
     """
@@ -26,7 +26,7 @@ class TokenViT(nn.Module):
         raise NotImplementedError
 
     def ropes(self, h: int, w: int) -> Sequence[tuple[Tensor, Tensor] | None]:
-        """List the rotary tables of each block for a grid; see `Attention`. None turns nothing."""
+        """List the rotary table of each block for a grid; see `Attention`. None rotates nothing."""
         return [None] * len(self.blocks)
 
     def forward_tokens(self, x: Tensor, query_mask: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
@@ -34,7 +34,7 @@ class TokenViT(nn.Module):
 
         Args:
             x: (B, in_chans, H, W), sides multiples of the patch size.
-            query_mask: see `forward`; prefix tokens are not read.
+            query_mask: see `forward`; prefix tokens are not computed.
 
         Returns: (B, P + h * w, D), prefix tokens first; and the grid (h, w).
         """
@@ -52,8 +52,8 @@ class TokenViT(nn.Module):
 
         Args:
             x: (B, in_chans, H, W), sides multiples of the patch size.
-            query_mask: (h, w) bool, the patches whose features are asked for; None is all. The last block leaves the
-                others out, and they may hold anything.
+            query_mask: (h, w) bool, the patches whose features are needed; None is all. The last block skips the
+                others, whose features are then undefined.
 
         Returns: (B, D, H / patch_size, W / patch_size).
         """
@@ -62,7 +62,7 @@ class TokenViT(nn.Module):
 
 
 def join_prefix(tokens: Iterable[Tensor | None], patches: Tensor) -> Tensor:
-    """Put tokens (1, n, D) before the patches of each image: (B, h, w, D) -> (B, P + h * w, D)."""
+    """Prepend tokens (1, n, D) to the patches of each image: (B, h, w, D) -> (B, P + h * w, D)."""
     prefix = [token.expand(len(patches), -1, -1) for token in tokens if token is not None]
     return torch.cat([*prefix, patches.flatten(1, 2)], dim=1)
 

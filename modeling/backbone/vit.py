@@ -15,7 +15,7 @@ from runtime.errors import check_minimum
 class ViT(TokenViT):
     """Vision transformer of DINOv3 (arXiv:2508.10104) with the hybrid attention of ViTMatte (arXiv:2305.15272).
 
-    Parameter names are those of the official checkpoints, so that loading one is a proof and not a translation.
+    Parameter names are those of the official checkpoints, which therefore load without renaming.
 
     Args:
         patch_size: side of a patch in pixels.
@@ -36,8 +36,8 @@ class ViT(TokenViT):
         global_block_indexes: blocks with global attention.
         conv_residual_block_indexes: blocks that end with a convolution neck.
         rope_base, rope_shift, rope_jitter, rope_rescale: see `RopePositionEmbedding`.
-        rope_per_window: whether a windowed block turns by each patch's place in its window, as other implementations
-            do, instead of its place in the image, as DINOv3 was trained; an ablation.
+        rope_per_window: whether a windowed block uses each patch's position in its window, as other implementations
+            do, instead of its position in the image, as DINOv3 was trained; an ablation.
         use_activation_checkpointing: recompute each block in the backward pass instead of storing its activations.
 
     Raises:

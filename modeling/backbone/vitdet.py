@@ -26,15 +26,15 @@ from modeling.backbone.windows import partition, unpartition
 from runtime.errors import check_minimum
 
 MAX_BIAS_NUMEL = 2**22
-"""Entries of the attention bias that are in memory at once: 16 MiB in float32, which caches hold for the most part (64
-MiB: 1.5 times as long at 16384 tokens)."""
+"""Entries of the attention bias in memory at once: 16 MiB in float32, which caches mostly hold. With 64 MiB, 16384
+tokens take 1.5 times as long."""
 
 
 class ViTDet(nn.Module):
     """Plain vision transformer with absolute and decomposed relative positions (ViTDet, arXiv:2203.16527).
 
-    Parameter names are those of detectron2's ViT, which ViTMatte's published checkpoints use. Windows of a ragged grid
-    are filled up with zeros that are attended to, as these weights were trained (those of `ViT` are narrower).
+    Parameter names are those of detectron2's ViT, which ViTMatte's published checkpoints use. Ragged windows are padded
+    with zeros that are attended to, as these weights were trained. In `ViT`, ragged windows are narrower instead.
 
     Args:
         patch_size: side of a patch in pixels.
@@ -45,16 +45,15 @@ class ViTDet(nn.Module):
         mlp_ratio: hidden width of the MLP over D.
         norm_eps: epsilon of the LayerNorms.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
-        image_size: side in pixels whose grid the relative positions of global blocks are stored for; of other sizes
-            they are interpolated.
-        pretrain_image_size: side in pixels whose grid the absolute positions are stored for, likewise.
+        image_size: side in pixels of the grid whose relative positions global blocks store; other sizes interpolate.
+        pretrain_image_size: side in pixels of the grid whose absolute positions are stored; other sizes interpolate.
         window_size: side in patches of the windows of the blocks that are not global.
         global_block_indexes: blocks with global attention.
         conv_residual_block_indexes: blocks that end with a convolution neck.
         use_activation_checkpointing: recompute each block in the backward pass instead of storing its activations.
 
     Raises:
-        ConfigError: for a width that the heads do not divide and block indexes outside the depth.
+        ConfigError: for sizes that do not divide and block indexes outside the depth.
     """
 
     def __init__(
@@ -83,7 +82,7 @@ class ViTDet(nn.Module):
         self.use_activation_checkpointing = use_activation_checkpointing
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
         check_minimum(patch_size, image_size=image_size, pretrain_image_size=pretrain_image_size)
-        # The first position is that of a cls token, which these checkpoints carry and nobody reads.
+        # The first position belongs to a cls token. These checkpoints store it, and nothing reads it.
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (pretrain_image_size // patch_size) ** 2, embed_dim))
         self.blocks = nn.ModuleList(
             RelativeBlock(
@@ -106,8 +105,8 @@ class ViTDet(nn.Module):
 
         Args:
             x: (B, in_chans, H, W), sides multiples of the patch size.
-            query_mask: (h, w) bool, the patches whose features are asked for; None is all. The last block leaves the
-                others out, and they may hold anything.
+            query_mask: (h, w) bool, the patches whose features are needed; None is all. The last block skips the
+                others, whose features are then undefined.
 
         Returns: (B, D, H / patch_size, W / patch_size).
         """
@@ -121,7 +120,7 @@ class ViTDet(nn.Module):
         return maybe_checkpoint(is_recomputed, last, x, queries).permute(0, 3, 1, 2)
 
     def _positions(self, h: int, w: int) -> Tensor:
-        """Absolute positions of a grid, (1, h, w, D), interpolated where it is not the stored one."""
+        """Return the absolute positions of a grid, (1, h, w, D), interpolated if it is not the stored one."""
         stored = self.pos_embed[:, 1:]
         side = round(stored.shape[1] ** 0.5)
         grid = stored.unflatten(1, (side, side)).permute(0, 3, 1, 2)
@@ -131,10 +130,11 @@ class ViTDet(nn.Module):
 
 
 class RelativeBlock(nn.Module):
-    """Pre-norm block: attention with relative positions, MLP, then the convolution neck where asked for.
+    """Apply a pre-norm block: attention with relative positions, MLP, then the convolution neck if asked for.
 
     Args:
-        position_size: side of the grid that the relative positions are stored for.
+        mlp_ratio: see `build_ffn`.
+        position_size: side of the grid whose relative positions are stored.
         window_size: side of the attention windows in patches; 0 is global attention.
         has_conv_residual: whether a `ConvResidual` ends the block.
     """
@@ -164,8 +164,8 @@ class RelativeBlock(nn.Module):
 
         Args:
             x: (B, h, w, D).
-            queries: (n,) indexes of the patches whose output is asked for; None is all. The others of a global block
-                attend to nothing and keep what they were, up to the neck, which takes their eight neighbours too.
+            queries: (n,) indexes of the patches whose output is needed; None is all. In a global block, the others pass
+                unchanged up to the neck, whose convolution also reads each patch's eight neighbours.
 
         Returns: (B, h, w, D).
         """
@@ -187,7 +187,7 @@ class RelativeBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def _attend_windows(self, x: Tensor) -> Tensor:
-        """Attend within windows; those at the lower and right edge are filled up with zeros first."""
+        """Attend within windows; those at the lower and right edge are padded with zeros first."""
         _, h, w, _ = x.shape
         side = self.window_size
         padded_h, padded_w = h + (-h) % side, w + (-w) % side
@@ -197,16 +197,16 @@ class RelativeBlock(nn.Module):
 
 
 class RelativeAttention(nn.Module):
-    """Multi-head attention over a grid with decomposed relative positions (MViTv2, arXiv:2112.01526, equation 4).
+    """Apply attention over a grid with decomposed relative positions (MViTv2, arXiv:2112.01526, equation 4).
 
     The logit of query i and key j is q_i k_j / sqrt(d) + q_i r_h(i, j) + q_i r_w(i, j), with one learnt vector for each
-    vertical and each horizontal distance. It is computed in pieces of `MAX_BIAS_NUMEL` logits, in training too (where
-    each piece is computed again for the backward pass): memory is linear in the tokens.
+    vertical and each horizontal distance. It is computed in chunks of `MAX_BIAS_NUMEL` logits, so memory is linear in
+    the tokens. In training each chunk is computed again for the backward pass.
 
     Args:
         dim: width D.
         num_heads: K.
-        position_size: side of the grid whose distances are stored, -(size - 1) to size - 1; other grids interpolate.
+        position_size: side of the grid whose distances, -(size - 1) to size - 1, are stored; others interpolate.
     """
 
     def __init__(self, dim: int, num_heads: int, position_size: int) -> None:
@@ -219,7 +219,7 @@ class RelativeAttention(nn.Module):
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * position_size - 1, dim // num_heads))
 
     def forward(self, x: Tensor, queries: Tensor | None = None) -> Tensor:
-        """Attend.
+        """Compute the output of the attention.
 
         Args:
             x: (B, h, w, D).
@@ -235,7 +235,7 @@ class RelativeAttention(nn.Module):
         else:
             q = q[:, :, queries]
         vectors_h, vectors_w = _distance_vectors(self.rel_pos_h, h), _distance_vectors(self.rel_pos_w, w)
-        # As many images at once as fit, or else as many queries of one image, whose distances have to fit too.
+        # As many images at once as the limit allows, or else as many queries of one image, with their distances.
         at_once = max(MAX_BIAS_NUMEL // (self.num_heads * h * w), 1)
         images_at_once = min(max(at_once // len(queries), 1), B)
         queries_at_once = max(min(at_once, MAX_BIAS_NUMEL // ((h + w) * q.shape[-1])), 1)
@@ -257,14 +257,14 @@ class RelativeAttention(nn.Module):
         return chunked(self.proj, attended.transpose(1, 2).flatten(2))
 
     def _attend(self, *piece: Tensor) -> Tensor:
-        """Attend with some queries; see `_attend_piece`."""
+        """Attend with some queries by `_attend_piece`, checkpointed if gradients are recorded."""
         if torch.is_grad_enabled() and any(part.requires_grad for part in piece):
             return checkpoint(_attend_piece, *piece, use_reentrant=False)
         return _attend_piece(*piece)
 
 
 def _attend_piece(q: Tensor, k: Tensor, v: Tensor, vectors_h: Tensor, vectors_w: Tensor, queries: Tensor) -> Tensor:
-    """Attend with some queries, whose bias is in memory as a whole.
+    """Attend with some queries, whose complete bias is in memory.
 
     Args:
         q: (B, K, n, d).
@@ -283,13 +283,13 @@ def _attend_piece(q: Tensor, k: Tensor, v: Tensor, vectors_h: Tensor, vectors_w:
 
 
 def _distance_vectors(stored: Tensor, size: int) -> Tensor:
-    """Give the vector of each distance on an axis of that size: (2 n - 1, d) stored -> (2 size - 1, d)."""
+    """Return the vector of each distance on an axis of a size: (2 n - 1, d) stored -> (2 size - 1, d)."""
     if len(stored) == 2 * size - 1:
         return stored
     return F.interpolate(stored.T[None], size=2 * size - 1, mode="linear")[0].T
 
 
 def _from_places(vectors: Tensor, places: Tensor) -> Tensor:
-    """Look up the vectors of the distances from some places (n,) on an axis to all: (2 size - 1, d) -> (n, size, d)."""
+    """Look up the vectors of the distances from positions (n,) on an axis to all: (2 size - 1, d) -> (n, size, d)."""
     size = (len(vectors) + 1) // 2
     return vectors[places[:, None] - torch.arange(size, device=places.device) + size - 1]

@@ -1,4 +1,4 @@
-"""Cutting a patch grid into windows; a ragged grid has narrower ones at its right and lower edge, never padding."""
+"""Cut a patch grid into windows; a ragged grid has narrower windows at its right and lower edge, never padding."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,20 +7,20 @@ from torch import Tensor
 
 
 def _spans(length: int, window: int) -> list[tuple[int, int, int]]:
-    """(start, stop, window length) of the whole windows, then of the ragged rest, along one axis."""
+    """List (start, stop, window length) of the complete windows, then of the ragged rest, along one axis."""
     whole = length - length % window
     return [span for span in ((0, whole, window), (whole, length, length - whole)) if span[0] < span[1]]
 
 
 def partition(x: Tensor, window_h: int, window_w: int) -> Tensor:
-    """(B, H, W, C), H and W multiples of the window -> (B * windows, window_h * window_w, C), windows in row order."""
+    """Cut (B, H, W, C), sides multiples of the window, into (B * windows, window_h * window_w, C), in row order."""
     B, H, W, C = x.shape
     x = x.reshape(B, H // window_h, window_h, W // window_w, window_w, C)
     return x.transpose(2, 3).reshape(-1, window_h * window_w, C)
 
 
 def unpartition(windows: Tensor, window_h: int, window_w: int, H: int, W: int) -> Tensor:
-    """The inverse of `partition`: (B * windows, window_h * window_w, C) -> (B, H, W, C)."""
+    """Undo `partition`: (B * windows, window_h * window_w, C) -> (B, H, W, C)."""
     C = windows.shape[-1]
     x = windows.reshape(-1, H // window_h, W // window_w, window_h, window_w, C)
     return x.transpose(2, 3).reshape(-1, H, W, C)

@@ -1,4 +1,4 @@
-"""Published weights as initial checkpoints: reading their files, finding the network in them, renaming its tensors."""
+"""Make initial checkpoints of published weights: read their files, find the network, rename its tensors."""
 
 from modeling.conversion.checkpoint_files import choose_file, read_checkpoint
 from modeling.conversion.convert import Conversion, check_fit, convert

@@ -28,27 +28,27 @@ MODEL_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-"""Names that transformers and timm give to a model, in the order in which transformers looks for them."""
+"""File names of a model in transformers and timm, in the order in which transformers looks for them."""
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 
 PART_SUFFIX = ".distcp"
-"""Of a rank's file in the folder of a distributed checkpoint."""
+"""End of the name of a rank's file in the folder of a distributed checkpoint."""
 
 TRAINER_FILES = re.compile(r"(optimizer|scheduler|scaler|rng_state|random_states|training_args|sampler)[._-].*", re.I)
-"""What trainers write beside a model under the same suffixes."""
+"""Other files that trainers write beside a model with the same suffixes."""
 
 
 def choose_file(path: Path) -> tuple[Path, list[str]]:
-    """Choose the checkpoint of a folder; a file, or the folder of a distributed checkpoint, is taken as it is.
+    """Choose the checkpoint of a folder; a file or the folder of a distributed checkpoint is returned unchanged.
 
     Args:
         path: file or folder.
 
-    Returns: the checkpoint, which may be an index of shards; and the names of other weight files that are left aside.
+    Returns: the checkpoint, which may be an index of shards; and the names of other weight files, which are not read.
 
     Raises:
-        ConversionError: nothing is there, or several checkpoints without one that has the name of a model.
+        ConversionError: nothing is there, or several checkpoints and none has the name of a model.
     """
     if not path.exists():
         raise ConversionError(
@@ -76,7 +76,7 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
     Args:
         path: file or folder; see `choose_file`.
 
-    Returns: what the file holds, at best name -> tensor on the CPU.
+    Returns: the content, normally name -> tensor on the CPU.
 
     Raises:
         UserError: naming the file that is missing, damaged or of another kind; mostly `ConversionError`.
@@ -101,7 +101,7 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
 
 
 def _reason(error: BaseException) -> str:
-    """Say in one line why a file cannot be read, without torch's advice to run the code that it may hold."""
+    """Describe in one line why a file cannot be read, without torch's advice to run code from it."""
     name = re.search(r"GLOBAL ([\w.]+) was not an allowed", str(error))
     if name:
         return f"it names {name[1]}, and nothing in it is run. Save its tensors alone: torch.save(state_dict, FILE)"

@@ -16,7 +16,7 @@ from modeling.conversion.layouts import ANCHORS, detect_layout, rename
 from runtime.errors import few, list_mismatches
 
 PATCH_PX = 16
-"""Side of a patch: the decoder takes feature maps at 1/16 of the image alone."""
+"""Side of a patch: the decoder takes only feature maps at 1/16 of the image."""
 
 DINOV2_PATCH_PX = 14
 """Side of a patch of the published DINOv2 networks, which is resampled."""
@@ -25,10 +25,10 @@ NETWORKS: dict[str, type[nn.Module]] = {"ViT": ViT, "ViTDet": ViTDet, "DINOv2": 
 """Name in `Layout` and `Conversion` -> class that takes the weights."""
 
 PREFERENCE = ("teacher", "", "EMA", "student", "gram teacher")
-"""Copies of the network in a run's checkpoint, the preferred one first; see `take_copy`."""
+"""Copies of the network in the checkpoint of a run, the preferred one first; see `take_copy`."""
 
 HEAD_WIDTH = 64
-"""Of the published DINO and MAE transformers with 16 px patches."""
+"""Width of a head in the published DINO and MAE transformers with 16 px patches."""
 
 VITDET_SIZES = {192: ("vitt16", 12), 384: ("vits16", 12), 768: ("vitb16", 12), 1024: ("vitl16", 24)}
 """Width of a plain vision transformer -> its name and depth."""
@@ -36,17 +36,17 @@ VITDET_SIZES = {192: ("vitt16", 12), 384: ("vits16", 12), 768: ("vitb16", 12), 1
 
 @dataclass(frozen=True)
 class Conversion:
-    """A converted checkpoint and how it came about.
+    """A converted checkpoint and a report of the conversion.
 
     Attributes:
         model: parameter name with prefix "backbone." -> float32 tensor.
         layout: name of the input's layout.
         size: name of the published size, or "unlisted".
         network: key of `NETWORKS`, the class that takes the weights.
-        vit_args: arguments of that class that the weights fit.
-        copy: which copy of the network was taken, such as 'teacher, under "teacher.backbone."'; "" where there is one.
-        account: every key of the input, and each one added -> what became of it, "fate: detail". Keys of the network
-            stand without their prefix and wrappers, others as they are in the file.
+        vit_args: arguments of that class for these weights.
+        copy: which copy of the network was taken, such as 'teacher, under "teacher.backbone."'; "" if there is one.
+        account: every key of the input or added key -> what happened to it, "fate: detail". Keys of the network have no
+            prefix and wrappers, other keys are as in the file.
     """
 
     model: dict[str, Tensor]
@@ -65,7 +65,7 @@ def convert(
 
     Args:
         state: parameters by name, or a run's checkpoint around them.
-        keep_prefix: keep DINOv3's cls and storage tokens; the report's recipe drops them. DINOv2's are always kept.
+        keep_prefix: keep DINOv3's cls and storage tokens; the recipe of the report drops them. DINOv2's always stay.
         trimap_init: weights of the fourth channel: "zero", or "mean" of the three colours.
         patch_px: side of a patch of the result; 14 leaves DINOv2's as they are, which no decoder takes.
 
@@ -110,7 +110,7 @@ def convert(
 
 
 def _no_transformer(account: Mapping[str, str]) -> str:
-    """Say what a file is that holds no vision transformer."""
+    """Describe a file that holds no vision transformer."""
     names = list(account)
     if any(".stages." in f".{name}" or "downsample_layers." in name for name in names):
         return "this is a ConvNeXt: only the vision transformers of DINOv3 can be converted"
@@ -124,7 +124,7 @@ def _no_transformer(account: Mapping[str, str]) -> str:
 
 
 def _join_qkv(tensors: dict[str, Tensor]) -> None:
-    """Put query, key and value back into one tensor; a key bias that is not there is zero."""
+    """Join query, key and value into one tensor; a missing key bias is zero."""
     for name in {key.split("#")[0] for key in tensors if "#" in key}:
         thirds = [tensors.pop(f"{name}#{part}", None) for part in range(3)]
         if name.endswith("bias") and thirds[0] is not None and thirds[1] is None:
@@ -140,7 +140,7 @@ def _join_qkv(tensors: dict[str, Tensor]) -> None:
 
 
 def _check_patch(tensors: Mapping[str, Tensor], sides: Collection[int]) -> None:
-    """Refuse patches of other sides, in pixels, than these."""
+    """Raise a ConversionError if the patches have other sides in pixels."""
     name = "patch_embed.proj.weight"
     shape = tuple(tensors[name].shape)
     if len(shape) != 4:
@@ -157,12 +157,12 @@ def _check_patch(tensors: Mapping[str, Tensor], sides: Collection[int]) -> None:
 
 
 def _fit_vitdet(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
-    """Tell what `ViTDet` a plain vision transformer belongs to.
+    """Find the `ViTDet` that a plain vision transformer matches.
 
     Returns: name of the size, and arguments of `ViTDet`.
 
     Raises:
-        ConversionError: shapes that do not tell it, or positions that are not those of a square and a cls token.
+        ConversionError: the shapes do not determine it, or the positions are not those of a square and a cls token.
     """
     embed_dim = len(tensors["patch_embed.proj.weight"])
     positions, first = tensors["pos_embed"], tensors.get("blocks.0.mlp.fc1.weight", torch.empty(0))
@@ -191,7 +191,7 @@ def _fit_vitdet(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
 
 
 def _inflate(tensors: dict[str, Tensor], trimap_init: str, resampled: str, account: dict[str, str]) -> None:
-    """Give the patch embedding its fourth input channel, the trimap's."""
+    """Add the fourth input channel, for the trimap, to the patch embedding."""
     name = "patch_embed.proj.weight"
     mean = tensors[name].mean(dim=1, keepdim=True)
     fourth = mean if trimap_init == "mean" else torch.zeros_like(mean)
@@ -200,11 +200,11 @@ def _inflate(tensors: dict[str, Tensor], trimap_init: str, resampled: str, accou
 
 
 def check_fit(tensors: Mapping[str, Tensor], network: str, vit_args: Mapping[str, Any]) -> None:
-    """Compare names and shapes with the network's, and load them.
+    """Check that names and shapes match the network, and load them once.
 
     Args:
         tensors: name without "backbone." -> tensor.
-        network: key of `NETWORKS`; ViTDet's relative positions may be missing, they start fresh.
+        network: key of `NETWORKS`; ViTDet's relative positions may be missing and start fresh.
         vit_args: its arguments.
 
     Raises:

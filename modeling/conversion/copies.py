@@ -1,4 +1,4 @@
-"""Find the network in what a training run stored: nested dicts, prefixes, wrappers, teacher and EMA copies."""
+"""Find the network in the checkpoint of a training run: nested dicts, prefixes, wrappers, teacher and EMA copies."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,7 +43,7 @@ def take_copy(
 
     Args:
         state: tensors by name, in nested mappings or not; anything may lie beside them.
-        anchors: names of which each network has one; what stands before it is the prefix of a copy.
+        anchors: each network has one of these names; the text before it is the prefix of a copy.
         preference: keys of `COPIES` and "", the preferred copy first.
         account: gets every key that is not taken, nested ones joined by ".", with its reason.
 
@@ -88,7 +88,7 @@ def take_copy(
 
 
 def _reason(name: str, other: str, kind: str, prefix: str) -> str:
-    """Say why a tensor, which may be of another copy, is not of the copy that was taken."""
+    """Explain why a tensor is not part of the copy that was taken."""
     if PRETRAINING_HEADS.fullmatch(name):
         return "projection head or loss of pre-training"
     if other != kind:
@@ -97,7 +97,7 @@ def _reason(name: str, other: str, kind: str, prefix: str) -> str:
 
 
 def _kind(name: str) -> str:
-    """Tell by the parts of a name which copy it belongs to."""
+    """Find the copy that a name belongs to, by its parts."""
     for part in name.split("."):
         for kind, pattern in COPIES.items():
             if pattern.fullmatch(part):
@@ -106,7 +106,7 @@ def _kind(name: str) -> str:
 
 
 def _flatten(state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield what nested mappings hold, keys joined by "."; one that lies in several places is yielded once."""
+    """Yield the values of nested mappings, keys joined by "."; a mapping in several places is yielded once."""
     seen = {id(state)}
     stack: list[tuple[str, Any]] = [(str(key), value) for key, value in reversed(list(state.items()))]
     while stack:

@@ -1,4 +1,4 @@
-"""What is peculiar to DINOv2's weights: patches of 14 px, stored positions, a packed SwiGLU."""
+"""Convert what only DINOv2's weights have: patches of 14 px, stored positions, a packed SwiGLU."""
 
 import math
 from typing import Any
@@ -13,7 +13,7 @@ from modeling.conversion.dinov3 import change_fate, count_blocks
 from modeling.conversion.errors import ConversionError
 
 HEAD_WIDTH = 64
-"""Of every published size."""
+"""Width of a head in every published size."""
 
 POSITION_GRID_SIZE = 37
 """Default of `DINOv2`."""
@@ -22,7 +22,7 @@ PATCH_WEIGHT, POSITIONS, REGISTERS = "patch_embed.proj.weight", "pos_embed", "re
 
 
 def fit_dinov2(tensors: dict[str, Tensor], layout: str, account: dict[str, str]) -> tuple[str, dict[str, Any]]:
-    """Complete the tensors of a DINOv2 network, and tell what network they belong to.
+    """Complete the tensors of a DINOv2 network and find its size.
 
     Args:
         tensors: under the official names; a packed SwiGLU is split, and a missing position of the cls token added.
@@ -32,7 +32,7 @@ def fit_dinov2(tensors: dict[str, Tensor], layout: str, account: dict[str, str])
     Returns: key of `DINOV2_SIZES` or "unlisted", and arguments of `DINOv2`.
 
     Raises:
-        ConversionError: shapes that do not tell the size, or positions that are not those of a square.
+        ConversionError: the shapes do not determine the size, or the positions are not those of a square.
     """
     side = _complete_positions(tensors, account)
     size, vit_args = _detect_size(tensors, account)
@@ -40,7 +40,7 @@ def fit_dinov2(tensors: dict[str, Tensor], layout: str, account: dict[str, str])
         vit_args["num_register_tokens"] = tensors[REGISTERS].shape[1]
     if side != POSITION_GRID_SIZE:
         vit_args["position_grid_size"] = side
-    # timm, which smooths the positions of every network, is told from official files by the mask token that it drops.
+    # timm smooths the positions of every network. Official files differ from timm's by their mask token.
     is_timm = layout == "DINOv2" and "mask_token" not in account
     if REGISTERS in tensors or is_timm:
         vit_args["position_interpolation"] = "bicubic_antialias"
@@ -48,9 +48,9 @@ def fit_dinov2(tensors: dict[str, Tensor], layout: str, account: dict[str, str])
 
 
 def resample_patches(tensors: dict[str, Tensor], patch_px: int) -> str:
-    """Give the patch embedding another patch size: an enlarged patch then gives what it gave (arXiv:2212.08013).
+    """Resample the patch embedding, so that an enlarged patch gives the same output (arXiv:2212.08013).
 
-    Returns: what was done, for the account; "" where it had that size.
+    Returns: a note for the account; "" if it had that size.
     """
     weight = tensors[PATCH_WEIGHT]
     if len(weight[0, 0]) == patch_px:
@@ -60,7 +60,7 @@ def resample_patches(tensors: dict[str, Tensor], patch_px: int) -> str:
 
 
 def _complete_positions(tensors: dict[str, Tensor], account: dict[str, str]) -> int:
-    """Put a zero before positions of patches alone, for the cls token; give the side of their grid in patches."""
+    """Add a zero position for the cls token if it is missing, and return the side of the grid in patches."""
     positions = tensors.get(POSITIONS, torch.empty(0))
     count = positions.shape[1] if positions.dim() == 3 else 0
     if (side := math.isqrt(count)) ** 2 == count > 0:
@@ -74,7 +74,7 @@ def _complete_positions(tensors: dict[str, Tensor], account: dict[str, str]) -> 
 
 
 def _detect_size(tensors: dict[str, Tensor], account: dict[str, str]) -> tuple[str, dict[str, Any]]:
-    """Name the published size that the shapes belong to, and split the SwiGLUs of a gated one."""
+    """Find the published size of the shapes, and split the SwiGLUs of a gated network."""
     first, second = (tensors.get(f"blocks.0.mlp.{name}.weight", torch.empty(0)) for name in ("fc1", "fc2"))
     if first.dim() != 2 or second.dim() != 2:
         raise ConversionError("the feed-forward weights of block 0 are missing or have not 2 dimensions")

@@ -1,4 +1,4 @@
-"""What is peculiar to DINOv3's weights: the masked key bias, the published sizes, the rope periods."""
+"""Convert what only DINOv3's weights have: a masked key bias, their published sizes, rope periods."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,22 +13,22 @@ PERIODS = "rope_embed.periods"
 
 
 def plain(vit_args: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a ViT that holds what DINOv3 holds and nothing of ViTMatte."""
+    """Return arguments of a ViT with the tensors of DINOv3 and none of ViTMatte."""
     return dict(vit_args) | dict(global_block_indexes=range(vit_args["depth"]), conv_residual_block_indexes=())
 
 
 def fit_dinov3(tensors: dict[str, Tensor], layout: str, account: dict[str, str]) -> tuple[str, dict[str, Any]]:
-    """Complete the tensors of a DINOv3 network, and tell what network they belong to.
+    """Complete the tensors of a DINOv3 network and find its size.
 
     Args:
-        tensors: under the official names; masks are folded in, and what a layout does not store is added.
+        tensors: under the official names; masks are applied, and tensors that a layout does not store are added.
         layout: name of the layout that they come from.
-        account: gets what is added and what becomes of the masks.
+        account: receives what is added and what happens to the masks.
 
     Returns: key of `DINOV3_SIZES` or "unlisted", and arguments of `ViT`.
 
     Raises:
-        ConversionError: a key bias that is not zero, or a size that cannot be told.
+        ConversionError: a key bias that is not zero, or shapes that do not determine the size.
     """
     _fold_bias_mask(tensors, account)
     size, vit_args = detect_size(tensors)
@@ -45,12 +45,12 @@ def fit_dinov3(tensors: dict[str, Tensor], layout: str, account: dict[str, str])
 
 
 def change_fate(account: dict[str, str], name: str, fate: str) -> None:
-    """Write down what became in the end of the input key that was converted to a name."""
+    """Update the account of the input key that was converted to a name."""
     account |= {key: fate for key, old in account.items() if old == f"converted: {name}"}
 
 
 def _fold_bias_mask(tensors: dict[str, Tensor], account: dict[str, str]) -> None:
-    """Multiply each qkv bias by its stored mask and see that no key bias is left."""
+    """Multiply each qkv bias by its stored mask and check that no key bias is left."""
     for name in [key for key in tensors if key.endswith("qkv.bias_mask")]:
         mask, bias = tensors.pop(name), name.removesuffix("_mask")
         if bias not in tensors or tensors[bias].shape != mask.shape:
@@ -71,7 +71,7 @@ def _has_qkv_bias(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def count_blocks(tensors: Mapping[str, Tensor]) -> int:
-    """Count the blocks, of which each has to be there.
+    """Count the blocks and check that none is missing.
 
     Raises:
         ConversionError: one before the last is missing.
@@ -84,12 +84,12 @@ def count_blocks(tensors: Mapping[str, Tensor]) -> int:
 
 
 def detect_size(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
-    """Name the published size that the shapes belong to; an unlisted one where the stored periods tell the heads.
+    """Find the published size of the shapes, or describe an unlisted one by its stored periods.
 
     Returns: key of `DINOV3_SIZES` or "unlisted", and arguments of `ViT`.
 
     Raises:
-        ConversionError: the shapes contradict each other or do not tell the size.
+        ConversionError: the shapes contradict each other or do not determine the size.
     """
     ffn = "swiglu" if "blocks.0.mlp.w1.weight" in tensors else "mlp"
     first = "blocks.0.mlp.w1.weight" if ffn == "swiglu" else "blocks.0.mlp.fc1.weight"
@@ -125,7 +125,7 @@ def detect_size(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
 
 
 def _ffn_args(ffn: str, hidden_dim: int, embed_dim: int) -> dict[str, Any]:
-    """Arguments of `ViT` that give a hidden width; see `build_ffn`."""
+    """Return arguments of `ViT` for a hidden width; see `build_ffn`."""
     if ffn == "mlp":
         return {"mlp_ratio": hidden_dim / embed_dim}
     if hidden_dim % 8:  # half a unit keeps rounding on the right side

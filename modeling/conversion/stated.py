@@ -1,4 +1,4 @@
-"""What JSON files beside DINO weights state: settings that change no shape, and the colours of the images."""
+"""Read JSON files beside DINO weights: settings that change no shape, and the normalisation of images."""
 
 import json
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 """Mean and standard deviation of the configs, in [0, 1]."""
 
 SATELLITE = ([0.430, 0.411, 0.296], [0.213, 0.156, 0.143])
-"""Those of DINOv3's satellite images (SAT-493M)."""
+"""Mean and standard deviation of DINOv3's satellite images (SAT-493M)."""
 
 
 def check_settings(checkpoint: Path, result: Conversion) -> None:
-    """Compare transformers' config.json with what the published networks are.
+    """Compare transformers' config.json with the published networks.
 
     Raises:
-        ConversionError: a setting is another one, without which the weights do not compute what they were trained for.
+        ConversionError: a setting differs, so this project's network would compute something else.
     """
     config = _read(checkpoint, "config.json")
     expected = {"num_attention_heads": result.vit_args["num_heads"]}
@@ -38,10 +38,10 @@ def check_settings(checkpoint: Path, result: Conversion) -> None:
 
 
 def find_normalisation(checkpoint: Path, result: Conversion) -> tuple[list[float], list[float]] | None:
-    """Find the mean and standard deviation that the images need, where they are not ImageNet's.
+    """Find the mean and standard deviation for images; None if they are ImageNet's.
 
-    A folder of transformers or timm states them. DINOv3's satellite weights are told by the name of their file or
-    folder, and the L of them by its norm for local crops, which the L of photographs does not have.
+    A folder of transformers or timm states them. DINOv3's satellite weights are detected by the name of their file or
+    folder. Size L of them is also detected by its norm for local crops, which the L for photographs does not have.
     """
     for name, section, keys in (
         ("preprocessor_config.json", "", ("image_mean", "image_std")),
@@ -59,7 +59,7 @@ def find_normalisation(checkpoint: Path, result: Conversion) -> tuple[list[float
 
 
 def _read(checkpoint: Path, name: str) -> Mapping[str, Any]:
-    """Read a JSON object beside weights; an empty one where there is none."""
+    """Read a JSON object beside weights; an empty one if there is none."""
     if not checkpoint.is_dir() and checkpoint.name not in MODEL_FILES:
         return {}
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent

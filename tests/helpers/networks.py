@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from inference.formats.model_folder import build
 from modeling import DetailCapture, MattingCriterion, ViTMatte
-from modeling.backbone import ViT
+from modeling.backbone import DINOv2, ViT
 
 TINY_VIT = dict(embed_dim=32, depth=4, num_heads=2, patch_size=4, window_size=3)
 
@@ -28,6 +28,11 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
 
 def tiny_vit(**changes: Any) -> ViT:
     return randomise(ViT(**(TINY_VIT | HYBRID | changes)))
+
+
+def tiny_dinov2(**changes: Any) -> DINOv2:
+    sizes = TINY_VIT | HYBRID | dict(num_register_tokens=3, position_grid_size=6)
+    return randomise(DINOv2(**(sizes | changes)))
 
 
 def vit_input(height: int = 20, width: int = 28, batch: int = 2) -> Tensor:

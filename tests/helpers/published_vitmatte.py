@@ -1,8 +1,10 @@
 """Transformers' ViTMatte with random weights, and runs of tools/export.py."""
 
 import numpy as np
+import torch
 from transformers import VitDetConfig, VitMatteConfig, VitMatteForImageMatting
 
+from inference.formats.model_folder import read_model_folder
 from tests.helpers.networks import randomise_vitmatte
 from tools import export
 
@@ -33,6 +35,27 @@ def transformers_vitmatte(embed_dim, num_heads, backbone=(), **decoder):
 
 def run_export(*arguments):
     return export.main([str(argument) for argument in arguments])
+
+
+def exported(source, folder):
+    """Make a model folder of published weights, and read its network."""
+    assert run_export("--from-vitmatte", source, "--output", folder) == 0
+    return read_model_folder(folder)
+
+
+def network_input(height, width):
+    """Normalised colours and a trimap of 0, 0.5, 1, sides being multiples of 32."""
+    generator = torch.Generator().manual_seed(1)
+    colours = torch.randn(1, 3, height, width, generator=generator)
+    return torch.cat((colours, torch.randint(0, 3, (1, 1, height, width), generator=generator) / 2), dim=1)
+
+
+def assert_same_alpha(theirs, ours, x):
+    with torch.inference_mode():
+        expected = theirs(x).alphas
+        found = ours.decoder(ours.backbone(x), x)
+    assert expected[x[:, 3:] == 0.5].std() > 0.05
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def random_image_and_trimap(height=45, width=70):
