@@ -31,16 +31,16 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from omegaconf import DictConfig
 
-from engine.batches import LoaderError
 from engine.checkpoint.output_folders import check_resume, hold_outputs
 from engine.checkpoint.pretrained import adopt_model
 from engine.config.config import TRAINING_SECTIONS, apply_overrides, check_number_or_null, check_whole, load_config
 from engine.config.epochs import describe_change, samples_per_iteration
-from engine.distributed.launch import STATUS_OF_WRONG_USAGE, exit_with, launch, raise_on_lost_peer
-from engine.interrupts import LostProcess, OutputError
+from engine.distributed.launch import launch
+from engine.distributed.spawn import no_children_left
+from engine.interrupts import StopSignals
 from engine.logging.setup import set_up_logs
-from engine.out_of_memory import OutOfMemory
 from engine.run import evaluate_only, train
+from engine.stops import as_stop, exit_on_error
 from engine.trainer import set_float32_products
 from runtime.command_line import argument_parser
 from runtime.dist_env import describe_tasks, find_dist_env
@@ -51,91 +51,73 @@ logger = logging.getLogger("engine.main")
 LOGGED = ("fvcore", "detectron2", "engine", "evaluation", "runtime")
 """Packages whose messages go to the console and to log.txt."""
 
-
-def run(cfg: DictConfig, args: argparse.Namespace, schedule_change: str) -> None:
-    """What each process does, with its output folders held against other runs."""
-    try:
-        with hold_outputs(cfg, args.eval_only):
-            train_or_evaluate(cfg, args, schedule_change)
-    except OutputError as error:
-        exit_with(str(error), error.status)
-
-
-def train_or_evaluate(cfg: DictConfig, args: argparse.Namespace, schedule_change: str) -> None:
-    """Train or evaluate. detectron2's `default_setup` is not used: it overwrites a saved config in any case."""
-    rank = comm.get_rank()
-    set_up_logs(cfg.train.output_dir, rank, LOGGED)
-    if comm.get_world_size() == 1 and (tasks := describe_tasks()):
-        logger.warning(tasks)
-    logger.info("Environment:\n%s\nCommand line: %s", describe_environment(), args)
-    logger.info("Processes: %d, on %s", comm.get_world_size(), cfg.train.device)
-    logger.info("OpenMP's threads wait by %s", wait_policy())
-    try:
-        with raise_on_lost_peer():
-            seed_all_rng(cfg.train.seed + rank)
-            set_float32_products(cfg.train.precision)
-            if args.eval_only:
-                evaluate_only(cfg, args.resume)
-            else:
-                if schedule_change:
-                    logger.info(schedule_change)
-                train(cfg, args.resume)
-    except (LoaderError, OutOfMemory) as stop:  # of an evaluation alone: a run ends itself
-        exit_with(str(stop), stop.status, is_own=not stop.is_shared)
-    except ConfigError:
-        raise  # `main` or `launch` says it, once for all processes
-    except (FileNotFoundError, PermissionError, UserError) as error:
-        exit_with(str(error), 1, is_own=True)
-    except Exception:  # a bug: its traceback goes to log.txt, too
-        logger.exception("Ended by an unexpected error:")
-        raise
-
-
-def describe_environment() -> str:
-    """Describe machine and libraries, without detectron2's compiled part: it is not installed, and nothing needs it."""
-    lines = collect_env_info().splitlines()
-    return "\n".join(line for line in lines if not line.startswith("detectron2._C "))
+LEAST = {"train.seed": 0, "train.log_period": 1, "train.timeout_s": 1, "train.loader_timeout_s": 1}
+"""Setting -> smallest whole number that it may have."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Command line."""
+    """Read the command line and the config, and call `run` in each process."""
     args = argument_parser(epilog=__doc__).parse_args(argv)
     try:
-        if not args.config_file:
-            raise ConfigError("no config: name a .py config, or a run's config.yaml, by --config-file FILE")
-        cfg = load_config(args.config_file, TRAINING_SECTIONS, args.trust_module)
-        recipe_samples = samples_per_iteration(cfg)
-        if any(override.startswith("train.world_size=") for override in args.opts):
-            raise ConfigError(
-                "train.world_size follows from --num-gpus and --num-machines, or from torchrun: set these"
-            )
-        of_network = [override for override in args.opts if override.startswith("model.")]
-        others = [override for override in args.opts if override not in of_network]
-        apply_overrides(cfg, [*others, f"train.world_size={find_dist_env(args).world_size}"])
-        adopt_model(cfg, args.trust_module)
-        apply_overrides(cfg, of_network)
-        if args.resume:
-            check_resume(cfg, Path(args.config_file))
-        for key, least in {
-            "train.seed": 0,
-            "train.log_period": 1,
-            "train.timeout_s": 1,
-            "train.loader_timeout_s": 1,
-        }.items():
-            check_whole(cfg, key, least)
-        for key in ("train.clip_norm", "train.ema_decay"):
-            check_number_or_null(cfg, key)
-        launch(run, args, cfg.train.device, (cfg, args, describe_change(cfg, recipe_samples)), cfg.train.timeout_s)
-    except ConfigError as error:
-        exit_with(str(error), STATUS_OF_WRONG_USAGE)
-    except (FileNotFoundError, PermissionError, UserError) as error:
-        exit_with(str(error), 1)
-    except LostProcess as error:
-        exit_with(str(error), error.status)
+        with exit_on_error():
+            cfg, schedule_change = read_config(args)
+            launch(run, args, cfg.train.device, (cfg, args, schedule_change), cfg.train.timeout_s)
     except KeyboardInterrupt:
         advice = "" if args.eval_only else "; --resume goes on from the last checkpoint, if there is one"
         print(f"main.py: interrupted{advice}", file=sys.stderr)
         sys.exit(130)
+
+
+def read_config(args: argparse.Namespace) -> tuple[DictConfig, str]:
+    """Load the config that a command line names, and apply its overrides.
+
+    Returns: the config, and a line on what another number of samples per iteration changed in its schedule, or "".
+    """
+    if not args.config_file:
+        raise ConfigError("no config: name a .py config, or a run's config.yaml, by --config-file FILE")
+    cfg = load_config(args.config_file, TRAINING_SECTIONS, args.trust_module)
+    recipe_samples = samples_per_iteration(cfg)
+    if any(override.startswith("train.world_size=") for override in args.opts):
+        raise ConfigError("train.world_size follows from --num-gpus and --num-machines, or from torchrun: set these")
+    world_size = f"train.world_size={find_dist_env(args).world_size}"
+    apply_overrides(cfg, [*args.opts, world_size], lambda cfg: adopt_model(cfg, args.trust_module))
+    if args.resume:
+        check_resume(cfg, Path(args.config_file))
+    for key, least in LEAST.items():
+        check_whole(cfg, key, least)
+    for key in ("train.clip_norm", "train.ema_decay"):
+        check_number_or_null(cfg, key)
+    return cfg, describe_change(cfg, recipe_samples)
+
+
+def run(cfg: DictConfig, args: argparse.Namespace, schedule_change: str) -> None:
+    """Train or evaluate in this process. What surrounds a run stands here: its folders, signals, child processes, logs.
+
+    detectron2's `default_setup` is not used: it always overwrites a saved config.
+    """
+    with hold_outputs(cfg, args.eval_only), StopSignals(), no_children_left():
+        rank = comm.get_rank()
+        set_up_logs(cfg.train.output_dir, rank, LOGGED)
+        if comm.get_world_size() == 1 and (tasks := describe_tasks()):
+            logger.warning(tasks)
+        # Nothing needs detectron2's compiled part, which is not installed.
+        environment = [line for line in collect_env_info().splitlines() if not line.startswith("detectron2._C ")]
+        logger.info("Environment:\n%s\nCommand line: %s", "\n".join(environment), args)
+        logger.info("Processes: %d, on %s", comm.get_world_size(), cfg.train.device)
+        logger.info("OpenMP's threads wait by %s", wait_policy())
+        if schedule_change:
+            logger.info(schedule_change)
+        seed_all_rng(cfg.train.seed + rank)
+        set_float32_products(cfg.train.precision)
+        try:
+            if args.eval_only:
+                evaluate_only(cfg, args.resume)
+            else:
+                train(cfg, args.resume)
+        except Exception as error:
+            if not isinstance(error, FileNotFoundError | PermissionError | UserError) and as_stop(error) is None:
+                logger.exception("Ended by an unexpected error:")  # a bug: its traceback goes to log.txt, too
+            raise
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, Self
+from typing import Any
 
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
@@ -24,33 +24,33 @@ DEAD_WORKER = ("DataLoader worker", "Pin memory thread")
 """How torch begins the RuntimeErrors about processes and threads that ended."""
 
 TIMED_OUT = "DataLoader timed out"
-"""How torch begins the RuntimeError about a wait that was in vain. The next wait is for the same batch."""
+"""How torch begins the RuntimeError about a wait without a batch. The next wait is for the same batch."""
 
 TIMEOUT_S = 600.0
 
 POLL_S = 5.0
-"""Of one wait, at whose end torch looks for dead workers."""
+"""Seconds of one wait of torch for a batch."""
 
 
 class LoaderError(TrainingStopped):
-    """A training that cannot go on for want of samples."""
+    """A run that cannot continue because it has no samples."""
 
     status = 3
 
 
 class Batches:
-    """The batches of a loader, drawn in step with the other processes.
+    """Draw the batches of a loader in lockstep with the other processes.
 
-    A batch is a dict. Under "faults" it may hold messages about samples that could not be read and were replaced, of
-    which each is logged once; a batch that holds nothing else could not be made.
+    A batch is a dict. Under "faults" it may hold messages about bad samples that were replaced; each message is logged
+    once. A batch that holds nothing else could not be made.
 
     Args:
-        loader: an endless one.
+        loader: endless.
         size: samples in a batch, over all processes.
         timeout_s: see `next_batch`.
 
     Attributes:
-        num_faults: samples that could not be read, in whole steps and in one that a LoaderError ended.
+        num_faults: bad samples, in completed steps and in a step that a LoaderError ended.
     """
 
     def __init__(self, loader: DataLoader, size: int, timeout_s: float = TIMEOUT_S) -> None:
@@ -62,27 +62,32 @@ class Batches:
         self._num_drawn = self._num_new_faults = self._num_uncounted = 0
         self._known_faults: dict[str, None] = {}  # a set in the order of coming
 
-    def draw(self, stop_signal: str = "", is_last: bool = True) -> tuple[dict[str, Any], float]:
+    def draw(self, is_last: bool = True) -> tuple[dict[str, Any], float]:
         """Draw a batch.
 
         Args:
-            stop_signal: name of a signal that this process got, for which all of them are to stop.
-            is_last: of its step, whose faults are counted with this one: of a step that is cut short a resume draws all
-                batches again.
+            is_last: whether it is the last batch of its step. Bad samples of the step are counted with it: if a step is
+                cut short, a resume draws all its batches again.
 
-        Returns: it, without "faults", and the seconds that the slowest process waited for its own.
+        Returns: the batch without "faults", and the seconds that the slowest process waited for its own.
 
         Raises:
             StopRequested: a process got a signal.
-            LoaderError: a process got no batch, lost a worker, or has one that stands still; or more than 1 % of the
-                samples drawn here so far, of 1000 where they are fewer, could not be read.
+            LoaderError: a process got no batch, lost a worker, or has one that is stuck; or more than 1 % of the
+                samples drawn here so far were bad (10 of the first 1000).
         """
         start = time.perf_counter()
+        batch: dict[str, Any] = {}
+        failure = stop_signal = ""
         try:
             with interruptible():
-                batch, failure = self._next()
+                if self._iterator is None:
+                    self._iterator = start_workers(self._loader)
+                batch = next_batch(self._iterator, "dataloader.train", self._timeout_s)
         except StopRequested as stop:
-            batch, failure, stop_signal = {}, "", stop.name
+            stop_signal = stop.name
+        except LoaderError as error:
+            failure = str(error)
         waited_s = time.perf_counter() - start
         faults = batch.pop("faults", [])
         if not (batch or failure or stop_signal):
@@ -101,17 +106,8 @@ class Batches:
             raise LoaderError(failure)
         return batch, max(waits_s)
 
-    def _next(self) -> tuple[dict[str, Any], str]:
-        """Give this process's next batch and "", or an empty one and why there is none."""
-        try:
-            if self._iterator is None:
-                self._iterator = start_workers(self._loader)
-            return next_batch(self._iterator, "dataloader.train", self._timeout_s), ""
-        except LoaderError as error:
-            return {}, str(error)
-
     def _judge(self, faults: list[str]) -> str:
-        """Log faults of all processes that are new; say why they are too many since the start, "" where not."""
+        """Log new messages about bad samples of all processes. Return why there are too many since the start, or ""."""
         self._num_drawn += self._size
         for fault in faults:
             if fault not in self._known_faults:
@@ -127,54 +123,13 @@ class Batches:
         )
 
 
-class Watch:
-    """While it is entered, counts the seconds that a loader's batch is awaited, and kills its workers at a limit.
-
-    A worker that stands still would hold up this process in three ways: no batch comes; a batch comes, and its memory
-    is asked of the worker; Python waits for the worker at its exit.
-
-    Args:
-        iterator: of the loader; one without workers is not watched.
-        timeout_s: the limit. While this process is suspended, `POLL_S` of it pass at most.
-
-    Attributes:
-        stuck: who was awaited at the limit, "" before.
-    """
-
-    def __init__(self, iterator: Any, timeout_s: float) -> None:
-        self._workers = iterator  # torch has no public names for its workers
-        self._timeout_s = timeout_s
-        self._has_come = threading.Event()
-        self.stuck = ""
-
-    def __enter__(self) -> Self:
-        if hasattr(self._workers, "_workers"):
-            threading.Thread(target=self._count, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._has_come.set()
-
-    def _count(self) -> None:
-        waited_s, poll_s = 0.0, min(POLL_S, self._timeout_s)
-        while not self._has_come.wait(poll_s):
-            waited_s += poll_s
-            awaited = self._workers._task_info.get(self._workers._rcvd_idx)
-            if waited_s >= self._timeout_s and awaited:
-                number = awaited[0]
-                self.stuck = f"worker {number} (process id {self._workers._workers[number].pid})"
-                for worker in self._workers._workers:
-                    worker.kill()
-                return
-
-
 def start_workers(loader: DataLoader) -> Iterator[Any]:
     """Start the workers of a loader, if it has any, and return its iterator, for `next_batch`."""
     if getattr(loader, "num_workers", 0):
-        loader.timeout = POLL_S  # at whose end it is seen whether `Watch` has given up
+        loader.timeout = POLL_S
     iterator = iter(loader)
-    # Torch's handler raises wherever a worker's death meets this thread, the middle of an optimizer's step too.
-    # Without it, the next draw tells of the death.
+    # Torch's handler raises wherever a worker's death meets this thread, even inside an optimiser step. Without it, the
+    # next draw reports the death.
     if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     return iterator
@@ -185,35 +140,39 @@ def next_batch(iterator: Iterator[Any], section: str, timeout_s: float) -> Any:
 
     Args:
         iterator: what `start_workers` returned.
-        section: of the config, for messages: "dataloader.train".
-        timeout_s: seconds without a batch after which a worker counts as standing still. Without workers there is no
-            limit.
+        section: section of the config, for messages: "dataloader.train".
+        timeout_s: seconds without a batch after which a worker counts as stuck, in steps of `POLL_S`. Of the time that
+            this process is suspended, one step counts at most. Without workers there is no limit.
 
     Raises:
         StopIteration: there are no more.
-        LoaderError: a worker died or stands still.
+        LoaderError: a worker died or is stuck.
     """
-    with Watch(iterator, timeout_s) as watch:
-        while True:
-            try:
-                return next(iterator)
-            except (RuntimeError, ConnectionError, EOFError) as error:
-                begins = str(error).startswith
-                if watch.stuck:
-                    raise LoaderError(
-                        f"{watch.stuck} of the loader of process {comm.get_rank()} has made no batch for {timeout_s:g} "
-                        f"s (train.loader_timeout_s). See whether the files of {section} can be read: a network file "
-                        "system that does not answer is the usual cause. If a batch may take that long, raise the limit"
-                    ) from error
-                if isinstance(error, RuntimeError) and begins(TIMED_OUT):
+    waited_s = 0.0
+    while True:
+        try:
+            return next(iterator)
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            begins = str(error).startswith
+            if isinstance(error, RuntimeError) and begins(TIMED_OUT):
+                waited_s += POLL_S
+                if waited_s < timeout_s:
                     continue
-                if isinstance(error, RuntimeError) and not begins(DEAD_WORKER):
-                    raise
+                stuck = iterator._task_info[iterator._rcvd_idx][0]  # type: ignore[attr-defined]  # torch has no
+                pid = iterator._workers[stuck].pid  # type: ignore[attr-defined]  # public names for its workers
                 raise LoaderError(
-                    f"process {comm.get_rank()} lost a worker of its loader ({error}). If memory ran out, that of "
-                    f"/dev/shm included, lower {section}.num_workers or prefetch_factor; a mapped file that was cut "
-                    "off or went away ends a worker as well"
+                    f"worker {stuck} (process id {pid}) of the loader of process {comm.get_rank()} has made no batch "
+                    f"for {timeout_s:g} s (train.loader_timeout_s). See whether the files of {section} can be read: a "
+                    "network file system that does not answer is the usual cause. If a batch may take that long, raise "
+                    "the limit"
                 ) from error
+            if isinstance(error, RuntimeError) and not begins(DEAD_WORKER):
+                raise
+            raise LoaderError(
+                f"process {comm.get_rank()} lost a worker of its loader ({error}). If memory ran out, that of "
+                f"/dev/shm included, lower {section}.num_workers or prefetch_factor; a mapped file that was cut off or "
+                "went away ends a worker as well"
+            ) from error
 
 
 def all_batches(loader: DataLoader, section: str, timeout_s: float) -> Iterator[Any]:
@@ -225,7 +184,7 @@ def all_batches(loader: DataLoader, section: str, timeout_s: float) -> Iterator[
 
 
 def _as_lines(faults: list[str] | dict[str, None]) -> str:
-    """Put each message on a line of its own, the first ones where they are many."""
+    """Put each message on a separate line; of many, only the first ones."""
     shown = [*dict.fromkeys(faults)]
     rest = [f"and {len(shown) - NAMES_SHOWN} more, all named in log.txt"] if len(shown) > NAMES_SHOWN else []
     return "".join(f"\n  {line}" for line in [*shown[:NAMES_SHOWN], *rest])

@@ -1,14 +1,14 @@
-"""A training put together from its config, and an evaluation alone."""
+"""A training run from its config, and an evaluation alone."""
 
 import logging
 import os
 import shutil
 import sys
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from detectron2.engine.hooks import HookBase, IterationTimer
@@ -20,22 +20,22 @@ from torch import nn
 from engine.checkpoint.file import EMA, Checkpointer, CheckpointError
 from engine.checkpoint.pretrained import load_initial
 from engine.checkpoint.sharded import ShardedCheckpointer
-from engine.config.build_data import SECTIONS, build_data
+from engine.config.build_data import SECTIONS, DataSource, build_data
 from engine.config.config import build_section, describe_differences, save_config
 from engine.distributed.batch_norm import set_batch_norm
 from engine.distributed.fsdp import is_sharded, listed_blocks, shard
-from engine.distributed.launch import distribute, exit_with
-from engine.distributed.spawn import no_children_left
+from engine.distributed.launch import distribute
 from engine.ema import Ema
 from engine.hooks.checkpoint import PeriodicCheckpointer
-from engine.hooks.evaluation import MEMORY_ADVICE, EvaluateAndKeepBest, evaluate, evaluate_all, metric_names
+from engine.hooks.evaluation import EvaluateAndKeepBest, evaluate, evaluate_all, metric_names
 from engine.hooks.loader_speed import LoaderBottleneckWarning
 from engine.hooks.metrics import DrawSamples, WriteMetrics
-from engine.interrupts import OutputError, StopSignals, TrainingStopped, first_stop, output_file
+from engine.interrupts import OutputError, output_file, uninterrupted
 from engine.logging.run_record import is_restarted, record_run
 from engine.logging.writers import build_writers
 from engine.lr_scheduler import LRScheduler
-from engine.out_of_memory import OutOfMemory, stop_on_out_of_memory
+from engine.out_of_memory import OutOfMemory
+from engine.stops import as_stop, exit_with
 from engine.trainer import NonFiniteError, Trainer
 from runtime.atomic_write import remove_unfinished
 from runtime.errors import ConfigError
@@ -43,86 +43,68 @@ from runtime.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 COMPILERS = {"cpu": ("CXX", "g++"), "cuda": ("CC", "gcc")}
-"""Device -> the variable that names the compiler behind torch.compile, and the one taken without."""
+"""Device -> the variable that names the compiler behind torch.compile, and its default."""
 
 NAME_WEIGHTS = "name trained weights by train.init_checkpoint=FILE, or take the run's last checkpoint by --resume"
 
 
 def train(cfg: DictConfig, resume: bool) -> None:
-    """Train a config from its initial checkpoint, or with `resume` from the last one of its folder if there is any.
+    """Train a config from its initial checkpoint.
 
-    A run that torchrun or Slurm has started again resumes in any case.
-
-    Of a finished training only the last evaluation is made, where a stop cut it off.
+    With `resume`, or if torchrun or Slurm has started the run again, it continues from the last checkpoint of its
+    folder. Of a finished run it only makes the last evaluation, if that was interrupted.
 
     Raises:
-        SystemExit: where the training is stopped, with the status of its kind.
+        SystemExit: the run was stopped between two steps; see `save_on_stop`.
     """
-    with StopSignals() as signals:
-        try:
-            with no_children_left(), stop_on_out_of_memory():
-                _train(cfg, resume, signals)
-        except TrainingStopped as stop:
-            logger.error("Stopped while the training was put together: %s", stop)
-            _exit(stop)
-
-
-def _train(cfg: DictConfig, resume: bool, signals: StopSignals) -> None:
-    """Build and run a training run."""
-    settings = cfg.train
-    folder = Path(settings.output_dir)
+    settings, folder = cfg.train, Path(cfg.train.output_dir)
     if not resume and is_restarted(folder):
         logger.info("This run was started again by torchrun or Slurm: it resumes")
         resume = True
     if comm.is_main_process():
         remove_unfinished(folder)
         if resume:
-            tell_differences(cfg, folder / "config.yaml")
-    train_loader, test_loader, evaluator, test_network = build_data(cfg.dataloader)
+            log_differences(cfg, folder / "config.yaml")
+
+    data = build_data(cfg.dataloader)
     model, ema = build_networks(cfg)
     cfg.optimizer.params.model = model
     optimizer = build_section(cfg.optimizer, "optimizer")
     cfg.optimizer.params.model = None
-    if settings.compile:
-        check_compiler(settings.device)
-        model.compile()
     trainer = Trainer(
-        model if is_sharded(model) else distribute(model),
-        *(train_loader, optimizer, settings.precision, settings.seed, settings.accumulation, settings.clip_norm, ema),
+        distribute(model),
+        data.train_loader,
+        optimizer,
+        precision=settings.precision,
+        seed=settings.seed,
+        accumulation=settings.accumulation,
+        clip_norm=settings.clip_norm,
+        ema=ema,
         loader_timeout_s=settings.loader_timeout_s,
     )
     # A proxy, since the trainer's hooks hold the checkpointer: in a cycle, its loader's workers would outlive it.
-    tracked = {"trainer": weakref.proxy(trainer), **({"ema": ema} if ema is not None else {})}
+    tracked = {"trainer": weakref.proxy(trainer), **({} if ema is None else {EMA: ema})}
     kind = ShardedCheckpointer if settings.sharded_blocks else Checkpointer
     checkpointer = kind(model, settings.output_dir, **tracked)
     checkpoints = PeriodicCheckpointer(checkpointer, **settings.checkpointer)
-    networks = {"": model, **({EMA: ema.module} if ema is not None else {})}
-    evaluation = None
-    wrap = None if test_network is None else test_network.wrap
-    if test_loader is not None:
-        evaluation = EvaluateAndKeepBest(
-            settings.eval_period,
-            partial(evaluate_all, networks, test_loader, evaluator, wrap, settings.loader_timeout_s),
-            checkpointer,
-            networks,
-            **(settings.best_checkpoint or {}),
-            metrics=metric_names(networks, evaluator),
-            is_recorded_later=True,
-        )
+    networks = {"": model, **({} if ema is None else {EMA: ema.module})}
     writers = build_writers(cfg) if comm.is_main_process() else []
-    trainer.register_hooks(build_hooks(cfg, networks, checkpoints, evaluation, writers))
-    if resume and (last := checkpointer.find_last()):
+    trainer.register_hooks(build_hooks(cfg, data, networks, checkpoints, writers))
+
+    last = checkpointer.find_last() if resume else ""
+    if last:
         checkpointer.load(last)
     else:
         if resume:
             logger.warning("There is no checkpoint in %s to resume from: a new run starts", folder)
-        if path := settings.init_checkpoint:
-            load_initial(model, path, settings.init_checkpoint_may_lack)
+        if settings.init_checkpoint:
+            load_initial(model, settings.init_checkpoint, settings.init_checkpoint_may_lack)
         else:
             logger.info("Starting from random weights: train.init_checkpoint is empty")
+    start = min(trainer.next_iteration, settings.max_iter)
     for writer in writers:
-        writer.begin(min(trainer.next_iteration, settings.max_iter))
-    if trainer.next_iteration >= settings.max_iter:
+        writer.begin(start)
+    if start == settings.max_iter:
         num_samples = settings.max_iter * trainer.samples_per_iteration
         logger.info("%s is finished: %d of %d samples are done", folder, trainer.samples_seen, num_samples)
     else:
@@ -130,43 +112,10 @@ def _train(cfg: DictConfig, resume: bool, signals: StopSignals) -> None:
             checkpointer.backup()
         if comm.is_main_process():
             save_config(cfg, folder / "config.yaml")
-        record_run(cfg, trainer.next_iteration)
-    with signals.kept_for(trainer):
-        try:
-            trainer.train(trainer.next_iteration, settings.max_iter)
-        except TrainingStopped as stop:
-            end_early(trainer, checkpoints, folder, first_stop(stop))
+        record_run(cfg, start)
 
-
-def build_hooks(
-    cfg: DictConfig,
-    networks: Mapping[str, nn.Module],
-    checkpoints: PeriodicCheckpointer,
-    evaluation: EvaluateAndKeepBest | None,
-    writers: Sequence[EventWriter],
-) -> list[HookBase]:
-    """Build the hooks of a run in order, in the main process also those that only it needs.
-
-    Args:
-        cfg: whole, without the model in it.
-        networks: name -> network of which pictures are drawn.
-        checkpoints: written before the evaluation of the same step.
-        evaluation: None for none.
-        writers: of metrics; the main process's are asked.
-    """
-    settings, pictures = cfg.train, cfg.train.pictures
-    found: list[HookBase] = [IterationTimer()]
-    if comm.is_main_process():
-        found.append(LoaderBottleneckWarning())
-    found += [LRScheduler(build_section(cfg.lr_multiplier, "lr_multiplier")), checkpoints]
-    if evaluation is not None:
-        found.append(evaluation)
-    if pictures is not None:
-        draw = build_section(pictures.draw, "train.pictures.draw")
-        found.append(DrawSamples(draw, networks, settings.output_dir, pictures.period, pictures.num_samples))
-    if comm.is_main_process():
-        found.append(WriteMetrics(writers, settings.log_period, evaluation))
-    return found
+    with uninterrupted(), save_on_stop(trainer, checkpoints, folder):
+        trainer.train(start, settings.max_iter)
 
 
 def build_networks(cfg: DictConfig) -> tuple[nn.Module, Ema | None]:
@@ -189,41 +138,73 @@ def build_networks(cfg: DictConfig) -> tuple[nn.Module, Ema | None]:
         source = build("cpu") if comm.is_main_process() else None
         for network in (model, *([] if ema is None else [ema.module])):
             shard(network, blocks, settings.device, source)
+    if settings.compile:
+        check_compiler(settings.device)
+        model.compile()
     return model, ema
 
 
-def check_compiler(device: str) -> None:
-    """Raise a ConfigError where torch.compile would not find, in the first step, the compiler that it needs."""
-    variable, name = COMPILERS.get(device, COMPILERS["cpu"])
-    command = os.environ.get(variable) or name
-    if shutil.which(command.split()[0]) is None:
-        raise ConfigError(
-            f"train.compile=true needs a compiler on train.device={device}, and there is no {command!r}: install "
-            f"{name}, name one by {variable}, or leave train.compile=false"
-        )
+def build_hooks(
+    cfg: DictConfig,
+    data: DataSource,
+    networks: Mapping[str, nn.Module],
+    checkpoints: PeriodicCheckpointer,
+    writers: Sequence[EventWriter],
+) -> list[HookBase]:
+    """Build the hooks of a run in their order. The main process has some that only it needs.
 
-
-def tell_differences(cfg: DictConfig, saved: Path) -> None:
-    """Log in which settings a resume differs from the training so far."""
-    if not saved.is_file():
-        return
-    try:
-        differences = describe_differences(saved, cfg)
-    except ConfigError as error:
-        differences = [f"not known, {error}"]
-    if differences:
-        logger.warning("The config is not that of %s, before -> now:\n  %s", saved, "\n  ".join(differences))
-
-
-def end_early(trainer: Trainer, checkpoints: PeriodicCheckpointer, folder: Path, stop: TrainingStopped) -> None:
-    """Write a checkpoint of the steps done where the weights are at hand, say why, and end this process.
-
-    All end together where they stop together.
+    Args:
+        cfg: complete, without the model in it.
+        data: its test set is evaluated, if there is one.
+        networks: name -> network to evaluate and to draw.
+        checkpoints: written before the evaluation of the same step.
+        writers: writers of metrics; none except in the main process.
     """
+    settings, is_main = cfg.train, comm.is_main_process()
+    metrics = WriteMetrics(writers, settings.log_period)
+    hooks: list[HookBase] = [IterationTimer()]
+    if is_main:
+        hooks.append(LoaderBottleneckWarning())
+    hooks += [LRScheduler(build_section(cfg.lr_multiplier, "lr_multiplier")), checkpoints]
+    if (pictures := settings.pictures) is not None:
+        draw = build_section(pictures.draw, "train.pictures.draw")
+        hooks.append(DrawSamples(draw, networks, settings.output_dir, pictures.period, pictures.num_samples))
+    if data.test_loader is not None:
+        wrap = None if data.test_network is None else data.test_network.wrap
+        hooks.append(
+            EvaluateAndKeepBest(
+                settings.eval_period,
+                partial(evaluate_all, networks, data.test_loader, data.evaluator, wrap, settings.loader_timeout_s),
+                checkpoints.checkpointer,
+                networks,
+                **(settings.best_checkpoint or {}),
+                metrics=metric_names(networks, data.evaluator),
+                write=metrics.write,
+            )
+        )
+    return [*hooks, metrics] if is_main else hooks
+
+
+@contextmanager
+def save_on_stop(trainer: Trainer, checkpoints: PeriodicCheckpointer, folder: Path) -> Iterator[None]:
+    """If a run is stopped in the block, write a checkpoint of its completed steps, log the reason, and exit.
+
+    Processes that stop together also exit together. Errors that are no stop (see `as_stop`) leave the block.
+
+    Raises:
+        SystemExit: with the status of the stop.
+    """
+    try:
+        yield
+        return
+    except BaseException as error:
+        if (found := as_stop(error)) is None:
+            raise
+        stop = found
     done = trainer.next_iteration
     try:
-        # Parts of a lost process are lost; and what the main process writes alone, it tells of alone.
-        if isinstance(stop, OutOfMemory) and not stop.has_whole_steps:
+        # The shards of a lost process are gone. A checkpoint that is not sharded is written by the main process alone.
+        if trainer.is_mid_update:
             logger.error("This step has moved some weights and not others: they are not saved")
         elif stop.is_shared or (comm.is_main_process() and not is_sharded(trainer.model)):
             checkpoints.save()
@@ -239,18 +220,34 @@ def end_early(trainer: Trainer, checkpoints: PeriodicCheckpointer, folder: Path,
     logger.error("Stopped: %s\n%s", stop, advice if done else "No step was done yet")
     if stop.is_shared:
         comm.synchronize()  # the first process to end takes the others with it
-    _exit(stop)
-
-
-def _exit(stop: TrainingStopped) -> NoReturn:
-    """End this process with the status of a stop that is logged."""
     if isinstance(stop, OutOfMemory) and not comm.is_main_process():
-        exit_with(str(stop), stop.status, is_own=True)  # the main process can only tell that it lost this one
+        exit_with(str(stop), stop.status, is_own=True)  # the main process only knows that it lost this one
     sys.exit(stop.status)
 
 
-@no_children_left()
-@stop_on_out_of_memory(MEMORY_ADVICE)
+def check_compiler(device: str) -> None:
+    """Raise a ConfigError if torch.compile would not find its compiler in the first step."""
+    variable, name = COMPILERS.get(device, COMPILERS["cpu"])
+    command = os.environ.get(variable) or name
+    if shutil.which(command.split()[0]) is None:
+        raise ConfigError(
+            f"train.compile=true needs a compiler on train.device={device}, and there is no {command!r}: install "
+            f"{name}, name one by {variable}, or leave train.compile=false"
+        )
+
+
+def log_differences(cfg: DictConfig, saved: Path) -> None:
+    """Log the settings in which a resume differs from the run so far."""
+    if not saved.is_file():
+        return
+    try:
+        differences = describe_differences(saved, cfg)
+    except ConfigError as error:
+        differences = [f"not known, {error}"]
+    if differences:
+        logger.warning("The config is not that of %s, before -> now:\n  %s", saved, "\n  ".join(differences))
+
+
 def evaluate_only(cfg: DictConfig, resume: bool) -> None:
     """Evaluate `train.init_checkpoint`, or with `resume` the last checkpoint of the config's folder.
 
@@ -259,7 +256,7 @@ def evaluate_only(cfg: DictConfig, resume: bool) -> None:
     """
     if cfg.dataloader.test is None:
         raise ConfigError("an evaluation needs a test set, and dataloader.test is null")
-    _, test_loader, evaluator, test_network = build_data(cfg.dataloader, SECTIONS[1:])
+    data = build_data(cfg.dataloader, SECTIONS[1:])
     model = build_section(cfg.model, "model").to(cfg.train.device)
     path = find_last_weights(model, cfg.train.output_dir) if resume else cfg.train.init_checkpoint
     if not path:
@@ -272,15 +269,15 @@ def evaluate_only(cfg: DictConfig, resume: bool) -> None:
         if resume:
             raise
         raise CheckpointError(f"{error}. To evaluate, {NAME_WEIGHTS}") from error
-    if test_network is not None:
-        model = test_network.wrap(model)
+    if data.test_network is not None:
+        model = data.test_network.wrap(model)
     if (views := cfg.dataloader.test_views) is not None:
         model = build_section(views, "dataloader.test_views").wrap(model)
-    evaluate(model, test_loader, evaluator, timeout_s=cfg.train.loader_timeout_s)
+    evaluate(model, data.test_loader, data.evaluator, timeout_s=cfg.train.loader_timeout_s)
 
 
 def find_last_weights(model: nn.Module, folder: str) -> str:
-    """Find the last checkpoint's file, which the final one of a sharded network has beside its folder; "" for none."""
+    """Find the last checkpoint's file, or "". The final checkpoint of a sharded network has one beside its folder."""
     checkpointer = Checkpointer(model, folder)
     last = checkpointer.get_checkpoint_file()
     plain = Path(f"{last}{checkpointer.suffix}")

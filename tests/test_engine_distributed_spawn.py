@@ -1,4 +1,4 @@
-"""What the starting process does until the others end; its own end is in test_engine_distributed_launch.py."""
+"""What the starting process does until the processes that it started have ended, and how it ends then."""
 
 import math
 import multiprocessing
@@ -9,46 +9,7 @@ import time
 import pytest
 
 from engine.distributed import spawn as children
-from engine.interrupts import SIGNALS
-
-
-def test_signals_reach_processes_that_were_not_there_yet_and_none_come_after(monkeypatch):
-    started, sent = [], []
-
-    def start(process):
-        started.append(process)
-        if len(started) == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(children.SpawnProcess, "start", start)
-    monkeypatch.setattr(children, "_send", lambda _, number: sent.append((len(started), number)))
-    monkeypatch.setattr(children, "_join", lambda _: (os.kill(os.getpid(), signal.SIGUSR1), [75, 75])[1])
-    interrupt = signal.getsignal(signal.SIGINT)
-    with pytest.raises(SystemExit, match="75"):
-        children.run_processes(print, (), 2)
-    assert sent == [(1, signal.SIGTERM), (2, signal.SIGTERM), (2, signal.SIGUSR1)]
-    # Its status is settled: what comes while it ends changes nothing.
-    handlers = [signal.getsignal(number) for number in SIGNALS]
-    assert handlers == [*[signal.SIG_IGN] * (len(SIGNALS) - 1), interrupt]
-
-
-def test_without_signals_handlers_are_what_they_were(monkeypatch):
-    monkeypatch.setattr(children.SpawnProcess, "start", lambda _: None)
-    monkeypatch.setattr(children, "_join", lambda _: [1, 0])
-    before = [signal.getsignal(number) for number in SIGNALS]
-    with pytest.raises(SystemExit, match="1"):
-        children.run_processes(print, (), 2)
-    assert [signal.getsignal(number) for number in SIGNALS] == before
-
-
-def test_signals_that_are_ignored_reach_nobody(monkeypatch):
-    """Processes that are started inherit it."""
-    monkeypatch.setattr(children.SpawnProcess, "start", lambda _: None)
-    monkeypatch.setattr(children, "_send", lambda _, number: pytest.fail(f"{number} was sent"))
-    monkeypatch.setattr(children, "_join", lambda _: (os.kill(os.getpid(), signal.SIGHUP), [0, 0])[1])
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    children.run_processes(print, (), 2)
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+from engine.interrupts import SIGNALS, LostProcess
 
 
 class Clock:
@@ -56,7 +17,7 @@ class Clock:
 
 
 class Ending:
-    """A process that ends at a time by itself with a status, or when it is told; some heed only SIGKILL."""
+    """A process that ends at a time by itself with a status, or when it is told to; some only heed SIGKILL."""
 
     def __init__(self, clock, end, status, heeds_sigterm=True):
         self.clock, self.end, self.status, self.heeds_sigterm = clock, end, status, heeds_sigterm
@@ -73,11 +34,12 @@ class Ending:
         self.clock.now = max(self.clock.now, min(self.clock.now + timeout, self.end))
 
     def terminate(self):
-        if self.heeds_sigterm:
+        if self.is_alive() and self.heeds_sigterm:
             self.end, self.status = self.clock.now, -15
 
     def kill(self):
-        self.end, self.status = self.clock.now, -9
+        if self.is_alive():
+            self.end, self.status = self.clock.now, -9
 
 
 @pytest.mark.parametrize(
@@ -91,41 +53,92 @@ class Ending:
         ([(999, 0, False), (1, 5)], [0, 5], 121),
     ],
 )
-def test_those_that_are_left_have_time_to_end_by_themselves(processes, ended, seconds, monkeypatch):
+def test_remaining_processes_have_time_to_end_by_themselves(processes, ended, seconds, monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(children, "SpawnProcess", Ending)
     monkeypatch.setattr(children.time, "monotonic", lambda: clock.now)
 
     def wait(alive):
         clock.now = min(process.end for process in alive)
 
     monkeypatch.setattr(children, "wait", wait)
-    assert children.GRACE_S == 60
     assert children._join([Ending(clock, *process) for process in processes]) == ended
     assert clock.now == seconds
 
 
-def test_no_child_is_left_to_wait_for(monkeypatch):
-    """One that ignores SIGTERM is killed; one that no signal ends is let be."""
-    monkeypatch.setattr(children, "KILL_S", 0.5)
-    context = multiprocessing.get_context("fork")
-    before = context.Process(target=time.sleep, args=(3600,))
-    before.start()
-    stuck = context.Process(target=time.sleep, args=(3600,))
-    with pytest.raises(KeyError), children.no_children_left():
-        for process in (deaf := context.Process(target=ignore_sigterm)), stuck:
-            process.start()
-        monkeypatch.setattr(stuck, "kill", lambda: None)
-        raise KeyError
+@pytest.mark.parametrize(
+    ("ended", "received", "outcome"),
+    [
+        ([0, 0], [], None),
+        ([5, 1, 5], [], SystemExit(1)),
+        ([5, 5], [], SystemExit(5)),
+        ([75, 75], [signal.SIGTERM], SystemExit(75)),
+        ([0, 0], [signal.SIGTERM], None),
+        ([5, -9], [], LostProcess("process 1 of this machine was ended by SIGKILL")),
+        ([-15, -15], [signal.SIGTERM], SystemExit(143)),
+        ([-2, -2], [signal.SIGINT], KeyboardInterrupt()),
+    ],
+)
+def test_the_starting_process_ends_as_the_others_do(ended, received, outcome, monkeypatch):
+    before = [signal.getsignal(number) for number in SIGNALS]
+    monkeypatch.setattr(children.SpawnProcess, "start", lambda process: None)
+
+    def join(_):
+        for number in received:
+            os.kill(os.getpid(), number)
+        return ended
+
+    monkeypatch.setattr(children, "_join", join)
     try:
-        assert deaf.exitcode == -signal.SIGKILL
-        assert stuck.is_alive() and multiprocessing.active_children() == [before]
-    finally:
-        for process in (before, stuck):
-            os.kill(process.pid, signal.SIGKILL)
-            process.join()
+        children.run_processes(print, (), len(ended))
+    except (SystemExit, LostProcess, KeyboardInterrupt) as error:
+        assert type(error) is type(outcome) and str(error).startswith(str(outcome))
+    else:
+        assert outcome is None
+    if not received:
+        assert [signal.getsignal(number) for number in SIGNALS] == before
+    else:  # its status is settled: another signal changes nothing
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+
+
+def wait_for_signal(rank, folder):
+    """What each process does."""
+    signal.signal(signal.SIGUSR1, lambda *_: ((folder / f"got{rank}").touch(), os._exit(75)))
+    (folder / f"ready{rank}").touch()
+    if rank == 0:
+        while not (folder / "ready1").exists():
+            time.sleep(0.05)
+        os.kill(os.getppid(), signal.SIGUSR1)
+    time.sleep(60)
+
+
+def test_signals_reach_all_processes(tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        children.run_processes(wait_for_signal, (tmp_path,), 2)
+    assert ended.value.code == 75 and {"got0", "got1"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_signals_that_are_ignored_reach_nobody(monkeypatch):
+    """Processes that are started inherit it."""
+    monkeypatch.setattr(children.SpawnProcess, "start", lambda _: None)
+    monkeypatch.setattr(children, "_join", lambda _: (os.kill(os.getpid(), signal.SIGHUP), [0, 0])[1])
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    children.run_processes(print, (), 2)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def ignore_sigterm():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(3600)
+
+
+def test_no_child_is_left_to_wait_for():
+    context = multiprocessing.get_context("fork")
+    before = context.Process(target=time.sleep, args=(3600,))
+    before.start()
+    with pytest.raises(KeyError), children.no_children_left():
+        (deaf := context.Process(target=ignore_sigterm)).start()
+        raise KeyError
+    deaf.join(10)
+    assert deaf.exitcode == -signal.SIGKILL and before.is_alive()
+    before.kill()
+    before.join()

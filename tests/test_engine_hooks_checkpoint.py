@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import signal
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from engine.checkpoint.file import Checkpointer, CheckpointError, read_checkpoin
 from engine.config.config import describe_differences, save_config
 from engine.ema import Ema
 from engine.hooks.checkpoint import PeriodicCheckpointer
-from engine.interrupts import OutputError, StopRequested
+from engine.interrupts import OutputError, StopRequested, StopSignals, uninterrupted
 from engine.run import find_last_weights
 from runtime.errors import ConfigError
 from tests.helpers.toy_training import toy_training_with_checkpoints
@@ -64,7 +65,7 @@ def test_a_resume_with_fewer_iterations_than_are_done_ends_with_the_final_weight
         trainer, checkpointer, _ = keeping(tmp_path, batch_size=1)
         trainer.ema = Ema(trainer.bare_model, 0.9)
         checkpointer.load(checkpointer.find_last())
-        trainer.train(trainer.next_iteration, 40)
+        trainer.train(min(trainer.next_iteration, 40), 40)
         return {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("model_final*")}
 
     written = resume()
@@ -129,8 +130,8 @@ def test_a_stop_before_the_first_step_of_a_resume_writes_nothing(tmp_path):
     trainer, checkpointer, checkpoints = keeping(tmp_path)
     checkpointer.load(checkpointer.find_last())
     (tmp_path / "model_0000002.pth").unlink()
-    trainer.stop_signal = "SIGTERM"
-    with pytest.raises(StopRequested):
+    with StopSignals(), pytest.raises(StopRequested), uninterrupted():
+        os.kill(os.getpid(), signal.SIGTERM)
         trainer.train(trainer.next_iteration, 5)
     checkpoints.save()
     assert numbered(tmp_path) == [0, 1] and checkpoints.saved_iterations == 3

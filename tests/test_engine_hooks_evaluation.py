@@ -14,7 +14,7 @@ from engine.batches import LoaderError
 from engine.checkpoint.file import Checkpointer, CheckpointError, read_checkpoint
 from engine.distributed.launch import launch
 from engine.hooks.evaluation import MAX_TRIES, EvaluateAndKeepBest, IncompleteEvaluation, evaluate
-from engine.interrupts import OutputError, StopRequested, StopSignals
+from engine.interrupts import OutputError, StopRequested, StopSignals, uninterrupted
 from engine.out_of_memory import OutOfMemory
 from engine.trainer import Trainer
 from runtime.errors import ConfigError
@@ -76,7 +76,7 @@ def training_with_best(
     trainer.register_hooks([EvaluateAndKeepBest(period, evaluate, checkpointer, networks, metric, mode, metrics)])
     if checkpointer.has_checkpoint():
         checkpointer.load(checkpointer.get_checkpoint_file())
-    trainer.train(trainer.next_iteration, num_iter)
+    trainer.train(min(trainer.next_iteration, num_iter), num_iter)
     return evaluated
 
 
@@ -396,24 +396,9 @@ def test_a_signal_in_the_evaluation_of_a_sharded_network_waits_for_the_next_draw
     monkeypatch.setitem(
         globals(), "weights_score", lambda model: (os.kill(os.getpid(), signal.SIGTERM), score(model))[1]
     )
-    trainer = []
-    monkeypatch.setattr(
-        Trainer, "before_train", lambda self, run=Trainer.before_train: (trainer.append(self), run(self))
-    )
-    with StopSignals() as signals, pytest.raises(StopRequested) as stop, signals.kept_for(SignalOf(trainer)):
+    with StopSignals(), pytest.raises(StopRequested) as stop, uninterrupted():
         training_with_best(tmp_path)
-    assert stop.value.is_shared and trainer[0].next_iteration == 2
-    assert best(tmp_path)["iteration"] == 1
-
-
-class SignalOf:
-    """Passes a signal on to the trainer that a list holds."""
-
-    def __init__(self, trainer):
-        super().__setattr__("trainer", trainer)
-
-    def __setattr__(self, name, value):
-        setattr(self.trainer[0], name, value)
+    assert stop.value.is_shared and best(tmp_path)["iteration"] == 1
 
 
 def test_a_metric_that_the_evaluation_does_not_give_is_refused_with_those_that_it_gives(tmp_path):

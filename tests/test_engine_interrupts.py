@@ -11,19 +11,22 @@ import pytest
 import torch
 
 from engine.batches import Batches, LoaderError
-from engine.interrupts import SAME_S, SIGNALS, LostProcess, OutputError, StopRequested, StopSignals, interruptible
-from engine.run import end_early
+from engine.interrupts import (
+    SAME_S,
+    SIGNALS,
+    LostProcess,
+    OutputError,
+    StopRequested,
+    StopSignals,
+    interruptible,
+    uninterrupted,
+)
+from engine.run import save_on_stop
 from engine.trainer import NonFiniteError, Trainer
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.toy_training import Toy, toy_training_with_checkpoints
 
 NAMES = [number.name for number in SIGNALS]
-
-
-class Listener:
-    """What is asked to stop."""
-
-    stop_signal = ""
 
 
 def send(name):
@@ -41,24 +44,21 @@ def test_each_end_has_a_status_of_its_own():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_signal_raises_at_once_waits_for_a_step_and_is_its_own_again_afterwards(name):
+def test_a_signal_raises_at_once_or_waits_for_a_step(name):
     before = signal.getsignal(signal.Signals[name])
     with StopSignals(), pytest.raises(StopRequested, match=name) as stop:
         send(name)
         time.sleep(5)
     assert not stop.value.is_shared
     with StopSignals() as signals:
-        listener = Listener()
-        with signals.kept_for(listener):
-            send(name)
-            assert listener.stop_signal == name
-            for other in NAMES:  # the first counts; a SIGINT as soon as this is its echo
+        with uninterrupted():
+            for other in (name, *NAMES):  # the first counts; a SIGINT as soon as this is its echo
                 send(other)
-            assert listener.stop_signal == name
+            assert signals.name == name
             with pytest.raises(StopRequested, match=name) as stop, interruptible():
                 raise AssertionError("the block is not entered")
             assert not stop.value.is_shared
-        with pytest.raises(StopRequested, match=name), signals.kept_for(listener):
+        with pytest.raises(StopRequested, match=name), uninterrupted():
             pass
     assert signal.getsignal(signal.Signals[name]) is before and StopSignals.current is None
 
@@ -67,7 +67,7 @@ def test_a_signal_raises_at_once_waits_for_a_step_and_is_its_own_again_afterward
 def test_a_signal_that_is_ignored_at_the_start_stays_ignored(name):
     """By nohup, or by the shell of a background job."""
     signal.signal(signal.Signals[name], signal.SIG_IGN)
-    with StopSignals() as signals, signals.kept_for(Listener()):
+    with StopSignals() as signals, uninterrupted():
         send(name)
         assert signals.name == "" and signal.getsignal(signal.Signals[name]) is signal.SIG_IGN
     assert signal.getsignal(signal.Signals[name]) is signal.SIG_IGN
@@ -89,8 +89,8 @@ print(*engine.interrupts.SIGNALS)
 
 
 def test_a_signal_after_the_training_raises_again():
-    with StopSignals() as signals:
-        with signals.kept_for(Listener()):
+    with StopSignals():
+        with uninterrupted():
             pass
         with pytest.raises(StopRequested):
             send("SIGTERM")
@@ -104,7 +104,7 @@ def test_a_thread_trains_without_handlers():
 
 
 def test_a_wait_inside_a_step_is_broken_off_once():
-    with StopSignals() as signals, signals.kept_for(Listener()), pytest.raises(StopRequested), interruptible():
+    with StopSignals(), uninterrupted(), pytest.raises(StopRequested), interruptible():
         try:
             send("SIGTERM")
             time.sleep(5)
@@ -113,7 +113,7 @@ def test_a_wait_inside_a_step_is_broken_off_once():
 
 
 def test_a_second_ctrl_c_ends_at_once(monkeypatch):
-    with StopSignals() as signals, signals.kept_for(Listener()):
+    with StopSignals(), uninterrupted():
         send("SIGINT")
         later = time.monotonic() + SAME_S + 0.1
         monkeypatch.setattr(time, "monotonic", lambda: later)
@@ -151,7 +151,7 @@ class Slow:
 
 def test_a_wait_for_a_batch_is_broken_off():
     drawn = Batches(Slow(), 1)
-    with StopSignals() as signals, signals.kept_for(Listener()):
+    with StopSignals(), uninterrupted():
         drawn.draw()
         start = time.monotonic()
         with pytest.raises(StopRequested, match="SIGUSR1") as stop:
@@ -166,7 +166,7 @@ def test_a_stop_waits_for_the_end_of_the_step_and_a_resume_goes_on_to_the_bit(tm
 
     trainer, checkpointer, checkpoints = toy_training_with_checkpoints(tmp_path / "stopped")
     stop_at = 0 if moment == "before the first step" else 4
-    with StopSignals() as signals, signals.kept_for(trainer), monkeypatch.context() as patch:
+    with StopSignals(), uninterrupted(), monkeypatch.context() as patch:
         if moment == "before the first step":
             send("SIGTERM")
         owner, name = (Toy, "forward") if moment == "forward" else (torch.optim.AdamW, "step")
@@ -199,7 +199,7 @@ def test_a_stop_between_the_batches_of_a_step_sets_the_statistics_back(tmp_path,
     monkeypatch.setattr(Toy, "forward", lambda self, batch: (send("SIGTERM"), forward(self, batch))[1])
     loader, collate = trainer.data_loader, trainer.data_loader.collate_fn
     loader.collate_fn = lambda samples: {**collate(samples), "faults": ["a.png"]}
-    with StopSignals() as signals, signals.kept_for(accumulating), pytest.raises(StopRequested):
+    with StopSignals(), uninterrupted(), pytest.raises(StopRequested):
         accumulating.train(0, 3)
     assert accumulating.samples_seen == accumulating.faulty_samples == 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())
@@ -220,34 +220,35 @@ def test_a_resume_with_other_batches_and_accumulation_goes_on_with_the_next_samp
     assert asked == list(range(24))
 
 
+def stopped_run(folder, stop, num_steps=1):
+    """Stop a run after some steps, and return its checkpointer and exit status."""
+    trainer, _, checkpoints = toy_training_with_checkpoints(folder)
+    trainer.samples_seen = num_steps * trainer.samples_per_iteration
+    with pytest.raises(SystemExit) as ended, save_on_stop(trainer, checkpoints, folder):
+        raise stop
+    return checkpoints, ended.value.code
+
+
 @pytest.mark.parametrize("is_shared", [True, False])
-def test_none_of_the_processes_ends_before_the_checkpoint_is_written(tmp_path, monkeypatch, is_shared):
-    """A launcher ends the others with the first to end; where one is lost, the others are not waited for."""
-    trainer, _, checkpoints = toy_training_with_checkpoints(tmp_path)
-    trainer.samples_seen = trainer.samples_per_iteration
+def test_no_process_exits_before_the_checkpoint_is_written(tmp_path, monkeypatch, is_shared):
+    """A launcher ends the others with the first to end. If one is lost, the others are not waited for."""
     waits = []
-    monkeypatch.setattr("engine.run.comm.synchronize", lambda: waits.append(checkpoints.saved_iterations))
-    with pytest.raises(SystemExit):
-        end_early(trainer, checkpoints, tmp_path, StopRequested("SIGTERM", is_shared))
-    assert waits == [1] * is_shared and checkpoints.saved_iterations == 1
+    monkeypatch.setattr("engine.run.comm.synchronize", lambda: waits.append([*tmp_path.glob("model_0000000.pth")]))
+    checkpoints, status = stopped_run(tmp_path, StopRequested("SIGTERM", is_shared))
+    assert status == 75 and checkpoints.saved_iterations == 1
+    assert len(waits) == is_shared and all(waits)
 
 
-def test_a_process_that_writes_nothing_does_not_tell_of_a_checkpoint(tmp_path, monkeypatch, caplog):
-    trainer, _, checkpoints = toy_training_with_checkpoints(tmp_path)
-    trainer.samples_seen = 5 * trainer.samples_per_iteration
-    checkpoints.saved_iterations = 3
+def test_a_process_that_writes_nothing_reports_no_checkpoint(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("engine.run.comm.is_main_process", lambda: False)
-    with pytest.raises(SystemExit, match="5"):
-        end_early(trainer, checkpoints, tmp_path, LostProcess("gone"))
-    assert "gone\n--resume goes on from iteration 3" in caplog.text
+    checkpoints, status = stopped_run(tmp_path, LostProcess("gone"), num_steps=5)
+    assert status == 5 and checkpoints.saved_iterations == 0
+    assert "gone\nThere is no checkpoint to resume from" in caplog.text
 
 
 @pytest.mark.parametrize("is_shared", [True, False])
-def test_of_a_sharded_network_nothing_is_saved_where_a_process_is_lost(tmp_path, monkeypatch, is_shared):
-    """All have to save it: those that are left would wait for the one that is gone."""
-    trainer, _, checkpoints = toy_training_with_checkpoints(tmp_path)
-    trainer.samples_seen = trainer.samples_per_iteration
+def test_of_a_sharded_network_nothing_is_saved_if_a_process_is_lost(tmp_path, monkeypatch, is_shared):
+    """All have to save it: the remaining ones would wait for the one that is gone."""
     monkeypatch.setattr("engine.run.is_sharded", lambda _: True)
-    with pytest.raises(SystemExit):
-        end_early(trainer, checkpoints, tmp_path, StopRequested("SIGTERM", is_shared))
+    checkpoints, _ = stopped_run(tmp_path, StopRequested("SIGTERM", is_shared))
     assert checkpoints.saved_iterations == int(is_shared)

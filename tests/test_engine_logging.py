@@ -337,21 +337,18 @@ def test_what_keeps_weights_and_biases_from_starting_is_what_is_said(tmp_path):
         writer.begin(0)
 
 
-def test_an_evaluation_that_is_made_up_for_is_written_before_the_first_step(tmp_path):
-    seen = []
-
-    class Evaluation:
-        is_unrecorded = True
-
-        def write_record(self):
-            self.is_unrecorded = False
-            seen.append(rows_of(tmp_path / "metrics.json"))
-
+def test_what_an_evaluation_writes_is_one_row_with_the_metrics_of_the_step(tmp_path):
     trainer, _, _ = toy_training(tmp_path)
-    scores = hooks.CallbackHook(before_train=lambda t: t.storage.put_scalar("score", 1.0))
-    trainer.register_hooks([scores, WriteMetrics([JsonWriter(tmp_path)], 5, Evaluation())])
-    trainer.train(0, 1)
-    assert seen[0] == [{"iteration": 0, "score": 1.0}]
+    metrics = WriteMetrics([JsonWriter(tmp_path)], 2)
+
+    def evaluate(_):
+        trainer.storage.put_scalar("score", 1.0, smoothing_hint=False)
+        metrics.write()
+
+    trainer.register_hooks([hooks.CallbackHook(after_step=evaluate), metrics])
+    trainer.train(0, 3)
+    for row, is_due in zip(rows_of(tmp_path / "metrics.json"), (False, True, True), strict=True):
+        assert "score" in row and ("lr/group 0" in row) == is_due
 
 
 def wandb_records(path):

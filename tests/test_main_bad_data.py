@@ -15,7 +15,7 @@ from detectron2.config import instantiate
 from torch.utils.data import get_worker_info
 
 import main
-from data.datasets.composition import MattingFolder
+from data.datasets.composition import CompositionDataset, MattingFolder
 from data.image_io.images import DataError
 from data.loader.bad_samples import MAX_IN_A_ROW
 from engine.config.config import apply_overrides, load_config
@@ -129,12 +129,19 @@ def test_a_stop_leaves_a_checkpoint_from_which_a_resume_loses_nothing(
 def test_a_worker_that_stands_still_does_not_hold_up_the_end(data, tmp_path, monkeypatch, capsys, what):
     """Neither after the time limit, nor after a signal of somebody who does not wait for it."""
 
-    def stand_still(trainer):
-        os.kill(trainer._batches._iterator._workers[0].pid, signal.SIGSTOP)
-        if what == "a signal":
-            threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    read = CompositionDataset.__getitem__
+    monkeypatch.setattr(
+        CompositionDataset,
+        "__getitem__",
+        lambda *key: (get_worker_info() and (tmp_path / "stuck").exists() and time.sleep(3600), read(*key))[1],
+    )
 
-    at_iteration(monkeypatch, 3, stand_still)
+    def get_stuck(_):
+        (tmp_path / "stuck").touch()
+        if what == "a signal":
+            threading.Timer(3.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    at_iteration(monkeypatch, 2, get_stuck)
     limit = {"train.loader_timeout_s": 2 if what == "a limit" else 600}
     more = {"dataloader.test": "null", "dataloader.train.num_workers": 1, "dataloader.train.prefetch_factor": 1}
     assert stopped(*overrides(data, tmp_path, **more, **limit)) == (3 if what == "a limit" else 75)

@@ -3,7 +3,7 @@
 import difflib
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -134,13 +134,16 @@ def _by_dotted_key(settings: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
+def apply_overrides(
+    cfg: DictConfig, overrides: Sequence[str], adopt_model: Callable[[DictConfig], None] = lambda cfg: None
+) -> None:
     """Set `key=value` pairs, in place, and resolve the whole config once to see that it is consistent.
 
     Args:
         cfg: what `load_config` gave.
-        overrides: "dotted.key=value". Where the key holds text, a list of texts or a path, the value is taken as
-            `engine.config.overrides.read_text` says, else in Hydra's grammar (numbers, [lists], {dicts}, null, true).
+        overrides: "dotted.key=value". If the key holds text, a list of texts or a path, the value is read by
+            `engine.config.overrides.read_text`, else in Hydra's grammar (numbers, [lists], {dicts}, null, true).
+        adopt_model: may replace `cfg.model`; called after all overrides except those of `model`.
 
     Raises:
         ConfigError: for a key that the config does not have (naming close ones), a value that cannot be parsed or is
@@ -148,22 +151,12 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """
     before: dict[str, Any] = {}
     for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or override.startswith("-"):
-            raise ConfigError(f"expected key=value, got {override!r} (options that begin with -- go before overrides)")
-        known = dotted_keys(cfg)
-        if key not in known:
-            raise ConfigError(f"the config has no key {key!r}{_hint(key, known)}")
-        present = _value(cfg, key)
-        before.setdefault(key, present)
-        present = OmegaConf.to_container(present) if OmegaConf.is_list(present) else present
-        try:
-            if takes_text(key, present):
-                OmegaConf.update(cfg, key, read_text(key, text, present))
-            else:
-                LazyConfig.apply_overrides(cfg, [override])
-        except (OverrideParseException, OmegaConfBaseException, ConfigError) as error:
-            raise ConfigError(f"cannot use {override!r}: {' '.join(str(error).split())}") from error
+        if not override.startswith("model."):
+            _set(cfg, override, before)
+    adopt_model(cfg)
+    for override in overrides:
+        if override.startswith("model."):
+            _set(cfg, override, before)
     for key, value in before.items():
         _check_kind(key, value, _value(cfg, key))
     try:
@@ -177,6 +170,26 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
         reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", first_line(error))
         advice = "; give it a value of its own in the config" if isinstance(error, InterpolationKeyError) else ""
         raise ConfigError(f"{reason} (in the config's {error.full_key!r}{advice})") from error
+
+
+def _set(cfg: DictConfig, override: str, before: dict[str, Any]) -> None:
+    """Set one `key=value` pair, and add the key with its first value to `before`; errors as `apply_overrides`."""
+    key, equals, text = override.partition("=")
+    if not equals or override.startswith("-"):
+        raise ConfigError(f"expected key=value, got {override!r} (options that begin with -- go before overrides)")
+    known = dotted_keys(cfg)
+    if key not in known:
+        raise ConfigError(f"the config has no key {key!r}{_hint(key, known)}")
+    present = _value(cfg, key)
+    before.setdefault(key, present)
+    present = OmegaConf.to_container(present) if OmegaConf.is_list(present) else present
+    try:
+        if takes_text(key, present):
+            OmegaConf.update(cfg, key, read_text(key, text, present))
+        else:
+            LazyConfig.apply_overrides(cfg, [override])
+    except (OverrideParseException, OmegaConfBaseException, ConfigError) as error:
+        raise ConfigError(f"cannot use {override!r}: {' '.join(str(error).split())}") from error
 
 
 def check_whole(cfg: DictConfig, key: str, least: int) -> None:

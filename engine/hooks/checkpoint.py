@@ -12,22 +12,23 @@ from runtime.errors import ConfigError
 
 
 class PeriodicCheckpointer(hooks.HookBase):
-    """Writes checkpoints, and removes the oldest of those that this training wrote, before a resume as well.
+    """Writes checkpoints, and removes the oldest of those that this run wrote, including those before a resume.
 
-    What it wrote is part of the trainer's state, hence it belongs in every process; the main one writes. Files that it
-    did not write, those of an earlier training in the folder for instance, stay.
+    The list of what it wrote is part of the trainer's state. So every process has this hook; the main one writes. Files
+    that it did not write, such as those of an earlier run in the folder, stay.
 
     Args:
         checkpointer: knows the weights and the folder.
         period: in iterations.
-        max_to_keep: checkpoints on the way that stay, at least 1; None keeps all. The final one is not counted.
+        max_to_keep: number of periodic checkpoints to keep, at least 1; None keeps all. The final one is not counted.
 
     Attributes:
-        saved_iterations: that are in the newest checkpoint.
+        checkpointer: as given.
+        saved_iterations: completed iterations in the newest checkpoint.
 
     Raises:
         ConfigError: for other numbers.
-        OutputError: in training, where the folder cannot be written.
+        OutputError: in training: the folder cannot be written.
     """
 
     trainer: Trainer
@@ -36,16 +37,16 @@ class PeriodicCheckpointer(hooks.HookBase):
         for key, number in (("period", period), ("max_to_keep", max_to_keep)):
             if number is not None and number < 1:
                 raise ConfigError(f"train.checkpointer.{key} must be at least 1, got {number}")
-        self._checkpointer = checkpointer
+        self.checkpointer = checkpointer
         self._period, self._max_to_keep = period, max_to_keep
         self._written: list[str] = []
         self.saved_iterations = 0
 
     def before_train(self) -> None:
         self.saved_iterations = self.trainer.start_iter
-        # Killed between the last two files, perhaps, or a resume that has fewer iterations than are done.
+        # The run was killed between its last two files, or the resume asks for fewer iterations than are done.
         if self.trainer.next_iteration >= self.trainer.max_iter:
-            last = comm.all_gather(Path(self._checkpointer.get_checkpoint_file()).stem)[0]
+            last = comm.all_gather(Path(self.checkpointer.get_checkpoint_file()).stem)[0]
             if last and last != FINAL_NAME:
                 self._save_final()
 
@@ -60,22 +61,22 @@ class PeriodicCheckpointer(hooks.HookBase):
         """Write the EMA weights, then the final checkpoint, which marks the run as finished."""
         done = self.trainer.next_iteration
         if self.trainer.ema is not None:
-            self._checkpointer.save_weights(f"{FINAL_NAME}_ema", self.trainer.ema.module, iteration=done - 1)
-        self._checkpointer.save(FINAL_NAME, iteration=done - 1)
+            self.checkpointer.save_weights(f"{FINAL_NAME}_ema", self.trainer.ema.module, iteration=done - 1)
+        self.checkpointer.save(FINAL_NAME, iteration=done - 1)
         self.saved_iterations = done
 
     def save(self) -> None:
-        """Write a checkpoint of the steps done, where there is none of them yet."""
+        """Write a checkpoint of the completed steps, unless there is one already."""
         done = self.trainer.next_iteration
         if done == self.saved_iterations:
             return
         name = f"model_{done - 1:07d}"
         self._written = [*(earlier for earlier in self._written if earlier != name), name]
-        self._checkpointer.save(name, iteration=done - 1)
+        self.checkpointer.save(name, iteration=done - 1)
         self.saved_iterations = done
         while self._max_to_keep and len(self._written) > self._max_to_keep:
-            # After the new one is on the disk; a resume from that knows of the old ones, should it be killed here.
-            self._checkpointer.remove(self._written[0])
+            # After the new one is on the disk: if the run is killed here, a resume from it knows the old ones.
+            self.checkpointer.remove(self._written[0])
             del self._written[0]
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Evaluation during training, of the network and its average, with the best weights kept."""
+"""Evaluate the network and its EMA during a run, and keep the best weights."""
 
 import logging
 import math
@@ -22,7 +22,8 @@ from engine.distributed.fsdp import is_sharded
 from engine.distributed.launch import share_buffers
 from engine.distributed.padded_eval import in_step
 from engine.interrupts import StopRequested, interruptible, write_text
-from engine.out_of_memory import OutOfMemory, stop_on_out_of_memory
+from engine.out_of_memory import OutOfMemory
+from engine.stops import as_stop
 from engine.trainer import Trainer
 from runtime.atomic_write import backup
 from runtime.errors import ConfigError, UserError
@@ -32,10 +33,10 @@ logger = logging.getLogger(__name__)
 BEST_NAME = "model_best"
 
 MAX_TRIES = 3
-"""Resumes that begin a missing evaluation anew: one that ends the process each time must not stop the run for ever."""
+"""Resumes that try a missing evaluation: if it ends the process each time, the run must still continue."""
 
 TRIED = ", begun anew by resumes: "
-"""In the record of the last evaluation: what follows is a number, and the evaluation is not made yet."""
+"""In the record of the last evaluation: followed by the number of tries of an evaluation that is not made yet."""
 
 MEMORY_ADVICE = (
     "Lower dataloader.test_network.tile_px or reduce the test images; or set dataloader.test=null and evaluate the "
@@ -43,22 +44,22 @@ MEMORY_ADVICE = (
 )
 
 Wrap = Callable[[nn.Module], nn.Module]
-"""Network -> what is evaluated in its place, with the same tensors."""
+"""Network -> what is evaluated instead, with the same tensors."""
 
 MODES: dict[str, Callable[[float, float], bool]] = {"min": lambda a, b: a < b, "max": lambda a, b: a > b}
 """Name -> whether metric a is better than metric b."""
 
 
 def uncompiled() -> AbstractContextManager[None]:
-    """In the block networks run as they are written: what is evaluated is of many sizes, each to be compiled for."""
+    """Run networks uncompiled in the block: test images have many sizes, and each would be compiled."""
     return torch.compiler.set_stance("force_eager")
 
 
 class IncompleteEvaluation(Exception):  # noqa: N818  it is handled, and ends nothing
-    """Networks that could not be evaluated for want of memory, in any process; all raise it.
+    """Memory ran out in the evaluation of some networks, in any process. All processes raise it.
 
     Attributes:
-        results: of the other networks, see `evaluate_all`.
+        results: results of the other networks, see `evaluate_all`.
     """
 
     def __init__(self, message: str, results: dict[str, Any]) -> None:
@@ -73,21 +74,21 @@ def evaluate(
     wrap: Wrap | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> dict[str, Any]:
-    """Evaluate a network, every process on its part of the test set, and log the result.
+    """Evaluate a network, each rank on its shard of the test set, and log the result.
 
     Args:
-        model: bare, not wrapped for several processes; left in the mode that it is in.
-        test_loader: of this process's part.
+        model: bare, not wrapped for several processes; its mode stays as it is.
+        test_loader: loads this rank's shard.
         evaluator: detectron2's interface; it is reset first.
-        wrap: gives what runs in the model's place; None runs the model itself.
+        wrap: returns what runs instead of the model; None runs the model itself.
         timeout_s: see `engine.batches.next_batch`.
 
     Returns: what the evaluator gives in this process, a nested dict of metrics.
 
     Raises:
-        LoaderError: images went or changed, or a worker died or stands still. As all, it is raised in every process;
-            where the network is sharded, in the one that it happens to alone.
-        OutOfMemory: there is not enough.
+        LoaderError: images vanished or changed, or a worker died or is stuck. Every process raises it; with a sharded
+            network, only the process that it happens to.
+        OutOfMemory: likewise.
     """
     share_buffers(model)
     is_training, is_alone = model.training, is_sharded(model)
@@ -103,22 +104,23 @@ def evaluate(
 
 
 def _together(work: Callable[[], Any], is_alone: bool) -> Any:
-    """Do this process's part of an evaluation; what stops a process is raised in all of them.
+    """Do this process's part of an evaluation. What stops one process is raised in all of them.
 
     Args:
-        work: waits for no other process, but those of a sharded network.
-        is_alone: raise it in this process alone: the others, in the middle of a pass, wait for its part of the network.
+        work: waits for no other process, except with a sharded network.
+        is_alone: raise it in this process alone. The others are in the middle of a pass and wait for its shard.
     """
     result, stop = None, None
     try:
-        with stop_on_out_of_memory(MEMORY_ADVICE):
-            result = work()
-    except (LoaderError, OutOfMemory) as error:
-        stop = error
-    except (OSError, UserError) as error:  # of images that went or changed since the start
-        logger.exception("The evaluation failed")
-        # The last line: an error of a worker begins with its traceback.
-        stop = LoaderError(f"the evaluation failed: {str(error).strip().splitlines()[-1]}")
+        result = work()
+    except (LoaderError, Exception) as error:
+        stop = as_stop(error, MEMORY_ADVICE)
+        if stop is None and isinstance(error, OSError | UserError):  # of images that vanished or changed
+            logger.exception("The evaluation failed")
+            # The last line: an error of a worker begins with its traceback.
+            stop = LoaderError(f"the evaluation failed: {str(error).strip().splitlines()[-1]}")
+        if not isinstance(stop, LoaderError | OutOfMemory):
+            raise
     if is_alone and stop is not None:
         stop.is_shared = comm.get_world_size() == 1
         raise stop
@@ -139,13 +141,13 @@ def evaluate_all(
     """Evaluate each of several networks.
 
     Args:
-        networks: name -> network; "" is the one whose metrics keep their names.
+        networks: name -> network. The metrics of "" keep their names.
 
-    Returns: what `evaluate` gives for "", and under each other name what it gives for that network.
+    Returns: what `evaluate` returns for "", and under each other name what it returns for that network.
 
     Raises:
-        IncompleteEvaluation: there is not enough memory for some of them.
-        LoaderError, OutOfMemory: see `evaluate`; the latter of a sharded network alone.
+        IncompleteEvaluation: memory ran out for some of them.
+        LoaderError, OutOfMemory: see `evaluate`; OutOfMemory only with a sharded network.
     """
     results: dict[str, Any] = {}
     failures = []
@@ -166,7 +168,7 @@ def evaluate_all(
 
 
 def metric_names(networks: Iterable[str], evaluator: DatasetEvaluator) -> list[str] | None:
-    """Name what `evaluate_all` will give, such as "group/name" and "ema/group/name"; None where that is not known."""
+    """List what `evaluate_all` will return, such as "group/name" and "ema/group/name"; None if that is not known."""
     names = getattr(evaluator, "metric_names", None)
     return (
         None if names is None else [f"{network}/{name}" if network else name for network in networks for name in names]
@@ -174,27 +176,30 @@ def metric_names(networks: Iterable[str], evaluator: DatasetEvaluator) -> list[s
 
 
 class EvaluateAndKeepBest(hooks.HookBase):
-    """Evaluates every so often and at the end, and keeps the weights of the best evaluation as model_best.pth.
+    """Evaluates periodically and at the end, and keeps the weights of the best evaluation as model_best.pth.
 
-    The file holds "model", "iteration" (counted as the periodic checkpoints do), "metric" and "value"; a resume reads
-    it back, and so knows of evaluations after the checkpoint that it starts from. A checkpoint is written before the
-    evaluation at its iteration, and the training may have stopped between the two: a resume makes that evaluation
-    first, that of a finished training as well, unless the file last_evaluation tells that it was made. A training that
-    starts anew in the same folder sets the best of those before aside. Of equal evaluations the first is kept.
+    The file holds "model", "iteration" (counted as the periodic checkpoints do), "metric" and "value". A resume reads
+    it, so it also knows evaluations that came after its checkpoint. A new run in the folder backs it up. Of equal
+    evaluations the first is kept.
+
+    A checkpoint is written before the evaluation of its iteration. If the run stopped between the two, a resume first
+    makes that evaluation, unless the file last_evaluation says that it was made.
 
     Args:
-        eval_period: in iterations, 0 for none; the end of the training is evaluated in any case.
-        evaluate: takes nothing and gives a nested dict of metrics, in the main process at least.
+        eval_period: in iterations; 0 only evaluates the end.
+        evaluate: takes nothing and returns a nested dict of metrics, at least in the main process.
         checkpointer: knows the folder.
-        networks: name -> network, what is evaluated: the weights kept are those that the metric is of.
+        networks: name -> network that is evaluated. The weights of the network with the best metric are kept.
         metric: name in that dict, such as "group/name", or "ema/group/name" of a network "ema"; None keeps no best.
         mode: "min" or "max", what is better.
-        metrics: all such names, where they are known beforehand.
-        is_recorded_later: `write_record` is called when the metrics are written, lest a kill in between loses them.
+        metrics: all such names, if they are known beforehand.
+        write: called in the main process when the metrics are in the trainer's storage. It writes them: after the file
+            last_evaluation no resume would make them again.
 
     Raises:
-        ConfigError: another mode; a metric that the evaluation does not give, at the first one where `metrics` is None.
-        LoaderError: in training, see `evaluate`. Out of memory is logged, counts as evaluated, and training goes on.
+        ConfigError: another mode, or a metric that the evaluation does not give (at the first one, if `metrics` is
+            None).
+        LoaderError: in training, see `evaluate`. Out of memory is logged, counts as evaluated, and training continues.
     """
 
     trainer: Trainer
@@ -208,7 +213,7 @@ class EvaluateAndKeepBest(hooks.HookBase):
         metric: str | None = None,
         mode: str = "min",
         metrics: Collection[str] | None = None,
-        is_recorded_later: bool = False,
+        write: Callable[[], None] = lambda: None,
     ) -> None:
         if mode not in MODES:
             raise ConfigError(f"train.best_checkpoint.mode must be {' or '.join(MODES)}, got {mode!r}")
@@ -222,8 +227,7 @@ class EvaluateAndKeepBest(hooks.HookBase):
         self._metric, self._mode = metric, mode
         self._is_better = MODES[mode]
         self._best: float | None = None
-        self._is_recorded_later = is_recorded_later
-        self._unrecorded = ""
+        self._write = write
         if metrics is not None:
             self._check_metric(metrics)
 
@@ -232,7 +236,10 @@ class EvaluateAndKeepBest(hooks.HookBase):
             logger.info("No best weights are kept: train.best_checkpoint names no metric")
         start = self.trainer.start_iter
         if start == 0:
-            self._set_aside()
+            if comm.is_main_process():
+                self._record.unlink(missing_ok=True)
+                if self._path.is_file():
+                    backup(self._path, "an earlier training")
             return
         self._recall()
         self._best = comm.all_gather(self._best)[0]
@@ -245,25 +252,14 @@ class EvaluateAndKeepBest(hooks.HookBase):
             self._evaluate_now()
 
     def after_train(self) -> None:
-        # An error in the last step stands one before; this does not concern a run that was finished before.
+        # After an error in the last step, iter is one less. A run that was finished before has nothing to evaluate.
         if self.trainer.start_iter < self.trainer.iter == self.trainer.max_iter:
             self._evaluate_now()
-        del self._evaluate  # as detectron2's hook does with what it calls: it may hold the trainer
-
-    @property
-    def is_unrecorded(self) -> bool:
-        """Whether `write_record` has something to write."""
-        return bool(self._unrecorded)
-
-    def write_record(self) -> None:
-        """Write down that the last evaluation was made, if that is not done yet; in the main process."""
-        if self._unrecorded:
-            write_text(self._record, self._unrecorded)
-            self._unrecorded = ""
+        del self._evaluate, self._write  # as detectron2's hook does: they may hold the trainer
 
     def _make_up(self, start: int) -> None:
         """Make the evaluation at the iteration that a resume starts with, unless it was made or tried too often."""
-        # What the main process has on record, all act by.
+        # All processes act by the main process's record.
         recorded = comm.all_gather(self._recorded() if comm.is_main_process() else "")[0]
         position = self._position()
         if recorded == position:
@@ -278,14 +274,14 @@ class EvaluateAndKeepBest(hooks.HookBase):
             )
             return
         logger.info("Making up the evaluation after iteration %d, of which there is no record", start - 1)
-        self._write(f"{position}{TRIED}{num_tries + 1}")
+        self._write_record(f"{position}{TRIED}{num_tries + 1}")
         try:
             self._evaluate_now(None if start == self.trainer.max_iter else start - 1)
         except (StopRequested, LoaderError):  # it may succeed the next time
-            self._write(recorded)
+            self._write_record(recorded)
             raise
 
-    def _write(self, record: str) -> None:
+    def _write_record(self, record: str) -> None:
         """Write the record of the last evaluation, in the main process; "" removes it."""
         if not comm.is_main_process():
             return
@@ -295,7 +291,7 @@ class EvaluateAndKeepBest(hooks.HookBase):
             self._record.unlink(missing_ok=True)
 
     def _recorded(self) -> str:
-        """Read which evaluation was made last; "" where that is not known."""
+        """Read which evaluation was made last; "" if that is not known."""
         if not self._record.is_file():
             return ""
         try:
@@ -305,23 +301,16 @@ class EvaluateAndKeepBest(hooks.HookBase):
             return ""
 
     def _is_due(self, iterations: int) -> bool:
-        """Whether an evaluation belongs after so many iterations on the way."""
+        """Whether an evaluation is due after a number of iterations before the end."""
         return self._eval_period > 0 and iterations % self._eval_period == 0
 
     def _position(self) -> str:
-        """What tells one evaluation from the others, for any number of processes."""
+        """Identify an evaluation, for any number of processes."""
         return f"{self._metric} after {self.trainer.samples_seen} samples"
 
-    def _set_aside(self) -> None:
-        """Keep what earlier trainings in the folder left out of this one, in the main process."""
-        if comm.is_main_process():
-            self._record.unlink(missing_ok=True)
-            if self._path.is_file():
-                backup(self._path, "an earlier training")
-
     def _recall(self) -> None:
-        """Read back the best evaluation so far, in the main process; a damaged one is moved aside, and one by another
-        metric or mode.
+        """Read the best evaluation so far, in the main process. Back up a file that is damaged or has another metric or
+        mode.
         """
         if not (comm.is_main_process() and self._metric is not None and self._path.is_file()):
             return
@@ -338,13 +327,13 @@ class EvaluateAndKeepBest(hooks.HookBase):
             logger.info("Best so far: %s %.5f at iteration %d", self._metric, self._best, kept["iteration"])
 
     def _evaluate_now(self, iteration: int | None = None) -> None:
-        """Evaluate in every process; the main one keeps the weights where they are the best, and then the record.
+        """Evaluate in every process. The main process keeps the weights if they are the best, and writes the record.
 
         Args:
-            iteration: to which the numbers belong, where it is not the trainer's.
+            iteration: iteration of the numbers, if it is not the trainer's.
         """
         is_complete = True
-        # A sharded network is saved by all processes, and so stops with all of them: at the next draw.
+        # All processes save a sharded network, so they stop together: at the next draw.
         with nullcontext() if is_sharded(self.trainer.model) else interruptible():
             try:
                 results = self._evaluate()
@@ -357,19 +346,18 @@ class EvaluateAndKeepBest(hooks.HookBase):
         if comm.is_main_process() and is_complete:
             self._check_metric(metrics)
         if self._metric is not None:
-            # What the main process measured, all act by: the weights of a sharded network come from all.
+            # All act by the main process's number, since the weights of a sharded network come from all.
             value = comm.all_gather(metrics.get(self._metric))[0]
             if value is not None:
                 self._keep_if_best(float(value), self.trainer.next_iteration - 1)
-        if comm.is_main_process():
-            self._unrecorded = self._position()
-            if not self._is_recorded_later:
-                self.write_record()
         self.trainer.storage.put_scalars(**metrics, smoothing_hint=False, cur_iter=iteration)
-        comm.synchronize()  # as detectron2's hook does: evaluations may take unlike times
+        if comm.is_main_process():
+            self._write()
+        self._write_record(self._position())
+        comm.synchronize()  # as detectron2's hook does: evaluations may take different times
 
     def _check_metric(self, metrics: Collection[str]) -> None:
-        """Raise a ConfigError where the evaluation gives other metrics."""
+        """Raise a ConfigError if the evaluation gives other metrics."""
         if self._metric is not None and self._metric not in metrics:
             raise ConfigError(
                 f"train.best_checkpoint.metric is {self._metric!r}, but the evaluation gives {', '.join(metrics)}"

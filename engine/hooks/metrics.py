@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from detectron2.utils.events import EventWriter
 from torch import Tensor, nn
 
 from engine.distributed.fsdp import is_sharded
-from engine.hooks.evaluation import EvaluateAndKeepBest, uncompiled
+from engine.hooks.evaluation import uncompiled
 from engine.interrupts import OutputError
 from engine.logging.writers import WINDOW, ProgressWriter
 from engine.trainer import Trainer
@@ -30,52 +30,44 @@ Arrays = dict[str, Any]
 
 
 class WriteMetrics(hooks.HookBase):
-    """Every so often, and after an evaluation, has what the trainer and the hooks before put into the storage written.
+    """Writes what trainer and hooks put into the storage: periodically, at the end, and when `write` is called.
 
     It adds each group's learning rate as lr/NAME, by the group's "name", images per second over all processes, this
-    process's resident memory (on Linux) and its GPU's peak, both in 10^9 bytes. Of a step that a stop cut off no
-    progress is logged.
+    process's resident memory (on Linux) and its GPU's peak, both in 10^9 bytes. No progress is logged for a step that
+    was cut off by a stop.
 
     Args:
-        writers: in order, which have begun.
+        writers: in order; they have begun before the first step.
         period: in iterations.
-        evaluation: told when all have written what it measured.
 
     Raises:
-        OutputError: in training, where a writer cannot write.
+        OutputError: in training: a writer cannot write.
     """
 
     trainer: Trainer
 
-    def __init__(
-        self, writers: Sequence[EventWriter], period: int, evaluation: EvaluateAndKeepBest | None = None
-    ) -> None:
+    def __init__(self, writers: Sequence[EventWriter], period: int) -> None:
         self._writers = [*writers]
         self._period = period
-        self._evaluation = evaluation
         self._rates: dict[str, float] = {}
 
-    def before_train(self) -> None:
-        self._write_evaluation()
-
     def before_step(self) -> None:
-        self._rates = {}
-        if self._is_due():  # the scheduler sets the next step's rates before this hook's turn after the step
+        done = self.trainer.iter + 1
+        if done % self._period == 0 or done == self.trainer.max_iter:
+            # The scheduler sets the next step's rates before this hook's turn after the step.
             for index, group in enumerate(self.trainer.optimizer.param_groups):
                 self._rates[f"lr/{group.get('name', f'group {index}')}"] = group["lr"]
 
     def after_step(self) -> None:
-        if self._is_due():
-            self._add_metrics()
-            self._write(self._writers)
-        self._write_evaluation()
+        if self._rates:
+            self.write()
 
     def after_train(self) -> None:
-        is_whole = self.trainer.iter == self.trainer.max_iter
-        if not is_whole:  # the batch that stopped the training may have brought some
+        self._rates = {}
+        if self.trainer.iter < self.trainer.max_iter:  # the batch that stopped the run may have brought some
             self.trainer.storage.put_scalar("faulty_samples", self.trainer.faulty_samples, smoothing_hint=False)
         try:
-            self._write(self._writers if is_whole else self._quiet_writers())
+            self.write()
         finally:
             for writer in self._writers:
                 try:
@@ -83,22 +75,25 @@ class WriteMetrics(hooks.HookBase):
                 except OSError as error:
                     logger.warning("The last metrics may not be written: %s", error)
 
-    def _is_due(self) -> bool:
-        done = self.trainer.iter + 1
-        return done % self._period == 0 or done == self.trainer.max_iter
-
-    def _quiet_writers(self) -> list[EventWriter]:
-        """All but the one that logs progress."""
-        return [writer for writer in self._writers if not isinstance(writer, ProgressWriter)]
-
-    def _write_evaluation(self) -> None:
-        """Write what an evaluation measured before the next checkpoint comes, after which no resume makes it again."""
-        if self._evaluation is not None and self._evaluation.is_unrecorded:
-            self._write(self._quiet_writers())
+    def write(self) -> None:
+        """Write what is new in the storage. In a due step, once, add the metrics of this hook and log progress."""
+        is_due = bool(self._rates)
+        if is_due:
+            self._add_metrics()
+        for writer in [*self._writers]:
+            if isinstance(writer, ProgressWriter) and not is_due:
+                continue
+            try:
+                writer.write()
+            except OSError as error:
+                self._writers.remove(writer)  # it would fail again at the end
+                with suppress(OSError):
+                    writer.close()
+                raise OutputError(f"cannot write metrics: {error}") from error
 
     def _add_metrics(self) -> None:
         storage = self.trainer.storage
-        metrics = {**self._rates}
+        metrics, self._rates = self._rates, {}
         if "time" in storage.latest():
             step_s = storage.history("time").median(storage.count_samples("time", WINDOW))
             metrics["images_per_second"] = self.trainer.samples_per_iteration / step_s
@@ -108,18 +103,6 @@ class WriteMetrics(hooks.HookBase):
         if device.type == "cuda":
             metrics["gpu_memory_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
         storage.put_scalars(**metrics, smoothing_hint=False)
-
-    def _write(self, writers: Iterable[EventWriter]) -> None:
-        for writer in writers:
-            try:
-                writer.write()
-            except OSError as error:
-                self._writers.remove(writer)  # it would fail again at the end
-                with suppress(OSError):
-                    writer.close()
-                raise OutputError(f"cannot write metrics: {error}") from error
-        if self._evaluation is not None:
-            self._evaluation.write_record()
 
 
 class DrawSamples(hooks.HookBase):
