@@ -53,16 +53,17 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     # A config and its checkpoint are read as training reads them, if one is given.
     "inference.predictor": ("inference", "modeling.test_time_augmentation", *IMAGES, "runtime", "torch", "numpy",
                             "engine.checkpoint.load_model"),
-    # engine: interrupts, batches, config <- logging, distributed <- checkpoint <- trainer <- hooks <- run.
+    # engine: interrupts, batches, config <- logging, stops <- distributed <- checkpoint <- trainer <- hooks <- run.
     "engine": (*ENGINE, "engine"),
     "engine.interrupts": ("runtime", "torch"),
     "engine.batches": ("engine.interrupts", "runtime", "torch", "detectron2"),
     "engine.config": ENGINE,
     "engine.logging": (*ENGINE, "engine.logging"),
-    "engine.distributed": (*ENGINE, "engine.distributed"),
+    "engine.stops": ("engine.interrupts", "engine.out_of_memory", "runtime", "torch", "detectron2"),
+    "engine.distributed": (*ENGINE, "engine.stops", "engine.distributed"),
     "engine.checkpoint": (*ENGINE, "engine.out_of_memory", "engine.distributed", "engine.checkpoint"),
-    "engine.trainer": (*ENGINE, "engine.ema", "engine.out_of_memory", "engine.distributed", "engine.checkpoint"),
-    "engine.hooks": (*ENGINE, "engine.ema", "engine.out_of_memory", "engine.logging", "engine.distributed",
+    "engine.trainer": (*ENGINE, "engine.ema", "engine.distributed", "engine.checkpoint"),
+    "engine.hooks": (*ENGINE, "engine.ema", "engine.out_of_memory", "engine.stops", "engine.logging", "engine.distributed",
                      "engine.checkpoint", "engine.trainer", "engine.hooks", "engine.lr_scheduler"),
     "modeling": (*NETWORK, "modeling"),
     **dict.fromkeys(("modeling.vitmatte", "modeling.activation_checkpointing"), NETWORK),
