@@ -63,8 +63,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "engine.distributed": (*ENGINE, "engine.stops", "engine.distributed"),
     "engine.checkpoint": (*ENGINE, "engine.out_of_memory", "engine.distributed", "engine.checkpoint"),
     "engine.trainer": (*ENGINE, "engine.ema", "engine.distributed", "engine.checkpoint"),
-    "engine.hooks": (*ENGINE, "engine.ema", "engine.out_of_memory", "engine.stops", "engine.logging", "engine.distributed",
-                     "engine.checkpoint", "engine.trainer", "engine.hooks", "engine.lr_scheduler"),
+    "engine.hooks": (*ENGINE, "engine.ema", "engine.out_of_memory", "engine.stops", "engine.logging",
+                     "engine.distributed", "engine.checkpoint", "engine.trainer", "engine.hooks",
+                     "engine.lr_scheduler"),
     "modeling": (*NETWORK, "modeling"),
     **dict.fromkeys(("modeling.vitmatte", "modeling.activation_checkpointing"), NETWORK),
     # Published weights as initial checkpoints.
