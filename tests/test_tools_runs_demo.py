@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from matplotlib import pyplot
 
 import preprocess
 from data.datasets.composition import MattingFolder
@@ -26,7 +25,7 @@ def cfg():
     return load_config(demo.CONFIG)
 
 
-def test_the_checkpoint_is_of_the_official_layout_and_all_of_it_is_accounted_for(cfg, tmp_path):
+def test_the_checkpoint_has_the_official_layout(cfg, tmp_path):
     path = tmp_path / "made" / "tiny.pth"
     demo.write_tiny_checkpoint(cfg, path, seed=0)
     state = torch.load(path, weights_only=True)
@@ -110,31 +109,6 @@ def test_methods_are_compared_on_the_unknown_region_of_every_image(test_set, tmp
     assert (rows["lace"]["prediction"][8:-8] == 0.25).all()  # by the last method
 
 
-def test_the_sheet_is_a_picture_of_every_kind_and_column(test_set, tmp_path):
-    data_set = MattingFolder(*(test_set / folder for folder in ("image", "trimap", "alpha")))
-    demo.compare({"trivial": lambda image, trimap: trivial_alpha(trimap)}, data_set, tmp_path / "sheet.png")
-    sheet = cv2.imread(str(tmp_path / "sheet.png"))
-    height, width = sheet.shape[:2]
-    assert width >= 5 * 192 and height >= 2 * 192 * 32 // 40
-
-
-def test_the_loss_curve_shows_what_was_logged(tmp_path):
-    losses = [{"total_loss": 2.0 / (i + 1), "loss_laplacian": 1.0 / (i + 1)} for i in range(5)]
-    rows = [{"iteration": 20 * i, "lr": 1e-3} | loss for i, loss in enumerate(losses)]
-    rows.insert(2, {"iteration": 30, "matting/SAD": 1.5})  # an evaluation has no loss
-    (tmp_path / "metrics.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    pyplot.close("all")
-    demo.draw_loss_curve(tmp_path / "metrics.json", tmp_path / "curve.png")
-    (axes,) = pyplot.gcf().axes
-    lines = {line.get_label(): line.get_xydata() for line in axes.get_lines()}
-    pyplot.close("all")
-    assert set(lines) == {"total_loss", "loss_laplacian"}
-    expected = [(row["iteration"], row["total_loss"]) for row in rows if "total_loss" in row]
-    np.testing.assert_allclose(lines["total_loss"], expected)
-    picture = cv2.imread(str(tmp_path / "curve.png"))
-    assert min(picture.shape[:2]) > 300 and picture.std() > 5
-
-
 GOOD = {
     "trivial": {"SAD": 1.0, "MSE": 1.0},
     "ramp": {"SAD": 0.7, "MSE": 1.0},
@@ -151,18 +125,9 @@ GOOD = {
         ({"trained": {"SAD": 0.6, "MSE": 0.81}}, ["MSE / trivial is 0.810, expected at most 0.8"]),
         ({"ramp": {"SAD": 0.5}}, ["SAD / ramp is 1.200, expected at most 1.0"]),
         ({"grey picture": {"SAD": 0.6}}, ["SAD / grey picture is 1.000, expected at most 0.9"]),
-        (
-            {"trained": {"SAD": 2.0, "MSE": 2.0}},
-            [
-                "SAD / trivial is 2.000, expected at most 0.6",
-                "MSE / trivial is 2.000, expected at most 0.8",
-                "SAD / ramp is 2.857, expected at most 1.0",
-                "SAD / grey picture is 2.222, expected at most 0.9",
-            ],
-        ),
     ],
 )
-def test_a_missed_target_is_said_with_its_figures(changes, expected):
+def test_missed_targets_are_listed_with_their_figures(changes, expected):
     assert demo.missed_targets(GOOD | changes) == expected
 
 

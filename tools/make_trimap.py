@@ -23,6 +23,7 @@ import argparse
 import logging
 import os
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,34 +49,34 @@ from runtime.errors import UserError
 from tools.prediction.messages import list_failures, say
 
 TOOL = "make_trimap.py"
-TINTS = {FOREGROUND: (0.0, 0.45, 0.7), BACKGROUND: (0.84, 0.37, 0.0)}  # blue and orange: told apart by all eyes
+TINTS = {FOREGROUND: (0.0, 0.45, 0.7), BACKGROUND: (0.84, 0.37, 0.0)}  # blue and orange, for colour-blind eyes
 TINT_STRENGTH = 0.5
-BORDER_SHARE = 1 / 400  # of the longer side, so that it is seen on large pictures too
+BORDER_SHARE = 1 / 400  # of the longer side, so that it is visible on large images too
 
 
 class Job(NamedTuple):
-    """Files of one trimap."""
+    """Files of one trimap: its mask, or its photograph without a mask, and what to write."""
 
-    source: Path  # its mask or, without one, its photograph
+    source: Path
     trimap: Path
     overlay: Path | None
 
     @property
     def outputs(self) -> list[Path]:
-        """What is written."""
+        """The files to write."""
         return [path for path in (self.trimap, self.overlay) if path]
 
 
 def find_jobs(source: Path, output: Path, overlay: Path | None) -> list[Job]:
-    """List what to make of one file or a folder.
+    """List the trimaps to make from one file or a folder.
 
     Args:
         source: mask or photograph, or folder of these.
-        output: trimap to write, or folder for them.
-        overlay: picture to write, or folder for them.
+        output: trimap to write, or folder for trimaps.
+        overlay: image to write, or folder for such images.
 
     Raises:
-        FileNotFoundError: the folder holds no picture.
+        FileNotFoundError: the folder holds no image.
         DataError: a suffix that cannot hold the output; two sources of one name.
     """
     if not source.is_dir():
@@ -92,17 +93,17 @@ def find_jobs(source: Path, output: Path, overlay: Path | None) -> list[Job]:
 
 
 def find_images_of(source: Path, images: Path) -> tuple[Callable[[Path], Path], list[Path]]:
-    """Find the photographs that belong to masks.
+    """Find the photographs of masks.
 
     Args:
         source: mask, or folder of masks.
         images: photograph, or folder of photographs.
 
-    Returns: a function that gives the photograph of a mask, and all photographs that it may give.
+    Returns: a function that finds the photograph of a mask, and all photographs that it may find.
 
     Raises:
-        FileNotFoundError: there are none.
-        DataError: a file beside a folder.
+        FileNotFoundError: the folder holds no image.
+        DataError: one is a file and the other a folder.
     """
     if source.is_dir() != images.is_dir():
         raise DataError(f"--mask {source} and --image {images}: expected two files or two folders, got one of each")
@@ -113,7 +114,7 @@ def find_images_of(source: Path, images: Path) -> tuple[Callable[[Path], Path], 
 
 
 def check_outputs(jobs: Sequence[Job], inputs: Collection[Path]) -> None:
-    """Raise a DataError where an output would replace an input or another output."""
+    """Raise a DataError if an output would replace an input or another output."""
     taken = {os.path.realpath(path) for path in inputs}
     for path in (path for job in jobs for path in job.outputs):
         if os.path.realpath(path) in taken:
@@ -122,19 +123,19 @@ def check_outputs(jobs: Sequence[Job], inputs: Collection[Path]) -> None:
 
 
 def check_suffix(option: str, path: Path, suffixes: Collection[str]) -> None:
-    """Raise a DataError where a file's name does not end as one of these picture formats."""
+    """Raise a DataError if a file's suffix is not one of these image formats."""
     if path.suffix.lower() not in suffixes:
         raise DataError(f"{option} {path}: expected the name of an image ending in {', '.join(sorted(suffixes))}")
 
 
 def draw_overlay(image: NDArray[np.float32], trimap: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Tint what a trimap knows, with full colour along the band.
+    """Tint the known pixels of an image, with full colour along the band.
 
     Args:
         image: (H, W, 3) RGB in [0, 1].
         trimap: (H, W) in {0, 0.5, 1}.
 
-    Returns: (H, W, 3) RGB in [0, 1]; unknown pixels as they were.
+    Returns: (H, W, 3) RGB in [0, 1]; unknown pixels are unchanged.
     """
     unknown = trimap == UNKNOWN
     border_px = max(round(max(trimap.shape) * BORDER_SHARE), 1)
@@ -148,49 +149,41 @@ def draw_overlay(image: NDArray[np.float32], trimap: NDArray[np.float32]) -> NDA
     return overlay
 
 
-class Maker:
-    """Makes trimaps as the command line says.
+def make_trimap(job: Job, options: argparse.Namespace, find_image: Callable[[Path], Path] | None) -> str:
+    """Write one trimap and its overlay.
 
-    Raises: as `find_images_of`.
+    Args:
+        job: files to read and write.
+        options: of the command line.
+        find_image: finds the photograph of a mask; None without photographs, or if the source is the photograph.
+
+    Returns: a line with the share of each region.
     """
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options = options
-        self.find_image: Callable[[Path], Path] | None = None
-        self.images: list[Path] = []
-        if options.mask and options.image:
-            self.find_image, self.images = find_images_of(options.mask, options.image)
-
-    def __call__(self, job: Job) -> str:
-        """Write one trimap and its overlay.
-
-        Returns: a line that says how large each region became.
-        """
-        path = job.source if self.find_image is None else self.find_image(job.source)
-        image = read_image(path) if self.options.auto or self.find_image else None
-        trimap = self.trimap(job.source, image)
-        if job.overlay:
-            assert image is not None, "the command line asks for --image beside --overlay"
-            job.overlay.parent.mkdir(parents=True, exist_ok=True)
-            write_image(job.overlay, draw_overlay(image, trimap))
-        job.trimap.parent.mkdir(parents=True, exist_ok=True)
-        write_trimap(job.trimap, trimap)
-        regions = {"foreground": FOREGROUND, "unknown": UNKNOWN, "background": BACKGROUND}
-        shares = ", ".join(f"{(trimap == value).mean():.1%} {region}" for region, value in regions.items())
-        return f"{job.trimap}: {shares}, band {self.band_px(max(trimap.shape))} px"
-
-    def trimap(self, path: Path, image: NDArray[np.float32] | None) -> NDArray[np.float32]:
-        """Make the trimap (H, W) of a mask or, with --auto, of what stands out in the image."""
-        if self.options.auto:
-            assert image is not None, "--auto reads it"
-            longer_px = max(image.shape[:2])
-            return trimap_of_subject(image, 100 * self.band_px(longer_px) / longer_px, path)
+    image = None
+    if options.auto or find_image:
+        image = read_image(find_image(job.source) if find_image else job.source)
+    band_px = partial(choose_band_px, options)
+    if options.auto:
+        assert image is not None, "--auto reads it"
+        longer_px = max(image.shape[:2])
+        trimap = trimap_of_subject(image, 100 * band_px(longer_px) / longer_px, job.source)
+    else:
         size = None if image is None else (image.shape[1], image.shape[0])
-        return trimap_of_mask(path, self.band_px, self.options.threshold, size)
+        trimap = trimap_of_mask(job.source, band_px, options.threshold, size)
+    if job.overlay:
+        assert image is not None, "--overlay needs --image"
+        job.overlay.parent.mkdir(parents=True, exist_ok=True)
+        write_image(job.overlay, draw_overlay(image, trimap))
+    job.trimap.parent.mkdir(parents=True, exist_ok=True)
+    write_trimap(job.trimap, trimap)
+    regions = {"foreground": FOREGROUND, "unknown": UNKNOWN, "background": BACKGROUND}
+    shares = ", ".join(f"{(trimap == value).mean():.1%} {region}" for region, value in regions.items())
+    return f"{job.trimap}: {shares}, band {band_px(max(trimap.shape))} px"
 
-    def band_px(self, longer_px: int) -> int:
-        """Give the band's width for a picture's longer side, both in px."""
-        return self.options.width_px or band_width_px(self.options.width_percent or WIDTH_PERCENT, longer_px)
+
+def choose_band_px(options: argparse.Namespace, longer_px: int) -> int:
+    """Return the band's width for the longer side of an image, both in px."""
+    return options.width_px or band_width_px(options.width_percent or WIDTH_PERCENT, longer_px)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -210,19 +203,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_trimaps(options: argparse.Namespace) -> int:
-    """Make all trimaps; a bad file stops no other.
+    """Make all trimaps. A bad file is listed at the end, and the others are made.
 
     Returns: the exit status.
 
     Raises:
-        OSError, UserError: nothing can be made, or nothing more.
+        OSError, UserError: nothing, or nothing more, can be made.
     """
     for option, path in (("--mask", options.mask), ("--image", options.image)):
         if path and not path.exists():
             raise FileNotFoundError(f"{option} {path}: no such file or folder")
-    make = Maker(options)
+    has_both = options.mask and options.image
+    find_image, images = find_images_of(options.mask, options.image) if has_both else (None, [])
     jobs = find_jobs(options.mask or options.image, options.output, options.overlay)
-    check_outputs(jobs, [*(job.source for job in jobs), *make.images])
+    check_outputs(jobs, [*(job.source for job in jobs), *images])
     if options.resume:
         num_all = len(jobs)
         jobs = [job for job in jobs if not all(path.is_file() for path in job.outputs)]
@@ -231,7 +225,7 @@ def make_trimaps(options: argparse.Namespace) -> int:
         refuse_existing((path for job in jobs for path in job.outputs), can_resume=True)
     failures: dict[Path, str] = {}
     for job in jobs:
-        made = attempt(make, job)
+        made = attempt(partial(make_trimap, options=options, find_image=find_image), job)
         if isinstance(made, Failure):
             failures[job.source] = made.reason
         else:
@@ -241,7 +235,7 @@ def make_trimaps(options: argparse.Namespace) -> int:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line; options that contradict each other end the process with status 2."""
+    """Read the command line. Contradicting options end with status 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--mask", type=Path, help="mask, or folder of masks")

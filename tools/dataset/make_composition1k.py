@@ -17,7 +17,6 @@ import _root  # noqa: F401
 import argparse
 import hashlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +40,7 @@ from data.sources.composition1k import (
     plan_composites,
 )
 from data.sources.layouts import COMPOSITION_1K
+from runtime.atomic_write import atomic_write
 from runtime.command_line import integer_from
 from runtime.errors import UserError
 from runtime.worker_pool import default_workers, map_in_workers
@@ -52,7 +52,7 @@ Digests = dict[str, str]
 
 
 def describe(composites: Sequence[Composite]) -> dict[str, Any]:
-    """Describe what decides the merged images and alphas: a set is of one piece where all of this is the same."""
+    """Describe all that decides the merged images and alphas. A run continues only a set of the same description."""
     return {
         "rule": RULE,
         "versions": {"numpy": np.__version__, "pillow": PIL.__version__},
@@ -65,16 +65,16 @@ def describe(composites: Sequence[Composite]) -> dict[str, Any]:
 
 
 def sha256(path: Path) -> str:
-    """Digest a file, in hexadecimal digits."""
+    """Compute the SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_manifest(output: Path, description: Mapping[str, Any]) -> Digests:
-    """Read which files an earlier run into this folder has made: path below it -> SHA-256.
+    """Read which files an earlier run has made in this folder: path below it -> SHA-256.
 
     Raises:
-        DataError: that run was of other inputs or versions, or the manifest is not one of this tool.
+        DataError: that run had other inputs or versions, or the manifest is not from this tool.
     """
     path = output / MANIFEST
     if not path.exists():
@@ -93,31 +93,29 @@ def read_manifest(output: Path, description: Mapping[str, Any]) -> Digests:
 
 
 def write_manifest(output: Path, description: Mapping[str, Any], files: Digests) -> None:
-    """Replace the manifest at once by one that knows these files."""
+    """Replace the manifest by one with these files."""
     text = json.dumps({**description, "files": dict(sorted(files.items()))}, indent=1) + "\n"
     write(output / MANIFEST, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def write(path: Path, fill: Callable[[Path], object]) -> str:
-    """Have a file written beside its place and move it there whole, so that a half-written one never counts.
+    """Write a file that is complete or absent, by a function of the path to write to.
 
     Returns: its SHA-256.
     """
-    part = path.with_name(f".{path.name}.part")
-    fill(part)
-    digest = sha256(part)
-    os.replace(part, path)
-    return digest
+    with atomic_write(path) as part:
+        fill(part)
+        return sha256(part)
 
 
 def list_files(composite: Composite) -> list[str]:
-    """Name what a composite gives, below the output: image, alpha and, where there is one, trimap."""
+    """List the files of a composite below the output: image, alpha and, if there is one, trimap."""
     trimap = [f"{TRIMAPS}/{composite.name}{composite.trimap.suffix}"] if composite.trimap else []
     return [f"{IMAGES}/{composite.name}.png", f"{ALPHAS}/{composite.name}.png", *trimap]
 
 
 def build(composite: Composite, output: Path, known: Digests) -> Digests:
-    """Write the files of one composite, in a worker; those whose SHA-256 is known stay as they are.
+    """Write the files of one composite, in a worker. Files that match their known SHA-256 stay as they are.
 
     Returns: path below `output` -> SHA-256.
     """
@@ -135,22 +133,22 @@ def build(composite: Composite, output: Path, known: Digests) -> Digests:
 
 
 def is_intact(path: Path, digest: str | None) -> bool:
-    """Tell whether a file is there with this SHA-256."""
+    """Tell whether a file exists and has this SHA-256."""
     return digest is not None and path.is_file() and sha256(path) == digest
 
 
 def check_output(composites: Sequence[Composite], output: Path) -> None:
-    """Refuse folders that hold images beside those of the set, which would be counted as if they were of it."""
+    """Refuse folders with images that are not of the set, because an evaluation would count them too."""
     files = {file for composite in composites for file in list_files(composite)}
     folders = [output / folder for folder in sorted({file.split("/")[0] for file in files})]
     paths = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
-    pictures = [path for path in paths if path.suffix.lower() in READABLE]
-    if others := [str(path) for path in pictures if path.relative_to(output).as_posix() not in files]:
+    images = [path for path in paths if path.suffix.lower() in READABLE]
+    if others := [str(path) for path in images if path.relative_to(output).as_posix() not in files]:
         raise DataError("\n".join([f"{len(others)} images are not part of this set, move them away:", *others]))
 
 
 def make_test_set(composites: Sequence[Composite], output: Path, num_workers: int) -> None:
-    """Write the set, with a progress bar; the manifest is brought up to date with every foreground and at the end.
+    """Write the set, with a progress bar. The manifest is updated after every foreground and at the end.
 
     Raises:
         DataError: the folder holds another set, or an image is broken.

@@ -11,7 +11,6 @@ loss_curve.png, results.md and sheet.png to the output folder. Exit status 1: th
 import _root  # noqa: F401
 
 import argparse
-import json
 import shlex
 import subprocess
 import sys
@@ -19,10 +18,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib import pyplot
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
@@ -36,26 +33,27 @@ from evaluation.output.report import format_table, image_sheet, sheet_row
 from inference.network import TorchNetwork
 from inference.predictor import Predictor
 from modeling.backbone import ViT
+from modeling.criterion import LOSS_NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "demo.py"
 TARGETS = {"trivial": {"SAD": 0.6, "MSE": 0.8}, "ramp": {"SAD": 1.0}, "grey picture": {"SAD": 0.9}}
-"""Largest allowed quotient of the trained network's error and each row's."""
+"""Largest allowed error of the trained network, as a multiple of each row's error."""
 PROTOCOL = PROTOCOLS["dim"]
 
 Matte = Callable[[NDArray, NDArray], NDArray]
 
 
 def run(*command: str) -> None:
-    """Show a command that a user could type, and run it from the repository's root; its output goes on ours."""
+    """Print a command that a user could type, and run it from the repository's root."""
     print(f"\n$ python {shlex.join(command)}", flush=True)
     subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
 
 
 def write_tiny_checkpoint(cfg: DictConfig, path: Path, seed: int) -> None:
-    """Write random weights of the config's backbone size as an official DINOv3 file would hold them.
+    """Write random weights in the layout of an official DINOv3 file, in the size of the config's backbone.
 
-    Three input channels, no convolution necks, a stored mask beside each qkv bias, a mask token.
+    It has three input channels, no convolution necks, a mask for each qkv bias, and a mask token.
     """
     torch.manual_seed(seed)
     backbone = cfg.model.backbone
@@ -69,14 +67,14 @@ def write_tiny_checkpoint(cfg: DictConfig, path: Path, seed: int) -> None:
 
 
 def build_matte(cfg: DictConfig, weights: Path, may_lack: Sequence[str] = ()) -> Matte:
-    """Build the config's network with the weights of a file; what the file may lack stays random."""
+    """Build the config's network with the weights of a file; parameters that it may lack stay random."""
     model = build_section(cfg.model, "model")
     load_weights(model, read_checkpoint(weights)["model"], str(weights), may_lack)
     return Predictor(TorchNetwork(model)).predict
 
 
 def compare(methods: Mapping[str, Matte], test_set: MattingFolder, sheet: Path) -> dict[str, dict[str, float]]:
-    """Measure every method on a test set and draw the last one's result for one image of each kind.
+    """Measure every method on a test set, and draw the last method's result for one image of each kind.
 
     Returns: method -> metric -> average over the images.
     """
@@ -95,22 +93,8 @@ def compare(methods: Mapping[str, Matte], test_set: MattingFolder, sheet: Path) 
     return {name: average(measured) for name, measured in rows.items()}
 
 
-def draw_loss_curve(metrics: Path, picture: Path) -> None:
-    """Plot the losses of a run."""
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    lines = [line for line in lines if "total_loss" in line]
-    matplotlib.use("Agg")
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
-    for name in [key for key in lines[-1] if "loss" in key]:
-        axes.plot([line["iteration"] for line in lines], [line[name] for line in lines], label=name)
-    axes.set(xlabel="iteration", ylabel="loss", yscale="log", title="Training of configs/demo.py")
-    axes.legend()
-    axes.grid(alpha=0.3)
-    figure.savefig(picture, dpi=110)
-
-
 def missed_targets(results: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Say which targets the trained network missed."""
+    """List the targets that the trained network missed."""
     return [
         f"{metric} / {row} is {results['trained'][metric] / results[row][metric]:.3f}, expected at most {most}"
         for row, targets in TARGETS.items()
@@ -140,6 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     initial = Path(cfg.train.init_checkpoint)
     run("preprocess.py", "--checkpoint", str(output / "dinov3_tiny.pth"), "--output", str(initial), "--keep-prefix")
     run("main.py", "--config-file", str(CONFIG.relative_to(ROOT)), *overrides)
+    curve = ["--metrics", "total_loss", *LOSS_NAMES, "--smooth", "1", "--output", str(output / "loss_curve.png")]
+    run("tools/runs/plot_metrics.py", str(output), *curve, "--overwrite")
 
     torch.manual_seed(options.seed)
     trained = build_matte(cfg, output / "model_final.pth")
@@ -152,7 +138,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     test_set = build_section(cfg.dataloader.test.dataset, "dataloader.test.dataset")
     results = compare(methods, test_set, output / "sheet.png")
-    draw_loss_curve(output / "metrics.json", output / "loss_curve.png")
     rows = [
         {"method": name} | values | {"SAD / trivial": values["SAD"] / results["trivial"]["SAD"]}
         for name, values in results.items()
