@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader
 from engine.checkpoint import sharded as sharded_checkpoint
 from engine.checkpoint.file import CheckpointError, load_weights, read_checkpoint
 from engine.checkpoint.sharded import WHOLE_PART, ShardedCheckpointer, read_folder
-from engine.distributed.launch import launch
 from engine.hooks.evaluation import evaluate
 from engine.interrupts import OutputError
 from inference.network import TiledEvaluation
@@ -26,7 +25,7 @@ from tests.helpers.sharding import (
     finish,
     start,
 )
-from tests.helpers.toy_training import processes
+from tests.helpers.toy_training import in_two_processes
 from tools.runs import gather_checkpoint
 
 # Two processes start, and train five times.
@@ -98,7 +97,7 @@ def train_in_each_process(folder):
 def two(tmp_path_factory):
     """The folder in which two processes trained, and what they saw."""
     folder = tmp_path_factory.mktemp("two")
-    launch(train_in_each_process, processes(2), "cpu", (folder,))
+    in_two_processes(train_in_each_process, folder)
     return folder, torch.load(folder / "seen.pth", weights_only=True)
 
 

@@ -12,13 +12,12 @@ from torch.utils.data import DataLoader
 
 from engine.batches import LoaderError
 from engine.checkpoint.file import Checkpointer, CheckpointError, read_checkpoint
-from engine.distributed.launch import launch
 from engine.hooks.evaluation import MAX_TRIES, EvaluateAndKeepBest, IncompleteEvaluation, evaluate
 from engine.interrupts import OutputError, StopRequested, StopSignals, uninterrupted
 from engine.out_of_memory import OutOfMemory
 from engine.trainer import Trainer
 from runtime.errors import ConfigError
-from tests.helpers.toy_training import processes, toy_training
+from tests.helpers.toy_training import in_two_processes, toy_training
 
 MAX_ITER = 12
 SCORES = [5.0, 3.0, math.nan, 4.0, 3.0, 7.0]
@@ -377,7 +376,7 @@ def stop_and_resume_in_each_process(folder):
 
 
 def test_two_processes_keep_one_best_and_make_up_together(tmp_path):
-    launch(stop_and_resume_in_each_process, processes(2), "cpu", (tmp_path,))
+    in_two_processes(stop_and_resume_in_each_process, tmp_path)
     for rank in (0, 1):
         evaluated = [[1, 3, 5, 7, 9, 11], [5, 7, 9, 11], [7, 9, 11]]
         *found, ends = torch.load(tmp_path / f"rank{rank}.pth")

@@ -9,11 +9,11 @@ from detectron2.utils import comm
 from omegaconf import OmegaConf
 
 from engine.checkpoint.file import Checkpointer, CheckpointError, load_weights, read_checkpoint
-from engine.distributed.launch import launch, share_buffers
+from engine.distributed.launch import share_buffers
 from engine.optimizer import build_adamw
 from engine.trainer import step_seed
 from runtime.errors import ConfigError
-from tests.helpers.toy_training import Toy, processes, toy_training, trained_toy
+from tests.helpers.toy_training import Toy, in_two_processes, toy_training, trained_toy
 
 # In fp16 the scaler skips first steps until its scale fits, and torch suspects a mistake.
 pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
@@ -213,7 +213,7 @@ def train_in_each_process(folder):
 
 
 def test_two_gloo_processes_train_one_model_on_one_stream(tmp_path):
-    launch(train_in_each_process, processes(2), "cpu", (tmp_path,))
+    in_two_processes(train_in_each_process, tmp_path)
     first, second = (torch.load(tmp_path / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
     assert sorted(first["asked"][:24] + second["asked"][:24]) == list(range(48))
     for name, tensor in first["weights"].items():

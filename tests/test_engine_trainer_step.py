@@ -9,14 +9,14 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
 from engine.distributed.batch_norm import CpuSyncBatchNorm2d, FrozenBatchNorm2d, set_batch_norm
-from engine.distributed.launch import distribute, launch
+from engine.distributed.launch import distribute
 from engine.ema import Ema
 from engine.optimizer import build_adamw
 from engine.trainer import NonFiniteError, Trainer, set_float32_products
 from runtime.errors import ConfigError
 from tests.helpers.networks import tiny_trainable
 from tests.helpers.sharding import NUM_STEPS, NumberedImages
-from tests.helpers.toy_training import Samples, Stream, Toy, processes
+from tests.helpers.toy_training import Samples, Stream, Toy, in_two_processes
 
 
 def train_pictures(batch_size, accumulation=1, batch_norm="frozen", area="image", num_steps=NUM_STEPS):
@@ -50,7 +50,7 @@ def train_in_each_process(folder):
 def of_two_processes(tmp_path_factory):
     """The folder in which two processes left what they saw."""
     folder = tmp_path_factory.mktemp("two")
-    launch(train_in_each_process, processes(2), "cpu", (folder,))
+    in_two_processes(train_in_each_process, folder)
     return folder
 
 

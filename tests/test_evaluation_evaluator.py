@@ -17,11 +17,10 @@ from torch.utils.data.distributed import DistributedSampler
 from data.datasets.composition import MattingFolder
 from data.image_io.images import DataError
 from data.loader.build import build_test_loader
-from engine.distributed.launch import launch
 from evaluation.evaluator import MattingEvaluator
 from evaluation.metrics import METRICS, PROTOCOLS, measure
 from runtime.errors import ConfigError, UserError
-from tests.helpers.toy_training import processes
+from tests.helpers.toy_training import in_two_processes
 from tools import evaluate
 
 SIZES = [(17, 29), (32, 15), (16, 16), (29, 11), (28, 38), (20, 20), (9, 41)]
@@ -203,7 +202,7 @@ def evaluate_in_each_process(folder):
 
 
 def test_two_processes_equal_one_exactly(test_set):
-    launch(evaluate_in_each_process, processes(2), "cpu", (test_set,))
+    in_two_processes(evaluate_in_each_process, test_set)
     loader = build_test_loader(matting_folder_of(test_set), num_workers=0)
     expected = inference_on_dataset(MeanOfColours(), loader, MattingEvaluator())
     first, second = (json.loads((test_set / f"rank{rank}.json").read_text()) for rank in range(2))

@@ -109,11 +109,10 @@ def no_children_left() -> Iterator[None]:
 
 def end_with_parent() -> None:
     """From now on, end as by SIGTERM when the process that started this one is gone."""
-    started_by = multiprocessing.parent_process()
-    parent = os.getppid() if started_by is None else started_by.pid  # it may be gone by now
+    started_by, parent = multiprocessing.parent_process(), os.getppid()
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == parent if started_by is None else started_by.is_alive():
             time.sleep(WATCH_S)
         os.kill(os.getpid(), signal.SIGTERM)
 

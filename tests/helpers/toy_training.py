@@ -1,6 +1,8 @@
 """A training run of milliseconds: a toy network, its data, its trainer and checkpointer."""
 
 import argparse
+import multiprocessing
+from unittest import mock
 
 import torch
 from detectron2.engine import hooks
@@ -11,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from engine.checkpoint.file import Checkpointer
-from engine.distributed.launch import distribute
+from engine.distributed.launch import distribute, launch
 from engine.hooks.checkpoint import PeriodicCheckpointer
 from engine.optimizer import build_adamw
 from engine.trainer import Trainer
@@ -96,6 +98,14 @@ def trained_toy(folder, **options):
 
 def processes(number):
     return argparse.Namespace(num_gpus=number, num_machines=1, machine_rank=0, dist_url="auto")
+
+
+def in_two_processes(work, *arguments):
+    """Call a function in two processes, forked from one that has imported what a training needs: that takes seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with mock.patch("engine.distributed.spawn.multiprocessing.get_context", return_value=context):
+        launch(work, processes(2), "cpu", arguments)
 
 
 def toy_training_with_checkpoints(folder, **options):
