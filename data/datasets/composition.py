@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.datasets.samples import DEGRADATION_STREAM, TONES_STREAM, TrainingSet, as_item, as_tensor
+from data.loader.sampler import Key
 from data.sources.foreground_colour import DecontaminatedForeground
 from data.augment.degradation import DegradeImage
 from data.sources.foregrounds import Foreground
@@ -30,28 +31,19 @@ FOLDER_LAYOUT = f"{COMPOSITION_1K.describe()}\n{NO_TEST}"
 OTHER_FOLDERS = f"Name folders that are there as image_dir, trimap_dir and alpha_dir. {NO_TEST}"
 PARTNERS = "Image, trimap and alpha share their name, suffixes aside."
 
-TONES_STREAM, DEGRADATION_STREAM = 1, 2
-"""Fourth part of the seed of what draws apart, so that switching it on moves no other draw; 0 would be none at all."""
-
-
-class CompositionDataset(Dataset):
+class CompositionDataset(TrainingSet):
     """Foregrounds composited over backgrounds, paired anew for every sample and every epoch.
 
-    A sample is a function of (seed, epoch, index) alone, whatever worker makes it. Foregrounds take turns, so that over
-    the epochs each is used equally often; backgrounds and second foregrounds are drawn. The default ranges are those of
-    the GCA line; `crop_factors` are the 320, 480, 640 to 320 px of Deep Image Matting (Xu et al. 2017, section 4).
-
-    Items: `dataset[epoch, index]` with 0 <= index < `samples_per_epoch` is a dict of float32 tensors in [0, 1]:
-        "image" (3, S, S) RGB, "trimap" (1, S, S) in {0, 0.5, 1} and "alpha" (1, S, S).
+    Foregrounds take turns, so that over the epochs each is used equally often. Backgrounds and second foregrounds are
+    drawn. The default ranges are those of the GCA line; `crop_factors` are the 320, 480, 640 to 320 px of Deep Image
+    Matting (Xu et al. 2017, section 4). Items are those of `TrainingSet`.
 
     Args:
         foreground_dirs: folder or folders of foregrounds, patterns, packs or names of sets, see `data.sources.discovery`.
         background_dirs: folder or folders of backgrounds, patterns or names of sets.
         alpha_dirs: as many folders as `foreground_dirs`, with an alpha of the same name for each foreground; None where
             the alphas come along (RGBA, packs, names of sets), and None alone where all do.
-        samples_per_epoch: length of an epoch, at least 1.
-        crop_px: side S of a sample, at least 1.
-        seed: of everything random.
+        samples_per_epoch: see `TrainingSet`, as for `crop_px` and `seed`.
         merge_probability: how often a second foreground is laid under the first.
         crop: where a crop lies; see `DrawView`, whose defaults None takes, as for the next two.
         trimap: see `MakeTrimap`; radii of 0 to 14 px are kernels of 1 to 29 px.
@@ -83,9 +75,7 @@ class CompositionDataset(Dataset):
         tones: JitterTones | None = None,
         degradation: DegradeImage | None = None,
     ) -> None:
-        check_number("samples_per_epoch", samples_per_epoch, 1, is_whole=True)
-        check_number("crop_px", crop_px, 1, is_whole=True)
-        check_number("seed", seed, 0, is_whole=True)
+        super().__init__(samples_per_epoch, crop_px, seed)
         check_number("merge_probability", merge_probability, 0, 1)
         self.foregrounds: list[Foreground]
         self.foregrounds, self.backgrounds = find_all(
@@ -93,9 +83,6 @@ class CompositionDataset(Dataset):
         )
         if estimates_foreground:
             self.foregrounds = [DecontaminatedForeground(foreground) for foreground in self.foregrounds]
-        self.samples_per_epoch = samples_per_epoch
-        self.crop_px = crop_px
-        self.seed = seed
         self.merge_probability = merge_probability
         self.draw_view = crop or DrawView()
         self.transforms = (
@@ -106,28 +93,22 @@ class CompositionDataset(Dataset):
             (degradation, DEGRADATION_STREAM),
         )
 
-    def __len__(self) -> int:
-        return self.samples_per_epoch
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
-        epoch, index = key
-        rng = np.random.default_rng([self.seed, epoch, index])
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        rng = self.generator(key)
         sample = self._cut_out(*self.choose(key, rng), rng)
         for transform, stream in self.transforms:
             if transform is not None:
-                own = rng if stream is None else np.random.default_rng([self.seed, epoch, index, stream])
-                sample = transform(sample, own)
-        return {name: as_tensor(sample[name]) for name in ("image", "trimap", "alpha")}
+                sample = transform(sample, rng if stream is None else self.generator(key, stream))
+        return as_item(sample)
 
-    def choose(self, key: tuple[int, int], rng: np.random.Generator) -> tuple[list[Foreground], Path]:
+    def choose(self, key: Key, rng: np.random.Generator) -> tuple[list[Foreground], Path]:
         """Choose the foregrounds of a sample, the upper one first, and its background.
 
         Args:
             key: (epoch, index).
             rng: of this sample, not used before.
         """
-        epoch, index = key
-        chosen = [(epoch * self.samples_per_epoch + index) % len(self.foregrounds)]
+        chosen = [self.turn(key, len(self.foregrounds))]
         if rng.random() < self.merge_probability:
             chosen.append(int(rng.integers(len(self.foregrounds))))
         background = self.backgrounds[rng.integers(len(self.backgrounds))]
@@ -179,8 +160,3 @@ class MattingFolder(Dataset):
         for picture, path in zip(pictures.values(), paths, strict=True):
             check_same_size(pictures["image"], paths[0], picture, path)
         return {**{name: as_tensor(picture) for name, picture in pictures.items()}, "name": picture_name(paths[0])}
-
-
-def as_tensor(picture: NDArray) -> Tensor:
-    """View (H, W) or (H, W, C) as a tensor (C, H, W), channels last in memory: the collation's copy orders it."""
-    return torch.from_numpy(np.ascontiguousarray(np.atleast_3d(picture))).permute(2, 0, 1)

@@ -7,36 +7,30 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from data.datasets.composition import DEGRADATION_STREAM, as_tensor
+from data.datasets.samples import DEGRADATION_STREAM, TrainingSet, as_item
+from data.loader.sampler import Key
 from data.augment.degradation import DegradeImage
 from data.sources.foregrounds import Box, DecodedAlpha, average
 from data.image_io.images import PictureFile, as_colours, read_raw_alpha, to_float
 from data.sources.layouts import check_equal_sizes
-from data.validation import check_number
 from data.augment.warp import draw_interpolation, read_window, warp
 from data.sources.discovery import AlphaFolders, Folders, find_real_images
 from data.augment.transforms import JitterColour, MakeTrimap, Sample
 from data.augment.random_crop import DrawView, View, scaling, translation
 
 
-class RealImageDataset(Dataset):
-    """Views on photographs and their alphas, without compositing: image and background belong together.
+class RealImageDataset(TrainingSet):
+    """Random crops of photographs and their alphas, without compositing: image and background belong together.
 
-    A sample is a function of (seed, epoch, index) alone, and photographs take turns, as in `CompositionDataset`; items
-    and ranges are its as well. A view never leaves its photograph, see `DrawInnerView`. The colour of the whole crop
-    is jittered by one draw, as a composite's foreground is.
-
-    Items: `dataset[epoch, index]` with 0 <= index < `samples_per_epoch` is a dict of float32 tensors in [0, 1]:
-        "image" (3, S, S) RGB, "trimap" (1, S, S) in {0, 0.5, 1} and "alpha" (1, S, S).
+    Photographs take turns, and the default ranges are those of `CompositionDataset`. A crop never leaves its
+    photograph, see `DrawInnerView`. The colour of the whole crop is jittered by one draw, as a composite's foreground
+    is. Items are those of `TrainingSet`.
 
     Args:
         image_dirs: place or places of photographs, see `data.sources.discovery`.
         alpha_dirs: as many places, with an alpha of the same name for each photograph; None for a layout's name.
-        samples_per_epoch: length of an epoch, at least 1.
-        crop_px: side S of a sample, at least 1.
-        seed: of everything random.
+        samples_per_epoch: see `TrainingSet`, as for `crop_px` and `seed`.
         crop: where a crop lies; see `DrawView`, whose defaults None takes, as for the next two. `max_enlargement` limits
             how far a photograph is enlarged to be a square of `square_px`.
         trimap: see `MakeTrimap`; radii of 0 to 14 px are kernels of 1 to 29 px.
@@ -63,32 +57,21 @@ class RealImageDataset(Dataset):
         colour: JitterColour | None = None,
         degradation: DegradeImage | None = None,
     ) -> None:
-        check_number("samples_per_epoch", samples_per_epoch, 1, is_whole=True)
-        check_number("crop_px", crop_px, 1, is_whole=True)
-        check_number("seed", seed, 0, is_whole=True)
+        super().__init__(samples_per_epoch, crop_px, seed)
         self.photographs = find_real_images(image_dirs, alpha_dirs)
-        self.samples_per_epoch = samples_per_epoch
-        self.crop_px = crop_px
-        self.seed = seed
         self.draw_view = crop or DrawInnerView()
         self.jitter_colour = colour or JitterColour()
         self.make_trimap = trimap or MakeTrimap()
         self.degradation = degradation
 
-    def __len__(self) -> int:
-        return self.samples_per_epoch
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
-        epoch, index = key
-        rng = np.random.default_rng([self.seed, epoch, index])
-        number = (epoch * self.samples_per_epoch + index) % len(self.photographs)
-        image, alpha = self._cut_out(OpenPhotograph(*self.photographs[number]), rng)
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        rng = self.generator(key)
+        image, alpha = self._cut_out(OpenPhotograph(*self.photographs[self.turn(key, len(self.photographs))]), rng)
         image = self.jitter_colour({"foreground": image, "alpha": np.ones_like(alpha)}, rng)["foreground"]
         sample: Sample = self.make_trimap({"image": image, "alpha": alpha}, rng)
         if self.degradation is not None:
-            own = np.random.default_rng([self.seed, epoch, index, DEGRADATION_STREAM])
-            sample = self.degradation(sample, own)
-        return {name: as_tensor(sample[name]) for name in ("image", "trimap", "alpha")}
+            sample = self.degradation(sample, self.generator(key, DEGRADATION_STREAM))
+        return as_item(sample)
 
     def _cut_out(self, photograph: "OpenPhotograph", rng: np.random.Generator) -> tuple[NDArray, NDArray]:
         """Draw a view and sample image (S, S, 3) and alpha (S, S, 1) through it, float32 in [0, 1]."""
