@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:  # who cuts out with numpy alone must not load torch
+if TYPE_CHECKING:  # cutting out with numpy must not load torch
     from torch import Tensor
 
 Pixels = TypeVar("Pixels", NDArray[np.floating], "Tensor")
@@ -31,7 +31,7 @@ def composite(alpha: Pixels, foreground: Pixels, background: Pixels) -> Pixels:
 def merge_foregrounds(
     alpha_over: Pixels, foreground_over: Pixels, alpha_under: Pixels, foreground_under: Pixels
 ) -> tuple[Pixels, Pixels]:
-    """Lay one foreground over another and say which single foreground looks the same over every background.
+    """Merge two foregrounds into one that looks the same over every background.
 
     alpha = 1 - (1 - a1)(1 - a2), F = (a1 F1 + (1 - a1) a2 F2) / alpha, so that compositing F is compositing the lower
     and then the upper one (Porter and Duff 1984, "over"). Where both are transparent F is the upper colour.

@@ -1,4 +1,4 @@
-"""Masks: what people store as one, and masks of another size than their image."""
+"""Decode the masks that people store, and resize masks to their image."""
 
 import logging
 from pathlib import Path
@@ -18,14 +18,14 @@ def read_mask(path: str | Path) -> NDArray[np.float32]:
 
 
 def decode_mask(values: NDArray, name: str | Path = "the mask") -> NDArray[np.float32]:
-    """Turn what people store as a mask into 0 background to 1 foreground.
+    """Convert a stored mask to floats from 0 (background) to 1 (foreground).
 
-    Integers with maximum 1 are class ids 0 and 1; otherwise full scale is 1. Where transparency differs between pixels,
-    or all is transparent, it is the mask. Of colours, one beside black is the foreground, as in a palette of classes.
+    Integers with maximum 1 are class ids 0 and 1; otherwise full scale is 1. If transparency differs between pixels, or
+    all pixels are transparent, it is the mask. One colour beside black is the foreground, as in a palette of classes.
 
     Args:
         values: (H, W), (H, W, 3) or (H, W, 4) bool, uint8, uint16 or float in [0, 1].
-        name: what an error calls it, a path for instance.
+        name: its name in errors, a path for instance.
 
     Returns: (H, W) in [0, 1], a new array.
 
@@ -64,15 +64,15 @@ def _one_colour(values: NDArray, name: str | Path) -> NDArray[np.bool_]:
 
 
 def resize_mask(mask: NDArray[np.float32], size: tuple[int, int], name: str | Path) -> NDArray[np.float32]:
-    """Resize a mask to its image with a warning: segmentation networks give masks of a size of their own.
+    """Resize a mask to its image with a warning: segmentation networks give masks of their own size.
 
-    A soft mask stays soft, by areas where it becomes smaller, else linear between its pixels. A hard one is resized the
-    same way and cut at a half, so that its outline becomes no staircase.
+    Smaller masks are averaged over areas, larger ones interpolated linearly. A hard mask is then cut at 0.5, so that
+    its outline does not become a staircase.
 
     Args:
         mask: (h, w) in [0, 1].
         size: (width, height) of the image in px.
-        name: what error and warning call the mask.
+        name: its name in messages.
 
     Returns: (height, width) in [0, 1].
 

@@ -1,4 +1,4 @@
-"""The trimap contract: {0, 128, 255} on disk, {0, 0.5, 1} in arrays; one decoder for all who read one."""
+"""Read, make and write trimaps: {0, 128, 255} on disk, {0, 0.5, 1} in arrays, one decoder for all."""
 
 import logging
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from data.mask import decode_mask, read_mask, resize_mask
 from data.trimap_check import MASK_ADVICE, check_meaning
 from runtime.errors import ConfigError
 
-if TYPE_CHECKING:  # the processes that only measure must not load torch
+if TYPE_CHECKING:  # processes that only measure must not load torch
     from torch import Tensor
 
 logger = logging.getLogger(__name__)
@@ -28,14 +28,14 @@ Trimap = TypeVar("Trimap", NDArray[np.floating], "Tensor")
 
 
 def decode_trimap(values: NDArray, name: str | Path = "the trimap") -> NDArray[np.float32]:
-    """Turn what people store as a trimap into 0 background, exactly 0.5 unknown, 1 foreground.
+    """Convert a stored trimap to 0 background, exactly 0.5 unknown, 1 foreground.
 
-    uint8 with maximum 2 holds class ids 0, 1, 2; otherwise 0 and 255 are known and all between is unknown. Floats are
+    uint8 with maximum 2 holds class ids 0, 1, 2; otherwise 0 and 255 are known, and other values unknown. Floats are
     0, 0.5 or 1 within `FLOAT_TOLERANCE`.
 
     Args:
         values: (H, W) uint8 or float, or RGB(A) copies of it with equal channels.
-        name: what an error calls it, a path for instance.
+        name: its name in errors, a path for instance.
 
     Returns: (H, W) in {0, 0.5, 1}, a new array.
 
@@ -72,7 +72,7 @@ def _decode_uint8(values: NDArray[np.uint8], name: str | Path) -> NDArray[np.flo
 
 
 def encode_trimap(trimap: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Turn 0, 0.5, 1 into 0, 128, 255, any shape.
+    """Convert 0, 0.5, 1 to 0, 128, 255, in any shape.
 
     Raises:
         DataError: another value.
@@ -83,10 +83,10 @@ def encode_trimap(trimap: NDArray[np.floating]) -> NDArray[np.uint8]:
 
 
 def trimap_for_matting(values: NDArray, name: str | Path = "the trimap") -> NDArray[np.float32]:
-    """Decode a trimap that is to be matted; arguments and result as of `decode_trimap`.
+    """Decode a trimap for matting; arguments and result as of `decode_trimap`.
 
     Raises:
-        DataError: also what cannot be meant, a mask for instance; see `data.trimap_check.check_meaning`.
+        DataError: also for a file that is no trimap, a mask for instance; see `data.trimap_check.check_meaning`.
     """
     trimap = decode_trimap(values, name)
     check_meaning(as_grey(values, name), trimap, name)
@@ -111,11 +111,11 @@ def read_strict_trimap(path: str | Path) -> NDArray[np.float32]:
 
 
 def check_stored(values: NDArray, name: str | Path = "the trimap") -> None:
-    """Refuse what a test set must not store: the reference code of the metrics counts 128 and no other grey.
+    """Refuse a trimap that a test set must not store: the reference code of the metrics counts only grey 128.
 
     Args:
         values: (H, W) as stored in the file.
-        name: what an error calls it, a path for instance.
+        name: its name in errors, a path for instance.
 
     Raises:
         DataError: not uint8, or values beside `STORED_VALUES`.
@@ -131,7 +131,7 @@ def check_stored(values: NDArray, name: str | Path = "the trimap") -> None:
 
 
 def unknown_mask(trimap: Trimap) -> Trimap:
-    """Mark the unknown pixels of a decoded trimap: boolean, same shape, array or tensor as given."""
+    """Mark the unknown pixels of a decoded trimap: boolean, same shape, array or tensor as the input."""
     return trimap == UNKNOWN
 
 
@@ -161,34 +161,34 @@ def _erode(mask: NDArray[np.bool_], radius_px: int) -> NDArray[np.bool_]:
     return cv2.erode(mask.astype(np.uint8), kernel).astype(bool)
 
 
-WIDTH_PERCENT = 3.0  # of a band where none is stated, of the image's longer side: it suits fur and hair
+WIDTH_PERCENT = 3.0  # default width of a band, of the image's longer side: it suits fur and hair
 
 
 def band_width_px(width_percent: float, longer_px: int) -> int:
-    """Width in pixels, at least 1, of a band stated in percent of an image's longer side."""
+    """Convert a band's width from percent of an image's longer side to pixels, at least 1."""
     return max(round(width_percent / 100 * longer_px), 1)
 
 
 def trimap_from_mask(mask: NDArray, width_px: int, name: str | Path = "the mask") -> NDArray[np.float32]:
-    """Make a trimap from a mask: unknown is a band of the stated width around the boundary, and all fractional pixels.
+    """Make a trimap from a mask: unknown are a band around the boundary and all fractional pixels.
 
-    Foreground is what is 1 and farther than half the width from all that is not, background what is 0 and farther than
-    the other half from all that is not; of an odd width the larger half lies outside. Distances are Euclidean between
-    pixel centres, so that a straight hard edge gets exactly `width_px` pixels. What is thinner than the band, a hair or
-    a hole, is unknown as a whole: no pixel changes sides. The image's border is no boundary.
+    Pixels of 1 are foreground if they are farther than half the width from all others. Pixels of 0 are background if
+    they are farther than the other half from all others. If the width is odd, the larger half lies outside. Distances
+    are Euclidean between pixel centres, so a straight hard edge gets exactly `width_px` pixels. Parts thinner than the
+    band, a hair or a hole, become unknown: no pixel changes sides. The image's border is no boundary.
 
     Args:
         mask: hard or soft, (H, W) or what else `decode_mask` takes.
         width_px: >= 1; a soft mask's fractional zone comes on top.
-        name: what an error calls the mask, a path for instance.
+        name: its name in errors, a path for instance.
 
     Returns: (H, W) in {0, 0.5, 1}.
 
-    A mask that is 0 everywhere gives background alone and one that is 1 everywhere foreground alone, with a warning:
-    in a sequence the subject enters and leaves.
+    A mask of 0 everywhere gives only background, and one of 1 everywhere only foreground, with a warning: in a sequence
+    the subject enters and leaves.
 
     Raises:
-        DataError: the mask lies on one side of a half everywhere without being 0 or 1 everywhere, or is none.
+        DataError: no mask, or a soft one that lies on one side of 0.5 everywhere.
         ConfigError: a width below 1.
     """
     if width_px < 1:
@@ -223,8 +223,8 @@ def trimap_of_mask(
     Args:
         path: of the mask.
         band_px: gives the band's width for an image's longer side, both in px.
-        threshold: makes a mask hard first: foreground is what reaches it. None keeps a soft mask soft.
-        size: (width, height) of the image in px, to which the mask is resized before; None keeps its own.
+        threshold: makes the mask hard first: values from this on are foreground. None keeps a soft mask soft.
+        size: (width, height) of the image in px, to which the mask is resized first; None keeps its size.
 
     Returns: (H, W) in {0, 0.5, 1}.
 
@@ -245,7 +245,7 @@ def trivial_alpha(trimap: Trimap) -> Trimap:
 
 
 def ramp_alpha(trimap: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Predict by distance alone: d_bg / (d_bg + d_fg), the Euclidean distances to the nearest known pixels.
+    """Predict alpha by distance: d_bg / (d_bg + d_fg), Euclidean distances to the nearest known pixels.
 
     A side that the trimap lacks is infinitely far: no foreground gives 0, no background 1, neither 0.5.
 
@@ -263,6 +263,6 @@ def ramp_alpha(trimap: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def distance_to(marked: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Measure each pixel's exact Euclidean distance to the nearest marked one of (H, W), of which there must be one."""
+    """Measure each pixel's exact Euclidean distance to the nearest marked pixel of (H, W); one must be marked."""
     distance = cv2.distanceTransform((~marked).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return distance.astype(np.float32)

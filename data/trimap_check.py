@@ -1,4 +1,4 @@
-"""What a stored trimap seems to be, where it is none: a mask, another black and white, class ids, an alpha."""
+"""Recognise files that are no valid trimap: masks, another black and white, class ids, alphas."""
 
 import logging
 from pathlib import Path
@@ -26,15 +26,15 @@ MASK_ADVICE = (
 
 
 def check_meaning(stored: NDArray, trimap: NDArray[np.floating], name: str | Path) -> None:
-    """Refuse a trimap for matting that cannot be meant, and log a warning of one that is doubtful.
+    """Refuse a trimap that cannot be right, and log a warning for a doubtful one.
 
-    Background alone and foreground alone are valid: a subject enters and leaves the frames of a sequence. What is said
-    of the values needs uint8; floats hold what `data.trimap.decode_trimap` has made of these before.
+    Only background or only foreground is valid: a subject enters and leaves the frames of a sequence. Checks of the
+    stored values need uint8; floats are already decoded.
 
     Args:
         stored: (H, W) as in the file.
         trimap: (H, W) in {0, 0.5, 1}, the same decoded.
-        name: what error and warning call it, a path for instance.
+        name: its name in messages, a path for instance.
 
     Raises:
         DataError: no unknown pixel between foreground and background (a mask), black or white that are not 0 and 255,
@@ -62,12 +62,12 @@ def check_meaning(stored: NDArray, trimap: NDArray[np.floating], name: str | Pat
 
 
 def _near(levels: NDArray[np.int64]) -> int:
-    """Count the pixels that are nearly black or nearly white, of the number of pixels of each grey."""
+    """Count the pixels that are nearly black or nearly white, given the number of pixels of each grey."""
     return int(levels[1 : NEAR_LEVELS + 1].sum() + levels[255 - NEAR_LEVELS : 255].sum())
 
 
 def _refuse_other_black_and_white(levels: NDArray[np.int64], name: str | Path) -> None:
-    """Raise a DataError where black or white is another value than 0 and 255, so that nothing of it is known."""
+    """Raise a DataError if black or white is stored as another value than 0 and 255."""
     present = np.flatnonzero(levels)
     lowest, highest = int(present[0]), int(present[-1])
     if highest <= NEAR_LEVELS:
@@ -89,7 +89,7 @@ def _refuse_other_black_and_white(levels: NDArray[np.int64], name: str | Path) -
 def _warn_of_one_side(
     has_background: bool, has_unknown: bool, has_foreground: bool, lowest: int, highest: int, name: str | Path
 ) -> None:
-    """Log what is missing in a trimap that is valid without it."""
+    """Log which of background, unknown and foreground is missing in a valid trimap."""
     if not has_unknown:
         side = "foreground" if has_foreground else "background"
         logger.warning("%s: all is %s, nothing is unknown, so alpha is %d everywhere", name, side, has_foreground)
@@ -102,7 +102,7 @@ def _warn_of_one_side(
 
 
 def _warn_of_greys(levels: NDArray[np.int64], name: str | Path) -> None:
-    """Log which unknown pixels may not be meant so: nearly black or white ones, and greys that are spread."""
+    """Log unknown pixels that may be a mistake: nearly black or white ones, and spread greys."""
     near, middle = _near(levels), levels[NEAR_LEVELS + 1 : 255 - NEAR_LEVELS]
     if near:
         logger.warning(
@@ -119,6 +119,6 @@ def _warn_of_greys(levels: NDArray[np.int64], name: str | Path) -> None:
 
 
 def _is_inverted(trimap: NDArray[np.floating]) -> bool:
-    """Tell whether foreground makes up most of the image's border, and background lies inside alone."""
+    """Tell whether foreground covers most of the image's border, and background lies only inside."""
     border = np.concatenate([trimap[0], trimap[-1], trimap[:, 0], trimap[:, -1]])
     return bool(border.min() > 0 and (border == 1).mean() > 0.5 and (trimap == 0).any())

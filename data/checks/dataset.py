@@ -1,4 +1,4 @@
-"""A whole data set: every file is read once, in processes, and what training and test share is found at the end."""
+"""Check a data set: read every file once, in worker processes, then find what training and test share."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ PLANE_ROLES: tuple[Role, ...] = ("alpha", "trimap")
 
 
 class Outcome(NamedTuple):
-    """What a worker sends back of one group."""
+    """The result of a worker for one group."""
 
     part: Part
     findings: list[Finding]
@@ -29,7 +29,7 @@ class Outcome(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What was found: the findings in order of `FAULTS` and paths, and how many files were read."""
+    """The findings in order of `FAULTS` and paths, and the number of files read."""
 
     findings: list[Finding]
     num_files: int
@@ -38,17 +38,17 @@ class Report(NamedTuple):
 def check_sets(
     sets: Sequence[FolderSet], num_workers: int = 1, track: Track = lambda outcomes, num_groups: outcomes
 ) -> Report:
-    """Check all files of some sets; one group of files a worker is in memory at a time.
+    """Check all files of some sets. Each worker holds one group of files in memory.
 
     The report is the same for any number of workers.
 
     Args:
         sets: folders of training and test.
-        num_workers: processes; 1 checks in this one.
-        track: called with the outcomes and their number, gives them on, for a progress bar.
+        num_workers: processes; 1 checks in this process.
+        track: receives the outcomes and their number and yields the outcomes again, for a progress bar.
 
     Raises:
-        DataError: a pack is unfinished or broken as a whole.
+        DataError: a pack is unfinished or damaged.
         FileNotFoundError: a folder is missing or holds no image.
         OSError: a folder may not be listed.
         ChildProcessError: a worker was killed.
@@ -78,12 +78,12 @@ def check_sets(
 def find_taken_twice(
     groups: Iterable[Group], folders: FolderSet, taken: dict[tuple[int, Role, Path], Path]
 ) -> Iterator[Finding]:
-    """Find what another place of the same data set has too.
+    """Find files that another place of the same data set contains too.
 
     Args:
         groups: of `folders`.
         folders: where they are.
-        taken: number of the data set, role and file -> the place that has it; added to.
+        taken: number of the data set, role and file -> the place that contains it; extended here.
     """
     for group in groups:
         role, path = group.files[0]
@@ -94,7 +94,7 @@ def find_taken_twice(
 
 
 def check_group(group: Group) -> Outcome:
-    """Read and check the files that belong together, in a worker."""
+    """Read and check files that belong together, in a worker."""
     pictures, findings = read_files(group.files) if group.packed is None else read_packed(group.packed)
     main = next((pictures[role] for role in COLOUR_ROLES if role in pictures), None)
     planes = dict(find_planes(pictures, main if group.is_cutout else None, findings))
@@ -113,7 +113,7 @@ def check_group(group: Group) -> Outcome:
 
 
 def read_files(files: Iterable[tuple[Role, Path]]) -> tuple[dict[Role, Picture], list[Finding]]:
-    """Read what can be read, and say what is wrong with the rest."""
+    """Read files, and describe those that cannot be read."""
     pictures: dict[Role, Picture] = {}
     findings: list[Finding] = []
     for role, path in files:
@@ -125,7 +125,7 @@ def read_files(files: Iterable[tuple[Role, Path]]) -> tuple[dict[Role, Picture],
 
 
 def read_packed(foreground: PackedForeground) -> tuple[dict[Role, Picture], list[Finding]]:
-    """Read the colours and the alpha of a pack's foreground, unless it is damaged."""
+    """Read colours and alpha of a packed foreground, unless it is damaged."""
     path = Path(foreground.name)
     damage = foreground.describe_damage()
     if damage:
@@ -137,11 +137,11 @@ def read_packed(foreground: PackedForeground) -> tuple[dict[Role, Picture], list
 def find_planes(
     pictures: Mapping[Role, Picture], cutout: Picture | None, findings: list[Finding]
 ) -> Iterator[tuple[Role, Picture]]:
-    """Yield alpha and trimap as grey; that they are none is added to the findings.
+    """Yield alpha and trimap as grey. Add a finding for each that is not grey.
 
     Args:
         pictures: of a group.
-        cutout: the image whose transparency is the alpha, if there is one.
+        cutout: the image whose transparency is the alpha, if any.
         findings: appended to.
     """
     for role in PLANE_ROLES:
@@ -161,7 +161,7 @@ def find_planes(
 
 
 def check_planes(alpha: Picture | None, trimap: Picture | None) -> Iterator[Finding]:
-    """Check an alpha and a trimap, alone and against each other."""
+    """Check an alpha and a trimap, each by itself and against each other."""
     if alpha is not None:
         found = describe_alpha(alpha.pixels)
         if found:
@@ -174,7 +174,7 @@ def check_planes(alpha: Picture | None, trimap: Picture | None) -> Iterator[Find
 
 
 def check_fit(main: Picture, plane: Picture, is_alpha: bool) -> Iterator[Finding]:
-    """Check that an alpha or trimap has size, rotation and, for an alpha, depth of its colours."""
+    """Check that an alpha or trimap matches its colours in size and rotation, and an alpha in bit depth."""
     turned = Finding("exif-rotation", main.path, f"orientation {main.orientation} beside {plane.orientation}")
     is_turned = main.orientation != plane.orientation
     if not has_size_of(plane, main):
@@ -189,10 +189,10 @@ def check_fit(main: Picture, plane: Picture, is_alpha: bool) -> Iterator[Finding
 
 
 def has_size_of(first: Picture, second: Picture) -> bool:
-    """Tell whether two images have one height and width."""
+    """Tell whether two images have the same height and width."""
     return first.pixels.shape[:2] == second.pixels.shape[:2]
 
 
 def describe_size(picture: Picture) -> str:
-    """Say how large an image is."""
+    """Describe the size of an image."""
     return f"{picture.pixels.shape[1]} x {picture.pixels.shape[0]} px"

@@ -1,4 +1,4 @@
-"""Images that training and test have in common, found by fingerprints that are small enough to keep of all files."""
+"""Find images that training and test share, by fingerprints small enough to keep for all files."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +20,7 @@ ROWS_AT_ONCE = 4096
 
 
 class Fingerprint(NamedTuple):
-    """What is kept of a file to find its copies.
+    """A small description of a file, to find its copies.
 
     Fields:
         path: of the file.
@@ -34,7 +34,7 @@ class Fingerprint(NamedTuple):
 
 
 def make_fingerprint(path: Path, colours: NDArray, alpha: NDArray | None, is_cutout: bool) -> Fingerprint:
-    """Make the fingerprint of an image, alike for all formats that store the same pixels.
+    """Make the fingerprint of an image. Formats that store the same pixels give the same fingerprint.
 
     Args:
         path: of the image.
@@ -57,7 +57,7 @@ def make_fingerprint(path: Path, colours: NDArray, alpha: NDArray | None, is_cut
 
 
 def to_upper_byte(pixels: NDArray) -> NDArray[np.uint8]:
-    """Take the upper 8 bits of uint16, which gives 8-bit values back that were stored in 16 bits; uint8 as it is."""
+    """Take the upper 8 bits of uint16, so that 8-bit values stored in 16 bits come back; uint8 stays as it is."""
     return np.ascontiguousarray(pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8))
 
 
@@ -70,7 +70,7 @@ def digest(*arrays: NDArray) -> bytes:
 
 
 def find_duplicates(training: Sequence[Fingerprint], test: Sequence[Fingerprint]) -> Iterator[Finding]:
-    """Find the files of training that hold an image of the test, each named once with the first test file."""
+    """Find training files that contain a test image. Each is reported once, with the first test file."""
     by_digest: dict[bytes, Path] = {}
     for fingerprint in test:
         for value in fingerprint.digests:

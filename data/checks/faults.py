@@ -1,10 +1,10 @@
-"""The table of faults: a stable code each, whether training may start, what it means and what to do."""
+"""The table of faults: for each a stable code, its severity, its meaning and what to do."""
 
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 Severity = Literal["error", "warning"]
-"""With an error training may not start: it would stop, or learn or measure something wrong."""
+"""An error must be fixed before training: the run would stop, or learn or measure something wrong."""
 
 
 class Fault(NamedTuple):
@@ -16,7 +16,7 @@ class Fault(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A fault of one file; `detail` says what was found there."""
+    """A fault of one file; `detail` describes what was found."""
 
     code: str
     path: Path

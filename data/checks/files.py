@@ -1,4 +1,4 @@
-"""One file: whether it may be read, whether it is whole, and whether it is what its suffix says."""
+"""Check one file: whether it can be read, is complete, and has the format of its suffix."""
 
 import struct
 import warnings
@@ -31,7 +31,7 @@ class Picture(NamedTuple):
 
 
 def read_picture(path: Path) -> tuple[Picture | None, list[Finding]]:
-    """Read a file and say what is wrong with it as a file.
+    """Read an image file and report what is wrong with the file itself.
 
     Returns: the image, None where it cannot be had, and at most one finding.
     """
@@ -74,10 +74,10 @@ def find_ignored(folder: Path) -> Iterator[Finding]:
 
 
 def is_cut_off(content: bytes) -> bool:
-    """Tell whether the end of an image that cannot be decoded is missing, by what its format says of its length.
+    """Tell whether an image that cannot be decoded is truncated, by the length that its format states.
 
     Args:
-        content: what there is of PNG, WebP, BMP or TIFF; of JPEG and PPM, Pillow itself says it.
+        content: bytes of a PNG, WebP, BMP or TIFF. For JPEG and PPM, Pillow reports it.
     """
     if content.startswith(b"\x89PNG"):
         return PNG_END not in content[-TAIL:]

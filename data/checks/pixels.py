@@ -1,4 +1,4 @@
-"""Pixels: whether an alpha is one, whether colours are straight, whether a trimap and its alpha agree.
+"""Check pixels: valid alphas, colours that are not premultiplied, trimaps that agree with their alphas.
 
 Thresholds were set on 369 honest cut-outs with soft edges (205 photographic and 125 rendered ones, less those that are
 masks themselves, and 48 procedural ones), on 18 measured alphas with two trimaps each, and on broken copies of these.
@@ -23,7 +23,7 @@ EDGE_MARGIN = 0.05  # of correlations that are 0.09 to 0.49 where alpha and imag
 
 
 def describe_alpha(alpha: NDArray) -> tuple[str, str] | None:
-    """Find what makes an alpha none: it is empty, full or a mask.
+    """Tell why an array is no valid alpha: it is empty, full or a hard mask.
 
     Args:
         alpha: (H, W) uint8 or uint16.
@@ -43,7 +43,7 @@ def describe_alpha(alpha: NDArray) -> tuple[str, str] | None:
 
 
 def measure_softness(alpha: NDArray) -> float:
-    """Count the pixels between `SOFT` for each step between neighbours across a half; infinite without such a step.
+    """Count soft pixels (within `SOFT`) for each step between neighbours across 0.5; infinite without such a step.
 
     Args:
         alpha: (H, W) uint8 or uint16.
@@ -79,7 +79,7 @@ def is_premultiplied(colours: NDArray, alpha: NDArray) -> bool:
 
 
 def describe_trimap(trimap: NDArray, alpha: NDArray | None) -> tuple[str, str] | None:
-    """Find what is wrong with the trimap of a test image; the first of several.
+    """Describe the first thing that is wrong with the trimap of a test image.
 
     Args:
         trimap: (H, W) as stored.
@@ -106,7 +106,7 @@ def describe_trimap(trimap: NDArray, alpha: NDArray | None) -> tuple[str, str] |
 
 
 def fits_turned(colours: NDArray, alpha: NDArray, orientation: int) -> bool:
-    """Tell whether an alpha lies on the edges of an image only once it is turned by the image's EXIF orientation.
+    """Tell whether an alpha matches the edges of an image only after it is turned by the image's EXIF orientation.
 
     Args:
         colours: (H, W) or (H, W, C) uint8 or uint16, upright.
@@ -130,7 +130,7 @@ def measure_edges(grey: NDArray) -> NDArray[np.float32]:
 
 
 def correlate(first: NDArray, second: NDArray) -> float:
-    """Correlate two arrays of one shape; 0 where one of them is constant."""
+    """Correlate two arrays of one shape; 0 if one of them is constant."""
     first, second = first - first.mean(), second - second.mean()
     scale = float(np.sqrt((first**2).sum() * (second**2).sum()))
     return float((first * second).sum()) / scale if scale else 0.0

@@ -1,4 +1,4 @@
-"""The folders of a data set, as a config names them, and the files in them that belong together."""
+"""List the folders of a data set, as a config names them, and group the files that belong together."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ TRAINING_KINDS: dict[str, Role] = {"foregrounds": "foreground", "images": "image
 class FolderSet(NamedTuple):
     """Folders, or patterns of `data.sources.discovery.find_named`, whose files belong together by name.
 
-    `number` is that of the data set in its config: what two places of one have in common is taken twice.
+    `number` identifies the data set in its config. A file in two places of one data set is used twice.
     """
 
     part: Part
@@ -29,9 +29,9 @@ class FolderSet(NamedTuple):
 
 
 class Group(NamedTuple):
-    """The files of one name, or as many as there are, or a foreground of a pack with its name as the file.
+    """The existing files of one name, or a packed foreground, whose name stands for its file.
 
-    A cut-out is a foreground that needs no file of alpha.
+    A cut-out is a foreground that needs no alpha file.
     """
 
     part: Part
@@ -41,7 +41,7 @@ class Group(NamedTuple):
 
 
 def read_config_sets(dataloader: Mapping[str, Any]) -> list[FolderSet]:
-    """List the folders that a config's `dataloader` trains and tests on, mixtures included.
+    """List the folders that a config's `dataloader` uses for training and testing, including mixtures.
 
     Args:
         dataloader: resolved, plain dicts and lists.
@@ -71,7 +71,7 @@ def find_nodes(node: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def find_training_sets(node: Mapping[str, Any]) -> Iterator[FolderSet]:
-    """List the folders that one data set trains on.
+    """List the training folders of one data set.
 
     Args:
         node: its arguments, of which `foreground_dirs`, `image_dirs`, `background_dirs` and `alpha_dirs` count.
@@ -104,12 +104,12 @@ def find_test_sets(node: Mapping[str, Any]) -> Iterator[FolderSet]:
 
 
 def find_groups(folders: FolderSet) -> tuple[list[Group], list[Finding]]:
-    """Put the files of a set together by name, and say which have no partner.
+    """Group the files of a set by name, and report those without a partner.
 
-    Names that differ in case or in the way that accents are composed belong together where nothing else can.
+    If no exact partner exists, names that differ only in case or in the encoding of accents match.
 
     Raises:
-        DataError: a pack that is unfinished or broken as a whole.
+        DataError: a pack that is unfinished or damaged.
         FileNotFoundError: a folder is missing or holds no image.
         OSError: a folder may not be listed.
     """
@@ -147,7 +147,7 @@ def find_groups(folders: FolderSet) -> tuple[list[Group], list[Finding]]:
 
 
 def alike_names(tables: Mapping[Role, Mapping[str, Sequence[Path]]]) -> Iterator[dict[Role, str]]:
-    """Yield the names that belong together: role -> name, for the roles that have one."""
+    """Yield names that belong together: role -> name, for the roles that have one."""
     by_fold: dict[str, dict[Role, list[str]]] = defaultdict(lambda: defaultdict(list))
     for role, table in tables.items():
         for name in table:

@@ -1,4 +1,4 @@
-"""The composition training set and ready-made image / trimap / alpha folders; both check their folders when built."""
+"""Data sets: composites for training, and folders of images with trimaps and alphas. Both check their folders at once."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -41,16 +41,16 @@ class CompositionDataset(TrainingSet):
     Args:
         foreground_dirs: folder or folders of foregrounds, patterns, packs or names of sets, see `data.sources.discovery`.
         background_dirs: folder or folders of backgrounds, patterns or names of sets.
-        alpha_dirs: as many folders as `foreground_dirs`, with an alpha of the same name for each foreground; None where
-            the alphas come along (RGBA, packs, names of sets), and None alone where all do.
+        alpha_dirs: one folder for each of `foreground_dirs`, with an alpha of the same name for each foreground. None
+            for foregrounds that contain their alphas (RGBA, packs, names of sets), or for all of them.
         samples_per_epoch: see `TrainingSet`, as for `crop_px` and `seed`.
         merge_probability: how often a second foreground is laid under the first.
-        crop: where a crop lies; see `DrawView`, whose defaults None takes, as for the next two.
+        crop: position of a crop; see `DrawView`. None takes its defaults, as for the next two.
         trimap: see `MakeTrimap`; radii of 0 to 14 px are kernels of 1 to 29 px.
         colour: of the foreground; see `JitterColour`.
         estimates_foreground: the foregrounds have the colours of a photograph; see `data.sources.foreground_colour`.
-        tones: of foreground and background apart; see `JitterTones`. It draws from a generator of its own.
-        degradation: of the image; see `DegradeImage`. It draws from a generator of its own.
+        tones: of foreground and background separately; see `JitterTones`. It has its own random generator.
+        degradation: of the image; see `DegradeImage`. It has its own random generator.
 
     Raises:
         FileNotFoundError: folders are missing or empty, or foregrounds and alphas lack their partners.

@@ -1,4 +1,4 @@
-"""Several training sets as one, each with its share of the samples."""
+"""Train on several sets, each with its share of the samples."""
 
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ CHANNELS = {"image": 3, "trimap": 1, "alpha": 1}
 
 
 class TrainingSet(Protocol):
-    """What a mixture asks of its members; `data.datasets.composition.CompositionDataset` says what the items are."""
+    """What a mixture needs of its members; items are those of `data.datasets.samples.TrainingSet`."""
 
     crop_px: int
 
@@ -29,20 +29,20 @@ class TrainingSet(Protocol):
 class MixtureDataset(Dataset):
     """Samples of several training sets by weight, in shares that are exact in every epoch.
 
-    Each member owns a fixed range of n indexes of the epoch, in proportion to its weight and rounded so that the ranges
-    fill the epoch; the sampler's shuffle mixes them. The k-th index of the range is the member's own sample number
-    epoch * n + k, counted on through the member's epochs: it gives its samples in order, so that its foregrounds take
-    turns as they do without a mixture. Nothing is drawn here: a sample is a function of the members' seeds and of
-    (epoch, index). Members of one seed draw alike, number for number: give each its own.
+    Each member owns a fixed range of n indexes of the epoch, in proportion to its weight; the sampler's shuffle mixes
+    them. The k-th index of the range is the member's own sample number epoch * n + k, counted through the member's
+    epochs. So a member gives its samples in order, and its foregrounds take turns as without a mixture. A sample
+    depends only on the members' seeds and on (epoch, index). Members with the same seed draw the same random numbers:
+    give each its own seed.
 
     Items: `dataset[epoch, index]` with 0 <= index < `samples_per_epoch`, as its members': "image" (3, S, S), "trimap"
         and "alpha" (1, S, S).
 
     Args:
         weights: name of a member -> its weight, above 0, in any scale: 70 and 30 are 0.7 and 0.3.
-        samples_per_epoch: length of an epoch; what the members say of theirs plays no part.
-        members: the sets by these names, of one crop size; a mixture may be one of them. Keywords, since configs reach
-            into these and not into lists.
+        samples_per_epoch: length of an epoch; the members' own lengths play no part.
+        members: the sets by these names, of one crop size; a mixture may be one of them. They are keywords because
+            overrides of a config reach keywords, but not items of a list.
 
     Raises:
         DataError: members of different crop sizes.

@@ -1,4 +1,4 @@
-"""Photographs with their own alphas as a training set, without compositing."""
+"""Train on photographs with their own alphas, without compositing."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,14 +29,14 @@ class RealImageDataset(TrainingSet):
 
     Args:
         image_dirs: place or places of photographs, see `data.sources.discovery`.
-        alpha_dirs: as many places, with an alpha of the same name for each photograph; None for a layout's name.
+        alpha_dirs: one place for each of `image_dirs`, with an alpha of the same name; None for a layout's name.
         samples_per_epoch: see `TrainingSet`, as for `crop_px` and `seed`.
         crop: where a crop lies; see `DrawView`, whose defaults None takes, as for the next two. `max_enlargement` limits
             how far a photograph is enlarged to be a square of `square_px`.
         trimap: see `MakeTrimap`; radii of 0 to 14 px are kernels of 1 to 29 px.
         colour: see `JitterColour`; `hue_deg` 0 with `jitter_share` 0 leaves the colours as they are.
-        degradation: of the image; see `DegradeImage`. It draws from a generator of its own, that of a composite. In a
-            mixture it is the composites' own, or whether an image is degraded tells which it is.
+        degradation: of the image; see `DegradeImage`. It has its own random generator. In a mixture use the same
+            settings as for composites, or the degradation shows which kind an image is.
 
     Raises:
         FileNotFoundError: folders are missing or empty, or photographs and alphas lack their partners.
@@ -74,7 +74,7 @@ class RealImageDataset(TrainingSet):
         return as_item(sample)
 
     def _cut_out(self, photograph: "OpenPhotograph", rng: np.random.Generator) -> tuple[NDArray, NDArray]:
-        """Draw a view and sample image (S, S, 3) and alpha (S, S, 1) through it, float32 in [0, 1]."""
+        """Draw a random crop and sample image (S, S, 3) and alpha (S, S, 1) through it, float32 in [0, 1]."""
         view = self.draw_view(self.crop_px, photograph.size, photograph.unknown_points(rng), rng)
         window = read_window(photograph, view.from_picture(photograph.size), self.crop_px)
         assert window is not None  # the view is inside
@@ -86,11 +86,11 @@ class RealImageDataset(TrainingSet):
 
 
 class DrawInnerView(DrawView):
-    """Draw a view that lies wholly inside the photograph, around an unknown pixel where the border allows.
+    """Draw a random crop inside the photograph, around an unknown pixel if the border allows it.
 
-    There is nothing to be seen outside, and mirrored or repeated borders would teach the network images that no
-    camera takes. So where the window, turned and sheared, is wider than the photograph, it shrinks until it fits, and
-    then it is moved inside; a photograph smaller than the crop is enlarged as much as that takes.
+    Mirrored or repeated borders would teach the network images that no camera takes. So if the turned and sheared
+    window is wider than the photograph, it shrinks, and then it is moved inside. A photograph smaller than the crop is
+    enlarged accordingly.
     """
 
     def __call__(self, crop_px: int, size: tuple[int, int], points: NDArray, rng: np.random.Generator) -> View:
@@ -107,7 +107,7 @@ class DrawInnerView(DrawView):
 
 
 class OpenPhotograph(DecodedAlpha):
-    """A photograph and its alpha, an `OpenForeground` whose colours are averaged plainly: hidden ones there are none.
+    """A photograph and its alpha: an `OpenForeground` without hidden colours, so plain averages are right.
 
     Args:
         path: of the photograph.

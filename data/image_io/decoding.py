@@ -1,4 +1,4 @@
-"""Images from the bytes of a file: grey, palette, RGB, CMYK, transparency, 8 and 16 bit, upright, limited in size."""
+"""Decode images: grey, palette, RGB, CMYK, transparency, 8 and 16 bit, upright, limited in size."""
 
 import warnings
 from contextlib import suppress
@@ -45,11 +45,11 @@ def decode(content: bytes) -> NDArray:
     """Decode an image as stored, turned upright by its EXIF orientation.
 
     Returns: uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, alpha straight. Palettes and CMYK become
-        RGB; whatever carries transparency (palette entries and transparent colours too) becomes RGBA.
+        RGB; images with any kind of transparency become RGBA.
 
     Raises:
-        UserError: not an image, truncated, of several frames, of an unsupported pixel format or above `MAX_PIXELS`;
-            the message goes on after a file's name.
+        UserError: not an image, truncated, of several frames, of an unsupported pixel format or above `MAX_PIXELS`.
+            The message continues a file's name.
     """
     if content.startswith(STARTS) and (tiff := read_tiff(content, MAX_PIXELS)):
         return np.ascontiguousarray(turn_upright(*tiff))
@@ -79,7 +79,7 @@ def decode(content: bytes) -> NDArray:
 
 
 def pixels_of(image: Image.Image) -> NDArray:
-    """Bring an open Pillow image to the pixels that `decode` gives of its file; of 16-bit colour Pillow has kept 8.
+    """Convert an open Pillow image to the pixels that `decode` gives; of 16-bit colour, Pillow has kept 8 bits.
 
     Raises:
         UserError: it is truncated, or of an unsupported pixel format.
@@ -99,7 +99,7 @@ def _loaded_pixels(image: Image.Image) -> NDArray:
 
 
 class JpegHeader(NamedTuple):
-    """What is known of a JPEG before it is decoded: its size in px, turned upright, and how it is stored."""
+    """Facts about a JPEG before it is decoded: its upright size in px, and how it is stored."""
 
     width: int
     height: int
@@ -120,13 +120,13 @@ def read_jpeg_header(content: bytes) -> JpegHeader | None:
 def decode_jpeg(content: bytes, header: JpegHeader, reduction: int = 1) -> NDArray:
     """Decode a JPEG to the pixels that `decode` gives, in 0.8 of its time.
 
-    OpenCV makes up what is missing without a word. Pillow is the stricter one, and gets all that looks damaged.
+    OpenCV silently fills missing parts. So Pillow, which is stricter, decodes files that look damaged.
 
     Args:
         content: all bytes of the file.
         header: its own.
         reduction: 1, 2, 4 or 8. An upright image is decoded at 1 / reduction in each direction, sides rounded up, for
-            a part of the time; one that is turned comes whole, since areas are counted from the stored corner.
+            a part of the time. A turned image comes at full size, because areas are counted from the stored corner.
 
     Returns, Raises: as `decode`.
     """
@@ -151,7 +151,7 @@ def _open(content: bytes) -> ImageFile:
 
 
 def _looks_whole(content: bytes) -> bool:
-    """Tell whether a JPEG ends as it should and no marker stands in its compressed data that has no place there.
+    """Tell whether a JPEG has its end, and no wrong marker in its compressed data.
 
     Source: ITU-T T.81, B.1.1: in compressed data 0xFF is followed by 0; other bytes make it a marker.
     """
@@ -170,7 +170,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _stored_layout(image: ImageFile) -> str:
-    """Name the layout in the file of an image not yet loaded, such as "RGB;16B"; empty where Pillow does not tell."""
+    """Name the stored layout of an image not yet loaded, such as "RGB;16B"; empty if Pillow does not tell."""
     arguments = image.tile[0].args if image.tile else ""
     return str(arguments if isinstance(arguments, str) or not arguments else arguments[0])
 
@@ -189,7 +189,7 @@ def _target_mode(image: Image.Image) -> str:
 
 
 def _with_transparent_colour(pixels: NDArray, transparent: int | tuple[int, ...], layout: str) -> NDArray:
-    """Give grey or RGB pixels an alpha that is 0 where they have the one colour that a PNG or GIF calls transparent.
+    """Add an alpha to grey or RGB pixels: 0 where they have the transparent colour of a PNG or GIF.
 
     Args:
         pixels: (H, W) or (H, W, 3), scaled to all of their 8 or 16 bits.
@@ -214,7 +214,7 @@ def _decode_16_bit_png(content: bytes) -> NDArray:
 
 
 def _critical_chunks(content: bytes) -> bytes:
-    """Leave out what a PNG has beside its pixels: OpenCV refuses large texts and makes alpha of a transparent colour.
+    """Remove the ancillary chunks of a PNG: OpenCV refuses large texts and makes alpha of a transparent colour.
 
     Source: PNG, section 5.4: an ancillary chunk's name begins in lower case.
     """
@@ -228,7 +228,7 @@ def _critical_chunks(content: bytes) -> bytes:
 
 
 def _decode_ppm(content: bytes, image: ImageFile) -> NDArray | None:
-    """Decode binary PGM and PPM of another full scale than 255, which Pillow cuts to 8 bit; None where Pillow does it.
+    """Decode binary PGM and PPM of another full scale than 255, which Pillow cuts to 8 bit; None for others.
 
     Source: the formats' man pages: two bytes a sample, big endian, where the full scale is above 255.
     """
@@ -258,7 +258,7 @@ def _decode_ppm(content: bytes, image: ImageFile) -> NDArray | None:
 
 
 def _check_depth_of_j2k(content: bytes) -> None:
-    """Raise a UserError where Pillow would cut the channels of a JPEG 2000, or not scale them.
+    """Raise a UserError if Pillow would cut the channels of a JPEG 2000, or not scale them.
 
     Source: ITU-T T.800, A.5.1: number of channels, then three bytes of each, the first of which is its bits - 1.
     """
@@ -270,7 +270,7 @@ def _check_depth_of_j2k(content: bytes) -> None:
 
 
 def turn_upright(pixels: NDArray, orientation: int) -> NDArray:
-    """Turn an array (H, W, ...) as its EXIF orientation 1 to 8 says; other values turn nothing.
+    """Turn an array (H, W, ...) upright by its EXIF orientation 1 to 8; other values turn nothing.
 
     Source: EXIF 2.32, tag 0x0112; rows 5 to 8 swap the sides.
     """

@@ -1,4 +1,4 @@
-"""Images as the bytes of a file: 8 and 16 bit, PNG, TIFF, WebP, JPEG, BMP, PPM.
+"""Encode images: 8 and 16 bit, PNG, TIFF, WebP, JPEG, BMP, PPM.
 
 tifffile writes TIFF: OpenCV does not state the kind of alpha, and Pillow writes no 16-bit colours.
 """
@@ -34,16 +34,16 @@ PNG_HEADER_BYTES = 33  # signature and first chunk
 
 
 def encode(pixels: NDArray, suffix: str, is_premultiplied: bool = False, metadata: Metadata = NO_METADATA) -> bytes:
-    """Encode an image, without loss but for JPEG, which gets its finest common quality.
+    """Encode an image. Only JPEG loses information; it gets a high quality.
 
     Args:
         pixels: (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA; uint8 or uint16.
         suffix: of the file's name, key of `FORMATS` in any case.
-        is_premultiplied: kind of alpha that a TIFF states. No other format can; the values are written as they are.
-        metadata: that the file states, where its format can: BMP and PPM have no profile, WebP and PPM no resolution.
+        is_premultiplied: kind of alpha that a TIFF states. Other formats cannot; the values are written as they are.
+        metadata: to store. BMP and PPM have no profile, WebP and PPM no resolution.
 
     Raises:
-        UserError: no such format, or one that cannot hold this image; the message goes on after a file's name.
+        UserError: no such format, or one that cannot hold this image. The message continues a file's name.
     """
     suffix = suffix.lower()
     if suffix not in FORMATS:
@@ -76,7 +76,7 @@ def encode(pixels: NDArray, suffix: str, is_premultiplied: bool = False, metadat
 
 
 def with_png_metadata(content: bytes, metadata: Metadata) -> bytes:
-    """Put profile and resolution behind the header of a PNG. Source: PNG, sections 11.3.2.3 and 11.3.4.3."""
+    """Insert profile and resolution after the header of a PNG. Source: PNG, sections 11.3.2.3 and 11.3.4.3."""
     chunks = b""
     if metadata.icc_profile:
         chunks += png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc_profile))
@@ -86,7 +86,7 @@ def with_png_metadata(content: bytes, metadata: Metadata) -> bytes:
 
 
 def png_chunk(kind: bytes, body: bytes) -> bytes:
-    """Make a chunk of its four letters and its content."""
+    """Make a PNG chunk from its four letters and its content."""
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
@@ -95,8 +95,8 @@ def encode_tiff(pixels: NDArray, is_premultiplied: bool = False, metadata: Metad
 
     Args:
         pixels: as `encode` takes them.
-        is_premultiplied: kind of alpha that the file states, where it has one; the values are written as they are.
-        metadata: that the file states.
+        is_premultiplied: kind of alpha that the file states, if it has one; the values are written as they are.
+        metadata: to store.
     """
     content = BytesIO()
     is_rgba = pixels.shape[2:] == (4,)

@@ -1,4 +1,4 @@
-"""Which image files are read, and what to do with the others."""
+"""List image files, and advise on files that are not read."""
 
 import logging
 import re
@@ -67,7 +67,7 @@ NUM_NAMED = 3  # of the files of one kind that are left out
 
 
 def advice_for(path: Path, content: bytes = b"") -> str | None:
-    """Tell what to do with a file of a format that is not read, by its first bytes or else its suffix; or None."""
+    """Return advice for a file of a format that is not read, by its first bytes or else its suffix; or None."""
     found = [foreign for foreign in FOREIGN if re.match(foreign.start, content, re.DOTALL)]
     found += [foreign for foreign in FOREIGN if path.suffix.lower() in foreign.suffixes]
     return f"{found[0].name}: {found[0].advice}" if found else None
@@ -90,9 +90,9 @@ def find_images(folder: str | Path) -> list[Path]:
 
 
 def picture_name(path: Path) -> str:
-    """Give the name by which files belong together: without suffix, in Unicode's form NFC.
+    """Return the name by which files belong together: without suffix, in Unicode's form NFC.
 
-    macOS and some archives store an accent as a character of its own (NFD), and other systems do not.
+    macOS and some archives store accents as separate characters (NFD), and other systems do not.
     """
     return unicodedata.normalize("NFC", path.stem)
 
@@ -125,7 +125,7 @@ def _warn_once(line: str) -> None:
 
 
 def describe(paths: Iterable[Path]) -> str:
-    """Count and name files that are not read, with what to do with each kind."""
+    """Count and name files that are not read, with advice for each kind."""
     kinds: dict[str, list[str]] = {}
     for path in paths:
         kinds.setdefault(advice_for(path) or "", []).append(path.name)
@@ -143,7 +143,7 @@ def too_large(size: object) -> UserError:
 
 
 def several_frames(count: int) -> UserError:
-    """Make the error of a file of several images, of which none may be taken in silence."""
+    """Make the error of a file with several images: none of them may be chosen silently."""
     return UserError(
         f"it holds {count} frames or pages, and one is expected. Save those that you want as files of their own "
         "(ffmpeg -i FILE frames/%06d.png; for pages ImageMagick)"
@@ -152,9 +152,9 @@ def several_frames(count: int) -> UserError:
 
 @contextmanager
 def decoder_errors() -> Iterator[None]:
-    """Turn whatever a decoding library raises within into a `UserError`.
+    """Convert every exception of a decoding library to a `UserError`.
 
-    Decoders raise nearly every class of exception on damaged files. So nothing but calls into a library stands within:
+    Decoders raise nearly every class of exception on damaged files. So the block may only contain calls into a library:
     an error of our own code must keep its traceback.
     """
     try:

@@ -29,17 +29,17 @@ LOSSLESS_SUFFIXES = (".png", ".tif", ".tiff", ".webp", ".bmp")  # others would b
 
 
 class DataError(UserError):
-    """A file or an array whose content is not what its place in the data asks for."""
+    """A file or an array whose content is not valid where it is used."""
 
 
 class PictureFile:
-    """An image file, read once and decoded when asked for.
+    """An image file, read once and decoded on demand.
 
     Args:
         path: of the file.
 
     Raises:
-        DataError: from `size` and `read`, a file that is no image that can be used.
+        DataError: from `size` and `read`, the file is no usable image.
         OSError: no such file, or it may not be read.
     """
 
@@ -48,13 +48,13 @@ class PictureFile:
         self._content = self.path.read_bytes()
 
     def size(self) -> tuple[int, int]:
-        """Tell (width, height) in px, upright; of a JPEG by its header alone."""
+        """Return (width, height) in px, upright; of a JPEG from its header."""
         if self._header is not None:
             return self._header.width, self._header.height
         return self._whole.shape[1], self._whole.shape[0]
 
     def read(self, reduction: int = 1) -> NDArray:
-        """Decode as stored, upright; a JPEG at 1 / reduction if it can be, see `data.image_io.decoding.decode_jpeg`."""
+        """Decode as stored, upright; a JPEG at 1 / reduction if possible, see `data.image_io.decoding.decode_jpeg`."""
         if self._header is not None:
             return self._named(decode_jpeg, self._content, self._header, reduction)
         return self._whole
@@ -81,7 +81,7 @@ def read_raw(path: str | Path) -> NDArray:
     Returns: uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA.
 
     Raises:
-        DataError: the file is no image that can be used.
+        DataError: the file is no usable image.
         OSError: no such file, or it may not be read.
     """
     return PictureFile(path).read()
@@ -92,10 +92,10 @@ def as_grey(pixels: NDArray, name: str | Path) -> NDArray:
 
     Args:
         pixels: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
-        name: what the error calls it.
+        name: its name in errors.
 
     Raises:
-        DataError: the colour channels differ, or there is transparency, so that grey and alpha could both be meant.
+        DataError: the colour channels differ, or there is transparency, so that grey or alpha could be meant.
     """
     if pixels.ndim == 2:
         return pixels
@@ -116,11 +116,11 @@ def _has_transparency(pixels: NDArray) -> bool:
 
 
 def as_colours(pixels: NDArray, name: str | Path = "the image") -> NDArray:
-    """Bring grey, RGB or RGBA to (H, W, 3) RGB, dtype kept: grey is repeated, transparency left out with a warning.
+    """Convert grey, RGB or RGBA to (H, W, 3) RGB, dtype kept: grey is repeated, transparency removed with a warning.
 
     Args:
-        pixels: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); alpha is straight, so that colours stand without it.
-        name: what error and warning call it; one `Path` is warned of once.
+        pixels: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); alpha is straight, so colours are valid without it.
+        name: its name in messages; each `Path` is warned about once.
 
     Raises:
         DataError: another shape.
@@ -150,7 +150,7 @@ def read_raw_image(path: str | Path) -> NDArray:
 
 
 def read_raw_alpha(path: str | Path) -> NDArray:
-    """Read an alpha matte as (H, W) uint8 or uint16; see `as_grey` for what else than grey is accepted."""
+    """Read an alpha matte as (H, W) uint8 or uint16; `as_grey` accepts more than grey files."""
     return as_grey(read_raw(path), path)
 
 
@@ -188,11 +188,11 @@ def to_float(pixels: NDArray) -> NDArray[np.float32]:
 
 
 def as_unit_floats(pixels: NDArray, name: str | Path = "the image") -> NDArray[np.float32]:
-    """Bring uint8, uint16 or floats in [0, 1] of any shape to float32; float32 is returned as it is, not copied.
+    """Convert uint8, uint16 or floats in [0, 1] of any shape to float32; float32 is returned without a copy.
 
     Args:
         pixels: see above.
-        name: what an error calls it.
+        name: its name in errors.
 
     Raises:
         DataError: another dtype, or floats outside [0, 1].
@@ -235,7 +235,7 @@ def write_image(path: str | Path, image: NDArray, bits: int = 8, metadata: Metad
         path: the suffix names the format; see `data.image_io.encoding`. An existing file is replaced atomically.
         image: values outside [0, 1] are clipped.
         bits: 8, or for PNG and TIFF also 16.
-        metadata: that the file states, where its format can.
+        metadata: to store, if the format can.
 
     Raises:
         DataError: another shape, values that are not finite, or a format that cannot hold this.
@@ -249,7 +249,7 @@ def write_image(path: str | Path, image: NDArray, bits: int = 8, metadata: Metad
 def write_alpha(path: str | Path, alpha: NDArray, bits: int = 8, metadata: Metadata = NO_METADATA) -> None:
     """Write (H, W) floats in [0, 1] as grey, `round(255 * alpha)` or `round(65535 * alpha)`; see `write_image`.
 
-    Alpha is no colour: of the metadata the file gets the resolution alone.
+    Alpha is no colour: of the metadata, only the resolution is stored.
     """
     if alpha.ndim != 2:
         raise DataError(f"expected an alpha (H, W) for {path}, got {alpha.shape}")
@@ -269,8 +269,8 @@ def write_rgba(
         path: as for `write_image`.
         rgba: values outside [0, 1] are clipped.
         bits: as for `write_image`.
-        is_premultiplied: the colours come multiplied by alpha, and are written so. A TIFF says it, and readers divide.
-            PNG and WebP, straight by their specifications, cannot: whoever opens the file must know.
+        is_premultiplied: the colours are multiplied by alpha, and are written so. A TIFF states it, and readers divide.
+            PNG and WebP cannot state it: who opens the file must know.
         metadata: as for `write_image`.
 
     Raises: as `write_image`.
@@ -281,7 +281,7 @@ def write_rgba(
 
 
 def _write(path: Path, values: NDArray, bits: int, metadata: Metadata, is_premultiplied: bool = False) -> None:
-    """Put a file under its name only when all of it is on the disk."""
+    """Write a file atomically: it gets its name when it is complete."""
     if bits not in (8, 16):
         raise DataError(f"{path}: expected 8 or 16 bit, got {bits}")
     try:

@@ -1,4 +1,4 @@
-"""Read what an image file says beside its pixels and what results keep: colour profile and resolution."""
+"""Read the metadata of image files that results keep: colour profile and resolution."""
 
 import logging
 from io import BytesIO
@@ -25,7 +25,7 @@ SAME_COLOUR = 2  # of 255: what profiles of sRGB differ by among each other
 
 
 class Metadata(NamedTuple):
-    """What results keep.
+    """Metadata that results keep.
 
     Attributes:
         icc_profile: of RGB colours that are not sRGB.
@@ -40,9 +40,9 @@ NO_METADATA = Metadata()
 
 
 def read_metadata(path: Path) -> Metadata:
-    """Read profile and resolution of an image file; a warning tells of colours that are not sRGB.
+    """Read profile and resolution of an image file, and log a warning for colours that are not sRGB.
 
-    Nothing is converted: colours are taken as sRGB. Their profile is kept where it is one of RGB.
+    Nothing is converted: colours are taken as sRGB. An RGB profile is kept.
 
     Raises:
         OSError: no such file, or it may not be read.
@@ -67,7 +67,7 @@ def read_metadata(path: Path) -> Metadata:
 
 
 def _read(path: Path) -> tuple[bytes | None, tuple[float, float] | None, str]:
-    """Read profile, resolution, and the name of other colours than sRGB that are stated in another way."""
+    """Read profile, resolution, and the name of a colour space other than sRGB that is stated without a profile."""
     with Image.open(path, formats=FORMATS) as image:
         profile, dpi = image.info.get("icc_profile"), image.info.get("dpi")
         gamma, other = image.info.get("gamma", SRGB_GAMMA), ""
@@ -88,7 +88,7 @@ def _read_tiff(path: Path) -> tuple[bytes | None, tuple[float, float] | None, st
 
 
 def _describe(content: bytes) -> tuple[str, bool]:
-    """Name a profile, and tell whether it is one of RGB; no name where its colours are those of sRGB."""
+    """Name a profile, and tell whether it is for RGB; no name if its colours equal sRGB."""
     with decoder_errors():
         profile = ImageCms.ImageCmsProfile(BytesIO(content))
         space = profile.profile.xcolor_space.strip()

@@ -1,4 +1,4 @@
-"""Decode TIFF: tifffile reads what it can decompress, libtiff in Pillow or OpenCV the layouts that these read right."""
+"""Decode TIFF by tifffile if it can decompress it, else by Pillow or OpenCV if they read the layout correctly."""
 
 import logging
 import struct
@@ -35,7 +35,7 @@ def read_tiff(content: bytes, max_pixels: int) -> tuple[NDArray, int] | None:
         max_pixels: width times height at most.
 
     Returns: pixels as of `data.image_io.decoding.decode` but not turned, and the EXIF orientation to turn them by.
-        None where Pillow reads this layout right.
+        None if Pillow reads this layout correctly.
 
     Raises:
         UserError: several frames, a layout that is not read, or damage.
@@ -75,7 +75,7 @@ def read_tiff(content: bytes, max_pixels: int) -> tuple[NDArray, int] | None:
 
 
 def _kinds_of_pages(content: bytes) -> list[int]:
-    """List the NewSubfileType of each page, as far as they are there; of damaged files tifffile would find no end.
+    """List the NewSubfileType of each existing page; in damaged files tifffile would find no end.
 
     Source: TIFF 6.0, section 2, and the BigTIFF design.
     """
@@ -103,12 +103,12 @@ def _kinds_of_pages(content: bytes) -> list[int]:
 
 
 def _name(value: int) -> str:
-    """Name a value of a tag as the specification does, where it is a known one."""
+    """Name a tag's value as in the specification, if it is known."""
     return str(getattr(value, "name", value))
 
 
 def _decompress(page: TiffPage, num_bytes: int) -> NDArray:
-    """Decode to (H, W, samples) by tifffile, which would fill strips and tiles that are not there with zeros."""
+    """Decode to (H, W, samples) by tifffile, after checking that no part is missing: it would fill it with zeros."""
     starts, sizes = page.dataoffsets, page.databytecounts
     is_there = starts and len(starts) == len(sizes) and min(sizes) > 0
     if not is_there or max(map(sum, zip(starts, sizes, strict=True))) > num_bytes:
@@ -121,7 +121,7 @@ def _decompress(page: TiffPage, num_bytes: int) -> NDArray:
 
 
 def _decompress_by_opencv(content: bytes, page: TiffPage, orientation: int) -> NDArray:
-    """Decode 16 bit, compressed as tifffile alone cannot undo it, to (H, W, samples)."""
+    """Decode 16 bit in a compression that tifffile alone cannot decode to (H, W, samples)."""
     is_plain = page.photometric in (BLACK_IS_ZERO, RGB) and page.planarconfig == CONTIGUOUS
     if not is_plain or page.samplesperpixel not in (1, 3, 4) or orientation != UPRIGHT or 0 in page.extrasamples:
         raise UserError(
@@ -137,10 +137,10 @@ def _decompress_by_opencv(content: bytes, page: TiffPage, orientation: int) -> N
 
 
 def _arranged(samples: NDArray, page: TiffPage, num_colours: int) -> NDArray:
-    """Bring samples (H, W, S) to grey (H, W), RGB or RGBA, alpha straight.
+    """Convert samples (H, W, S) to grey (H, W), RGB or RGBA, alpha straight.
 
-    Channels of no stated meaning are left out. A fourth one (or second, of grey) without any statement at all is alpha,
-    as Pillow and OpenCV have it: the latter writes RGBA so.
+    Channels of unspecified meaning are removed. If the file states nothing, a fourth channel (or second, of grey) is
+    alpha, as in Pillow and OpenCV: OpenCV writes RGBA this way.
     """
     num_extra = samples.shape[2] - num_colours
     colours = samples[:, :, :num_colours]

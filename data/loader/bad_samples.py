@@ -10,7 +10,7 @@ from data.loader.sampler import Key, key_after, key_at
 from runtime.errors import ConfigError
 
 FAULTS = (DataError, OSError)
-"""What reading an image raises that is broken, does not fit, or is not there."""
+"""Raised for an image that is damaged, does not match its partner, or is missing."""
 
 ON_FAULT = ("replace", "raise")
 
@@ -18,22 +18,22 @@ MAX_IN_A_ROW = 10  # with 1 % bad samples, the most that is allowed, this happen
 
 
 class Drawn(NamedTuple):
-    """A sample, None where none could be made, and what could not be read before it, one message each."""
+    """A sample, or None if none could be made, and a message for each bad sample before it."""
 
     sample: dict[str, Any] | None
     faults: list[str]
 
 
 class SkipBadSamples(Dataset):
-    """A data set whose batches hold the next sample of the stream where one cannot be read.
+    """A data set whose batches replace a bad sample by the next one in the sample order.
 
-    What takes a sample's place depends on its key and on the seed alone, so it is the same for any number of workers
-    and ranks. One sample by itself, `dataset[key]`, is not replaced: it raises.
+    The replacement depends only on the key and the seed, so it is the same for any number of workers and ranks. A
+    single sample, `dataset[key]`, is not replaced: it raises.
 
     Args:
         dataset: items keyed by (epoch, index), dicts of tensors, with a length.
-        seed: of the stream's order.
-        on_fault: "replace", where a batch is given up after 10 faults in a row, or "raise", where it is after one.
+        seed: of the sample order.
+        on_fault: "replace" gives a batch up after 10 bad samples in a row, "raise" after one.
 
     Raises:
         ConfigError: another `on_fault`.
@@ -48,7 +48,7 @@ class SkipBadSamples(Dataset):
 
     @property
     def trial_keys(self) -> list[Key]:
-        """Keys of samples that show whether the data fit: one of each set of a mixture, or else the stream's first."""
+        """Keys of samples to test at the start: one of each set of a mixture, or else the first in the order."""
         return getattr(self.dataset, "first_keys", None) or [key_at(0, len(self), self.seed)]
 
     def __len__(self) -> int:
@@ -58,7 +58,7 @@ class SkipBadSamples(Dataset):
         return self.dataset[key]
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Drawn]:
-        """Draw a batch, as a loader asks for it; what it is given up at is its last."""
+        """Draw a batch for a loader. If it is given up, the last item has no sample."""
         batch: list[Drawn] = []
         for key in keys:
             batch.append(self._draw(key))
@@ -79,10 +79,10 @@ class SkipBadSamples(Dataset):
 
 
 def collate(batch: Sequence[Drawn]) -> dict[str, Any]:
-    """Stack the samples of a batch; each tensor is copied once, by a worker into memory that it shares with its parent.
+    """Stack the samples of a batch. A worker copies each tensor once, into memory shared with its parent.
 
-    Returns: name -> contiguous tensor (B, ...), and where something could not be read, "faults", a list of messages;
-        that alone where a sample could not be made at all.
+    Returns: name -> contiguous tensor (B, ...), and "faults", a list of messages, if there were bad samples. If a
+        sample could not be made at all, only "faults".
     """
     faults = [fault for drawn in batch for fault in drawn.faults]
     samples = [drawn.sample for drawn in batch]

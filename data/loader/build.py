@@ -1,4 +1,4 @@
-"""Loaders: an endless seeded stream of training samples, and one pass over a test set, both shared out to ranks."""
+"""Build loaders: endless training samples in a seeded order, and one pass over a test set, both split over ranks."""
 
 import signal
 from functools import partial
@@ -26,17 +26,17 @@ def build_train_loader(
     Args:
         dataset: items keyed by (epoch, index), dicts of tensors, with a length.
         batch_size: samples per process and iteration.
-        num_workers: processes that make samples, kept for the whole training; 0 makes them in this one.
+        num_workers: processes that make samples, kept for the complete run; 0 makes samples in this process.
         seed: of the order.
-        prefetch_factor: batches that each worker makes ahead. 2 let one be made while one waits, which evens out what
-            samples cost; more takes memory and is no faster on average.
-        on_fault: "replace" samples that cannot be read by the next of the stream, or "raise"; see `SkipBadSamples`.
+        prefetch_factor: batches that each worker prepares. With 2, one is made while one waits, which evens out slow
+            samples. More takes memory and is no faster on average.
+        on_fault: "replace" bad samples by the next in the sample order, or "raise"; see `SkipBadSamples`.
 
-    Returns: a loader without length; set `loader.sampler.start` before iterating to go on in the middle of the stream.
-        Its `dataset` gives single samples by key, and raises where one cannot be read, whatever `on_fault` says.
+    Returns: a loader without length. To continue in the middle of the sample order, set `loader.sampler.start` before
+        iterating. Its `dataset` gives single samples by key, and always raises if one cannot be read.
 
     Raises:
-        ConfigError: counts that are no whole numbers or out of range, or another `on_fault`.
+        ConfigError: a count that is not a whole number or out of range, or another `on_fault`.
     """
     for name, value, least in (
         ("batch_size", batch_size, 1),
@@ -62,10 +62,10 @@ def build_train_loader(
 
 
 def build_test_loader(dataset: Dataset, num_workers: int) -> DataLoader:
-    """Build a loader of single images, in order; rank r of W takes images r, r + W, ..., so none comes twice.
+    """Build a loader of single images, in order. Rank r of W takes images r, r + W and so on: each image comes once.
 
     Raises:
-        ConfigError: `num_workers` is no whole number of at least 0.
+        ConfigError: `num_workers` is not a whole number of at least 0.
     """
     check_number("dataloader.test.num_workers", num_workers, 0, is_whole=True)
     rank, world_size = rank_and_world_size()
@@ -81,10 +81,11 @@ def build_test_loader(dataset: Dataset, num_workers: int) -> DataLoader:
 
 
 def prepare_worker(worker_id: int, world_size: int) -> None:
-    """Keep OpenCV of a worker to one thread: its pool does not survive a fork, and workers share the cores already.
+    """Limit OpenCV in a worker to one thread, and choose what Ctrl-C does to it.
 
-    Ctrl-C, which reaches all processes, is the training's to meet, and workers end with it; one of several training
-    processes ends at once by it, and its workers then do as well.
+    OpenCV's thread pool does not survive a fork, and the workers share the cores already. Ctrl-C reaches all processes.
+    A single training process handles it, and its workers end with it. With several ranks, a rank ends at once, and so
+    do its workers.
     """
     cv2.setNumThreads(0)
     if world_size == 1:
@@ -94,7 +95,7 @@ def prepare_worker(worker_id: int, world_size: int) -> None:
 
 
 def rank_and_world_size() -> tuple[int, int]:
-    """Ask torch.distributed; (0, 1) where it is not in use."""
+    """Return rank and world size of torch.distributed; (0, 1) if it is not in use."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1

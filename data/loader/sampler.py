@@ -1,4 +1,4 @@
-"""The endless seeded stream of samples: what stands at each position, and how ranks share it."""
+"""The endless, seeded order of samples, and how ranks share it."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -15,10 +15,10 @@ Key = tuple[int, int]
 
 
 class InfiniteSampler(Sampler[Key]):
-    """Endless keys (epoch, index), every index once an epoch, shuffled anew by (seed, epoch).
+    """Yield keys (epoch, index) without end: every index once an epoch, in an order shuffled by (seed, epoch).
 
-    The stream is one for all ranks: iteration i takes its positions from start + i B W on, and rank r the r-th slice of
-    B of them. Position p of the stream is the same sample for any number of ranks, batch size and workers.
+    All ranks share one sample order. Iteration i takes the positions from start + i B W on, and rank r the r-th slice
+    of B of them. Position p is the same sample for any number of ranks, batch size and workers.
 
     Args:
         size: samples in an epoch.
@@ -26,7 +26,7 @@ class InfiniteSampler(Sampler[Key]):
         seed: of the order.
         rank: r, this process among all.
         world_size: W, number of processes.
-        start: position to begin at, samples already drawn over all ranks; may be set before iterating.
+        start: first position, the number of samples already drawn by all ranks; may be set before iterating.
     """
 
     def __init__(
@@ -48,13 +48,13 @@ class InfiniteSampler(Sampler[Key]):
 
 
 def key_at(position: int, size: int, seed: int) -> Key:
-    """Name the sample at a position of the stream of epochs of `size` samples."""
+    """Return the key at a position of the sample order, in epochs of `size` samples."""
     epoch, place = divmod(position, size)
     return epoch, int(epoch_order(size, seed, epoch)[place])
 
 
 def key_after(key: Key, size: int, seed: int) -> Key:
-    """Name the sample that follows another in the stream."""
+    """Return the key that follows another in the sample order."""
     epoch, index = key
     place = int(np.flatnonzero(epoch_order(size, seed, epoch) == index)[0])
     return key_at(epoch * size + place + 1, size, seed)

@@ -1,4 +1,4 @@
-"""The test images of Composition-1k by the published rule: which image meets which, and how they are blended.
+"""Make the test images of Composition-1k by the published rule: which images are combined, and how.
 
 Source: the compositing script that comes with Deep Image Matting (Xu et al. 2017); mmagic 1.2.0,
 `tools/dataset_converters/comp1k/preprocess_comp1k_dataset.py`, states the same rule on arrays.
@@ -31,7 +31,7 @@ MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")  # of 8 bit or les
 
 
 class Composite(NamedTuple):
-    """One image to make, and what it is made of; `name` has no suffix."""
+    """An image to make, and its sources; `name` has no suffix."""
 
     name: str
     foreground: Path
@@ -50,10 +50,10 @@ def plan_composites(
     num_foregrounds: int = NUM_FOREGROUNDS,
     num_backgrounds: int = NUM_BACKGROUNDS,
 ) -> list[Composite]:
-    """Say what is made of what, having checked that all of it is there and fits.
+    """Plan all composites, after checking that all files exist and match.
 
-    Foreground i of its list meets lines i n to i n + n - 1 of the background list; the composites of NAME.png are
-    NAME_0 to NAME_19. Trimaps are read wholly, of the other images the heads.
+    Foreground i of its list is combined with lines i n to i n + n - 1 of the background list. NAME.png gives composites
+    NAME_0 to NAME_19. Trimaps are read completely, of the other images only the headers.
 
     Args:
         foreground_dir: colours; an image is found by its listed name, or by that name with another suffix.
@@ -61,13 +61,12 @@ def plan_composites(
         background_dir: backgrounds.
         foreground_list: text file, a name a line.
         background_list: text file, a name a line; a name may come again.
-        trimap_dir: official trimaps NAME_0 ... NAME_19 of each foreground, of 0, 128 and 255 alone; None where there
-            are none.
+        trimap_dir: official trimaps NAME_0 ... NAME_19 of each foreground, of only 0, 128 and 255; None without them.
         num_foregrounds: lines that the foreground list must have.
-        num_backgrounds: n, backgrounds of each foreground; the background list must have as many lines as images.
+        num_backgrounds: n, backgrounds of each foreground; the background list must have one line for each composite.
 
     Raises:
-        DataError: one error that lists whatever is missing, twice, unreadable, misshapen or of wrong values.
+        DataError: one error that lists all missing, repeated and unreadable files, wrong sizes and wrong values.
     """
     problems: list[str] = []
     num_images = num_foregrounds * num_backgrounds
@@ -97,7 +96,7 @@ def plan_composites(
 
 
 def read_names(path: Path, count: int, problems: list[str]) -> list[str]:
-    """Read the lines of a list, blank ones left out; another count than expected is a problem."""
+    """Read the lines of a list, except blank ones; another count than expected is a problem."""
     try:
         text = unicodedata.normalize("NFC", path.read_text(encoding="utf-8-sig"))
         names = [line.strip() for line in text.splitlines() if line.strip()]
@@ -110,7 +109,7 @@ def read_names(path: Path, count: int, problems: list[str]) -> list[str]:
 
 
 def drop_suffix(name: str) -> str:
-    """Take an image's suffix off a listed name; what else follows a dot, as in "c.v1", belongs to the name."""
+    """Remove an image's suffix from a listed name; other text after a dot, as in "c.v1", belongs to the name."""
     suffix = Path(name).suffix
     return name.removesuffix(suffix) if suffix.lower() in READABLE else name
 
@@ -136,7 +135,7 @@ def find_listed(folder: Path, names: Iterable[str], problems: list[str]) -> dict
 
 
 def read_sizes(paths: Iterable[Path], problems: list[str]) -> dict[Path, tuple[int, int]]:
-    """Read width and height of images from their heads; what is no image of 8 bit is a problem."""
+    """Read width and height of images from their headers; a file that is no 8-bit image is a problem."""
     sizes = {}
     for path in dict.fromkeys(paths):
         try:
@@ -152,7 +151,7 @@ def read_sizes(paths: Iterable[Path], problems: list[str]) -> dict[Path, tuple[i
 
 
 def check_trimaps(paths: Iterable[Path], problems: list[str]) -> dict[Path, tuple[int, int]]:
-    """Read width and height of trimaps; what a test set must not store is a problem."""
+    """Read width and height of trimaps; one that a test set must not store is a problem."""
     sizes = {}
     for path in paths:
         try:
@@ -169,7 +168,7 @@ def make_composite(composite: Composite) -> tuple[NDArray[np.uint8], NDArray[np.
     Returns: image (H, W, 3) RGB and alpha (H, W).
 
     Raises:
-        DataError: an image is broken.
+        DataError: an image is damaged.
     """
     foreground = np.asarray(_read(composite.foreground))
     alpha = np.asarray(_read(composite.alpha).getchannel(0))
@@ -178,7 +177,7 @@ def make_composite(composite: Composite) -> tuple[NDArray[np.uint8], NDArray[np.
 
 
 def _read(path: Path) -> Image.Image:
-    """Decode an image to RGB as it lies in the file, transparency left out."""
+    """Decode an image to RGB as stored, without its transparency."""
     try:
         with path.open("rb") as file, decoder_errors():
             return Image.open(file).convert("RGB")
@@ -187,7 +186,7 @@ def _read(path: Path) -> Image.Image:
 
 
 def fit_background(background: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Enlarge a background that is smaller on either side, then crop it from the top-left to `size` (W, H).
+    """Enlarge a background if it is smaller on either side, then crop it from the top left to `size` (W, H).
 
     The new sides are ceil(side * ratio) in floating point, as published: 29 * (30 / 29) is above 30 and gives 31.
     """

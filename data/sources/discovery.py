@@ -1,8 +1,8 @@
 """Find the foregrounds, photographs and backgrounds of a training run by the name of a layout or by folder.
 
 Every folder setting accepts a name of `data.sources.layouts.TRAINING_LAYOUTS`, which has its own alphas, or a path: a
-folder, all folders below one (`FOLDER/**`), or files of a pattern (`FOLDER/*_rgb.png`, `FOLDER/**/*_rgb`); see
-`find_named`. Foregrounds may also be a pack (`data.sources.packs.reader`), which holds its alphas.
+folder, all folders below one (`FOLDER/**`), or a pattern of files (`FOLDER/*_rgb.png`, `FOLDER/**/*_rgb`); see
+`find_named`. Foregrounds may also be a pack (`data.sources.packs.reader`), which contains its alphas.
 """
 
 import os
@@ -41,15 +41,15 @@ def find_foregrounds(foreground_dirs: Folders, alpha_dirs: AlphaFolders = None) 
 
     Args:
         foreground_dirs: place or places of foregrounds.
-        alpha_dirs: as many places, with an alpha of the same name for each foreground; None for RGBA cut-outs,
-            for a pack and for the name of a layout. None alone stands for None everywhere.
+        alpha_dirs: one place for each of `foreground_dirs`, with an alpha of the same name for each foreground; None
+            for RGBA cut-outs, a pack and the name of a layout. A single None stands for all places.
 
     Raises:
         FileNotFoundError: a place is neither a layout's name nor an existing folder, or holds no image, or
             foregrounds and alphas lack their partners.
-        DataError: no place at all; a file in place of a folder; two files of one name; another number of places of
-            alphas; the name of a layout of another kind; a name or a pack with alphas of one's own; a pattern that
-            cannot be understood; a broken pack, or one where none can be: below `FOLDER/**`, or as alphas.
+        DataError: no place at all; a file instead of a folder; two files of one name; another number of alpha places;
+            the name of a layout of another kind; alphas for a name or a pack, which have their own; an invalid
+            pattern; a damaged pack, or one below `FOLDER/**` or as alphas.
     """
     found: list[Foreground] = []
     for pictures, alphas in find_folders("foregrounds", foreground_dirs, alpha_dirs):
@@ -61,7 +61,7 @@ def find_foregrounds(foreground_dirs: Folders, alpha_dirs: AlphaFolders = None) 
 
 
 def find_real_images(image_dirs: Folders, alpha_dirs: AlphaFolders = None) -> list[tuple[Path, ...]]:
-    """List photographs, each with its own alpha; arguments and errors as for `find_foregrounds`, packs left out.
+    """List photographs, each with its own alpha; arguments and errors as for `find_foregrounds`, without packs.
 
     Raises:
         DataError: also where a place has no alphas, or is a pack.
@@ -120,13 +120,13 @@ def find_folders(kind: Kind, picture_dirs: Folders, alpha_dirs: AlphaFolders) ->
 
 
 def check_no_pack(folder: Path) -> None:
-    """Raise a DataError where a folder is a pack."""
+    """Raise a DataError if a folder is a pack."""
     if is_pack(folder):
         raise DataError(f"{folder} is a pack: name it by itself, where foregrounds go; photographs are not packed")
 
 
 def find_pairs(pictures: Path, alphas: Path | None) -> list[tuple[Path, ...]]:
-    """List the images of a folder or pattern, each with its alpha of the same name where `alphas` names these.
+    """List the images of a folder or pattern, each with its alpha of the same name if `alphas` is given.
 
     Raises: as `find_foregrounds`.
     """
@@ -137,10 +137,10 @@ def find_pairs(pictures: Path, alphas: Path | None) -> list[tuple[Path, ...]]:
 
 
 def find_both(pictures: Path, alphas: Path) -> list[dict[str, list[Path]]]:
-    """Group images and alphas by their names, see `find_named`, whether they have partners or not.
+    """Group images and alphas by their names, with or without partners; see `find_named`.
 
-    A file that fits both patterns, as a_alpha.png fits `*.png` and `*_alpha.png`, belongs to the longer one, suffixes
-    aside: to `*_a` rather than to `*.png`.
+    If a file matches both patterns, as a_alpha.png matches `*.png` and `*_alpha.png`, it belongs to the longer one,
+    without suffixes: to `*_a` rather than to `*.png`.
     """
     found = [find_named(pictures), find_named(alphas)]
     if pictures != alphas:
@@ -163,7 +163,7 @@ def find_named(place: Path) -> dict[str, list[Path]]:
       with the folder's, as in sub/a.
 
     Raises:
-        FileNotFoundError: no image fits.
+        FileNotFoundError: no image matches.
         DataError: another pattern.
     """
     folder, pattern, is_deep = split_pattern(place)
@@ -183,7 +183,7 @@ def find_named(place: Path) -> dict[str, list[Path]]:
 
 
 def find_below(folder: Path) -> list[Path]:
-    """List the images of a folder and of all folders below it, hidden ones and links to folders left out.
+    """List the images of a folder and of all folders below it, except hidden folders and links to folders.
 
     Raises:
         DataError: a pack among them.
@@ -198,10 +198,10 @@ def find_below(folder: Path) -> list[Path]:
 
 
 def split_pattern(place: Path) -> tuple[Path, str, bool]:
-    """Split a path with `*` in it into folder, pattern of file names, and whether folders below are meant.
+    """Split a path with `*` into folder, pattern of file names, and whether folders below are included.
 
     Raises:
-        DataError: `*` in another place than `find_named` says.
+        DataError: `*` in another place than `find_named` describes.
     """
     if "*" not in str(place):
         return place, "*", False
@@ -222,5 +222,5 @@ def as_list(folders: str | Path | Sequence[str | Path | None]) -> list[str | Pat
 
 
 def place_or_none(text: str) -> str | None:
-    """Read a place of alphas from a command line, where `null` stands for none, as in an override."""
+    """Read a place of alphas from a command line; `null` is None, as in an override."""
     return None if text == "null" else text

@@ -1,8 +1,7 @@
-"""Foregrounds whose colours are a photograph's own, freed of the background that shows through their edges.
+"""Estimate foreground colours of photographs, without the background that shows through their edges.
 
-Sets that give a photograph and its alpha store I = alpha F + (1 - alpha) B where a foreground should be F: composited
-anew, their edges carry a rim of the old background. Sets whose colours were estimated when they were made, such as
-Composition-1k, need none of this.
+Sets of photographs with alphas store I = alpha F + (1 - alpha) B instead of F: in a new composite their edges carry a
+rim of the old background. Sets with estimated colours, such as Composition-1k, do not need this.
 """
 
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ LEAST_WEIGHT = 0.01  # of a colour where alpha hides it, so that there is a mean
 
 @dataclass(frozen=True)
 class DecontaminatedForeground:
-    """A foreground of a photograph's own colours; those of fractional pixels are estimated anew wherever it is read.
+    """A photograph as a foreground: the colours of fractional pixels are estimated whenever it is read.
 
     Args:
         source: the photograph with its alpha.
@@ -38,14 +37,14 @@ class DecontaminatedForeground:
 
 
 class OpenDecontaminatedForeground:
-    """What `DecontaminatedForeground` opens.
+    """An opened `DecontaminatedForeground`.
 
     Boxes are read at full size and averaged here: colours that were averaged by their alphas are no blend of two
     colours by the mean alpha.
 
-    A pixel's estimate depends on the box a little, which is all that is looked at. Boxes are widened to multiples of
-    `STEP_PX` x reduction, so that the halved sizes of all of them have the same pixels: 20 px inside the box, alpha F
-    of hair, fur and lace then differs by 0.03 of 255 between boxes on average, by 1 at most in 99 of 100 values.
+    A pixel's estimate depends a little on the box. Boxes are widened to multiples of `STEP_PX` x reduction, so that
+    their halved sizes have the same pixels. 20 px inside the box, alpha F of hair, fur and lace then differs by 0.03 of
+    255 between boxes on average, and by 1 at most in 99 of 100 values.
     """
 
     def __init__(self, source: OpenForeground) -> None:
@@ -66,10 +65,10 @@ class OpenDecontaminatedForeground:
 
 
 def decontaminate(image: NDArray, alpha: NDArray) -> NDArray:
-    """Estimate F in I = alpha F + (1 - alpha) B for the fractional pixels of a photograph; the others are F already.
+    """Estimate F in I = alpha F + (1 - alpha) B for the fractional pixels of a photograph; other pixels are F already.
 
-    At half the size F and B are estimated everywhere (`estimate_layers`). Enlarged, f and b, they are moved by as
-    little as makes them blend to I again: F = f + alpha d, B = b + (1 - alpha) d, where
+    F and B are first estimated everywhere at half the size (`estimate_layers`). Enlarged to f and b, they are moved as
+    little as possible so that they blend to I again: F = f + alpha d, B = b + (1 - alpha) d, where
     d = (I - alpha f - (1 - alpha) b) / (alpha^2 + (1 - alpha)^2).
 
     Args:
@@ -105,7 +104,7 @@ def estimate_layers(image: NDArray[np.float32], alpha: NDArray[np.float32]) -> t
         image: I, (H, W, 3) in [0, 1].
         alpha: (H, W) in [0, 1].
 
-    Returns: F and B, (H, W, 3) in [0, 1]; where alpha hides one, it is a mean of what is near.
+    Returns: F and B, (H, W, 3) in [0, 1]; where alpha hides one, it is a mean of nearby colours.
     """
     # Alpha three times over: a channel of its own would make the arithmetic three times slower.
     levels: list[tuple[NDArray, NDArray]] = [(image, cv2.merge([alpha] * 3))]
@@ -131,11 +130,11 @@ def estimate_layers(image: NDArray[np.float32], alpha: NDArray[np.float32]) -> t
 def _blend_again(
     image: NDArray, opacity: NDArray, rest: NDArray, foreground: NDArray, background: NDArray
 ) -> tuple[NDArray, NDArray]:
-    """Move F and B by as little as makes opacity F + rest B the image, and clip them."""
+    """Move F and B as little as possible so that opacity F + rest B is the image, and clip them."""
     missing = (image - opacity * foreground - rest * background) / (opacity * opacity + rest * rest)
     return (foreground + opacity * missing).clip(0, 1), (background + rest * missing).clip(0, 1)
 
 
 def _halved(width: int, height: int) -> tuple[int, int]:
-    """Half of a size, rounded up."""
+    """Halve a size, rounded up."""
     return -(-width // 2), -(-height // 2)

@@ -1,4 +1,4 @@
-"""Read foregrounds and their alphas for training: first where a crop lies, then only the pixels that it needs."""
+"""Read foregrounds and their alphas for training: first unknown points, then only the pixels of a crop."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +21,11 @@ MAX_BLEEDING = (
 HIDDEN_ALPHA = 0.05  # colours under it hardly show; alphas in JPEGs are seldom exactly 0
 
 Box = tuple[int, int, int, int]
-"""(left, top, right, bottom) in px of the whole image; right and bottom are the first ones outside."""
+"""(left, top, right, bottom) in px of the complete image; right and bottom are the first pixels outside."""
 
 
 class OpenForeground(Protocol):
-    """A foreground whose pixels can be asked for."""
+    """An opened foreground, which reads pixels on demand."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -42,29 +42,29 @@ class OpenForeground(Protocol):
             reduction: one of `REDUCTIONS`.
 
         Returns: colours (h, w, 3), not premultiplied, and alpha (h, w), raw, w = ceil((right - left) / reduction):
-            pixel i stands for `reduction` pixels of the box from `reduction * i` on.
+            pixel i averages `reduction` pixels of the box, from `reduction * i` on.
         """
 
 
 class Foreground(Protocol):
-    """A foreground with its alpha wherever it is stored; small, picklable, without pixels."""
+    """A foreground with its alpha, wherever it is stored: small, picklable, without pixels."""
 
     @property
     def name(self) -> str:
-        """What messages call it, a path for instance."""
+        """Its name in messages, a path for instance."""
 
     def open(self) -> OpenForeground:
-        """Read what the draw of a view needs.
+        """Open it, reading what is needed to draw a random crop.
 
         Raises:
-            DataError: colours and alpha of different size, or no image that can be used.
-            OSError: a file is not there, or may not be read.
+            DataError: colours and alpha of different size, or no usable image.
+            OSError: a file is missing, or may not be read.
         """
 
 
 @dataclass(frozen=True)
 class ForegroundFile:
-    """A foreground in image files: colours and alpha, or a cut-out (RGBA) where `alpha_path` is None."""
+    """A foreground in image files: colours and alpha, or an RGBA cut-out if `alpha_path` is None."""
 
     path: Path
     alpha_path: Path | None = None
@@ -86,7 +86,7 @@ class ForegroundFile:
 
 
 class DecodedAlpha:
-    """What foregrounds share whose whole alpha is in memory.
+    """Base of foregrounds whose complete alpha is in memory.
 
     Args:
         alpha: raw (H, W).
@@ -118,17 +118,17 @@ class DecodedForeground(DecodedAlpha):
 
 
 class ForegroundOfFiles(DecodedAlpha):
-    """A foreground whose alpha is decoded and whose colours are not yet; a JPEG's come at no more than is needed.
+    """A foreground whose alpha is decoded. Its colours are decoded on demand, a JPEG's only as large as needed.
 
-    A JPEG that is reduced while it is decoded averages hidden colours with the visible ones. That saves time and does
-    no harm where they are alike, as in sets whose colours go on beyond the edge; in others, black or white hides there,
-    and it would draw a rim. So each file is decoded in both ways once in each process, and again whole where they
-    differ: what is read does not depend on what was read before.
+    A JPEG that is reduced while it is decoded averages hidden colours with visible ones. That saves time, and it is
+    harmless in sets whose colours continue beyond the edge. In other sets black or white is hidden there, and it would
+    draw a rim. So each process decodes each file in both ways once, and uses the full size if they differ. What is read
+    does not depend on earlier reads.
 
     Args:
         colours: of the alpha's size.
         alpha: raw (H, W).
-        bleedings: reduction -> `measure_bleeding` of this file, as far as it is known; filled in here.
+        bleedings: reduction -> `measure_bleeding` of this file, as far as known; extended here.
     """
 
     def __init__(self, colours: PictureFile, alpha: NDArray, bleedings: dict[int, float]) -> None:
@@ -160,7 +160,7 @@ class ForegroundOfFiles(DecodedAlpha):
 
 
 def measure_bleeding(colours: NDArray, alpha: NDArray, reduced: NDArray, reduction: int) -> float:
-    """Measure how far hidden colours move what is seen of reduced ones, where areas hold both.
+    """Measure how far hidden colours change the visible part of reduced colours.
 
     Args:
         colours: raw (H, W, 3).
@@ -168,8 +168,8 @@ def measure_bleeding(colours: NDArray, alpha: NDArray, reduced: NDArray, reducti
         reduced: the colours reduced without a look at the alpha, (h, w, 3).
         reduction: of these.
 
-    Returns: the mean of alpha |F' - F| over such areas, F being `average_layer`'s, in [0, 1]; 0 where there are none,
-        and infinite where the reduced colours came whole.
+    Returns: the mean of alpha |F' - F| over areas with hidden and visible pixels, in [0, 1], with F of `average_layer`;
+        0 without such areas, and infinite if the colours came at full size.
     """
     if reduced.shape == colours.shape:
         return np.inf
@@ -184,13 +184,13 @@ def measure_bleeding(colours: NDArray, alpha: NDArray, reduced: NDArray, reducti
 
 
 def draw_unknown_points(alpha: NDArray, rng: np.random.Generator) -> NDArray:
-    """Draw unknown pixels, each as likely as another: fractional ones, or else those on edges of the alpha.
+    """Draw unknown pixels, all equally likely: fractional ones, or else those on edges of the alpha.
 
     Args:
         alpha: raw (H, W).
         rng: generator to draw from.
 
-    Returns: (`NUM_POINTS`, 2) x, y; (0, 2) where the alpha has neither.
+    Returns: (`NUM_POINTS`, 2) x, y; (0, 2) if the alpha has neither.
     """
     lowest, highest = fractional_values(alpha.dtype)
     rows, columns = np.divmod(rng.integers(alpha.size, size=NUM_TRIES), alpha.shape[1])
@@ -203,7 +203,7 @@ def draw_unknown_points(alpha: NDArray, rng: np.random.Generator) -> NDArray:
 
 
 def unknown_points(alpha: NDArray) -> NDArray:
-    """List a raw alpha's fractional pixels, or else those on its edges, as (N, 2) x, y; N may be 0."""
+    """List a raw alpha's fractional pixels, or else those on its edges, as (N, 2) x, y, row by row; N may be 0."""
     points = cv2.findNonZero(cv2.inRange(alpha, *fractional_values(alpha.dtype)))
     if points is None:
         edges = cv2.morphologyEx(alpha, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
@@ -212,17 +212,17 @@ def unknown_points(alpha: NDArray) -> NDArray:
 
 
 def fractional_values(dtype: np.dtype) -> tuple[int, int]:
-    """Tell the lowest and the highest raw alpha, uint8 or uint16, that is neither 0 nor 1."""
+    """Return the lowest and the highest raw alpha, uint8 or uint16, that counts as neither 0 nor 1."""
     full = np.iinfo(dtype).max
     lowest = int(ALPHA_TOLERANCE * full) + 1
     return lowest, full - lowest
 
 
 def average_layer(colours: NDArray, alpha: NDArray, reduction: int) -> tuple[NDArray, NDArray]:
-    """Average areas of `reduction` x `reduction` px, colours by their alphas, so that hidden ones have no part in it.
+    """Average areas of `reduction` x `reduction` px, colours weighted by alpha, so that hidden colours have no part.
 
     Args:
-        colours: raw (H, W, 3), not premultiplied; where an area is transparent all over, their plain average remains.
+        colours: raw (H, W, 3), not premultiplied. A completely transparent area gets their plain average.
         alpha: raw (H, W).
         reduction: 1 returns the inputs.
 

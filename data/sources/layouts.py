@@ -1,7 +1,6 @@
-"""Where the images of public data sets lie below $DETECTRON2_DATASETS: test sets in `LAYOUTS`, others in
-`TRAINING_LAYOUTS`, one entry each.
+"""Find the images of public data sets below $DETECTRON2_DATASETS: test sets in `LAYOUTS`, others in `TRAINING_LAYOUTS`.
 
-A layout of one's own is one more entry:
+To add a layout, add an entry:
 
     LAYOUTS["mine"] = Layout("photos", "mattes", None, 10, root="my_set", num_images=40, source="we made it")
     TRAINING_LAYOUTS["own"] = TrainingLayout("images", "own_set", ("photos",), ("mattes",), source="we made it")
@@ -29,12 +28,12 @@ class Layout:
     Args:
         image_dir: folder of images below `root`, "/" between the parts, as for all folders.
         alpha_dir: folder of true alphas.
-        trimap_dir: folder of the official trimaps, of 0, 128 and 255; None where there are none.
+        trimap_dir: folder of the official trimaps, of 0, 128 and 255; None without official trimaps.
         trimap_radius_px: r of the rule `data.trimap.trimap_from_alpha(alpha, r, r)` that makes the trimaps of a set
             without official ones, else None.
         root: the set's folder below $DETECTRON2_DATASETS.
-        num_images: how many images the whole set has; None where any number will do.
-        source: where the knowledge of these names comes from.
+        num_images: number of images of the complete set; None for any number.
+        source: where these names are from.
 
     Raises:
         ConfigError: both a trimap folder and a radius, or neither.
@@ -56,7 +55,7 @@ class Layout:
             )
 
     def find(self) -> list[Path]:
-        """List the folders of images, alphas and, where there are some, trimaps, whether they are there or not."""
+        """List the folders of images, alphas and official trimaps, without checking that they exist."""
         folders = [self.image_dir, self.alpha_dir, self.trimap_dir]
         return [datasets_folder() / self.root / folder for folder in folders if folder is not None]
 
@@ -90,7 +89,7 @@ COMPOSITION_1K = Layout(
     source="this project: what tools/dataset/make_composition1k.py writes and configs/common/dataloader.py reads",
 )
 TEST_FOLDERS = ("image", "trimap", "alpha")
-"""Of a test set that has no layout of its own: what tools/make_test_set.py writes and `find_test_set` finds by path."""
+"""Of a test set without a layout: tools/make_test_set.py writes them and `find_test_set` finds them by path."""
 
 PLAIN_FOLDER = Layout(
     *("image", "alpha", "trimap", None), root="", num_images=None, source="this project: any folder given by its path"
@@ -114,19 +113,19 @@ Kind = Literal["foregrounds", "images", "backgrounds"]
 
 @dataclass(frozen=True)
 class TrainingLayout:
-    """Where the images of one training set lie.
+    """Folders of one training set.
 
     Args:
-        kind: "foregrounds" to be composited, whose colours hold nothing of another background; "images", photographs
-            as they are, with their alphas, which may be asked for as foregrounds too (their edges then hold some of
-            the old background, see `data.sources.foreground_colour`); or "backgrounds".
+        kind: "foregrounds", whose colours contain nothing of a background; "images", photographs with their alphas,
+            which may also be used as foregrounds (their edges then contain some of the old background, see
+            `data.sources.foreground_colour`); or "backgrounds".
         root: the set's folder below $DETECTRON2_DATASETS, "/" between the parts, as for all folders.
-        picture_dirs: folders below `root`, each as `find_named` of `data.sources.discovery` understands it.
-        alpha_dirs: where the alphas of each of these lie; none for backgrounds and for foregrounds that are RGBA.
-        source: where the knowledge of these names comes from.
+        picture_dirs: folders or patterns below `root`, see `find_named` of `data.sources.discovery`.
+        alpha_dirs: alphas of each of these; none for backgrounds and for RGBA foregrounds.
+        source: where these names are from.
 
     Raises:
-        ConfigError: backgrounds with alphas, images without, or not as many places of alphas as of images.
+        ConfigError: backgrounds with alphas, images without, or another number of alpha places than of images.
     """
 
     kind: Kind
@@ -145,7 +144,7 @@ class TrainingLayout:
             )
 
     def find(self) -> list[tuple[Path, Path | None]]:
-        """List the places of images, each with that of its alphas, whether they are there or not."""
+        """List the places of images, each with that of its alphas, without checking that they exist."""
         root = datasets_folder() / self.root
         pictures = [root / place for place in self.picture_dirs]
         return list(zip_longest(pictures, [root / place for place in self.alpha_dirs]))
@@ -182,9 +181,9 @@ TRAINING_LAYOUTS = {
 
 @dataclass(frozen=True)
 class TestSet:
-    """A test set that was found: its folders, and the trimap rule's radius where trimaps are made.
+    """A test set that was found: its folders, and the radius of the trimap rule if trimaps are made.
 
-    Both `trimap_dir` and `trimap_radius_px` are None where `find_test_set` could do without trimaps, and did.
+    Both `trimap_dir` and `trimap_radius_px` are None if there are no trimaps and `find_test_set` needed none.
     """
 
     name: str
@@ -200,11 +199,11 @@ def find_test_set(name_or_folder: str, needs_trimaps: bool = True) -> TestSet:
 
     Args:
         name_or_folder: a name of `LAYOUTS`, or else the path of a folder.
-        needs_trimaps: whether the folder of trimaps must be there; else it is left out where it is not.
+        needs_trimaps: whether the folder of trimaps must exist.
 
     Raises:
         FileNotFoundError: folders are missing (all are named), or the ground truth is.
-        DataError: no such name or folder; not as many alphas as the set has images.
+        DataError: no such name or folder; another number of alphas than the set has images.
     """
     if name_or_folder in LAYOUTS:
         layout = LAYOUTS[name_or_folder]
@@ -231,16 +230,16 @@ def find_test_set(name_or_folder: str, needs_trimaps: bool = True) -> TestSet:
 
 
 def datasets_folder() -> Path:
-    """Name the folder that holds the data sets: $DETECTRON2_DATASETS, or else datasets/."""
+    """Return the folder of the data sets: $DETECTRON2_DATASETS, or else datasets/."""
     return Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
 class MissingFoldersError(UserError, FileNotFoundError):
-    """Folders of a data set that are not there.
+    """Missing folders of a data set.
 
     Attributes:
         folders: all of them.
-        layout: text that says where they are expected.
+        layout: text that describes the expected layout.
     """
 
     folders: tuple[Path, ...]
@@ -248,7 +247,7 @@ class MissingFoldersError(UserError, FileNotFoundError):
 
     @classmethod
     def of(cls, folders: Iterable[Path], layout: str) -> "MissingFoldersError":
-        """Make the error; unlike an `__init__` of two arguments, it survives pickling, as an OSError must."""
+        """Make the error. With two arguments of `__init__` an OSError would not survive pickling."""
         folders = tuple(folders)
         names = "\n".join(f"  {folder}" for folder in folders)
         error = cls(f"The data set is not there. Missing folders:\n{names}\n{layout}")
@@ -257,10 +256,10 @@ class MissingFoldersError(UserError, FileNotFoundError):
 
 
 def check_folders(folders: Iterable[Path], layout: str) -> None:
-    """Check that folders are there.
+    """Check that folders exist.
 
     Raises:
-        MissingFoldersError: some are not; all of them are named, and `layout` follows.
+        MissingFoldersError: it names all missing folders, then `layout`.
         DataError: as `check_no_files`.
     """
     folders = list(folders)
@@ -271,10 +270,10 @@ def check_folders(folders: Iterable[Path], layout: str) -> None:
 
 
 def find_all(*finders: Callable[[], Any]) -> list[Any]:
-    """Call what finds the parts of a data set, and return what each one found.
+    """Call functions that find the parts of a data set, and return their results.
 
     Raises:
-        MissingFoldersError: some parts lack folders; those of all parts are named.
+        MissingFoldersError: some parts lack folders; it names those of all parts.
     """
     found, errors = [], []
     for find in finders:
@@ -289,7 +288,7 @@ def find_all(*finders: Callable[[], Any]) -> list[Any]:
 
 
 def check_no_files(folders: Iterable[Path]) -> None:
-    """Raise a DataError where a folder belongs and a file is."""
+    """Raise a DataError if a file is given instead of a folder."""
     for folder in folders:
         if folder.is_file():
             raise DataError(f"{folder} is a file: expected a folder (quote patterns, or the shell expands them)")
@@ -308,7 +307,7 @@ def match_by_name(folders: Sequence[Path], layout: str) -> list[tuple[Path, ...]
 
 
 def match_found(found: Sequence[tuple[str, Mapping[str, Sequence[Path]]]], layout: str) -> list[tuple[Path, ...]]:
-    """Match images already found, given as places with their paths by name; otherwise as `match_by_name`."""
+    """Match images that were found, given as places with their paths by name; otherwise as `match_by_name`."""
     for place, paths_by_name in found:
         twice = [name for name, paths in paths_by_name.items() if len(paths) > 1]
         if twice:
@@ -354,12 +353,12 @@ def find_partner(path: Path, groups: Mapping[str, Sequence[Path]], place: Path) 
 
 
 def check_same_size(first: NDArray, first_path: Path, second: NDArray, second_path: Path) -> None:
-    """Raise a DataError that names both files where height or width differ."""
+    """Raise a DataError that names both files if height or width differ."""
     check_equal_sizes(first.shape[1::-1], first_path, second.shape[1::-1], second_path)
 
 
 def check_equal_sizes(first: tuple[int, ...], first_path: Path, second: tuple[int, ...], second_path: Path) -> None:
-    """Raise a DataError that names both files where (width, height) differ."""
+    """Raise a DataError that names both files if (width, height) differ."""
     if first != second:
         raise DataError(
             f"{first_path} is {first[0]} x {first[1]} px but {second_path} is {second[0]} x {second[1]} px: "

@@ -1,4 +1,4 @@
-"""Photographs that Python packages ship: where they lie, and the licence of each as its package states it."""
+"""Find photographs in Python packages, with the licence of each as its package states it."""
 
 import importlib.util
 from pathlib import Path
@@ -22,7 +22,7 @@ TEST_PHOTOGRAPHS = {
 
 
 def package_folders(package: str) -> list[Path]:
-    """List the folders of an installed package without importing it; empty where it is not installed."""
+    """List the folders of an installed package without importing it; empty if it is not installed."""
     spec = importlib.util.find_spec(package)
     return [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
 
