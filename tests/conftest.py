@@ -83,7 +83,7 @@ def metric_reference() -> Path:
 
 @pytest.fixture
 def closed_folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder with a picture that the process may neither list, read nor write."""
+    """A folder with an image that the process may neither list, read nor write."""
     folder = tmp_path / "closed"
     folder.mkdir()
     (folder / "a.png").touch()

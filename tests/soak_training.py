@@ -1,4 +1,4 @@
-"""A training that is killed at random moments and resumed, until it equals one that was left alone to the bit.
+"""A training run that is killed at random moments and resumed, until it equals one that was left alone to the bit.
 
     make soak
 
@@ -47,7 +47,7 @@ TIMES = ("time", "eta_seconds", "memory", "images_per_second", "gpu_memory")
 
 
 def arguments(data: Path, output: Path, num_iterations: int) -> list[str]:
-    """Command line of a training whose files take a good part of its time."""
+    """Command line of a training run whose files take a good part of its time."""
     changes = {
         "train.device": "cpu",
         "train.max_iter": num_iterations,
@@ -155,8 +155,8 @@ def differences(ours: Any, theirs: Any, where: str) -> list[str]:
 
 
 def compare(folder: Path, alone: Path) -> list[str]:
-    """Name what differs between two finished trainings."""
-    # A process that was killed before its first checkpoint was a training of its own.
+    """Name what differs between two finished training runs."""
+    # A process that was killed before its first checkpoint was a training run of its own.
     ours, names = (
         sorted(path.name for path in one.glob("*.pth") if "_of_earlier_training_" not in path.name)
         for one in (folder, alone)
@@ -189,12 +189,12 @@ def content(path: Path) -> dict[str, Any]:
 
 
 def soak(folder: Path, num_kills: int, num_iterations: int, seed: int) -> list[str]:
-    """Train alone, then with kills, in as many trainings as it takes for all of them; print each.
+    """Train alone, then with kills, in as many training runs as it takes for all of them; print each.
 
     Args:
         folder: an empty one.
         num_kills: of processes that did not end before.
-        num_iterations: of a training.
+        num_iterations: of a training run.
         seed: of the moments.
 
     Returns: what was wrong.
@@ -235,7 +235,7 @@ def soak(folder: Path, num_kills: int, num_iterations: int, seed: int) -> list[s
         if status:
             return [*wrong, f"a resume after kill {num_done} failed:\n{log.read_text()[-3000:]}"]
         wrong += [f"training {training}: {text}" for text in compare(output, alone)]
-    print(f"{num_done} kills in {training} trainings of {num_iterations} iterations: {dict(moments)}")
+    print(f"{num_done} kills in {training} training runs of {num_iterations} iterations: {dict(moments)}")
     return wrong
 
 

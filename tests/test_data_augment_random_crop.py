@@ -49,10 +49,10 @@ def disc(size_px: int, softness_px: float = 2.0) -> np.ndarray:
     return np.rint(255 * np.clip((size_px / 3 - np.hypot(x, y)) / softness_px + 0.5, 0, 1)).astype(np.uint8)
 
 
-def alphas(crop_px: int, seed: int, *pictures: np.ndarray, **ranges: Any) -> list[np.ndarray]:
+def alphas(crop_px: int, seed: int, *images: np.ndarray, **ranges: Any) -> list[np.ndarray]:
     """Sample alphas (H, W) through a view drawn on the first, each to (S, S) in [0, 1]."""
     rng = np.random.default_rng(seed)
-    sources = [DecodedForeground(np.dstack([alpha] * 3), alpha) for alpha in pictures]
+    sources = [DecodedForeground(np.dstack([alpha] * 3), alpha) for alpha in images]
     view = DrawView(**{**PLAIN, **ranges})(crop_px, sources[0].size, sources[0].unknown_points(rng), rng)
     matrices = [view.from_picture(source.size) for source in sources]
     pairs = zip(sources, matrices, strict=True)
@@ -144,7 +144,7 @@ def test_the_square_step_changes_the_aspect():
     bars = np.zeros((100, 300), np.uint8)
     bars[:, 100:200] = 255
     (alpha,) = alphas(150, 0, bars, square_probability=1.0, square_px=150)
-    assert abs(alpha.mean() - 1 / 3) < 0.02  # the whole picture is in the window
+    assert abs(alpha.mean() - 1 / 3) < 0.02  # the whole image is in the window
 
 
 def test_a_second_foreground_is_laid_into_the_frame_of_the_first():
@@ -154,7 +154,7 @@ def test_a_second_foreground_is_laid_into_the_frame_of_the_first():
     np.testing.assert_allclose(lower, 1, atol=1e-6)
 
 
-def test_a_picture_is_resized_onto_its_frame():
+def test_an_image_is_resized_onto_its_frame():
     view = DrawView(**{**PLAIN, "square_probability": 1.0, "square_px": 150})(
         100, (300, 100), np.empty((0, 2)), np.random.default_rng(0)
     )

@@ -122,7 +122,7 @@ def test_hidden_colours_do_not_bleed_and_values_stay_in_range(interpolation, fac
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 @pytest.mark.parametrize("factor", [0.15, 0.21, 0.27, 0.7, 2.3])
 def test_what_a_view_leaves_out_does_not_change_it(interpolation, factor):
-    """A view reads its own part of the picture alone; it must be the middle of a larger view."""
+    """A view reads its own part of the image alone; it must be the middle of a larger view."""
     colour, alpha = picture(600, 600), smooth(600, 600)
     to_view = translation(np.full(2, 8.0)) @ scaling(factor) @ translation(np.array([-300.37, -290.21]))
     small = sample_layer(colour, alpha, to_view, 16, interpolation)
@@ -150,7 +150,7 @@ def test_leaving_out_what_is_transparent_changes_nothing(interpolation, monkeypa
         assert whole[0].max() > 0.2
 
 
-def test_a_view_beside_the_picture_is_empty():
+def test_a_view_beside_the_image_is_empty():
     alpha, foreground = sample_layer(picture(9, 9), disc(9), translation(np.array([99, 0])), 8, cv2.INTER_CUBIC)
     assert (alpha == 0).all()
     assert alpha.shape == (8, 8, 1)

@@ -1,4 +1,4 @@
-"""data.checks piece by piece: files that are cut off, alphas, colours, trimaps, and pictures that are alike."""
+"""data.checks piece by piece: files that are cut off, alphas, colours, trimaps, and images that are alike."""
 
 from io import BytesIO
 from itertools import combinations
@@ -51,8 +51,8 @@ def test_a_file_without_its_end_is_told_from_one_that_is_damaged(tmp_path, suffi
     content = encode(photograph(0), suffix)
     for length in (len(content) - 300, len(content) // 2, len(content) // 4, 60, 12 if suffix != ".ppm" else 60):
         path.write_bytes(content[:length])
-        picture, findings = read_picture(path)
-        assert picture is None and [finding.code for finding in findings] == ["truncated"], length
+        image, findings = read_picture(path)
+        assert image is None and [finding.code for finding in findings] == ["truncated"], length
     damaged = bytearray(content)
     for place in range(len(content) // 2, len(content) // 2 + 40):
         damaged[place] ^= 0x5A
@@ -60,8 +60,8 @@ def test_a_file_without_its_end_is_told_from_one_that_is_damaged(tmp_path, suffi
     codes = [finding.code for finding in read_picture(path)[1]]
     assert codes == ["unreadable"] if suffix == ".png" else codes in ([], ["unreadable"])  # others may be decoded yet
     path.write_bytes(content)
-    picture, findings = read_picture(path)
-    assert findings == [] and (suffix == ".jpg" or (picture.pixels == photograph(0)).all())
+    image, findings = read_picture(path)
+    assert findings == [] and (suffix == ".jpg" or (image.pixels == photograph(0)).all())
 
 
 def test_a_16_bit_png_without_its_last_bytes_is_cut_off_and_one_of_bad_pixels_is_not(tmp_path):
@@ -82,7 +82,7 @@ def test_tiffs_of_others_are_cut_off_too(tmp_path, compression):
         assert [finding.code for finding in read_picture(path)[1]] == ["truncated"], length
 
 
-def test_a_camera_s_jpeg_of_two_pictures_is_a_jpeg(tmp_path):
+def test_a_camera_s_jpeg_of_two_images_is_a_jpeg(tmp_path):
     first, second = (Image.fromarray(photograph(index)) for index in range(2))
     first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
     with Image.open(tmp_path / "a.jpg") as image:
@@ -97,9 +97,9 @@ def test_the_orientation_is_read_of_all_formats_that_have_one(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     for tags, orientation in ((None, 1), (exif, 6)):
         save(path, photograph(0), **({"exif": tags} if tags else {}))
-        picture, findings = read_picture(path)
-        assert findings == [] and picture.orientation == orientation
-        assert picture.pixels.shape == ((128, 160, 3) if orientation == 1 else (160, 128, 3))
+        image, findings = read_picture(path)
+        assert findings == [] and image.orientation == orientation
+        assert image.pixels.shape == ((128, 160, 3) if orientation == 1 else (160, 128, 3))
 
 
 def test_a_lost_link_is_unreadable(tmp_path):
@@ -204,8 +204,8 @@ def test_odd_trimaps_are_named_by_their_values():
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
-def test_an_alpha_of_the_picture_as_stored_fits_once_it_is_turned(orientation):
-    """The alpha was made of what is stored; the picture is seen upright."""
+def test_an_alpha_of_the_image_as_stored_fits_once_it_is_turned(orientation):
+    """The alpha was made of what is stored; the image is seen upright."""
     for colours, alpha in DRAWN[:6]:
         opacity = alpha[..., None] / 255
         stored = np.rint(opacity * colours + (1 - opacity) * (photograph(5)[:, :128] // 8)).astype(np.uint8)
@@ -213,7 +213,7 @@ def test_an_alpha_of_the_picture_as_stored_fits_once_it_is_turned(orientation):
         assert fits_turned(upright, alpha, orientation)
         assert not fits_turned(upright, turn_upright(alpha, orientation), orientation)
         assert not fits_turned(upright, alpha, 1)
-        if orientation > 4:  # turned it has another size: that of the upright picture it has already
+        if orientation > 4:  # turned it has another size: that of the upright image it has already
             assert not fits_turned(upright[:-8], alpha[:-8], orientation)
 
 
@@ -271,7 +271,7 @@ def test_a_foreground_is_found_whatever_is_behind_it_and_an_alpha_alone_is_not_e
     assert list(find_duplicates([fingerprint("other", photograph(4), np.full((128, 160), 255, np.uint8))], test)) == []
 
 
-def test_pictures_alike_are_those_of_a_loop():
+def test_images_alike_are_those_of_a_loop():
     photos = [photograph(index) for index in range(6)]
     copies = [as_jpeg(cv2.resize(photo, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA), 50) for photo in photos]
     copies += [photos[0][:, ::-1].copy(), photos[1][20:, 20:].copy(), np.full((64, 64, 3), 90, np.uint8)]

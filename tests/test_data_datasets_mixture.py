@@ -134,12 +134,12 @@ def test_what_no_batch_holds_is_refused():
         ConfigError, match=r"set b of a mixture gives \{'image': \(4, 2, 2\).*expected \{'image': \(3, 2, 2\)"
     ):
         odd[0, 5]
-    with pytest.raises(ConfigError, match="set b of a mixture"):  # no fault of a picture's, which another would replace
+    with pytest.raises(ConfigError, match="set b of a mixture"):  # no fault of an image's, which another would replace
         SkipBadSamples(odd, seed=0).__getitems__([(0, 5)])
 
 
 def picture(path: Path, mode: str) -> None:
-    """A picture of noise, a soft disc in its transparency or as its grey."""
+    """An image of noise, a soft disc in its transparency or as its grey."""
     path.parent.mkdir(parents=True, exist_ok=True)
     y, x = np.mgrid[:80, :96]
     disc = 255 * np.clip(30 - np.hypot(x - 48, y - 40), 0, 8) / 8
@@ -154,17 +154,17 @@ def sets(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
     adobe = "datasets/adobe_composition-1k/Training_set"
-    pictures = [
+    images = [
         "datasets/fg/a.jpg",
         "datasets/mine/b.jpg",
         "datasets/photos/c.jpg",
         "datasets/more_photos/x/d.jpg",
         "datasets/real/image/e.jpg",
     ]
-    pictures += ["datasets/train2017/f.jpg", f"{adobe}/Adobe-licensed images/fg/g.jpg", f"{adobe}/Other/fg/h.png"]
+    images += ["datasets/train2017/f.jpg", f"{adobe}/Adobe-licensed images/fg/g.jpg", f"{adobe}/Other/fg/h.png"]
     alphas = ["datasets/alpha/a.png", "datasets/mine/b_alpha.png", "datasets/real/alpha/e.png"]
     alphas += [f"{adobe}/Adobe-licensed images/alpha/g.jpg", f"{adobe}/Other/alpha/h.png"]
-    for mode, names in {"RGB": pictures, "L": alphas, "RGBA": ["datasets/cutouts/i.png"]}.items():
+    for mode, names in {"RGB": images, "L": alphas, "RGBA": ["datasets/cutouts/i.png"]}.items():
         for name in names:
             picture(tmp_path / name, mode)
     shutil.copytree(REPOSITORY / "configs", tmp_path / "configs", ignore=shutil.ignore_patterns("__pycache__"))

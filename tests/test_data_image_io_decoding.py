@@ -68,7 +68,7 @@ def test_what_is_whole_is_opencvs(options, monkeypatch):
 
 @pytest.mark.parametrize("num_bytes", [0, 4096])
 def test_what_pillow_refuses_is_refused(num_bytes):
-    """OpenCV alone would make a picture of all of these."""
+    """OpenCV alone would make an image of all of these."""
     rng = np.random.default_rng(0)
     content = encode(rng.integers(0, 256, (1000, 700, 3), np.uint8))
     num_refused = 0

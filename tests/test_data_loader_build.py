@@ -159,7 +159,7 @@ def test_workers_leave_ctrl_c_to_the_one_training_process_or_end_as_several_do(m
 
 
 class Strided(Dataset):
-    """Tensors as a picture's array gives them, channels last in memory."""
+    """Tensors as an image's array gives them, channels last in memory."""
 
     def __len__(self) -> int:
         return 10

@@ -1,4 +1,4 @@
-"""The eight kinds and two effects: areas in closed form, brute force, identities, one picture at every resolution."""
+"""The eight kinds and two effects: areas in closed form, brute force, identities, one image at every resolution."""
 
 import tracemalloc
 from functools import cache
@@ -149,14 +149,14 @@ def test_a_filtered_foreground_over_a_plain_background_is_the_filtered_composite
 
 
 @pytest.mark.parametrize("effect", EFFECTS)
-def test_effects_grow_with_the_picture(effect):
+def test_effects_grow_with_the_image(effect):
     small, large = (EFFECTS[effect](np.random.default_rng(5), *draw("foliage", side)) for side in (128, 512))
     shrunk = cv2.resize(large[1], (128, 128), interpolation=cv2.INTER_AREA)
     assert np.abs(shrunk - small[1]).mean() < 0.015 < np.abs(shrunk - draw("foliage", 128)[1]).mean()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_seed_is_one_picture_at_every_resolution(kind):
+def test_a_seed_is_one_image_at_every_resolution(kind):
     alphas = {side: draw(kind, side)[1] for side in (64, 128, 512)}
     for side, alpha in alphas.items():
         assert alpha.shape == (side, side)
@@ -176,7 +176,7 @@ NATURES = {
 }  # fmt: skip
 
 
-def test_a_seed_is_the_same_picture_again():
+def test_a_seed_is_the_same_image_again():
     for ours, expected in zip(KINDS["lace"](np.random.default_rng(0), 64), draw("lace", 64), strict=True):
         np.testing.assert_array_equal(ours, expected)
 
@@ -206,6 +206,6 @@ def test_colours_are_not_premultiplied(kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_picture_of_2048_px_is_the_one_of_512(kind):
+def test_an_image_of_2048_px_is_the_one_of_512(kind):
     small, large = draw(kind, 512)[1], KINDS[kind](np.random.default_rng(0), 2048)[1]
     assert np.abs(cv2.resize(large, (512, 512), interpolation=cv2.INTER_AREA) - small).mean() < 0.01

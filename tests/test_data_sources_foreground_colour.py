@@ -1,4 +1,4 @@
-"""Colours freed of their background: against the exact ones that generated pictures have, and closed forms."""
+"""Colours freed of their background: against the exact ones that generated images have, and closed forms."""
 
 import pickle
 

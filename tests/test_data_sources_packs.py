@@ -85,12 +85,12 @@ def pack_arrays(folder: Path, colours: np.ndarray, alpha: np.ndarray) -> PackedF
 
 
 def read_both(packed_foreground: PackedForeground, pictures: Path) -> tuple[np.ndarray, ...]:
-    """Read the packed picture and the files, those by OpenCV, or by Pillow where there is a rotation."""
+    """Read the packed image and the files, those by OpenCV, or by Pillow where there is a rotation."""
     stored = packed_foreground.open().read((0, 0, *packed_foreground.size), 1)
     name = packed_foreground.name.rpartition(":")[2]
     if name.endswith(".jpg"):
-        with Image.open(pictures / "fg" / name) as picture:
-            colours = np.asarray(ImageOps.exif_transpose(picture))
+        with Image.open(pictures / "fg" / name) as image:
+            colours = np.asarray(ImageOps.exif_transpose(image))
     else:
         colours = cv2.imread(str(pictures / "fg" / name), cv2.IMREAD_UNCHANGED)[:, :, ::-1]
     alpha = cv2.imread(str(pictures / "alpha" / f"{Path(name).stem}.png"), cv2.IMREAD_UNCHANGED)
@@ -121,7 +121,7 @@ def test_a_cut_out_is_packed_with_its_hidden_colours(tmp_path):
 def average_naively(colours: np.ndarray, alpha: np.ndarray, box: Box, reduction: int) -> Iterator[np.ndarray]:
     """Average the premultiplied floats of the areas of a box, and divide; gives R, G, B, A of each.
 
-    Beyond the picture its last row and column are repeated.
+    Beyond the image its last row and column are repeated.
     """
     left, top, right, bottom = box
     for y in range(top, bottom, reduction):

@@ -243,8 +243,8 @@ def test_transparency_one_colour_or_equal_channels_are_a_mask():
     soft = np.rint(255 * blob(4)).astype(np.uint8)
     noise = np.random.default_rng(0).integers(0, 256, (*soft.shape, 3), np.uint8)
     opaque = np.full_like(soft, 255)
-    for picture in (np.dstack([noise, soft]), np.dstack([soft] * 3), np.dstack([soft] * 3 + [opaque])):
-        np.testing.assert_array_equal(decode_mask(picture), np.float32(soft / 255))
+    for image in (np.dstack([noise, soft]), np.dstack([soft] * 3), np.dstack([soft] * 3 + [opaque])):
+        np.testing.assert_array_equal(decode_mask(image), np.float32(soft / 255))
     red = np.zeros((*soft.shape, 3), np.uint8)
     red[soft > 99] = (128, 0, 0)
     np.testing.assert_array_equal(decode_mask(red), soft > 99)
@@ -252,9 +252,9 @@ def test_transparency_one_colour_or_equal_channels_are_a_mask():
 
 def test_a_palette_of_classes_is_read_from_its_file(tmp_path):
     hard = blob(5) > 0.5
-    picture = Image.fromarray(hard.astype(np.uint8), "P")
-    picture.putpalette([0, 0, 0, 128, 0, 0])
-    picture.save(tmp_path / "m.png")
+    image = Image.fromarray(hard.astype(np.uint8), "P")
+    image.putpalette([0, 0, 0, 128, 0, 0])
+    image.save(tmp_path / "m.png")
     np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), hard)
 
 

@@ -142,7 +142,7 @@ def test_a_folder_has_its_name_and_is_what_a_resume_starts_from_when_it_is_on_th
 
 @pytest.fixture
 def training(tmp_path):
-    """Folder of a training with two checkpoints, and one that was not finished."""
+    """Folder of a training run with two checkpoints, and one that was not finished."""
     folder = tmp_path / "training"
     checkpointer = ShardedCheckpointer(torch.nn.Linear(2, 2), str(folder))
     for name in ("model_0000009", "model_0000004"):

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.s
 
 
 def resumed_with(folder, settings):
-    """A training whose optimiser has other settings, gone on with after six steps."""
+    """A training run whose optimiser has other settings, gone on with after six steps."""
     trainer, checkpointer, losses = toy_training(folder)
     trainer.optimizer.param_groups[0].update(settings)
     checkpointer.load(str(folder / "model_0000005.pth"))

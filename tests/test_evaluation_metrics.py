@@ -20,15 +20,15 @@ EVERY_METRIC = pytest.mark.parametrize("metric", [sad, mse, mad, grad, conn])
 
 @st.composite
 def cases(draw, kind):
-    """A prediction, a truth and a region of one shape: noise, few levels (components, ties), or flat pictures."""
+    """A prediction, a ground truth and a region of one shape: noise, few levels (components, ties), or flat images."""
     shape = draw(SHAPES)
     levels = draw(st.sampled_from([range(256), LEVELS, (0, 255), (153,)]))
     values = st.sampled_from(levels)
-    pictures = arrays.arrays(np.uint8, shape, elements=values, fill=st.nothing())
-    pair = [draw(pictures), draw(pictures)]
+    images = arrays.arrays(np.uint8, shape, elements=values, fill=st.nothing())
+    pair = [draw(images), draw(images)]
     if kind is not np.uint8:
         share = 1 if draw(st.booleans()) else draw(st.floats(0.1, 1))  # alphas that never reach 1
-        pair = [(picture / 255 * share).astype(kind) for picture in pair]
+        pair = [(image / 255 * share).astype(kind) for image in pair]
     return *pair, draw(arrays.arrays(np.bool_, shape))
 
 
@@ -153,7 +153,7 @@ def test_float_equals_naive_loops(case):
     assert measured == pytest.approx(naive(*case), rel=1e-10, abs=1e-15)
 
 
-# What Octave prints for the Adobe code on the pictures of ../shared/metric_reference.
+# What Octave prints for the Adobe code on the images of ../shared/metric_reference.
 REFERENCE_VALUES = {
     "blobs": {"SAD": 0.252129585, "MSE": 0.000574897043, "Grad": 0.0589370541, "Conn": 0.123301975},
     "disk": {"SAD": 0.17833735, "MSE": 0.000459006144, "Grad": 0.0286729373, "Conn": 0.00204117689},
@@ -178,7 +178,7 @@ def test_values_are_those_of_the_matlab_code(metric_reference):
 
 
 def draw_case():
-    """Pictures of our own with what the awkward parts of the metrics ask for, 60 x 80, drawn by formula."""
+    """Images of our own with what the awkward parts of the metrics ask for, 60 x 80, drawn by formula."""
     y, x = np.mgrid[:60, :80]
     disk = np.clip(14.5 - np.hypot(y - 22, x - 24), 0, 1)
     smoke = 0.55 * np.exp(-((y - 40) ** 2 + (x - 58) ** 2) / 200)
@@ -189,7 +189,7 @@ def draw_case():
     return *rounded, (alpha > 0.02) & (alpha < 0.98)
 
 
-def test_a_picture_with_disk_smoke_and_hair_equals_naive_loops():
+def test_an_image_with_disk_smoke_and_hair_equals_naive_loops():
     case = draw_case()
     assert measure(*case) == pytest.approx(naive(*case), rel=1e-10)
     assert min(measure(*case).values()) > 1e-5  # each metric has something to say
@@ -334,7 +334,7 @@ def test_unknown_is_128_alone():
 
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 def test_where_the_arrays_lie_in_memory_does_not_show(protocol):
-    """Copies give the same to the last digit: so do workers, other processes and the evaluator of a training."""
+    """Copies give the same to the last digit: so do workers, other processes and the evaluator of a training run."""
     rng = np.random.default_rng(6)
     for _ in range(200):
         pred_alpha, alpha = rng.integers(0, 256, (2, *rng.integers(3, 12, 2))).astype(np.uint8)

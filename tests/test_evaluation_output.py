@@ -1,4 +1,4 @@
-"""Tables, CSV files and picture sheets, by what can be read back from them."""
+"""Tables, CSV files and image sheets, by what can be read back from them."""
 
 import csv
 import re
@@ -38,8 +38,8 @@ def test_a_csv_file_keeps_natural_units_at_full_precision(tmp_path):
         assert [{**row, "MSE": float(row["MSE"])} for row in csv.DictReader(file)] == rows
 
 
-def test_a_image_sheet_holds_every_picture_in_its_cell(tmp_path):
-    """Pictures of one colour: its cell shows it, also when wide, tall, larger or smaller than the cell."""
+def test_a_sheet_holds_every_image_in_its_cell(tmp_path):
+    """Images of one colour: its cell shows it, also when wide, tall, larger or smaller than the cell."""
     colours = {"image": (1.0, 0.0, 0.0), "trimap": 0.2, "prediction": 0.4, "ground truth": 1.0, "error": 0.6}
     sizes = {"small": (4, 4), "wide": (50, 100), "tall": (100, 50)}
     rows = {}
@@ -75,30 +75,30 @@ def test_a_sheet_leaves_out_what_there_is_not():
 
 
 @pytest.mark.parametrize("size", [(3, 4), (64, 64), (200, 90), (1, 300)])
-def test_a_fitted_picture_stays_as_it_is(size, tmp_path):
-    """So that large pictures can be fitted one by one: the sheet is the same to the byte."""
-    picture = np.random.default_rng(0).random(size, np.float32)
-    fitted = fit_image(picture, 64)
+def test_a_fitted_image_stays_as_it_is(size, tmp_path):
+    """So that large images can be fitted one by one: the sheet is the same to the byte."""
+    image = np.random.default_rng(0).random(size, np.float32)
+    fitted = fit_image(image, 64)
     assert max(fitted.shape[:2]) == 64 and (fit_image(fitted, 64) == fitted).all()
-    for name, shown in (("whole", picture), ("fitted", fitted)):
+    for name, shown in (("whole", image), ("fitted", fitted)):
         image_sheet({"a": {"b": shown}}, tmp_path / f"{name}.png", cell_px=64)
     assert (tmp_path / "whole.png").read_bytes() == (tmp_path / "fitted.png").read_bytes()
 
 
 @pytest.mark.parametrize("size", [(300, 200), (128, 128), (65, 3)])
-def test_a_shrunk_picture_is_averaged(size):
+def test_a_shrunk_image_is_averaged(size):
     """Each pixel stands for an area: the mean stays, where one pixel in each area would be drawn by chance."""
-    picture = np.random.default_rng(1).integers(0, 2, size).astype(np.float32)
-    fitted = fit_image(picture, 64)
-    assert max(fitted.shape[:2]) == 64 and fitted.mean() == pytest.approx(picture.mean(), abs=0.01)
+    image = np.random.default_rng(1).integers(0, 2, size).astype(np.float32)
+    fitted = fit_image(image, 64)
+    assert max(fitted.shape[:2]) == 64 and fitted.mean() == pytest.approx(image.mean(), abs=0.01)
     if size == (128, 128):
-        assert fitted[:, :, 0] == pytest.approx(picture.reshape(64, 2, 64, 2).mean(axis=(1, 3)), abs=1e-6)
+        assert fitted[:, :, 0] == pytest.approx(image.reshape(64, 2, 64, 2).mean(axis=(1, 3)), abs=1e-6)
 
 
 @pytest.mark.parametrize("size", [(2, 2), (3, 2), (5, 7), (63, 10)])
-def test_an_enlarged_picture_invents_no_value(size):
-    picture = np.random.default_rng(2).random(size, np.float32)
-    assert (np.unique(fit_image(picture, 64)) == np.unique(picture)).all()
+def test_an_enlarged_image_invents_no_value(size):
+    image = np.random.default_rng(2).random(size, np.float32)
+    assert (np.unique(fit_image(image, 64)) == np.unique(image)).all()
 
 
 def test_the_error_is_shown_where_it_counts():

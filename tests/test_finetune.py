@@ -43,8 +43,8 @@ def images(tmp_path_factory):
         (folder / part).mkdir(parents=True)
     for i in range(10):
         alpha = np.clip(26 + i - np.hypot(y - 40 - i, x - 48 + i), 0, 9) / 9
-        picture = 60 * rng.random((80, 96, 3)) + (190 * alpha)[..., None]
-        cv2.imwrite(str(folder / f"image/{i}.png"), picture.astype(np.uint8))
+        image = 60 * rng.random((80, 96, 3)) + (190 * alpha)[..., None]
+        cv2.imwrite(str(folder / f"image/{i}.png"), image.astype(np.uint8))
         cv2.imwrite(str(folder / f"alpha/{i}.png"), np.round(255 * alpha).astype(np.uint8))
         trimap = trimap_from_alpha(alpha.astype(np.float32), 3, 3)
         cv2.imwrite(str(folder / f"test/trimap/{i}.png"), np.round(255 * trimap).astype(np.uint8))
@@ -55,7 +55,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """A network of random weights: `config.yaml` and `model_final.pth` of a training, and its model folder `model`."""
+    """A random network: `config.yaml` and `model_final.pth` of a training run, and its model folder `model`."""
     folder = tmp_path_factory.mktemp("start")
     cfg = load_config(DEMO)
     apply_overrides(cfg, [*overrides(folder, folder), "model.pixel_mean=[0.4,0.4,0.4]"])

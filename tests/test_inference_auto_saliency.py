@@ -29,7 +29,7 @@ def test_a_square_gives_the_packages_own_heat_map(monkeypatch):
 
 
 @pytest.mark.parametrize(("height", "width"), [(300, 450), (450, 300), (31, 500), (1, 1)])
-def test_the_views_of_a_picture_are_put_back_in_place(monkeypatch, height, width):
+def test_the_views_of_an_image_are_put_back_in_place(monkeypatch, height, width):
     seen = []
     monkeypatch.setattr(saliency, "_network", lambda: lambda batch: seen.append(batch) or batch[:, :1])
     image = np.ascontiguousarray(cv2.GaussianBlur(photograph(height, width), (0, 0), 5)).reshape(height, width, 3)

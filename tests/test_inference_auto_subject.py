@@ -64,7 +64,7 @@ def test_a_disc_is_found_to_the_pixel(shape, centre, radius_px):
     assert not (~mask & disc(shape, centre, radius_px - 2)).any()
 
 
-def test_a_subject_is_found_on_large_pictures_as_on_small(matting_folder):
+def test_a_subject_is_found_on_large_images_as_on_small(matting_folder):
     image = read_image(matting_folder / "lemur/image/lemur.png")
     mask = find_subject(image)
     large = find_subject(cv2.resize(image, None, fx=4, fy=4))
@@ -72,7 +72,7 @@ def test_a_subject_is_found_on_large_pictures_as_on_small(matting_folder):
     assert overlap(large[2::4, 2::4], mask) > 0.98
 
 
-def test_same_picture_same_mask_in_any_thread_and_random_state():
+def test_same_image_same_mask_in_any_thread_and_random_state():
     image = paint([(disc((200, 300), (90, 110), 60), RED)], (200, 300))
     expected, untouched = find_subject(image), image.copy()
     cv2.setRNGSeed(7)

@@ -48,7 +48,7 @@ def dense_closed_form(image, trimap, regularisation=1e-7):
 
 
 def test_the_equations_are_those_of_the_paper(monkeypatch):
-    """Of the whole picture, though only a part around the unknown pixels is solved."""
+    """Of the whole image, though only a part around the unknown pixels is solved."""
     monkeypatch.setattr(classical, "MARGIN_PX", 2)
     rng = np.random.default_rng(3)
     image, trimap, _ = scene(24, 31)

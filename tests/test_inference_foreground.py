@@ -34,7 +34,7 @@ def visible_error(estimate, foreground, alpha):
 
 
 @pytest.mark.parametrize("kind", DEMO_KINDS)
-def test_estimated_colours_are_nearer_to_the_exact_ones_than_the_pictures(kind):
+def test_estimated_colours_are_nearer_to_the_exact_ones_than_the_images(kind):
     foreground, alpha, image = scene(kind)
     estimate = estimate_foreground(image, alpha)
     assert (estimate.dtype, estimate.shape) == (np.float32, image.shape)
@@ -183,10 +183,10 @@ def test_a_background_is_the_window_of_one_that_is_resized_as_a_whole(size, own_
 
 
 def test_no_more_of_a_background_is_resized_than_is_seen():
-    picture = np.zeros((1500, 2000, 3), np.float32)
+    image = np.zeros((1500, 2000, 3), np.float32)
     tracemalloc.start()
     try:
-        found = cover(picture, 6000, 600)  # the whole would be 8000 px wide
+        found = cover(image, 6000, 600)  # the whole would be 8000 px wide
         assert tracemalloc.get_traced_memory()[1] < 1.1 * found.nbytes
     finally:
         tracemalloc.stop()

@@ -149,7 +149,7 @@ def test_what_is_no_network_or_no_tile_is_refused(untrained_model):
         TorchNetwork(untrained_model, tile_px=0)
 
 
-def test_the_picture_and_the_trimap_both_matter(predictor):
+def test_the_image_and_the_trimap_both_matter(predictor):
     image, trimap = image_and_trimap(48, 48)
     unknown = trimap == 128
     narrower = trimap.copy()
@@ -159,7 +159,7 @@ def test_the_picture_and_the_trimap_both_matter(predictor):
         assert np.abs(other - pred_alpha)[unknown].max() > 0.01
 
 
-def test_one_picture_in_any_dtype_gives_one_alpha(predictor):
+def test_one_image_in_any_dtype_gives_one_alpha(predictor):
     image, trimap = image_and_trimap(40, 56)
     expected = predictor.predict(image, trimap)
     for same in (image.astype(np.float32) / np.float32(255), image.astype(np.uint16) * 257):
@@ -221,7 +221,7 @@ def test_the_callers_model_stays_as_it_is_and_no_graph_is_made(untrained_model):
 
 
 def test_the_callers_arrays_stay_as_they_are(predictor):
-    image, trimap = image_and_trimap(45, 52)  # padded, so that something is written next to the picture
+    image, trimap = image_and_trimap(45, 52)  # padded, so that something is written next to the image
     planes = np.ascontiguousarray((image / np.float32(255)).transpose(2, 0, 1))
     for mine in (image, image[:, ::-1], image / np.float32(255), planes.transpose(1, 2, 0)):
         for own_trimap in (trimap, decode_trimap(trimap)):

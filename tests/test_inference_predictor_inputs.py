@@ -74,7 +74,7 @@ def test_tensors_with_channels_first_or_last_are_the_arrays(predictor, kind):
         (Image.new("F", (56, 40)), "pixel format F"),
     ],
 )
-def test_what_is_no_picture_is_refused_in_one_line(predictor, image, words):
+def test_what_is_no_image_is_refused_in_one_line(predictor, image, words):
     with pytest.raises(UserError, match=words) as error:
         predictor.predict(image, image_and_trimap(40, 56)[1])
     assert len(str(error.value).splitlines()) == 1

@@ -85,7 +85,7 @@ for file in [*Path().glob("*.py"), *(f for room in {rooms} for f in sorted(Path(
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A model folder and a test set of one picture, in which something stands out."""
+    """A model folder and a test set of one image, in which something stands out."""
     folder = tmp_path_factory.mktemp("data")
     write_model_folder(folder / "model", network_description(), random_network().state_dict(), "a test", "No terms.\n")
     y, x = np.mgrid[:150, :225]

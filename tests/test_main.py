@@ -271,7 +271,9 @@ def test_foregrounds_without_transparency_are_one_message_before_anything_starts
 
 
 @pytest.mark.parametrize("arguments", [[], ["--eval-only"]], ids=["train", "eval-only"])
-def test_evaluating_without_truth_is_one_message_before_anything_starts(trained, data, tmp_path, capsys, arguments):
+def test_evaluating_without_ground_truth_is_one_message_before_anything_starts(
+    trained, data, tmp_path, capsys, arguments
+):
     changes = {"train.init_checkpoint": trained / "model_final.pth", "dataloader.test.dataset.alpha_dir": "null"}
     message = refusal(1, capsys, *arguments, *overrides(data, tmp_path, **changes))
     assert ": expected a test batch with its ground truth" in message and "set alpha_dir" in message

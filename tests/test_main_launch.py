@@ -76,7 +76,7 @@ def local_rank(pid: int) -> str:
 
 
 def saved(folder: Path) -> int:
-    """Steps in the last checkpoint of a training."""
+    """Steps in the last checkpoint of a training run."""
     name = (folder / "last_checkpoint").read_text()
     content = torch.load(folder / name, weights_only=True)
     assert content["trainer"]["samples_seen"] == (content["iteration"] + 1) * 4

@@ -32,7 +32,7 @@ AVERAGED = {
 
 @pytest.fixture(scope="module")
 def averaged(data, tmp_path_factory):
-    """Output folder of a training with everything that `AVERAGED` says."""
+    """Output folder of a training run with everything that `AVERAGED` says."""
     output = tmp_path_factory.mktemp("averaged")
     main.main(["--config-file", DEMO, *overrides(data, output, **AVERAGED)])
     return output

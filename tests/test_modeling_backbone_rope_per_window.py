@@ -1,4 +1,4 @@
-"""RoPE per window: against tables built window by window, and against windows that are pictures of their own."""
+"""RoPE per window: against tables built window by window, and against windows that are images of their own."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def test_a_window_over_the_whole_grid_has_the_grids_table(window: int) -> None:
 
 
 @pytest.mark.parametrize(("grid", "window"), GRIDS)
-def test_each_window_attends_as_a_picture_of_its_own(grid: tuple[int, int], window: int) -> None:
+def test_each_window_attends_as_an_image_of_its_own(grid: tuple[int, int], window: int) -> None:
     """Global attention over one window's patches, with the table of a grid of that size, knows no windows at all."""
     rope = RopePositionEmbedding(8).double()
     windowed, everywhere = (randomise_float64(Attention(16, 2, window_size=size)) for size in (window, 0))

@@ -18,7 +18,7 @@ SIZES = [(64, 64), (64, 97), (101, 70), (150, 83)]
 
 
 def batch(height: int, width: int, size: int = 2, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Prediction, truth and trimap in float64; the regions' areas differ from image to image."""
+    """Prediction, ground truth and trimap in float64; the regions' areas differ from image to image."""
     rng = np.random.default_rng(seed)
     pred_alpha, alpha = rng.random((2, size, 1, height, width))
     shares = rng.dirichlet((2, 2, 2), size)
@@ -65,7 +65,7 @@ def naive_gradient(pred_alpha: np.ndarray, alpha: np.ndarray, region: np.ndarray
     """Sobel 1-2-1 over zero padding, not normalised; x and y."""
     loss = 0.0
     for axis in (0, 1):
-        ours, theirs = (ndimage.sobel(picture, axis=axis, mode="constant") for picture in (pred_alpha, alpha))
+        ours, theirs = (ndimage.sobel(image, axis=axis, mode="constant") for image in (pred_alpha, alpha))
         loss += naive_l1(ours, theirs, region) + 0.01 * naive_l1(ours, np.zeros_like(ours), region)
     return loss
 

@@ -35,7 +35,7 @@ def lopsided(image: Tensor, trimap: Tensor) -> Tensor:
 
 
 def symmetric(image: Tensor, trimap: Tensor) -> Tensor:
-    """A network whose alpha turns with the picture: neighbours all count alike."""
+    """A network whose alpha turns with the image: neighbours all count alike."""
     x = image.mean(dim=1, keepdim=True) * 0.7 + trimap * 0.3
     return F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
 
@@ -54,7 +54,7 @@ def test_no_augmentation_is_the_network_itself() -> None:
 
 
 @pytest.mark.parametrize(("flips", "rotations", "count"), [(True, False, 2), (False, True, 4), (True, True, 8)])
-def test_a_network_that_turns_with_the_picture_stays_what_it_is(flips: bool, rotations: bool, count: int) -> None:
+def test_a_network_that_turns_with_the_image_stays_what_it_is(flips: bool, rotations: bool, count: int) -> None:
     image, trimap = pair()
     calls = []
     views = AverageViews(flips, rotations)
@@ -113,7 +113,7 @@ def test_the_average_is_that_of_a_loop() -> None:
 
 @pytest.mark.parametrize("turns", range(4))
 @pytest.mark.parametrize("is_flipped", [False, True])
-def test_a_turned_picture_turns_back(turns: int, is_flipped: bool) -> None:
+def test_a_turned_image_turns_back(turns: int, is_flipped: bool) -> None:
     image, _ = pair()
     assert torch.equal(turn_back(turn(image, turns, is_flipped), turns, is_flipped), image)
 

@@ -1,4 +1,4 @@
-"""What trainings write around a DINOv3 network: wrappers, prefixes, copies, heads, norms that are not tied."""
+"""What training runs write around a DINOv3 network: wrappers, prefixes, copies, heads, norms that are not tied."""
 
 import argparse
 from pathlib import Path

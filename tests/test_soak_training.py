@@ -22,7 +22,7 @@ def test_killed_trainings_end_as_one_that_is_left_alone():
 
 
 def finished(folder, weight=1.0, loss=0.5, name="model_final"):
-    """A folder as a training leaves it."""
+    """A folder as a training run leaves it."""
     folder.mkdir()
     optimizer = {"state": {0: {"exp_avg": torch.ones(2) * weight}}, "lr": [0.1]}
     torch.save({"model": {"w": torch.ones(3)}, "trainer": {"optimizer": optimizer}}, folder / f"{name}.pth")

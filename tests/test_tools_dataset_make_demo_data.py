@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
 
 
 def read(path):
-    """Stored 8-bit values of a picture as int64, to be reckoned with exactly."""
+    """Stored 8-bit values of an image as int64, to be reckoned with exactly."""
     return np.asarray(Image.open(path)).astype(np.int64)
 
 
@@ -44,7 +44,7 @@ def test_the_command_line_gives_the_same_bytes_with_other_workers(folder, tmp_pa
     assert digests(tmp_path) == digests(folder)
 
 
-def test_every_picture_of_another_seed_differs(folder):
+def test_every_image_of_another_seed_differs(folder):
     draw = demo_data.draw_test_sample
     for index in range(len(DEMO_KINDS)):
         ours, other = draw(SEED, index, SIZE_PX), draw(SEED + 1, index, SIZE_PX)

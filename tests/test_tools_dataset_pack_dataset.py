@@ -213,7 +213,7 @@ def test_a_damaged_byte_is_found(pictures, tmp_path, capsys):
     assert f"{output}:3.jpg in {path} is damaged" in error
 
 
-def test_all_pictures_that_cannot_be_packed_are_listed_and_the_others_done(pictures, tmp_path, capsys):
+def test_all_images_that_cannot_be_packed_are_listed_and_the_others_done(pictures, tmp_path, capsys):
     (pictures / "fg" / "0.jpg").write_bytes((pictures / "fg" / "0.jpg").read_bytes()[:500])
     Image.new("L", (9, 9)).save(pictures / "alpha" / "5.png")
     output = tmp_path / "pack"

@@ -1,4 +1,4 @@
-"""tools/dataset/visualize_data.py: the cells of its sheets against what the config's own loader gives to a training."""
+"""tools/dataset/visualize_data.py: the cells of its sheets against samples of the loader."""
 
 from itertools import count, islice
 from pathlib import Path
@@ -63,7 +63,7 @@ def drawn_by_a_training(root: Path, start: int, number: int) -> list[dict[str, t
 
 
 def cells(sheet: np.ndarray, num_columns: int, cell_px: int = SIZE_PX):
-    """Cut a sheet into captions (LABEL_PX, W, 3) and the three pictures (S, S, 3) below each, row by row."""
+    """Cut a sheet into captions (LABEL_PX, W, 3) and the three images (S, S, 3) below each, row by row."""
     for row in count():
         top = row * (LABEL_PX + cell_px)
         if top == len(sheet):
@@ -83,11 +83,11 @@ def test_a_sheet_shows_what_a_training_is_given_to_the_bit(root, capsys, epoch, 
     drawn = drawn_by_a_training(root, epoch * EPOCH + start, 5)
     shown = list(cells(to_uint8(read_image(path)), 2))
     assert len(shown) == 6
-    for sample, (_, pictures) in zip(drawn, shown[:5], strict=True):
-        for kind, picture in zip(KINDS, pictures, strict=True):
+    for sample, (_, images) in zip(drawn, shown[:5], strict=True):
+        for kind, image in zip(KINDS, images, strict=True):
             expected = to_uint8(sample[kind].permute(1, 2, 0).numpy())
-            np.testing.assert_array_equal(picture, np.broadcast_to(expected, (SIZE_PX, SIZE_PX, 3)))
-    assert all((picture == 255).all() for picture in shown[5][1])
+            np.testing.assert_array_equal(image, np.broadcast_to(expected, (SIZE_PX, SIZE_PX, 3)))
+    assert all((image == 255).all() for image in shown[5][1])
 
 
 def test_captions_name_epoch_and_index(root):
@@ -107,8 +107,8 @@ def test_a_sample_that_cannot_be_read_is_shown_as_a_training_replaces_it(root, c
     arguments = ["--config-file", CONFIG, "--output", str(path), "--cell-px", "48", "--num-columns", "1", "--num", "6"]
     assert main([*arguments, *overrides(root)]) == 0
     shown = list(cells(to_uint8(read_image(path)), 1))
-    for sample, (_, pictures) in zip(drawn_by_a_training(root, 0, 6), shown, strict=True):
-        np.testing.assert_array_equal(pictures[0], to_uint8(sample["image"].permute(1, 2, 0).numpy()))
+    for sample, (_, images) in zip(drawn_by_a_training(root, 0, 6), shown, strict=True):
+        np.testing.assert_array_equal(images[0], to_uint8(sample["image"].permute(1, 2, 0).numpy()))
     order = np.random.default_rng([4, 0]).permutation(EPOCH)
     suffixes = {
         suffix

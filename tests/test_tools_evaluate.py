@@ -120,7 +120,7 @@ def test_the_whole_image_needs_no_trimap(test_set, capsys):
     summary = summary_of(test_set / "out")
     assert summary["averages"]["SAD"] == pytest.approx(200 * 0.3 / 1000) and summary["test_set"]["trimap_dir"] is None
     sheet = read_image(test_set / "out" / "worst.png")
-    assert sheet.shape[1] == 3 * CELL_PX + 2 * GAP_PX, "prediction, truth, error"
+    assert sheet.shape[1] == 3 * CELL_PX + 2 * GAP_PX, "prediction, ground truth, error"
 
 
 def test_composites_are_grouped_by_foreground(test_set, capsys):
@@ -315,7 +315,7 @@ def test_a_refused_evaluation_leaves_no_older_result(test_set):
 
 
 @pytest.mark.parametrize("kind", ["pred", "label", "trimap"])
-def test_results_never_go_among_the_pictures(test_set, capsys, kind):
+def test_results_never_go_among_the_images(test_set, capsys, kind):
     assert evaluate.main(evaluate_arguments(test_set, "--output", test_set / "x" / ".." / kind)) == 1
     assert f"{kind} holds images" in capsys.readouterr().err
     assert {path.name for path in (test_set / kind).iterdir()} == {"a.png", "b.png"}

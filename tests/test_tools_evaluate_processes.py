@@ -21,8 +21,8 @@ def long_run(tmp_path):
     """The command in a session of its own, once its two workers measure; 400 images, of which each takes a while."""
     write_test_set(tmp_path)
     trimap = np.full((700, 700), 128, np.uint8)
-    for folder, picture in (("pred", trimap + 1), ("label", trimap), ("trimap", trimap)):
-        cv2.imwrite(str(tmp_path / folder / "a.png"), picture)
+    for folder, image in (("pred", trimap + 1), ("label", trimap), ("trimap", trimap)):
+        cv2.imwrite(str(tmp_path / folder / "a.png"), image)
         for i in range(2000):
             os.link(tmp_path / folder / "a.png", tmp_path / folder / f"x{i}.png")
     command = [sys.executable, "tools/evaluate.py", *evaluate_arguments(tmp_path), "--workers", "2"]

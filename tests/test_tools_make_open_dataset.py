@@ -280,7 +280,7 @@ def test_terms_are_those_of_the_last_paragraph_that_covers_the_file():
         return licences.debian_terms(f"usr/share/stamps/{name}", COPYRIGHT)
 
     assert of("animals/hen.png").licence == of("animals/cow1.png").licence == "CC-BY-4.0"
-    assert of("animals/pig.png") == licences.Terms("GPL-2", "2002 Any One")  # and debian/* is no picture
+    assert of("animals/pig.png") == licences.Terms("GPL-2", "2002 Any One")  # and debian/* is no image
     with pytest.raises(DataError, match="no licence.*covers"):
         licences.debian_terms("usr/share/x.png", COPYRIGHT.replace("Files: *", "Files: other/*"))
     with pytest.raises(DataError, match="without the file that states its terms"):
@@ -305,7 +305,7 @@ def test_cutouts_that_teach_nothing_are_told_apart():
         None, "has no transparency", "has a side below 64 px", "has a hard edge", "fills its frame",
         "is drawn in few colours",
     ]  # fmt: skip
-    assert pictures.write_cutout(b"no picture", "x.png").startswith("cannot be read")
+    assert pictures.write_cutout(b"no image", "x.png").startswith("cannot be read")
 
 
 def test_the_same_share_is_held_out_whatever_else_there_is():

@@ -1,4 +1,4 @@
-"""tools/make_test_set.py: what it writes can be trusted as truth, the same seed writes it again."""
+"""tools/make_test_set.py: what it writes can be trusted as ground truth, the same seed writes it again."""
 
 import hashlib
 
@@ -55,10 +55,10 @@ def made(sources, tmp_path_factory):
 
 
 def stored(made, folder):
-    """Pictures of a folder as stored, RGB where they have colours, int64 to reckon with."""
-    pictures = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in sorted((made / folder).iterdir())]
-    assert all(picture.dtype == np.uint8 for picture in pictures)
-    return [(picture[:, :, ::-1] if picture.ndim == 3 else picture).astype(np.int64) for picture in pictures]
+    """Images of a folder as stored, RGB where they have colours, int64 to reckon with."""
+    images = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in sorted((made / folder).iterdir())]
+    assert all(image.dtype == np.uint8 for image in images)
+    return [(image[:, :, ::-1] if image.ndim == 3 else image).astype(np.int64) for image in images]
 
 
 def test_one_layout_serves_the_evaluation_and_the_fine_tuning(made):
@@ -77,9 +77,9 @@ def test_one_layout_serves_the_evaluation_and_the_fine_tuning(made):
 def test_layout(made):
     names = {f"{folder}/{name}.png" for folder in FOLDERS for name in NAMES}
     assert set(digests(made)) == names
-    assert [picture.shape for picture in stored(made, "image")] == [(CROP_PX, CROP_PX, 3)] * NUM
+    assert [image.shape for image in stored(made, "image")] == [(CROP_PX, CROP_PX, 3)] * NUM
     for folder in ("trimap", "alpha"):
-        assert [picture.shape for picture in stored(made, folder)] == [(CROP_PX, CROP_PX)] * NUM
+        assert [image.shape for image in stored(made, folder)] == [(CROP_PX, CROP_PX)] * NUM
 
 
 def test_an_evaluation_groups_the_composites_by_their_foreground(made):
@@ -92,7 +92,7 @@ def test_the_composites_are_the_blend_of_one_foreground_at_a_time(made):
         assert 0 < alpha.mean() < 255
         for channel in range(3):
             blend = (alpha * FOREGROUNDS[int(NAMES[index][:4])][channel] + (255 - alpha) * BLUE[channel]) / 255
-            assert np.abs(merged[:, :, channel] - blend).max() <= 1.5  # picture and alpha, each rounded
+            assert np.abs(merged[:, :, channel] - blend).max() <= 1.5  # image and alpha, each rounded
 
 
 def test_the_trimaps_fit_their_alphas(made):
@@ -116,9 +116,9 @@ def test_the_radii_are_those_asked_for(sources, tmp_path):
 
 def test_reads_as_a_data_set(made):
     data_set = MattingFolder(*(made / folder for folder in FOLDERS))
-    pictures = [stored(made, folder) for folder in FOLDERS]
+    images = [stored(made, folder) for folder in FOLDERS]
     assert [data_set[index]["name"] for index in range(len(data_set))] == NAMES
-    for index, (merged, trimap, alpha) in enumerate(zip(*pictures, strict=True)):
+    for index, (merged, trimap, alpha) in enumerate(zip(*images, strict=True)):
         sample = data_set[index]
         np.testing.assert_allclose(sample["image"], merged.transpose(2, 0, 1) / 255, atol=1e-7)
         np.testing.assert_allclose(sample["alpha"][0], alpha / 255, atol=1e-7)
@@ -159,7 +159,7 @@ def test_what_is_missing_is_one_message_and_status_1(sources, tmp_path, capsys, 
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_a_folder_that_holds_pictures_gets_no_others(sources, tmp_path, capsys, folder):
+def test_a_folder_that_holds_images_gets_no_others(sources, tmp_path, capsys, folder):
     (tmp_path / "set" / folder).mkdir(parents=True)
     kept = tmp_path / "set" / folder / "0099.png"
     cv2.imwrite(str(kept), np.zeros((2, 2), np.uint8))

@@ -212,7 +212,7 @@ def test_a_cut_out_has_the_estimated_colours(image_folders, estimates, bits, is_
 
 def test_a_tiff_says_that_its_colours_are_premultiplied(image_folders):
     """So that readers divide, and find the colours of the straight one."""
-    pictures = []
+    images = []
     for more in ([], ["--premultiplied"]):
         output = image_folders / f"{len(more)}.tif"
         assert (
@@ -223,17 +223,17 @@ def test_a_tiff_says_that_its_colours_are_premultiplied(image_folders):
             )
             == 0
         )
-        pictures.append(read_raw(output).astype(float))
-    is_opaque_enough = pictures[0][:, :, 3] > 128
+        images.append(read_raw(output).astype(float))
+    is_opaque_enough = images[0][:, :, 3] > 128
     assert is_opaque_enough.any() and output.read_bytes() != (image_folders / "0.tif").read_bytes()
-    assert np.abs(pictures[0] - pictures[1])[is_opaque_enough].max() <= 2
+    assert np.abs(images[0] - images[1])[is_opaque_enough].max() <= 2
 
 
 @pytest.mark.parametrize(
     ("background", "expected"),
     [("#20A040", (32, 160, 64)), ("teal", (0, 128, 128)), ("rgb(0%, 100%, 0%)", (0, 255, 0)), ("beach.png", None)],
 )
-def test_a_composite_lies_over_a_colour_or_a_picture(image_folders, estimates, monkeypatch, background, expected):
+def test_a_composite_lies_over_a_colour_or_an_image(image_folders, estimates, monkeypatch, background, expected):
     monkeypatch.chdir(image_folders)
     cv2.imwrite("beach.png", np.random.default_rng(5).integers(0, 256, (90, 50, 3), np.uint8))
     more = ["--baseline", "ramp", "--background", background, "--bits", "16"]

@@ -58,7 +58,7 @@ def draw(index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 def photograph(index: int) -> NDArray[np.uint8]:
-    """Make a picture full of detail, (H, W, 3), unlike that of any other index."""
+    """Make an image full of detail, (H, W, 3), unlike that of any other index."""
     noise = np.random.default_rng(1000 + index).normal(0, 1, (SIZE_PX, SIZE_PX + 32, 3))
     blurred = cv2.GaussianBlur(noise, (0, 0), 3)
     return np.clip(128 + 50 * blurred / blurred.std(), 0, 255).astype(np.uint8)
@@ -211,14 +211,14 @@ def mixed_depth(root: Path) -> Expected:
 
 
 def rotated(root: Path) -> Expected:
-    """A camera's picture on its side, its alpha made of what an editor without EXIF showed; and one upside down."""
+    """A camera's image on its side, its alpha made of what an editor without EXIF showed; and one upside down."""
     exif = Image.Exif()
     for name, orientation, crop in (("side", 6, np.s_[:-32]), ("down", 3, np.s_[:])):
         colours, path = add_pair(root, name, 24)
         exif[ORIENTATION] = orientation
-        picture, alpha = draw(24)
+        image, alpha = draw(24)
         opacity = alpha[..., None] / 255
-        scene = np.rint(opacity * picture + (1 - opacity) * 20).astype(np.uint8)
+        scene = np.rint(opacity * image + (1 - opacity) * 20).astype(np.uint8)
         save(colours, scene[crop], quality=95, exif=exif)
         save(path, alpha[crop])
     return {("exif-rotation", "train/fg/side.jpg"), ("exif-rotation", "train/fg/down.jpg")}
@@ -235,8 +235,8 @@ def duplicates(root: Path) -> Expected:
 
 def near_duplicate(root: Path) -> Expected:
     merged, _, _ = add_test(root, "similar", 207)
-    with Image.open(merged) as picture:
-        picture.resize((90, 90)).save(root / "train/backgrounds/smaller.jpg", quality=60)
+    with Image.open(merged) as image:
+        image.resize((90, 90)).save(root / "train/backgrounds/smaller.jpg", quality=60)
     return {("near-duplicate", "train/backgrounds/smaller.jpg")}
 
 

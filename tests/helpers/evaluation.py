@@ -18,10 +18,10 @@ def write_test_set(folder: Path) -> Path:
         trimap = np.full((20, 10), 255, np.uint8)
         trimap[:unknown_rows] = 128
         trimap[-2:] = 0
-        pictures = {"label": np.full_like(trimap, 100), "pred": np.full_like(trimap, 100 + error), "trimap": trimap}
-        for kind, picture in pictures.items():
+        images = {"label": np.full_like(trimap, 100), "pred": np.full_like(trimap, 100 + error), "trimap": trimap}
+        for kind, image in images.items():
             (folder / kind).mkdir(exist_ok=True)
-            cv2.imwrite(str(folder / kind / f"{name}.png"), picture)
+            cv2.imwrite(str(folder / kind / f"{name}.png"), image)
     return folder
 
 
@@ -38,6 +38,6 @@ def summary_of(folder: Path) -> dict:
 def add_composites(folder: Path, errors: dict[str, int]) -> None:
     """Add images of 4 x 5 unknown pixels, each off by so many of 255."""
     for name, error in errors.items():
-        pictures = {"label": 100, "pred": 100 + error, "trimap": 128}
-        for kind, value in pictures.items():
+        images = {"label": 100, "pred": 100 + error, "trimap": 128}
+        for kind, value in images.items():
             cv2.imwrite(str(folder / kind / f"{name}.png"), np.full((4, 5), value, np.uint8))

@@ -40,7 +40,7 @@ def stopped(*arguments):
 
 
 def at_iteration(monkeypatch, iteration, action):
-    """Do something to a training before one of its iterations."""
+    """Do something to a training run before one of its iterations."""
     run_step = Trainer.run_step
 
     def step(trainer):

@@ -63,6 +63,6 @@ def by_network(run_folder):
 
 def read_grey(path):
     """Stored grey values, which must be one 8-bit channel."""
-    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    assert picture is not None and picture.dtype == np.uint8 and picture.ndim == 2, path
-    return picture
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert image is not None and image.dtype == np.uint8 and image.ndim == 2, path
+    return image

@@ -24,7 +24,7 @@ NUM_STEPS = 20
 
 
 class NumberedImages(Dataset):
-    """Position -> a small picture with its trimap and alpha, in float64; unknown areas differ."""
+    """Position -> a small image with its trimap and alpha, in float64; unknown areas differ."""
 
     def __getitem__(self, position):
         generator = torch.Generator().manual_seed(position)
@@ -54,7 +54,7 @@ def build_sharded():
 
 
 def start(folder, is_to_be_sharded, batch_size=1, precision="float32"):
-    """Trainer and checkpointer of a training with all that a step has: layer-wise rates, clipping, an average ..."""
+    """Trainer and checkpointer of a training run with layer-wise rates, clipping, an average ..."""
     folder.mkdir(exist_ok=True)
     if is_to_be_sharded and comm.get_world_size() > 1:
         model, ema = build_sharded()

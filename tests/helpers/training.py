@@ -1,4 +1,4 @@
-"""A training of seconds for tests and `make soak`: its data, its settings, what it says in the end."""
+"""A training run of seconds for tests and `make soak`: its data, its settings, what it says in the end."""
 
 import json
 import os
@@ -19,10 +19,10 @@ def make_data(folder):
         (folder / name).mkdir()
     for i in range(3):
         alpha = np.clip(32 + 4 * i - np.hypot(y - 48, x - 48), 0, 8) / 8
-        picture = rng.integers(0, 256, (96, 96, 3))
-        cv2.imwrite(str(folder / f"rgba/{i}.png"), np.dstack((picture, 255 * alpha)).astype(np.uint8))
-        cv2.imwrite(str(folder / f"backgrounds/{i}.png"), picture[:, ::-1].astype(np.uint8))
-        cv2.imwrite(str(folder / f"image/{i}.png"), picture[:80].astype(np.uint8))
+        image = rng.integers(0, 256, (96, 96, 3))
+        cv2.imwrite(str(folder / f"rgba/{i}.png"), np.dstack((image, 255 * alpha)).astype(np.uint8))
+        cv2.imwrite(str(folder / f"backgrounds/{i}.png"), image[:, ::-1].astype(np.uint8))
+        cv2.imwrite(str(folder / f"image/{i}.png"), image[:80].astype(np.uint8))
         cv2.imwrite(str(folder / f"alpha/{i}.png"), (255 * alpha[:80]).astype(np.uint8))
         trimap = np.where(alpha == 1, 255, np.where(alpha == 0, 0, 128))[:80]
         cv2.imwrite(str(folder / f"trimap/{i}.png"), trimap.astype(np.uint8))
