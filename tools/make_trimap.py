@@ -21,11 +21,10 @@ import _root  # noqa: F401
 
 import argparse
 import logging
-import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -44,88 +43,17 @@ from data.trimap import (
 )
 from inference.auto.subject import trimap_of_subject
 from inference.batch import Failure, attempt
+from inference.jobs import Job, Kind, check_outputs, find_jobs
 from runtime.command_line import integer_from, number_up_to, refuse_existing
 from runtime.errors import UserError
 from tools.prediction.messages import list_failures, say
 
 TOOL = "make_trimap.py"
+TRIMAP = Kind("_trimap", LOSSLESS_SUFFIXES, "A trimap is stored without loss, so not as JPEG")
+OVERLAY = Kind("_overlay", IMAGE_SUFFIXES, "No other format is written")
 TINTS = {FOREGROUND: (0.0, 0.45, 0.7), BACKGROUND: (0.84, 0.37, 0.0)}  # blue and orange, for colour-blind eyes
 TINT_STRENGTH = 0.5
 BORDER_SHARE = 1 / 400  # of the longer side, so that it is visible on large images too
-
-
-class Job(NamedTuple):
-    """Files of one trimap: its mask, or its photograph without a mask, and what to write."""
-
-    source: Path
-    trimap: Path
-    overlay: Path | None
-
-    @property
-    def outputs(self) -> list[Path]:
-        """The files to write."""
-        return [path for path in (self.trimap, self.overlay) if path]
-
-
-def find_jobs(source: Path, output: Path, overlay: Path | None) -> list[Job]:
-    """List the trimaps to make from one file or a folder.
-
-    Args:
-        source: mask or photograph, or folder of these.
-        output: trimap to write, or folder for trimaps.
-        overlay: image to write, or folder for such images.
-
-    Raises:
-        FileNotFoundError: the folder holds no image.
-        DataError: a suffix that cannot hold the output; two sources of one name.
-    """
-    if not source.is_dir():
-        check_suffix("--output", output, LOSSLESS_SUFFIXES)
-        if overlay:
-            check_suffix("--overlay", overlay, IMAGE_SUFFIXES)
-        return [Job(source, output, overlay)]
-    jobs = []
-    for name, paths in find_by_stem(source).items():
-        if len(paths) > 1:
-            raise DataError(f"{source} holds more than one image called {name}: keep one of them")
-        jobs.append(Job(paths[0], output / f"{name}.png", overlay / f"{name}.png" if overlay else None))
-    return jobs
-
-
-def find_images_of(source: Path, images: Path) -> tuple[Callable[[Path], Path], list[Path]]:
-    """Find the photographs of masks.
-
-    Args:
-        source: mask, or folder of masks.
-        images: photograph, or folder of photographs.
-
-    Returns: a function that finds the photograph of a mask, and all photographs that it may find.
-
-    Raises:
-        FileNotFoundError: the folder holds no image.
-        DataError: one is a file and the other a folder.
-    """
-    if source.is_dir() != images.is_dir():
-        raise DataError(f"--mask {source} and --image {images}: expected two files or two folders, got one of each")
-    if not images.is_dir():
-        return lambda path: images, [images]
-    groups = find_by_stem(images)
-    return lambda path: find_partner(path, groups, images), [path for paths in groups.values() for path in paths]
-
-
-def check_outputs(jobs: Sequence[Job], inputs: Collection[Path]) -> None:
-    """Raise a DataError if an output would replace an input or another output."""
-    taken = {os.path.realpath(path) for path in inputs}
-    for path in (path for job in jobs for path in job.outputs):
-        if os.path.realpath(path) in taken:
-            raise DataError(f"{path} is an input or an output already and would be overwritten; name another place")
-        taken.add(os.path.realpath(path))
-
-
-def check_suffix(option: str, path: Path, suffixes: Collection[str]) -> None:
-    """Raise a DataError if a file's suffix is not one of these image formats."""
-    if path.suffix.lower() not in suffixes:
-        raise DataError(f"{option} {path}: expected the name of an image ending in {', '.join(sorted(suffixes))}")
 
 
 def draw_overlay(image: NDArray[np.float32], trimap: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -149,36 +77,37 @@ def draw_overlay(image: NDArray[np.float32], trimap: NDArray[np.float32]) -> NDA
     return overlay
 
 
-def make_trimap(job: Job, options: argparse.Namespace, find_image: Callable[[Path], Path] | None) -> str:
+def make_trimap(
+    job: Job, options: argparse.Namespace, find_photograph: Callable[[Path], Path], overlay: Path | None
+) -> str:
     """Write one trimap and its overlay.
 
     Args:
-        job: files to read and write.
+        job: mask, or photograph with --auto, and the trimap to write.
         options: of the command line.
-        find_image: finds the photograph of a mask; None without photographs, or if the source is the photograph.
+        find_photograph: returns the photograph of a mask, for --image.
+        overlay: image to write.
 
     Returns: a line with the share of each region.
     """
-    image = None
-    if options.auto or find_image:
-        image = read_image(find_image(job.source) if find_image else job.source)
+    image = read_image(find_photograph(job.image)) if options.image else None
     band_px = partial(choose_band_px, options)
     if options.auto:
-        assert image is not None, "--auto reads it"
+        assert image is not None, "--auto needs --image"
         longer_px = max(image.shape[:2])
-        trimap = trimap_of_subject(image, 100 * band_px(longer_px) / longer_px, job.source)
+        trimap = trimap_of_subject(image, 100 * band_px(longer_px) / longer_px, job.image)
     else:
         size = None if image is None else (image.shape[1], image.shape[0])
-        trimap = trimap_of_mask(job.source, band_px, options.threshold, size)
-    if job.overlay:
+        trimap = trimap_of_mask(job.image, band_px, options.threshold, size)
+    if overlay:
         assert image is not None, "--overlay needs --image"
-        job.overlay.parent.mkdir(parents=True, exist_ok=True)
-        write_image(job.overlay, draw_overlay(image, trimap))
-    job.trimap.parent.mkdir(parents=True, exist_ok=True)
-    write_trimap(job.trimap, trimap)
+        overlay.parent.mkdir(parents=True, exist_ok=True)
+        write_image(overlay, draw_overlay(image, trimap))
+    job.output.parent.mkdir(parents=True, exist_ok=True)
+    write_trimap(job.output, trimap)
     regions = {"foreground": FOREGROUND, "unknown": UNKNOWN, "background": BACKGROUND}
     shares = ", ".join(f"{(trimap == value).mean():.1%} {region}" for region, value in regions.items())
-    return f"{job.trimap}: {shares}, band {band_px(max(trimap.shape))} px"
+    return f"{job.output}: {shares}, band {band_px(max(trimap.shape))} px"
 
 
 def choose_band_px(options: argparse.Namespace, longer_px: int) -> int:
@@ -213,25 +142,49 @@ def make_trimaps(options: argparse.Namespace) -> int:
     for option, path in (("--mask", options.mask), ("--image", options.image)):
         if path and not path.exists():
             raise FileNotFoundError(f"{option} {path}: no such file or folder")
-    has_both = options.mask and options.image
-    find_image, images = find_images_of(options.mask, options.image) if has_both else (None, [])
-    jobs = find_jobs(options.mask or options.image, options.output, options.overlay)
-    check_outputs(jobs, [*(job.source for job in jobs), *images])
+    find_photograph, photographs = find_photographs(options)
+    sources = [str(options.mask or options.image)]
+    jobs = find_jobs(sources, options.output, TRIMAP, ".png")
+    check_outputs(jobs, photographs, TRIMAP, bits=8)
+    overlays = find_jobs(sources, options.overlay, OVERLAY, ".png") if options.overlay else []
+    check_outputs(overlays, [*photographs, *(job.output for job in jobs)], OVERLAY, bits=8)
+    pairs = list(zip_longest(jobs, (job.output for job in overlays)))
     if options.resume:
-        num_all = len(jobs)
-        jobs = [job for job in jobs if not all(path.is_file() for path in job.outputs)]
-        say(f"{num_all - len(jobs)} of {num_all} are there already", TOOL)
+        pairs = [
+            (job, overlay) for job, overlay in pairs if not all(map(Path.is_file, filter(None, (job.output, overlay))))
+        ]
+        say(f"{len(jobs) - len(pairs)} of {len(jobs)} are there already", TOOL)
     elif not options.overwrite:
-        refuse_existing((path for job in jobs for path in job.outputs), can_resume=True)
+        refuse_existing((job.output for job in [*jobs, *overlays]), can_resume=True)
     failures: dict[Path, str] = {}
-    for job in jobs:
-        made = attempt(partial(make_trimap, options=options, find_image=find_image), job)
+    for job, overlay in pairs:
+        made = attempt(make_trimap, job, options, find_photograph, overlay)
         if isinstance(made, Failure):
-            failures[job.source] = made.reason
+            failures[job.image] = made.reason
         else:
             print(made)
-    list_failures(failures, len(jobs), TOOL)
+    list_failures(failures, len(pairs), TOOL)
     return 1 if failures else 0
+
+
+def find_photographs(options: argparse.Namespace) -> tuple[Callable[[Path], Path], list[Path]]:
+    """Find the photographs of the masks.
+
+    Returns: a function from a mask to its photograph, and all photographs; with --auto from a photograph to itself.
+
+    Raises:
+        FileNotFoundError: the folder holds no image.
+        DataError: of --mask and --image, one is a file and the other a folder.
+    """
+    mask, image = options.mask, options.image
+    if not (mask and image):
+        return lambda path: path, []
+    if mask.is_dir() != image.is_dir():
+        raise DataError(f"--mask {mask} and --image {image}: expected two files or two folders, got one of each")
+    if not image.is_dir():
+        return lambda path: image, [image]
+    groups = find_by_stem(image)
+    return lambda path: find_partner(path, groups, image), [path for paths in groups.values() for path in paths]
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
