@@ -34,7 +34,7 @@ def closed_form_alpha(image: NDArray, trimap: NDArray) -> NDArray[np.float32]:
 
     Where the unknown pixels and `MARGIN_PX` around them cover more than `MAX_SOLVED_PIXELS`, alpha is solved on a
     reduced copy, and the linear functions of colour found there give alpha at full size. Without known foreground or
-    background there, of which a warning is logged, or of a picture less than 3 px wide, alpha is
+    background there, of which a warning is logged, or of an image less than 3 px wide, alpha is
     `data.trimap.ramp_alpha`.
 
     Source: Levin, Lischinski and Weiss, A Closed-Form Solution to Natural Image Matting; coarse to fine, its section 4.
@@ -116,8 +116,8 @@ def _enlarge(
 ) -> NDArray[np.float32]:
     """Apply at full size the linear functions of colour that give alpha at the reduced one.
 
-    In each window w of the reduced picture alpha is fitted by a . I + b, a = (cov(I) + eps)^-1 cov(I, alpha); means of
-    a and b over the windows of a pixel, enlarged, apply to the colours of the full picture.
+    In each window w of the reduced image alpha is fitted by a . I + b, a = (cov(I) + eps)^-1 cov(I, alpha); means of
+    a and b over the windows of a pixel, enlarged, apply to the colours of the full image.
     """
     colours, values = small_image.astype(np.float64), alpha.astype(np.float64)
     mean_colour, mean_alpha = _window_mean(colours), _window_mean(values)

@@ -57,13 +57,13 @@ def _by_pymatting(colours: NDArray[np.float32], opacity: NDArray[np.float32]) ->
 
 
 def cut_out(foreground: NDArray, alpha: NDArray, is_premultiplied: bool = False) -> NDArray[np.float32]:
-    """Join colours and alpha into one picture, for `data.image_io.images.write_rgba`.
+    """Join colours and alpha into one image, for `data.image_io.images.write_rgba`.
 
     Args:
         foreground: (H, W, 3) RGB in [0, 1], not premultiplied, as `estimate_foreground` gives it.
         alpha: (H, W) float in [0, 1].
         is_premultiplied: multiply the colours by alpha. Otherwise they stay as they are, even where alpha is 0: a
-            program that blurs or resizes the picture then finds no foreign colour beside the edge.
+            program that blurs or resizes the image then finds no foreign colour beside the edge.
 
     Returns: (H, W, 4) RGBA in [0, 1].
 
@@ -80,12 +80,12 @@ def cut_out(foreground: NDArray, alpha: NDArray, is_premultiplied: bool = False)
 
 
 def over(foreground: NDArray, alpha: NDArray, background: NDArray) -> NDArray[np.float32]:
-    """Lay a subject over a colour or a picture.
+    """Lay a subject over a colour or an image.
 
     Args:
         foreground: (H, W, 3) RGB in [0, 1], not premultiplied.
         alpha: (H, W) float in [0, 1].
-        background: (3,) RGB in [0, 1]; or a picture (h, w, 3) of any size, which is resized to cover the foreground in
+        background: (3,) RGB in [0, 1]; or an image (h, w, 3) of any size, which is resized to cover the foreground in
             its own proportions, and cropped around its centre.
 
     Returns: (H, W, 3) RGB in [0, 1].
@@ -101,19 +101,19 @@ def over(foreground: NDArray, alpha: NDArray, background: NDArray) -> NDArray[np
     return composite(opacity[..., None], colours, behind)
 
 
-def cover(picture: NDArray, height: int, width: int) -> NDArray:
-    """Resize a picture (h, w, 3) in its own proportions until it covers a size, and crop it around its centre.
+def cover(image: NDArray, height: int, width: int) -> NDArray:
+    """Resize an image (h, w, 3) in its own proportions until it covers a size, and crop it around its centre.
 
     Only what is seen is resized. It may lie half a pixel of the result beside its place.
 
-    Returns: (height, width, 3); the picture's own values where they need no resizing.
+    Returns: (height, width, 3); the image's own values where they need no resizing.
     """
-    own_height, own_width = picture.shape[:2]
+    own_height, own_width = image.shape[:2]
     scale = max(height / own_height, width / own_width)
     rows, resized_height, top = _central(own_height, max(height, round(own_height * scale)), height)
     columns, resized_width, left = _central(own_width, max(width, round(own_width * scale)), width)
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    resized = cv2.resize(picture[rows, columns], (resized_width, resized_height), interpolation=interpolation)
+    resized = cv2.resize(image[rows, columns], (resized_width, resized_height), interpolation=interpolation)
     return resized[top : top + height, left : left + width]
 
 

@@ -45,16 +45,16 @@ def check_pair(image: Picture, trimap: Picture) -> tuple[NDArray[np.float32], ND
     return as_unit_floats(as_colours(pixels)), known
 
 
-def _array(picture: NDArray | Tensor | Image.Image, name: str) -> NDArray:
+def _array(image: NDArray | Tensor | Image.Image, name: str) -> NDArray:
     """Bring to (H, W) or (H, W, C), with the same values."""
-    if isinstance(picture, np.ndarray):
-        return picture
-    if isinstance(picture, Tensor):
-        return _of_tensor(picture, name)
-    if isinstance(picture, Image.Image):
-        return pixels_of(picture)
+    if isinstance(image, np.ndarray):
+        return image
+    if isinstance(image, Tensor):
+        return _of_tensor(image, name)
+    if isinstance(image, Image.Image):
+        return pixels_of(image)
     raise DataError(
-        f"{name} is a {type(picture).__name__}: expected an array, a tensor, a Pillow image or the path of a file"
+        f"{name} is a {type(image).__name__}: expected an array, a tensor, a Pillow image or the path of a file"
     )
 
 

@@ -102,8 +102,8 @@ def find_matches(pattern: str) -> tuple[list[Path], Path]:
     if not glob.has_magic(pattern):
         raise FileNotFoundError(f"{pattern}: no such file or folder")
     paths = map(Path, glob.glob(pattern, recursive=True))
-    pictures = select_images(paths, pattern, f"{pattern}: no picture matches this pattern")
-    return pictures, Path(os.path.commonpath([path.parent for path in pictures]))
+    images = select_images(paths, pattern, f"{pattern}: no image matches this pattern")
+    return images, Path(os.path.commonpath([path.parent for path in images]))
 
 
 def check_outputs(jobs: Sequence[Job], inputs: Iterable[Path], kind: Kind, bits: int) -> None:

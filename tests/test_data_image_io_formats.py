@@ -155,7 +155,7 @@ def test_a_folder_without_a_readable_image_names_what_it_holds(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no image in .*; it holds 1 other file: IMG_1.HEIC \(HEIC: convert"):
         find_images(tmp_path)
     with pytest.raises(
-        FileNotFoundError, match=r"no picture matches this pattern; it holds .*IMG_1.HEIC \(HEIC: convert"
+        FileNotFoundError, match=r"no image matches this pattern; it holds .*IMG_1.HEIC \(HEIC: convert"
     ):
         find_jobs([str(tmp_path / "*")], None, KINDS["alpha"], ".png")
 

@@ -88,8 +88,8 @@ def test_a_circle_of_links_is_no_other_path():
     [
         (["nowhere.png"], None, FileNotFoundError, "nowhere.png: no such file or folder"),
         (["photo.jpg", "cut.png"], None, FileNotFoundError, "cut.png: .* To name the result, give it as the output"),
-        (["a/*.bmp"], None, FileNotFoundError, r"a/\*.bmp: no picture matches this pattern"),
-        (["a/*.txt"], None, FileNotFoundError, r"a/\*.txt: no picture matches this pattern"),
+        (["a/*.bmp"], None, FileNotFoundError, r"a/\*.bmp: no image matches this pattern"),
+        (["a/*.txt"], None, FileNotFoundError, r"a/\*.txt: no image matches this pattern"),
         (["b/c", "empty"], None, FileNotFoundError, "no image in empty"),
         (
             ["a", "b"],

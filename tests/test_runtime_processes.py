@@ -261,7 +261,7 @@ def test_a_network_over_shares_writes_and_measures_the_same(test_folder, run_fol
     assert in_two == [None, None]
     assert results(test_folder, "shared") == results(test_folder, "alone")
     again = in_ranks(lambda ranks: measure(test_folder, ranks, *by_network(test_folder, run_folder, "shared")), 2)
-    assert all("rank 0 of 2: " in str(error) and "holds pictures already" in str(error) for error in again)
+    assert all("rank 0 of 2: " in str(error) and "holds images already" in str(error) for error in again)
 
 
 def test_a_network_that_one_process_cannot_load_ends_all(test_folder, run_folder, monkeypatch):

@@ -96,7 +96,7 @@ def by_network(dataset):
 
 def test_a_network_writes_the_predictions_first(dataset, network, by_network, capsys):
     assert evaluate.main([*by_network, str(dataset / "pred")]) == 1
-    assert "pred holds pictures already" in capsys.readouterr().err and not network.loaded
+    assert "pred holds images already" in capsys.readouterr().err and not network.loaded
     new, out = dataset / "new", dataset / "new" / "out"
     assert evaluate.main([*by_network, str(new), "--output", str(out)]) == 0
     assert network.loaded == [(Path("c.py"), dataset / "w.pth", "cpu", None)]

@@ -14,7 +14,7 @@ from runtime.devices import best_device
 from runtime.errors import ConfigError
 
 MAX_WARMUP_FRACTION = 0.5
-"""A training shorter than twice its warm-up spends half of itself in it, so that the full rate is reached."""
+"""A training run shorter than twice its warm-up spends half of itself in it, so that the full rate is reached."""
 
 ROUNDING = 1e-6
 """Added before rounding down: 0.95 * 134700 is 127964.99999999999 in binary, and means 127965."""

@@ -14,7 +14,7 @@ from engine.interrupts import OutputError
 class LogFile(logging.StreamHandler):
     """What detectron2 hangs up for log.txt; where a line cannot be written, it says so once and goes silent.
 
-    A training is not ended for a line of its log: where the disk is full, the next metrics or checkpoint tell.
+    A training run is not ended for a line of its log: where the disk is full, the next metrics or checkpoint tell.
     """
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name

@@ -23,7 +23,7 @@ MEAN, STD = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], np.float32)
 def heat_map(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Ask the network for the saliency of each pixel.
 
-    The mean over two ways of fitting a picture into a square, stretched and mirrored at its borders: on photographs
+    The mean over two ways of fitting an image into a square, stretched and mirrored at its borders: on photographs
     better than either, and than the package's own black borders.
 
     Args:

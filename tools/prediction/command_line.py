@@ -124,7 +124,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     if has_background and options.kind != "composite":
         parser.error(f"--background makes a composite: leave out --as {options.kind}")
     if options.background == "":
-        parser.error("--background needs a colour or a picture")
+        parser.error("--background needs a colour or an image")
     if options.premultiplied and options.kind != "rgba":
         parser.error("--premultiplied is for --as rgba")
     return options

@@ -79,7 +79,7 @@ def compare(methods: Mapping[str, Matte], test_set: MattingFolder, sheet: Path) 
     Returns: method -> metric -> average over the images.
     """
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
-    pictures: dict[str, dict[str, NDArray]] = {}
+    images: dict[str, dict[str, NDArray]] = {}
     for index in range(len(test_set)):
         sample = test_set[index]
         image, trimap, alpha = (
@@ -88,8 +88,8 @@ def compare(methods: Mapping[str, Matte], test_set: MattingFolder, sheet: Path) 
         for name, matte in methods.items():
             pred_alpha = matte(image, trimap)
             rows[name].append(measure(pred_alpha, alpha, unknown_mask(trimap), PROTOCOL))
-        pictures.setdefault(sample["name"].split("_")[0], sheet_row(image, trimap, pred_alpha, alpha))
-    image_sheet(pictures, sheet, cell_px=192)
+        images.setdefault(sample["name"].split("_")[0], sheet_row(image, trimap, pred_alpha, alpha))
+    image_sheet(images, sheet, cell_px=192)
     return {name: average(measured) for name, measured in rows.items()}
 
 
