@@ -157,7 +157,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(pictures, tm
     assert run_apart(pack_with_little_room) == 1
     error = capfd.readouterr().err
     assert f"cannot write {output}/00000.safetensors: File too large" in error
-    assert "the same command goes on from here" in error
+    assert "the same command continues from here" in error
     assert list(contents(output)) == [INDEX]
     assert pack(pictures, output) == 0
     assert contents(output) == contents(tmp_path / "whole")
@@ -222,7 +222,7 @@ def test_all_images_that_cannot_be_packed_are_listed_and_the_others_done(picture
     assert "2 foregrounds cannot be packed, replace or remove:" in error
     assert f"cannot read {pictures}/fg/0.jpg" in error
     assert f"{pictures}/fg/5.jpg is 70 x 45 px" in error
-    assert "the same command goes on from here" in error
+    assert "the same command continues from here" in error
     kept = (output / "00002.safetensors").stat().st_ino
     Image.new("RGB", (70, 40)).save(pictures / "fg" / "0.jpg")
     Image.new("L", (70, 45)).save(pictures / "alpha" / "5.png")
@@ -237,7 +237,7 @@ def test_files_without_partner_are_listed(pictures, tmp_path, capsys):
     error = capsys.readouterr().err
     assert f"{pictures}/fg/0.*" in error
     assert f"{pictures}/alpha/4.*" in error
-    assert "goes on" not in error
+    assert "continues" not in error
     assert not (tmp_path / "pack").exists()
 
 
@@ -271,11 +271,11 @@ def test_only_what_stops_the_packing_itself_asks_for_the_same_command(pictures, 
         options = ["--output", str(output), "--verify"] if more == ["--verify"] else arguments(pictures, output, *more)
         assert pack_dataset.main(options) == 1
         error = capsys.readouterr().err
-        assert words in error and ("the same command goes on" in error) == goes_on
+        assert words in error and ("the same command continues" in error) == goes_on
     (output / INDEX).write_text("{}")
     assert pack(pictures, output) == 1
     error = capsys.readouterr().err
-    assert "remove the folder" in error and "goes on" not in error
+    assert "remove the folder" in error and "continues" not in error
 
 
 @pytest.mark.parametrize("name", ["wrong", "pictures"])
@@ -318,7 +318,7 @@ def test_ctrl_c_is_one_line(pictures, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(packing, "map_in_workers", interrupt)
     assert pack(pictures, tmp_path / "pack") == 130
-    assert "stopped; the same command goes on from here" in capsys.readouterr().err
+    assert "stopped; the same command continues from here" in capsys.readouterr().err
 
 
 def test_the_index_names_files_and_states(pictures, tmp_path):

@@ -181,7 +181,7 @@ def test_ctrl_c_is_one_line(packages, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(tool, "map_in_workers", stop)
     assert tool.main(["--output", str(tmp_path / "open"), "--packages", str(packages), *SMALL]) == 130
-    assert capsys.readouterr().err == "make_open_dataset.py: stopped; the same command goes on from here\n"
+    assert capsys.readouterr().err == "make_open_dataset.py: stopped; the same command continues from here\n"
 
 
 def test_unfinished_composites_are_made_again_and_finished_ones_kept(tmp_path, monkeypatch):

@@ -61,17 +61,17 @@ LEAST_SIZE_PX = 64  # that of cut-outs, and a crop for the test composites
 
 
 def gather(source: Source, archive: Path | None, root: Path | None, output: Path, manifest: dict[str, Any]) -> None:
-    """Write the images of one package, and note each in the manifest with its terms.
+    """Write the images of one package, and record each in the manifest with its terms.
 
     Args:
         source: the package.
         archive: its archive, or None.
         root: folder of the installed package, where there is no archive.
         output: folder of the set.
-        manifest: "images", "packages" and "left_out" are added to.
+        manifest: its "pictures" and "left_out" are extended.
 
     Raises:
-        DataError: the archive is damaged or not to be trusted, or does not state its terms.
+        DataError: the archive is damaged or too large, or does not state its terms.
     """
     found = list(contents(source, archive, root))
     texts = {name: content.decode("utf-8", "replace") for name, content in found if matches(name, source.terms)}
@@ -101,7 +101,7 @@ def gather(source: Source, archive: Path | None, root: Path | None, output: Path
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Compute the SHA-256 of a file."""
     with path.open("rb") as file:
         hasher = sha256()
         while block := file.read(1 << 20):
@@ -110,7 +110,7 @@ def digest(path: Path) -> str:
 
 
 def draw_missing(output: Path, manifest: dict[str, Any], options: argparse.Namespace) -> None:
-    """Draw foregrounds, and surfaces where photographs are few; what is there already is kept."""
+    """Draw foregrounds, and surfaces if there are few photographs; existing files are kept."""
     tasks: list[tuple[partial, Path]] = []
     for stream, part, count in ((TRAIN, "train", options.num_drawn), (TEST, "test", options.num_drawn_test)):
         photographs = sum(picture.startswith(f"{part}/backgrounds/") for picture in manifest["pictures"])
@@ -168,7 +168,7 @@ def training_command(output: Path) -> str:
 
 
 def start_manifest(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Begin the manifest of a set, or go on with that of an earlier run of the same settings.
+    """Start the manifest of a set; a set of an earlier run must have the same settings.
 
     Raises:
         DataError: the folder holds a set of other settings, or something else.
@@ -190,7 +190,7 @@ def start_manifest(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_open_dataset(options: argparse.Namespace) -> None:
-    """Do what the module's docstring says, with the options of the command line."""
+    """Make the set with the options of the command line; see the module's docstring."""
     output = options.output
     if output.exists() and not output.is_dir():
         raise DataError(f"--output {output} is a file: name a folder")
@@ -267,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"make_open_dataset.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("make_open_dataset.py: stopped; the same command goes on from here", file=sys.stderr)
+        print("make_open_dataset.py: stopped; the same command continues from here", file=sys.stderr)
         return 130
     return 0
 

@@ -1,8 +1,8 @@
-"""Degradation of the composite: what a lens, a sensor and a file do to a photograph, and compositing leaves out.
+"""Degrade composites as a lens, a sensor and a file degrade a photograph.
 
-Foreground and background come out of different images, often cleaner than what the network will be given; blurred,
-noisy and compressed as one image they show no seam of different sharpness or grain to cheat by (Li et al. 2022,
-"Bridging Composite and Real", IJCV, section 4.2; re-JPEGing and blur: Hou and Liu 2019, "Context-Aware Image Matting").
+Foreground and background are from different images, often cleaner than real inputs. If the composite is blurred, noisy
+and compressed, the network cannot find a seam of different sharpness or grain (Li et al. 2022, "Bridging Composite and
+Real", IJCV, section 4.2; JPEG and blur: Hou and Liu 2019, "Context-Aware Image Matting").
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ Image = NDArray[np.float32]
 
 
 class DegradeImage:
-    """Blur, add noise to and compress the "image" alone, in this order, a camera's; each with its own probability.
+    """Blur the "image", add noise and compress it, in this order, each with its own probability.
 
-    Alpha and trimap stay as they are. Every random number but the noise itself is drawn in any case, so that one kind
-    switched on or off leaves the others as they were; with all probabilities 0 nothing is drawn and the sample is given
-    back as it came.
+    Alpha and trimap are unchanged. All random numbers except the noise itself are always drawn, so that switching one
+    kind on or off does not change the others. With all probabilities 0 nothing is drawn and the sample is returned
+    unchanged.
 
     Args:
         blur_probability: how often; 0 is off, as for all three.
@@ -36,7 +36,7 @@ class DegradeImage:
         jpeg_quality: range of libjpeg's quality, uniform over its whole numbers, both ends included; within 1 to 100.
 
     Raises:
-        ConfigError: a probability that is none, or a range that is none or out of its limits.
+        ConfigError: an invalid probability, or a range that is invalid or out of its limits.
     """
 
     def __init__(
@@ -77,14 +77,14 @@ class DegradeImage:
 
 
 def add_noise(image: Image, read: float, shot: float, rng: np.random.Generator) -> Image:
-    """Add Gaussian noise of variance read^2 + shot^2 I to every value I on its own, and clip.
+    """Add independent Gaussian noise of variance read^2 + shot^2 I to every value I, and clip.
 
-    The Poissonian-Gaussian model of a sensor (Foi et al. 2008), on encoded values instead of linear ones.
+    This is the Poissonian-Gaussian model of a sensor (Foi et al. 2008), on encoded instead of linear values.
 
     Args:
         image: (H, W, 3) in [0, 1].
         read: standard deviation at black, of full scale.
-        shot: standard deviation that comes on top at white.
+        shot: standard deviation that is added at white.
         rng: generator to draw from.
 
     Returns: (H, W, 3) in [0, 1], a new array.
@@ -94,7 +94,7 @@ def add_noise(image: Image, read: float, shot: float, rng: np.random.Generator) 
 
 
 def compress(image: Image, quality: int) -> Image:
-    """Write and read an image (H, W, 3) in [0, 1] as JPEG, colours at half the resolution (4:2:0) as most files."""
+    """Compress an image (H, W, 3) in [0, 1] as JPEG with colours at half the resolution (4:2:0), and decode it."""
     pixels = cv2.cvtColor(to_uint8(image), cv2.COLOR_RGB2BGR)
     _, content = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
     read_back = np.asarray(cv2.imdecode(content, cv2.IMREAD_COLOR))

@@ -1,4 +1,4 @@
-"""Where a crop lies: resizing, affine map and window as one matrix, drawn before any colour is decoded."""
+"""Draw random crops: resizing, affine map and window as one matrix, before any colour is decoded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from runtime.errors import ConfigError
 
 Matrix = NDArray[np.floating]  # 3 x 3, on (x, y, 1) with pixel i reaching from i to i + 1
 
-MIN_SCALE = 0.01  # far below what is of use, far above what cannot be inverted
+MIN_SCALE = 0.01  # far below useful values, far above values that cannot be inverted
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class View:
 
 
 class DrawView:
-    """Draw a view on a foreground, centred on an unknown pixel where the border allows.
+    """Draw a random crop of a foreground, centred on an unknown pixel if the border allows it.
 
     Args:
         square_probability: how often the foreground is resized to a square first, aspect not kept.
@@ -44,11 +44,11 @@ class DrawView:
         scale_range: scale per axis, uniform; at least `MIN_SCALE`, as for `crop_factors` and `max_enlargement`.
         shear_deg: shear angle, uniform in +- this; within 0 to 89.
         flip_probability: for either axis.
-        crop_factors: the window measures one of these times the crop's side, at most the foreground's shorter side.
-        max_enlargement: a foreground smaller than that is enlarged up to this much, and surrounded by alpha 0 beyond.
+        crop_factors: the window is one of these times the crop's side, at most the foreground's shorter side.
+        max_enlargement: a smaller foreground is enlarged up to this factor; the rest of the crop has alpha 0.
 
     Raises:
-        ConfigError: a setting that is no number, or out of its range.
+        ConfigError: a setting is no number, or out of its range.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class DrawView:
         self.max_enlargement = max_enlargement
 
     def __call__(self, crop_px: int, size: tuple[int, int], points: NDArray, rng: np.random.Generator) -> View:
-        """Draw one.
+        """Draw a random crop.
 
         Args:
             crop_px: side S of the crop.
@@ -131,8 +131,8 @@ def choose_centre(
 ) -> NDArray[np.floating]:
     """Choose the window's centre (x, y) in the frame: the first point inside, moved to keep the window inside.
 
-    Where no point comes to lie inside, it is the first of all, and without points the frame's centre. A window larger
-    than the frame is moved until it holds the frame.
+    If no point lies inside, it is the first point; without points it is the frame's centre. A window larger than the
+    frame is moved until it contains the frame.
 
     Args:
         points: (N, 2) pixels x, y of the image.

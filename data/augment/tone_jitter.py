@@ -1,4 +1,4 @@
-"""Tones of foreground and background apart: two photographs seldom share one exposure curve and one white balance."""
+"""Change the tones of foreground and background separately: two photographs seldom have the same."""
 
 from typing import Any
 
@@ -9,21 +9,21 @@ from data.validation import check_number
 
 
 class JitterTones:
-    """Change gamma and white balance of the "foreground" and of the "background", each by draws of its own.
+    """Change gamma and white balance of the "foreground" and of the "background", drawn separately.
 
-    Every value c of a channel becomes c' = min(k c^g, 1), with k of red and blue drawn and k of green 1. Gains on
-    encoded values are gains on linear light, as cameras apply them, under a curve that is a power: (K c^2.2)^(1/2.2) =
-    K^(1/2.2) c. Exponents and gains are log-uniform, so that brighter is as likely as darker and warmer as colder. All
-    numbers are drawn in any case, so that one kind switched on or off leaves the other as it was; with both neutral
-    nothing is drawn and the sample is given back as it came. (Gamma of backgrounds: Sengupta et al. 2020, "Background
-    Matting"; gains per channel, von Kries's model, for robustness: Afifi and Brown 2019.)
+    Every value c of a channel becomes c' = min(k c^g, 1). k is drawn for red and blue, and 1 for green. Gains on
+    encoded values equal gains on linear light, as cameras apply them, if the tone curve is a power: (K c^2.2)^(1/2.2) =
+    K^(1/2.2) c. Exponents and gains are log-uniform: brighter is as likely as darker, and warmer as colder. All random
+    numbers are always drawn, so that switching one kind on or off does not change the other. With both neutral nothing
+    is drawn and the sample is returned unchanged. (Gamma of backgrounds: Sengupta et al. 2020, "Background Matting";
+    gains per channel, von Kries's model, for robustness: Afifi and Brown 2019.)
 
     Args:
         gamma: exponents lie within 1 / gamma to gamma; at least 1, which is neutral. 1.5 is strong.
         white_balance: gains lie within 1 / white_balance to white_balance; at least 1, which is neutral. 1.3 is strong.
 
     Raises:
-        ConfigError: a value that is no number of at least 1.
+        ConfigError: a value is not a number of at least 1.
     """
 
     def __init__(self, gamma: float = 1.0, white_balance: float = 1.0) -> None:

@@ -1,8 +1,8 @@
-"""The augmentations of the GCA line (Li and Lu 2020), one class each: (sample, generator) -> sample, no state.
+"""Augment samples as in the GCA line (Li and Lu 2020): one class each, (sample, generator) -> sample, no state.
 
 A sample is a dict of float32 arrays in [0, 1], S x S px: "alpha" (S, S, 1), "foreground" (S, S, 3), not premultiplied,
-and "background" (S, S, 3) to begin with; "trimap" (S, S, 1) and "image" (S, S, 3) are made of these. How they are cut
-out of files is `data.augment.random_crop` and `data.augment.warp`.
+and "background" (S, S, 3) at first; "trimap" (S, S, 1) and "image" (S, S, 3) are made of these. `data.augment.warp`
+cuts them out of files.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class JitterColour:
     """Shift hue, saturation and value of the "foreground", each by one draw for the whole crop.
 
     Args:
-        hue_deg: the hue turns by a uniform draw in +- this, within 0 to 180, which is any hue.
+        hue_deg: the hue shifts by a uniform draw in +- this, within 0 to 180, which gives any hue.
         jitter_share: saturation and value move by a uniform draw in +- this x (1.1 - their mean where alpha > 0),
             clipped; within 0 to 1.
 
@@ -56,13 +56,13 @@ class JitterColour:
 
 
 class MakeTrimap:
-    """Make the "trimap" of the crop's own "alpha" by two erosions of separately drawn size.
+    """Make the "trimap" from the "alpha" of the crop by two erosions of separately drawn size.
 
     Args:
         radius_px: lowest and highest radius r, whole numbers of at least 0, both drawn; the kernel is an ellipse of
             2 r + 1 px.
-        reference_px: side of the crop that the radii are meant for: each r becomes round(r S / this), so that larger
-            crops get trimaps as wide in proportion. None takes them as they are.
+        reference_px: side of the crop that the radii are meant for: each r becomes round(r S / this), so that the
+            trimaps of larger crops are wider in proportion. None does not scale the radii.
 
     Raises:
         ValueError: a setting out of its range.

@@ -1,4 +1,4 @@
-"""Sampling images through one affine matrix: no more of them is read, and at no finer scale, than the crop shows."""
+"""Sample images through one affine matrix: only the needed part is read, and at the needed scale."""
 
 import math
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from data.trimap import ALPHA_TOLERANCE
 Array = NDArray[np.float32]
 
 INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
-INTERPOLATION_REACH_PX = 4  # Lanczos4 looks this far
-UNIT_SCALE = (1 + 1e-7) / 255**2  # so that 255 x 255 is no hair below 1; what is above is clipped in the end
-INVISIBLE_ALPHA = 1e-6  # below it a colour cannot be told from its premultiplied value, and does not show
+INTERPOLATION_REACH_PX = 4  # of Lanczos4
+UNIT_SCALE = (1 + 1e-7) / 255**2  # so that 255 x 255 is not below 1; values above are clipped in the end
+INVISIBLE_ALPHA = 1e-6  # below it a colour cannot be computed from its premultiplied value, and is not visible
 
 
 def draw_interpolation(rng: np.random.Generator) -> int:
@@ -31,7 +31,7 @@ def sample_layer(source: OpenForeground, to_crop: Matrix, crop_px: int, interpol
     """Sample a foreground through a matrix; outside the image it is transparent.
 
     Args:
-        source: foreground and alpha; hidden colours of transparent pixels do not bleed into edges.
+        source: foreground and alpha; hidden colours of transparent pixels have no influence on edges.
         to_crop: maps the image's points to the crop's.
         crop_px: side S of the crop.
         interpolation: OpenCV's flag; shrinking by 2 and more averages areas first.
@@ -54,14 +54,14 @@ def sample_layer(source: OpenForeground, to_crop: Matrix, crop_px: int, interpol
 
 
 class Window(NamedTuple):
-    """What a crop needs of an image.
+    """The part of an image that a crop needs.
 
     Args:
         colours: raw (h, w, 3), not premultiplied.
         alpha: raw (h, w).
         to_crop: maps their points to the crop's.
-        shrinking: at least 1; by how much their areas are to be averaged before they are warped.
-        step_px: least whole number of pixels that is one of areas as well.
+        shrinking: at least 1; the factor by which areas are averaged before the warp.
+        step_px: least whole number of pixels that is also a whole number of areas.
     """
 
     colours: NDArray
@@ -72,7 +72,7 @@ class Window(NamedTuple):
 
 
 def read_window(source: OpenForeground, to_crop: Matrix, crop_px: int) -> Window | None:
-    """Read what a crop needs of an image, reduced as far as its files offer; None where it lies beside the image.
+    """Read the part of an image that a crop needs, reduced as far as its files offer; None if there is none.
 
     Args:
         source: see `sample_layer`, as for `to_crop` and `crop_px`.
@@ -81,7 +81,7 @@ def read_window(source: OpenForeground, to_crop: Matrix, crop_px: int) -> Window
     shrinking = max(1, int(np.sqrt(abs(np.linalg.det(to_picture))) + 1e-6))  # whole ones are so up to rounding
     reduction = max(number for number in REDUCTIONS if number <= shrinking)
     corners = crop_px * np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) @ to_picture[:2, :2].T + to_picture[:2, 2]
-    # In whole areas counted from the image's corner, so that no view changes what is averaged.
+    # In whole areas counted from the image's corner: every crop averages the same areas.
     step = math.lcm(reduction, shrinking)
     reach = INTERPOLATION_REACH_PX * shrinking
     first = step * np.floor((corners.min(axis=0) - reach) / step).astype(int).clip(0)
@@ -96,7 +96,7 @@ def read_window(source: OpenForeground, to_crop: Matrix, crop_px: int) -> Window
 
 
 def crop_to_visible(window: Window) -> Window | None:
-    """Leave out what is transparent around the visible pixels but for what interpolation sees of it; None: all is."""
+    """Remove the transparent margin beyond the reach of interpolation; None if all pixels are transparent."""
     rows, columns = np.flatnonzero(window.alpha.any(axis=1)), np.flatnonzero(window.alpha.any(axis=0))
     if not len(rows):
         return None
@@ -111,7 +111,7 @@ def crop_to_visible(window: Window) -> Window | None:
 
 
 def find_bounds(window: Window, crop_px: int) -> tuple[int, int, int, int]:
-    """Find the rows (first, end) and columns (first, end) of the crop that a window's pixels may come to lie in."""
+    """Find the rows (first, end) and columns (first, end) of the crop that a window's pixels can reach."""
     height, width = window.alpha.shape
     corners = np.array([[0, 0, 1], [0, height, 1], [width, 0, 1], [width, height, 1]]) @ window.to_crop.T
     left, top = np.floor(corners.min(axis=0)[:2]).astype(int).clip(0, crop_px).tolist()
@@ -129,7 +129,7 @@ def premultiply(colours: NDArray, alpha: NDArray) -> NDArray:
 
 
 def warp(picture: NDArray, window: Window, size: tuple[int, int], interpolation: int) -> NDArray:
-    """Warp an image (h, w, C) of a window's pixels into a crop of (width, height); its border goes on outside."""
+    """Warp an image (h, w, C) of a window's pixels into a crop of (width, height); its border is repeated outside."""
     to_crop = window.to_crop
     if window.shrinking > 1:
         height, width = picture.shape[:2]
@@ -146,8 +146,8 @@ def warp(picture: NDArray, window: Window, size: tuple[int, int], interpolation:
 def clear_outside(layer: NDArray, size: tuple[int, int], to_picture: Matrix) -> None:
     """Set to 0, in place, the pixels of a crop (H, W, C) whose centre lies outside an image of this (width, height).
 
-    Sampling repeats the image's border and this cuts it off: blending with zeros would draw a seam wherever a
-    foreground is cut by its own image's border.
+    Sampling repeats the image's border, and this function removes it. Blending with zeros would draw a seam where the
+    border of its image cuts a foreground.
     """
     rows, columns = (np.arange(length, dtype=np.float32) + np.float32(0.5) for length in layer.shape[:2])
     inside: NDArray[np.bool_] | None = None
@@ -162,7 +162,7 @@ def clear_outside(layer: NDArray, size: tuple[int, int], to_picture: Matrix) -> 
 
 
 def merge_layers(layers: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
-    """Lay foregrounds over one another, the upper one first; what would make the result opaque all over is left out.
+    """Merge foregrounds, the upper one first; a lower one that would make the result completely opaque is skipped.
 
     Args:
         layers: at least one pair of alpha (S, S, 1) and foreground (S, S, 3).
@@ -185,7 +185,7 @@ def triple(alpha: Array) -> Array:
 def split_layer(layer: Array) -> tuple[Array, Array]:
     """Split a premultiplied layer (S, S, 4) into alpha (S, S, 1) and foreground (S, S, 3), not premultiplied.
 
-    Both are clipped to [0, 1] after the division, since the overshoot of cubic and Lanczos is that of both alike.
+    Both are clipped to [0, 1] after the division, because cubic and Lanczos overshoot equally in both.
     """
     red, green, blue, alpha = cv2.split(layer)
     visible = np.maximum(alpha, np.float32(INVISIBLE_ALPHA))
@@ -199,9 +199,9 @@ def crop_background(
     """Crop a background as if it were resized to cover the frame, at a random place, and resize the crop.
 
     Args:
-        background: image of any size; one much larger than the crop is decoded reduced where its format allows.
+        background: image of any size; one much larger than the crop is decoded reduced if its format allows.
         frame: (width, height) in px.
-        window_px: side of the window in the frame; beyond the covering background the scale gives way.
+        window_px: side of the window in the frame; if the background is too small, it is scaled more.
         crop_px: side S of the result.
         rng: generator to draw from.
 

@@ -1,6 +1,6 @@
-"""Foregrounds drawn by program, with exact alphas: eight kinds at any resolution, and two effects of a camera.
+"""Draw foregrounds with exact alphas: eight kinds at any resolution, and two effects of a camera.
 
-What a seed draws does not depend on the resolution: all lengths are shares of the image's side.
+A seed draws the same image at every resolution: all lengths are shares of the image's side.
 """
 
 from collections.abc import Callable

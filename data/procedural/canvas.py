@@ -1,7 +1,7 @@
-"""Shapes painted on a fine canvas: alpha is the share of painted samples in a pixel, the definition of coverage.
+"""Paint shapes on a fine canvas: alpha is the share of painted samples in a pixel, the definition of coverage.
 
-The canvas is 8-bit, SCALE times finer than the image; its value is 0 where nothing is and the local shade (1 to 255)
-elsewhere. Colours follow the shade of the painted samples alone, so that they are not premultiplied. All lengths are in
+The canvas is 8-bit, SCALE times finer than the image. Its value is 0 where nothing is painted and the local shade (1 to
+255) elsewhere. Colours follow only the painted samples, so they are not premultiplied. All lengths are in
 pixels of the image; positions are continuous, x to the right and y down, with pixel (0, 0) covering [0, 1] x [0, 1].
 """
 
@@ -21,7 +21,7 @@ TAPER = 0.8
 
 
 def canvas_for(size_px: int) -> NDArray[np.uint8]:
-    """Give an empty fine canvas for a square image of this side."""
+    """Create an empty fine canvas for a square image of this side."""
     return np.zeros((size_px * SCALE, size_px * SCALE), np.uint8)
 
 
@@ -30,7 +30,7 @@ def fill(canvas: NDArray[np.uint8], polygon: Points | Sequence[Points], shade: i
 
     Args:
         canvas: (scale * H, scale * W), painted in place.
-        polygon: (N, 2) x, y in pixels of the image, or several of them: inside is what lies within an odd number.
+        polygon: (N, 2) x, y in pixels of the image, or several of them: points within an odd number are inside.
         shade: 1 to 255, or 0 to cut a hole.
         scale: samples along a pixel's side.
     """
@@ -45,20 +45,20 @@ def thread(canvas: NDArray[np.uint8], line: Points, width: float, shade: int) ->
 
 
 def resolve(canvas: NDArray[np.uint8]) -> tuple[Array, Array]:
-    """Turn the fine canvas into coverage and mean shade.
+    """Convert the fine canvas to coverage and mean shade.
 
     Args:
         canvas: (SCALE * H, SCALE * W), 0 where nothing is painted.
 
     Returns: alpha (H, W) in [0, 1], the exact share of painted samples, and shade (H, W) in [0, 1], the mean over the
-        painted samples, continued smoothly to where there are none.
+        painted samples, continued smoothly to unpainted pixels.
     """
     alpha, weighted = coverage(canvas)
     return alpha, mean_shade(alpha, weighted)
 
 
 def coverage(canvas: NDArray[np.uint8], scale: int = SCALE) -> tuple[Array, Array]:
-    """Give the share of painted samples in each pixel, and the mean of all its samples / 255, 0 where not painted."""
+    """Compute the share of painted samples in each pixel, and the mean of all its samples / 255, 0 if unpainted."""
     height, width = canvas.shape[0] // scale, canvas.shape[1] // scale
     means = []
     for samples in ((canvas > 0).view(np.uint8), canvas):
@@ -68,7 +68,7 @@ def coverage(canvas: NDArray[np.uint8], scale: int = SCALE) -> tuple[Array, Arra
 
 
 def mean_shade(alpha: Array, weighted: Array) -> Array:
-    """Give the mean shade over the painted samples alone, of what `coverage` gives; continued to the other pixels."""
+    """Compute the mean shade over the painted samples from `coverage`, continued to the other pixels."""
     nearby = cv2.GaussianBlur(alpha, (0, 0), 4) + 1e-4
     nearby_shade = (cv2.GaussianBlur(weighted, (0, 0), 4) + 0.5e-4) / nearby  # half bright where nothing is near
     shade = np.where(alpha > 0, weighted / np.maximum(alpha, 1e-6), nearby_shade)

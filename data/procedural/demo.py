@@ -1,6 +1,6 @@
-"""The demo's six simple kinds: hair, fur, glass, lace, solid shapes, shapes with holes.
+"""Draw the demo's six simple kinds: hair, fur, glass, lace, solid shapes, shapes with holes.
 
-They stay unchanged, byte for byte: the figures of the demo in docs/results.md were made with them.
+They stay unchanged, byte for byte: the figures in docs/results.md and docs/ablation.md were made with them.
 `data.procedural.KINDS` has more detail, at any resolution.
 """
 

@@ -1,6 +1,6 @@
-"""Shapes kept as outlines and painted band by band, so that an image of any size takes little memory.
+"""Keep shapes as outlines and paint them band by band, so that an image of any size takes little memory.
 
-An image is [0, 1] x [0, 1]: what is drawn does not depend on how many pixels show it.
+An image is [0, 1] x [0, 1]: the drawing does not depend on its number of pixels.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from data.procedural.canvas import SCALE, Array, Points, band, coverage, fill, mean_shade
 
-MIN_SAMPLES = 2048  # along a side, however small the image: a hair is still some samples wide
+MIN_SAMPLES = 2048  # along a side, also of small images: a hair is still some samples wide
 BAND_SAMPLES = 1 << 24  # painted at once: 16 MB, instead of 268 MB for 2048 px
 
 
@@ -30,8 +30,8 @@ class Drawing:
         """Paint a shape.
 
         Args:
-            outlines: (N, 2) x, y in [0, 1], what is outside is cut off; or several of them, inside is then what lies
-                within an odd number.
+            outlines: (N, 2) x, y in [0, 1], the rest is cut off; or several of them: points within an odd number are
+                inside.
             shade: 1 to 255 after rounding and clipping, or 0 to cut a hole.
         """
         polygons = [outlines] if isinstance(outlines, np.ndarray) else list(outlines)
@@ -50,7 +50,7 @@ class Drawing:
             self.fill(outline, shade)
 
     def resolve(self) -> tuple[Array, Array]:
-        """Paint all and turn it into coverage and mean shade; see `data.procedural.canvas.resolve`."""
+        """Paint all shapes and compute coverage and mean shade; see `data.procedural.canvas.resolve`."""
         side = self.size_px * self.scale
         rows_px = max(1, BAND_SAMPLES // (side * self.scale))
         alpha, weighted = np.zeros((2, self.size_px, self.size_px), np.float32)

@@ -1,4 +1,4 @@
-"""Water drops: clear in the middle, dark where they bend light most, with glints."""
+"""Draw water drops: clear in the middle, dark where they bend light most, with glints."""
 
 import numpy as np
 from numpy.random import Generator
@@ -7,7 +7,7 @@ from data.procedural.canvas import Array, Points, blob
 from data.procedural.drawing import Drawing
 from data.procedural.surfaces import over, palette, plain, shrink
 
-FINEST_PX = 512  # what is smaller is drawn finer and shrunk: rims are thinner than its pixels
+FINEST_PX = 512  # smaller images are drawn larger and shrunk: rims are thinner than their pixels
 
 
 def drops(rng: Generator, size_px: int) -> tuple[Array, Array]:
@@ -17,7 +17,7 @@ def drops(rng: Generator, size_px: int) -> tuple[Array, Array]:
 
 
 def draw_drops(rng: Generator, size_px: int) -> tuple[Array, Array]:
-    """Draw them as they are at the middle of each pixel."""
+    """Draw the drops as they are at the middle of each pixel."""
     angle = np.pi / 2 + rng.uniform(-0.8, 0.8)
     light = np.array([np.cos(angle), np.sin(angle)])  # where it travels: downwards
     outlines, glints = Drawing(size_px), Drawing(size_px)
@@ -58,7 +58,7 @@ def draw_drops(rng: Generator, size_px: int) -> tuple[Array, Array]:
 
 
 def share_of_radius(outline: Points, x: Array, y: Array) -> Array:
-    """Give how far points lie from the middle towards an outline: 0 in the middle, 1 on the outline and beyond it.
+    """Measure how far points are from the middle towards an outline: 0 in the middle, 1 on the outline and beyond.
 
     Args:
         outline: (N, 2) around the origin, seen from there each direction once, angles rising.

@@ -1,4 +1,4 @@
-"""What a camera does to a foreground: motion blur and defocus.
+"""Blur a foreground as a camera does: by motion and defocus.
 
 Alpha and alpha F are filtered with one kernel k: where B is constant under it, k * (alpha F + (1 - alpha) B) =
 k * (alpha F) + (1 - k * alpha) B, so that I = alpha F + (1 - alpha) B stays exact for the filtered alpha and colour
@@ -19,12 +19,12 @@ SMALLEST_ALPHA = 1e-4  # less is an error of the filter's rounding, and below a 
 
 
 def filter_foreground(foreground: Array, alpha: Array, kernel: Array) -> tuple[Array, Array]:
-    """Filter a foreground as seen through a lens of this kernel.
+    """Filter a foreground with a kernel.
 
     Args:
         foreground: (H, W, 3) RGB in [0, 1].
         alpha: (H, W) in [0, 1].
-        kernel: odd sides, sum 1, the same forwards and backwards; the image goes on at its borders as it ends there.
+        kernel: odd sides, sum 1, point symmetric. The image is continued at its borders.
 
     Returns: foreground and alpha; where alpha is 0 the colour is continued from nearby.
     """
@@ -38,7 +38,7 @@ def filter_foreground(foreground: Array, alpha: Array, kernel: Array) -> tuple[A
 
 
 def motion_kernel(length_px: float, angle: float) -> Array:
-    """Kernel of an even movement along a straight line, 1 px wide.
+    """Make the kernel of an even movement along a straight line, 1 px wide.
 
     Args:
         length_px: way of the movement, at least 1.
@@ -49,14 +49,14 @@ def motion_kernel(length_px: float, angle: float) -> Array:
 
 
 def defocus_kernel(diameter_px: float) -> Array:
-    """Kernel of a lens out of focus: a disc of this diameter, at least 1 px."""
+    """Make the kernel of a lens out of focus: a disc of this diameter, at least 1 px."""
     angle = np.linspace(0, 2 * np.pi, 180, endpoint=False)
     radius = diameter_px / 2 - 0.5 / KERNEL_SCALE
     return painted_kernel(radius * np.stack([np.cos(angle), np.sin(angle)], 1), diameter_px)
 
 
 def painted_kernel(outline: NDArray[np.float64], extent_px: float) -> Array:
-    """Turn an outline around the origin, in pixels, into a kernel of sum 1 whose weights are the covered areas."""
+    """Make a kernel of sum 1 from an outline around the origin, in pixels; weights are the covered areas."""
     side = 2 * int(np.ceil(extent_px / 2 + 0.5)) + 1
     canvas = np.zeros((side * KERNEL_SCALE,) * 2, np.uint8)
     fill(canvas, outline + side / 2, 255, KERNEL_SCALE)

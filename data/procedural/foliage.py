@@ -1,4 +1,4 @@
-"""Foliage: stems that branch, with leaves on both sides."""
+"""Draw foliage: stems that branch, with leaves on both sides."""
 
 import numpy as np
 from numpy.random import Generator
@@ -11,7 +11,7 @@ from data.procedural.surfaces import gradient, grid, noise, palette
 
 
 def leaf_half_width(t: NDArray, fullness: float) -> NDArray:
-    """Half the width at 0 <= t <= 1 along a leaf 1 wide: sin(pi t^fullness) / 2, fuller at the base below 1."""
+    """Compute half the width at 0 <= t <= 1 along a leaf 1 wide: sin(pi t^fullness) / 2, fuller at the base below 1."""
     return np.sin(np.pi * t**fullness) / 2
 
 
@@ -22,8 +22,8 @@ def leaf(
     """Draw one leaf, its halves lit differently, with a midrib and side veins.
 
     Args:
-        drawing: what it is drawn into.
-        base: (2,) where it begins.
+        drawing: target.
+        base: (2,) start of the leaf.
         heading: its direction at the base, radians.
         length: from base to tip.
         aspect: width by length.

@@ -1,4 +1,4 @@
-"""Glass: vessels seen from the side, by the path of light through their walls and what they reflect."""
+"""Draw glass: vessels seen from the side, by the path of light through their walls and their reflections."""
 
 from dataclasses import dataclass
 
@@ -51,13 +51,13 @@ class Vessel:
         return np.stack([self.middle + radius * np.cos(angle), y + self.tilt * radius * np.sin(angle)], 1)
 
     def inner(self, level: NDArray) -> Array:
-        """Radius of the hollow at some levels, 0 where there is none."""
+        """Compute the radius of the hollow at some levels, 0 where it is solid."""
         outer = np.interp(level, LEVELS, self.profile)
         return np.where(level < self.solid_from, np.maximum(outer - self.wall, 0), 0).astype(np.float32)
 
 
 def path_through_shell(across: NDArray, outer: NDArray, inner: NDArray) -> NDArray:
-    """Length of a straight path through a round shell seen from the side.
+    """Compute the length of a straight path through a round shell seen from the side.
 
     Args:
         across: distance of the path from the axis.
@@ -113,7 +113,7 @@ def glass(rng: Generator, size_px: int) -> tuple[Array, Array]:
 
 
 def stand(rng: Generator) -> Vessel:
-    """Draw a vessel and its place."""
+    """Draw the shape and position of a vessel."""
     radii, solid_from = VESSELS[rng.choice(list(VESSELS))]
     is_tall = len(radii) > 7
     height = (0.8 if is_tall else 0.5) * rng.uniform(0.9, 1.05)
@@ -129,7 +129,7 @@ def drink(rng: Generator, vessel: Vessel, across: NDArray, level: NDArray) -> li
 
     Args:
         rng: source of the drink.
-        vessel: what it is in.
+        vessel: that contains it.
         across: (H, W) distance from the axis.
         level: (H, 1) level in the vessel.
     """

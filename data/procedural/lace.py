@@ -1,4 +1,4 @@
-"""Lace: a doily, a cloth of eyelets, or a net of knotted threads."""
+"""Draw lace: a doily, a cloth of eyelets, or a net of knotted threads."""
 
 import numpy as np
 from numpy.random import Generator

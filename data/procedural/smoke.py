@@ -1,4 +1,4 @@
-"""Smoke: a soft density of many scales, carried away by a swirling flow."""
+"""Draw smoke: a soft density of many scales, carried away by a swirling flow."""
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ MAX_SMOKE_ALPHA = 0.97
 def smoke(rng: Generator, size_px: int) -> tuple[Array, Array]:
     """Draw a plume or a cloud, dense to faint, opaque nowhere; RGB and alpha.
 
-    Alpha is `MAX_SMOKE_ALPHA` (1 - exp(-density)), what a fog of that density scatters (Beer and Lambert).
+    Alpha is `MAX_SMOKE_ALPHA` (1 - exp(-density)): a fog of that density scatters as much (Beer and Lambert).
     """
     x, y = grid(size_px)
     is_plume = rng.random() < 0.6

@@ -1,4 +1,4 @@
-"""Hair, fur and feathers: thousands of thin strands, drawn one by one."""
+"""Draw hair, fur and feathers: thousands of thin strands."""
 
 import numpy as np
 from numpy.random import Generator
@@ -14,15 +14,15 @@ FIELD_PX = 256  # of the fields that strands follow, whatever the size of the im
 
 
 def grow(roots: Points, headings: Points, pulls: Points, lengths: NDArray, num_points: int, yielding: float) -> Points:
-    """Let strands grow from their roots, each turning from its heading towards its pull.
+    """Grow strands from their roots; each turns from its heading towards its pull.
 
     Args:
-        roots: (N, 2) where they begin.
+        roots: (N, 2) start of each.
         headings: (N, 2) direction at the root.
-        pulls: (N, 2) direction that they come to, by weight and wind.
+        pulls: (N, 2) final direction, by weight and wind.
         lengths: (N,) length of each.
         num_points: K, points along a strand.
-        yielding: share of the direction that gives way to the pull at each point, 0 to 1.
+        yielding: share of the direction that the pull replaces at each point, 0 to 1.
 
     Returns: (N, K, 2).
     """
@@ -44,7 +44,7 @@ def curl(strands: Points, amplitudes: NDArray, waves: NDArray, phases: NDArray) 
 
 
 def polar(angle: NDArray) -> Points:
-    """Give the unit vectors (..., 2) of angles in radians."""
+    """Return the unit vectors (..., 2) of angles in radians."""
     return np.stack([np.cos(angle), np.sin(angle)], -1)
 
 

@@ -1,4 +1,4 @@
-"""Random fields and coloured surfaces."""
+"""Draw random fields and coloured surfaces."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from data.procedural.canvas import Array
 
 
 def noise(rng: Generator, size_px: int, cells: int, num_octaves: int = 4) -> Array:
-    """Smooth random field in [0, 1] with structure at several scales.
+    """Draw a smooth random field in [0, 1] with structure at several scales.
 
     Args:
         rng: source of the field.
@@ -30,7 +30,7 @@ def noise(rng: Generator, size_px: int, cells: int, num_octaves: int = 4) -> Arr
 
 
 def texture(rng: Generator, size_px: int) -> Array:
-    """Random surface: two or three colours mixed by noise, stripes or a gradient, lit from one side, with fine grain.
+    """Draw a random surface: colours mixed by noise, stripes or a gradient, lit from one side, with fine grain.
 
     Args:
         rng: source of the surface.
@@ -64,7 +64,7 @@ def gradient(shade: Array, stops: NDArray) -> Array:
 
 
 def palette(rng: Generator, hues_deg: tuple[float, float], saturations: tuple[float, float]) -> NDArray:
-    """Draw a row of four colours (4, 3) from dark to bright, of like hue.
+    """Draw a row of four colours (4, 3) from dark to bright, of similar hue.
 
     Args:
         rng: source of the colours.
@@ -79,13 +79,13 @@ def palette(rng: Generator, hues_deg: tuple[float, float], saturations: tuple[fl
 
 
 def grid(size_px: int) -> tuple[Array, Array]:
-    """Give x and y in [0, 1] of the pixels' centres, (H, W) each."""
+    """Return x and y in [0, 1] of the pixels' centres, (H, W) each."""
     y, x = (np.mgrid[:size_px, :size_px].astype(np.float32) + 0.5) / size_px
     return x, y
 
 
 def over(layers: list[tuple[Array, Array]]) -> tuple[Array, Array]:
-    """Lay layers of alpha (H, W) and RGB (H, W, 3) over each other, the last on top; RGB and alpha of the whole."""
+    """Merge layers of alpha (H, W) and RGB (H, W, 3), the last on top; return RGB and alpha."""
     alpha, colour = layers[0][0][..., None], layers[0][1]
     for upper_alpha, upper_colour in layers[1:]:
         alpha, colour = merge_foregrounds(upper_alpha[..., None], upper_colour, alpha, colour)
@@ -93,7 +93,7 @@ def over(layers: list[tuple[Array, Array]]) -> tuple[Array, Array]:
 
 
 def plain(colour: Sequence[float] | NDArray, like: Array) -> Array:
-    """Give one colour (3,) everywhere, (H, W, 3)."""
+    """Return one colour (3,) everywhere, (H, W, 3)."""
     return np.broadcast_to(np.asarray(colour, np.float32), (*like.shape, 3))
 
 

@@ -204,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"make_composition1k.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("make_composition1k.py: stopped; the same command goes on from here", file=sys.stderr)
+        print("make_composition1k.py: stopped; the same command continues from here", file=sys.stderr)
         return 130
     print(f"built {len(composites)} images in {options.output}")
     return 0

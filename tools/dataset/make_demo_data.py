@@ -48,17 +48,17 @@ class Sample:
 
 
 def generator(seed: int, stream: str, index: int) -> Generator:
-    """Give one image's random generator, independent of every other image's and of their number."""
+    """Make the random generator of one image, independent of all other images and their number."""
     return np.random.default_rng([seed, STREAMS.index(stream), index])
 
 
 def kind_of(index: int) -> str:
-    """Name the kind of the index-th foreground of a stream: all kinds in turn."""
+    """Name the kind of the index-th foreground of a stream; the kinds alternate."""
     return list(DEMO_KINDS)[index % len(DEMO_KINDS)]
 
 
 def draw_foreground(rng: Generator, index: int, size_px: int) -> tuple[Array, Array]:
-    """Draw the index-th foreground of a stream: (H, W, 3) RGB and (H, W) alpha, rounded to 8 bit as they are stored."""
+    """Draw the index-th foreground of a stream: (H, W, 3) RGB and (H, W) alpha, rounded to 8 bit as in files."""
     foreground, alpha = DEMO_KINDS[kind_of(index)](rng, size_px)
     return to_float(to_uint8(foreground)), to_float(to_uint8(alpha))
 
@@ -102,7 +102,7 @@ def draw_test_sample(seed: int, index: int, size_px: int) -> Sample:
 
 
 def write_picture(task: tuple[str, int], output: Path, seed: int, size_px: int) -> None:
-    """Draw and write what one (stream, index) stands for: a cut-out, a background, or the three files of a test."""
+    """Draw and write the files of one (stream, index): a cut-out, a background, or three files of a test sample."""
     cv2.setNumThreads(1)  # the other cores draw other images
     stream, index = task
     name = f"{kind_of(index)}_{index:03d}.png"
@@ -125,11 +125,11 @@ def write_picture(task: tuple[str, int], output: Path, seed: int, size_px: int) 
 def make_demo_data(
     output: Path, seed: int, size_px: int, num_train: int, num_backgrounds: int, num_test: int, num_workers: int
 ) -> None:
-    """Write the whole set.
+    """Write the complete set.
 
     Args:
-        output: folder to create; files with the names of ours are replaced.
-        seed: any non-negative integer; the same gives the same bytes, whatever the number of workers.
+        output: folder to create; existing files are replaced.
+        seed: any non-negative integer; the same seed gives the same bytes for any number of workers.
         size_px: side of every image.
         num_train: foregrounds with alpha; every kind once per six.
         num_backgrounds: squares cut out of the training photographs.

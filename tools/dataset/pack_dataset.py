@@ -1,10 +1,10 @@
-"""Pack foregrounds and their alphas for fast reading: uncompressed, in tiles, at four sizes, in a few large files.
+"""Pack foregrounds and their alphas for fast reading: uncompressed, at four sizes.
 
     python tools/dataset/pack_dataset.py --foreground-dir Composition-1k/train/fg \\
         --alpha-dir Composition-1k/train/alpha --output packs/adobe
 
 Then train with the override that it prints. Without --alpha-dir the foregrounds are RGBA cut-outs. In 8 bit a pack
-takes about 5.6 bytes a pixel, fifteen times as much as JPEG files. An interrupted command continues. Any number of
+takes 5.3 bytes a pixel, about eleven times as much as JPEG files. An interrupted command continues. Any number of
 workers gives the same bytes. A finished pack never changes. --verify reads it back and compares checksums; without
 --foreground-dir it does only this.
 
@@ -34,10 +34,10 @@ from runtime.worker_pool import default_workers, map_in_workers
 def pack(
     foreground_dirs: Sequence[str], alpha_dirs: Sequence[str | None] | None, output: Path, num_workers: int
 ) -> None:
-    """Pack the foregrounds of some folders, with a progress bar, and tell how to train with them.
+    """Pack the foregrounds of some folders with a progress bar, and print how to train with them.
 
     Raises:
-        DataError: `make_pack`'s and `find_foregrounds`' reasons, or a folder is a pack already.
+        DataError: as `make_pack` and `find_foregrounds`, or a folder is a pack already.
         OSError: a file cannot be read or written, or a worker was killed.
     """
     found = find_foregrounds(foreground_dirs, alpha_dirs)
@@ -54,10 +54,10 @@ def pack(
 
 
 def verify(folder: Path, num_workers: int) -> None:
-    """Compare the checksums of a pack, with a progress bar.
+    """Compare the checksums of a pack with a progress bar.
 
     Raises:
-        DataError: the pack is unfinished or damaged; all that is damaged is listed.
+        DataError: the pack is unfinished or damaged; all damaged foregrounds are listed.
         OSError: a file cannot be read, or a worker was killed.
     """
     foregrounds = find_packed(folder)
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(note, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("pack_dataset.py: stopped; the same command goes on from here", file=sys.stderr)
+        print("pack_dataset.py: stopped; the same command continues from here", file=sys.stderr)
         return 130
     return 0
 

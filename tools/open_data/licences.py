@@ -1,4 +1,4 @@
-"""Who made an image and what may be done with it, as its package states it."""
+"""Read author and licence of an image, as its package states them."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ NOT_STATED = "not stated"
 
 @dataclass(frozen=True)
 class Terms:
-    """Licence and author of an image, `NOT_STATED` where the package does not say."""
+    """Licence and author of an image, `NOT_STATED` if the package does not state them."""
 
     licence: str
     author: str
@@ -25,7 +25,7 @@ def terms_of(source: Source, name: str, texts: Mapping[str, str]) -> Terms:
     Args:
         source: the package.
         name: the file's name in it.
-        texts: the files in which the package states its terms, by name.
+        texts: name -> content of the files in which the package states its terms.
 
     Raises:
         DataError: the package lacks what states its terms, or no licence covers the file.
@@ -45,8 +45,8 @@ def terms_of(source: Source, name: str, texts: Mapping[str, str]) -> Terms:
 def debian_terms(name: str, copyright_text: str) -> Terms:
     """Read a file's terms from a debian/copyright file: the last paragraph that covers it.
 
-    Its patterns are paths in the package's source. A file is covered by a pattern that fits the end of its path or
-    has its name at its end; `*` covers all.
+    Its patterns are paths in the package's source. A pattern covers a file if it matches the end of its path or ends
+    with its name; `*` covers all.
 
     Raises:
         DataError: no paragraph covers the file.

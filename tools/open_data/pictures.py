@@ -1,4 +1,4 @@
-"""The images of the set: cut-outs and photographs as they come, foregrounds and surfaces that are drawn."""
+"""Write the images of the open set: cut-outs, photographs, drawn foregrounds and drawn surfaces."""
 
 from hashlib import sha256
 from pathlib import Path
@@ -15,19 +15,19 @@ from runtime.errors import UserError
 
 SHORTEST_SIDE_PX = 64
 PHOTOGRAPH_PX = 1280  # longest side of a background
-FEWEST_COLOURS = 0.2  # distinct colours by opaque pixels: what has fewer is drawn, not photographed
+FEWEST_COLOURS = 0.2  # distinct colours by opaque pixels: images with fewer are drawn, not photographed
 LEAST_TRANSPARENT, LEAST_FRACTIONAL = 0.05, 0.004  # shares of a cut-out's pixels
 EFFECT_SHARE = 0.3  # of the drawn foregrounds
 HELD_OUT_SHARE = 0.15
 
 
 def is_held_out(name: str) -> bool:
-    """Tell whether an image belongs to the test set: by a hash of its name, so that others do not change it."""
+    """Tell whether an image belongs to the test set, by a hash of its name: other images do not change it."""
     return int.from_bytes(sha256(name.encode()).digest()[:4]) < HELD_OUT_SHARE * 2**32
 
 
 def why_unfit(rgba: NDArray) -> str | None:
-    """Tell why a decoded image is no cut-out to learn from; None where it is one."""
+    """Tell why a decoded image is no useful cut-out for training; None if it is one."""
     if rgba.ndim != 3 or rgba.shape[2] != 4:
         return "has no transparency"
     if min(rgba.shape[:2]) < SHORTEST_SIDE_PX:
@@ -44,7 +44,7 @@ def why_unfit(rgba: NDArray) -> str | None:
 
 
 def write_cutout(content: bytes, path: Path) -> str | None:
-    """Write an RGBA image as PNG where it is fit; else give why not (see `why_unfit`) or why it cannot be read."""
+    """Write a useful RGBA image as PNG; otherwise return why it is not (see `why_unfit`) or cannot be read."""
     try:
         rgba = decode(content)
     except UserError as error:
@@ -56,7 +56,7 @@ def write_cutout(content: bytes, path: Path) -> str | None:
 
 
 def write_photograph(content: bytes, path: Path) -> str | None:
-    """Write a photograph as JPEG, at most `PHOTOGRAPH_PX` long; else give why it cannot be read."""
+    """Write a photograph as JPEG, at most `PHOTOGRAPH_PX` long; otherwise return why it cannot be read."""
     try:
         picture: NDArray = to_float(as_colours(decode(content)))
     except UserError as error:
@@ -69,12 +69,12 @@ def write_photograph(content: bytes, path: Path) -> str | None:
 
 
 def drawn_name(index: int) -> str:
-    """Name the index-th drawn foreground: all kinds in turn."""
+    """Name the index-th drawn foreground; the kinds alternate."""
     return f"drawn_{list(KINDS)[index % len(KINDS)]}_{index:05d}.png"
 
 
 def write_drawn(path: Path, seed: int, stream: int, index: int, size_px: int) -> None:
-    """Draw and write the index-th foreground of a stream, `EFFECT_SHARE` of them blurred as a camera does it."""
+    """Draw and write the index-th foreground of a random stream; `EFFECT_SHARE` of them are blurred as by a camera."""
     rng = np.random.default_rng([seed, stream, index])
     effect = rng.choice([*EFFECTS]) if rng.random() < EFFECT_SHARE else None
     foreground, alpha = list(KINDS.values())[index % len(KINDS)](rng, size_px)
@@ -84,5 +84,5 @@ def write_drawn(path: Path, seed: int, stream: int, index: int, size_px: int) ->
 
 
 def write_surface(path: Path, seed: int, stream: int, index: int, size_px: int) -> None:
-    """Draw and write a background, for who has no photographs."""
+    """Draw and write a background, for sets with few photographs."""
     write_image(path, texture(np.random.default_rng([seed, stream, index]), size_px))

@@ -1,4 +1,4 @@
-"""A sheet of the eight procedural kinds, for the eye."""
+"""Draw a sheet of the eight procedural kinds."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ BACKGROUNDS = ("skimage/data/rocket.jpg", "skimage/data/coffee.png", "skimage/da
 
 
 def write_sheet(path: Path, seed: int) -> None:
-    """Write an image of each kind, over a photograph free of rights and, below, its alpha; four kinds in a row.
+    """Write a sheet of each kind over a free photograph, with its alpha below, four kinds in a row.
 
     Args:
         path: an image file, JPEG for a small one.

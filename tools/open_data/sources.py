@@ -1,4 +1,4 @@
-"""Packages with openly licensed images: what is wanted from each, and how it is found or fetched."""
+"""List packages with openly licensed images, find or fetch them, and read the wanted files."""
 
 import shutil
 import subprocess
@@ -27,16 +27,16 @@ PHOTOGRAPHS = {
 
 @dataclass(frozen=True)
 class Source:
-    """A package and what is wanted from it; patterns are those of `fnmatch`, in which * also stands for /.
+    """A package and its wanted files; patterns are those of `fnmatch`, in which * also matches /.
 
     Args:
         package: its name in the registry.
         client: key of `CLIENTS`.
         cutouts: patterns of RGBA images.
         photographs: patterns of photographs, used as backgrounds.
-        left_out: patterns of what is drawn, not photographed, or an image of a symbol.
+        left_out: patterns of drawings and symbols.
         terms: patterns of the files in which the package states its terms.
-        licences: the licence of each image where `terms` do not state it in a form that a program reads.
+        licences: image -> licence, if `terms` do not state it in a machine-readable form.
     """
 
     package: str
@@ -59,12 +59,12 @@ def debian(
     photographs: tuple[str, ...] = (),
     left_out: tuple[str, ...] = (),
 ) -> Source:
-    """Describe a Debian package, whose terms stand in one place."""
+    """Describe a Debian package; its terms are always in the same file."""
     return Source(package, "apt-get", cutouts, photographs, left_out, (f"usr/share/doc/{package}/copyright",))
 
 
 def wheel(package: str, folder: str, *terms: str) -> Source:
-    """Describe a Python package whose photographs `data.sources.sample_photos` knows."""
+    """Describe a Python package with photographs of `data.sources.sample_photos`."""
     licences = {name: licence for name, licence in PHOTOGRAPHS.items() if name.startswith(f"{folder}/")}
     return Source(package, "pip", photographs=tuple(licences), terms=terms, licences=licences)
 
@@ -101,25 +101,25 @@ SOURCES = (
 
 
 def matches(name: str, patterns: tuple[str, ...]) -> bool:
-    """Tell whether a name fits one of the patterns."""
+    """Tell whether a name matches one of the patterns."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def archive_pattern(source: Source) -> str:
-    """Name the archive of a source as its client names it, with a pattern for the version."""
+    """Return the archive's name as its client writes it, with a pattern for the version."""
     return CLIENTS[source.client][1].format(
         source.package.replace("-", "_") if source.client == "pip" else source.package.lstrip("@").replace("/", "-")
     )
 
 
 def find_archive(source: Source, packages: Path) -> Path | None:
-    """Find a source's archive in a folder: the last by name where there are several, None where there is none."""
+    """Find a source's archive in a folder: the last by name; None if there is none."""
     found = sorted(packages.glob(archive_pattern(source)))
     return found[-1] if found else None
 
 
 def installed_root(source: Source) -> Path | None:
-    """Find the folder below which a source's files lie where its package is installed; else None."""
+    """Find the root folder of a source's files if its package is installed; else None."""
     if source.client == "apt-get" and Path("/", source.terms[0]).is_file():
         return Path("/")
     if source.client == "pip":
@@ -160,7 +160,7 @@ def download(source: Source, packages: Path) -> str | None:
         source: what to fetch.
         packages: folder to put it into, once it is complete.
 
-    Returns: None, or what went wrong, in a sentence that says what to do.
+    Returns: None, or a message with the problem and what to do.
     """
     command = [part.format(source.package) for part in CLIENTS[source.client][0]]
     pattern = archive_pattern(source)

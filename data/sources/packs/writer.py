@@ -64,7 +64,7 @@ def make_pack(
         if problems:
             raise DataError("\n".join([f"{len(problems)} foregrounds cannot be packed, replace or remove:", *problems]))
     except (OSError, UserError) as error:
-        error.add_note("Once that is put right, the same command goes on from here.")
+        error.add_note("Once that is put right, the same command continues from here.")
         raise
     for path in {*folder.glob("*.safetensors*")} - {*paths}:
         path.unlink()  # of an interrupted call with more foregrounds
