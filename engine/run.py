@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from detectron2.engine.hooks import HookBase, IterationTimer
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter
 from omegaconf import DictConfig
 from torch import nn
 
@@ -88,8 +87,8 @@ def train(cfg: DictConfig, resume: bool) -> None:
     checkpointer = kind(model, settings.output_dir, **tracked)
     checkpoints = PeriodicCheckpointer(checkpointer, **settings.checkpointer)
     networks = {"": model, **({} if ema is None else {EMA: ema.module})}
-    writers = build_writers(cfg) if comm.is_main_process() else []
-    trainer.register_hooks(build_hooks(cfg, data, networks, checkpoints, writers))
+    metrics = WriteMetrics(settings.log_period)
+    trainer.register_hooks(build_hooks(cfg, data, networks, checkpoints, metrics))
 
     last = checkpointer.find_last() if resume else ""
     if last:
@@ -102,8 +101,8 @@ def train(cfg: DictConfig, resume: bool) -> None:
         else:
             logger.info("Starting from random weights: train.init_checkpoint is empty")
     start = min(trainer.next_iteration, settings.max_iter)
-    for writer in writers:
-        writer.begin(start)
+    if comm.is_main_process():
+        metrics.writers = build_writers(cfg, start)
     if start == settings.max_iter:
         num_samples = settings.max_iter * trainer.samples_per_iteration
         logger.info("%s is finished: %d of %d samples are done", folder, trainer.samples_seen, num_samples)
@@ -149,23 +148,22 @@ def build_hooks(
     data: DataSource,
     networks: Mapping[str, nn.Module],
     checkpoints: PeriodicCheckpointer,
-    writers: Sequence[EventWriter],
+    metrics: WriteMetrics,
 ) -> list[HookBase]:
-    """Build the hooks of a run in their order. The main process has some that only it needs.
+    """List the hooks of a run in their order. The main process has some that only it needs.
 
     Args:
         cfg: complete, without the model in it.
         data: its test set is evaluated, if there is one.
         networks: name -> network to evaluate and to draw.
         checkpoints: written before the evaluation of the same step.
-        writers: writers of metrics; none except in the main process.
+        metrics: the last hook. It also writes what an evaluation measured.
     """
     settings, is_main = cfg.train, comm.is_main_process()
-    metrics = WriteMetrics(writers, settings.log_period)
     hooks: list[HookBase] = [IterationTimer()]
     if is_main:
         hooks.append(LoaderBottleneckWarning())
-    hooks += [LRScheduler(build_section(cfg.lr_multiplier, "lr_multiplier")), checkpoints]
+    hooks += [LRScheduler(scheduler=build_section(cfg.lr_multiplier, "lr_multiplier")), checkpoints]
     if (pictures := settings.pictures) is not None:
         draw = build_section(pictures.draw, "train.pictures.draw")
         hooks.append(DrawSamples(draw, networks, settings.output_dir, pictures.period, pictures.num_samples))

@@ -74,6 +74,7 @@ class Trainer(SimpleTrainer):
         loader_timeout_s: see `engine.batches.next_batch`.
 
     Attributes:
+        bare_model: the network without the wrapper for several processes.
         samples_seen: samples that all processes together have trained on.
         skipped_steps: steps that were not finite, including those before a resume.
         batches: this process's batches of the last step.
@@ -105,6 +106,7 @@ class Trainer(SimpleTrainer):
         if clip_norm is not None and not clip_norm > 0:
             raise ConfigError(f"train.clip_norm must be above 0, or null, got {clip_norm}")
         super().__init__(model, data_loader, optimizer)
+        self.bare_model: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
         self.seed = seed
         self.accumulation = accumulation
         self.clip_norm = clip_norm
@@ -120,11 +122,6 @@ class Trainer(SimpleTrainer):
         self._dtype = AUTOCAST_DTYPES[precision]
         self._device_type = self._parameters[0].device.type
         self._grad_scaler = torch.amp.GradScaler(self._device_type, enabled=precision == "fp16")
-
-    @property
-    def bare_model(self) -> nn.Module:
-        """The network without the wrapper for several processes."""
-        return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
 
     @property
     def next_iteration(self) -> int:
@@ -164,7 +161,11 @@ class Trainer(SimpleTrainer):
         norm = whole(get_total_norm([p.grad for p in self._parameters if p.grad is not None]))
         if self.clip_norm is not None:
             clip_grads_with_norm_(self._parameters, self.clip_norm, norm)
-        metrics = self._averaged({**losses, "grad_norm": norm})
+        values = torch.stack([*losses.values(), norm])
+        if comm.get_world_size() > 1:  # what is not finite in one process is not finite in the mean
+            torch.distributed.all_reduce(values)
+            values /= comm.get_world_size()
+        metrics = dict(zip([*losses, "grad_norm"], values.tolist(), strict=True))
         norm_is_finite = math.isfinite(metrics["grad_norm"])
         losses_are_finite = all(math.isfinite(metrics[name]) for name in losses)
         is_overflow = losses_are_finite and not norm_is_finite and self._grad_scaler.get_scale() > 1
@@ -211,14 +212,6 @@ class Trainer(SimpleTrainer):
             losses = {name: loss.detach() + losses.get(name, 0.0) for name, loss in parts.items()}
         self.storage.put_scalar("data_time", waits_s)
         return losses
-
-    def _averaged(self, values: dict[str, Tensor]) -> dict[str, float]:
-        """Average scalars over the processes. What is not finite in one process is not finite in the result."""
-        vector = torch.stack([*values.values()])
-        if comm.get_world_size() > 1:
-            torch.distributed.all_reduce(vector)
-            vector /= comm.get_world_size()
-        return dict(zip(values, vector.tolist(), strict=True))
 
     def _count_skipped(self, metrics: dict[str, float]) -> None:
         """Count a skipped step, and raise NonFiniteError if there were too many in a row."""

@@ -94,7 +94,7 @@ def test_a_resume_goes_on_to_the_bit(stop):
     """Through the hook, with the optimiser's state as a checkpoint holds it."""
 
     def train(optimizer, first, last):
-        hook = LRScheduler(SCHEDULES["cosine"])
+        hook = LRScheduler(scheduler=SCHEDULES["cosine"])
         storage = SimpleNamespace(put_scalar=lambda *_, **__: None)
         hook.trainer = SimpleNamespace(optimizer=optimizer, max_iter=MAX_ITER, iter=first, storage=storage)
         hook.load_state_dict({"base_lrs": [7.0, 7.0], "last_epoch": 3})  # of an earlier checkpoint: not needed

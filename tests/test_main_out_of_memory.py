@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils import get_total_norm
 
 import main
 from engine.checkpoint.file import read_checkpoint
 from engine.out_of_memory import OutOfMemory, is_out_of_memory
 from engine.stops import as_stop
-from engine.trainer import Trainer
 from inference import network
 from runtime.errors import UserError
 from tests.helpers.main_command import same_weights, stopped
@@ -111,15 +111,14 @@ def test_a_step_without_memory_saves_the_steps_done_and_a_resume_loses_nothing(
     monkeypatch,
     capsys,
 ):
-    forward = Trainer._averaged  # after the backward pass, when BatchNorm's statistics have moved
+    compute, calls = get_total_norm, []  # after the backward pass, when BatchNorm's statistics have moved
 
-    def fail_in_iteration_4(trainer, values):
-        if trainer.iter == 4:
-            allocate_by_torch()
-        return forward(trainer, values)
+    def fail_in_iteration_4(gradients):
+        calls.append(True)
+        return allocate_by_torch() if len(calls) == 5 else compute(gradients)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_averaged", fail_in_iteration_4)
+        patch.setattr("engine.trainer.get_total_norm", fail_in_iteration_4)
         assert stopped(*overrides(data, tmp_path)) == 7
     output = capsys.readouterr().out
     assert "Stopped: process 0 is out of memory" in output and "Traceback" not in output

@@ -3,7 +3,7 @@
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -122,15 +122,9 @@ def _as_yaml(cfg: DictConfig) -> str:
 def _by_dotted_key(settings: dict[str, Any]) -> dict[str, Any]:
     """Map each dotted key to its value as it is written; lists are values."""
     flat: dict[str, Any] = {}
-
-    def collect(node: dict[str, Any], prefix: str) -> None:
-        for name, value in node.items():
-            if isinstance(value, dict) and value:
-                collect(value, f"{prefix}{name}.")
-            else:
-                flat[f"{prefix}{name}"] = value
-
-    collect(settings, "")
+    for name, value in settings.items():
+        inner = _by_dotted_key(value) if isinstance(value, dict) else {}
+        flat |= {f"{name}.{key}": part for key, part in inner.items()} or {name: value}
     return flat
 
 
@@ -224,16 +218,11 @@ def build_section(node: Any, key: str) -> Any:
     return instantiate(node, key)
 
 
-def dotted_keys(cfg: DictConfig) -> list[str]:
-    """Every key of a config, groups included, as "a.b.c"; nothing is resolved."""
-
-    def walk(node: Any, prefix: str) -> Iterator[str]:
-        if isinstance(node, dict):
-            for key, value in node.items():
-                yield f"{prefix}{key}"
-                yield from walk(value, f"{prefix}{key}.")
-
-    return list(walk(OmegaConf.to_container(cfg, resolve=False), ""))
+def dotted_keys(cfg: Any, prefix: str = "") -> list[str]:
+    """List every key of a config, groups included, as "a.b.c"; nothing is resolved."""
+    node: Any = OmegaConf.to_container(cfg, resolve=False) if OmegaConf.is_config(cfg) else cfg
+    inner = node.items() if isinstance(node, dict) else ()
+    return [key for name, value in inner for key in (f"{prefix}{name}", *dotted_keys(value, f"{prefix}{name}."))]
 
 
 def _value(cfg: DictConfig, key: str) -> Any:

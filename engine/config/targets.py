@@ -9,6 +9,7 @@ import inspect
 import pydoc
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import PurePath
 from typing import Any
 
@@ -92,7 +93,11 @@ def _build(settings: Any, key: str) -> Any:
         return settings
     arguments = {name: _build(value, f"{key}.{name}") for name, value in settings.items()}
     target = arguments.pop("_target_")
-    _check_arguments(target, arguments, key)
+    try:
+        with suppress(ValueError):  # some built-in classes have no signature
+            inspect.signature(target).bind(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"{key} cannot be built of its settings: {target.__qualname__}: {error}") from error
     try:
         return target(**arguments)
     except ConfigError as error:
@@ -102,18 +107,6 @@ def _build(settings: Any, key: str) -> Any:
     except Exception as error:
         error.add_note(f"The error was raised while {key} of the config was built.")
         raise
-
-
-def _check_arguments(target: Callable[..., Any], arguments: dict[str, Any], key: str) -> None:
-    """Raise a ConfigError where the signature of a target lacks an argument, or needs one that is not there."""
-    try:
-        signature = inspect.signature(target)
-    except ValueError:  # some built-in classes have none
-        return
-    try:
-        signature.bind(**arguments)
-    except TypeError as error:
-        raise ConfigError(f"{key} cannot be built of its settings: {target.__qualname__}: {error}") from error
 
 
 def locate_names(settings: Any, find: Find, key: str = "") -> Any:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,10 @@ class WriteMetrics(hooks.HookBase):
     was cut off by a stop.
 
     Args:
-        writers: in order; they have begun before the first step.
         period: in iterations.
+
+    Attributes:
+        writers: in order; the run adds them when it knows its first iteration.
 
     Raises:
         OutputError: in training: a writer cannot write.
@@ -46,8 +48,8 @@ class WriteMetrics(hooks.HookBase):
 
     trainer: Trainer
 
-    def __init__(self, writers: Sequence[EventWriter], period: int) -> None:
-        self._writers = [*writers]
+    def __init__(self, period: int) -> None:
+        self.writers: list[EventWriter] = []
         self._period = period
         self._rates: dict[str, float] = {}
 
@@ -69,7 +71,7 @@ class WriteMetrics(hooks.HookBase):
         try:
             self.write()
         finally:
-            for writer in self._writers:
+            for writer in self.writers:
                 try:
                     writer.close()
                 except OSError as error:
@@ -80,13 +82,13 @@ class WriteMetrics(hooks.HookBase):
         is_due = bool(self._rates)
         if is_due:
             self._add_metrics()
-        for writer in [*self._writers]:
+        for writer in [*self.writers]:
             if isinstance(writer, ProgressWriter) and not is_due:
                 continue
             try:
                 writer.write()
             except OSError as error:
-                self._writers.remove(writer)  # it would fail again at the end
+                self.writers.remove(writer)  # it would fail again at the end
                 with suppress(OSError):
                     writer.close()
                 raise OutputError(f"cannot write metrics: {error}") from error

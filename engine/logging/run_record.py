@@ -9,9 +9,6 @@ import platform
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable
-from functools import cache
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +27,6 @@ RECORD_NAME, RESOLVED_NAME = "run.json", "config_resolved.yaml"
 MODULES = ("torch", "torchvision", "detectron2", "timm", "numpy", "cv2", "PIL", "omegaconf")
 """Modules whose versions may change the results of a run."""
 
-distributions_of_modules = cache(packages_distributions)
-"""Imported name -> the packages that bring it. They are asked once: it takes a third of a second."""
-
 
 def record_run(cfg: DictConfig, start_iteration: int) -> None:
     """Append an entry to the run.json of a run's folder, and write its config with all derived values.
@@ -49,7 +43,10 @@ def record_run(cfg: DictConfig, start_iteration: int) -> None:
     Raises:
         OutputError: the folder cannot be written.
     """
-    processes = comm.all_gather({"host": socket.gethostname(), "device": device_name(cfg.train.device)})
+    device = f"{cfg.train.device}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    if cfg.train.device == "cuda":
+        device = torch.cuda.get_device_name()
+    processes = comm.all_gather({"host": socket.gethostname(), "device": device})
     if not comm.is_main_process():
         return
     folder = Path(cfg.train.output_dir)
@@ -60,7 +57,12 @@ def record_run(cfg: DictConfig, start_iteration: int) -> None:
         "start_iteration": start_iteration,
         "seed": cfg.train.seed,
         "git": git_state(Path(__file__).parent),
-        "versions": versions(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: getattr(sys.modules.get(name), "__version__", None) for name in MODULES},
+            "cuda": torch.version.cuda,
+            "cudnn": str(torch.backends.cudnn.version()) if torch.version.cuda else None,
+        },
         "jobs": find_jobs(),
         "num_processes": len(processes),
         "micro_batch": cfg.dataloader.train.batch_size,
@@ -96,40 +98,13 @@ def read_record(path: Path) -> list[dict[str, Any]]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Tell the commit of a folder's repository, and whether tracked files differ from it; None outside of one."""
+    """Return the commit of a folder's repository, and whether tracked files differ from it; None outside of one."""
+    commands = ("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no")
     try:
-        commit = _git(folder, "rev-parse", "HEAD").strip()
-        return {"commit": commit, "is_dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
+        commit, changes = (
+            subprocess.run(["git", "-C", str(folder), *command], capture_output=True, text=True, check=True).stdout
+            for command in commands
+        )
     except (OSError, subprocess.CalledProcessError):  # no git, no repository, or one without a commit
         return None
-
-
-def versions(modules: Iterable[str] = MODULES) -> dict[str, str | None]:
-    """Give the versions of Python, of packages by the module that is imported, CUDA and cuDNN; None where missing."""
-    distributions = distributions_of_modules()
-    return {
-        "python": platform.python_version(),
-        **{module: _version(distributions.get(module, [module])) for module in modules},
-        "cuda": torch.version.cuda,
-        "cudnn": str(torch.backends.cudnn.version()) if torch.version.cuda else None,
-    }
-
-
-def device_name(device: str) -> str:
-    """Name this process's device: the GPU, or the processor and the threads that torch computes with."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    return f"{device}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-
-
-def _version(distributions: list[str]) -> str | None:
-    for name in distributions:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
-    return None
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout
+    return {"commit": commit.strip(), "is_dirty": bool(changes)}

@@ -26,41 +26,35 @@ ETA_WINDOW = 1000
 METRICS_NAME = "metrics.json"
 
 
-def build_writers(cfg: DictConfig) -> "list[RunWriter]":
+def build_writers(cfg: DictConfig, start: int) -> list[EventWriter]:
     """Build the writers that a run's config names.
 
     Args:
-        cfg: whole, without the model in it.
+        cfg: complete, without the model in it.
+        start: first iteration; 0 is a new run, more a resume, which replaces what came after it.
 
     Raises:
         ConfigError: train.wandb is neither null nor a project's name, or wandb is not installed.
     """
     settings = cfg.train
     folder = settings.output_dir
-    writers: list[RunWriter] = []
+    writers: list[EventWriter] = []
     if (project := settings.wandb) is not None:
         if not isinstance(project, str) or not project:
             raise ConfigError(f"train.wandb must be the name of a project, or null, got {project!r}")
-        writers.append(WandbWriter(project, folder, cfg))  # the first one: it may be refused
-    writers += [ProgressWriter(settings.max_iter, settings.iterations_per_epoch), JsonWriter(folder)]
-    return [*writers, TensorBoardWriter(folder)]  # the last one: it clears the pictures that it has written
+        writers.append(WandbWriter(project, folder, cfg, start))  # the first one: it may be refused
+    writers += [ProgressWriter(settings.max_iter, settings.iterations_per_epoch), JsonWriter(folder, start)]
+    # The last one: it clears the images that it has written.
+    return [*writers, TensorboardXWriter(folder, WINDOW, purge_step=start)]
 
 
-class RunWriter(EventWriter):
-    """A writer that is told where its training starts."""
+class NewScalars(EventWriter):
+    """A writer of scalars that were not written before."""
 
-    def begin(self, start_iteration: int) -> None:
-        """Get ready for what comes from an iteration on; 0 is a new training, more a resume."""
+    _last_iteration = -1
 
-
-class NewScalars:
-    """Scalars of an `EventStorage` that were not asked for before."""
-
-    def __init__(self) -> None:
-        self._last_iteration = -1
-
-    def take(self, storage: EventStorage) -> dict[int, dict[str, float]]:
-        """Give iteration -> name -> value, ascending; what is noisy is the median of its last 20 iterations."""
+    def new_scalars(self, storage: EventStorage) -> dict[int, dict[str, float]]:
+        """Return iteration -> name -> value, ascending. A noisy value is the median of its last 20 iterations."""
         new: dict[int, dict[str, float]] = {}
         for name, (value, iteration) in storage.latest_with_smoothing_hint(WINDOW).items():
             if iteration > self._last_iteration:
@@ -69,68 +63,50 @@ class NewScalars:
         return dict(sorted(new.items()))
 
 
-class JsonWriter(RunWriter):
+class JsonWriter(NewScalars):
     """Appends a line to metrics.json for each iteration, {"iteration": 19, "total_loss": 2.4, ...}.
 
-    A new training sets the file of an earlier one in its folder aside. After a kill in the midst of a line, a resume
-    begins a new one.
+    A new run backs up the file of an earlier run in its folder. If the run was killed within a line, a resume begins a
+    new line.
 
     Args:
-        folder: of the training.
+        folder: folder of the run.
+        start: first iteration; 0 is a new run, more a resume.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, start: int) -> None:
         self._path = Path(folder, METRICS_NAME)
-        self._new = NewScalars()
-
-    def begin(self, start_iteration: int) -> None:
-        if not self._path.is_file() or self._path.stat().st_size == 0:
-            return
-        if start_iteration == 0:
+        content = self._path.read_bytes() if self._path.is_file() else b""
+        if content and start == 0:
             backup(self._path, "an earlier training")
-        elif not self._path.read_bytes().endswith(b"\n"):
-            self._append("\n")
+        elif content and not content.endswith(b"\n"):
+            with self._path.open("ab") as file:
+                file.write(b"\n")
 
     def write(self) -> None:
-        rows = self._new.take(get_event_storage()).items()
+        rows = self.new_scalars(get_event_storage()).items()
         lines = (json.dumps({**scalars, "iteration": iteration}, sort_keys=True) for iteration, scalars in rows)
-        self._append("".join(f"{line}\n" for line in lines))
-
-    def _append(self, text: str) -> None:
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(text)
+            file.writelines(f"{line}\n" for line in lines)
 
 
-class TensorBoardWriter(TensorboardXWriter, RunWriter):
-    """detectron2's writer of scalars and pictures; what a resume does again replaces what was there.
+class WandbWriter(NewScalars):
+    """Sends scalars and images to Weights & Biases, or keeps them in the folder if WANDB_MODE is offline.
 
-    Args:
-        folder: of the training.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        super().__init__(str(folder), WINDOW)
-
-    def begin(self, start_iteration: int) -> None:
-        self._writer_args["purge_step"] = start_iteration
-
-
-class WandbWriter(RunWriter):
-    """Sends scalars and pictures to Weights & Biases, or keeps them below the folder where WANDB_MODE=offline says so.
-
-    A resume goes on with the run whose id the folder's wandb_id holds. The iteration is a metric of its own, and the
-    axis of all others: wandb drops what comes for a step that it has seen, as after a resume.
+    A resume continues the run with the id in the folder's file wandb_id. The iteration is a metric, and the axis of all
+    other metrics: wandb drops what comes for a step that it has seen, as after a resume.
 
     Args:
         project: name of the project.
-        folder: of the training; its last part is the run's name.
-        cfg: the whole config, sent with all that follows worked out.
+        folder: folder of the run; its last part is the run's name.
+        cfg: complete config; it is sent with its interpolations resolved.
+        start: first iteration; 0 is a new run, more a resume.
 
     Raises:
-        ConfigError: wandb is not installed, or `begin` cannot start a run.
+        ConfigError: wandb is not installed, or cannot start a run.
     """
 
-    def __init__(self, project: str, folder: str | Path, cfg: DictConfig) -> None:
+    def __init__(self, project: str, folder: str | Path, cfg: DictConfig, start: int) -> None:
         try:
             self._wandb = importlib.import_module("wandb")
         except ImportError as error:
@@ -138,22 +114,18 @@ class WandbWriter(RunWriter):
                 f"train.wandb is {project!r}, but wandb cannot be imported ({error}): pip install wandb, "
                 "or set train.wandb=null"
             ) from error
-        self._project, self._folder, self._cfg = project, Path(folder), cfg
-        self._new = NewScalars()
-        self._run: Any = None
-
-    def begin(self, start_iteration: int) -> None:
-        id_path = self._folder / "wandb_id"
-        if start_iteration == 0 or not id_path.is_file():
+        folder = Path(folder)
+        id_path = folder / "wandb_id"
+        if start == 0 or not id_path.is_file():
             write_text(id_path, uuid.uuid4().hex)
-        settings = write_names(OmegaConf.to_container(self._cfg, resolve=True))
+        settings = write_names(OmegaConf.to_container(cfg, resolve=True))
         try:
-            self._run = self._wandb.init(
-                project=self._project,
-                name=self._folder.resolve().name,
+            self._run: Any = self._wandb.init(
+                project=project,
+                name=folder.resolve().name,
                 id=id_path.read_text().strip(),
                 resume="allow",
-                dir=str(self._folder),
+                dir=str(folder),
                 config=settings,
                 settings=self._wandb.Settings(console="off"),  # log.txt has it
             )
@@ -165,7 +137,7 @@ class WandbWriter(RunWriter):
         self._run.define_metric("*", step_metric="iteration")
 
     def write(self) -> None:
-        for iteration, scalars in self._new.take(get_event_storage()).items():
+        for iteration, scalars in self.new_scalars(get_event_storage()).items():
             self._run.log({**scalars, "iteration": iteration})
         for name, picture, iteration in get_event_storage()._vis_data:  # detectron2 has no other way to them
             pixels = (255 * picture.transpose(1, 2, 0)).round().astype("uint8")
@@ -175,14 +147,14 @@ class WandbWriter(RunWriter):
         self._run.finish()
 
 
-class ProgressWriter(RunWriter):
+class ProgressWriter(EventWriter):
     """Logs a line: time left, iteration, epoch, losses, rates, times and memory.
 
-    The time left is that of the steps alone, without evaluations.
+    The time left counts only steps, not evaluations.
 
     Args:
-        max_iter: iterations in all.
-        iterations_per_epoch: for the epoch; it is counted as passed data, 0.5 in the middle of the first.
+        max_iter: length of the run in iterations.
+        iterations_per_epoch: for the epoch, which is counted in seen data: 0.5 in the middle of the first.
     """
 
     def __init__(self, max_iter: int, iterations_per_epoch: int) -> None:
