@@ -76,7 +76,7 @@ print(len([Predictor(network).predict(image, trimap) for _ in range(4)]))
     [
         pytest.param("ViT", 1024, 1280, 64, 1, marks=pytest.mark.slow),
         ("ViT", 900, 640, 512, 1),
-        ("ViT", 512, 512, 256, 4),
+        pytest.param("ViT", 512, 512, 256, 4, marks=pytest.mark.slow),
         ("ViTDet", 640, 900, 256, 1),
         pytest.param("DINOv2", 640, 900, 256, 1, marks=pytest.mark.slow),
         pytest.param("ViTDet", 1024, 1024, 64, 1, marks=pytest.mark.slow),
