@@ -113,6 +113,12 @@ def test_borders_are_wider_on_large_images():
     assert np.isclose(overlay, ORANGE).all(axis=2)[0].nonzero()[0].tolist() == [597, 598, 599]
 
 
+def test_a_pattern_selects_masks(folders):
+    line = arguments(folders, "--width-px", "6", mask="masks/[bx].png", image="images", overlay="look")
+    assert make_trimap.main(line) == 0
+    assert [path.name for folder in ("out", "look") for path in (folders / folder).iterdir()] == ["b.png"] * 2
+
+
 def test_one_mask_gives_one_file(folders):
     paths = {"mask": "masks/b.png", "output": "new/t.tif", "image": "images/b.bmp", "overlay": "new/look.jpg"}
     assert make_trimap.main(arguments(folders, "--width-px", "6", **paths)) == 0
@@ -133,7 +139,7 @@ def refused(folder, capsys, **paths):
 @pytest.mark.parametrize(
     ("paths", "words"),
     [
-        ({"mask": "nowhere"}, "--mask {}/nowhere: no such file or folder"),
+        ({"mask": "nowhere"}, "{}/nowhere: no such file or folder"),
         ({"image": "nowhere", "overlay": "look"}, "--image {}/nowhere: no such file or folder"),
         ({"image": "images/a.bmp", "overlay": "look"}, "two files or two folders"),
         ({"mask": "masks/a.png", "output": "t.jpg"}, "{}/t.jpg: expected the name of an image ending in .bmp"),

@@ -9,10 +9,11 @@ unknown too. Percent are of the longer side of the image. A mask is 8- or 16-bit
 foreground; with maximum 1: classes 0 and 1), an image whose transparency is the mask, or one colour on black. An empty
 mask is background everywhere. A mask of another size than its --image is resized.
 
-In folders, files belong together by name without suffix, and NAME.png is written. A bad file does not stop the command
-and is listed at the end. Existing files are an error, unless --overwrite replaces or --resume skips them. An overlay
-shows foreground in blue, background in orange, and the band unchanged between its drawn borders.
---auto finds the subject with an optional package (requirements-extra.txt). Its band is wider where it is uncertain.
+In folders, and with a pattern such as "masks/*.png", files are matched by name without suffix, and NAME.png is written.
+A bad file does not stop the command and is listed at the end. Existing files are an error, unless --overwrite replaces
+or --resume skips them. An overlay shows foreground in blue, background in orange, and the band unchanged between its
+drawn borders. --auto finds the subject with an optional package (requirements-extra.txt). Its band is wider where it is
+uncertain.
 
 Exit status: 0 made, 1 something is wrong with the files, 2 wrong usage.
 """
@@ -139,12 +140,9 @@ def make_trimaps(options: argparse.Namespace) -> int:
     Raises:
         OSError, UserError: nothing, or nothing more, can be made.
     """
-    for option, path in (("--mask", options.mask), ("--image", options.image)):
-        if path and not path.exists():
-            raise FileNotFoundError(f"{option} {path}: no such file or folder")
-    find_photograph, photographs = find_photographs(options)
     sources = [str(options.mask or options.image)]
     jobs = find_jobs(sources, options.output, TRIMAP, ".png")
+    find_photograph, photographs = find_photographs(options)
     check_outputs(jobs, photographs, TRIMAP, bits=8)
     overlays = find_jobs(sources, options.overlay, OVERLAY, ".png") if options.overlay else []
     check_outputs(overlays, [*photographs, *(job.output for job in jobs)], OVERLAY, bits=8)
@@ -173,15 +171,17 @@ def find_photographs(options: argparse.Namespace) -> tuple[Callable[[Path], Path
     Returns: a function from a mask to its photograph, and all photographs; with --auto from a photograph to itself.
 
     Raises:
-        FileNotFoundError: the folder holds no image.
-        DataError: of --mask and --image, one is a file and the other a folder.
+        FileNotFoundError: --image is missing, or a folder without images.
+        DataError: of --mask and --image, one is a file and the other is not.
     """
     mask, image = options.mask, options.image
     if not (mask and image):
         return lambda path: path, []
-    if mask.is_dir() != image.is_dir():
+    if not image.exists():
+        raise FileNotFoundError(f"--image {image}: no such file or folder")
+    if mask.is_file() != image.is_file():
         raise DataError(f"--mask {mask} and --image {image}: expected two files or two folders, got one of each")
-    if not image.is_dir():
+    if image.is_file():
         return lambda path: image, [image]
     groups = find_by_stem(image)
     return lambda path: find_partner(path, groups, image), [path for paths in groups.values() for path in paths]
@@ -191,7 +191,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line. Contradicting options end with status 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--mask", type=Path, help="mask, or folder of masks")
+    source.add_argument("--mask", type=Path, help="mask, folder of masks, or pattern")
     source.add_argument("--auto", action="store_true", help="find the subject in --image, without a mask")
     parser.add_argument("--output", type=Path, required=True, help="trimap to write, or folder for trimaps")
     width = parser.add_mutually_exclusive_group()
