@@ -70,7 +70,7 @@ LICENCE_PLACES = {
     "folder": f"{LICENSE_FILE} belongs to the folder",
     "onnx": "The licence note is in the file, under `licence` of its metadata",
 }
-"""Format -> where the licence note is."""
+"""Format -> place of the licence note."""
 
 
 def from_config(
@@ -94,7 +94,7 @@ def from_config(
 
 
 def describe(part: str, node: Any) -> dict[str, Any]:
-    """Turn a node of a config into what config.json says; the criterion, which only training needs, is left out.
+    """Turn a node of a config into its description in config.json, without the criterion, which only training needs.
 
     Args:
         part: key of `CONSTRUCTORS`.
@@ -120,7 +120,7 @@ def describe(part: str, node: Any) -> dict[str, Any]:
 
 
 def from_vitmatte(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read published ViTMatte weights and print what they are.
+    """Read published ViTMatte weights and print a description of them.
 
     Args:
         source: a file, or a transformers folder.
@@ -154,7 +154,7 @@ def from_vitmatte(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def describe_left(left: Mapping[str, str], files: Sequence[str]) -> Iterator[str]:
-    """Yield lines on what is left aside: other copies of the network, what is not of it, other files of the folder."""
+    """Yield lines on ignored content: other copies of the network, other tensors, other files of the folder."""
     copies = Counter(match[1] for fate in left.values() if (match := re.search(r"another copy \((.+?)\)", fate)))
     others = {key.split(".")[0] for key, fate in left.items() if "another copy" not in fate}
     if copies:
@@ -167,7 +167,7 @@ def describe_left(left: Mapping[str, str], files: Sequence[str]) -> Iterator[str
 
 
 def export_folder(options: argparse.Namespace, folder: Path) -> str:
-    """Write the model folder of the source that the command line names, and read it again.
+    """Write the model folder of the command line's source, and read it again.
 
     Returns: what was written, for people.
 
@@ -188,7 +188,7 @@ def export_folder(options: argparse.Namespace, folder: Path) -> str:
 
 
 def read_licence(folder: Path) -> str:
-    """Read the licence note of a model folder; empty where there is none, which a network runs without."""
+    """Read the licence note of a model folder; "" if it has none, which a network does not need."""
     path = folder / LICENSE_FILE
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-# Worker processes import this file too: what loads torch is imported where a config is read.
+# Worker processes import this file too. So modules that load torch are imported where a config is read.
 from data.checks.dataset import Report, check_sets
 from data.checks.faults import FAULTS, Finding
 from data.checks.sets import FolderSet, read_config_sets
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line; options that contradict each other end the process with status 2."""
+    """Read the command line. Contradicting options end with status 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", type=Path, help="check the training and test folders of this config")
     add_trust_option(parser)
@@ -121,7 +121,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def read_config(options: argparse.Namespace) -> "DictConfig":
-    """Read the section `dataloader` of the config that the options name.
+    """Read the section `dataloader` of the config in the options.
 
     Raises:
         ConfigError: something is wrong with the file or an override; the message says what.
@@ -134,7 +134,7 @@ def read_config(options: argparse.Namespace) -> "DictConfig":
 
 
 def try_start(dataloader: "DictConfig") -> OSError | DataError | None:
-    """Make the data sets of a config, and a sample of each, as at the start of a run.
+    """Build the data sets of a config, and a sample of each, as at the start of a run.
 
     Returns: what is wrong with files, which reading all of them may explain better.
 
@@ -151,7 +151,7 @@ def try_start(dataloader: "DictConfig") -> OSError | DataError | None:
 
 
 def find_sets(options: argparse.Namespace, dataloader: "DictConfig | None") -> list[FolderSet]:
-    """List the folders that the config or else the options name.
+    """List the folders of the config or, without one, of the options.
 
     Raises:
         OSError, UserError: something is wrong with the folders; the message says what.
@@ -168,12 +168,12 @@ def find_sets(options: argparse.Namespace, dataloader: "DictConfig | None") -> l
 
 
 def show_progress(outcomes: Iterable[Any], num_groups: int) -> Iterable[Any]:
-    """Draw a progress bar where there is a terminal."""
+    """Draw a progress bar if there is a terminal."""
     return tqdm(outcomes, "files", num_groups, unit="group", disable=None)
 
 
 def print_report(report: Report, num: int, may_start: bool) -> None:
-    """Print what was found, by fault, and whether training may start.
+    """Print the findings by fault, and whether training may start.
 
     Args:
         report: what was found.
@@ -190,7 +190,7 @@ def print_report(report: Report, num: int, may_start: bool) -> None:
         print(f"{fault.severity} {code}: {count(len(found), 'file')}: {fault.meaning}")
         for finding in found[:num]:
             line = f"    {finding.path}: {finding.detail}"
-            print(line.encode(errors="backslashreplace").decode())  # a name may be no UTF-8
+            print(line.encode(errors="backslashreplace").decode())  # a name may not be UTF-8
         if len(found) > num:
             print(f"    ... and {len(found) - num} more")
         print(f"    -> {fault.advice}")
@@ -200,12 +200,12 @@ def print_report(report: Report, num: int, may_start: bool) -> None:
 
 
 def count(number: int, noun: str) -> str:
-    """Put a number before a noun."""
+    """Format a number with a noun, such as "2 files"."""
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Write all findings as CSV or JSON; a path that is no UTF-8 is written with escapes."""
+    """Write all findings as CSV or JSON; a path that is not UTF-8 is written with escapes."""
     rows = [
         {"severity": FAULTS[f.code].severity, "code": f.code, "path": str(f.path), "detail": f.detail}
         for f in report.findings

@@ -34,7 +34,7 @@ CELL_PX, NUM_COLUMNS = 160, 4
 
 
 class Drawn(NamedTuple):
-    """A sample: its caption, "image" (S, S, 3), "trimap" and "alpha" (S, S) in [0, 1], and why others were replaced."""
+    """A sample: its caption, "image" (S, S, 3), "trimap" and "alpha" (S, S) in [0, 1], and faults of replaced ones."""
 
     caption: str
     pictures: dict[str, NDArray[np.float32]]
@@ -42,15 +42,15 @@ class Drawn(NamedTuple):
 
 
 def draw_samples(cfg: DictConfig, epoch: int, start: int) -> Iterator[Drawn]:
-    """Draw the samples of a config's training stream.
+    """Draw the training samples of a config.
 
-    One by one and in this process: they are the same for any batch size and number of workers, and what goes wrong in a
-    worker comes with its traceback.
+    They are drawn singly and in this process. Samples do not depend on the batch size and the number of workers, and a
+    bug shows its traceback.
 
     Args:
         cfg: of a run; its batch size and number of workers are changed.
         epoch: at least 0.
-        start: position in the epoch's order, at least 0; past its end the next epoch follows.
+        start: position in the epoch's order, at least 0; after its end the next epoch follows.
 
     Raises:
         DataError: a sample cannot be made.
@@ -71,7 +71,7 @@ def draw_samples(cfg: DictConfig, epoch: int, start: int) -> Iterator[Drawn]:
 
 
 def write_sheet(samples: Sequence[Drawn], path: Path, cell_px: int, num_columns: int) -> None:
-    """Write samples side by side, each under its caption; see `draw_samples`.
+    """Write samples side by side, each below its caption; see `draw_samples`.
 
     Args:
         samples: all of one size.

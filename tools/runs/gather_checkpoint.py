@@ -29,7 +29,7 @@ from runtime.errors import UserError
 
 
 def gather(folder: Path, kept: str) -> dict[str, Any]:
-    """Read a folder whose checksums are right.
+    """Read a checkpoint folder after a check of its checksums.
 
     Args:
         folder: of a `ShardedCheckpointer`.
@@ -53,7 +53,7 @@ def gather(folder: Path, kept: str) -> dict[str, Any]:
 
 
 def describe_other(folder: Path) -> str:
-    """Say what a path is that is no checkpoint of a sharded network, and what to give instead; "" where it may be."""
+    """Describe why a path is no checkpoint of a sharded network, and what to give instead; "" if it may be one."""
     if (folder / WHOLE_PART).is_file():
         return ""
     if not folder.exists():
