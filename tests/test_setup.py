@@ -94,7 +94,12 @@ def test_git_ignores_what_users_bring_and_keeps_the_shipped_network(tmp_path):
     shutil.copy(REPOSITORY / ".gitignore", tmp_path)
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     ignored = ["models/mine/config.json", "datasets/mine/a.png", "output/log.txt", "dinov3.pth", "w/model.safetensors"]
-    kept = ["models/open/config.json", "models/open/model.safetensors", "docs/models.md", "data/image_io/images.py"]
+    kept = [
+        "models/open/config.json",
+        "models/open/model.safetensors",
+        "data/datasets/new.py",
+        "evaluation/output/new.py",
+    ]
     done = subprocess.run(
         ["git", "check-ignore", *ignored, *kept], cwd=tmp_path, capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""Data sets: composites for training, and folders of images with trimaps and alphas. Both check their folders at once."""
+"""Data sets of composites for training, and of folders with images, trimaps and alphas; both check their folders."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -6,30 +6,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.datasets.samples import DEGRADATION_STREAM, TONES_STREAM, TrainingSet, as_item, as_tensor
-from data.loader.sampler import Key
-from data.sources.foreground_colour import DecontaminatedForeground
 from data.augment.degradation import DegradeImage
-from data.sources.foregrounds import Foreground
+from data.augment.random_crop import DrawView
+from data.augment.tone_jitter import JitterTones
+from data.augment.transforms import CompositeImage, JitterColour, MakeTrimap, Sample
+from data.augment.warp import crop_background, draw_interpolation, merge_layers, sample_layer
+from data.datasets.samples import DEGRADATION_STREAM, TONES_STREAM, TrainingSet, as_item, as_tensor
 from data.image_io.formats import picture_name
 from data.image_io.images import PictureFile, read_alpha, read_image
-from data.sources.layouts import COMPOSITION_1K, check_folders, check_same_size, find_all, match_by_name
-from data.validation import check_number
-from data.augment.warp import crop_background, draw_interpolation, merge_layers, sample_layer
-from data.augment.tone_jitter import JitterTones
+from data.loader.sampler import Key
 from data.sources.discovery import AlphaFolders, Folders, find_backgrounds, find_foregrounds
-from data.augment.transforms import CompositeImage, JitterColour, MakeTrimap, Sample
+from data.sources.foreground_colour import DecontaminatedForeground
+from data.sources.foregrounds import Foreground
+from data.sources.layouts import COMPOSITION_1K, check_folders, check_same_size, find_all, match_by_name
 from data.trimap import read_strict_trimap, read_trimap
-from data.augment.random_crop import DrawView
+from data.validation import check_number
 
 NO_TEST = "A run without a test set has dataloader.test=null."
 FOLDER_LAYOUT = f"{COMPOSITION_1K.describe()}\n{NO_TEST}"
 OTHER_FOLDERS = f"Name folders that are there as image_dir, trimap_dir and alpha_dir. {NO_TEST}"
 PARTNERS = "Image, trimap and alpha share their name, suffixes aside."
+
 
 class CompositionDataset(TrainingSet):
     """Foregrounds composited over backgrounds, paired anew for every sample and every epoch.
@@ -39,7 +39,8 @@ class CompositionDataset(TrainingSet):
     Matting (Xu et al. 2017, section 4). Items are those of `TrainingSet`.
 
     Args:
-        foreground_dirs: folder or folders of foregrounds, patterns, packs or names of sets, see `data.sources.discovery`.
+        foreground_dirs: folder or folders of foregrounds, patterns, packs or names of sets; see
+            `data.sources.discovery`.
         background_dirs: folder or folders of backgrounds, patterns or names of sets.
         alpha_dirs: one folder for each of `foreground_dirs`, with an alpha of the same name for each foreground. None
             for foregrounds that contain their alphas (RGBA, packs, names of sets), or for all of them.

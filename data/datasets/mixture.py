@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.image_io.images import DataError
-from data.validation import check_number, is_number
 from data.loader.sampler import Key
+from data.validation import check_number, is_number
 from runtime.errors import ConfigError
 
 CHANNELS = {"image": 3, "trimap": 1, "alpha": 1}

@@ -1,6 +1,5 @@
 """Train on photographs with their own alphas, without compositing."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -8,16 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.datasets.samples import DEGRADATION_STREAM, TrainingSet, as_item
-from data.loader.sampler import Key
 from data.augment.degradation import DegradeImage
-from data.sources.foregrounds import Box, DecodedAlpha, average
-from data.image_io.images import PictureFile, as_colours, read_raw_alpha, to_float
-from data.sources.layouts import check_equal_sizes
-from data.augment.warp import draw_interpolation, read_window, warp
-from data.sources.discovery import AlphaFolders, Folders, find_real_images
-from data.augment.transforms import JitterColour, MakeTrimap, Sample
 from data.augment.random_crop import DrawView, View, scaling, translation
+from data.augment.transforms import JitterColour, MakeTrimap, Sample
+from data.augment.warp import draw_interpolation, read_window, warp
+from data.datasets.samples import DEGRADATION_STREAM, TrainingSet, as_item
+from data.image_io.images import PictureFile, as_colours, read_raw_alpha, to_float
+from data.loader.sampler import Key
+from data.sources.discovery import AlphaFolders, Folders, find_real_images
+from data.sources.foregrounds import Box, DecodedAlpha, average
+from data.sources.layouts import check_equal_sizes
 
 
 class RealImageDataset(TrainingSet):
@@ -31,7 +30,7 @@ class RealImageDataset(TrainingSet):
         image_dirs: place or places of photographs, see `data.sources.discovery`.
         alpha_dirs: one place for each of `image_dirs`, with an alpha of the same name; None for a layout's name.
         samples_per_epoch: see `TrainingSet`, as for `crop_px` and `seed`.
-        crop: where a crop lies; see `DrawView`, whose defaults None takes, as for the next two. `max_enlargement` limits
+        crop: position of a crop; see `DrawView`. None takes its defaults, as for the next two. `max_enlargement` limits
             how far a photograph is enlarged to be a square of `square_px`.
         trimap: see `MakeTrimap`; radii of 0 to 14 px are kernels of 1 to 29 px.
         colour: see `JitterColour`; `hue_deg` 0 with `jitter_share` 0 leaves the colours as they are.

@@ -4,7 +4,7 @@ import json
 import math
 import platform
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ import numpy as np
 
 from data.image_io.images import DataError
 from evaluation.folders import Evaluation
+from evaluation.metrics import METRICS, Protocol, average
+from evaluation.output.report import Row
 from evaluation.statistics.bootstrap import (
     CONFIDENCE,
     NUM_RESAMPLES,
@@ -22,8 +24,6 @@ from evaluation.statistics.bootstrap import (
     describe_rule,
     group_by_foreground,
 )
-from evaluation.metrics import METRICS, Protocol, average
-from evaluation.output.report import Row
 
 Summary = dict[str, Any]
 

@@ -57,8 +57,7 @@ def predict_test_set(
     def check() -> None:
         if pred_dir.is_dir() and any(path.suffix.lower() in READABLE for path in pred_dir.iterdir()):
             raise DataError(
-                f"{pred_dir} holds images already: evaluate them without a network, remove them, or name another "
-                "folder"
+                f"{pred_dir} holds images already: evaluate them without a network, remove them, or name another folder"
             )
         check_folder(pred_dir)
 

@@ -1,0 +1,1 @@
+"""Training data sets, and folders of test images."""

@@ -1,0 +1,1 @@
+"""Write results: tables, image sheets, folders of predictions."""
