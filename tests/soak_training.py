@@ -1,4 +1,4 @@
-"""A training run that is killed at random moments and resumed, until it equals one that was left alone to the bit.
+"""A run that is killed at random moments and resumed, until it is bit-exact with one that was left alone.
 
     make soak
 
@@ -141,7 +141,7 @@ def metrics_of(folder: Path) -> dict[int, dict[str, float]]:
 
 
 def differences(ours: Any, theirs: Any, where: str) -> list[str]:
-    """Name what is not the same to the bit."""
+    """Name what is not identical."""
     if isinstance(theirs, torch.Tensor):
         return [] if isinstance(ours, torch.Tensor) and torch.equal(ours, theirs) else [where]
     if isinstance(theirs, dict) and isinstance(ours, dict):
@@ -180,7 +180,7 @@ def compare(folder: Path, alone: Path) -> list[str]:
 
 
 def content(path: Path) -> dict[str, Any]:
-    """Read a checkpoint without its notes on files, which tell of a kill between two of them."""
+    """Read a checkpoint without its notes on files, which differ after a kill between two of them."""
     found = read_checkpoint(path)
     if "trainer" in found:
         found["trainer"].pop("iteration", None)  # nothing reads it: the place is the number of samples
@@ -243,7 +243,7 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=40)
-    parser.add_argument("--iterations", type=int, default=60, help="of a training")
+    parser.add_argument("--iterations", type=int, default=60, help="of a run")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -70,15 +70,15 @@ def test_prefix_tokens_go_with_their_checkpoint(
     """The page's own commands, for a tiny backbone: each network takes its file and refuses the other's."""
     page = (REPOSITORY / "docs" / "ablation.md").read_text(encoding="utf-8")
     conversions = re.findall(r"python preprocess\.py (.+)", page)
-    trainings = re.findall(
+    runs = re.findall(
         r"--config-file (\S+) .*\\\n +(model\.backbone\.keep_prefix\S+) train\.init_checkpoint=(\S+)", page
     )
-    assert (len(conversions), len(trainings)) == (2, 2)
+    assert (len(conversions), len(runs)) == (2, 2)
     monkeypatch.chdir(tmp_path)
     torch.save(tiny_state(), "dinov3_vits16_pretrain.pth")
     assert [preprocess.main(command.split()) for command in conversions] == [0, 0]
-    config, override, own = trainings[number]
-    other = trainings[1 - number][2]
+    config, override, own = runs[number]
+    other = runs[1 - number][2]
     cfg = load_config(REPOSITORY / config)
     assert cfg.train.init_checkpoint == other
     sizes = {"embed_dim": 96, "depth": 2, "num_heads": 3, "global_block_indexes": "[1]"}

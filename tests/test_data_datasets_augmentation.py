@@ -1,4 +1,4 @@
-"""Quality levers in the training set: off they change no bit, on they change what they say and nothing else."""
+"""Augmentation options: switched off they change no bit, switched on they change what they name and nothing else."""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ ON: list[dict[str, Any]] = [
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four cut-outs whose colours are the photograph's own, `exact` ones of the same alphas, and two backgrounds."""
-    folder = tmp_path_factory.mktemp("levers")
+    folder = tmp_path_factory.mktemp("augmentation")
     for name in ("photographs", "exact", "backgrounds"):
         (folder / name).mkdir()
     for number, kind in enumerate(("hair", "lace", "solid", "fur")):
@@ -66,7 +66,7 @@ def differing(first: list[dict[str, torch.Tensor]], second: list[dict[str, torch
 
 
 @pytest.mark.parametrize("settings", OFF, ids=lambda settings: next(iter(settings)))
-def test_off_is_not_having_it_to_the_bit(root, settings):
+def test_off_is_bit_exact_with_not_having_it(root, settings):
     assert differing(samples(root), samples(root, **settings)) == set()
 
 
@@ -82,7 +82,7 @@ def test_trimaps_grow_with_the_crop_and_nothing_else_changes(root):
 
 
 def test_trimaps_of_larger_crops_are_as_wide_in_proportion(root):
-    """The same views at twice the size: the share of unknown pixels stays, where without the lever it falls."""
+    """The same views at twice the size: the share of unknown pixels stays, where without the option it falls."""
     views = {"crop_factors": (1.0,), "square_probability": 0.0, "max_enlargement": 16.0, "merge_probability": 0.0}
     small, grown, plain = (
         np.mean([(sample["trimap"] == 0.5).float().mean() for sample in samples(root, **views, **settings)])
@@ -96,7 +96,7 @@ def test_trimaps_of_larger_crops_are_as_wide_in_proportion(root):
     assert plain < 0.9 * small
 
 
-def test_levers_draw_from_generators_of_their_own(root):
+def test_options_draw_from_generators_of_their_own(root):
     """What they did to each sample is done again by hand: to the image, and to the background where it is seen."""
     tones, degradation = JitterTones(1.5, 1.3), DegradeImage(noise_probability=1.0, jpeg_probability=1.0)
     drawn = [samples(root), samples(root, tones=tones), samples(root, tones=tones, degradation=degradation)]

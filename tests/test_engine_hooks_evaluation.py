@@ -25,7 +25,7 @@ OTHER_SCORES = [math.nan, -math.inf, 2.0, 1.0, math.inf, 1.0]
 
 
 class StoppedError(Exception):
-    """What ends a training from outside."""
+    """What ends a run from outside."""
 
 
 def weights_score(model):

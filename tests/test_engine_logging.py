@@ -146,7 +146,7 @@ def test_the_progress_line_tells_place_and_time_left(caplog):
 
 
 class FullDisk(EventWriter):
-    """A writer without room, that counts what is asked of it."""
+    """A writer on a full disk that counts its calls."""
 
     calls = 0
 
@@ -344,7 +344,7 @@ def test_weights_and_biases_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     cfg = OmegaConf.merge(CFG, {"train": {"output_dir": str(tmp_path), "epochs": "${.max_iter}"}})
     ids = []
-    for start in (0, 10, 0):  # a training, its resume, another training
+    for start in (0, 10, 0):  # a run, its resume, another run
         writer = WandbWriter("matting", tmp_path, cfg, start)
         with EventStorage(start) as storage:
             for iteration in (start + 4, start + 9):

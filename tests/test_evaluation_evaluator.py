@@ -45,7 +45,7 @@ class MeanOfColours(nn.Module):
 
 @pytest.fixture
 def test_set(tmp_path):
-    """Folder with 7 images of as many sizes; odd ones have truths of 16 bit, and image 3 has no unknown pixel."""
+    """Folder with 7 images of different sizes; odd ones have 16-bit ground truths, and image 3 has no unknown pixel."""
     rng = np.random.default_rng(0)
     for folder in ("merged", "trimaps", "alpha_copy"):
         (tmp_path / folder).mkdir()
@@ -76,7 +76,7 @@ def by_command(folder, protocol):
 
 
 @pytest.mark.parametrize("protocol", ["dim", "whole"])
-def test_equal_to_the_written_files_to_the_last_digit(test_set, protocol):
+def test_identical_to_the_written_files(test_set, protocol):
     evaluator = MattingEvaluator(test_set / "pred", protocol)
     loader = build_test_loader(matting_folder_of(test_set), num_workers=0)
     found = inference_on_dataset(MeanOfColours(), loader, evaluator)
@@ -113,7 +113,7 @@ def test_a_batch_is_measured_image_by_image():
     assert evaluator.rows == {}
 
 
-def test_a_truth_of_16_bit_rounds_as_its_file_does_for_all_values(tmp_path):
+def test_a_ground_truth_of_16_bit_rounds_as_its_file_does_for_all_values(tmp_path):
     """round(255 v / 65535) = floor((v + 128) / 257): no v lies half way, as 257 is odd."""
     values = np.arange(65536).reshape(256, 256)
     levels = (values + 128) // 257
@@ -139,7 +139,7 @@ def test_the_names_of_the_metrics_are_known_before_any_is_measured():
     assert list(evaluator.metric_names) == list(flatten_results_dict(evaluator.evaluate()))
 
 
-def test_without_truth_or_without_images_there_is_no_number():
+def test_without_ground_truth_or_images_there_is_no_number():
     inputs, outputs = make_batch(0)
     del inputs["alpha"]
     with pytest.raises(UserError, match="its ground truth under 'alpha'.*alpha_dir"):

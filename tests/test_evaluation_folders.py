@@ -96,7 +96,7 @@ def test_progress_sees_every_outcome(test_set):
 
 
 def test_the_digest_tells_test_sets_apart(test_set):
-    """A pixel of a truth, of a region, a name; a prediction, and what no protocol looks at, do not change it."""
+    """A pixel of a ground truth or a region, or a name, changes it; a prediction, and what no protocol uses, do not."""
 
     def digest(protocol="dim"):
         return evaluate_folders(*folders(test_set, "trimap"), protocol=PROTOCOLS[protocol]).digest

@@ -334,7 +334,7 @@ def test_unknown_is_128_alone():
 
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 def test_where_the_arrays_lie_in_memory_does_not_show(protocol):
-    """Copies give the same to the last digit: so do workers, other processes and the evaluator of a training run."""
+    """Copies give identical numbers: so do workers, other processes and the evaluator of a training run."""
     rng = np.random.default_rng(6)
     for _ in range(200):
         pred_alpha, alpha = rng.integers(0, 256, (2, *rng.integers(3, 12, 2))).astype(np.uint8)

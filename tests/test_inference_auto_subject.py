@@ -31,8 +31,8 @@ def paint(regions, shape):
     return (image + noise).clip(0, 1).astype(np.float32)
 
 
-def overlap(mask, truth):
-    return (mask & truth).sum() / (mask | truth).sum()
+def overlap(mask, expected_mask):
+    return (mask & expected_mask).sum() / (mask | expected_mask).sum()
 
 
 @pytest.fixture
@@ -57,8 +57,8 @@ def hot(monkeypatch):
     ids=["inside", "at the border", "small"],
 )
 def test_a_disc_is_found_to_the_pixel(shape, centre, radius_px):
-    truth = disc(shape, centre, radius_px)
-    mask = find_subject(paint([(truth, RED)], shape))
+    expected_mask = disc(shape, centre, radius_px)
+    mask = find_subject(paint([(expected_mask, RED)], shape))
     assert mask.shape == shape and mask.dtype == np.bool_
     assert not (mask & ~disc(shape, centre, radius_px + 2)).any()
     assert not (~mask & disc(shape, centre, radius_px - 2)).any()
@@ -87,8 +87,8 @@ def test_the_middle_level_is_scenery_or_body_by_its_heat(hot, middle, expected):
     shape = 300, 400
     regions = {"body": (disc(shape, (180, 200), 90), GREEN), "face": (disc(shape, (150, 200), 45), RED)}
     hot((GREY, 0.1), (GREEN, middle), (RED, 0.9))
-    truth = np.logical_or.reduce([regions[name][0] for name in expected])
-    assert overlap(find_subject(paint(regions.values(), shape)), truth) > 0.98
+    expected_mask = np.logical_or.reduce([regions[name][0] for name in expected])
+    assert overlap(find_subject(paint(regions.values(), shape)), expected_mask) > 0.98
 
 
 def test_levels_are_the_means_of_three_clusters():

@@ -168,7 +168,7 @@ def test_real_photographs_reduced_and_not(matting_folder, monkeypatch):
     errors = {"ramp": 0.0, "full": 0.0, "reduced": 0.0, "enlarged": 0.0}
     for name in ("GT01", "GT12", "GT19"):
         image, trimap = read_image(folder / "image" / f"{name}.png"), read_trimap(folder / "trimap1" / f"{name}.png")
-        truth = read_alpha(folder / "alpha" / f"{name}.png")
+        exact = read_alpha(folder / "alpha" / f"{name}.png")
         found = {"ramp": ramp_alpha(trimap), "full": closed_form_alpha(image, trimap)}
         with monkeypatch.context() as patch:
             box = trimap[classical._surroundings(trimap == 0.5)]
@@ -177,7 +177,7 @@ def test_real_photographs_reduced_and_not(matting_folder, monkeypatch):
         small = cv2.resize(found["full"], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
         found["enlarged"] = cv2.resize(small, trimap.shape[::-1])
         for way, alpha in found.items():
-            errors[way] += np.abs(alpha - truth)[trimap == 0.5].sum() / 3000
+            errors[way] += np.abs(alpha - exact)[trimap == 0.5].sum() / 3000
     assert errors["full"] < 0.25 * errors["ramp"]
     assert errors["full"] < errors["reduced"] < 1.15 * errors["full"]
     assert errors["enlarged"] > 1.4 * errors["full"]

@@ -1,4 +1,4 @@
-"""Model folders: the same network comes back to the bit; a stranger's is checked, never run."""
+"""Model folders: the same network comes back, bit-exact; a stranger's is checked, never run."""
 
 import copy
 import io

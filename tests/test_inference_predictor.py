@@ -138,7 +138,7 @@ def test_threads_may_share_a_predictor(predictor):
     with ThreadPoolExecutor(4) as pool:
         for _ in range(3):
             for pred_alpha, own in zip(pool.map(lambda pair: predictor.predict(*pair), pairs), expected, strict=True):
-                # Not to the bit: once numba has run, OpenMP's number of threads differs between threads.
+                # Not bit-exact: once numba has run, OpenMP's number of threads differs between threads.
                 np.testing.assert_allclose(pred_alpha, own, rtol=0, atol=1e-6)
 
 

@@ -78,7 +78,7 @@ from importlib import import_module
 from pathlib import Path
 
 sys.path.insert(0, "tools")
-for file in [*Path().glob("*.py"), *(f for room in {rooms} for f in sorted(Path(room).rglob("*.py")))]:
+for file in [*Path().glob("*.py"), *(f for package in {packages} for f in sorted(Path(package).rglob("*.py")))]:
     import_module(".".join(file.with_suffix("").parts).removesuffix(".__init__"))
 """
 
@@ -141,8 +141,8 @@ def test_telemetry_is_off_before_onnxruntime_is_imported(monkeypatch):
 def test_every_module_a_prediction_and_an_evaluation_run_without_what_windows_lacks(data, tmp_path):
     """Export is left out: torch's exporter asks the running system's own Python for `os.getuid`."""
     pytest.importorskip("onnxscript")
-    rooms = ("modeling", "data", "evaluation", "engine", "inference", "runtime", "tools")
-    run(NO_POSIX.format(rooms=rooms) + COMMANDS.format(data=data, output=tmp_path / "output"))
+    packages = ("modeling", "data", "evaluation", "engine", "inference", "runtime", "tools")
+    run(NO_POSIX.format(packages=packages) + COMMANDS.format(data=data, output=tmp_path / "output"))
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ def test_a_broken_picture_is_replaced_named_once_and_counted_for_any_number_of_w
         output = tmp_path / f"{num_workers}"
         arguments = overrides(own_data, output, **changes, **{"dataloader.train.num_workers": num_workers})
         main.main(["--config-file", DEMO, *arguments])
-        log = (output / "log.txt").read_text()  # which later trainings of the process go on with
+        log = (output / "log.txt").read_text()  # which later runs of the process go on with
         assert log.count(f"cannot read {path}") == 1
         assert metrics(output)[5]["faulty_samples"] >= count  # replacements may be faulty as well
     assert metrics(tmp_path / "0")[5]["faulty_samples"] == metrics(tmp_path / "2")[5]["faulty_samples"]

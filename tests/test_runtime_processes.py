@@ -175,7 +175,7 @@ def test_bad_files_of_all_shares_are_one_list(image_folders, capsys):
 
 
 def test_what_ends_one_process_lets_the_others_finish_and_is_named(image_folders, capsys, monkeypatch):
-    """Rank 1 has image b alone and no room for it."""
+    """Rank 1 has only image b, and its disk is full."""
 
     def ramp(image, trimap):
         if image.shape[:2] == IMAGE_SIZES["b"]:

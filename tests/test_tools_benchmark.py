@@ -125,8 +125,8 @@ def test_foreground_prints_the_error_of_each_side(monkeypatch, capsys, tmp_path)
     exact, mean, *_, cost = capsys.readouterr().out.splitlines()
     assert re.fullmatch(rf"64 x 40: {NUMBER} s, {NUMBER} GB beside image and alpha", cost)
     assert numbers(exact) == numbers(mean) and len(numbers(exact)) == len(foreground.SIDES)
-    own, _, ours, trainings = numbers(exact)
-    assert ours < own and trainings < own
+    own, _, ours, training_numbers = numbers(exact)
+    assert ours < own and training_numbers < own
     benchmark.main(["foreground", *tiny, "--photographs", str(tmp_path)])
     assert max(numbers(capsys.readouterr().out.splitlines()[0])) < 0.6
 

@@ -43,10 +43,10 @@ def found(report: Report, root: Path) -> list[tuple[str, str]]:
 def folder_options(root: Path) -> list[str]:
     """Name all folders of the set but that of cut-outs."""
     fg, alpha, backgrounds = (str(root / f"train/{name}") for name in ("fg", "alpha", "backgrounds"))
-    merged, trimaps, truths = (str(root / f"test/{name}") for name in ("image", "trimap", "alpha"))
+    merged, trimaps, alphas = (str(root / f"test/{name}") for name in ("image", "trimap", "alpha"))
     return [
         *("--foreground-dir", fg, "--alpha-dir", alpha, "--background-dir", backgrounds),
-        *("--test-image-dir", merged, "--test-trimap-dir", trimaps, "--test-alpha-dir", truths, "--workers", "1"),
+        *("--test-image-dir", merged, "--test-trimap-dir", trimaps, "--test-alpha-dir", alphas, "--workers", "1"),
     ]
 
 

@@ -109,14 +109,14 @@ def test_every_image_follows_the_published_rule(sources, tmp_path, capsys):
         for index in range(NUM_BACKGROUNDS):
             name = f"{foreground.removesuffix('.png')}_{index}.png"
             names |= {f"{folder}/{name}" for folder in ("merged", "alpha_copy", "trimaps")}
-            colours, truth = (Image.open(sources / kind / foreground) for kind in ("fg", "alpha"))
+            colours, source_alpha = (Image.open(sources / kind / foreground) for kind in ("fg", "alpha"))
             background = Image.open(sources / "bg" / backgrounds[number * NUM_BACKGROUNDS + index])
             merged = Image.open(tmp_path / "set/merged" / name)
             assert merged.mode == "RGB"
-            np.testing.assert_array_equal(merged, published_composite(colours, truth, background), err_msg=name)
+            np.testing.assert_array_equal(merged, published_composite(colours, source_alpha, background), err_msg=name)
             alpha = Image.open(tmp_path / "set/alpha_copy" / name)
             assert alpha.mode == "L"
-            stored = np.asarray(truth)
+            stored = np.asarray(source_alpha)
             np.testing.assert_array_equal(alpha, stored if stored.ndim == 2 else stored[:, :, 0], err_msg=name)
             trimap = (tmp_path / "set/trimaps" / name).read_bytes()
             assert trimap == (sources / "trimaps" / name).read_bytes()
@@ -253,7 +253,7 @@ def test_after_a_stop_the_remaining_images_are_made(sources, tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", stop_at_the_seventh)
         assert build(sources, output) == (130 if stop is KeyboardInterrupt else 1)
-    assert ("goes on" if stop is KeyboardInterrupt else "disk full") in capsys.readouterr().err
+    assert ("continues" if stop is KeyboardInterrupt else "disk full") in capsys.readouterr().err
     assert len(list(output.rglob("*.png"))) == 7
     names = made(monkeypatch)
     assert build(sources, output) == 0

@@ -22,7 +22,7 @@ from tools import evaluate
 
 @pytest.fixture
 def dataset(tmp_path, monkeypatch):
-    """Data set "mine" of the two images, whose trimaps are made by a radius of 2 px; a truth has a square of 1."""
+    """Data set "mine" of the two images, with trimaps of a radius of 2 px; one ground truth has a square of 1."""
     rng = np.random.default_rng(5)
     for name in "ab":
         label = np.zeros((20, 30), np.uint8)
@@ -50,10 +50,10 @@ def test_a_data_set_is_found_by_name(dataset, capsys):
     assert summary["per_image"]["a"] == {"foreground": "a", **row}
     assert (summary["test_set"]["dataset"], summary["test_set"]["trimap_radius_px"]) == ("mine", 2)
     sheet = read_image(dataset / "out" / "worst.png")
-    assert sheet.shape[1] == 5 * CELL_PX + 4 * GAP_PX, "image, made trimap, prediction, truth, error"
+    assert sheet.shape[1] == 5 * CELL_PX + 4 * GAP_PX, "image, made trimap, prediction, ground truth, error"
     (dataset / "sets" / "my_set" / "mattes" / "b.png").unlink()
     assert evaluate.main(parts) == 1
-    assert "holds 1 pictures, but mine has 2" in capsys.readouterr().err
+    assert "holds 1 images, but mine has 2" in capsys.readouterr().err
     assert evaluate.main(["--dataset", "theirs", "--pred-dir", "x"]) == 1
     assert "Composition-1k" in capsys.readouterr().err
 
@@ -204,7 +204,7 @@ def test_a_network_starts_only_on_a_whole_test_set(dataset, network, by_network,
 
 @pytest.fixture
 def plain_folder(dataset):
-    """The photographs and truths of "mine" as image/ and alpha/, without trimap/."""
+    """The photographs and ground truths of "mine" as image/ and alpha/, without trimap/."""
     for theirs, ours in (("photos", "image"), ("mattes", "alpha")):
         (dataset / "sets" / "my_set" / theirs).rename(dataset / ours)
     return dataset

@@ -1,4 +1,4 @@
-"""tools/export.py --config-file: a training's network to a model folder that gives the same alpha; --format onnx."""
+"""tools/export.py --config-file: the network of a run to a model folder that gives the same alpha; --format onnx."""
 
 import json
 import re
@@ -25,7 +25,7 @@ CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
 
 
 def save_checkpoint(cfg, folder):
-    """`config.yaml` and `weights.pth` of random weights, as a training leaves them."""
+    """`config.yaml` and `weights.pth` of random weights, as a run leaves them."""
     torch.manual_seed(0)
     model = randomise_vitmatte(instantiate(cfg.model))
     torch.save({"model": model.state_dict(), "iteration": 7}, folder / "weights.pth")

@@ -209,7 +209,7 @@ def test_an_interruption_is_130_and_resume_goes_on(image_folders, capsys, monkey
 
 
 def test_a_full_disk_ends_the_run_and_leaves_no_half_file(image_folders, capsys, monkeypatch):
-    """The second file finds no room; a bad first image is listed all the same."""
+    """The disk is full at the second file; a bad first image is listed all the same."""
     (image_folders / "images" / "a.png").write_text("no picture")
     write_bytes = Path.write_bytes
 

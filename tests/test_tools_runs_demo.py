@@ -112,7 +112,7 @@ def test_methods_are_compared_on_the_unknown_region_of_every_image(test_set, tmp
 GOOD = {
     "trivial": {"SAD": 1.0, "MSE": 1.0},
     "ramp": {"SAD": 0.7, "MSE": 1.0},
-    "grey picture": {"SAD": 0.9, "MSE": 1.0},
+    "grey image": {"SAD": 0.9, "MSE": 1.0},
     "trained": {"SAD": 0.6, "MSE": 0.8},
 }
 
@@ -124,7 +124,7 @@ GOOD = {
         ({"trained": {"SAD": 0.61, "MSE": 0.8}}, ["SAD / trivial is 0.610, expected at most 0.6"]),
         ({"trained": {"SAD": 0.6, "MSE": 0.81}}, ["MSE / trivial is 0.810, expected at most 0.8"]),
         ({"ramp": {"SAD": 0.5}}, ["SAD / ramp is 1.200, expected at most 1.0"]),
-        ({"grey picture": {"SAD": 0.6}}, ["SAD / grey picture is 1.000, expected at most 0.9"]),
+        ({"grey image": {"SAD": 0.6}}, ["SAD / grey picture is 1.000, expected at most 0.9"]),
     ],
 )
 def test_missed_targets_are_listed_with_their_figures(changes, expected):
@@ -148,11 +148,11 @@ def test_the_whole_demo(tmp_path):
     heads = ["method", *(metric.label for metric in METRICS.values()), "SAD / trivial"]
     assert re.split(r"\s{2,}", table[1]) == heads
     rows = {line[:12].strip(): [float(cell) for cell in line[12:].split()] for line in table[2:7]}
-    assert list(rows) == ["trivial", "ramp", "untrained", "grey picture", "trained"]
+    assert list(rows) == ["trivial", "ramp", "untrained", "grey image", "trained"]
     sad, mse = ({name: row[column] for name, row in rows.items()} for column in (0, 1))
     assert sad["trained"] <= 0.6 * sad["trivial"] and mse["trained"] <= 0.8 * mse["trivial"]
     assert sad["trained"] < sad["ramp"] and sad["trained"] < sad["untrained"]
-    assert sad["trained"] <= 0.9 * sad["grey picture"]
+    assert sad["trained"] <= 0.9 * sad["grey image"]
     assert (tmp_path / "demo" / "results.md").read_text().count("\n| ") == 6  # a head and five rows
     losses = [json.loads(line) for line in (tmp_path / "demo" / "metrics.json").read_text().splitlines()]
     totals = [row["total_loss"] for row in losses if "total_loss" in row]

@@ -40,12 +40,12 @@ def make_healthy(root: Path, num: int = 2) -> Path:
 def sets_of(root: Path) -> list[FolderSet]:
     """Name the folders as the config of this data set would."""
     fg, alpha, rgba, backgrounds = (root / folder for folder in TRAINING)
-    merged, trimaps, truths = (root / folder for folder in TEST)
+    merged, trimaps, alphas = (root / folder for folder in TEST)
     return [
         FolderSet("training", {"foreground": fg, "alpha": alpha}),
         FolderSet("training", {"foreground": rgba}),
         FolderSet("training", {"background": backgrounds}),
-        FolderSet("test", {"image": merged, "trimap": trimaps, "alpha": truths}),
+        FolderSet("test", {"image": merged, "trimap": trimaps, "alpha": alphas}),
     ]
 
 

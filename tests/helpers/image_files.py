@@ -167,11 +167,11 @@ def one_tiff(
     num_colours = 3 if photometric == "rgb" else 1
     stored = draw(num_colours + (extra is not None), bits)
     full_scale = np.iinfo(stored.dtype).max
-    truth = stored.astype(np.float64)
+    expected = stored.astype(np.float64)
     if extra == "assocalpha":
         alpha = stored[:, :, -1:]
-        truth[:, :, :-1] = np.minimum(stored[:, :, :-1] * float(full_scale) / np.maximum(alpha, 1), full_scale)
-    kept = truth[:, :, :num_colours] if extra == "unspecified" else truth
+        expected[:, :, :-1] = np.minimum(stored[:, :, :-1] * float(full_scale) / np.maximum(alpha, 1), full_scale)
+    kept = expected[:, :, :num_colours] if extra == "unspecified" else expected
     if photometric == "miniswhite":
         stored = stored.copy()
         stored[:, :, :1] = full_scale - stored[:, :, :1]

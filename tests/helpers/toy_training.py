@@ -101,7 +101,7 @@ def processes(number):
 
 
 def in_two_processes(work, *arguments):
-    """Call a function in two processes, forked from one that has imported what a training needs: that takes seconds."""
+    """Call a function in two processes, forked from one that has imported what a run needs, which takes seconds."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with mock.patch("engine.distributed.spawn.multiprocessing.get_context", return_value=context):

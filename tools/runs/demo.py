@@ -37,7 +37,7 @@ from modeling.criterion import LOSS_NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "demo.py"
-TARGETS = {"trivial": {"SAD": 0.6, "MSE": 0.8}, "ramp": {"SAD": 1.0}, "grey picture": {"SAD": 0.9}}
+TARGETS = {"trivial": {"SAD": 0.6, "MSE": 0.8}, "ramp": {"SAD": 1.0}, "grey image": {"SAD": 0.9}}
 """Largest allowed error of the trained network, as a multiple of each row's error."""
 PROTOCOL = PROTOCOLS["dim"]
 
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "trivial": lambda image, trimap: trivial_alpha(trimap),
         "ramp": lambda image, trimap: ramp_alpha(trimap),
         "untrained": build_matte(cfg, initial, cfg.train.init_checkpoint_may_lack),
-        "grey picture": lambda image, trimap: trained(np.full_like(image, 0.5), trimap),
+        "grey image": lambda image, trimap: trained(np.full_like(image, 0.5), trimap),
         "trained": trained,
     }
     test_set = build_section(cfg.dataloader.test.dataset, "dataloader.test.dataset")
