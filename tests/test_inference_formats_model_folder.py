@@ -15,7 +15,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from inference.formats import model_folder
 from inference.formats.model_folder import CONSTRUCTORS, ModelFolderError, build, read_model_folder, write_model_folder
 from modeling.vitmatte import PADDINGS
 from tests.helpers.networks import BACKBONES, network_description, random_network
@@ -80,7 +79,6 @@ def test_every_argument_of_a_constructor_can_be_stated(part, kind):
     ("where", "change", "words"),
     [
         ("model", {"type": "os.system"}, "expected the model to have the \"type\" ViTMatte, got 'os.system'"),
-        ("model", {"type": ["ViTMatte"]}, "expected the model to have the \"type\" ViTMatte, got ['ViTMatte']"),
         ("", {"model": "ViTMatte"}, 'expected the model to have the "type" ViTMatte, got None; nothing else is built'),
         (
             "backbone",
@@ -97,41 +95,33 @@ def test_every_argument_of_a_constructor_can_be_stated(part, kind):
         ("backbone", {"_target_": "os.system"}, "ViT has no argument '_target_'"),
         ("backbone", {"image_size": 64}, "ViT has no argument 'image_size': remove it, or export the folder again"),
         ("backbone", {"return": None}, "ViT has no argument 'return'"),
-        ("backbone", {"self": 1}, "ViT has no argument 'self'"),
         ("model", {"criterion": None}, "ViTMatte has no argument 'criterion'"),
         ("decoder", {"backbone": {"type": "ViT"}}, "DetailCapture has no argument 'backbone'"),
         ("model", {"decoder": REMOVED}, "ViTMatte lacks its decoder: export the folder again"),
         ("decoder", {"in_chans": REMOVED}, "DetailCapture lacks its in_chans"),
         ("backbone", {"depth": "2"}, "depth of ViT must be an integer of at most 8192, got '2'"),
-        ("backbone", {"depth": 2.0}, "depth of ViT must be an integer of at most 8192, got 2.0"),
         ("backbone", {"depth": True}, "depth of ViT must be an integer of at most 8192, got True"),
         ("backbone", {"depth": 10**9}, "depth of ViT must be an integer of at most 8192, got 1000000000"),
-        ("backbone", {"depth": None}, "depth of ViT must be an integer of at most 8192, got None"),
         ("backbone", {"qkv_bias": 1}, "qkv_bias of ViT must be true or false, got 1"),
         ("backbone", {"ffn_layer": 1}, "ffn_layer of ViT must be text, got 1"),
         ("backbone", {"norm_eps": "x" * 99}, "norm_eps of ViT must be a number, got 'xxxxxxxx"),
         ("backbone", {"norm_eps": float("nan")}, "norm_eps of ViT must be a number, got nan"),
         ("backbone", {"norm_eps": 10**400}, "norm_eps of ViT must be a number, got 1000"),
         ("backbone", {"rope_shift": "a"}, "rope_shift of ViT must be a number or null, got 'a'"),
-        ("backbone", {"rope_base": False}, "rope_base of ViT must be a number, got False"),
-        ("backbone", {"global_block_indexes": 1}, "must be a list of which each is an integer of at most 8192, got 1"),
         (
             "backbone",
             {"global_block_indexes": [0.5]},
             "must be a list of which each is an integer of at most 8192, got [0.5]",
         ),
         ("model", {"pixel_std": [1, 1, float("inf")]}, "must be a list of which each is a number, got [1, 1, inf]"),
-        ("model", {"pixel_std": [1, [1], 1]}, "must be a list of which each is a number, got [1, [1], 1]"),
         ("model", {"pixel_mean": [0, 0]}, "no ViTMatte can be built with these arguments: pixel_mean and pixel_std"),
         ("model", {"padding": "mirror"}, "padding must be edge, zero or zero_hustvl, got 'mirror'"),
-        ("model", {"padding": 0}, "padding of ViTMatte must be text, got 0"),
         ("backbone", {"num_heads": 0}, "no ViT can be built with these arguments: num_heads must be at least 1, got 0"),
         ("backbone", {"depth": 0}, "depth must be at least 1, got 0"),
         ("backbone", {"embed_dim": -8}, "embed_dim must be at least 1, got -8"),
         ("backbone", {"mlp_ratio": 1e30}, "mlp_ratio must be above 0 and at most 100, got 1e+30"),
         ("backbone", {"num_storage_tokens": -1}, "num_storage_tokens must be at least 0, got -1"),
         ("decoder", {"convstream_chans": [8, -8, 8]}, "convstream_chans must be at least 1, got [8, -8, 8]"),
-        ("backbone", {"rope_base": 10**400}, "rope_base of ViT must be a number, got 1000"),
         ("backbone", {"global_block_indexes": [9]}, "global_block_indexes: [9] lie outside the 2 blocks"),
         ("backbone", {"ffn_layer": "eval"}, 'ffn_layer must be "mlp" or "swiglu", got \'eval\''),
         ("decoder", {"fusion_chans": []}, "no DetailCapture can be built with these arguments: fusion_chans needs"),
@@ -145,7 +135,6 @@ def test_every_argument_of_a_constructor_can_be_stated(part, kind):
         ("backbone", {"embed_dim": 2**13}, "of another shape (backbone.blocks.0.attn."),  # 7 GB, never allocated
         ("backbone", {"keep_prefix_tokens": False}, "2 unexpected (backbone.cls_token, backbone.storage_tokens)"),
         ("", {"format": 2}, 'expected "format": 1 and a "model", got format 2'),
-        ("", {"format": REMOVED}, 'expected "format": 1 and a "model", got format None'),
         ("", {"model": REMOVED}, 'expected "format": 1 and a "model", got format 1'),
     ],
 )
@@ -271,11 +260,6 @@ def test_tensors_that_do_not_fit_are_counted_and_named(folder, tmp_path, change,
     assert not (tmp_path / "new").exists()
 
 
-def test_names_beyond_a_few_are_counted(folder):
-    with pytest.raises(ModelFolderError, match=r"\d+ missing \(.*, .*, .*, .* and \d+ more\)"):
-        write_model_folder(folder, network_description(), {}, "a test", "")
-
-
 def test_nothing_is_overwritten(folder, tmp_path):
     before = {path: path.read_bytes() for path in folder.iterdir()}
     (tmp_path / "file").write_text("mine")
@@ -289,24 +273,19 @@ def test_nothing_is_overwritten(folder, tmp_path):
     read_model_folder(tmp_path / "empty")
 
 
-def test_a_folder_cut_off_half_way_lacks_its_config(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("json.dumps", OSError("No space left on device")), ("save_file", SafetensorError("No space left on device"))],
+)
+def test_a_full_disk_is_an_os_error_and_the_folder_then_lacks_its_config(tmp_path, monkeypatch, name, error):
     def full_disk(*_, **__):
-        raise OSError("No space left on device")
+        raise error
 
-    monkeypatch.setattr(model_folder.json, "dumps", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(f"inference.formats.model_folder.{name}", full_disk)
+    with pytest.raises(OSError, match="No space left"):
         write_model_folder(tmp_path / "model", network_description(), random_network().state_dict(), "a test", "")
     with pytest.raises(FileNotFoundError, match="lacks config.json"):
         read_model_folder(tmp_path / "model")
-
-
-def test_weights_that_cannot_be_written_are_one_line(tmp_path, monkeypatch):
-    def full_disk(*_):
-        raise SafetensorError("I/O error: No space left on device")
-
-    monkeypatch.setattr(model_folder, "save_file", full_disk)
-    with pytest.raises(OSError, match=r"model\.safetensors cannot be written: .*No space left"):
-        write_model_folder(tmp_path / "model", network_description(), random_network().state_dict(), "a test", "")
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])

@@ -72,9 +72,3 @@ def test_backbone_equals_the_global_table_only_where_the_window_covers_the_grid(
 
     assert torch.equal(features(7, True), features(7, False))
     assert (features(3, True) - features(3, False)).abs().max() > 1e-2
-
-
-def test_weights_do_not_depend_on_the_option() -> None:
-    """One checkpoint serves both."""
-    whole, windowed = (tiny_vit(rope_per_window=value).state_dict() for value in (False, True))
-    assert whole.keys() == windowed.keys() and all(torch.equal(whole[name], windowed[name]) for name in whole)

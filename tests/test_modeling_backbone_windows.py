@@ -1,7 +1,5 @@
 """Windowed attention against dense attention under a mask, and a windowed block against detectron2's."""
 
-from unittest import mock
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +12,6 @@ from modeling.backbone.attention import Attention
 from modeling.backbone.block import Block
 from modeling.backbone.rope_position_encoding import RopePositionEmbedding, rotate
 from modeling.backbone.windows import map_windows, partition, unpartition
-from runtime.errors import ConfigError
 from tests.helpers.networks import random_float64, randomise_float64
 
 DIM, HEADS = 16, 2
@@ -126,27 +123,6 @@ def test_windowed_attention_equals_dense_attention_under_a_mask(
 
 
 @pytest.mark.parametrize("num_prefix", NUM_PREFIX)
-def test_global_attention_equals_dense_attention(num_prefix: int) -> None:
-    grid = (3, 5)
-    attn = randomise_float64(Attention(DIM, HEADS))
-    x = random_float64(2, num_prefix + 15, DIM)
-    everything = torch.ones(num_prefix + 15, num_prefix + 15, dtype=torch.bool)
-    torch.testing.assert_close(
-        attn(x, rope_table(grid), grid), dense_attention(attn, x, grid, everything), rtol=0, atol=1e-10
-    )
-
-
-def test_rope_restarting_in_each_window_would_be_seen() -> None:
-    """The mistake of peers: coordinates normalised per window make all windows look alike."""
-    grid, window = (4, 6), 2
-    attn = randomise_float64(Attention(DIM, HEADS, window_size=window))
-    x = random_float64(1, 24, DIM)
-    restarting = [t.reshape(2, 2, -1).tile(2, 3, 1).flatten(0, 1) for t in rope_table((window, window))]
-    difference = attn(x, rope_table(grid), grid) - attn(x, tuple(restarting), grid)
-    assert difference.abs().max() > 1e-2
-
-
-@pytest.mark.parametrize("num_prefix", NUM_PREFIX)
 @pytest.mark.parametrize("has_conv_residual", [False, True])
 @pytest.mark.parametrize("grid", [(7, 7), (5, 7), (3, 4)])
 def test_a_window_over_the_whole_grid_equals_a_global_block(
@@ -160,18 +136,6 @@ def test_a_window_over_the_whole_grid_equals_a_global_block(
     qkv = random_float64(3, 2, x.shape[1], HEADS, DIM // HEADS)
     expected = F.scaled_dot_product_attention(*qkv.transpose(2, 3)).transpose(1, 2)
     torch.testing.assert_close(windowed.attn._attend_windows(*qkv, num_prefix, grid), expected, rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize("num_prefix", NUM_PREFIX)
-def test_keys_are_prefix_and_real_patches_only(num_prefix: int) -> None:
-    """What reaches the softmax on a ragged 5 x 7 grid, window 3: (windows, queries, keys) of each call."""
-    grid = (5, 7)
-    attn = randomise_float64(Attention(DIM, HEADS, window_size=3))
-    with mock.patch.object(F, "scaled_dot_product_attention", wraps=F.scaled_dot_product_attention) as attend:
-        attn(random_float64(1, num_prefix + 35, DIM), rope_table(grid), grid)
-    calls = {(len(q), q.shape[2], k.shape[2]) for q, k, _ in (call.args for call in attend.call_args_list)}
-    expected = {(2, 9, num_prefix + 9), (1, 3, num_prefix + 3), (2, 6, num_prefix + 6), (1, 2, num_prefix + 2)}
-    assert calls == expected | ({(1, num_prefix, num_prefix + 35)} if num_prefix else set())
 
 
 @pytest.mark.filterwarnings("ignore:Importing from timm.models.layers:FutureWarning")  # detectron2's import
@@ -201,8 +165,3 @@ def test_prefix_tokens_pass_the_neck_by() -> None:
     torch.testing.assert_close(a[:, :3], b[:, :3], rtol=0, atol=1e-12)
     neck_in = b[:, 3:].reshape(2, 4, 5, DIM).permute(0, 3, 1, 2)
     torch.testing.assert_close(a[:, 3:], with_neck.residual(neck_in).flatten(2).mT, rtol=0, atol=1e-12)
-
-
-def test_heads_must_divide_the_width() -> None:
-    with pytest.raises(ConfigError, match="width 10 is not divisible by 3 heads"):
-        Attention(10, 3)

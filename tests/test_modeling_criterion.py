@@ -115,15 +115,6 @@ def test_an_area_of_the_batch_weighs_each_image_by_its_area() -> None:
     assert losses["loss_laplacian"] == values(double()(pred_alpha, alpha, trimap))["loss_laplacian"]
 
 
-def test_an_area_of_the_batch_equals_that_of_the_images_where_all_are_equal_and_only_there() -> None:
-    pred_alpha, alpha, trimap = batch(64, 64, size=3)
-    tensors = (pred_alpha, alpha, trimap[:1].expand_as(trimap))
-    assert values(double("batch")(*tensors)) == pytest.approx(values(double()(*tensors)), rel=1e-12)
-    of_batch, of_image = (values(double(area)(pred_alpha, alpha, trimap)) for area in ("batch", "image"))
-    for name in ("loss_unknown_l1", "loss_known_l1", "loss_gradient"):
-        assert of_batch[name] != pytest.approx(of_image[name], rel=1e-4)
-
-
 def test_an_area_of_the_batch_depends_on_its_split() -> None:
     """The limit that docs/train.md states: each forward pass counts its own area."""
     tensors = batch(64, 64, 4)
@@ -132,13 +123,6 @@ def test_an_area_of_the_batch_depends_on_its_split() -> None:
     mean = {name: sum(losses[name] for losses in halves) / 2 for name in LOSS_NAMES}
     assert mean["loss_unknown_l1"] != pytest.approx(whole["loss_unknown_l1"], rel=1e-4)
     assert mean["loss_laplacian"] == pytest.approx(whole["loss_laplacian"], rel=1e-12)
-
-
-def test_float32_is_as_near_as_float32_can_be() -> None:
-    tensors = batch(64, 97)
-    losses = MattingCriterion()(*(t.float() for t in tensors))
-    assert {loss.dtype for loss in losses.values()} == {torch.float32}
-    assert values(losses) == pytest.approx(values(double()(*tensors)), rel=1e-5)
 
 
 def test_a_perfect_prediction_costs_its_own_gradient_alone() -> None:

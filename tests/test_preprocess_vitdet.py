@@ -11,14 +11,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification, ViTMAEConfig, ViTMAEForPreTraining
 
-import main
 import preprocess
+from engine.checkpoint.pretrained import load_initial
 from engine.config.config import load_config
+from engine.config.targets import instantiate
 from modeling.backbone import ViTDet
 from modeling.conversion import ConversionError, convert
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.preprocess import randomise_reference
-from tests.helpers.training import make_data, metrics
 
 State = dict[str, Tensor]
 SIZE = dict(embed_dim=128, depth=2, num_heads=2)
@@ -177,10 +177,9 @@ def test_the_grid_of_the_positions_is_told(size: tuple[int, int], image_px: int)
     assert torch.equal(result.model["backbone.pos_embed"], state["pos_embed"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["DINO", "MAE"])
-def test_the_baseline_trains_from_the_converted_file(kind: str, tmp_path: Path) -> None:
-    """The command of ViTMatte_S_original.py: convert, then three steps on tiny crops; all but fresh parts is loaded."""
+def test_the_baseline_starts_from_the_converted_file(kind: str, tmp_path: Path) -> None:
+    """The command of configs/ViTMatte_S_original.py: its network takes all but the fresh parts from the file."""
     state = dict(timm.create_model("vit_small_patch16_224", num_classes=0).state_dict())
     content = {"model": state | decoder()} if kind == "MAE" else {"teacher": under("backbone.", state)}
     torch.save(content, tmp_path / "published.pth")
@@ -188,38 +187,10 @@ def test_the_baseline_trains_from_the_converted_file(kind: str, tmp_path: Path) 
     assert preprocess.main(["--checkpoint", str(tmp_path / "published.pth"), "--output", str(initial)]) == 0
     converted = torch.load(initial, weights_only=True)["model"]
     assert torch.equal(converted["backbone.pos_embed"], state["pos_embed"])
-    make_data(tmp_path)
-    config = REPOSITORY / "configs" / "ViTMatte_S_original.py"
-    names = ("foreground_dirs", "alpha_dirs", "background_dirs")
-    folders = dict(zip(names, ("rgba", None, "backgrounds"), strict=True))
-    settings = {
-        "train.output_dir": tmp_path / "run",
-        "train.init_checkpoint": initial,
-        "train.device": "cpu",
-        "train.samples_per_epoch": 3,  # a step for each learning rate
-        "train.epochs": 1,
-        "train.epochs_per_checkpoint": 1,
-        "train.warmup_samples": 0,
-        "train.log_period": 1,
-        "train.pictures": "null",
-        "optimizer.lr": 1e-3,
-        "dataloader.train.batch_size": 1,
-        "dataloader.train.num_workers": 0,
-        "dataloader.train.dataset.crop_px": 64,
-        "dataloader.train.dataset.crop.square_probability": 0,
-        "dataloader.test.num_workers": 0,
-        "dataloader.test.dataset.image_dir": tmp_path / "image",
-        "dataloader.test.dataset.trimap_dir": tmp_path / "trimap",
-        "dataloader.test.dataset.alpha_dir": tmp_path / "alpha",
-    }
-    for name, folder in folders.items():
-        settings[f"dataloader.train.dataset.{name}"] = f"[{tmp_path / folder}]" if folder else "null"
-    main.main(["--config-file", str(config), *(f"{key}={value}" for key, value in settings.items())])
-    assert metrics(tmp_path / "run")
-    trained = torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)["model"]
-    assert converted.keys() <= trained.keys()
-    moved = [name for name, tensor in converted.items() if not torch.equal(trained[name], tensor)]
-    assert len(moved) > 0.9 * len(converted)
-    assert all((trained[name] - tensor).abs().max() < 0.1 for name, tensor in converted.items())
-    lacking = load_config(config).train.init_checkpoint_may_lack
-    assert all(any(part in name for part in lacking) for name in trained.keys() - converted.keys())
+    cfg = load_config(REPOSITORY / "configs" / "ViTMatte_S_original.py")
+    model = instantiate(cfg.model)
+    load_initial(model, str(initial), cfg.train.init_checkpoint_may_lack)
+    loaded = model.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in converted.items())
+    fresh = loaded.keys() - converted.keys()
+    assert all("decoder." in name or ".residual." in name or ".rel_pos_" in name for name in fresh)

@@ -12,12 +12,11 @@ from detectron2.config import LazyConfig, instantiate
 
 from engine.config.config import apply_overrides, load_config
 from inference.formats.model_folder import build
-from inference.formats.published_vitmatte import SIZES
 from inference.network import TorchNetwork
 from inference.predictor import Predictor
 from tests.helpers.networks import randomise_vitmatte
 from tests.helpers.paths import DEMO, REPOSITORY
-from tests.helpers.published_vitmatte import random_image_and_trimap, refused_export, run_export, transformers_vitmatte
+from tests.helpers.published_vitmatte import random_image_and_trimap, refused_export, run_export
 from tests.helpers.training import overrides
 from tools import export
 
@@ -174,21 +173,6 @@ def test_an_interruption_is_one_line_and_130(tmp_path, capsys, monkeypatch, demo
     assert run_export(*demo, "--output", tmp_path / "model") == 130
     error = capsys.readouterr().err
     assert error.startswith("export.py: interrupted; ") and error.count("\n") == 1
-
-
-def test_onnx_is_written_of_published_weights(tmp_path, capsys, graphs, monkeypatch):
-    monkeypatch.setitem(SIZES, "tiny", dict(embed_dim=24, num_heads=3))
-    published = transformers_vitmatte(24, 3)
-    published.save_pretrained(tmp_path / "source")
-    command = ["--from-vitmatte", tmp_path / "source", "--format", "onnx", "--output", tmp_path / "model.onnx"]
-    assert run_export(*command) == 0
-    assert "ViTMatte weights. The licence note is in the file" in capsys.readouterr().out
-    ((model, source, licence),) = graphs
-    assert source == "source" and licence == export.LICENCES["ViTDet"]
-    expected = [tensor.flatten() for tensor in published.state_dict().values()]
-    assert torch.equal(
-        torch.cat(expected).sort()[0], torch.cat([t.flatten() for t in model.state_dict().values()]).sort()[0]
-    )
 
 
 def test_what_becomes_no_onnx_is_one_line(tmp_path, capsys, monkeypatch, demo):

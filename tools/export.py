@@ -169,7 +169,7 @@ def describe_left(left: Mapping[str, str], files: Sequence[str]) -> Iterator[str
 def export_folder(options: argparse.Namespace, folder: Path) -> str:
     """Write the model folder of the command line's source, and read it again.
 
-    Returns: what was written, for people.
+    Returns: a summary for people.
 
     Raises:
         OSError, UserError: see `from_config`, `from_vitmatte`, `write_model_folder` and `read_model_folder`.
@@ -194,9 +194,9 @@ def read_licence(folder: Path) -> str:
 
 
 def export_onnx(folder: Path, path: Path) -> str:
-    """Write the ONNX file of a model folder, with its source and its licence note.
+    """Write the ONNX file of a model folder, with its source and licence note.
 
-    Returns: what was written, for people.
+    Returns: a summary for people.
 
     Raises:
         OSError, UserError: see `read_model_folder` and `write_onnx`.

@@ -120,7 +120,7 @@ class ShardedCheckpointer(Checkpointer):
         if faults := list_mismatches(saved, own):
             raise CheckpointError(
                 f"{path} does not match this run. {'; '.join(faults)}. Leave the network, its frozen blocks and the "
-                "optimiser's groups as they were, or start anew from its weights (tools/gather_checkpoint.py)"
+                "optimiser's groups as they were, or start anew from its weights (tools/runs/gather_checkpoint.py)"
             )
         load_tensors(own, path)
         content["model"] = self.model.state_dict()

@@ -1,8 +1,8 @@
-"""A trained network in a folder of its own, read without detectron2 and without running anything from it.
+"""Write and read model folders: a trained network, read without detectron2 and without running code from it.
 
-- config.json: what to build, names from `CONSTRUCTORS` with plain arguments
-- model.safetensors: every parameter and buffer of it
-- LICENSE.txt: the terms that come with the weights, for people
+- config.json: the description of the network, names from `CONSTRUCTORS` with plain arguments
+- model.safetensors: all its parameters and buffers
+- LICENSE.txt: the terms of the weights, for people
 """
 
 import json
@@ -39,16 +39,16 @@ CONSTRUCTORS: dict[str, dict[str, type[nn.Module]]] = {
     "backbone": {"ViT": ViT, "ViTDet": ViTDet, "DINOv2": DINOv2},
     "decoder": {"DetailCapture": DetailCapture},
 }
-"""Part of a network -> its "type" in config.json -> what is built. Nothing else ever is."""
+"""Part of a network -> its "type" in config.json -> class. Nothing else is ever built."""
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-"""OWNER/NAME, as models are called on the Hugging Face hub."""
+"""OWNER/NAME, the form of model names on the Hugging Face hub."""
 
 MAX_INTEGER = 2**13
-"""No size of a network is above it; without a bound a depth of a stranger's could keep the reader busy for ever."""
+"""No size of a network is above it. Without a bound, a folder with a huge depth could block the reader for ever."""
 
 MAX_NUMBER = 1e30
-"""Of a number that is no integer: far below what float32 holds, far above what a network needs."""
+"""Largest number that is no integer: float32 holds far more, and a network needs far less."""
 
 WORDS = {
     int: f"an integer of at most {MAX_INTEGER}",
@@ -62,17 +62,17 @@ WORDS = {
 def write_model_folder(
     folder: str | Path, description: dict[str, Any], tensors: Mapping[str, Tensor], source: str, licence: str
 ) -> None:
-    """Write a network into a new folder, after proving that it can be read.
+    """Write a network into a new folder, after checking that it can be built.
 
     Args:
         folder: must be absent or empty; parents are made.
         description: of the model; see `build`.
-        tensors: name -> tensor, all that the network has.
+        tensors: name -> tensor, all of the network.
         source: where the weights come from, one line for people.
         licence: text of the licence note.
 
     Raises:
-        ModelFolderError: the tensors do not fit the description, or the folder has something in it.
+        ModelFolderError: the tensors do not match the description, or the folder is not empty.
         OSError: it cannot be written.
     """
     folder = Path(folder)
@@ -86,8 +86,8 @@ def write_model_folder(
     except SafetensorError as error:
         raise OSError(f"{folder / WEIGHTS_FILE} cannot be written: {first_line(error)}") from error
     (folder / LICENSE_FILE).write_text(licence, encoding="utf-8")
-    (folder / WEIGHTS_FILE).chmod((folder / LICENSE_FILE).stat().st_mode)  # safetensors lets the owner alone read it
-    # Last, so that a folder cut off half-way says what it lacks.
+    (folder / WEIGHTS_FILE).chmod((folder / LICENSE_FILE).stat().st_mode)  # safetensors lets only the owner read
+    # Last, so that an incomplete folder lacks it and is reported.
     config = {"format": FORMAT, "source": source, "model": description}
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -98,7 +98,7 @@ def read_model_folder(folder: str | Path) -> nn.Module:
     Returns: a `ViTMatte` on the CPU, in evaluation mode.
 
     Raises:
-        FileNotFoundError: the folder or a file of it is not there.
+        FileNotFoundError: the folder or one of its files is missing.
         ModelFolderError: a file is damaged or describes no network of this program, or the tensors do not match.
         Exception: whatever else a constructor raises, with a note that names config.json.
     """
@@ -131,7 +131,7 @@ def read_model_folder(folder: str | Path) -> nn.Module:
 
 
 def describe_other(source: Path) -> str:
-    """Say what a source is that people take for a model folder, and what to do with it; empty where it may be one."""
+    """Describe a source that is mistaken for a model folder, with advice; empty if it may be a model folder."""
     convert = "tools/export.py --from-vitmatte {} --output models/NAME"
     if source.is_file():
         return (
@@ -146,7 +146,7 @@ def describe_other(source: Path) -> str:
         )
     try:
         config = read_json(source / CONFIG_FILE)
-    except (OSError, ModelFolderError):  # which the reader of model folders reports
+    except (OSError, ModelFolderError):  # reported by the reader of model folders
         return ""
     if isinstance(config, dict) and ("model_type" in config or "architectures" in config):
         kind = config.get("model_type")
@@ -160,15 +160,15 @@ def describe_other(source: Path) -> str:
 
 
 def build(part: str, description: Any) -> nn.Module:
-    """Build a part of a network with fresh weights, from names and plain values that are checked first.
+    """Build a part of a network with fresh weights from a description, which is checked first.
 
     Args:
         part: key of `CONSTRUCTORS`.
-        description: {"type": name of a constructor, argument: value ...} as JSON gives it; arguments that are parts are
-            descriptions themselves. A criterion has no place in it.
+        description: {"type": name of a constructor, argument: value ...} from JSON. Parts are descriptions themselves.
+            A criterion is not allowed.
 
     Raises:
-        ModelFolderError: an unknown name, or an argument that is missing, unknown, ill-typed or fits no network.
+        ModelFolderError: an unknown name, or an argument that is missing, unknown, ill-typed or out of range.
     """
     kind = description.get("type") if isinstance(description, dict) else None
     known = CONSTRUCTORS[part]
@@ -201,7 +201,7 @@ def build(part: str, description: Any) -> nn.Module:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Tell whether a JSON value may stand for an argument of that type."""
+    """Tell whether a JSON value is valid for an argument of a type."""
     if isinstance(hint, UnionType):
         return any(_fits(value, choice) for choice in get_args(hint))
     if get_origin(hint) in (Iterable, Sequence):
@@ -212,7 +212,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _in_words(hint: Any) -> str:
-    """Say what `_fits` expects."""
+    """Describe what `_fits` expects."""
     if isinstance(hint, UnionType):
         return " or ".join(map(_in_words, get_args(hint)))
     if get_origin(hint) in (Iterable, Sequence):
@@ -221,11 +221,11 @@ def _in_words(hint: Any) -> str:
 
 
 def _check_fit(description: Any, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Compare tensors with the network that a description makes, without giving it memory.
+    """Compare tensors with the described network, which is built without memory for its tensors.
 
     Raises:
-        ModelFolderError: naming tensors that are missing, left over, of another shape or type, or not finite; or sides
-            that the network pads to and cannot cut into patches.
+        ModelFolderError: tensors are missing, unexpected, of another shape or type, or not finite; or the network pads
+            to sides that are no multiple of its patches.
     """
     with torch.device("meta"):
         model: Any = build("model", description)
@@ -256,6 +256,6 @@ def _check_fit(description: Any, tensors: Mapping[str, Tensor], source: str) -> 
 
 
 def _shown(value: Any) -> str:
-    """A stranger's value on one short line."""
+    """Return a value on one short line, for messages."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,7 +1,7 @@
-"""A network as one ONNX file: the plain untiled forward, for any batch, height and width.
+"""Write a network as one ONNX file: the plain untiled forward pass, for any batch, height and width.
 
-The attention modules here give what those of the network give, by a number of operations that does not depend on the
-size of the image: a loop or a branch that does would be frozen as it is at the example's size.
+The attention modules here give the same output as those of the network, by a fixed number of operations. A loop or
+branch that depends on the image's size would be frozen at the size of the example.
 """
 
 import copy
@@ -26,17 +26,17 @@ from runtime.errors import UserError
 from runtime.optional_packages import import_extra
 
 OPSET = 18
-"""The lowest that torch's exporter writes; onnxruntime reads it since 1.14."""
+"""The lowest version that torch's exporter writes; onnxruntime reads it since 1.14."""
 
 MAX_BYTES = 2**31
 """An ONNX file is a protobuf message, which must be smaller."""
 
 TOLERANCE = 1e-4
-"""Of alpha against torch. Sums in another order differ by about 1e-6; a wrong operation by 1e-2 and more."""
+"""Largest difference of alpha from torch. Sums in another order give about 1e-6, a wrong operation 1e-2 and more."""
 
 EXAMPLE_SIZE = (340, 530)
-"""Height and width that the network is traced with: a grid of 22 x 34 patches of 16 px, for which no positions are
-stored, so that their interpolation is traced, and few enough tokens that none of the modules goes by pieces."""
+"""Height and width that the network is traced with: a grid of 22 x 34 patches of 16 px. No positions are stored for it,
+so their interpolation is traced. The tokens are few enough that no module works in chunks."""
 
 CHECKED_SIZE = (250, 97)
 """Height and width at which the file is compared with torch; ragged in every window and in the padding."""
@@ -61,9 +61,9 @@ class OnnxExportError(UserError):
 
 
 def write_onnx(model: ViTMatte, path: Path, source: str, licence: str) -> float:
-    """Write a network as an ONNX file, after comparing what onnxruntime makes of it with torch.
+    """Write a network as an ONNX file, after comparing onnxruntime's alpha with torch's.
 
-    `DOC` and `INTERFACE_DOCS` state the inputs and the output; both are in the file, as is the metadata `source` and
+    The file contains `DOC` and `INTERFACE_DOCS`, which describe inputs and output, and the metadata `source` and
     `licence`.
 
     Args:
@@ -105,13 +105,13 @@ def write_onnx(model: ViTMatte, path: Path, source: str, licence: str) -> float:
 
 
 def _graph(model: ViTMatte) -> Any:
-    """Trace a network: an ONNX model without source and licence."""
+    """Trace a network to an ONNX model without source and licence."""
     sizes = {0: "batch", 2: "height", 3: "width"}
     program = torch.onnx.export(
         _Exportable(model),
         _noise(2, EXAMPLE_SIZE),
         dynamo=True,
-        # Named once: the forward says that the trimap's are the same.
+        # Named once: the forward pass asserts that the trimap's are the same.
         dynamic_shapes=(sizes, dict.fromkeys(sizes, torch.export.Dim.DYNAMIC)),
         input_names=INPUTS,
         output_names=[OUTPUT],
@@ -129,7 +129,7 @@ def _graph(model: ViTMatte) -> Any:
 
 
 def _difference(model: ViTMatte, path: Path) -> float:
-    """Compare a file with the network that it is made of, at a size that it was not traced with."""
+    """Compare a file with its network, at a size that it was not traced with."""
     image, trimap = _noise(1, CHECKED_SIZE)
     with torch.inference_mode():
         expected = model({"image": image, "trimap": trimap})["pred_alpha"]
@@ -137,14 +137,14 @@ def _difference(model: ViTMatte, path: Path) -> float:
 
 
 def _noise(count: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Random images, and trimaps of which two thirds are unknown."""
+    """Draw random images, and trimaps of which two thirds are unknown."""
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(count, 3, *size, generator=generator)
     return image, torch.randint(3, (count, 1, *size), generator=generator).clamp(max=1) / 2
 
 
 class _Exportable(nn.Module):
-    """A `ViTMatte` in evaluation mode, as a function of image and trimap, with other modules for its attention."""
+    """Run a `ViTMatte` in evaluation mode on image and trimap, with its attention modules replaced."""
 
     def __init__(self, model: ViTMatte) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class _Exportable(nn.Module):
                 block.add_module("attn", _Attention(block.attn))
             elif isinstance(block, RelativeBlock):
                 block.add_module("attn", _RelativeAttention(block.attn, block.window_size))
-                block.window_size = 0  # the attention sees to the windows
+                block.window_size = 0  # the new attention cuts the windows
         self.eval()
 
     def forward(self, image: Tensor, trimap: Tensor) -> Tensor:
@@ -167,18 +167,18 @@ class _Exportable(nn.Module):
 
 
 def _decoded(trimap: Tensor) -> Tensor:
-    """Set a trimap, any shape, to 0, 0.5 and 1: what is neither 0 nor 1 within `FLOAT_TOLERANCE` is unknown.
+    """Decode a trimap of any shape to 0, 0.5 and 1: values not within `FLOAT_TOLERANCE` of 0 or 1 are unknown.
 
-    A graph cannot refuse values. With this rule alpha stays in [0, 1] for any of them, NaN included.
+    A graph cannot refuse values. With this rule alpha stays in [0, 1] for all values, including NaN.
     """
     is_known = torch.minimum(trimap.abs(), (trimap - FOREGROUND).abs()) <= FLOAT_TOLERANCE
     return torch.where(is_known, trimap.round(), UNKNOWN)
 
 
 class _Attention(nn.Module):
-    """`Attention` whose ragged windows are filled up with keys that nothing attends to.
+    """Compute `Attention` with ragged windows padded by masked keys.
 
-    Global attention takes one head after the other, so that the logits of one are in memory at once.
+    Global attention runs one head after the other, so only the logits of one head are in memory.
     """
 
     def __init__(self, attention: Attention) -> None:
@@ -187,7 +187,7 @@ class _Attention(nn.Module):
         self.num_heads, self.window_size = attention.num_heads, attention.window_size
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, grid: tuple[int, int], queries: None) -> Tensor:
-        """(B, N, D) -> (B, N, D)."""
+        """Apply the attention: (B, N, D) -> (B, N, D)."""
         B, N, _ = x.shape
         P = N - grid[0] * grid[1]
         q, k, v = self.qkv(x).reshape(B, N, 3, self.num_heads, -1).unbind(2)  # each (B, N, K, d)
@@ -204,12 +204,12 @@ class _Attention(nn.Module):
         return self.proj(out)
 
     def _attend_windows(self, q: Tensor, k: Tensor, v: Tensor, P: int, grid: tuple[int, int]) -> Tensor:
-        """(B, P + h * w, K, d) queries, keys and values -> (B, h * w, D), the prefix queries left out."""
+        """Attend within windows: (B, P + h * w, K, d) queries, keys and values -> (B, h * w, D), no prefix queries."""
         B, _, K, d = q.shape
         side = self.window_size
 
         def cut(x: Tensor) -> Tensor:
-            """(B, P + h * w, K, d) -> (B, windows, K, tokens, d)."""
+            """Cut (B, P + h * w, K, d) into (B, windows, K, tokens, d)."""
             windows = _cut(x[:, P:].reshape(B, *grid, K * d), side)
             return windows.reshape(B, -1, side * side, K, d).transpose(2, 3)
 
@@ -225,7 +225,7 @@ class _Attention(nn.Module):
 
 
 class _RelativeAttention(nn.Module):
-    """`RelativeAttention`, global with one head after the other or within windows."""
+    """Compute `RelativeAttention`, global with one head after the other, or within windows."""
 
     def __init__(self, attention: RelativeAttention, window_size: int) -> None:
         super().__init__()
@@ -234,7 +234,7 @@ class _RelativeAttention(nn.Module):
         self.window_size = window_size
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, h, w, D) -> (B, h * w, D)."""
+        """Apply the attention: (B, h, w, D) -> (B, h * w, D)."""
         side = self.window_size
         if not side:
             return self._attend_grid(x, heads_at_once=1)
@@ -242,7 +242,7 @@ class _RelativeAttention(nn.Module):
         return _join(windows, side, (x.shape[1], x.shape[2])).flatten(1, 2)
 
     def _attend_grid(self, x: Tensor, heads_at_once: int) -> Tensor:
-        """(B, h, w, D) -> (B, h * w, D), every token attending to all."""
+        """Attend with every token to all: (B, h, w, D) -> (B, h * w, D)."""
         B, h, w, _ = x.shape
         q, k, v = self.qkv(x).reshape(B, h * w, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, K, N, d)
         rows, columns = _relative_positions(self.rel_pos_h, h), _relative_positions(self.rel_pos_w, w)
@@ -257,30 +257,30 @@ class _RelativeAttention(nn.Module):
 
 
 def _relative_positions(stored: Tensor, size: int) -> Tensor:
-    """(2 n - 1, d) stored -> (size, size, d) for query and key, interpolated also where that changes nothing."""
+    """Interpolate (2 n - 1, d) stored vectors to (size, size, d) for query and key, even if that changes nothing."""
     stored = F.interpolate(stored.T[None], size=2 * size - 1, mode="linear")[0].T
     index = torch.arange(size)
     return stored[index[:, None] - index[None, :] + size - 1]
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Softmax attention of (..., Nq, d) queries over (..., Nk, d) keys and values, a bias added to the logits."""
+    """Attend with (..., Nq, d) queries to (..., Nk, d) keys and values, with a bias added to the logits."""
     logits = q * q.shape[-1] ** -0.5 @ k.mT
     return (logits if bias is None else logits + bias).softmax(dim=-1) @ v
 
 
 def _cut(x: Tensor, side: int) -> Tensor:
-    """(B, h, w, C) -> (B * windows, side * side, C), a ragged grid filled up with zeros."""
+    """Cut (B, h, w, C) into (B * windows, side * side, C), a ragged grid padded with zeros."""
     h, w = x.shape[1:3]
     return partition(F.pad(x, (0, 0, 0, _filled(w, side) - w, 0, _filled(h, side) - h)), side, side)
 
 
 def _join(windows: Tensor, side: int, grid: tuple[int, int]) -> Tensor:
-    """The inverse of `_cut`."""
+    """Undo `_cut`."""
     h, w = grid
     return unpartition(windows, side, side, _filled(h, side), _filled(w, side))[:, :h, :w]
 
 
 def _filled(length: int, side: int) -> int:
-    """The next multiple, as a product: remainders would be terms that the exporter carries through every layer."""
+    """Return the next multiple as a product: the exporter would carry remainders through every layer."""
     return (length + side - 1) // side * side

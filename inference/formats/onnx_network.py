@@ -1,4 +1,4 @@
-"""An ONNX file as tools/export.py writes it, run by onnxruntime."""
+"""Run an ONNX file of tools/export.py by onnxruntime."""
 
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,18 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 class OnnxNetwork:
-    """A network in an ONNX file, untiled, in float32. Several threads may share one.
+    """Predict alpha by a network in an ONNX file, untiled, in float32. Several threads may share one.
 
-    It takes as many threads as torch at the time of its making.
+    It uses as many threads as torch has when it is made.
 
     Args:
         path: of the file.
-        device: "cpu", "cuda" or "cuda:1" ...; "auto" is cuda where this onnxruntime can use it, else cpu.
+        device: "cpu", "cuda" or "cuda:1" ...; "auto" is cuda if this onnxruntime can use it, else cpu.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
         FileNotFoundError: there is no such file.
-        UserError: no ONNX file, or not one of a matting network of ours; no such device.
+        UserError: no ONNX file, or none that tools/export.py wrote; no such device.
     """
 
     def __init__(self, path: str | Path, device: str = "auto") -> None:
@@ -40,7 +40,7 @@ class OnnxNetwork:
             raise FileNotFoundError(f"{path} is missing: tools/export.py writes such a file")
         wanted = choose_providers(device, runtime.get_available_providers())
         options = session_options(runtime)
-        options.enable_cpu_mem_arena = False  # it would keep the most that any image took
+        options.enable_cpu_mem_arena = False  # it would keep the largest amount of memory that any image took
         options.log_severity_level = 4  # errors come as exceptions
         state = runtime.capi.onnxruntime_pybind11_state
         self._run_errors = (state.Fail, state.RuntimeException)
@@ -65,13 +65,13 @@ class OnnxNetwork:
         self.name = f"onnxruntime, {'cpu' if used == CPU else 'cuda'}, float32"
 
     def alpha(self, image: Tensor, trimap: Tensor) -> Tensor:
-        """See `inference.network.Network.alpha`; known pixels are as the trimap has them.
+        """Predict alpha; known pixels are as in the trimap. See `inference.network.Network.alpha`.
 
         Returns: (B, 1, H, W) float32 in [0, 1], on the CPU.
 
         Raises:
             DataError: see `decode_inputs`.
-            UserError: weights that give values that are not finite; onnxruntime stops, most likely for lack of memory.
+            UserError: values are not finite, or onnxruntime stops, most likely for lack of memory.
         """
         inputs = image, decode_inputs(image, trimap)
         arrays = {name: tensor.cpu().numpy() for name, tensor in zip(INPUTS, inputs, strict=True)}
@@ -89,11 +89,11 @@ class OnnxNetwork:
 
 
 def choose_providers(device: str, available: list[str]) -> list[Any]:
-    """What onnxruntime is to run on, as its sessions take it, the first that works.
+    """List the providers for an onnxruntime session, the preferred one first.
 
     Args:
         device: see `OnnxNetwork`.
-        available: names of the providers that this onnxruntime is built with.
+        available: names of the providers in this build of onnxruntime.
 
     Raises:
         ConfigError: none of them is such a device.
@@ -106,5 +106,5 @@ def choose_providers(device: str, available: list[str]) -> list[Any]:
             f"device {device!r} cannot be used: an .onnx file runs on cpu, or on cuda by the package onnxruntime-gpu "
             f"(here: {', '.join(available)}); try cpu"
         )
-    # TF32, onnxruntime's default there, would round what is multiplied to 10 bits.
+    # TF32, onnxruntime's default there, would round factors to 10 bits.
     return [(CUDA, {"device_id": int(index or 0), "use_tf32": 0}), CPU]

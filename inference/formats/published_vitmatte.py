@@ -1,4 +1,4 @@
-"""Published ViTMatte weights as this project's network: hustvl's .pth files and transformers' folders."""
+"""Convert published ViTMatte weights to this project's network: hustvl's .pth files and transformers' folders."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +26,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "S": dict(embed_dim=384, num_heads=6),
     "B": dict(embed_dim=768, num_heads=12),
 }
-"""Size -> arguments of `ViTDet` that are not those of `BACKBONE`, which both sizes share."""
+"""Size -> arguments of `ViTDet`, beside those of `BACKBONE`, which both sizes share."""
 
 DECODER: dict[str, Any] = dict(image_chans=4, convstream_chans=[48, 96, 192], fusion_chans=[256, 128, 64, 32])
 
@@ -47,14 +47,14 @@ NORMALISATION: dict[str, dict[str, list[float]]] = {
 """Layout -> mean and standard deviation by which its own code normalises RGB in [0, 1]."""
 
 PADDING = {"hustvl": "zero_hustvl", "transformers": "zero"}
-"""Layout -> how its own code pads an image, one of `modeling.vitmatte.PADDINGS`."""
+"""Layout -> how its own code pads an image; see `modeling.vitmatte.PADDINGS`."""
 
 
 ANCHORS = ("backbone.pos_embed", "backbone.embeddings.position_embeddings")
-"""Names of which each ViTMatte has one, in hustvl's and in transformers' layout."""
+"""Each ViTMatte has one of these names, in hustvl's or transformers' layout."""
 
 PREFERENCE = ("", "teacher", "EMA", "student", "gram teacher")
-"""Copies of the network in a run's checkpoint, the preferred one first; see `take_copy`."""
+"""Copies of the network in the checkpoint of a run, the preferred one first; see `take_copy`."""
 
 
 class Published(NamedTuple):
@@ -64,8 +64,8 @@ class Published(NamedTuple):
         layout: "hustvl" or "transformers".
         size: key of `SIZES`, or "unlisted".
         description: of the network, as `inference.formats.model_folder.build` takes it.
-        tensors: name -> tensor, each of the source.
-        left: what lies beside the network in the source -> why it is left aside.
+        tensors: name -> tensor, all of the source's network.
+        left: other key of the source -> why it is not used.
     """
 
     layout: str
@@ -78,15 +78,15 @@ class Published(NamedTuple):
 def convert_published(state: Mapping[str, Any], folder: Path | None = None) -> Published:
     """Rename the tensors of a ViTMatte and describe the network that they belong to.
 
-    Of the network's tensors none is dropped and none added; whether all match is for who builds the network to see.
+    None of the network's tensors is dropped or added. They are compared with the network when it is built.
 
     Args:
         state: name -> tensor, of either layout, or a run's checkpoint around them.
-        folder: of transformers, whose settings are obeyed; None takes those of the published networks.
+        folder: of transformers, whose settings are used; None uses those of the published networks.
 
     Raises:
         FileNotFoundError: the folder has no config.json.
-        PublishedError: no ViTMatte, one of no published size, or settings that cannot be obeyed.
+        PublishedError: no ViTMatte, not a published size, or settings that this network does not have.
         ConversionError: two networks in one file.
     """
     left: dict[str, str] = {}
@@ -129,7 +129,7 @@ def convert_published(state: Mapping[str, Any], folder: Path | None = None) -> P
 
 
 def _as_stored(name: str, tensor: Tensor) -> Tensor:
-    """Make weights float32, also of half precision, and counters the integers that they are."""
+    """Convert weights to float32 and counters to integers."""
     if name.endswith("num_batches_tracked"):
         return tensor.long()
     return tensor.float() if tensor.is_floating_point() else tensor

@@ -1,4 +1,4 @@
-"""Settings of a transformers ViTMatte folder as a description of this project's network: each obeyed or refused."""
+"""Describe this project's network by the settings of a transformers ViTMatte folder; each is used or refused."""
 
 import math
 from collections.abc import Mapping
@@ -15,15 +15,15 @@ CONFIG_FILE, PREPROCESSOR_FILE = "config.json", "preprocessor_config.json"
 
 
 class PublishedError(UserError):
-    """Weights that are not ViTMatte's, or settings that cannot be obeyed; the message says what was found."""
+    """Weights that are not ViTMatte's, or settings that this network does not have; the message names them."""
 
 
 class Settings:
-    """Reads the values of a JSON object; what it leaves out has the default of transformers' class.
+    """Read the values of a JSON object; missing ones have the default of transformers' class.
 
     Args:
         values: of the object.
-        place: the file and section that they come from, for messages.
+        place: file and section of the values, for messages.
     """
 
     def __init__(self, values: Any, place: str) -> None:
@@ -33,41 +33,26 @@ class Settings:
         self.place = place
 
     def refuse(self, name: str, reason: str) -> PublishedError:
-        """Make the error of a value that cannot be obeyed."""
+        """Return the error of a value that cannot be used."""
         return PublishedError(f"{self.place}{name} is {self.values.get(name)!r}: {reason}")
 
     def expect(self, name: str, *expected: Any) -> None:
-        """Refuse every value but those that the network here has; the first is the default."""
+        """Refuse every value except those of the network here; the first is the default."""
         value = self.values.get(name, expected[0])
         if not any(value == known and type(value) in (type(known), float) for known in expected):
             raise self.refuse(name, f"the network here has {' or '.join(map(repr, expected))} alone")
 
-    def integer(self, name: str, default: int) -> int:
-        """Read an integer from 0 to `MAX_INTEGER`."""
+    def read(self, name: str, default: Any) -> Any:
+        """Read a value of the default's type: true or false, an integer, a number or a list of integers."""
         value = self.values.get(name, default)
-        if type(value) is not int or not 0 <= value <= MAX_INTEGER:
-            raise self.refuse(name, f"expected an integer from 0 to {MAX_INTEGER}")
-        return value
-
-    def number(self, name: str, default: float) -> float:
-        """Read a finite number."""
-        value = self.values.get(name, default)
-        if type(value) not in (int, float) or not math.isfinite(value):
-            raise self.refuse(name, "expected a number")
-        return float(value)
-
-    def flag(self, name: str, default: bool) -> bool:
-        """Read true or false."""
-        value = self.values.get(name, default)
-        if type(value) is not bool:
-            raise self.refuse(name, "expected true or false")
-        return value
-
-    def integers(self, name: str, default: list[int]) -> list[int]:
-        """Read a list of integers."""
-        value = self.values.get(name, default)
-        if not isinstance(value, list) or not all(type(item) is int for item in value):
-            raise self.refuse(name, "expected a list of integers")
+        expected, is_valid = {
+            bool: ("true or false", type(value) is bool),
+            int: (f"an integer from 0 to {MAX_INTEGER}", type(value) is int and 0 <= value <= MAX_INTEGER),
+            float: ("a number", type(value) in (int, float) and math.isfinite(value)),
+            list: ("a list of integers", isinstance(value, list) and all(type(item) is int for item in value)),
+        }[type(default)]
+        if not is_valid:
+            raise self.refuse(name, f"expected {expected}")
         return value
 
     def side(self, name: str, default: int) -> int:
@@ -93,7 +78,7 @@ class Settings:
 def describe_transformers(folder: Path) -> dict[str, Any]:
     """Describe the network of a transformers folder, as `inference.formats.model_folder.build` takes it.
 
-    What acts in training alone (`dropout_prob`, `drop_path_rate`, `initializer_range`) is not read.
+    Settings that act only in training (`dropout_prob`, `drop_path_rate`, `initializer_range`) are not read.
 
     Args:
         folder: with `CONFIG_FILE`, and `PREPROCESSOR_FILE` if it states other values than the processor's defaults.
@@ -123,21 +108,21 @@ def describe_network(config: Any, place: str) -> dict[str, Any]:
     vit.expect("hidden_act", "gelu")
     for name in ("qkv_bias", "use_absolute_position_embeddings"):
         vit.expect(name, True)
-    if not vit.flag("use_relative_position_embeddings", False):
+    if not vit.read("use_relative_position_embeddings", False):
         raise vit.refuse("use_relative_position_embeddings", "the network here has relative positions")
-    if vit.integer("num_channels", 3) != 4:
+    if vit.read("num_channels", 3) != 4:
         raise vit.refuse("num_channels", "the network here takes RGB and a trimap, 4 channels")
-    embed_dim, depth = vit.integer("hidden_size", 768), vit.integer("num_hidden_layers", 12)
-    if top.integer("hidden_size", 384) != embed_dim:
+    embed_dim, depth = vit.read("hidden_size", 768), vit.read("num_hidden_layers", 12)
+    if top.read("hidden_size", 384) != embed_dim:
         raise top.refuse("hidden_size", f"the backbone is {embed_dim} wide")
     for name, last in (("out_features", f"stage{depth}"), ("out_indices", depth)):
         given = vit.values.get(name)
         if given is not None and (not isinstance(given, list) or given[-1:] != [last]):
             raise vit.refuse(name, f"the decoder takes the last block's map, {last!r}")
-    window_size, windowed = vit.integer("window_size", 0), vit.integers("window_block_indices", [])
-    residual = vit.integers("residual_block_indices", [])
+    window_size, windowed = vit.read("window_size", 0), vit.read("window_block_indices", [])
+    residual = vit.read("residual_block_indices", [])
     patch_px = vit.side("patch_size", 16)
-    fusion_chans = top.integers("fusion_hidden_sizes", [256, 128, 64, 32])
+    fusion_chans = top.read("fusion_hidden_sizes", [256, 128, 64, 32])
     if 2 ** len(fusion_chans) != patch_px:
         raise top.refuse("fusion_hidden_sizes", f"each doubles the map, but patch_size is {patch_px}")
     backbone = dict(
@@ -146,9 +131,9 @@ def describe_network(config: Any, place: str) -> dict[str, Any]:
         in_chans=4,
         embed_dim=embed_dim,
         depth=depth,
-        num_heads=vit.integer("num_attention_heads", 12),
-        mlp_ratio=vit.number("mlp_ratio", 4),
-        norm_eps=vit.number("layer_norm_eps", 1e-6),
+        num_heads=vit.read("num_attention_heads", 12),
+        mlp_ratio=vit.read("mlp_ratio", 4.0),
+        norm_eps=vit.read("layer_norm_eps", 1e-6),
         image_size=vit.side("image_size", 224),
         pretrain_image_size=vit.side("pretrain_image_size", 224),
         window_size=window_size,
@@ -159,7 +144,7 @@ def describe_network(config: Any, place: str) -> dict[str, Any]:
         type="DetailCapture",
         in_chans=embed_dim,
         image_chans=4,
-        convstream_chans=top.integers("convstream_hidden_sizes", [48, 96, 192]),
+        convstream_chans=top.read("convstream_hidden_sizes", [48, 96, 192]),
         fusion_chans=fusion_chans,
     )
     return {"type": "ViTMatte", "backbone": backbone, "decoder": decoder}
@@ -179,13 +164,13 @@ def describe_preprocessing(preprocessor: Any, place: str, patch_px: int) -> dict
         raise given.refuse("image_processor_type", "expected ViTMatte's own processor")
     # Another scale would apply to the trimap too, which is always 0, 0.5 and 1 here.
     given.expect("do_rescale", True)
-    if not math.isclose(given.number("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-6):
+    if not math.isclose(given.read("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-6):
         raise given.refuse("rescale_factor", "the network here takes images and trimaps in [0, 1], which is 1 / 255")
-    if given.flag("do_normalize", True):
+    if given.read("do_normalize", True):
         mean, std = given.colour("image_mean", 0.5), given.colour("image_std", 0.5)
     else:
         mean, std = [0.0] * 3, [1.0] * 3
-    side = given.integer("size_divisor", given.integer("size_divisibility", 32))
-    if not given.flag("do_pad", True):
+    side = given.read("size_divisor", given.read("size_divisibility", 32))
+    if not given.read("do_pad", True):
         side = patch_px
     return {"pixel_mean": mean, "pixel_std": std, "size_divisibility": side, "padding": "zero"}
