@@ -62,22 +62,16 @@ def test_the_formula_in_double_precision():
     assert change_tones(np.ones((1, 1, 3), np.float32), 0.5, np.array([2, 1, 0.5])).tolist() == [[[1, 1, 0.5]]]
 
 
-def test_exponents_are_log_uniform_and_apart():
-    logs = np.log(draw(1000, gamma=1.5)[0]) / np.log(1.5)
-    assert np.abs(logs).max() <= 1.001
+def test_exponents_and_gains_are_log_uniform_and_independent():
+    exponents, gains = draw(1000, gamma=1.5, white_balance=1.25)
+    np.testing.assert_allclose(np.log(gains[:, :, 1]), 0, atol=1e-4)  # green
+    logs = np.concatenate(
+        [np.log(exponents) / np.log(1.5), np.log(gains[:, :, [0, 2]].reshape(1000, 4)) / np.log(1.25)], 1
+    )
+    assert np.abs(logs).max() <= 1.002
     np.testing.assert_allclose(logs.mean(axis=0), 0, atol=0.06)  # three standard deviations of the mean
     np.testing.assert_allclose(logs.std(axis=0), 1 / np.sqrt(3), atol=0.03)
-    assert abs(np.corrcoef(logs.T)[0, 1]) < 0.1
-
-
-def test_gains_are_log_uniform_relative_to_green_and_apart():
-    logs = np.log(draw(1000, white_balance=1.25)[1]) / np.log(1.25)
-    np.testing.assert_allclose(logs[:, :, 1], 0, atol=1e-4)
-    drawn = logs[:, :, [0, 2]].reshape(1000, 4)
-    assert np.abs(drawn).max() <= 1.001
-    np.testing.assert_allclose(drawn.mean(axis=0), 0, atol=0.06)
-    np.testing.assert_allclose(drawn.std(axis=0), 1 / np.sqrt(3), atol=0.03)
-    assert np.abs(np.corrcoef(drawn.T) - np.eye(4)).max() < 0.1
+    assert np.abs(np.corrcoef(logs.T) - np.eye(6)).max() < 0.1
 
 
 def test_a_kind_switched_on_leaves_the_other_as_it_was():

@@ -13,7 +13,6 @@ from data.checks.dataset import as_colours
 from data.checks.duplicates import MIN_CORRELATION, find_alike, find_duplicates, make_fingerprint
 from data.checks.files import read_picture
 from data.checks.pixels import (
-    correlate,
     describe_alpha,
     describe_trimap,
     fits_turned,
@@ -72,16 +71,6 @@ def test_a_16_bit_png_without_its_last_bytes_is_cut_off_and_one_of_bad_pixels_is
         assert [finding.code for finding in read_picture(tmp_path / "a.png")[1]] == [code]
 
 
-@pytest.mark.parametrize("compression", [None, "tiff_lzw", "jpeg"])
-def test_tiffs_of_others_are_cut_off_too(tmp_path, compression):
-    path = tmp_path / "a.tif"
-    save(path, photograph(0), compression=compression)
-    content = path.read_bytes()
-    for length in (len(content) - 300, len(content) // 2, 60):
-        path.write_bytes(content[:length])
-        assert [finding.code for finding in read_picture(path)[1]] == ["truncated"], length
-
-
 def test_a_camera_s_jpeg_of_two_images_is_a_jpeg(tmp_path):
     first, second = (Image.fromarray(photograph(index)) for index in range(2))
     first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
@@ -100,11 +89,6 @@ def test_the_orientation_is_read_of_all_formats_that_have_one(tmp_path, suffix):
         image, findings = read_picture(path)
         assert findings == [] and image.orientation == orientation
         assert image.pixels.shape == ((128, 160, 3) if orientation == 1 else (160, 128, 3))
-
-
-def test_a_lost_link_is_unreadable(tmp_path):
-    (tmp_path / "a.png").symlink_to(tmp_path / "nowhere.png")
-    assert [finding.code for finding in read_picture(tmp_path / "a.png")[1]] == ["unreadable"]
 
 
 def test_softness_is_that_of_a_loop():
@@ -155,12 +139,6 @@ def test_premultiplied_colours_are_told_from_straight_ones(convert):
         assert not is_premultiplied(black, alpha)
         dark = np.full_like(colours, np.iinfo(colours.dtype).max // 16)
         assert not is_premultiplied(dark, alpha)
-
-
-def test_black_is_black_multiplied_or_not():
-    for colours, alpha in DRAWN:
-        with np.errstate(all="raise"):
-            assert not is_premultiplied(np.zeros_like(colours), alpha)
 
 
 def test_few_bright_pixels_are_compression_and_many_are_straight_colours():
@@ -215,13 +193,6 @@ def test_an_alpha_of_the_image_as_stored_fits_once_it_is_turned(orientation):
         assert not fits_turned(upright, alpha, 1)
         if orientation > 4:  # turned it has another size: that of the upright image it has already
             assert not fits_turned(upright[:-8], alpha[:-8], orientation)
-
-
-def test_correlation_is_that_of_numpy():
-    first, second = np.random.default_rng(0).random((2, 5, 6), np.float32)
-    second += first
-    assert correlate(first, second) == pytest.approx(np.corrcoef(first.ravel(), second.ravel())[0, 1], abs=1e-6)
-    assert correlate(first, np.ones_like(first)) == 0
 
 
 def fingerprint(name, pixels, alpha=None, is_cutout=False):

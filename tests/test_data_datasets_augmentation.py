@@ -81,21 +81,6 @@ def test_trimaps_grow_with_the_crop_and_nothing_else_changes(root):
     assert differing(grown, samples(root, trimap_radius_px=(1, 7))) == {"trimap"}
 
 
-def test_trimaps_of_larger_crops_are_as_wide_in_proportion(root):
-    """The same views at twice the size: the share of unknown pixels stays, where without the option it falls."""
-    views = {"crop_factors": (1.0,), "square_probability": 0.0, "max_enlargement": 16.0, "merge_probability": 0.0}
-    small, grown, plain = (
-        np.mean([(sample["trimap"] == 0.5).float().mean() for sample in samples(root, **views, **settings)])
-        for settings in (
-            {"crop_px": 128, "trimap_radius_px": (7, 7)},
-            {"crop_px": 256, "trimap_radius_px": (7, 7), "trimap_reference_px": 128},
-            {"crop_px": 256, "trimap_radius_px": (7, 7)},
-        )
-    )
-    assert grown == pytest.approx(small, rel=0.02)
-    assert plain < 0.9 * small
-
-
 def test_options_draw_from_generators_of_their_own(root):
     """What they did to each sample is done again by hand: to the image, and to the background where it is seen."""
     tones, degradation = JitterTones(1.5, 1.3), DegradeImage(noise_probability=1.0, jpeg_probability=1.0)

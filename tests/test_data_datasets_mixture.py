@@ -212,6 +212,7 @@ def test_the_pages_table_is_that_of_the_layouts():
     assert [(name, kind, Path(folder)) for name, kind, folder in rows] == roots
 
 
+@pytest.mark.slow
 def test_a_mixture_trains_and_its_saved_config_is_the_same_mixture(sets):
     reach = "dataloader.train.dataset"
     changes = [line for line in overrides(sets, sets / "out") if f"{reach}." not in line and ".test." not in line]

@@ -146,14 +146,6 @@ def test_degradation_is_that_of_composites_and_changes_the_image_alone(tmp_path)
         assert all(torch.equal(before[name], after[name]) for name in ("alpha", "trimap"))
 
 
-def test_trimaps_grow_with_the_crop_where_asked(tmp_path):
-    """Around a straight edge the unknown band measures both radii."""
-    save(tmp_path, "a", np.full((64, 64, 3), 0.5), np.repeat([[0.0, 1.0]], 32, axis=1).repeat(64, axis=0))
-    for changes, expected in (({}, 8), ({"trimap_reference_px": 32}, 16), ({"trimap_reference_px": 128}, 4)):
-        sample = build(tmp_path, crop_px=64, trimap_radius_px=(4, 4), **PLAIN, **changes)[0, 0]
-        assert set((sample["trimap"][0] == 0.5).sum(dim=1).tolist()) == {expected}
-
-
 def test_what_is_wrong_is_said(tmp_path):
     save(tmp_path, "a", *coordinates(40, 30))
     for name, value in (("samples_per_epoch", 0), ("crop_px", 0), ("crop_px", 2.5)):

@@ -299,25 +299,3 @@ def test_a_tiff_whose_page_is_its_own_next_one_does_not_hang(tmp_path):
     struct.pack_into("<I", damaged, start + 2 + 12 * count, start)
     (tmp_path / "a.tif").write_bytes(damaged)
     np.testing.assert_array_equal(read_raw(tmp_path / "a.tif"), draw(3, 16))
-
-
-def test_the_shared_cases_are_read_or_refused(cases, caplog):
-    for name in ("icc_big.png", "xmp.png"):
-        assert read_raw(cases / "c02_png_large_metadata" / name).shape == (96, 128, 3)
-    folder = cases / "c03_folder_skips_silently" / "images"
-    assert len(find_images(folder)) == 8 and "g.heic (HEIC: convert" in caplog.text
-    eight, sixteen = (read_raw(cases / "c04_white_is_zero_16bit" / f"mask{bits}.tif") for bits in (8, 16))
-    np.testing.assert_array_equal(sixteen, eight.astype(np.uint16) * 257)
-    first, second = (read_raw(cases / "c05_planar_16bit_tiff" / f"{kind}.tif") for kind in ("planar", "contiguous"))
-    np.testing.assert_array_equal(first, second)
-    for name in ("an.gif", "an.png", "an.webp", "pages.tif"):
-        with pytest.raises(DataError, match=rf"{name}: it holds 3 frames or pages"):
-            read_raw(cases / "c14_animation_first_frame" / name)
-
-
-def test_a_damaged_avif_in_a_folder_stops_no_other(cases, tmp_path, capsys):
-    folder = cases / "c01_damaged_avif_stops_batch"
-    command = [str(folder / "images"), "--trimap-dir", str(folder / "trimaps"), "--output", str(tmp_path / "out")]
-    assert predict.main([*command, "--baseline", "ramp"]) == 1
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png", "d.png", "e.png"]
-    assert f"  {folder}/images/b.jpg: Failed to decode" in capsys.readouterr().err

@@ -143,13 +143,3 @@ def test_predicted_files_carry_the_profile_of_the_photograph_where_they_have_col
         assert stored_profile(tmp_path / f"{kind}.png") == (None if kind == "alpha" else wide_profile())
         with Image.open(tmp_path / f"{kind}.png") as image:
             np.testing.assert_allclose(image.info["dpi"], DPI, atol=0.02)
-
-
-def test_the_shared_photographs_of_another_profile_are_told(cases, caplog):
-    folder = cases / "c06_icc_profile"
-    for name in ("photo_adobe_rgb.png", "photo_adobe_rgb.jpg"):
-        assert read_metadata(folder / name).icc_profile == stored_profile(folder / name)
-    assert [message.split(": ")[0] for message in caplog.messages] == [
-        str(folder / name) for name in ("photo_adobe_rgb.png", "photo_adobe_rgb.jpg")
-    ]
-    assert read_metadata(folder / "same_in_srgb.png").icc_profile is None

@@ -235,23 +235,12 @@ def test_names_match_however_an_accent_is_stored(root):
     assert find_real_images("in", "out") == [(Path("in/u\u0308.jpg"), Path("out/\u00fc.png"))]
 
 
-def test_folders_below_come_in_the_order_of_their_names(root):
-    names = [f"set/{folder}/a.png" for folder in "zyxwvutsrqponm"]
-    fill(root, *names, "set/zz.png")
-    assert [str(path) for path in find_backgrounds("set/**")] == ["set/zz.png", *sorted(names)]
-
-
 def test_hidden_folders_and_links_are_no_folders_below(root):
     fill(root, "set/a.png", "set/.cache/b.png", "set/sub/.hidden.png", "elsewhere/c.png")
     (root / "set/link").symlink_to(root / "elsewhere")
     (root / "set/circle").symlink_to(root / "set")
     assert find_backgrounds("set/**") == [Path("set/a.png")]
     assert find_backgrounds("set/link/**") == [Path("set/link/c.png")]
-
-
-def test_a_folder_below_that_is_closed_is_an_error(closed_folder):
-    with pytest.raises(PermissionError):
-        find_backgrounds(closed_folder.parent / "**")
 
 
 def test_a_pack_is_a_place_of_foregrounds_that_holds_its_alphas(root):
@@ -300,12 +289,6 @@ def test_names_and_patterns_are_overrides_of_a_config(root):
     ]
     assert names == ["a.jpg", "b.png", "s_rgb.png"]
     assert [path.name for path in find_backgrounds(settings.background_dirs)] == ["v.jpg", "c.jpg"]
-
-
-def test_real_cut_outs_are_found_below_one_folder(matting_folder):
-    named = find_backgrounds(f"{matting_folder}/**/*.webp")
-    assert len(find_foregrounds(f"{matting_folder}/cutouts_fluent3d/rgba")) == 125
-    assert {path.suffix for path in named} == {".webp"} and len(named) >= 125
 
 
 @pytest.mark.parametrize("alpha_dirs", [None, [None]])

@@ -1,7 +1,5 @@
 """Colours freed of their background: against the exact ones that generated images have, and closed forms."""
 
-import pickle
-
 import numpy as np
 import pytest
 from pymatting import estimate_foreground_ml
@@ -150,8 +148,3 @@ def test_opaque_boxes_and_the_rest_come_from_the_source():
     assert (foreground.name, opened.size) == ("memory", (12, 9))
     np.testing.assert_array_equal(opened.unknown_points(rng), np.tile([3, 0], (64, 1)))
     np.testing.assert_array_equal(opened.read((0, 1, 12, 9), 1)[0], colours[1:])
-
-
-def test_it_travels_to_a_worker():
-    source = DecodedForeground(np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.uint8))
-    assert pickle.loads(pickle.dumps(DecontaminatedForeground(source))).source.size == (2, 2)

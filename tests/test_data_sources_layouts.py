@@ -11,12 +11,10 @@ import pytest
 from PIL import Image
 
 from data.datasets.composition import MattingFolder
-from data.image_io.formats import find_images
 from data.image_io.images import DataError
 from data.sources import layouts
 from data.sources.layouts import (
     LAYOUTS,
-    PLAIN_FOLDER,
     TRAINING_LAYOUTS,
     Layout,
     TrainingLayout,
@@ -169,13 +167,6 @@ def test_trimaps_have_one_origin(trimap_dir, radius):
         Layout("image", "alpha", trimap_dir, radius, root="", num_images=None, source="this test")
 
 
-def test_the_config_reads_composition_1k_where_its_layout_lies(root):
-    layout = LAYOUTS["Composition-1k"]
-    dataset = load_config(REPOSITORY / "configs/ViTMatte_S_100ep.py").dataloader.test.dataset
-    for kind in ("image_dir", "alpha_dir", "trimap_dir"):
-        assert dataset[kind] == f"{root}/{layout.root}/{getattr(layout, kind)}"
-
-
 def test_finding_imports_no_torch():
     code = "import sys, data.sources.layouts; print({'torch', 'detectron2'} & sys.modules.keys())"
     run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
@@ -210,16 +201,3 @@ def test_the_config_trains_on_composition_1k_where_its_layouts_lie(root):
     folders = zip(dataset.foreground_dirs, dataset.alpha_dirs, strict=True)
     assert [tuple(map(Path, pair)) for pair in folders] == TRAINING_LAYOUTS["Composition-1k-train"].find()
     assert [(Path(folder), None) for folder in dataset.background_dirs] == TRAINING_LAYOUTS["COCO-train2017"].find()
-
-
-@pytest.mark.parametrize("trimap", ["trimap1", "trimap2"])
-def test_real_photographs_are_found(matting_folder, monkeypatch, trimap):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(matting_folder))
-    found = find_test_set(f"alphamatting-{trimap}")
-    assert found.trimap_dir == matting_folder / "alphamatting" / trimap
-    assert found.num_images == len(find_images(found.image_dir)) == 18
-
-
-def test_a_plain_folder_has_no_place_of_its_own():
-    assert PLAIN_FOLDER not in LAYOUTS.values()
-    assert "DETECTRON2_DATASETS" not in PLAIN_FOLDER.describe()

@@ -5,7 +5,6 @@ import os
 import pickle
 import shutil
 from collections.abc import Iterator
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -235,13 +234,6 @@ def test_a_pickle_is_small_and_no_file_stays_open(pack):
 def digest(foreground: PackedForeground) -> bytes:
     colours, alpha = foreground.open().read((0, 0, *foreground.size), 1)
     return colours.tobytes() + alpha.tobytes()
-
-
-def test_two_processes_read_at_once(pack):
-    foregrounds = find_packed(pack) * 5
-    expected = [digest(foreground) for foreground in foregrounds]
-    with get_context("fork").Pool(2) as pool:
-        assert pool.map(digest, foregrounds, chunksize=1) == expected
 
 
 def test_a_pack_may_be_moved(pack, copied):

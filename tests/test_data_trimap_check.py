@@ -127,15 +127,6 @@ def test_real_trimaps_are_taken_in_silence_and_masks_are_told_from_them(matting_
             caplog.clear()
 
 
-@pytest.mark.parametrize("name", ["mask", "nearly", "video_range"])
-def test_the_command_refuses_what_is_no_trimap(cases, tmp_path, capsys, name):
-    folder = cases / "c12_trimap_without_known_pixels"
-    trimap, output = folder / f"{name}.png", tmp_path / "alpha.png"
-    command = [str(folder / "img.png"), "--trimap", str(trimap), "--baseline", "ramp", "--output", str(output)]
-    assert predict.main(command) == 1
-    assert f"{name}.png " in capsys.readouterr().err and not output.exists()
-
-
 @pytest.mark.parametrize("value", [0, 255])
 def test_a_frame_without_the_subject_or_filled_by_it_is_matted(tmp_path, capsys, value):
     for folder in ("images", "trimaps"):

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,13 +12,12 @@ import pytest
 from data.checks.dataset import Report, check_sets
 from data.checks.faults import FAULTS
 from data.checks.sets import FolderSet, read_config_sets
-from data.datasets.composition import CompositionDataset
 from data.image_io.formats import find_images
 from data.image_io.images import DataError
 from data.sources.foregrounds import ForegroundFile
 from data.sources.layouts import TRAINING_LAYOUTS, TrainingLayout
 from data.sources.packs.writer import make_pack
-from tests.helpers.broken_dataset import FAULTY, add_pair, draw, make_healthy, ordinary_user, photograph, save, sets_of
+from tests.helpers.broken_dataset import FAULTY, add_pair, draw, make_healthy, ordinary_user, save, sets_of
 from tools.dataset import check_dataset
 
 
@@ -159,20 +157,6 @@ def test_what_a_training_refuses_may_not_start(tmp_path, capsys, overrides, word
     assert "training may start" not in output.out
 
 
-def test_what_a_training_finds_and_the_check_does_not_is_told_at_the_end(tmp_path, capsys, monkeypatch):
-    make_healthy(tmp_path / "data")
-
-    def fail(*_):
-        raise DataError("unseen")
-
-    monkeypatch.setattr(CompositionDataset, "__getitem__", fail)
-    options = ["--config-file", "configs/demo.py", f"train.output_dir={tmp_path}", "--workers", "1"]
-    assert check_dataset.main(options) == 1
-    output = capsys.readouterr()
-    assert output.out == "10 files checked, 0 errors, 0 warnings: training may not start\n"
-    assert output.err == "check_dataset.py: unseen\n"
-
-
 def test_the_folders_of_a_mixture_are_those_of_its_members(tmp_path):
     for name in ("fg", "alpha", "photos", "rgba", "mattes"):
         (tmp_path / name).mkdir()
@@ -282,13 +266,6 @@ def test_a_pack_or_a_file_in_the_place_of_a_folder_is_one_line(tmp_path, capsys,
     assert output.out == "" and words in output.err and output.err.count("\n") == 1
 
 
-def test_names_that_differ_in_case_alone_may_also_be_two_pairs(root):
-    for name in ("Both", "both"):
-        add_pair(root, name, 33)
-    add_pair(root, "BOTH", 33)[1].unlink()
-    assert found(check_sets(sets_of(root)), root) == [("missing-partner", "train/fg/BOTH.jpg")]
-
-
 def test_accents_composed_in_two_ways_are_one_name(root):
     _, alpha = add_pair(root, "caf\u00e9", 34)
     alpha.rename(alpha.with_name("cafe\u0301.png"))
@@ -304,18 +281,6 @@ def test_pairs_in_one_folder_are_told_apart_by_their_patterns(tmp_path):
     folders = FolderSet("training", {"foreground": tmp_path / "*.png", "alpha": tmp_path / "*_alpha.png"})
     report = check_sets([folders])
     assert found(report, tmp_path) == [("missing-partner", "b_alpha.png")] and report.num_files == 3
-
-
-def test_names_that_are_no_text_are_printed_and_reported(root, tmp_path, capsys):
-    Path(os.fsdecode(bytes(root / "train/backgrounds") + b"/gr\xfcn.jpg")).touch()
-    assert check_dataset.main([*folder_options(root), "--report", str(tmp_path / "report.csv")]) == 1
-    assert "gr\\udcfcn.jpg: 0 bytes" in capsys.readouterr().out
-    assert "gr\\udcfcn.jpg,0 bytes" in (tmp_path / "report.csv").read_text()
-
-
-def test_backgrounds_may_share_a_name(root):
-    save(root / "train/backgrounds/photo0.png", photograph(40))
-    assert check_sets(sets_of(root)).findings == []
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """tools/dataset/pack_dataset.py: the same bytes for any interruption and number of workers; its errors."""
 
-import json
 import os
 import resource
 import shlex
@@ -230,17 +229,6 @@ def test_all_images_that_cannot_be_packed_are_listed_and_the_others_done(picture
     assert (output / "00002.safetensors").stat().st_ino == kept
 
 
-def test_files_without_partner_are_listed(pictures, tmp_path, capsys):
-    (pictures / "fg" / "0.jpg").unlink()
-    (pictures / "alpha" / "4.png").unlink()
-    assert pack(pictures, tmp_path / "pack") == 1
-    error = capsys.readouterr().err
-    assert f"{pictures}/fg/0.*" in error
-    assert f"{pictures}/alpha/4.*" in error
-    assert "continues" not in error
-    assert not (tmp_path / "pack").exists()
-
-
 def test_a_folder_of_other_things_is_no_place_for_a_pack(pictures, tmp_path, capsys):
     assert pack(pictures, pictures / "fg") == 1
     assert "holds 0.jpg: expected an empty folder or a pack. Name another folder" in capsys.readouterr().err
@@ -252,30 +240,6 @@ def test_a_pack_cannot_be_packed(pictures, tmp_path, capsys):
     options = ["--foreground-dir", str(tmp_path / "pack"), "--output", str(tmp_path / "again")]
     assert pack_dataset.main(options) == 1
     assert "where there is a pack already" in capsys.readouterr().err
-
-
-def test_a_file_is_no_place_for_a_pack(pictures, tmp_path, capsys):
-    (tmp_path / "file").touch()
-    assert pack(pictures, tmp_path / "file") == 1
-    assert capsys.readouterr().err.endswith(f"pack_dataset.py: {tmp_path}/file is a file: name a folder\n")
-
-
-def test_only_what_stops_the_packing_itself_asks_for_the_same_command(pictures, tmp_path, capsys):
-    output = tmp_path / "pack"
-    Image.new("L", (9, 9)).save(pictures / "alpha" / "5.png")
-    for more, words, goes_on in (
-        (["--output", output], "cannot be packed, replace or remove:", True),
-        (["--verify"], "is an unfinished pack", False),
-        (["--foreground-dir", tmp_path / "nowhere"], "nowhere", False),
-    ):
-        options = ["--output", str(output), "--verify"] if more == ["--verify"] else arguments(pictures, output, *more)
-        assert pack_dataset.main(options) == 1
-        error = capsys.readouterr().err
-        assert words in error and ("the same command continues" in error) == goes_on
-    (output / INDEX).write_text("{}")
-    assert pack(pictures, output) == 1
-    error = capsys.readouterr().err
-    assert "remove the folder" in error and "continues" not in error
 
 
 @pytest.mark.parametrize("name", ["wrong", "pictures"])
@@ -319,11 +283,3 @@ def test_ctrl_c_is_one_line(pictures, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(packing, "map_in_workers", interrupt)
     assert pack(pictures, tmp_path / "pack") == 130
     assert "stopped; the same command continues from here" in capsys.readouterr().err
-
-
-def test_the_index_names_files_and_states(pictures, tmp_path):
-    assert pack(pictures, tmp_path / "pack") == 0
-    entry = json.loads((tmp_path / "pack" / INDEX).read_text())["foregrounds"][6]
-    states = {str(path): path.stat() for path in (pictures / "fg" / "6.jpg", pictures / "alpha" / "6.png")}
-    assert entry["sources"] == {path: [state.st_size, state.st_mtime_ns] for path, state in states.items()}
-    assert entry["size"] == [70, 46]

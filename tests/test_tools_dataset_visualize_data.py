@@ -142,14 +142,6 @@ def test_what_cannot_be_drawn_is_said(root, capsys, arguments, status, words):
     assert error.startswith("visualize_data.py: ") and words in error
 
 
-def test_options_may_stand_among_overrides(root, capsys):
-    first, *others = overrides(root)
-    assert (
-        main(["--config-file", CONFIG, first, "--num", "1", *others, "--output", str(root / "s.png"), others[0]]) == 0
-    )
-    assert capsys.readouterr().out == f"drew 1 samples to {root / 's.png'}\n"
-
-
 def test_ctrl_c_is_one_line(root, capsys, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -166,11 +158,3 @@ def test_a_data_set_of_which_nothing_can_be_read_is_one_line(root, capsys):
     error = capsys.readouterr().err
     assert error.startswith("visualize_data.py: no sample for epoch 0, index ")
     assert "cannot read" in error and error.count("\n") == 1
-
-
-@pytest.mark.parametrize("option", ["--num", "--cell-px", "--num-columns", "--epoch", "--start"])
-def test_counts_out_of_range_are_wrong_usage(capsys, option):
-    with pytest.raises(SystemExit) as stopped:
-        main(["--config-file", CONFIG, option, "-1"])
-    assert stopped.value.code == 2
-    assert f"{option}: must be at least" in capsys.readouterr().err

@@ -74,14 +74,6 @@ def test_one_layout_serves_the_evaluation_and_the_fine_tuning(made):
         made.with_name("test").unlink()
 
 
-def test_layout(made):
-    names = {f"{folder}/{name}.png" for folder in FOLDERS for name in NAMES}
-    assert set(digests(made)) == names
-    assert [image.shape for image in stored(made, "image")] == [(CROP_PX, CROP_PX, 3)] * NUM
-    for folder in ("trimap", "alpha"):
-        assert [image.shape for image in stored(made, folder)] == [(CROP_PX, CROP_PX)] * NUM
-
-
 def test_an_evaluation_groups_the_composites_by_their_foreground(made):
     groups = group_by_foreground(path.stem for path in (made / "image").iterdir())
     assert groups == {"0000": ["0000_0", "0000_1"], "0001": ["0001_0", "0001_1"]}
