@@ -259,9 +259,7 @@ def automatic(folder, *more, **paths):
     return ["--auto", *(str(part) for option, path in chosen.items() for part in (f"--{option}", folder / path)), *more]
 
 
-@pytest.mark.parametrize(
-    ("more", "widths_px"), [([], (3, 2)), (["--width-percent", "10"], (9, 7)), (["--width-px", "7"], (7, 7))]
-)
+@pytest.mark.parametrize(("more", "widths_px"), [([], (3, 2)), (["--width-px", "7"], (7, 7))])
 def test_auto_makes_trimaps_of_photographs(photographs, capsys, more, widths_px):
     assert make_trimap.main(automatic(photographs, *more, overlay="look")) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -306,14 +306,11 @@ def test_settings_of_the_network_are_handed_on(image_folders, run_folder, monkey
     ]
 
 
-def test_a_network_says_where_it_runs(image_folders, run_folder):
-    command = [
-        sys.executable,
-        "tools/predict.py",
-        *predict_arguments(image_folders, *by_network(run_folder), "--device", "cpu", **ONE),
-    ]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0 and "config.yaml runs on cpu, float32" in done.stderr, done.stderr
+def test_a_network_says_where_it_runs(image_folders, run_folder, caplog):
+    options = predict_arguments(image_folders, *by_network(run_folder), "--device", "cpu", **ONE)
+    with caplog.at_level("INFO"):
+        assert predict.main(options) == 0
+    assert "config.yaml runs on cpu, float32" in caplog.text
 
 
 def test_every_argument_has_a_help_text_and_the_guide_is_shown(capsys):
