@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,6 @@ from data.sources.layouts import (
 )
 from engine.config.config import load_config
 from evaluation.folders import evaluate_folders
-from runtime.errors import ConfigError
 from tests.helpers.paths import REPOSITORY
 
 
@@ -161,12 +159,6 @@ def test_trimaps_of_a_stated_rule_take_the_place_of_a_folder(root, monkeypatch):
     assert (found.trimap_dir, found.trimap_radius_px) == (None, 10)
 
 
-@pytest.mark.parametrize(("trimap_dir", "radius"), [(None, None), ("trimap", 10)])
-def test_trimaps_have_one_origin(trimap_dir, radius):
-    with pytest.raises(ConfigError, match="either trimap_dir or trimap_radius_px"):
-        Layout("image", "alpha", trimap_dir, radius, root="", num_images=None, source="this test")
-
-
 def test_finding_imports_no_torch():
     code = "import sys, data.sources.layouts; print({'torch', 'detectron2'} & sys.modules.keys())"
     run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
@@ -181,19 +173,6 @@ def test_the_docstrings_examples_are_layouts():
     exec(code, names)
     assert entries["mine"].trimap_radius_px == 10
     assert training["own"].find() == [(datasets_folder() / "own_set/photos", datasets_folder() / "own_set/mattes")]
-
-
-@pytest.mark.parametrize(
-    ("kind", "num_alphas", "is_right"),
-    [("foregrounds", 0, True), ("foregrounds", 2, True), ("foregrounds", 1, False), ("images", 2, True)]
-    + [("images", 0, False), ("images", 1, False), ("backgrounds", 0, True), ("backgrounds", 2, False)],
-)
-def test_a_training_layout_has_the_alphas_that_its_kind_needs(kind, num_alphas, is_right):
-    expectation = (
-        nullcontext() if is_right else pytest.raises(ConfigError, match=f"{num_alphas} alpha_dirs: {kind} need")
-    )
-    with expectation:
-        TrainingLayout(kind, "set", ("a", "b"), ("c", "d")[:num_alphas], source="this test")
 
 
 def test_the_config_trains_on_composition_1k_where_its_layouts_lie(root):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from data.image_io.formats import find_images, picture_name
 from data.image_io.images import DataError
-from runtime.errors import ConfigError, UserError
+from runtime.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,6 @@ class Layout:
         root: the set's folder below $DETECTRON2_DATASETS.
         num_images: number of images of the complete set; None for any number.
         source: where these names are from.
-
-    Raises:
-        ConfigError: both a trimap folder and a radius, or neither.
     """
 
     image_dir: str
@@ -46,13 +43,6 @@ class Layout:
     root: str
     num_images: int | None
     source: str
-
-    def __post_init__(self) -> None:
-        if (self.trimap_dir is None) == (self.trimap_radius_px is None):
-            raise ConfigError(
-                f"the layout of {self.root} needs either trimap_dir or trimap_radius_px, "
-                f"got {self.trimap_dir!r} and {self.trimap_radius_px!r}"
-            )
 
     def find(self) -> list[Path]:
         """List the folders of images, alphas and official trimaps, without checking that they exist."""
@@ -123,9 +113,6 @@ class TrainingLayout:
         picture_dirs: folders or patterns below `root`, see `find_named` of `data.sources.discovery`.
         alpha_dirs: alphas of each of these; none for backgrounds and for RGBA foregrounds.
         source: where these names are from.
-
-    Raises:
-        ConfigError: backgrounds with alphas, images without, or another number of alpha places than of images.
     """
 
     kind: Kind
@@ -134,14 +121,6 @@ class TrainingLayout:
     alpha_dirs: tuple[str, ...] = ()
     _: KW_ONLY
     source: str
-
-    def __post_init__(self) -> None:
-        allowed = {"foregrounds": (0, len(self.picture_dirs)), "images": (len(self.picture_dirs),), "backgrounds": (0,)}
-        if len(self.alpha_dirs) not in allowed[self.kind]:
-            raise ConfigError(
-                f"the layout of {self.root or self.picture_dirs} has {len(self.picture_dirs)} picture_dirs and "
-                f"{len(self.alpha_dirs)} alpha_dirs: {self.kind} need {' or '.join(map(str, allowed[self.kind]))}"
-            )
 
     def find(self) -> list[tuple[Path, Path | None]]:
         """List the places of images, each with that of its alphas, without checking that they exist."""

@@ -47,10 +47,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="image to write (default: metrics.png, none with --table)")
     parser.add_argument("--table", action="store_true", help="print a table")
     parser.add_argument(
-        "--best", metavar="METRIC", help="use each run's best evaluation by this metric instead of its last"
-    )
-    parser.add_argument(
-        "--mode", choices=("min", "max"), help="whether --best means the lowest or the highest (default: min)"
+        "--best", metavar="METRIC", help="use each run's evaluation with the lowest value of this metric, not its last"
     )
     parser.add_argument("--baseline", metavar="RUN", help="show the differences of all groups from this group")
     parser.add_argument("--format", choices=("text", "markdown"), help="form of the table (default: text)")
@@ -60,8 +57,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     of_table = (options.best, options.baseline, options.format, options.csv)
     if not options.table and any(option is not None for option in of_table):
         parser.error("--best, --baseline, --format and --csv belong to --table")
-    if options.mode is not None and options.best is None:
-        parser.error("--mode belongs to --best")
     for path in (options.output, options.csv):
         if path is not None and not path.parent.is_dir():
             parser.error(f"{path} cannot be written: there is no folder {path.parent}; make the folder")
@@ -78,7 +73,7 @@ def print_table(groups: Mapping[str, Sequence[Run]], metrics: Sequence[str], opt
         OSError: the file cannot be written.
     """
     is_markdown = options.format == "markdown"
-    table = partial(tabulate, groups, metrics, options.smooth, options.best, options.mode == "max")
+    table = partial(tabulate, groups, metrics, options.smooth, options.best)
     lines = table()
     less = table(options.baseline) if options.baseline is not None else []
     if options.best is None:

@@ -42,9 +42,7 @@ def curve_of(run: Run, metric: str, window: int) -> Curve:
     return curve if is_plain else smoothed(curve, window)
 
 
-def values_at(
-    run: Run, metrics: Sequence[str], window: int, best: str | None, is_max: bool
-) -> tuple[int | None, dict[str, float]]:
+def values_at(run: Run, metrics: Sequence[str], window: int, best: str | None) -> tuple[int | None, dict[str, float]]:
     """Return the iteration of a run that counts, see `tabulate`, and the last value of each metric up to it.
 
     If there is no such iteration, it is None and there are no values.
@@ -54,7 +52,7 @@ def values_at(
         iteration = max(chain(*curves.values()), default=None)
     else:
         finite = {at: value for at, value in curve_of(run, best, window).items() if math.isfinite(value)}
-        iteration = (max if is_max else min)(finite, key=finite.__getitem__, default=None)
+        iteration = min(finite, key=finite.__getitem__, default=None)
     if iteration is None:
         return None, {}
     reached = {metric: [value for at, value in curve.items() if at <= iteration] for metric, curve in curves.items()}
@@ -66,7 +64,6 @@ def tabulate(
     metrics: Sequence[str],
     window: int = 1,
     best: str | None = None,
-    is_max: bool = False,
     baseline: str | None = None,
 ) -> list[Line]:
     """Average each group.
@@ -76,7 +73,6 @@ def tabulate(
         metrics: names of curves.
         window: lines over which training metrics are averaged.
         best: metric whose best value decides which iteration of a run counts; None for the last iteration.
-        is_max: the best value is the highest one.
         baseline: a group. The other groups' lines then hold their differences from it, run by run of the same seed:
             what a seed does to both drops out. Runs whose seed the baseline lacks are left out.
 
@@ -87,8 +83,7 @@ def tabulate(
         raise DataError(f"--baseline must be one of {', '.join(groups)}, got {baseline!r}")
     check_metrics([*metrics, *([best] if best else [])], chain(*groups.values()))
     found = {
-        name: [(run.seed, *values_at(run, metrics, window, best, is_max)) for run in runs]
-        for name, runs in groups.items()
+        name: [(run.seed, *values_at(run, metrics, window, best)) for run in runs] for name, runs in groups.items()
     }
     if baseline is not None:
         base = {seed: values for seed, _, values in found.pop(baseline) if seed is not None}
