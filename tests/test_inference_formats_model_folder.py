@@ -165,7 +165,7 @@ def test_no_size_below_one_is_taken_for_a_bug(kind, name):
 
 
 @pytest.mark.parametrize("error", [ValueError, TypeError, KeyError, RuntimeError])
-@pytest.mark.parametrize("module", ["modeling.backbone.token_vit.Block", "modeling.detail_capture.MattingHead"])
+@pytest.mark.parametrize("module", ["modeling.backbone.vit.Block", "modeling.detail_capture.MattingHead"])
 def test_a_bug_in_a_constructor_keeps_its_traceback_and_names_the_file(folder, monkeypatch, error, module):
     def broken(*_, **__):
         raise error("a bug")

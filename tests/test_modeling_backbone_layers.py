@@ -1,6 +1,5 @@
 """The small layers against formulas written out, timm's widths and detectron2's neck."""
 
-import math
 import re
 
 import pytest
@@ -16,9 +15,8 @@ from modeling.backbone.layers import (
     QKVLinear,
     build_ffn,
     chunked,
-    drop_path_rates,
 )
-from runtime.errors import ConfigError, UserError
+from runtime.errors import UserError
 from tests.helpers.networks import random_float64, randomise_float64
 
 
@@ -121,11 +119,3 @@ def test_a_graph_is_recorded_of_the_whole_at_once(monkeypatch: pytest.MonkeyPatc
     seen: list[int] = []
     chunked(lambda x: (seen.append(x.shape[1]), x)[1], random_float64(1, 9, 3))
     assert seen == [9]
-
-
-def test_blocks_are_skipped_ever_more_often_and_none_always() -> None:
-    assert drop_path_rates(0.6, 4) == pytest.approx([0.0, 0.2, 0.4, 0.6])
-    assert drop_path_rates(0.5, 1) == [0.0]
-    for last in (1.0, 2, -0.1, math.nan):
-        with pytest.raises(ConfigError, match=f"^drop_path_rate must be at least 0 and below 1, got {last}$"):
-            drop_path_rates(last, 4)

@@ -134,6 +134,7 @@ def test_a_dropped_branch_leaves_its_sample_alone() -> None:
     [
         (dict(global_block_indexes=(1, 4)), "global_block_indexes: [4] lie outside the 4 blocks (0 to 3)"),
         (dict(conv_residual_block_indexes=(-1,)), "conv_residual_block_indexes: [-1] lie outside the 4 blocks"),
+        *((dict(drop_path_rate=rate), f"and below 1, got {rate}") for rate in (1.0, -0.1, float("nan"))),
         (dict(window_size=0), "window_size must be at least 1 patch, got 0"),
         (dict(num_heads=3), "width 32 is not divisible by 3 heads"),
         (dict(num_heads=16), "divisible by 4"),

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.backbone.layers import PatchEmbed, init_weights
-from modeling.backbone.token_vit import TokenViT, build_blocks, join_prefix
+from modeling.backbone.block import Block
+from modeling.backbone.layers import PatchEmbed, build_blocks, init_weights
+from modeling.backbone.token_vit import TokenViT, join_prefix
 from runtime.errors import ConfigError, check_minimum
 
 POSITION_INTERPOLATIONS = ("bicubic", "bicubic_antialias")
@@ -83,7 +84,7 @@ class DINOv2(TokenViT):
         # The first position is the cls token's.
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + position_grid_size**2, embed_dim))
         self.blocks = build_blocks(
-            *(depth, drop_path_rate, window_size, global_block_indexes, conv_residual_block_indexes),
+            *(Block, depth, drop_path_rate, window_size, global_block_indexes, conv_residual_block_indexes),
             dim=embed_dim,
             num_heads=num_heads,
             mlp_ratio=mlp_ratio,

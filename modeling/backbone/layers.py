@@ -1,6 +1,7 @@
 """Small layers of the vision transformer, named as in the DINOv2, DINOv3 and ViTMatte checkpoints."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -146,14 +147,6 @@ def check_heads(dim: int, num_heads: int) -> None:
         raise ConfigError(f"width {dim} is not divisible by {num_heads} heads")
 
 
-def drop_path_rates(last: float, depth: int) -> list[float]:
-    """List the probabilities of skipping each block: from 0, linearly, to `last` in [0, 1) (arXiv:1603.09382)."""
-    check_minimum(1, depth=depth)
-    if not 0 <= last < 1:
-        raise ConfigError(f"drop_path_rate must be at least 0 and below 1, got {last}")
-    return [last * index / max(depth - 1, 1) for index in range(depth)]
-
-
 def checked_indexes(name: str, indexes: Iterable[int], depth: int) -> frozenset[int]:
     """Return block indexes as a set; raise a ConfigError if one lies outside the depth."""
     found = frozenset(int(index) for index in indexes)
@@ -163,15 +156,45 @@ def checked_indexes(name: str, indexes: Iterable[int], depth: int) -> frozenset[
     return found
 
 
-def block_windows(window_size: int, global_blocks: Collection[int], depth: int) -> list[int]:
-    """List the window of each block, its side in patches; 0 for the global ones.
+def build_blocks(
+    kind: type[nn.Module],
+    depth: int,
+    drop_path_rate: float,
+    window_size: int,
+    global_block_indexes: Iterable[int],
+    conv_residual_block_indexes: Iterable[int],
+    **settings: Any,
+) -> nn.ModuleList:
+    """Build the blocks of a vision transformer.
+
+    Args:
+        kind: class of the blocks.
+        depth: number of blocks.
+        drop_path_rate: probability of skipping the last block; it grows linearly from 0 (arXiv:1603.09382).
+        window_size: side in patches of the windows of the blocks that are not global.
+        global_block_indexes: blocks with global attention.
+        conv_residual_block_indexes: blocks that end with a convolution neck.
+        settings: arguments that all blocks share.
 
     Raises:
-        ConfigError: a block that is not global has no window.
+        ConfigError: for numbers out of range and block indexes outside the depth.
     """
+    check_minimum(1, depth=depth)
+    if not 0 <= drop_path_rate < 1:
+        raise ConfigError(f"drop_path_rate must be at least 0 and below 1, got {drop_path_rate}")
+    global_blocks = checked_indexes("global_block_indexes", global_block_indexes, depth)
+    conv_residual_blocks = checked_indexes("conv_residual_block_indexes", conv_residual_block_indexes, depth)
     if window_size < 1 and len(global_blocks) < depth:
         raise ConfigError(f"window_size must be at least 1 patch, got {window_size}")
-    return [0 if index in global_blocks else window_size for index in range(depth)]
+    return nn.ModuleList(
+        kind(
+            drop_path=drop_path_rate * index / max(depth - 1, 1),
+            window_size=0 if index in global_blocks else window_size,
+            has_conv_residual=index in conv_residual_blocks,
+            **settings,
+        )
+        for index in range(depth)
+    )
 
 
 def init_weights(model: nn.Module, tokens: Iterable[nn.Parameter | None]) -> None:

@@ -1,14 +1,12 @@
 """What the vision transformers of DINOv3 and DINOv2 share: prefix and patch tokens in, one feature map out."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from modeling.activation_checkpointing import maybe_checkpoint
-from modeling.backbone.block import Block
-from modeling.backbone.layers import block_windows, checked_indexes, drop_path_rates, read_indexes
+from modeling.backbone.layers import read_indexes
 
 
 class TokenViT(nn.Module):
@@ -65,35 +63,3 @@ def join_prefix(tokens: Iterable[Tensor | None], patches: Tensor) -> Tensor:
     """Prepend tokens (1, n, D) to the patches of each image: (B, h, w, D) -> (B, P + h * w, D)."""
     prefix = [token.expand(len(patches), -1, -1) for token in tokens if token is not None]
     return torch.cat([*prefix, patches.flatten(1, 2)], dim=1)
-
-
-def build_blocks(
-    depth: int,
-    drop_path_rate: float,
-    window_size: int,
-    global_block_indexes: Iterable[int],
-    conv_residual_block_indexes: Iterable[int],
-    **settings: Any,
-) -> nn.ModuleList:
-    """Build the blocks of a vision transformer.
-
-    Args:
-        depth, drop_path_rate, window_size, global_block_indexes, conv_residual_block_indexes: see `ViT`.
-        settings: of `Block`, which all of them share.
-
-    Raises:
-        ConfigError: for sizes that do not divide, unknown kinds and block indexes outside the depth.
-    """
-    drop_paths = drop_path_rates(drop_path_rate, depth)
-    global_blocks = checked_indexes("global_block_indexes", global_block_indexes, depth)
-    conv_residual_blocks = checked_indexes("conv_residual_block_indexes", conv_residual_block_indexes, depth)
-    windows = block_windows(window_size, global_blocks, depth)
-    return nn.ModuleList(
-        Block(
-            drop_path=drop_paths[index],
-            window_size=windows[index],
-            has_conv_residual=index in conv_residual_blocks,
-            **settings,
-        )
-        for index in range(depth)
-    )

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from modeling.backbone.attention import Attention
-from modeling.backbone.layers import PatchEmbed, init_weights
+from modeling.backbone.block import Block
+from modeling.backbone.layers import PatchEmbed, build_blocks, init_weights
 from modeling.backbone.rope_position_encoding import RopePositionEmbedding
-from modeling.backbone.token_vit import TokenViT, build_blocks, join_prefix
+from modeling.backbone.token_vit import TokenViT, join_prefix
 from runtime.errors import check_minimum
 
 
@@ -82,7 +83,7 @@ class ViT(TokenViT):
             else None
         )
         self.blocks = build_blocks(
-            *(depth, drop_path_rate, window_size, global_block_indexes, conv_residual_block_indexes),
+            *(Block, depth, drop_path_rate, window_size, global_block_indexes, conv_residual_block_indexes),
             dim=embed_dim,
             num_heads=num_heads,
             mlp_ratio=mlp_ratio,

@@ -12,12 +12,10 @@ from modeling.activation_checkpointing import maybe_checkpoint
 from modeling.backbone.layers import (
     ConvResidual,
     PatchEmbed,
-    block_windows,
+    build_blocks,
     build_ffn,
     check_heads,
-    checked_indexes,
     chunked,
-    drop_path_rates,
     join,
     read_indexes,
 )
@@ -74,28 +72,19 @@ class ViTDet(nn.Module):
         use_activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        drop_paths = drop_path_rates(drop_path_rate, depth)
-        global_blocks = checked_indexes("global_block_indexes", global_block_indexes, depth)
-        conv_residual_blocks = checked_indexes("conv_residual_block_indexes", conv_residual_block_indexes, depth)
-        windows = block_windows(window_size, global_blocks, depth)
         self.embed_dim = embed_dim
         self.use_activation_checkpointing = use_activation_checkpointing
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
         check_minimum(patch_size, image_size=image_size, pretrain_image_size=pretrain_image_size)
         # The first position belongs to a cls token. These checkpoints store it, and nothing reads it.
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (pretrain_image_size // patch_size) ** 2, embed_dim))
-        self.blocks = nn.ModuleList(
-            RelativeBlock(
-                embed_dim,
-                num_heads,
-                mlp_ratio=mlp_ratio,
-                norm_eps=norm_eps,
-                drop_path=drop_paths[index],
-                position_size=windows[index] or image_size // patch_size,
-                window_size=windows[index],
-                has_conv_residual=index in conv_residual_blocks,
-            )
-            for index in range(depth)
+        self.blocks = build_blocks(
+            *(RelativeBlock, depth, drop_path_rate, window_size, global_block_indexes, conv_residual_block_indexes),
+            dim=embed_dim,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
+            norm_eps=norm_eps,
+            grid_size=image_size // patch_size,
         )
         for parameter in (self.pos_embed, *(m.weight for m in self.modules() if isinstance(m, nn.Linear))):
             nn.init.trunc_normal_(parameter, std=0.02)
@@ -134,7 +123,7 @@ class RelativeBlock(nn.Module):
 
     Args:
         mlp_ratio: see `build_ffn`.
-        position_size: side of the grid whose relative positions are stored.
+        grid_size: side of the grid whose relative positions a global block stores; the others store the window's.
         window_size: side of the attention windows in patches; 0 is global attention.
         has_conv_residual: whether a `ConvResidual` ends the block.
     """
@@ -146,14 +135,14 @@ class RelativeBlock(nn.Module):
         mlp_ratio: float,
         norm_eps: float,
         drop_path: float,
-        position_size: int,
+        grid_size: int,
         window_size: int,
         has_conv_residual: bool,
     ) -> None:
         super().__init__()
         self.window_size = window_size
         self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
-        self.attn = RelativeAttention(dim, num_heads, position_size)
+        self.attn = RelativeAttention(dim, num_heads, window_size or grid_size)
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
         self.mlp = build_ffn("mlp", dim, mlp_ratio)
         self.drop_path = DropPath(drop_path)
