@@ -99,13 +99,6 @@ def test_alphas_that_could_mean_two_things_are_refused(tmp_path):
         as_grey(np.zeros((2, 3, 4, 5)), "it")
 
 
-def test_transparent_pixels_keep_their_colour(tmp_path):
-    pixels = random_pixels((5, 7, 4))
-    pixels[:, :, 3] = 0
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(to_uint8(read_image(tmp_path / "a.png")), pixels[:, :, :3])
-
-
 def test_a_picture_with_transparency_is_read_without_it_and_said_so(tmp_path, caplog):
     pixels = random_pixels((5, 7, 4))
     Image.fromarray(pixels).save(tmp_path / "cut_out.png")
@@ -186,12 +179,6 @@ def with_orientation(pixels: np.ndarray, orientation: int) -> Image.Image:
     image = Image.fromarray(pixels)
     image.getexif()[ORIENTATION_TAG] = orientation
     return image
-
-
-def test_unknown_orientations_turn_nothing():
-    pixels = random_pixels((5, 7, 3))
-    for orientation in (0, 9):
-        np.testing.assert_array_equal(turn_upright(pixels, orientation), pixels)
 
 
 @pytest.mark.parametrize(("compression", "is_read"), [(1, True), (5, False)])

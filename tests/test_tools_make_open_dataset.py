@@ -10,7 +10,6 @@ import stat
 import sys
 import tarfile
 import zipfile
-from argparse import Namespace
 from contextlib import suppress
 from pathlib import Path
 
@@ -151,6 +150,9 @@ def test_a_set_is_whole_and_a_run_that_was_cut_off_ends_in_the_same_bytes(packag
     names = [f"{index % num:04d}_{index // num}.png" for index in range(4)]
     composites = {f"test/{folder}/{name}" for folder in tool.TEST_FOLDERS for name in names}
     assert made.keys() == manifest["pictures"].keys() | outside | composites
+    assert sum("/backgrounds/drawn_surface_" in name for name in made) == sum(
+        tool.NUM_SURFACES.values()
+    )  # few photographs
     drawn = [name for name in manifest["pictures"] if name.startswith("train/rgba/drawn_")]
     assert sorted(name.split("_")[1] for name in drawn) == sorted(KINDS)
     stamps = {entry["file"]: (name, entry) for name, entry in manifest["pictures"].items() if "file" in entry}
@@ -369,23 +371,6 @@ def test_a_folder_of_other_files_is_left_alone(packages, tmp_path, capsys):
         with pytest.raises(SystemExit) as raised:
             tool.main(wrong)
         assert raised.value.code == 2
-
-
-def test_drawn_surfaces_join_where_photographs_are_few(monkeypatch):
-    def note(_, tasks, num_workers):
-        drawn.extend(task[1].as_posix() for task in tasks)
-        return iter(())
-
-    monkeypatch.setattr(tool, "map_in_workers", note)
-    options = Namespace(num_drawn=9, num_drawn_test=2, seed=0, size_px=64, num_workers=1)
-    for num_photographs, num_surfaces in ((19, 64), (20, 0)):
-        drawn = []
-        names = [f"{part}/backgrounds/{number}.jpg" for part in ("train", "test") for number in range(num_photographs)]
-        manifest = {"pictures": {name: {} for name in names}}
-        tool.draw_missing(tool.Path("/nowhere"), manifest, options)
-        assert sum("surface" in name for name in drawn) == num_surfaces
-        assert len(drawn) == 9 + 2 + num_surfaces
-        assert len(manifest["pictures"]) == 2 * num_photographs + len(drawn)
 
 
 def test_the_sheet_shows_each_kind_over_a_photograph_and_its_alpha(tmp_path, monkeypatch):
