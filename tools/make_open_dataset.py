@@ -21,7 +21,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +103,7 @@ def gather(source: Source, archive: Path | None, root: Path | None, output: Path
 def digest(path: Path) -> str:
     """Compute the SHA-256 of a file."""
     with path.open("rb") as file:
-        hasher = sha256()
-        while block := file.read(1 << 20):
-            hasher.update(block)
-    return hasher.hexdigest()
+        return file_digest(file, "sha256").hexdigest()
 
 
 def draw_missing(output: Path, manifest: dict[str, Any], options: argparse.Namespace) -> None:
