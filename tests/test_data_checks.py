@@ -1,7 +1,6 @@
 """data.checks piece by piece: files that are cut off, alphas, colours, trimaps, and images that are alike."""
 
 from io import BytesIO
-from itertools import combinations
 from pathlib import Path
 
 import cv2
@@ -17,13 +16,9 @@ from data.checks.pixels import (
     describe_trimap,
     fits_turned,
     is_premultiplied,
-    measure_softness,
 )
 from data.image_io.decoding import turn_upright
 from data.image_io.encoding import encode
-from data.image_io.formats import find_images
-from data.image_io.images import read_raw_rgba, to_uint8
-from data.procedural import KINDS
 from tests.helpers.broken_dataset import KINDS as DEMO_KINDS
 from tests.helpers.broken_dataset import draw, make_trimap, photograph, save
 
@@ -91,20 +86,6 @@ def test_the_orientation_is_read_of_all_formats_that_have_one(tmp_path, suffix):
         assert image.pixels.shape == ((128, 160, 3) if orientation == 1 else (160, 128, 3))
 
 
-def test_softness_is_that_of_a_loop():
-    alpha = np.random.default_rng(0).choice(np.array([0, 38, 39, 127, 128, 216, 217, 255], np.uint8), (9, 7))
-    steps = soft = 0
-    for row, column in np.ndindex(alpha.shape):
-        value = int(alpha[row, column])
-        soft += 0.15 < value / 255 < 0.85
-        for other in ((row + 1, column), (row, column + 1)):
-            if other[0] < 9 and other[1] < 7:
-                steps += (value > 127.5) != (int(alpha[other]) > 127.5)
-    assert measure_softness(alpha) == soft / steps
-    assert measure_softness(as_16_bit(alpha)) == soft / steps
-    assert measure_softness(np.full((4, 4), 100, np.uint8)) == np.inf
-
-
 @pytest.mark.parametrize("quality", [60, 75, 90, 100])
 def test_masks_are_found_through_jpeg_and_soft_alphas_are_none(quality):
     for _, alpha in DRAWN:
@@ -113,11 +94,6 @@ def test_masks_are_found_through_jpeg_and_soft_alphas_are_none(quality):
             mask = np.where(alpha > 127, 255, 0).astype(np.uint8)
             assert describe_alpha(as_jpeg(mask, quality))[0] == "hard-mask"
             assert describe_alpha(as_16_bit(mask))[0] == "hard-mask"
-
-
-def test_faint_smoke_that_never_reaches_a_half_is_an_alpha():
-    for _, alpha in DRAWN:
-        assert describe_alpha(alpha // 2) is None
 
 
 @pytest.mark.parametrize(("value", "code"), [(0, "empty-alpha"), (1, "empty-alpha"), (255, "full-alpha")])
@@ -263,31 +239,3 @@ def test_images_alike_are_those_of_a_loop():
     alike = list(find_alike(training, [fingerprint(str(index), photo) for index, photo in enumerate(photos)]))
     assert [pair[:2] for pair in alike] == [pair[:2] for pair in expected]
     assert [pair[2] for pair in alike] == pytest.approx([pair[2] for pair in expected], abs=1e-3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("size_px", [96, 256])
-def test_what_the_generator_draws_is_healthy_and_what_is_made_of_it_is_not(size_px):
-    for index, draw_kind in enumerate([*KINDS.values()] * 2):
-        colours, alpha = (to_uint8(drawn) for drawn in draw_kind(np.random.default_rng(index), size_px))
-        assert describe_alpha(alpha) is None and not is_premultiplied(colours, alpha)
-        assert is_premultiplied(multiply(colours, alpha), alpha)
-
-
-@pytest.mark.slow
-def test_rates_on_real_cutouts_and_photographs(matting_folder):
-    """No false alarm; of premultiplied copies all but those that are black or of one level of alpha are found."""
-    folders = [matting_folder / "cutouts_tuxpaint/rgba", matting_folder / "cutouts_fluent3d/rgba"]
-    cutouts = [read_raw_rgba(path) for folder in folders for path in find_images(folder)]
-    soft = [(colours, alpha) for colours, alpha in cutouts if ((alpha > 12) & (alpha < 230)).sum() >= 16]
-    assert len(soft) > 300
-    assert not any(is_premultiplied(colours, alpha) for colours, alpha in soft)
-    found = sum(is_premultiplied(multiply(colours, alpha), alpha) for colours, alpha in soft)
-    assert found >= len(soft) - 4
-    photos = [Image.open(path).convert("RGB") for path in find_images(matting_folder / "backgrounds/image")]
-    prints = [fingerprint(str(index), np.asarray(photo)) for index, photo in enumerate(photos)]
-    for one, other in combinations(prints, 2):
-        assert not list(find_alike([one], [other]))
-    for index, photo in enumerate(photos):
-        copy = as_jpeg(np.asarray(photo.resize((photo.width // 10, photo.height // 10), Image.Resampling.BOX)), 90)
-        assert [pair[1].name for pair in find_alike([fingerprint("copy", copy)], prints)] == [str(index)]

@@ -135,20 +135,6 @@ def test_the_image_is_the_composite_of_what_was_drawn(tmp_path):
         torch.testing.assert_close(sample["image"], expected.expand(3, -1, -1), atol=1e-5, rtol=0)
 
 
-def test_trimaps_are_as_wide_as_the_radii_say_at_the_crops_resolution(tmp_path):
-    """A straight edge stays straight, so that its unknown band measures both radii, whatever the window's size."""
-    pixels = np.full((900, 900, 4), 255, np.uint8)
-    pixels[:, :450, 3] = 0
-    save(tmp_path / "rgba" / "edge.png", pixels)
-    save(tmp_path / "bg" / "b.png", pixels[:50, :50, :3])
-    plain = {"scale_range": (1, 1), "rotation_deg": 0, "shear_deg": 0, "merge_probability": 0}
-    dataset = build(tmp_path, crop_px=64, trimap_radius_px=(6, 6), **plain)
-    for index in range(10):
-        unknown = (dataset[0, index]["trimap"][0] == 0.5).sum(dim=1)
-        assert unknown.min() >= 12
-        assert unknown.max() <= 12 + 8  # and what interpolation blurs
-
-
 def test_the_second_foreground_lies_under_the_first_in_its_frame(tmp_path):
     """Flat colours, a view without any change: the sample is known pixel for pixel."""
     first, second = np.zeros((40, 40, 4), np.uint8), np.zeros((20, 10, 4), np.uint8)
@@ -199,18 +185,6 @@ def test_the_layout_of_the_test_set_is_shown_for_its_own_folders(tmp_path, monke
         MattingFolder(*places)
 
 
-def test_missing_partners_are_listed_at_once_on_either_side(root):
-    (root / "alpha" / "f1.png").unlink()
-    (root / "alpha" / "f3.png").unlink()
-    (root / "fg" / "f2.png").unlink()
-    with pytest.raises(FileNotFoundError) as caught:
-        CompositionDataset(root / "fg", root / "bg", root / "alpha", samples_per_epoch=1)
-    message = str(caught.value)
-    assert "3 files lack their partners" in message
-    for part in ("alpha/f1.*", "alpha/f3.*", "fg/f2.*", "suffixes aside"):
-        assert part in message
-
-
 def test_sizes_that_differ_name_both_files(root):
     save(root / "alpha" / "f1.png", cut_out(1, 50)[:, :, 3])
     dataset = CompositionDataset(root / "fg", root / "bg", root / "alpha", samples_per_epoch=6, merge_probability=0)
@@ -257,21 +231,15 @@ def test_trimaps_beside_alphas_are_read_as_strictly_as_by_the_evaluation(tmp_pat
     [
         ({"samples_per_epoch": 0}, "samples_per_epoch must be a whole number of at least 1, got 0"),
         ({"samples_per_epoch": 2.5}, "samples_per_epoch must be a whole number .*, got 2.5"),
-        ({"crop_px": 0}, "crop_px must be a whole number of at least 1, got 0"),
         ({"crop_px": 2.5}, "crop_px must be a whole number of at least 1, got 2.5"),
-        ({"trimap_radius_px": (-1, 3)}, r"radius_px .* got \(-1, 3\)"),
         ({"trimap_radius_px": (5, 3)}, r"radius_px .* got \(5, 3\)"),
-        ({"trimap_radius_px": (5,)}, r"radius_px .* got \(5,\)"),
         ({"trimap_radius_px": 7}, r"radius_px must be \[low, high\], whole numbers .*, got 7"),
         ({"trimap_radius_px": (0, 2.5)}, r"radius_px must be \[low, high\], whole numbers .*, got \(0, 2.5\)"),
         ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
-        ({"seed": 1.5}, "seed must be a whole number of at least 0, got 1.5"),
         ({"merge_probability": 1.5}, "merge_probability must be a number within 0 to 1, got 1.5"),
         ({"hue_deg": float("nan")}, "hue_deg must be a number within 0 to 180, got nan"),
-        ({"hue_deg": -10.0}, "hue_deg must be a number within 0 to 180, got -10.0"),
         ({"hue_deg": 181}, "hue_deg must be a number within 0 to 180, got 181"),
         ({"jitter_share": 5}, "jitter_share must be a number within 0 to 1, got 5"),
-        ({"jitter_share": -0.1}, "jitter_share must be a number within 0 to 1, got -0.1"),
     ],
 )
 def test_settings_out_of_range_are_named(root, settings, message):

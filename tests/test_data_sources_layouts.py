@@ -11,13 +11,10 @@ from PIL import Image
 
 from data.datasets.composition import MattingFolder
 from data.image_io.images import DataError
-from data.sources import layouts
 from data.sources.layouts import (
     LAYOUTS,
     TRAINING_LAYOUTS,
     Layout,
-    TrainingLayout,
-    datasets_folder,
     find_test_set,
 )
 from engine.config.config import load_config
@@ -88,13 +85,6 @@ def test_a_set_of_another_size_is_refused(root, count):
         find_test_set("Composition-1k")
 
 
-def test_an_empty_set_is_refused(root):
-    for folder in ("image", "alpha", "trimap"):
-        (root / folder).mkdir()
-    with pytest.raises(FileNotFoundError, match="no image in .*alpha"):
-        find_test_set(str(root))
-
-
 def test_a_plain_folder_is_taken_by_its_path(tmp_path):
     for folder in ("image", "alpha", "trimap"):
         fill(tmp_path / folder, ["a.png", "b.png"], GREY)
@@ -163,16 +153,6 @@ def test_finding_imports_no_torch():
     code = "import sys, data.sources.layouts; print({'torch', 'detectron2'} & sys.modules.keys())"
     run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert run.stdout == "set()\n"
-
-
-def test_the_docstrings_examples_are_layouts():
-    code = "\n".join(line.strip() for line in (layouts.__doc__ or "").splitlines() if "LAYOUTS[" in line)
-    entries: dict[str, Layout] = {}
-    training: dict[str, TrainingLayout] = {}
-    names = {"LAYOUTS": entries, "Layout": Layout, "TRAINING_LAYOUTS": training, "TrainingLayout": TrainingLayout}
-    exec(code, names)
-    assert entries["mine"].trimap_radius_px == 10
-    assert training["own"].find() == [(datasets_folder() / "own_set/photos", datasets_folder() / "own_set/mattes")]
 
 
 def test_the_config_trains_on_composition_1k_where_its_layouts_lie(root):
