@@ -19,10 +19,7 @@ SPREAD = 0.4
 """Share of the middle greys that the most frequent value has, below which they are no plain unknown. Real trimaps,
 compressed or resized, have 0.58 to 1; masks with soft edges and alphas 0.06 to 0.29."""
 
-MASK_ADVICE = (
-    "give a mask by --mask FILE --width-px N, or make a trimap of it by tools/make_trimap.py "
-    "(in Python data.trimap.trimap_from_mask)"
-)
+MASK_ADVICE = "give it as a mask, or make a trimap of it with data.trimap.trimap_from_mask"
 
 
 def check_meaning(stored: NDArray, trimap: NDArray[np.floating], name: str | Path) -> None:

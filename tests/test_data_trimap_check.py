@@ -25,17 +25,20 @@ def jpeg(values: np.ndarray, quality: int) -> np.ndarray:
     return cv2.imdecode(cv2.imencode(".jpg", values, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_GRAYSCALE)
 
 
-MASK = "seems to be a mask and not a trimap: give a mask by --mask FILE --width-px N"
+MASK = "seems to be a mask and not a trimap: give it as a mask"
 REFUSED = {
     "mask": (disc(0, 255, 255), MASK),
     "inverted mask": (disc(255, 255, 0), MASK),
     "mask as class ids 0 and 2": (disc(0, 2, 2), MASK),
     "mask of floats": (disc(0, 1, 1).astype(np.float32), MASK),
     "mask of RGB": (np.dstack([disc(0, 255, 255)] * 3), MASK),
-    "mask of 0 and 1": (disc(0, 1, 1), "only 0 and 1: .* a mask.*--mask FILE"),
-    "mask of booleans": (disc(0, 1, 1).astype(bool), "is bool; expected uint8.*--mask FILE"),
+    "mask of 0 and 1": (disc(0, 1, 1), "only 0 and 1: .* a mask.*give it as a mask"),
+    "mask of booleans": (disc(0, 1, 1).astype(bool), "is bool; expected uint8.*give it as a mask"),
     "mask, compressed": (jpeg(disc(0, 255, 255), 95), MASK),
-    "soft mask of floats": (cv2.blur(disc(0, 1, 1).astype(np.float32), (5, 5)), "alpha or a soft mask; .*--mask FILE"),
+    "soft mask of floats": (
+        cv2.blur(disc(0, 1, 1).astype(np.float32), (5, 5)),
+        "alpha or a soft mask; give it as a mask",
+    ),
     "floats up to 255": (disc(0, 128, 255).astype(np.float32), "divide 0 to 255 by 255"),
     "nearly black and white": (disc(1, 128, 254), "values from 1 to 254.*another black and white.*stretch"),
     "nearly black": (disc(2, 128, 255), "values from 2 to 255.*another black and white"),
@@ -67,7 +70,7 @@ def test_what_cannot_be_meant_is_refused_with_advice(kind):
         (disc(0, 128, 128), "no pixel is known foreground; the highest value is 128"),
         (disc(128, 128, 255), "no pixel is known background; the lowest value is 128"),
         (disc(255, 128, 0), "is it inverted"),
-        (cv2.blur(disc(0, 255, 255), (7, 7)), "greys are spread as in an alpha or a mask with soft edges.*--mask FILE"),
+        (cv2.blur(disc(0, 255, 255), (7, 7)), "greys are spread as in an alpha or a mask with soft edges"),
     ],
 )
 def test_what_is_doubtful_is_reported_and_goes_on(values, words, caplog):

@@ -34,6 +34,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 # What loads torch, or takes an optional package, is imported where it is asked for.
+from data.trimap_check import MASK_ADVICE
 from inference.batch import OUT_OF_MEMORY, matte_all
 from inference.jobs import KINDS, Job, check_outputs, find_jobs
 from runtime.command_line import refuse_existing
@@ -48,7 +49,7 @@ PACKAGES = ("inference", "runtime")
 
 ADVICE = {
     OUT_OF_MEMORY: "--max-memory GB limits a network's memory, and a smaller --tile-px lowers it",
-    "to be a mask": "give a mask by --mask FILE --width-px N, or make a trimap of it by tools/make_trimap.py",
+    MASK_ADVICE: "give a mask by --mask FILE --width-px N, or make a trimap of it by tools/make_trimap.py",
 }
 """Words of a failure -> the options that help."""
 

@@ -36,7 +36,7 @@ def prepare_output(output: Path, inputs: Iterable[Path | None]) -> None:
 def write_output(
     output: Path, summary: Summary, evaluation: Evaluation, trimap_radius_px: int | None, num_worst: int
 ) -> None:
-    """Write the files of --output."""
+    """Write summary, tables and the sheet of the worst images."""
     (output / SUMMARY).write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     write_csv([{"name": name, **row} for name, row in summary["per_image"].items()], output / PER_IMAGE)
     if "per_foreground" in summary:

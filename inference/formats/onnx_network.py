@@ -1,4 +1,4 @@
-"""Run an ONNX file of tools/export.py by onnxruntime."""
+"""Run an exported ONNX file by onnxruntime."""
 
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class OnnxNetwork:
         runtime = import_extra("onnxruntime", "an .onnx file")
         self.path = Path(path)
         if not self.path.is_file():
-            raise FileNotFoundError(f"{path} is missing: tools/export.py writes such a file")
+            raise FileNotFoundError(f"{path}: no such .onnx file; export a network to it first")
         wanted = choose_providers(device, runtime.get_available_providers())
         options = session_options(runtime)
         options.enable_cpu_mem_arena = False  # it would keep the largest amount of memory that any image took
@@ -55,7 +55,7 @@ class OnnxNetwork:
             found = ", ".join(f"{value.name} {value.type} {value.shape}" for value in values)
             raise UserError(
                 f"{path}: expected float32 image (B, 3, H, W), trimap (B, 1, H, W) and alpha (B, 1, H, W) of any size, "
-                f"got {found}: export it with tools/export.py"
+                f"got {found}: export the network again"
             )
         used = self.session.get_providers()[0]
         if used == CPU and device.startswith("cuda"):
