@@ -10,6 +10,7 @@ from detectron2.config import LazyConfig, instantiate
 from engine.config.config import apply_overrides, load_config
 from tests.helpers.paths import DEMO
 from tests.helpers.training import overrides
+from tools import predict
 
 IMAGE_SIZES = {"a": (40, 56), "b": (48, 33), "c.d": (31, 64)}
 
@@ -55,6 +56,11 @@ def predict_arguments(folder, *more, image="images", trimap="trimaps", output="o
     paths = {option: trimap, "--output": output}
     options = [part for name, path in paths.items() if path for part in (name, folder / path)]
     return [str(part) for part in (folder / image, *options, *more)]
+
+
+def run(folder, *more, status=0, **paths):
+    """Run tools/predict.py over paths below a folder, see `predict_arguments`."""
+    assert predict.main(predict_arguments(folder, *more, **paths)) == status
 
 
 def by_network(run_folder):
