@@ -1,4 +1,4 @@
-"""inference/auto/subject.py: shapes of known outline, clusters by scikit-learn, photographs with measured alphas."""
+"""inference/auto/subject.py: shapes of known outline, photographs with measured alphas."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.cluster import KMeans
 
 from data.image_io.images import DataError, read_alpha, read_image, to_uint8
 from data.trimap import read_trimap, trimap_from_mask
@@ -89,16 +88,6 @@ def test_the_middle_level_is_scenery_or_body_by_its_heat(hot, middle, expected):
     hot((GREY, 0.1), (GREEN, middle), (RED, 0.9))
     expected_mask = np.logical_or.reduce([regions[name][0] for name in expected])
     assert overlap(find_subject(paint(regions.values(), shape)), expected_mask) > 0.98
-
-
-def test_levels_are_the_means_of_three_clusters():
-    rng = np.random.default_rng(0)
-    for _ in range(5):
-        means = np.sort(rng.uniform([0.05, 0.42, 0.75], [0.3, 0.6, 0.95]))
-        heat = rng.normal(means[:, None], 0.04, (3, 2000)).clip(0, 1).astype(np.float32)
-        start = np.linspace(heat.min(), heat.max(), 3)[:, None]
-        oracle = np.sort(KMeans(3, init=start, n_init=1, tol=0).fit(heat.reshape(-1, 1)).cluster_centers_.ravel())
-        np.testing.assert_allclose(subject._levels(heat, "x"), oracle[:2], atol=1e-3)
 
 
 def test_specks_are_left_out_and_small_holes_filled(hot):

@@ -142,31 +142,6 @@ def test_a_subject_over_its_own_background_is_the_image():
     np.testing.assert_array_equal(in_8_bit[alpha == 0], np.float32([[0.2, 0, 1]]).repeat((alpha == 0).sum(), axis=0))
 
 
-def test_over_nothing_but_alpha_is_premultiplied():
-    foreground, alpha, _ = scene(size_px=32)
-    on_black = over(foreground, alpha, np.zeros(3))
-    np.testing.assert_array_equal(on_black, cut_out(foreground, alpha, is_premultiplied=True)[:, :, :3])
-
-
-@pytest.mark.parametrize("size", [(20, 30), (30, 20), (7, 200), (1, 1), (64, 48)])
-@pytest.mark.parametrize("own_size", [(64, 48), (10, 11), (1, 5), (300, 100)])
-def test_a_background_covers_and_keeps_its_proportions_and_its_centre(size, own_size):
-    """A ramp over rows and columns says where each pixel was taken from."""
-    rows, columns = np.mgrid[: own_size[0], : own_size[1]].astype(np.float32)
-    found = cover(np.dstack([rows, columns, rows]), *size)
-    assert found.shape == (*size, 3)
-    scale = max(size[0] / own_size[0], size[1] / own_size[1])
-    for axis, own in enumerate((rows, columns)):
-        assert abs(found[..., axis].mean() - own.mean()) <= 0.51 * max(
-            1 / scale, 1
-        )  # the centre, but for a rounded half
-        if size[axis] > 4 and own_size[axis] > 4 and scale < 1:
-            steps = np.diff(found[..., axis], axis=axis)
-            np.testing.assert_allclose(np.median(steps), 1 / scale, rtol=0.1)
-    if size == own_size:
-        np.testing.assert_array_equal(found[..., 0], rows)
-
-
 @pytest.mark.parametrize("size", [(20, 90), (90, 20), (31, 31), (7, 300), (1, 1), (400, 33)])
 @pytest.mark.parametrize("own_size", [(64, 48), (10, 11), (1, 5), (300, 100), (20, 400)])
 def test_a_background_is_the_window_of_one_that_is_resized_as_a_whole(size, own_size):

@@ -1,8 +1,5 @@
 """What people feed a matting program, file to file: odd inputs give the alpha of their plain twin, bad ones a line."""
 
-import os
-import pickle
-import shutil
 import struct
 import zlib
 
@@ -10,21 +7,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
 from data.image_io.decoding import ORIENTATION_TAG
-from data.image_io.images import read_alpha, read_image, write_alpha
-from data.sources.layouts import check_same_size
-from data.trimap import read_trimap
-from engine.checkpoint.file import CheckpointError
-from engine.checkpoint.file import read_checkpoint as read_of_training
-from inference.formats.model_folder import WEIGHTS_FILE, ModelFolderError, build, write_model_folder
-from inference.predictor import Predictor
-from modeling.conversion import ConversionError
-from modeling.conversion import read_checkpoint as read_published
-from runtime.errors import UserError
+from data.image_io.images import read_alpha
+from inference.formats.model_folder import build, write_model_folder
 from tests.helpers.image_files import GREY, PALETTE, RGB, random_pixels, write_png
-from tools import export, predict
+from tools import predict
 
 HEIGHT, WIDTH = 37, 50
 
@@ -49,28 +37,20 @@ def model_folder(tmp_path_factory):
 
 
 class CommandError(Exception):
-    """What the command said when it failed."""
+    """The lines that the command printed when it failed."""
 
 
-@pytest.fixture(params=["library", "command"])
-def matte(request, model_folder, tmp_path, capsys):
-    """Function of the paths of image and trimap: the alpha, written and read again in 16 bit."""
-    predictor = Predictor.load(model_folder, device="cpu")
-    output = tmp_path / "alpha.png"
-
-    def by_library(image_path, trimap_path):
-        image, trimap = read_image(image_path), read_trimap(trimap_path)
-        check_same_size(image, image_path, trimap, trimap_path)
-        write_alpha(output, predictor.predict(image, trimap), bits=16)
-        return read_alpha(output)
+@pytest.fixture
+def matte(model_folder, tmp_path, capsys):
+    """Run tools/predict.py on the paths of image and trimap; returns alpha, read from 16 bit."""
 
     def by_command(image_path, trimap_path):
-        files = [image_path, "--trimap", trimap_path, "--output", output, "--bits", 16]
+        files = [image_path, "--trimap", trimap_path, "--output", tmp_path / "alpha.png", "--bits", 16]
         if predict.main([str(part) for part in (*files, "--overwrite", "--model", model_folder, "--device", "cpu")]):
             raise CommandError(capsys.readouterr().err)
-        return read_alpha(output)
+        return read_alpha(tmp_path / "alpha.png")
 
-    return by_library if request.param == "library" else by_command
+    return by_command
 
 
 def plain_pair(folder, height=HEIGHT, width=WIDTH):
@@ -190,18 +170,14 @@ def turned(path):
 
 
 BAD_FILES = {
-    "not an image": (lambda path: path.write_text("no picture"), UserError, "not an image"),
-    "truncated": (truncated, UserError, "Is it complete"),
-    "no byte": (lambda path: path.write_bytes(b""), UserError, "not an image"),
-    "no pixel": (of_size(0, HEIGHT), UserError, "Replace or remove it"),
-    "bomb": (of_size(2**14, 2**13 + 1), UserError, "too large .* the limit is 134217728 pixels"),
-    "another size": (turned, UserError, f"{WIDTH} x {HEIGHT} px"),
-    "absent": (lambda path: path.unlink(), FileNotFoundError, "No such file|no such file|is not there"),
-    "a folder": (
-        lambda path: (path.unlink(), path.mkdir()),
-        IsADirectoryError,
-        "Is a directory|no image in|is a folder",
-    ),
+    "not an image": (lambda path: path.write_text("no picture"), "not an image"),
+    "truncated": (truncated, "Is it complete"),
+    "no byte": (lambda path: path.write_bytes(b""), "not an image"),
+    "no pixel": (of_size(0, HEIGHT), "Replace or remove it"),
+    "bomb": (of_size(2**14, 2**13 + 1), "too large .* the limit is 134217728 pixels"),
+    "another size": (turned, f"{WIDTH} x {HEIGHT} px"),
+    "absent": (lambda path: path.unlink(), "no such file"),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), "no image in|is a folder"),
 }
 
 
@@ -214,77 +190,13 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path, matte, name, role):
         trimap = random_pixels((HEIGHT, WIDTH)).clip(64, 191)  # not small when deflated
         trimap[0], trimap[-1] = 0, 255
         Image.fromarray(trimap).save(tmp_path / "trimap.png")
-    damage, kind, words = BAD_FILES[name]
+    damage, words = BAD_FILES[name]
     damage(tmp_path / f"{role}.png")
-    with pytest.raises((kind, CommandError), match=words) as error:
+    with pytest.raises(CommandError, match=words) as error:
         matte(tmp_path / "image.png", tmp_path / "trimap.png")
     assert f"{tmp_path}/{role}.png" in str(error.value)
 
 
 def test_folders_without_rights_are_named(tmp_path, matte, closed_folder):
-    with pytest.raises((PermissionError, CommandError), match=f"Permission denied: '{tmp_path}/"):
+    with pytest.raises(CommandError, match=f"Permission denied: '{tmp_path}/"):
         matte(closed_folder / "a.png", tmp_path / "trimap.png")
-
-
-def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, matte, monkeypatch):
-    """`tests/test_data_image_io_images.py` fills a real one."""
-
-    def no_room(path, content):
-        path.open("wb").close()
-        raise OSError(28, os.strerror(28), str(path))
-
-    plain_pair(tmp_path)
-    monkeypatch.setattr("pathlib.Path.write_bytes", no_room)
-    with pytest.raises((OSError, CommandError), match=rf"No space left on device: '{tmp_path}/alpha\.png'"):
-        matte(tmp_path / "image.png", tmp_path / "trimap.png")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["image.png", "trimap.png"]
-
-
-class Code:
-    """A pickle that would make a folder when it is read."""
-
-    def __reduce__(self):
-        return os.mkdir, ("ran",)
-
-
-def not_finite(path):
-    tensors = load_file(path)
-    tensors["decoder.matting_head.matting_convs.0.weight"][0, 0, 0, 0] = float("nan")
-    save_file(tensors, path)
-
-
-BAD_WEIGHTS = {
-    "not finite": (not_finite, "not finite"),
-    "a pickle with code": (lambda path: path.write_bytes(pickle.dumps(Code())), "damaged or no safetensors file"),
-    "a checkpoint with code": (lambda path: torch.save({"model": Code()}, path), "damaged or no safetensors file"),
-    "cut off": (lambda path: path.write_bytes(path.read_bytes()[:-9]), "damaged or no safetensors file"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_WEIGHTS)
-def test_weights_that_cannot_be_used_are_named_and_run_nothing(tmp_path, model_folder, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
-    folder = shutil.copytree(model_folder, tmp_path / "model")
-    damage, words = BAD_WEIGHTS[name]
-    damage(folder / WEIGHTS_FILE)
-    with pytest.raises(ModelFolderError, match=words) as error:
-        Predictor.load(folder, device="cpu")
-    assert str(folder) in str(error.value)
-    assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize("is_zipped", [True, False])
-def test_no_checkpoint_with_code_is_read_by_any_reader(tmp_path, monkeypatch, capsys, is_zipped):
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "weights.pth"
-    content = {"model": {"a": torch.zeros(1)}, "more": Code()}
-    torch.save(content, path) if is_zipped else path.write_bytes(pickle.dumps(content, protocol=2))
-    with pytest.raises(CheckpointError, match=f"{path} is no checkpoint of tensors and plain values"):
-        read_of_training(path)
-    with pytest.raises(ConversionError, match=f"{path} cannot be read as a checkpoint of tensors"):
-        read_published(path)
-    assert export.main(["--from-vitmatte", str(path), "--output", str(tmp_path / "model")]) == 1
-    assert f"export.py: {path} cannot be read" in capsys.readouterr().err
-    assert os.listdir() == ["weights.pth"]
-    torch.load(path, weights_only=False) if is_zipped else pickle.loads(path.read_bytes())
-    assert (tmp_path / "ran").exists()  # it would have

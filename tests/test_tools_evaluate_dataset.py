@@ -218,13 +218,3 @@ def test_a_plain_folder_needs_trimaps_where_they_count(plain_folder, network, by
     for parts in (by_files, [*network_too, "--protocol", "whole"]):
         assert evaluate.main(parts) == 1
         assert f"Missing folders:\n  {plain_folder / 'trimap'}\n" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("kind", ["image", "alpha", "pred"])
-def test_results_never_go_among_the_pictures(plain_folder, capsys, kind):
-    (plain_folder / "trimap").symlink_to(plain_folder / "alpha")
-    before = sorted(plain_folder.rglob("*"))
-    parts = ["--dataset", plain_folder, "--pred-dir", plain_folder / "pred", "--output", plain_folder / kind]
-    assert evaluate.main([*map(str, parts), "--workers", "1"]) == 1
-    assert f"{plain_folder / kind} holds images" in capsys.readouterr().err
-    assert sorted(plain_folder.rglob("*")) == before
