@@ -369,10 +369,13 @@ def two_waiting(tmp_path, max_wait_s):
         subprocess.Popen(command, cwd=REPOSITORY, env={**inherited, **same, "RANK": n, "LOCAL_RANK": n}, **pipes)
         for n in "01"
     ]
+    timer = threading.Timer(90, lambda: [rank.kill() for rank in ranks])  # or a rank that hangs would block the test
+    timer.start()
     try:
         assert [rank.stdout.readline() for rank in ranks] == ["waits\n"] * 2
         yield ranks
     finally:
+        timer.cancel()
         for rank in ranks:
             rank.kill()
             rank.communicate()
