@@ -75,7 +75,7 @@ def test_without_overlap_one_image_is_held_at_a_time():
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (DataError("not a\n  picture"), "not an image"),
+        (DataError("not an\n  image"), "not an image"),
         (FileNotFoundError("no such file"), "no such file"),
         (PermissionError(errno.EACCES, "Permission denied", "1.png"), "[Errno 13] Permission denied: '1.png'"),
     ],
