@@ -24,9 +24,10 @@ from engine.config.config import build_section, describe_differences, save_confi
 from engine.distributed.batch_norm import set_batch_norm
 from engine.distributed.fsdp import is_sharded, listed_blocks, shard
 from engine.distributed.launch import distribute
+from engine.distributed.padded_eval import evaluate
 from engine.ema import Ema
 from engine.hooks.checkpoint import PeriodicCheckpointer
-from engine.hooks.evaluation import EvaluateAndKeepBest, evaluate, evaluate_all, metric_names
+from engine.hooks.evaluation import EvaluateAndKeepBest, evaluate_all, metric_names
 from engine.hooks.loader_speed import LoaderBottleneckWarning
 from engine.hooks.metrics import DrawSamples, WriteMetrics
 from engine.interrupts import OutputError, output_file, uninterrupted
@@ -250,7 +251,7 @@ def evaluate_only(cfg: DictConfig, resume: bool) -> None:
     """Evaluate `train.init_checkpoint`, or with `resume` the last checkpoint of the config's folder.
 
     Raises:
-        LoaderError, OutOfMemory: see `engine.hooks.evaluation.evaluate`.
+        LoaderError, OutOfMemory: see `engine.distributed.padded_eval.evaluate`.
     """
     if cfg.dataloader.test is None:
         raise ConfigError("an evaluation needs a test set, and dataloader.test is null")

@@ -3,7 +3,8 @@
     python tests/count_functions.py tools/predict.py photo.png --trimap trimap.png --model MODEL --output alpha.png
     python tests/count_functions.py main.py --config-file configs/demo.py
 
-Run it from the repository's root; a copy of this file counts in any other commit. It counts distinct pairs of file
+Run it from the repository's root; a copy of this file counts in any other commit. The second command needs the data
+and the initial checkpoint that `make demo` writes to output/demo. It counts distinct pairs of file
 and qualified name that the main process calls after the imports, without modules, lambdas, comprehensions and class
 bodies. A training run ends after its first optimiser step.
 """

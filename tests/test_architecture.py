@@ -60,7 +60,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "engine.config": ENGINE,
     "engine.logging": (*ENGINE, "engine.logging"),
     "engine.stops": ("engine.interrupts", "engine.out_of_memory", "runtime", "torch", "detectron2"),
-    "engine.distributed": (*ENGINE, "engine.stops", "engine.distributed"),
+    "engine.distributed": (*ENGINE, "engine.out_of_memory", "engine.stops", "engine.distributed"),
     "engine.checkpoint": (*ENGINE, "engine.out_of_memory", "engine.distributed", "engine.checkpoint"),
     "engine.trainer": (*ENGINE, "engine.ema", "engine.distributed", "engine.checkpoint"),
     "engine.hooks": (*ENGINE, "engine.ema", "engine.out_of_memory", "engine.stops", "engine.logging",

@@ -13,8 +13,8 @@ from engine.checkpoint import sharded as sharded_checkpoint
 from engine.checkpoint.file import CheckpointError
 from engine.checkpoint.sharded import WHOLE_PART, ShardedCheckpointer, find_damage, read_folder
 from engine.distributed import fsdp as sharding
-from engine.distributed import padded_eval as even_passes
 from engine.distributed.fsdp import listed_blocks
+from engine.distributed.padded_eval import EvenLoader, FirstBatches
 from engine.interrupts import OutputError
 from runtime.errors import ConfigError
 from tests.helpers.sharding import FiniteNumberedImages, SumPredictions, build, finish, start
@@ -226,13 +226,10 @@ def test_a_list_that_is_none_and_a_torch_without_the_operation_are_one_line(monk
         sharding.check_backend("cpu")
 
 
-def test_processes_with_fewer_images_make_as_many_passes_and_count_their_own(monkeypatch):
-    monkeypatch.setattr(even_passes, "is_sharded", lambda model: True)
-    monkeypatch.setattr(even_passes.comm, "all_gather", lambda length: [length, 3])
+def test_ranks_with_fewer_images_make_as_many_passes_and_count_their_own():
     for num in (0, 2, 3):
-        loader, evaluator = even_passes.in_step(
-            None, DataLoader(FiniteNumberedImages(5), 1, sampler=range(num)), SumPredictions(), 60
-        )
+        shard = DataLoader(FiniteNumberedImages(5), 1, sampler=range(num))
+        loader, evaluator = EvenLoader(shard, 3, 60), FirstBatches(SumPredictions(), num)
         batches = list(loader)
         assert [batch["position"].item() for batch in batches] == [*range(num), 0, 0, 0][:3] and len(loader) == 3
         for _ in range(2):  # another evaluation begins anew
@@ -240,8 +237,3 @@ def test_processes_with_fewer_images_make_as_many_passes_and_count_their_own(mon
             for batch in batches:
                 evaluator.process(batch, {"pred_alpha": batch["alpha"]})
             assert list(evaluator._evaluator.sums) == [f"picture {position}" for position in range(num)]
-
-
-def test_the_evaluation_of_a_whole_network_adds_no_pass():
-    loader, _ = even_passes.in_step(build(), DataLoader(FiniteNumberedImages(2), 1), SumPredictions(), 60)
-    assert [batch["position"].item() for batch in loader] == [0, 1] and len(loader) == 2

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from engine.checkpoint import sharded as sharded_checkpoint
 from engine.checkpoint.file import CheckpointError, load_weights, read_checkpoint
 from engine.checkpoint.sharded import WHOLE_PART, ShardedCheckpointer, read_folder
-from engine.hooks.evaluation import evaluate
+from engine.distributed.padded_eval import evaluate
 from engine.interrupts import OutputError
 from inference.network import TiledEvaluation
 from runtime.atomic_write import remove_unfinished

@@ -9,7 +9,6 @@ import time
 
 import pytest
 import torch
-from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
 from data.loader.build import prepare_worker
@@ -28,22 +27,6 @@ TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE
 
 def options(*arguments):
     return argument_parser().parse_args([*arguments])
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "",
-        "--config-file a.py --resume --eval-only",
-        "--num-gpus 2 --num-machines 3 --machine-rank 1 --dist-url tcp://a:1 train.seed=1 --resume",
-        "train.seed=1 --num-gpus 2",
-        "--num-g 2",
-    ],
-)
-def test_options_are_detectron2s_but_for_trust_and_what_is_not_given_about_processes(line):
-    theirs = default_argument_parser()
-    theirs.set_defaults(trust_module=[], **dict.fromkeys(("num_gpus", "num_machines", "machine_rank", "dist_url")))
-    assert options(*line.split()) == theirs.parse_args(line.split())
 
 
 @pytest.mark.parametrize(
@@ -69,18 +52,12 @@ def test_a_process_knows_its_place(arguments, environment, place):
         (["--machine-rank", "1"], {}, "--machine-rank must be below --num-machines 1 and not negative, got 1"),
         ([], {"RANK": "0"}, "RANK=0, without WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT"),
         ([], {**TORCHRUN, "WORLD_SIZE": ""}, "without WORLD_SIZE.* unset RANK, LOCAL_RANK, LOCAL_WORLD_SIZE$"),
-        ([], {**TORCHRUN, "MASTER_PORT": ""}, "without MASTER_PORT"),
         ([], {**TORCHRUN, "RANK": "first"}, "RANK=first .* whole numbers"),
-        ([], {**TORCHRUN, "WORLD_SIZE": "-8"}, "WORLD_SIZE=-8 .* whole numbers"),
-        ([], {**TORCHRUN, "MASTER_PORT": "http"}, "MASTER_PORT=http, .* whole numbers"),
         ([], {**TORCHRUN, "MASTER_PORT": "65536"}, "MASTER_PORT must be 1 to 65535"),
         ([], {**TORCHRUN, "RANK": "8"}, "ranks must be below"),
-        ([], {**TORCHRUN, "LOCAL_RANK": "4"}, "ranks must be below"),
-        ([], {**TORCHRUN, "WORLD_SIZE": "0"}, "ranks must be below"),
         ([], {**TORCHRUN, "WORLD_SIZE": "6"}, "same number of processes"),
         (["--num-gpus", "1"], TORCHRUN, "--num-gpus is 1, but torchrun's environment says 4: leave the option out"),
         (["--num-machines", "1"], TORCHRUN, "--num-machines is 1, but torchrun's environment says 2"),
-        (["--machine-rank", "0"], TORCHRUN, "--machine-rank is 0, but torchrun's environment says 1"),
         (["--dist-url", "tcp://a:1"], TORCHRUN, "--dist-url is tcp://a:1, but .* says tcp://node0:29500"),
     ],
 )

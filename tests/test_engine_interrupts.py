@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,7 +21,6 @@ from engine.interrupts import (
 )
 from engine.run import save_on_stop
 from engine.trainer import NonFiniteError, Trainer
-from tests.helpers.paths import REPOSITORY
 from tests.helpers.toy_training import Toy, toy_training_with_checkpoints
 
 NAMES = [number.name for number in SIGNALS]
@@ -73,21 +70,6 @@ def test_a_signal_that_is_ignored_at_the_start_stays_ignored(name):
     assert signal.getsignal(signal.Signals[name]) is signal.SIG_IGN
 
 
-def test_a_platform_without_a_signal_does_without_it():
-    """Windows has SIGTERM and SIGINT of these."""
-    code = """
-import enum, signal
-signal.Signals = enum.IntEnum("Signals", {"SIGINT": 2, "SIGTERM": 15})
-for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"):
-    delattr(signal, name)
-import engine.interrupts
-print(*engine.interrupts.SIGNALS)
-"""
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert done.stdout == "15 2\n"
-
-
 def test_a_signal_after_the_training_raises_again():
     with StopSignals():
         with uninterrupted():
@@ -131,11 +113,6 @@ def test_forked_processes_heed_sigterm_alone(name, status):
             send(name)
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == status
-
-
-def test_nobody_listens_outside_of_a_training():
-    with interruptible():
-        pass
 
 
 class Slow:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import mmap
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from engine.config.config import load_config
-from engine.hooks.metrics import DrawSamples, WriteMetrics, resident_memory_gb
+from engine.hooks.metrics import DrawSamples, WriteMetrics
 from engine.interrupts import OutputError
 from engine.logging.run_record import git_state, read_record, record_run
 from engine.logging.writers import JsonWriter, ProgressWriter, WandbWriter, build_writers
@@ -77,14 +76,6 @@ def test_images_per_second_are_those_of_all_processes(tmp_path):
     rows = rows_of(tmp_path / "metrics.json")
     assert [row["iteration"] for row in rows] == [4, 9, 11]
     assert all(row["images_per_second"] == trainer.samples_per_iteration / 0.25 == 16 for row in rows)
-
-
-def test_resident_memory_grows_by_what_is_taken():
-    before = resident_memory_gb()
-    with mmap.mmap(-1, 100_000_000) as taken:  # new pages: an array may lie in what the process has freed
-        taken.write(b"1" * 100_000_000)
-        assert resident_memory_gb() - before > 0.08
-    assert resident_memory_gb() - before < 0.12  # the text may be kept
 
 
 def test_a_resume_goes_on_in_the_same_files_and_a_new_training_does_not(tmp_path):

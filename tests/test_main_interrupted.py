@@ -15,7 +15,7 @@ import torch
 import main
 from engine import run as training
 from engine.checkpoint.file import read_checkpoint
-from engine.hooks.evaluation import evaluate
+from engine.distributed.padded_eval import evaluate
 from engine.hooks.metrics import WriteMetrics
 from engine.interrupts import OutputError
 from tests.helpers.main_command import at_iteration, refusal, same_weights, stopped

@@ -24,7 +24,7 @@ from runtime.yaml_files import dump_yaml, load_yaml, parse_yaml
 TRAINING_SECTIONS = ("train", "model", "dataloader", "optimizer", "lr_multiplier")
 
 MAY_BE_NULL = ("train.best_checkpoint", "train.pictures")
-"""Sections of plain values that may be null. Of others, what they are the arguments of knows."""
+"""Sections of plain values that may be null. Other sections are validated by the function that they configure."""
 
 
 def load_config(path: str | Path, sections: Sequence[str] = (), trusted: Sequence[str] = ()) -> DictConfig:
@@ -90,7 +90,7 @@ def _as_settings(cfg: DictConfig) -> dict[str, Any]:
 
 
 def save_config(cfg: DictConfig, path: Path) -> None:
-    """Write a config that `load_config` reads again: whole, or not at all.
+    """Write a config that `load_config` reads again, by an atomic write.
 
     Raises:
         OutputError: where the folder cannot be written.
@@ -99,13 +99,13 @@ def save_config(cfg: DictConfig, path: Path) -> None:
 
 
 def describe_differences(path: Path, cfg: DictConfig) -> list[str]:
-    """Say which settings of a config are others than a saved one's, as "key: before -> now".
+    """List the settings in which a config differs from a saved one, as "key: before -> now".
 
-    Values are compared as they are written: of those that follow from others, the others alone are named. Of the saved
-    one nothing is built or imported.
+    Values are compared as written, so values that are interpolated from a changed one are not listed. Nothing of the
+    saved config is built or imported.
 
     Raises:
-        ConfigError: where the saved one is no config.
+        ConfigError: the saved file is no config.
     """
     saved, written = read_settings(path), migrate(parse_yaml(_as_yaml(cfg)))
     before, now = _by_dotted_key(saved), _by_dotted_key(written)
@@ -187,14 +187,14 @@ def _set(cfg: DictConfig, override: str, before: dict[str, Any]) -> None:
 
 
 def check_whole(cfg: DictConfig, key: str, least: int) -> None:
-    """Raise a ConfigError unless a key stands for a whole number of at least so much."""
+    """Raise a ConfigError unless the value of a key is a whole number of at least `least`."""
     number = _value(cfg, key)
     if not isinstance(number, int) or isinstance(number, bool) or number < least:
         raise ConfigError(f"{key} must be a whole number of at least {least}, got {number!r}")
 
 
 def check_number_or_null(cfg: DictConfig, key: str) -> None:
-    """Raise a ConfigError unless a key stands for a finite number or for null."""
+    """Raise a ConfigError unless the value of a key is a finite number or null."""
     number = _value(cfg, key)
     if number is not None and (
         not isinstance(number, int | float) or isinstance(number, bool) or not math.isfinite(number)
@@ -226,12 +226,12 @@ def dotted_keys(cfg: Any, prefix: str = "") -> list[str]:
 
 
 def _value(cfg: DictConfig, key: str) -> Any:
-    """What a key stands for; None where its interpolation cannot be computed."""
+    """Return the value of a key; None if its interpolation cannot be computed."""
     return OmegaConf.select(cfg, key, throw_on_resolution_failure=False)
 
 
 def _check_kind(key: str, before: Any, after: Any) -> None:
-    """Refuse a value of another kind than the one before; None, where it may be, stands for each kind."""
+    """Refuse a value of another kind than the one before. None stands for each kind, if it is allowed."""
     is_needed = OmegaConf.is_dict(before) and key not in MAY_BE_NULL and ("_target_" not in before or "." not in key)
     if after is None and (is_needed or key == "train.output_dir"):
         raise ConfigError(f"{key} is needed, got null")
@@ -251,7 +251,7 @@ def _check_kind(key: str, before: Any, after: Any) -> None:
 
 
 def _hint(key: str, known: list[str]) -> str:
-    """Keys that are spelt alike, or that end alike; "" where there are none."""
+    """Suggest keys with a similar spelling or ending; "" if there are none."""
     leaf = key.rpartition(".")[2]
     close = difflib.get_close_matches(key, known, cutoff=0.8) or [
         name for name in known if difflib.get_close_matches(leaf, [name.rpartition(".")[2]], cutoff=0.8)

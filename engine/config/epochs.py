@@ -30,7 +30,7 @@ def iterations_per_epoch(samples_per_epoch: int, batch_size: int, world_size: in
         accumulation: batches of each process in an iteration.
 
     Raises:
-        ConfigError: where one of them is no whole number of at least 1.
+        ConfigError: one of them is no whole number of at least 1.
     """
     counts = {
         "train.samples_per_epoch": samples_per_epoch,
@@ -56,14 +56,14 @@ def epochs_to_iterations(epochs: float, per_epoch: int) -> int:
 
 
 def milestones(max_iter: int, *fractions: float) -> list[int]:
-    """Iterations at which the learning rate steps, strictly increasing and inside the training however short it is.
+    """Return the iterations at which the learning rate steps: strictly increasing, and inside a run of any length.
 
     Args:
-        max_iter: length of the training in iterations.
-        fractions: ascending positions of the steps in (0, 1), as parts of the training.
+        max_iter: length of the run in iterations.
+        fractions: ascending positions of the steps in (0, 1), as parts of the run.
 
     Raises:
-        ConfigError: where there are not more iterations than steps.
+        ConfigError: there are not more iterations than steps.
     """
     if max_iter <= len(fractions):
         raise ConfigError(
@@ -80,7 +80,7 @@ def milestones(max_iter: int, *fractions: float) -> list[int]:
 def warmup_fraction(
     warmup_samples: int, batch_size: int, world_size: int, max_iter: int, accumulation: int = 1
 ) -> float:
-    """Part of the training that is warm-up: constant in samples, at most `MAX_WARMUP_FRACTION`.
+    """Return the part of the run that is warm-up: constant in samples, at most `MAX_WARMUP_FRACTION`.
 
     Raises:
         ConfigError: where the number of samples is negative or none.
@@ -93,7 +93,7 @@ def warmup_fraction(
 def build_decay(
     kind: str, values: Sequence[float], milestones: Sequence[int], num_updates: int, end_value: float = 0.0
 ) -> ParamScheduler:
-    """Build the schedule that follows the warm-up, a multiplier over the fraction of the training that is done.
+    """Build the schedule that follows the warm-up, a multiplier over the completed fraction of the run.
 
     Args:
         kind: "steps", from one of the values to the next at each milestone; or "cosine", half a period from the first

@@ -3,14 +3,13 @@
 import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.engine import hooks
-from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from torch import nn
@@ -19,14 +18,12 @@ from torch.utils.data import DataLoader
 from engine.batches import TIMEOUT_S, LoaderError
 from engine.checkpoint.file import Checkpointer, CheckpointError, read_checkpoint
 from engine.distributed.fsdp import is_sharded
-from engine.distributed.launch import share_buffers
-from engine.distributed.padded_eval import in_step
+from engine.distributed.padded_eval import MEMORY_ADVICE, Wrap, evaluate
 from engine.interrupts import StopRequested, interruptible, write_text
 from engine.out_of_memory import OutOfMemory
-from engine.stops import as_stop
 from engine.trainer import Trainer
 from runtime.atomic_write import backup
-from runtime.errors import ConfigError, UserError
+from runtime.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -38,21 +35,8 @@ MAX_TRIES = 3
 TRIED = ", begun anew by resumes: "
 """In the record of the last evaluation: followed by the number of tries of an evaluation that is not made yet."""
 
-MEMORY_ADVICE = (
-    "Lower dataloader.test_network.tile_px or reduce the test images; or set dataloader.test=null and evaluate the "
-    "checkpoints by --eval-only on a machine with more memory"
-)
-
-Wrap = Callable[[nn.Module], nn.Module]
-"""Network -> what is evaluated instead, with the same tensors."""
-
 MODES: dict[str, Callable[[float, float], bool]] = {"min": lambda a, b: a < b, "max": lambda a, b: a > b}
 """Name -> whether metric a is better than metric b."""
-
-
-def uncompiled() -> AbstractContextManager[None]:
-    """Run networks uncompiled in the block: test images have many sizes, and each would be compiled."""
-    return torch.compiler.set_stance("force_eager")
 
 
 class IncompleteEvaluation(Exception):  # noqa: N818  it is handled, and ends nothing
@@ -65,70 +49,6 @@ class IncompleteEvaluation(Exception):  # noqa: N818  it is handled, and ends no
     def __init__(self, message: str, results: dict[str, Any]) -> None:
         super().__init__(message)
         self.results = results
-
-
-def evaluate(
-    model: nn.Module,
-    test_loader: DataLoader,
-    evaluator: DatasetEvaluator,
-    wrap: Wrap | None = None,
-    timeout_s: float = TIMEOUT_S,
-) -> dict[str, Any]:
-    """Evaluate a network, each rank on its shard of the test set, and log the result.
-
-    Args:
-        model: bare, not wrapped for several processes; its mode stays as it is.
-        test_loader: loads this rank's shard.
-        evaluator: detectron2's interface; it is reset first.
-        wrap: returns what runs instead of the model; None runs the model itself.
-        timeout_s: see `engine.batches.next_batch`.
-
-    Returns: what the evaluator gives in this process, a nested dict of metrics.
-
-    Raises:
-        LoaderError: images vanished or changed, or a worker died or is stuck. Every process raises it; with a sharded
-            network, only the process that it happens to.
-        OutOfMemory: likewise.
-    """
-    share_buffers(model)
-    is_training, is_alone = model.training, is_sharded(model)
-    part = in_step(model, test_loader, evaluator, timeout_s)
-    try:
-        with uncompiled():
-            _together(partial(inference_on_dataset, wrap(model) if wrap else model, *part), is_alone)
-    finally:
-        model.train(is_training)  # detectron2 leaves it in evaluation mode after an error
-    results = _together(evaluator.evaluate, is_alone) or {}
-    print_csv_format(results)
-    return results
-
-
-def _together(work: Callable[[], Any], is_alone: bool) -> Any:
-    """Do this process's part of an evaluation. What stops one process is raised in all of them.
-
-    Args:
-        work: waits for no other process, except with a sharded network.
-        is_alone: raise it in this process alone. The others are in the middle of a pass and wait for its shard.
-    """
-    result, stop = None, None
-    try:
-        result = work()
-    except (LoaderError, Exception) as error:
-        stop = as_stop(error, MEMORY_ADVICE)
-        if stop is None and isinstance(error, OSError | UserError):  # of images that vanished or changed
-            logger.exception("The evaluation failed")
-            # The last line: an error of a worker begins with its traceback.
-            stop = LoaderError(f"the evaluation failed: {str(error).strip().splitlines()[-1]}")
-        if not isinstance(stop, LoaderError | OutOfMemory):
-            raise
-    if is_alone and stop is not None:
-        stop.is_shared = comm.get_world_size() == 1
-        raise stop
-    stops = [] if is_alone else [each for each in comm.all_gather(stop) if each is not None]
-    for each in sorted(stops, key=lambda each: isinstance(each, OutOfMemory)):
-        each.is_shared = True
-        raise each
-    return result
 
 
 def evaluate_all(

@@ -60,7 +60,7 @@ class LoaderBottleneckWarning(hooks.HookBase):
 
 
 def speed_advice(num_workers: int, num_cores: int, num_processes: int) -> str:
-    """Say what would make the loader of one of a machine's training processes faster."""
+    """Advise how to make the loader of one process faster."""
     share = max(1, num_cores // num_processes)
     owned = f"of {num_cores} cores, {share} for each training process"
     if num_workers < share:

@@ -15,7 +15,7 @@ from detectron2.utils.events import EventWriter
 from torch import Tensor, nn
 
 from engine.distributed.fsdp import is_sharded
-from engine.hooks.evaluation import uncompiled
+from engine.distributed.padded_eval import uncompiled
 from engine.interrupts import OutputError
 from engine.logging.writers import WINDOW, ProgressWriter
 from engine.trainer import Trainer
@@ -108,23 +108,22 @@ class WriteMetrics(hooks.HookBase):
 
 
 class DrawSamples(hooks.HookBase):
-    """Every so often has samples of the last batch drawn, with what the networks make of them in evaluation mode.
+    """Periodically draws samples of the last batch with the networks' outputs in evaluation mode.
 
-    Belongs in every process, before `WriteMetrics`: parts of a network that is sharded over the processes are needed
-    everywhere, else the main one does it alone. Weights, BatchNorm's statistics and the random numbers of later steps
-    are what they would be without.
+    Every process has this hook, before `WriteMetrics`. A sharded network runs in all of them, any other only in the
+    main process. Weights, BatchNorm's statistics and the random numbers of later steps do not change.
 
     Args:
-        draw: takes the samples' arrays by name, the same of each network's outputs, and the path of the picture to
-            write, and gives the picture, (H, W, 3) float in [0, 1].
+        draw: takes the samples' arrays by name, the same of each network's outputs, and the path of the image to
+            write. It returns the image, (H, W, 3) float in [0, 1].
         networks: name -> bare network.
-        folder: of the training.
+        folder: folder of the run.
         period: in iterations, 0 for none.
-        num_samples: of a batch, at most.
+        num_samples: largest number of samples of a batch.
 
     Raises:
-        ConfigError: numbers that are none of these.
-        OutputError: in training, where the picture cannot be written.
+        ConfigError: other numbers.
+        OutputError: in training: the image cannot be written.
     """
 
     trainer: Trainer
@@ -169,7 +168,7 @@ class DrawSamples(hooks.HookBase):
 
 
 def resident_memory_gb() -> float | None:
-    """Tell how much memory this process has, in 10^9 bytes; None where the system has no /proc."""
+    """Return the resident memory of this process in 10^9 bytes; None if the system has no /proc."""
     try:
         num_pages = int(Path("/proc/self/statm").read_text().split()[1])
     except FileNotFoundError:
@@ -178,5 +177,5 @@ def resident_memory_gb() -> float | None:
 
 
 def _arrays(tensors: Mapping[str, Any]) -> Arrays:
-    """Give the tensors among some things as numpy arrays."""
+    """Return the tensors among some values as numpy arrays."""
     return {name: value.float().cpu().numpy() for name, value in tensors.items() if isinstance(value, Tensor)}

@@ -37,7 +37,7 @@ def record_run(cfg: DictConfig, start_iteration: int) -> None:
     run.json that is none is backed up.
 
     Args:
-        cfg: whole, without the model in it.
+        cfg: complete, without the model in it.
         start_iteration: first one that is done; more than 0 is a resume.
 
     Raises:
@@ -82,7 +82,7 @@ def is_restarted(folder: Path) -> bool:
 
 
 def read_record(path: Path) -> list[dict[str, Any]]:
-    """Read the entries so far, none where there is no file; a file with other content is backed up."""
+    """Read the entries so far; none if there is no file. Back up a file with other content."""
     if not path.is_file():
         return []
     try:

@@ -12,9 +12,9 @@ from engine.interrupts import OutputError
 
 
 class LogFile(logging.StreamHandler):
-    """What detectron2 hangs up for log.txt; where a line cannot be written, it says so once and goes silent.
+    """Handler of log.txt. If a line cannot be written, it reports that once and writes nothing more.
 
-    A training run is not ended for a line of its log: where the disk is full, the next metrics or checkpoint tell.
+    A run does not end because of a line of its log. If the disk is full, the next metrics or checkpoint report it.
     """
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
@@ -33,7 +33,7 @@ def set_up_logs(folder: str, rank: int, packages: Iterable[str]) -> None:
     """Send the messages of some packages to the console and to log.txt; those of rank n > 0 to log.txt.rankn alone.
 
     Args:
-        folder: of the training; it is made.
+        folder: folder of the run; it is made.
         rank: of this process.
         packages: top-level names.
 
