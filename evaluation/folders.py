@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.image_io.formats import find_images, picture_name
+from data.image_io.formats import find_images, image_name
 from data.image_io.images import DataError, read_raw_alpha, read_raw_image, to_float
 from data.trimap import trimap_from_alpha, unknown_mask
 from evaluation.metrics import PROTOCOLS, Protocol, as_protocol, measure, unknown_region
@@ -159,7 +159,7 @@ def _files_by_name(folder: Path, problems: list[str]) -> dict[str, Path]:
             except UnicodeEncodeError:  # such a name cannot be written to the results
                 problems.append(f"{folder}: the name {ascii(path.name)} is not UTF-8: rename the file")
                 continue
-            name = picture_name(path)
+            name = image_name(path)
             if name in table:
                 problems.append(f"{path} and {table[name].name} have one name: keep one of them")
             table[name] = path

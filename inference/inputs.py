@@ -14,11 +14,11 @@ from data.image_io.decoding import pixels_of
 from data.image_io.images import DataError, as_colours, as_unit_floats, read_raw_image
 from data.trimap import read_trimap, trimap_for_matting
 
-Picture: TypeAlias = NDArray | Tensor | Image.Image | str | os.PathLike
+ImageLike: TypeAlias = NDArray | Tensor | Image.Image | str | os.PathLike
 CHANNELS = (1, 3, 4)
 
 
-def check_pair(image: Picture, trimap: Picture) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def check_pair(image: ImageLike, trimap: ImageLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Bring an image and its trimap to the form that a network takes.
 
     Args:

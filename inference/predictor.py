@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from data.trimap import UNKNOWN
 from inference.defaults import float32_on_cpu
 from inference.formats.model_folder import read_model_folder
-from inference.inputs import Picture, check_pair
+from inference.inputs import ImageLike, check_pair
 from inference.network import TILE_PX, Network, TorchNetwork
 from modeling.test_time_augmentation import AverageViews
 from runtime.errors import ConfigError
@@ -92,7 +92,7 @@ class Predictor:
         logger.info("%s runs on %s (asked for: %s, %s)", source, network.name, device, precision)
         return cls(network, None if views is None else AverageViews.parse(views))
 
-    def predict(self, image: Picture, trimap: Picture) -> NDArray[np.float32]:
+    def predict(self, image: ImageLike, trimap: ImageLike) -> NDArray[np.float32]:
         """Predict the alpha of an image.
 
         Args:

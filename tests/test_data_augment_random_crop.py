@@ -54,7 +54,7 @@ def alphas(crop_px: int, seed: int, *images: np.ndarray, **ranges: Any) -> list[
     rng = np.random.default_rng(seed)
     sources = [DecodedForeground(np.dstack([alpha] * 3), alpha) for alpha in images]
     view = DrawView(**{**PLAIN, **ranges})(crop_px, sources[0].size, sources[0].unknown_points(rng), rng)
-    matrices = [view.from_picture(source.size) for source in sources]
+    matrices = [view.from_image(source.size) for source in sources]
     pairs = zip(sources, matrices, strict=True)
     return [sample_layer(source, matrix, crop_px, cv2.INTER_LINEAR)[0][:, :, 0] for source, matrix in pairs]
 
@@ -159,7 +159,7 @@ def test_an_image_is_resized_onto_its_frame():
         100, (300, 100), np.empty((0, 2)), np.random.default_rng(0)
     )
     np.testing.assert_allclose(view.frame, [150, 150])
-    np.testing.assert_allclose(view.from_picture((300, 100)) @ [300, 100, 1], view.from_frame @ [150, 150, 1])
+    np.testing.assert_allclose(view.from_image((300, 100)) @ [300, 100, 1], view.from_frame @ [150, 150, 1])
 
 
 @pytest.mark.parametrize(

@@ -70,10 +70,10 @@ def test_flips_and_quarter_turns_are_exact(interpolation):
 def test_an_affine_map_agrees_with_scipy():
     alpha = smooth(90, 120)
     to_crop = translation(np.array([20, 10])) @ np.array([[0.9, 0.3, 0], [-0.2, 1.1, 0], [0, 0, 1]])
-    to_picture = np.linalg.inv(to_crop)
+    to_image = np.linalg.inv(to_crop)
     x, y = np.meshgrid(np.arange(64) + 0.5, np.arange(64) + 0.5)
-    columns = to_picture[0, 0] * x + to_picture[0, 1] * y + to_picture[0, 2] - 0.5
-    rows = to_picture[1, 0] * x + to_picture[1, 1] * y + to_picture[1, 2] - 0.5
+    columns = to_image[0, 0] * x + to_image[0, 1] * y + to_image[0, 2] - 0.5
+    rows = to_image[1, 0] * x + to_image[1, 1] * y + to_image[1, 2] - 0.5
     sampled = sample_layer(picture(90, 120), alpha, to_crop, 64, cv2.INTER_LINEAR)[0][:, :, 0]
     is_inside = (rows > 1) & (rows < 88) & (columns > 1) & (columns < 118)
     assert is_inside.mean() > 0.4

@@ -10,7 +10,7 @@ from PIL import Image
 
 from data.checks.dataset import as_colours
 from data.checks.duplicates import MIN_CORRELATION, find_alike, find_duplicates, make_fingerprint
-from data.checks.files import read_picture
+from data.checks.files import read_stored_image
 from data.checks.pixels import (
     describe_alpha,
     describe_trimap,
@@ -45,16 +45,16 @@ def test_a_file_without_its_end_is_told_from_one_that_is_damaged(tmp_path, suffi
     content = encode(photograph(0), suffix)
     for length in (len(content) - 300, len(content) // 2, len(content) // 4, 60, 12 if suffix != ".ppm" else 60):
         path.write_bytes(content[:length])
-        image, findings = read_picture(path)
+        image, findings = read_stored_image(path)
         assert image is None and [finding.code for finding in findings] == ["truncated"], length
     damaged = bytearray(content)
     for place in range(len(content) // 2, len(content) // 2 + 40):
         damaged[place] ^= 0x5A
     path.write_bytes(damaged)
-    codes = [finding.code for finding in read_picture(path)[1]]
+    codes = [finding.code for finding in read_stored_image(path)[1]]
     assert codes == ["unreadable"] if suffix == ".png" else codes in ([], ["unreadable"])  # others may be decoded yet
     path.write_bytes(content)
-    image, findings = read_picture(path)
+    image, findings = read_stored_image(path)
     assert findings == [] and (suffix == ".jpg" or (image.pixels == photograph(0)).all())
 
 
@@ -63,7 +63,7 @@ def test_a_16_bit_png_without_its_last_bytes_is_cut_off_and_one_of_bad_pixels_is
     content = encode(as_16_bit(photograph(0)), ".png")
     for broken, code in ((content[:-3], "truncated"), (content[:300] + bytes(9) + content[309:], "unreadable")):
         (tmp_path / "a.png").write_bytes(broken)
-        assert [finding.code for finding in read_picture(tmp_path / "a.png")[1]] == [code]
+        assert [finding.code for finding in read_stored_image(tmp_path / "a.png")[1]] == [code]
 
 
 def test_a_camera_s_jpeg_of_two_images_is_a_jpeg(tmp_path):
@@ -71,7 +71,7 @@ def test_a_camera_s_jpeg_of_two_images_is_a_jpeg(tmp_path):
     first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
     with Image.open(tmp_path / "a.jpg") as image:
         assert image.format == "MPO"
-    assert read_picture(tmp_path / "a.jpg")[1] == []
+    assert read_stored_image(tmp_path / "a.jpg")[1] == []
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
@@ -81,7 +81,7 @@ def test_the_orientation_is_read_of_all_formats_that_have_one(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     for tags, orientation in ((None, 1), (exif, 6)):
         save(path, photograph(0), **({"exif": tags} if tags else {}))
-        image, findings = read_picture(path)
+        image, findings = read_stored_image(path)
         assert findings == [] and image.orientation == orientation
         assert image.pixels.shape == ((128, 160, 3) if orientation == 1 else (160, 128, 3))
 
@@ -183,7 +183,7 @@ def test_the_same_pixels_are_found_in_any_format_and_other_pixels_are_not(tmp_pa
         for name, pixels in (("photo", photo), ("grey", grey)):
             path = tmp_path / f"{name}{suffix}"
             path.write_bytes(encode(pixels, suffix))
-            copies = [fingerprint(path, read_picture(path)[0].pixels), fingerprint("16 bit", as_16_bit(pixels))]
+            copies = [fingerprint(path, read_stored_image(path)[0].pixels), fingerprint("16 bit", as_16_bit(pixels))]
             assert [(found.code, found.detail) for found in find_duplicates(copies, test)] == [
                 ("duplicate", f"the pixels of {name}")
             ] * 2

@@ -12,7 +12,7 @@ from data.datasets import composition as datasets
 from data.datasets.composition import CompositionDataset, MattingFolder
 from data.image_io import images
 from data.image_io.formats import find_images
-from data.image_io.images import DataError, PictureFile, to_uint8
+from data.image_io.images import DataError, EncodedImage, to_uint8
 from runtime.errors import ConfigError
 from tests.helpers.dataset_settings import grouped
 
@@ -91,13 +91,13 @@ def record(dataset: CompositionDataset, monkeypatch: pytest.MonkeyPatch, keys: l
     used: list[list[str]] = []
     opened: list[str] = []
 
-    class Recorded(PictureFile):
+    class Recorded(EncodedImage):
         def __init__(self, path: str | Path) -> None:
             opened.append(Path(path).name)
             super().__init__(path)
 
-    monkeypatch.setattr(images, "PictureFile", Recorded)
-    monkeypatch.setattr(datasets, "PictureFile", Recorded)
+    monkeypatch.setattr(images, "EncodedImage", Recorded)
+    monkeypatch.setattr(datasets, "EncodedImage", Recorded)
     for key in keys:
         opened.clear()
         dataset[key]

@@ -208,7 +208,7 @@ def test_the_pages_layouts_are_layouts():
 
 def test_the_pages_table_is_that_of_the_layouts():
     rows = re.findall(r"^\| `([\w-]+)` \| (\w+) \| `(.*?)`", YOUR_DATA, flags=re.MULTILINE)
-    roots = [(name, entry.kind, Path(entry.root, entry.picture_dirs[0])) for name, entry in TRAINING_LAYOUTS.items()]
+    roots = [(name, entry.kind, Path(entry.root, entry.image_dirs[0])) for name, entry in TRAINING_LAYOUTS.items()]
     assert [(name, kind, Path(folder)) for name, kind, folder in rows] == roots
 
 

@@ -66,7 +66,7 @@ def test_a_view_is_inside_holds_its_point_and_shrinks_no_more_than_it_must(seed,
     draw_view = DrawInnerView(0.25, 640, 30.0, 0, (0.8, 1.25), 10.0, 0.5, (1.0, 1.5, 2.0), 2.0)
     point = np.random.default_rng(seed).integers(size)
     view = draw_view(64, size, point[None], np.random.default_rng(seed))
-    to_crop = view.from_picture(size)
+    to_crop = view.from_image(size)
     corners = np.array([[0, 0, 1], [0, 64, 1], [64, 0, 1], [64, 64, 1]]) @ np.linalg.inv(to_crop).T
     assert (corners[:, :2] > -1e-6).all() and (corners[:, :2] < np.array(size) + 1e-6).all()
     spans = np.ptp(corners[:, :2], axis=0)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from data.image_io.decoding import decode, decode_jpeg, read_jpeg_header
-from data.image_io.images import DataError, PictureFile
+from data.image_io.images import DataError, EncodedImage
 from runtime.errors import UserError
 
 
@@ -39,7 +39,7 @@ def test_jpegs_are_decoded_to_the_pixels_of_pillow(tmp_path, mode, reduction):
         image.draft(None, (157 // reduction, 203 // reduction))
         expected = np.asarray(image)
     assert expected.shape[:2] == (-(-203 // reduction), -(-157 // reduction))
-    read = PictureFile(tmp_path / "a.jpg").read(reduction)
+    read = EncodedImage(tmp_path / "a.jpg").read(reduction)
     np.testing.assert_allclose(read.astype(int), expected, atol=1)  # each brings a libjpeg of its own
 
 
@@ -47,11 +47,11 @@ def test_sizes_come_from_the_header_of_a_jpeg(tmp_path):
     Image.fromarray(smooth(40, 60)).save(tmp_path / "a.jpg")
     cut_off = (tmp_path / "a.jpg").read_bytes()[:-200]
     (tmp_path / "a.jpg").write_bytes(cut_off)
-    assert PictureFile(tmp_path / "a.jpg").size() == (60, 40)
+    assert EncodedImage(tmp_path / "a.jpg").size() == (60, 40)
     with pytest.raises(DataError, match=r"a\.jpg.*complete"):
-        PictureFile(tmp_path / "a.jpg").read()
+        EncodedImage(tmp_path / "a.jpg").read()
     Image.fromarray(smooth(40, 60)).save(tmp_path / "a.png")
-    assert PictureFile(tmp_path / "a.png").size() == (60, 40)
+    assert EncodedImage(tmp_path / "a.png").size() == (60, 40)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from tests.helpers.paths import REPOSITORY
 
 
 def fill(folder: Path, *names: str) -> None:
-    """Put empty files below a folder: finding opens no picture."""
+    """Put empty files below a folder: finding opens no image."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
@@ -42,15 +42,15 @@ def pairs(*names: str) -> list[ForegroundFile]:
 def test_every_layout_is_found_where_it_says(root, name):
     layout = TRAINING_LAYOUTS[name]
     base = root / layout.root
-    for folder in layout.picture_dirs:
+    for folder in layout.image_dirs:
         fill(base / folder, "b.jpg", "a.jpg")
     for folder in layout.alpha_dirs:
         fill(base / folder, "a.png", "b.png")
-    pictures = [base / folder / picture for folder in layout.picture_dirs for picture in ("a.jpg", "b.jpg")]
+    images = [base / folder / image for folder in layout.image_dirs for image in ("a.jpg", "b.jpg")]
     alphas = [base / folder / alpha for folder in layout.alpha_dirs for alpha in ("a.png", "b.png")]
-    expected = list(zip(pictures, alphas or [None] * len(pictures), strict=True))
+    expected = list(zip(images, alphas or [None] * len(images), strict=True))
     if layout.kind == "backgrounds":
-        assert find_backgrounds([name]) == pictures
+        assert find_backgrounds([name]) == images
     elif layout.kind == "images":
         assert find_real_images(name) == expected
     else:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from data.image_io.images import DataError, PictureFile, read_raw
+from data.image_io.images import DataError, EncodedImage, read_raw
 from data.sources.foregrounds import (
     NUM_POINTS,
     DecodedForeground,
@@ -142,7 +142,7 @@ def test_hidden_colours_of_a_jpeg_stay_hidden(tmp_path, reduction):
     box = (8, 16, 128, 80)
     for name, is_reduced in (("continued", True), ("white", False)):
         file = ForegroundFile(tmp_path / f"{name}.jpg", tmp_path / "alpha.png")
-        whole = PictureFile(file.path)
+        whole = EncodedImage(file.path)
         weighted = average_layer(whole.read()[16:80, 8:128], stripes[16:80, 8:128], reduction)
         plain = whole.read(reduction)[16 // reduction : 80 // reduction, 8 // reduction : 128 // reduction]
         for _ in range(2):  # the first read, and one that knows the file

@@ -55,9 +55,9 @@ def test_set(tmp_path):
         trimap = np.where(alpha == 1, 255, np.where(alpha == 0, 0, 0 if i == 3 else 128))
         stored = (65535 * alpha).astype(np.uint16) if i % 2 else (255 * alpha).astype(np.uint8)
         noisy = 255 * np.clip(alpha[:, :, None] + rng.normal(0, 0.3 + i / 20, (height, width, 3)), 0, 1)
-        for folder, picture in {"merged": noisy, "trimaps": trimap, "alpha_copy": stored}.items():
-            depth = np.uint16 if picture.dtype == np.uint16 else np.uint8
-            cv2.imwrite(str(tmp_path / folder / f"{i}.png"), picture.astype(depth))
+        for folder, image in {"merged": noisy, "trimaps": trimap, "alpha_copy": stored}.items():
+            depth = np.uint16 if image.dtype == np.uint16 else np.uint8
+            cv2.imwrite(str(tmp_path / folder / f"{i}.png"), image.astype(depth))
     return tmp_path
 
 
@@ -118,9 +118,9 @@ def test_a_ground_truth_of_16_bit_rounds_as_its_file_does_for_all_values(tmp_pat
     values = np.arange(65536).reshape(256, 256)
     levels = (values + 128) // 257
     assert np.abs(levels * 257 - values).max() == 128
-    for folder, picture in {"merged": levels, "trimaps": np.full_like(values, 128)}.items():
+    for folder, image in {"merged": levels, "trimaps": np.full_like(values, 128)}.items():
         (tmp_path / folder).mkdir()
-        cv2.imwrite(str(tmp_path / folder / "all.png"), picture.astype(np.uint8))
+        cv2.imwrite(str(tmp_path / folder / "all.png"), image.astype(np.uint8))
     (tmp_path / "alpha_copy").mkdir()
     cv2.imwrite(str(tmp_path / "alpha_copy" / "all.png"), values.astype(np.uint16))
     (inputs,) = build_test_loader(matting_folder_of(tmp_path), num_workers=0)

@@ -20,9 +20,9 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 NAMES = ["a_0", "a_1", "b", "c"]
 
 
-def write(path: Path, picture: np.ndarray) -> None:
+def write(path: Path, image: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), picture)
+    cv2.imwrite(str(path), image)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_the_whole_image_needs_no_trimap(test_set):
     assert [row["pixels"] for row in without.rows.values()] == [(24 + i) * (30 - i) for i in range(4)]
 
 
-def test_trimaps_can_be_made_from_the_truths(test_set):
+def test_trimaps_can_be_made_from_the_ground_truths(test_set):
     found = evaluate_folders(*folders(test_set), trimap_radius_px=3)
     for name in NAMES:
         pred, label = (read_raw_alpha(test_set / folder / f"{name}.png") for folder in ("pred", "label"))

@@ -260,7 +260,7 @@ assert predict.main([image, "--model", model, "--trimap", trimap, "--output", al
 
 
 def test_published_weights_run_without_detectron2(vitmatte_folder, tmp_path):
-    """Converted and used where detectron2 and what it brings cannot be imported: the same picture."""
+    """Converted and used where detectron2 and what it brings cannot be imported: the same image."""
     image, trimap = random_image_and_trimap()
     cv2.imwrite(str(tmp_path / "image.png"), image)
     cv2.imwrite(str(tmp_path / "trimap.png"), trimap)

@@ -165,8 +165,8 @@ def of_size(width, height):
 
 
 def turned(path):
-    with Image.open(path) as picture:
-        picture.rotate(90, expand=True).save(path)
+    with Image.open(path) as image:
+        image.rotate(90, expand=True).save(path)
 
 
 BAD_FILES = {

@@ -66,7 +66,7 @@ def break_one(folder, changes, number):
 
 
 @pytest.mark.slow
-def test_a_broken_picture_is_replaced_named_once_and_counted_for_any_number_of_workers(own_data, tmp_path):
+def test_a_broken_image_is_replaced_named_once_and_counted_for_any_number_of_workers(own_data, tmp_path):
     changes = {"dataloader.test": "null"}
     path, count = break_one(own_data, overrides(own_data, tmp_path, **changes), 12)
     for num_workers in (0, 2):
@@ -80,7 +80,7 @@ def test_a_broken_picture_is_replaced_named_once_and_counted_for_any_number_of_w
     assert same_weights(tmp_path / "0", tmp_path / "2")
 
 
-def test_raise_stops_at_the_broken_picture(own_data, tmp_path, capsys):
+def test_raise_stops_at_the_broken_image(own_data, tmp_path, capsys):
     changes = {"dataloader.test": "null", "dataloader.train.on_fault": "raise"}
     path, _ = break_one(own_data, overrides(own_data, tmp_path, **changes), 12)
     assert stopped(*overrides(own_data, tmp_path / "out", **changes)) == 3
@@ -191,17 +191,17 @@ def test_a_test_set_that_changes_stops_at_its_evaluation_and_a_resume_makes_up_f
     capsys,
     num_workers,
 ):
-    picture = own_data / "image" / "1.png"
-    content = picture.read_bytes()
+    image = own_data / "image" / "1.png"
+    content = image.read_bytes()
     settings = {"dataloader.test.num_workers": num_workers, "train.checkpointer.period": 5, "train.eval_period": 3}
     changes = overrides(own_data, tmp_path / "out", **settings)
     with monkeypatch.context() as patch:
-        at_iteration(patch, 2, lambda _: picture.write_bytes(content[:-100]))
+        at_iteration(patch, 2, lambda _: image.write_bytes(content[:-100]))
         assert stopped(*changes) == 3
     lines = capsys.readouterr().out.splitlines()
-    assert "Stopped: the evaluation failed: " in lines[-2] and f"cannot read {picture}" in lines[-2]
+    assert "Stopped: the evaluation failed: " in lines[-2] and f"cannot read {image}" in lines[-2]
     assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000002.pth"
-    picture.write_bytes(content)
+    image.write_bytes(content)
     main.main(["--config-file", DEMO, "--resume", *changes])
     assert set(metrics(tmp_path / "out")) >= {3, 4, 5, 6}
     assert same_weights(tmp_path / "out", trained)

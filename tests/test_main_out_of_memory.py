@@ -216,8 +216,8 @@ def test_a_photograph_of_12_megapixels_is_evaluated_by_tiles_in_memory_where_the
     make_data(tmp_path)
     trimap = np.zeros((3000, 4000), np.uint8)
     trimap[1000:1200, 1000:1300], trimap[1200:2000, 1000:2000] = 128, 255
-    picture = np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype(np.uint8)
-    test_set = {"image": np.tile(picture, (10, 10, 1)), "trimap": trimap, "alpha": trimap}
+    image = np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype(np.uint8)
+    test_set = {"image": np.tile(image, (10, 10, 1)), "trimap": trimap, "alpha": trimap}
     for folder, values in test_set.items():
         for path in (tmp_path / folder).iterdir():
             path.unlink()

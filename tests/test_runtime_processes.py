@@ -166,7 +166,7 @@ def test_images_are_shared_out_and_come_out_the_same(image_folders, world_size, 
 
 def test_bad_files_of_all_shares_are_one_list(image_folders, capsys):
     for name in ("a", "b"):
-        (image_folders / "images" / f"{name}.png").write_text("no picture")
+        (image_folders / "images" / f"{name}.png").write_text("no image")
     assert in_ranks(lambda ranks: matte(image_folders, ranks), 2) == [1, 1]
     lines = capsys.readouterr().err.splitlines()
     assert lines[-3] == "predict.py: 2 of 3 images failed:"
@@ -208,9 +208,9 @@ def test_measured_in_shares_the_numbers_are_the_same(tmp_path, world_size, capsy
     write_test_set(tmp_path)
     rng = np.random.default_rng(0)
     for name in "cdefg":
-        for folder, picture in (("pred", rng.integers(0, 256, (30, 20))), ("label", rng.integers(0, 256, (30, 20))),
+        for folder, image in (("pred", rng.integers(0, 256, (30, 20))), ("label", rng.integers(0, 256, (30, 20))),
                                 ("trimap", rng.choice([0, 128, 255], (30, 20)))):  # fmt: skip
-            cv2.imwrite(str(tmp_path / folder / f"{name}.png"), picture.astype(np.uint8))
+            cv2.imwrite(str(tmp_path / folder / f"{name}.png"), image.astype(np.uint8))
     options = [part for name in ("pred", "label", "trimap") for part in (f"--{name}-dir", tmp_path / name)]
     measure(tmp_path, ALONE, *options, "--output", tmp_path / "alone")
     printed = capsys.readouterr().out.replace(str(tmp_path / "alone"), str(tmp_path / "out"))
@@ -222,7 +222,7 @@ def test_measured_in_shares_the_numbers_are_the_same(tmp_path, world_size, capsy
     assert contents(tmp_path / "out") == contents(tmp_path / "alone")
 
     (tmp_path / "pred" / "d.png").unlink()
-    (tmp_path / "pred" / "e.png").write_text("no picture")
+    (tmp_path / "pred" / "e.png").write_text("no image")
     raised = in_ranks(lambda ranks: measure(tmp_path, ranks, *options), world_size)
     assert {str(error) for error in raised} == {str(raised[0])} and "2 problems, nothing evaluated" in str(raised[0])
     assert "d.* is missing" in str(raised[0]) and "e.png" in str(raised[0])
@@ -292,7 +292,7 @@ def torchrun(*command, processes=2, options=()):
 
 @pytest.mark.slow
 def test_torchrun_runs_a_tool_on_two_processes(image_folders):
-    (image_folders / "images" / "b.png").write_text("no picture")  # the share of rank 1
+    (image_folders / "images" / "b.png").write_text("no image")  # the share of rank 1
     status, output, lines = torchrun("tools/predict.py", *places(image_folders), *RAMP)
     assert status == 1 and output == f"wrote 2 files to {image_folders / 'out'}\n"
     assert lines[0] == "predict.py: 1 of 3 images failed:" and len(lines) == 2 and "b.png: not an image" in lines[1]

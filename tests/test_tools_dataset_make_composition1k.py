@@ -36,8 +36,8 @@ def sources(tmp_path: Path) -> Path:
         (folder / name).mkdir(parents=True)
     for name, size in FOREGROUNDS.items():
         colours = {"rgb.png": (4,), "b.1.png": (3,), "grey.png": ()}[name]
-        picture = Image.fromarray(random_pixels(rng, size, *colours))
-        (picture.quantize(64) if name == "b.1.png" else picture).save(folder / "fg" / name)
+        image = Image.fromarray(random_pixels(rng, size, *colours))
+        (image.quantize(64) if name == "b.1.png" else image).save(folder / "fg" / name)
         alpha = random_pixels(rng, size, *{"rgb.png": (), "b.1.png": (3,), "grey.png": (4,)}[name])
         alpha[:10] = rng.choice(np.array([0, 255], np.uint8), alpha[:10].shape)
         Image.fromarray(alpha).save(folder / "alpha" / name)
@@ -47,9 +47,9 @@ def sources(tmp_path: Path) -> Path:
     backgrounds = []
     for index in range(len(FOREGROUNDS) * NUM_BACKGROUNDS):
         size = BACKGROUND_SIZES[index % len(BACKGROUND_SIZES)]
-        picture = Image.fromarray(random_pixels(rng, size, *(() if index == 2 else (4,) if index == 3 else (3,))))
+        image = Image.fromarray(random_pixels(rng, size, *(() if index == 2 else (4,) if index == 3 else (3,))))
         backgrounds.append(f"2008_{index:06d}.{'png' if index % 3 else 'jpg'}")
-        (picture if index % 3 else picture.convert("RGB")).save(folder / "bg" / backgrounds[-1])
+        (image if index % 3 else image.convert("RGB")).save(folder / "bg" / backgrounds[-1])
     (folder / "fg.txt").write_text("\n".join(FOREGROUNDS) + "\n\n")
     (folder / "bg.txt").write_text("\r\n".join(backgrounds))
     return folder
@@ -156,8 +156,8 @@ def test_exif_rotation_is_not_applied(sources, tmp_path):
     background.load()
     background.save(path, exif=exif, quality=95)
     assert build(sources, tmp_path / "set") == 0
-    pictures = [Image.open(folder) for folder in (sources / "fg/rgb.png", sources / "alpha/rgb.png", path)]
-    np.testing.assert_array_equal(Image.open(tmp_path / "set/merged/rgb_0.png"), published_composite(*pictures))
+    images = [Image.open(folder) for folder in (sources / "fg/rgb.png", sources / "alpha/rgb.png", path)]
+    np.testing.assert_array_equal(Image.open(tmp_path / "set/merged/rgb_0.png"), published_composite(*images))
 
 
 def test_any_number_of_workers_gives_the_same_bytes(sources, tmp_path):
@@ -284,7 +284,7 @@ def refused(sources: Path, output: Path, capsys: pytest.CaptureFixture, *more: o
 def test_all_faults_of_the_inputs_are_listed_at_once(sources, tmp_path, capsys):
     (sources / "fg/rgb.png").unlink()
     (sources / "bg/2008_000003.jpg").unlink()
-    (sources / "bg/2008_000001.png").write_bytes(b"no picture")
+    (sources / "bg/2008_000001.png").write_bytes(b"no image")
     (sources / "trimaps/b.1_2.png").unlink()
     Image.new("L", (30, 30)).save(sources / "trimaps/b.1_1.png")
     Image.new("L", FOREGROUNDS["rgb.png"], 127).save(sources / "trimaps/rgb_1.png")

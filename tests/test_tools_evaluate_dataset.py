@@ -27,9 +27,9 @@ def dataset(tmp_path, monkeypatch):
     for name in "ab":
         label = np.zeros((20, 30), np.uint8)
         label[5:15, 6:20] = 255
-        for folder, picture in (("photos", rng.integers(0, 256, (20, 30, 3))), ("mattes", label)):
+        for folder, image in (("photos", rng.integers(0, 256, (20, 30, 3))), ("mattes", label)):
             (tmp_path / "sets" / "my_set" / folder).mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(tmp_path / "sets" / "my_set" / folder / f"{name}.png"), picture.astype(np.uint8))
+            cv2.imwrite(str(tmp_path / "sets" / "my_set" / folder / f"{name}.png"), image.astype(np.uint8))
         (tmp_path / "pred").mkdir(exist_ok=True)
         cv2.imwrite(str(tmp_path / "pred" / f"{name}.png"), np.full((20, 30), 60, np.uint8))
     mine = layouts.Layout("photos", "mattes", None, 2, root="my_set", num_images=2, source="made here")
@@ -124,9 +124,9 @@ def test_a_test_image_may_be_known_everywhere(dataset, network, by_network):
     known = np.zeros((20, 30), np.uint8)
     known[:, 15:] = 255
     root = dataset / "all_known"
-    for folder, picture in (("image", known), ("alpha", known), ("trimap", known)):
+    for folder, image in (("image", known), ("alpha", known), ("trimap", known)):
         (root / folder).mkdir(parents=True)
-        cv2.imwrite(str(root / folder / "a.png"), picture)
+        cv2.imwrite(str(root / folder / "a.png"), image)
         cv2.imwrite(str(root / folder / "b.png"), np.repeat(np.uint8([[0, 128, 255]]), 10, axis=1).repeat(20, axis=0))
     options = [part if part != "mine" else str(root) for part in by_network]
     assert evaluate.main([*options, str(dataset / "new")]) == 0

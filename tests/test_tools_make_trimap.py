@@ -35,11 +35,11 @@ def folders(tmp_path):
     for folder in ("masks", "cutouts", "images"):
         (tmp_path / folder).mkdir()
     for name, size in SIZES.items():
-        picture = rng.integers(0, 256, (*size, 3), np.uint8)
+        image = rng.integers(0, 256, (*size, 3), np.uint8)
         hard = disc(name).astype(np.uint8)
         cv2.imwrite(str(tmp_path / "masks" / f"{name}.png"), hard)
-        cv2.imwrite(str(tmp_path / "cutouts" / f"{name}.png"), np.dstack([picture, 255 * hard]))
-        cv2.imwrite(str(tmp_path / "images" / f"{name}.bmp"), picture)
+        cv2.imwrite(str(tmp_path / "cutouts" / f"{name}.png"), np.dstack([image, 255 * hard]))
+        cv2.imwrite(str(tmp_path / "images" / f"{name}.bmp"), image)
     return tmp_path
 
 
@@ -51,9 +51,9 @@ def arguments(folder, *more, **paths):
 
 def grey(path):
     """Stored grey values, which must be one 8-bit channel."""
-    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    assert picture is not None and picture.dtype == np.uint8 and picture.ndim == 2, path
-    return picture
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert image is not None and image.dtype == np.uint8 and image.ndim == 2, path
+    return image
 
 
 @pytest.mark.parametrize("masks", ["masks", "cutouts"])
@@ -159,7 +159,7 @@ def refused(folder, capsys, **paths):
     ],
 )
 def test_unusable_files_are_reported_in_one_line(folders, capsys, paths, words):
-    (folders / "text.png").write_text("no picture")
+    (folders / "text.png").write_text("no image")
     (folders / "link").symlink_to(folders / "masks")
     (folders / "circle").symlink_to(folders / "circle")
     cv2.imwrite(str(folders / "turned.png"), disc("b").T.astype(np.uint8))
@@ -173,7 +173,7 @@ def test_bad_masks_are_listed_at_the_end_and_the_others_are_made(folders, capsys
         cv2.imwrite(str(folders / "masks" / f"{name}.png"), disc("a").astype(np.uint8))
         cv2.imwrite(str(folders / "images" / f"{name}.png"), np.zeros((*SIZES["a"], 3), np.uint8))
     (folders / "images" / "a.bmp").unlink()
-    (folders / "masks" / "c.png").write_text("no picture")
+    (folders / "masks" / "c.png").write_text("no image")
     cv2.imwrite(str(folders / "masks" / "d.png"), np.eye(9, dtype=np.uint8) * 7)
     paths = {"image": "images", "overlay": "look"}
     assert make_trimap.main(arguments(folders, "--width-px", "6", **paths)) == 1
@@ -247,9 +247,9 @@ def photographs(tmp_path):
     rng = np.random.default_rng(0)
     (tmp_path / "photos").mkdir()
     for name, size in SIZES.items():
-        picture = 150 + rng.integers(-5, 6, (*size, 3))
-        picture[disc(name)] = 30, 40, 220
-        cv2.imwrite(str(tmp_path / "photos" / f"{name}.png"), picture.astype(np.uint8))
+        image = 150 + rng.integers(-5, 6, (*size, 3))
+        image[disc(name)] = 30, 40, 220
+        cv2.imwrite(str(tmp_path / "photos" / f"{name}.png"), image.astype(np.uint8))
     return tmp_path
 
 

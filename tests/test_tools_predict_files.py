@@ -90,7 +90,7 @@ def test_bad_files_stop_no_other_and_are_listed_at_the_end(image_folders, capsys
     for name in ("d", "e", "f", "g"):
         cv2.imwrite(str(image_folders / "images" / f"{name}.png"), np.zeros((9, 9, 3), np.uint8))
         cv2.imwrite(str(image_folders / "trimaps" / f"{name}.bmp"), np.full((9, 9), 128, np.uint8))
-    (image_folders / "images" / "a.png").write_text("no picture")
+    (image_folders / "images" / "a.png").write_text("no image")
     (image_folders / "trimaps" / "b.bmp").unlink()
     cv2.imwrite(str(image_folders / "trimaps" / "d.bmp"), np.full((8, 9), 128, np.uint8))
     cv2.imwrite(str(image_folders / "trimaps" / "e.bmp"), np.eye(9, dtype=np.uint8))
@@ -179,7 +179,7 @@ def test_an_interruption_is_130_and_resume_goes_on(image_folders, capsys, monkey
 
 def test_a_full_disk_ends_the_run_and_leaves_no_half_file(image_folders, capsys, monkeypatch):
     """The disk is full at the second file; a bad first image is listed all the same."""
-    (image_folders / "images" / "a.png").write_text("no picture")
+    (image_folders / "images" / "a.png").write_text("no image")
     write_bytes = Path.write_bytes
 
     def full(path, content):

@@ -124,7 +124,7 @@ GOOD = {
         ({"trained": {"SAD": 0.61, "MSE": 0.8}}, ["SAD / trivial is 0.610, expected at most 0.6"]),
         ({"trained": {"SAD": 0.6, "MSE": 0.81}}, ["MSE / trivial is 0.810, expected at most 0.8"]),
         ({"ramp": {"SAD": 0.5}}, ["SAD / ramp is 1.200, expected at most 1.0"]),
-        ({"grey image": {"SAD": 0.6}}, ["SAD / grey picture is 1.000, expected at most 0.9"]),
+        ({"grey image": {"SAD": 0.6}}, ["SAD / grey image is 1.000, expected at most 0.9"]),
     ],
 )
 def test_missed_targets_are_listed_with_their_figures(changes, expected):

@@ -28,7 +28,7 @@ class View:
     window_px: float
     from_frame: Matrix
 
-    def from_picture(self, size: tuple[int, int]) -> Matrix:
+    def from_image(self, size: tuple[int, int]) -> Matrix:
         """Map the points of an image of this (width, height) to the crop's."""
         return self.from_frame @ scaling(self.frame / size)
 

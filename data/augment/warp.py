@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from data.augment.random_crop import Matrix, scaling, translation
 from data.composition import merge_foregrounds
-from data.image_io.images import PictureFile, as_colours, to_float
+from data.image_io.images import EncodedImage, as_colours, to_float
 from data.sources.foregrounds import REDUCTIONS, OpenForeground
 from data.trimap import ALPHA_TOLERANCE
 
@@ -77,10 +77,10 @@ def read_window(source: OpenForeground, to_crop: Matrix, crop_px: int) -> Window
     Args:
         source: see `sample_layer`, as for `to_crop` and `crop_px`.
     """
-    to_picture = np.linalg.inv(to_crop)
-    shrinking = max(1, int(np.sqrt(abs(np.linalg.det(to_picture))) + 1e-6))  # whole ones are so up to rounding
+    to_image = np.linalg.inv(to_crop)
+    shrinking = max(1, int(np.sqrt(abs(np.linalg.det(to_image))) + 1e-6))  # whole ones are so up to rounding
     reduction = max(number for number in REDUCTIONS if number <= shrinking)
-    corners = crop_px * np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) @ to_picture[:2, :2].T + to_picture[:2, 2]
+    corners = crop_px * np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) @ to_image[:2, :2].T + to_image[:2, 2]
     # In whole areas counted from the image's corner: every crop averages the same areas.
     step = math.lcm(reduction, shrinking)
     reach = INTERPOLATION_REACH_PX * shrinking
@@ -128,22 +128,22 @@ def premultiply(colours: NDArray, alpha: NDArray) -> NDArray:
     return cv2.merge([*(to_float(np.ascontiguousarray(colours[:, :, c])) * weights for c in range(3)), weights])
 
 
-def warp(picture: NDArray, window: Window, size: tuple[int, int], interpolation: int) -> NDArray:
+def warp(image: NDArray, window: Window, size: tuple[int, int], interpolation: int) -> NDArray:
     """Warp an image (h, w, C) of a window's pixels into a crop of (width, height); its border is repeated outside."""
     to_crop = window.to_crop
     if window.shrinking > 1:
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         below, right = -height % window.step_px, -width % window.step_px
-        picture = cv2.copyMakeBorder(picture, 0, below, 0, right, cv2.BORDER_REPLICATE)
+        image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REPLICATE)
         smaller = round((width + right) / window.shrinking), round((height + below) / window.shrinking)
-        picture = cv2.resize(picture, smaller, interpolation=cv2.INTER_AREA)
+        image = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
         to_crop = to_crop @ scaling(window.shrinking)
     half = np.full(2, 0.5)
     by_index = translation(-half) @ to_crop @ translation(half)  # OpenCV puts pixel i at i, not at i + 0.5
-    return cv2.warpAffine(picture, by_index[:2], size, flags=interpolation, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.warpAffine(image, by_index[:2], size, flags=interpolation, borderMode=cv2.BORDER_REPLICATE)
 
 
-def clear_outside(layer: NDArray, size: tuple[int, int], to_picture: Matrix) -> None:
+def clear_outside(layer: NDArray, size: tuple[int, int], to_image: Matrix) -> None:
     """Set to 0, in place, the pixels of a crop (H, W, C) whose centre lies outside an image of this (width, height).
 
     Sampling repeats the image's border, and this function removes it. Blending with zeros would draw a seam where the
@@ -151,7 +151,7 @@ def clear_outside(layer: NDArray, size: tuple[int, int], to_picture: Matrix) -> 
     """
     rows, columns = (np.arange(length, dtype=np.float32) + np.float32(0.5) for length in layer.shape[:2])
     inside: NDArray[np.bool_] | None = None
-    for (along_x, along_y, offset), side in zip(to_picture[:2].astype(np.float32), size, strict=True):
+    for (along_x, along_y, offset), side in zip(to_image[:2].astype(np.float32), size, strict=True):
         ends = along_x * columns[[0, -1]] + along_y * rows[[0, -1], None] + offset
         if ends.min() < 0 or ends.max() > side:
             coordinate = along_x * columns + (along_y * rows[:, None] + offset)
@@ -194,7 +194,7 @@ def split_layer(layer: Array) -> tuple[Array, Array]:
 
 
 def crop_background(
-    background: PictureFile, frame: NDArray[np.floating], window_px: float, crop_px: int, rng: np.random.Generator
+    background: EncodedImage, frame: NDArray[np.floating], window_px: float, crop_px: int, rng: np.random.Generator
 ) -> Array:
     """Crop a background as if it were resized to cover the frame, at a random place, and resize the crop.
 

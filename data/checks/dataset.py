@@ -8,7 +8,7 @@ import numpy as np
 
 from data.checks.duplicates import Fingerprint, find_duplicates, make_fingerprint
 from data.checks.faults import FAULTS, Finding
-from data.checks.files import Picture, find_ignored, read_picture
+from data.checks.files import StoredImage, find_ignored, read_stored_image
 from data.checks.pixels import describe_alpha, describe_trimap, fits_turned, is_premultiplied
 from data.checks.sets import FolderSet, Group, Part, Role, find_groups
 from data.image_io.images import DataError, as_colours, as_grey
@@ -95,9 +95,9 @@ def find_taken_twice(
 
 def check_group(group: Group) -> Outcome:
     """Read and check files that belong together, in a worker."""
-    pictures, findings = read_files(group.files) if group.packed is None else read_packed(group.packed)
-    main = next((pictures[role] for role in COLOUR_ROLES if role in pictures), None)
-    planes = dict(find_planes(pictures, main if group.is_cutout else None, findings))
+    images, findings = read_files(group.files) if group.packed is None else read_packed(group.packed)
+    main = next((images[role] for role in COLOUR_ROLES if role in images), None)
+    planes = dict(find_planes(images, main if group.is_cutout else None, findings))
     alpha, trimap = (planes.get(role) for role in PLANE_ROLES)
     if main is None:
         findings += check_planes(alpha, trimap)
@@ -107,50 +107,50 @@ def check_group(group: Group) -> Outcome:
     findings += check_planes(alpha, trimap)
     colours = as_colours(main.pixels[:, :, :3] if main.pixels.ndim == 3 else main.pixels)
     opacity = alpha.pixels if alpha is not None and has_size_of(alpha, main) else None
-    if opacity is not None and "foreground" in pictures and is_premultiplied(colours, opacity):
+    if opacity is not None and "foreground" in images and is_premultiplied(colours, opacity):
         findings.append(Finding("premultiplied", main.path, "no fractional pixel is brighter than its alpha"))
     return Outcome(group.part, findings, make_fingerprint(main.path, colours, opacity, group.is_cutout))
 
 
-def read_files(files: Iterable[tuple[Role, Path]]) -> tuple[dict[Role, Picture], list[Finding]]:
+def read_files(files: Iterable[tuple[Role, Path]]) -> tuple[dict[Role, StoredImage], list[Finding]]:
     """Read files, and describe those that cannot be read."""
-    pictures: dict[Role, Picture] = {}
+    images: dict[Role, StoredImage] = {}
     findings: list[Finding] = []
     for role, path in files:
-        picture, found = read_picture(path)
+        image, found = read_stored_image(path)
         findings += found
-        if picture is not None:
-            pictures[role] = picture
-    return pictures, findings
+        if image is not None:
+            images[role] = image
+    return images, findings
 
 
-def read_packed(foreground: PackedForeground) -> tuple[dict[Role, Picture], list[Finding]]:
+def read_packed(foreground: PackedForeground) -> tuple[dict[Role, StoredImage], list[Finding]]:
     """Read colours and alpha of a packed foreground, unless it is damaged."""
     path = Path(foreground.name)
     damage = foreground.describe_damage()
     if damage:
         return {}, [Finding("unreadable", path, damage)]
     colours, alpha = foreground.read((0, 0, *foreground.size), 1)
-    return {"foreground": Picture(path, colours, 1), "alpha": Picture(path, alpha, 1)}, []
+    return {"foreground": StoredImage(path, colours, 1), "alpha": StoredImage(path, alpha, 1)}, []
 
 
 def find_planes(
-    pictures: Mapping[Role, Picture], cutout: Picture | None, findings: list[Finding]
-) -> Iterator[tuple[Role, Picture]]:
+    images: Mapping[Role, StoredImage], cutout: StoredImage | None, findings: list[Finding]
+) -> Iterator[tuple[Role, StoredImage]]:
     """Yield alpha and trimap as grey. Add a finding for each that is not grey.
 
     Args:
-        pictures: of a group.
+        images: of a group.
         cutout: the image whose transparency is the alpha, if any.
         findings: appended to.
     """
     for role in PLANE_ROLES:
-        if role in pictures:
-            picture = pictures[role]
+        if role in images:
+            image = images[role]
             try:
-                yield role, picture._replace(pixels=as_grey(picture.pixels, "it"))
+                yield role, image._replace(pixels=as_grey(image.pixels, "it"))
             except DataError as error:
-                findings.append(Finding("not-grey", picture.path, str(error).partition(":")[0]))
+                findings.append(Finding("not-grey", image.path, str(error).partition(":")[0]))
     if cutout is not None:
         has_alpha = cutout.pixels.ndim == 3 and cutout.pixels.shape[2] == 4
         if has_alpha and cutout.pixels[:, :, 3].min() < np.iinfo(cutout.pixels.dtype).max:
@@ -160,7 +160,7 @@ def find_planes(
             findings.append(Finding("no-transparency", cutout.path, what))
 
 
-def check_planes(alpha: Picture | None, trimap: Picture | None) -> Iterator[Finding]:
+def check_planes(alpha: StoredImage | None, trimap: StoredImage | None) -> Iterator[Finding]:
     """Check an alpha and a trimap, each by itself and against each other."""
     if alpha is not None:
         found = describe_alpha(alpha.pixels)
@@ -173,7 +173,7 @@ def check_planes(alpha: Picture | None, trimap: Picture | None) -> Iterator[Find
             yield Finding(found[0], trimap.path, found[1])
 
 
-def check_fit(main: Picture, plane: Picture, is_alpha: bool) -> Iterator[Finding]:
+def check_fit(main: StoredImage, plane: StoredImage, is_alpha: bool) -> Iterator[Finding]:
     """Check that an alpha or trimap matches its colours in size and rotation, and an alpha in bit depth."""
     turned = Finding("exif-rotation", main.path, f"orientation {main.orientation} beside {plane.orientation}")
     is_turned = main.orientation != plane.orientation
@@ -188,11 +188,11 @@ def check_fit(main: Picture, plane: Picture, is_alpha: bool) -> Iterator[Finding
         yield Finding("mixed-depth", plane.path, f"{plane.pixels.dtype} beside colours of {main.pixels.dtype}")
 
 
-def has_size_of(first: Picture, second: Picture) -> bool:
+def has_size_of(first: StoredImage, second: StoredImage) -> bool:
     """Tell whether two images have the same height and width."""
     return first.pixels.shape[:2] == second.pixels.shape[:2]
 
 
-def describe_size(picture: Picture) -> str:
+def describe_size(image: StoredImage) -> str:
     """Describe the size of an image."""
-    return f"{picture.pixels.shape[1]} x {picture.pixels.shape[0]} px"
+    return f"{image.pixels.shape[1]} x {image.pixels.shape[0]} px"

@@ -22,7 +22,7 @@ TAG_CHUNKS = (b"eXIf", b"exif", b"xmp")  # of a PNG without these, Pillow would 
 TAIL = 64  # bytes at the end, of which some may follow the image
 
 
-class Picture(NamedTuple):
+class StoredImage(NamedTuple):
     """An image that could be read: `pixels` as `read_raw` gives them, `orientation` of its EXIF, or 1."""
 
     path: Path
@@ -30,7 +30,7 @@ class Picture(NamedTuple):
     orientation: int
 
 
-def read_picture(path: Path) -> tuple[Picture | None, list[Finding]]:
+def read_stored_image(path: Path) -> tuple[StoredImage | None, list[Finding]]:
     """Read an image file and report what is wrong with the file itself.
 
     Returns: the image, None where it cannot be had, and at most one finding.
@@ -56,10 +56,10 @@ def read_picture(path: Path) -> tuple[Picture | None, list[Finding]]:
         code = "truncated" if "truncated" in str(error).lower() or is_cut_off(content) else "unreadable"
         return None, [Finding(code, path, f"{len(content)} bytes: {str(error).partition('. ')[0]}")]
     named, stored = READABLE.get(path.suffix.lower()), str(image.format)
-    picture = Picture(path, pixels, orientation)
+    found = StoredImage(path, pixels, orientation)
     if named is None or SAME_FORMATS.get(stored, stored) == SAME_FORMATS.get(named, named):
-        return picture, []
-    return picture, [Finding("wrong-extension", path, f"its content is {stored}")]
+        return found, []
+    return found, [Finding("wrong-extension", path, f"its content is {stored}")]
 
 
 def find_ignored(folder: Path) -> Iterator[Finding]:

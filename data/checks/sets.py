@@ -82,10 +82,10 @@ def find_training_sets(node: Mapping[str, Any]) -> Iterator[FolderSet]:
         places = node.get(f"{role}_dirs")
         if places:
             alphas = None if role == "background" else node.get("alpha_dirs")
-            for pictures, alpha in find_folders(kind, places, alphas):  # type: ignore[arg-type]  # keys are its kinds
+            for images, alpha in find_folders(kind, places, alphas):  # type: ignore[arg-type]  # keys are its kinds
                 if role == "image" and alpha is None:
-                    raise DataError(f"no alphas are named for the images of {pictures}: name a folder of alphas")
-                yield FolderSet("training", {role: pictures, **({"alpha": alpha} if alpha else {})})
+                    raise DataError(f"no alphas are named for the images of {images}: name a folder of alphas")
+                yield FolderSet("training", {role: images, **({"alpha": alpha} if alpha else {})})
 
 
 def find_test_sets(node: Mapping[str, Any]) -> Iterator[FolderSet]:

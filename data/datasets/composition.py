@@ -15,8 +15,8 @@ from data.augment.tone_jitter import JitterTones
 from data.augment.transforms import CompositeImage, JitterColour, MakeTrimap, Sample
 from data.augment.warp import crop_background, draw_interpolation, merge_layers, sample_layer
 from data.datasets.samples import DEGRADATION_STREAM, TONES_STREAM, TrainingSet, as_item, as_tensor
-from data.image_io.formats import picture_name
-from data.image_io.images import PictureFile, read_alpha, read_image
+from data.image_io.formats import image_name
+from data.image_io.images import EncodedImage, read_alpha, read_image
 from data.loader.sampler import Key
 from data.sources.discovery import AlphaFolders, Folders, find_backgrounds, find_foregrounds
 from data.sources.foreground_colour import DecontaminatedForeground
@@ -121,10 +121,10 @@ class CompositionDataset(TrainingSet):
         crop_px = self.crop_px
         view = self.draw_view(crop_px, sources[0].size, sources[0].unknown_points(rng), rng)
         layers = [
-            sample_layer(source, view.from_picture(source.size), crop_px, draw_interpolation(rng)) for source in sources
+            sample_layer(source, view.from_image(source.size), crop_px, draw_interpolation(rng)) for source in sources
         ]
         alpha, foreground = merge_layers(layers)
-        cropped = crop_background(PictureFile(background), view.frame, view.window_px, crop_px, rng)
+        cropped = crop_background(EncodedImage(background), view.frame, view.window_px, crop_px, rng)
         return {"alpha": alpha, "foreground": foreground, "background": cropped}
 
 
@@ -157,7 +157,7 @@ class MattingFolder(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         paths = self.paths[index]
         readers = {"image": read_image, "trimap": self.read_trimap, "alpha": read_alpha}
-        pictures = {name: reader(path) for (name, reader), path in zip(readers.items(), paths, strict=False)}
-        for picture, path in zip(pictures.values(), paths, strict=True):
-            check_same_size(pictures["image"], paths[0], picture, path)
-        return {**{name: as_tensor(picture) for name, picture in pictures.items()}, "name": picture_name(paths[0])}
+        images = {name: reader(path) for (name, reader), path in zip(readers.items(), paths, strict=False)}
+        for image, path in zip(images.values(), paths, strict=True):
+            check_same_size(images["image"], paths[0], image, path)
+        return {**{name: as_tensor(image) for name, image in images.items()}, "name": image_name(paths[0])}

@@ -12,7 +12,7 @@ from data.augment.random_crop import DrawView, View, scaling, translation
 from data.augment.transforms import JitterColour, MakeTrimap, Sample
 from data.augment.warp import draw_interpolation, read_window, warp
 from data.datasets.samples import DEGRADATION_STREAM, TrainingSet, as_item
-from data.image_io.images import PictureFile, as_colours, read_raw_alpha, to_float
+from data.image_io.images import EncodedImage, as_colours, read_raw_alpha, to_float
 from data.loader.sampler import Key
 from data.sources.discovery import AlphaFolders, Folders, find_real_images
 from data.sources.foregrounds import Box, DecodedAlpha, average
@@ -75,7 +75,7 @@ class RealImageDataset(TrainingSet):
     def _cut_out(self, photograph: "OpenPhotograph", rng: np.random.Generator) -> tuple[NDArray, NDArray]:
         """Draw a random crop and sample image (S, S, 3) and alpha (S, S, 1) through it, float32 in [0, 1]."""
         view = self.draw_view(self.crop_px, photograph.size, photograph.unknown_points(rng), rng)
-        window = read_window(photograph, view.from_picture(photograph.size), self.crop_px)
+        window = read_window(photograph, view.from_image(photograph.size), self.crop_px)
         assert window is not None  # the view is inside
         layer = cv2.merge([*cv2.split(to_float(window.colours)), to_float(window.alpha)])
         layer = warp(layer, window, (self.crop_px, self.crop_px), draw_interpolation(rng)).clip(
@@ -115,7 +115,7 @@ class OpenPhotograph(DecodedAlpha):
 
     def __init__(self, path: Path, alpha_path: Path) -> None:
         super().__init__(read_raw_alpha(alpha_path))
-        self._image = PictureFile(path)
+        self._image = EncodedImage(path)
         check_equal_sizes(self._image.size(), path, self.size, alpha_path)
 
     def read(self, box: Box, reduction: int) -> tuple[NDArray, NDArray]:

@@ -89,7 +89,7 @@ def find_images(folder: str | Path) -> list[Path]:
     return select_images(folder.iterdir(), folder, f"no image in {folder}")
 
 
-def picture_name(path: Path) -> str:
+def image_name(path: Path) -> str:
     """Return the name by which files belong together: without suffix, in Unicode's form NFC.
 
     macOS and some archives store accents as separate characters (NFD), and other systems do not.

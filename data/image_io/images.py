@@ -32,7 +32,7 @@ class DataError(UserError):
     """A file or an array whose content is not valid where it is used."""
 
 
-class PictureFile:
+class EncodedImage:
     """An image file, read once and decoded on demand.
 
     Args:
@@ -84,7 +84,7 @@ def read_raw(path: str | Path) -> NDArray:
         DataError: the file is no usable image.
         OSError: no such file, or it may not be read.
     """
-    return PictureFile(path).read()
+    return EncodedImage(path).read()
 
 
 def as_grey(pixels: NDArray, name: str | Path) -> NDArray:

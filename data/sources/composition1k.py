@@ -23,7 +23,7 @@ from runtime.errors import UserError
 
 NUM_FOREGROUNDS, NUM_BACKGROUNDS = 50, 20  # 50 test foregrounds, each over 20 backgrounds of its own
 RULE = (
-    "pictures read by PIL, EXIF rotation not applied; a background smaller than the foreground enlarged (bicubic), "
+    "images read by PIL, EXIF rotation not applied; a background smaller than the foreground enlarged (bicubic), "
     "both sides to ceil(side * max(w / bw, h / bh)); cropped from the top-left; first channel of alpha; "
     "int(a / 255 * F + (1 - a / 255) * B) in float64; the next backgrounds of the list for each foreground of the list"
 )
@@ -141,10 +141,10 @@ def read_sizes(paths: Iterable[Path], problems: list[str]) -> dict[Path, tuple[i
         try:
             with path.open("rb") as file:
                 with decoder_errors():
-                    picture = Image.open(file)
-                sizes[path] = picture.size
-                if picture.mode not in MODES:
-                    problems.append(f"{path} has pixel format {picture.mode}: expected 8 bit")
+                    image = Image.open(file)
+                sizes[path] = image.size
+                if image.mode not in MODES:
+                    problems.append(f"{path} has pixel format {image.mode}: expected 8 bit")
         except (OSError, UserError) as error:
             problems.append(f"cannot read {path}: {error}")
     return sizes

@@ -52,11 +52,11 @@ def find_foregrounds(foreground_dirs: Folders, alpha_dirs: AlphaFolders = None) 
             pattern; a damaged pack, or one below `FOLDER/**` or as alphas.
     """
     found: list[Foreground] = []
-    for pictures, alphas in find_folders("foregrounds", foreground_dirs, alpha_dirs):
-        if is_pack(pictures):
-            found += find_packed(pictures)
+    for images, alphas in find_folders("foregrounds", foreground_dirs, alpha_dirs):
+        if is_pack(images):
+            found += find_packed(images)
         else:
-            found += [ForegroundFile(*paths) for paths in find_pairs(pictures, alphas)]
+            found += [ForegroundFile(*paths) for paths in find_pairs(images, alphas)]
     return found
 
 
@@ -76,19 +76,19 @@ def find_real_images(image_dirs: Folders, alpha_dirs: AlphaFolders = None) -> li
 def find_backgrounds(background_dirs: Folders) -> list[Path]:
     """List the images of a place or places, in the order of their names; errors as `find_foregrounds`."""
     folders = find_folders("backgrounds", background_dirs, None)
-    return [path for pictures, _ in folders for (path,) in find_pairs(pictures, None)]
+    return [path for images, _ in folders for (path,) in find_pairs(images, None)]
 
 
-def find_folders(kind: Kind, picture_dirs: Folders, alpha_dirs: AlphaFolders) -> list[tuple[Path, Path | None]]:
+def find_folders(kind: Kind, image_dirs: Folders, alpha_dirs: AlphaFolders) -> list[tuple[Path, Path | None]]:
     """Resolve names of layouts, and check that all folders are there.
 
     Returns: paths or patterns of images, each with that of its alphas or None.
 
     Raises: as `find_foregrounds`.
     """
-    places = [] if picture_dirs is None else as_list(picture_dirs)
+    places = [] if image_dirs is None else as_list(image_dirs)
     if not places or not all(places):
-        raise DataError(f"expected a folder of {kind} or several, got {picture_dirs}: name at least one")
+        raise DataError(f"expected a folder of {kind} or several, got {image_dirs}: name at least one")
     named = [str(place) for place in places]
     alphas = [None] * len(named) if alpha_dirs is None else as_list(alpha_dirs)
     check_no_files(Path(place) for place in [*named, *alphas] if place is not None)
@@ -110,10 +110,10 @@ def find_folders(kind: Kind, picture_dirs: Folders, alpha_dirs: AlphaFolders) ->
     default = [path for name in DEFAULT_SETS for pair in TRAINING_LAYOUTS[name].find() for path in pair]
     is_default = any(folder in default and not folder.is_dir() for folder in folders)
     check_folders(folders, COMPOSITION_LAYOUT if is_default else OTHER_PLACES)
-    for pictures, alpha in found:
-        if kind == "foregrounds" and alpha is not None and is_pack(pictures):
-            raise DataError(f"{pictures} is a pack and holds its alphas, got {alpha} too: give null for it")
-        for path in [alpha] if kind == "foregrounds" else [pictures, alpha]:
+    for images, alpha in found:
+        if kind == "foregrounds" and alpha is not None and is_pack(images):
+            raise DataError(f"{images} is a pack and holds its alphas, got {alpha} too: give null for it")
+        for path in [alpha] if kind == "foregrounds" else [images, alpha]:
             if path is not None:
                 check_no_pack(path)
     return found
@@ -125,26 +125,26 @@ def check_no_pack(folder: Path) -> None:
         raise DataError(f"{folder} is a pack: name it by itself, where foregrounds go; photographs are not packed")
 
 
-def find_pairs(pictures: Path, alphas: Path | None) -> list[tuple[Path, ...]]:
+def find_pairs(images: Path, alphas: Path | None) -> list[tuple[Path, ...]]:
     """List the images of a folder or pattern, each with its alpha of the same name if `alphas` is given.
 
     Raises: as `find_foregrounds`.
     """
     if alphas is None:
-        return [(path,) for paths in find_named(pictures).values() for path in paths]
-    found = find_both(pictures, alphas)
-    return match_found([(str(pictures), found[0]), (str(alphas), found[1])], PARTNERS)
+        return [(path,) for paths in find_named(images).values() for path in paths]
+    found = find_both(images, alphas)
+    return match_found([(str(images), found[0]), (str(alphas), found[1])], PARTNERS)
 
 
-def find_both(pictures: Path, alphas: Path) -> list[dict[str, list[Path]]]:
+def find_both(images: Path, alphas: Path) -> list[dict[str, list[Path]]]:
     """Group images and alphas by their names, with or without partners; see `find_named`.
 
     If a file matches both patterns, as a_alpha.png matches `*.png` and `*_alpha.png`, it belongs to the longer one,
     without suffixes: to `*_a` rather than to `*.png`.
     """
-    found = [find_named(pictures), find_named(alphas)]
-    if pictures != alphas:
-        patterns = [split_pattern(place)[1] for place in (pictures, alphas)]  # a folder's is *
+    found = [find_named(images), find_named(alphas)]
+    if images != alphas:
+        patterns = [split_pattern(place)[1] for place in (images, alphas)]  # a folder's is *
         lengths = [(len(Path(pattern).stem), len(pattern)) for pattern in patterns]
         longer = int(lengths[1] >= lengths[0])
         taken = {path for paths in found[longer].values() for path in paths}

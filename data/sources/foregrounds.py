@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.image_io.images import PictureFile, as_colours, read_raw_alpha, read_raw_rgba
+from data.image_io.images import EncodedImage, as_colours, read_raw_alpha, read_raw_rgba
 from data.sources.layouts import check_equal_sizes
 from data.trimap import ALPHA_TOLERANCE
 
@@ -79,7 +79,7 @@ class ForegroundFile:
     def open(self) -> OpenForeground:
         if self.alpha_path is None:
             return DecodedForeground(*read_raw_rgba(self.path))
-        colours = PictureFile(self.path)
+        colours = EncodedImage(self.path)
         alpha = read_raw_alpha(self.alpha_path)
         check_equal_sizes(colours.size(), self.path, alpha.shape[1::-1], self.alpha_path)
         return ForegroundOfFiles(colours, alpha, self.bleedings)
@@ -131,7 +131,7 @@ class ForegroundOfFiles(DecodedAlpha):
         bleedings: reduction -> `measure_bleeding` of this file, as far as known; extended here.
     """
 
-    def __init__(self, colours: PictureFile, alpha: NDArray, bleedings: dict[int, float]) -> None:
+    def __init__(self, colours: EncodedImage, alpha: NDArray, bleedings: dict[int, float]) -> None:
         super().__init__(alpha)
         self._colours = colours
         self._bleedings = bleedings
@@ -238,11 +238,11 @@ def average_layer(colours: NDArray, alpha: NDArray, reduction: int) -> tuple[NDA
     return np.rint(mean).astype(colours.dtype), average(alpha, reduction)
 
 
-def average(picture: NDArray, reduction: int) -> NDArray:
+def average(image: NDArray, reduction: int) -> NDArray:
     """Average areas of `reduction` x `reduction` px of (H, W) or (H, W, C); at the end the last pixel is repeated."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     below, right = -height % reduction, -width % reduction
     if below or right:
-        picture = cv2.copyMakeBorder(picture, 0, below, 0, right, cv2.BORDER_REPLICATE)
+        image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REPLICATE)
     size = (width + right) // reduction, (height + below) // reduction
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)

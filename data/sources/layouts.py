@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from data.image_io.formats import find_images, picture_name
+from data.image_io.formats import find_images, image_name
 from data.image_io.images import DataError
 from runtime.errors import UserError
 
@@ -110,14 +110,14 @@ class TrainingLayout:
             which may also be used as foregrounds (their edges then contain some of the old background, see
             `data.sources.foreground_colour`); or "backgrounds".
         root: the set's folder below $DETECTRON2_DATASETS, "/" between the parts, as for all folders.
-        picture_dirs: folders or patterns below `root`, see `find_named` of `data.sources.discovery`.
+        image_dirs: folders or patterns below `root`, see `find_named` of `data.sources.discovery`.
         alpha_dirs: alphas of each of these; none for backgrounds and for RGBA foregrounds.
         source: where these names are from.
     """
 
     kind: Kind
     root: str
-    picture_dirs: tuple[str, ...]
+    image_dirs: tuple[str, ...]
     alpha_dirs: tuple[str, ...] = ()
     _: KW_ONLY
     source: str
@@ -125,8 +125,8 @@ class TrainingLayout:
     def find(self) -> list[tuple[Path, Path | None]]:
         """List the places of images, each with that of its alphas, without checking that they exist."""
         root = datasets_folder() / self.root
-        pictures = [root / place for place in self.picture_dirs]
-        return list(zip_longest(pictures, [root / place for place in self.alpha_dirs]))
+        images = [root / place for place in self.image_dirs]
+        return list(zip_longest(images, [root / place for place in self.alpha_dirs]))
 
 
 TRAINING_LAYOUTS = {
@@ -304,10 +304,10 @@ def match_found(found: Sequence[tuple[str, Mapping[str, Sequence[Path]]]], layou
 
 
 def find_by_stem(folder: Path) -> dict[str, list[Path]]:
-    """Group the images of a folder by `picture_name`, in the order of `find_images`, whose errors these are."""
+    """Group the images of a folder by `image_name`, in the order of `find_images`, whose errors these are."""
     groups: dict[str, list[Path]] = defaultdict(list)
     for path in find_images(folder):
-        groups[picture_name(path)].append(path)
+        groups[image_name(path)].append(path)
     return dict(groups)
 
 
@@ -322,7 +322,7 @@ def find_partner(path: Path, groups: Mapping[str, Sequence[Path]], place: Path) 
     Raises:
         DataError: there is none, or more than one.
     """
-    name = picture_name(path)
+    name = image_name(path)
     found = groups.get(name, ())
     if not found:
         raise DataError(f"{place} holds no image named {name}.*: add it")

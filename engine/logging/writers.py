@@ -139,8 +139,8 @@ class WandbWriter(NewScalars):
     def write(self) -> None:
         for iteration, scalars in self.new_scalars(get_event_storage()).items():
             self._run.log({**scalars, "iteration": iteration})
-        for name, picture, iteration in get_event_storage()._vis_data:  # detectron2 has no other way to them
-            pixels = (255 * picture.transpose(1, 2, 0)).round().astype("uint8")
+        for name, image, iteration in get_event_storage()._vis_data:  # detectron2 has no other way to them
+            pixels = (255 * image.transpose(1, 2, 0)).round().astype("uint8")
             self._run.log({name: self._wandb.Image(pixels, file_type="jpg"), "iteration": iteration})
 
     def close(self) -> None:

@@ -70,12 +70,12 @@ def draw_background(rng: Generator, photograph: Path, size_px: int) -> Array:
 
     Returns: (size_px, size_px, 3) RGB in steps of 1 / 255.
     """
-    picture = read_image(photograph)
-    height, width = picture.shape[:2]
+    image = read_image(photograph)
+    height, width = image.shape[:2]
     side = int(min(height, width) * rng.uniform(0.5, 1))
     top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
     shrinking = cv2.INTER_AREA if side > size_px else cv2.INTER_LINEAR
-    square = cv2.resize(picture[top : top + side, left : left + side], (size_px, size_px), interpolation=shrinking)
+    square = cv2.resize(image[top : top + side, left : left + side], (size_px, size_px), interpolation=shrinking)
     if rng.random() < 0.5:
         square = square[:, ::-1]
     if np.ptp(square, axis=2).max() == 0:
@@ -101,7 +101,7 @@ def draw_test_sample(seed: int, index: int, size_px: int) -> Sample:
     return Sample(foreground, alpha, background, trimap_from_alpha(alpha, *map(int, radii_px)))
 
 
-def write_picture(task: tuple[str, int], output: Path, seed: int, size_px: int) -> None:
+def write_sample(task: tuple[str, int], output: Path, seed: int, size_px: int) -> None:
     """Draw and write the files of one (stream, index): a cut-out, a background, or three files of a test sample."""
     cv2.setNumThreads(1)  # the other cores draw other images
     stream, index = task
@@ -140,7 +140,7 @@ def make_demo_data(
         (output / folder).mkdir(parents=True, exist_ok=True)
     counts = {TRAIN_FOREGROUND: num_train, TRAIN_BACKGROUND: num_backgrounds, TEST_SAMPLE: num_test}
     tasks = [(stream, index) for stream, count in counts.items() for index in range(count)]
-    draw = partial(write_picture, output=output, seed=seed, size_px=size_px)
+    draw = partial(write_sample, output=output, seed=seed, size_px=size_px)
     for _ in map_in_workers(draw, tasks, num_workers):
         pass
     photographs = {"train": TRAIN_PHOTOGRAPHS, "test": TEST_PHOTOGRAPHS}

@@ -37,7 +37,7 @@ class Drawn(NamedTuple):
     """A sample: its caption, "image" (S, S, 3), "trimap" and "alpha" (S, S) in [0, 1], and faults of replaced ones."""
 
     caption: str
-    pictures: dict[str, NDArray[np.float32]]
+    images: dict[str, NDArray[np.float32]]
     faults: list[str]
 
 
@@ -64,10 +64,10 @@ def draw_samples(cfg: DictConfig, epoch: int, start: int) -> Iterator[Drawn]:
         faults = batch.get("faults", [])
         if not set(KINDS) <= batch.keys():
             raise DataError(f"no sample for epoch {epoch}, index {index}: {faults[-1]}")
-        pictures = {kind: batch[kind][0].permute(1, 2, 0).squeeze(2).numpy() for kind in KINDS[1:]}
+        images = {kind: batch[kind][0].permute(1, 2, 0).squeeze(2).numpy() for kind in KINDS[1:]}
         image = batch["image"][0].permute(1, 2, 0).numpy()
         caption = f"epoch {epoch}, index {index}{' replaced' if faults else ''}"
-        yield Drawn(caption, {"image": image, **pictures}, faults)
+        yield Drawn(caption, {"image": image, **images}, faults)
 
 
 def write_sheet(samples: Sequence[Drawn], path: Path, cell_px: int, num_columns: int) -> None:
@@ -84,7 +84,7 @@ def write_sheet(samples: Sequence[Drawn], path: Path, cell_px: int, num_columns:
     for first in range(0, len(samples), num_columns):
         row = [*samples[first : first + num_columns]]
         row += [Drawn("", dict.fromkeys(KINDS, blank), [])] * (num_columns - len(row))
-        cells = [join_cells([fit_image(picture, cell_px) for picture in drawn.pictures.values()]) for drawn in row]
+        cells = [join_cells([fit_image(image, cell_px) for image in drawn.images.values()]) for drawn in row]
         lines += [label_line([drawn.caption for drawn in row], cells[0].shape[1]), join_cells(cells)]
     write_image(path, np.concatenate(lines))
 

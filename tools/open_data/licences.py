@@ -81,7 +81,7 @@ def licence_page(manifest: Mapping) -> str:
     lines = [
         "# Licences",
         "",
-        "Pictures drawn by the procedural generator (`drawn_*`) have no author but the seed; they are free of rights.",
+        "Images drawn by the procedural generator (`drawn_*`) have no author but the seed; they are free of rights.",
         "All others come from packages, under the terms that these state. Their full texts are in `licences/`. Whoever",
         "passes images on, passes their terms on with them.",
         "",
@@ -90,8 +90,8 @@ def licence_page(manifest: Mapping) -> str:
     ]
     lines += [f"| {name} | {entry['read']} | {entry['sha256']} |" for name, entry in manifest["packages"].items()]
     lines += ["", "| image | package | file | licence | author |", "|---|---|---|---|---|"]
-    for picture, entry in sorted(manifest["pictures"].items()):
+    for image, entry in sorted(manifest["pictures"].items()):
         if "package" in entry:
-            cells = (picture, *(str(entry[key]).replace("|", "/") for key in ("package", "file", "licence", "author")))
+            cells = (image, *(str(entry[key]).replace("|", "/") for key in ("package", "file", "licence", "author")))
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

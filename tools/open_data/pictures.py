@@ -58,13 +58,13 @@ def write_cutout(content: bytes, path: Path) -> str | None:
 def write_photograph(content: bytes, path: Path) -> str | None:
     """Write a photograph as JPEG, at most `PHOTOGRAPH_PX` long; otherwise return why it cannot be read."""
     try:
-        picture: NDArray = to_float(as_colours(decode(content)))
+        image: NDArray = to_float(as_colours(decode(content)))
     except UserError as error:
         return f"cannot be read ({error})"
-    factor = PHOTOGRAPH_PX / max(picture.shape[:2])
+    factor = PHOTOGRAPH_PX / max(image.shape[:2])
     if factor < 1:
-        picture = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-    write_image(path, picture)
+        image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+    write_image(path, image)
     return None
 
 

