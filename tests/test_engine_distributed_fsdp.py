@@ -177,17 +177,6 @@ def test_the_tool_makes_a_plain_file(two, kept, tmp_path, capsys):
     assert not any(tensor.is_meta for tensor in content["model"].values())
 
 
-def test_the_tool_says_which_file_of_a_folder_is_damaged(two, tmp_path, capsys):
-    shutil.copytree(two[0] / "sharded" / HALF_WAY, tmp_path / "cut")
-    part = tmp_path / "cut" / "__0_0.distcp"
-    part.write_bytes(part.read_bytes()[:-1])
-    assert gather_checkpoint.main(["--folder", str(tmp_path / "cut"), "--output", str(tmp_path / "plain.pth")]) == 1
-    message = capsys.readouterr().err
-    assert message.startswith(f"gather_checkpoint.py: {tmp_path / 'cut'} is damaged: the bytes of __0_0.distcp are not")
-    assert message.count("\n") == 1
-    assert not (tmp_path / "plain.pth").exists()
-
-
 def test_an_evaluation_of_unlike_numbers_of_images_ends_and_counts_each_once(two):
     model = build()
     load_weights(model, two[1]["sharded"]["weights"], "sharded")

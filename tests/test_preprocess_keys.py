@@ -106,29 +106,6 @@ def test_a_size_like_7b_has_no_bias_of_qkv(layout: str, monkeypatch: pytest.Monk
     assert not any(name.endswith("qkv.bias") for name in result.model)
 
 
-def test_wrappings_are_left() -> None:
-    """Teacher of a run's checkpoint, prefixes of parallel and compiled models, heads beside the backbone."""
-    plain = tiny_state()
-    heads = {"dino_head.mlp.0.weight": torch.zeros(2, 2), "ibot_head.last_layer.weight": torch.zeros(2)}
-    wrapped = {
-        "teacher": {"teacher": {f"backbone.{k}": v for k, v in plain.items()} | heads, "student": heads},
-        "student": {"student": plain},
-        "model": {"model": plain, "optimizer": {"step": 3}, "iteration": 7},
-        "state_dict": {"state_dict": {f"module.{k}": v for k, v in plain.items()}, "epoch": 7},
-        "both": {"model": {"teacher": {f"module._orig_mod.backbone.{k}": v for k, v in plain.items()}}},
-    }
-    expected = convert(plain)
-    for state in wrapped.values():
-        result = convert(state)
-        assert result.model.keys() == expected.model.keys()
-        assert all(torch.equal(tensor, expected.model[name]) for name, tensor in result.model.items())
-        assert expected.account.items() <= result.account.items()
-    teacher = convert(wrapped["teacher"]).account
-    for wrapper in ("teacher", "student"):
-        assert all(teacher[f"{wrapper}.{name}"] == "dropped: projection head or loss of pre-training" for name in heads)
-    assert {"optimizer.step", "iteration"} <= convert(wrapped["model"]).account.keys()
-
-
 def test_the_fourth_channel_starts_at_zero() -> None:
     state = tiny_state()
     result = convert(state)
