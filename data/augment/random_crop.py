@@ -36,11 +36,15 @@ class View:
 class DrawView:
     """Draw a random crop of a foreground, centred on an unknown pixel if the border allows it.
 
+    The foreground is scaled, sheared, rotated and flipped about its centre. Unknown pixels are those of fractional
+    alpha, or else those on edges of alpha. A window larger than the foreground is moved until it contains the
+    foreground.
+
     Args:
         square_probability: how often the foreground is resized to a square first, aspect not kept.
-        square_px: side of that square.
+        square_px: side of that square, at most `max_enlargement` times the foreground's longer side.
         rotation_deg: rotation is uniform in +- this, at least 0.
-        rotation_min_px: foregrounds whose longer side is below this are not rotated.
+        rotation_min_px: foregrounds whose longer side is below this are not rotated. A square counts by its own side.
         scale_range: scale per axis, uniform; at least `MIN_SCALE`, as for `crop_factors` and `max_enlargement`.
         shear_deg: shear angle, uniform in +- this; within 0 to 89.
         flip_probability: for either axis.

@@ -58,9 +58,12 @@ class JitterColour:
 class MakeTrimap:
     """Make the "trimap" from the "alpha" of the crop by two erosions of separately drawn size.
 
+    They erode pure foreground and pure background: an alpha that 8 bit store as 255 or 0. The crop's border erodes
+    nothing.
+
     Args:
-        radius_px: lowest and highest radius r, whole numbers of at least 0, both drawn; the kernel is an ellipse of
-            2 r + 1 px.
+        radius_px: lowest and highest radius r, whole numbers of at least 0. All between them are equally likely. The
+            kernel is an ellipse of 2 r + 1 px.
         reference_px: side of the crop that the radii are meant for: each r becomes round(r S / this), so that the
             trimaps of larger crops are wider in proportion. None does not scale the radii.
 

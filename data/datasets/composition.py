@@ -36,7 +36,8 @@ class CompositionDataset(TrainingSet):
 
     Foregrounds take turns, so that over the epochs each is used equally often. Backgrounds and second foregrounds are
     drawn. The default ranges are those of the GCA line; `crop_factors` are the 320, 480, 640 to 320 px of Deep Image
-    Matting (Xu et al. 2017, section 4). Items are those of `TrainingSet`.
+    Matting (Xu et al. 2017, section 4). Each image is sampled by a random interpolation: nearest, linear, cubic or
+    Lanczos. Items are those of `TrainingSet`.
 
     Args:
         foreground_dirs: folder or folders of foregrounds, patterns, packs or names of sets; see
@@ -45,7 +46,7 @@ class CompositionDataset(TrainingSet):
         alpha_dirs: one folder for each of `foreground_dirs`, with an alpha of the same name for each foreground. None
             for foregrounds that contain their alphas (RGBA, packs, names of sets), or for all of them.
         samples_per_epoch: see `TrainingSet`, as for `crop_px` and `seed`.
-        merge_probability: how often a second foreground is laid under the first.
+        merge_probability: how often a second foreground is laid under the first, stretched to its size.
         crop: position of a crop; see `DrawView`. None takes its defaults, as for the next two.
         trimap: see `MakeTrimap`; radii of 0 to 14 px are kernels of 1 to 29 px.
         colour: of the foreground; see `JitterColour`.

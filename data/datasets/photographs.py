@@ -88,8 +88,9 @@ class DrawInnerView(DrawView):
     """Draw a random crop inside the photograph, around an unknown pixel if the border allows it.
 
     Mirrored or repeated borders would teach the network images that no camera takes. So if the turned and sheared
-    window is wider than the photograph, it shrinks, and then it is moved inside. A photograph smaller than the crop is
-    enlarged accordingly.
+    window is wider than the photograph, it shrinks until it fits, and then it is moved inside. The photograph's shorter
+    side is no other limit, so a photograph that is scaled up may show more than that. A photograph smaller than the
+    crop is enlarged as far as needed, whatever `max_enlargement` is.
     """
 
     def __call__(self, crop_px: int, size: tuple[int, int], points: NDArray, rng: np.random.Generator) -> View:

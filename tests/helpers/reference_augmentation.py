@@ -79,16 +79,16 @@ def draw_matrix(alpha: np.ndarray, settings: Settings, rng: np.random.Generator)
     """Draw the 2 x 3 matrix from the points of a foreground to those of its crop.
 
     The foreground is turned, scaled and sheared about its centre, on a canvas of its own size. A square window of
-    this canvas becomes the crop. It is centred on an unknown pixel, then moved inside the canvas.
+    this canvas becomes the crop. It is centred on an unknown pixel, then moved inside the canvas. If it is larger than
+    the canvas, it is moved until it holds the canvas.
     """
     canvas, stretch = _draw_canvas(alpha, settings, rng)
     linear = _draw_linear(canvas, settings, rng)
-    window = _draw_window(canvas, settings, rng)
     smallest = settings.crop_px / settings.max_enlargement
-    window = max(window, smallest)
+    window = max(min(_draw_window(settings, rng), canvas.min()), smallest)
     centre = linear @ (stretch * _draw_unknown_point(alpha, rng) - canvas / 2) + canvas / 2
-    fits = canvas >= window
-    centre = np.where(fits, np.clip(centre, window / 2, np.maximum(canvas - window / 2, window / 2)), canvas / 2)
+    ends = np.sort([np.full(2, window / 2), canvas - window / 2], axis=0)
+    centre = np.clip(centre, *ends)
     zoom = settings.crop_px / window
     offset = zoom * (canvas / 2 - linear @ canvas / 2 - centre) + settings.crop_px / 2
     return np.column_stack([zoom * linear @ np.diag(stretch), offset])
@@ -102,9 +102,8 @@ def draw_inner_matrix(alpha: np.ndarray, settings: Settings, rng: np.random.Gene
     """
     canvas, stretch = _draw_canvas(alpha, settings, rng)
     linear = _draw_linear(canvas, settings, rng)
-    window = _draw_window(canvas, settings, rng)
     reach = np.abs(np.linalg.inv(linear)).sum(axis=1) / 2  # half sides of the box around a turned window of 1 px
-    window = min(window, (canvas / 2 / reach).min())
+    window = min(_draw_window(settings, rng), (canvas / 2 / reach).min())
     centre = np.clip(stretch * _draw_unknown_point(alpha, rng), window * reach, canvas - window * reach)
     zoom = settings.crop_px / window
     return np.column_stack([zoom * linear @ np.diag(stretch), settings.crop_px / 2 - zoom * linear @ centre])
@@ -113,7 +112,8 @@ def draw_inner_matrix(alpha: np.ndarray, settings: Settings, rng: np.random.Gene
 def _draw_canvas(alpha: np.ndarray, settings: Settings, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draw whether the foreground becomes a square. Return width and height, and the factors that lead to them."""
     size = np.array(alpha.shape[::-1], dtype=float)
-    canvas = np.full(2, float(settings.square_px)) if rng.random() < settings.square_probability else size
+    square_px = min(settings.square_px, settings.max_enlargement * size.max())
+    canvas = np.full(2, square_px) if rng.random() < settings.square_probability else size
     return canvas, canvas / size
 
 
@@ -127,9 +127,9 @@ def _draw_linear(canvas: np.ndarray, settings: Settings, rng: np.random.Generato
     return axes @ np.diag(flips * rng.uniform(*settings.scale_range, size=2))
 
 
-def _draw_window(canvas: np.ndarray, settings: Settings, rng: np.random.Generator) -> float:
-    """Draw the side of the window in pixels of the canvas, at most its shorter side."""
-    return min(settings.crop_px * rng.choice(settings.crop_factors), canvas.min())
+def _draw_window(settings: Settings, rng: np.random.Generator) -> float:
+    """Draw the side of the window in pixels of the canvas, before it is limited."""
+    return settings.crop_px * rng.choice(settings.crop_factors)
 
 
 def _draw_unknown_point(alpha: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -142,7 +142,16 @@ def _draw_unknown_point(alpha: np.ndarray, rng: np.random.Generator) -> np.ndarr
 def warp(
     image: np.ndarray, matrix: np.ndarray, crop_px: int, rng: np.random.Generator, border: int = cv2.BORDER_CONSTANT
 ) -> np.ndarray:
-    """Warp an image (H, W, 4) to the crop (S, S, 4), with an interpolation that is drawn."""
+    """Warp an image (H, W, 4) to the crop (S, S, 4), with an interpolation that is drawn.
+
+    An image that shrinks by a factor of 2 or more is first reduced by the whole part of the factor, by averaging areas.
+    """
+    reduction = int(1 / np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    if reduction > 1:
+        height, width = image.shape[:2]
+        image = cv2.resize(image, (width // reduction, height // reduction), interpolation=cv2.INTER_AREA)
+        factors = np.array([width, height]) / image.shape[1::-1]
+        matrix = np.column_stack([matrix[:, :2] * factors, matrix[:, 2]])
     shift = 0.5 * matrix[:, :2].sum(axis=1) - 0.5  # OpenCV counts from the centre of the first pixel
     matrix = np.column_stack([matrix[:, :2], matrix[:, 2] + shift])
     flags = INTERPOLATIONS[rng.integers(len(INTERPOLATIONS))]
@@ -163,11 +172,15 @@ def jitter_colour(colour: np.ndarray, alpha: np.ndarray, settings: Settings, rng
 
 
 def draw_trimap(alpha: np.ndarray, settings: Settings, rng: np.random.Generator) -> np.ndarray:
-    """Draw the trimap of an alpha (S, S): pure foreground and pure background are eroded by separate ellipses."""
+    """Draw the trimap of an alpha (S, S): pure foreground and pure background are eroded by separate ellipses.
+
+    Pure is what 8 bit store as 0 or 255.
+    """
+    stored = np.rint(255 * alpha)
     foreground, background = (
         cv2.erode(pure.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2))
         for pure, radius in zip(
-            (alpha > 1 - 1e-5, alpha < 1e-5),
+            (stored == 255, stored == 0),
             rng.integers(settings.radius_px[0], settings.radius_px[1] + 1, size=2),
             strict=True,
         )
