@@ -7,11 +7,7 @@ import numpy as np
 from data.augment.transforms import CompositeImage, JitterColour, MakeTrimap
 from data.image_io.images import to_float
 from data.trimap import trimap_from_alpha
-
-
-def disc(size_px: int, softness_px: float = 2.0) -> np.ndarray:
-    y, x = np.mgrid[:size_px, :size_px] + 0.5 - size_px / 2
-    return np.rint(255 * np.clip((size_px / 3 - np.hypot(x, y)) / softness_px + 0.5, 0, 1)).astype(np.uint8)
+from tests.helpers.drawn_images import draw_disc
 
 
 def test_colour_jitter_agrees_with_colorsys():
@@ -42,7 +38,7 @@ def test_colour_jitter_leaves_an_empty_crop_and_no_jitter_alone():
 
 
 def test_trimaps_are_those_of_the_crops_own_alpha_at_every_radius():
-    alpha = to_float(disc(64))[:, :, None]
+    alpha = to_float(draw_disc(64))[:, :, None]
     seen = set()
     for seed in range(60):
         trimap = MakeTrimap((1, 3))({"alpha": alpha}, np.random.default_rng(seed))["trimap"][:, :, 0]

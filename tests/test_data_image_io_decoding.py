@@ -10,12 +10,7 @@ from PIL import Image
 from data.image_io.decoding import decode, decode_jpeg, read_jpeg_header
 from data.image_io.images import DataError, EncodedImage
 from runtime.errors import UserError
-
-
-def smooth(height: int, width: int) -> np.ndarray:
-    y, x = np.mgrid[:height, :width]
-    waves = [127.5 + 127 * np.sin(x / 9 + channel) * np.cos(y / 13) for channel in range(3)]
-    return np.rint(np.dstack(waves)).astype(np.uint8)
+from tests.helpers.drawn_images import draw_waves
 
 
 def encode(pixels: np.ndarray, **options: Any) -> bytes:
@@ -33,7 +28,7 @@ def decode_quickly(content: bytes) -> np.ndarray:
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("reduction", [1, 2, 4, 8])
 def test_jpegs_are_decoded_to_the_pixels_of_pillow(tmp_path, mode, reduction):
-    pixels = smooth(203, 157) if mode == "RGB" else smooth(203, 157)[:, :, 0]
+    pixels = draw_waves(203, 157) if mode == "RGB" else draw_waves(203, 157)[:, :, 0]
     Image.fromarray(pixels).save(tmp_path / "a.jpg")
     with Image.open(tmp_path / "a.jpg") as image:
         image.draft(None, (157 // reduction, 203 // reduction))
@@ -44,13 +39,13 @@ def test_jpegs_are_decoded_to_the_pixels_of_pillow(tmp_path, mode, reduction):
 
 
 def test_sizes_come_from_the_header_of_a_jpeg(tmp_path):
-    Image.fromarray(smooth(40, 60)).save(tmp_path / "a.jpg")
+    Image.fromarray(draw_waves(40, 60)).save(tmp_path / "a.jpg")
     cut_off = (tmp_path / "a.jpg").read_bytes()[:-200]
     (tmp_path / "a.jpg").write_bytes(cut_off)
     assert EncodedImage(tmp_path / "a.jpg").size() == (60, 40)
     with pytest.raises(DataError, match=r"a\.jpg.*complete"):
         EncodedImage(tmp_path / "a.jpg").read()
-    Image.fromarray(smooth(40, 60)).save(tmp_path / "a.png")
+    Image.fromarray(draw_waves(40, 60)).save(tmp_path / "a.png")
     assert EncodedImage(tmp_path / "a.png").size() == (60, 40)
 
 
@@ -89,5 +84,5 @@ def test_what_pillow_refuses_is_refused(num_bytes):
 
 
 def test_bytes_after_the_end_do_no_harm():
-    content = encode(smooth(40, 60))
+    content = encode(draw_waves(40, 60))
     np.testing.assert_array_equal(decode_quickly(content + b"\0\0padding"), decode(content))

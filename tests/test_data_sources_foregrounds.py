@@ -19,17 +19,7 @@ from data.sources.foregrounds import (
     unknown_points,
 )
 from data.sources.layouts import check_same_size
-
-
-def picture(height: int, width: int, channels: int, dtype: type = np.uint8) -> np.ndarray:
-    rng = np.random.default_rng(height * width)
-    return rng.integers(0, np.iinfo(dtype).max, (height, width, channels), dtype, endpoint=True)
-
-
-def smooth(height: int, width: int) -> np.ndarray:
-    y, x = np.mgrid[:height, :width]
-    waves = [127.5 + 127 * np.sin(x / 9 + channel) * np.cos(y / 13) for channel in range(3)]
-    return np.rint(np.dstack(waves)).astype(np.uint8)
+from tests.helpers.drawn_images import draw_noise, draw_waves
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -66,7 +56,7 @@ def test_every_unknown_pixel_is_as_likely_as_another(share):
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize(("reduction", "size"), [(2, (12, 16)), (4, (13, 18)), (8, (3, 30))])
 def test_areas_are_averaged_by_alpha(dtype, reduction, size):
-    colours, alpha = picture(*size, 3, dtype), picture(*size, 1, dtype)[:, :, 0]
+    colours, alpha = draw_noise(*size, 3, dtype), draw_noise(*size, 1, dtype)[:, :, 0]
     alpha[:reduction, :reduction] = 0
     reduced, reduced_alpha = average_layer(colours, alpha, reduction)
     assert (reduced.dtype, reduced_alpha.dtype) == (dtype, dtype)
@@ -86,12 +76,12 @@ def test_areas_are_averaged_by_alpha(dtype, reduction, size):
 @pytest.mark.parametrize("orientation", [1, 6])
 @pytest.mark.parametrize("reduction", [1, 2, 4, 8])
 def test_a_jpeg_is_read_in_part_at_the_scale_asked_for(tmp_path, reduction, orientation):
-    colours = smooth(101, 150)
+    colours = draw_waves(101, 150)
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(colours).save(tmp_path / "fg.jpg", quality=95, exif=exif)
     upright = np.rot90(colours, -1) if orientation == 6 else colours
-    alpha = 255 - smooth(*upright.shape[:2])[:, :, 0] // 5  # hardly weighs one pixel of an area more than another
+    alpha = 255 - draw_waves(*upright.shape[:2])[:, :, 0] // 5  # hardly weighs one pixel of an area more than another
     Image.fromarray(alpha).save(tmp_path / "alpha.png")
     source = ForegroundFile(tmp_path / "fg.jpg", tmp_path / "alpha.png").open()
     assert source.size == (alpha.shape[1], alpha.shape[0])
@@ -106,7 +96,7 @@ def test_a_jpeg_is_read_in_part_at_the_scale_asked_for(tmp_path, reduction, orie
 
 
 def test_a_cut_out_and_a_pair_are_the_same_foreground(tmp_path):
-    rgba = picture(30, 41, 4)
+    rgba = draw_noise(30, 41, 4)
     Image.fromarray(rgba).save(tmp_path / "rgba.png")
     Image.fromarray(rgba[:, :, :3]).save(tmp_path / "fg.png")
     Image.fromarray(rgba[:, :, 3]).save(tmp_path / "alpha.png")
@@ -154,7 +144,7 @@ def test_hidden_colours_of_a_jpeg_stay_hidden(tmp_path, reduction):
 
 
 def test_colours_that_nobody_sees_are_not_decoded(tmp_path):
-    Image.fromarray(smooth(80, 60)).save(tmp_path / "fg.jpg")
+    Image.fromarray(draw_waves(80, 60)).save(tmp_path / "fg.jpg")
     (tmp_path / "fg.jpg").write_bytes((tmp_path / "fg.jpg").read_bytes()[:-200])
     alpha = np.zeros((80, 60), np.uint8)
     alpha[:40] = 255
@@ -169,8 +159,8 @@ def test_colours_that_nobody_sees_are_not_decoded(tmp_path):
 
 
 def test_files_that_do_not_fit_are_named(tmp_path):
-    Image.fromarray(smooth(40, 60)).save(tmp_path / "fg.jpg")
-    Image.fromarray(smooth(40, 61)[:, :, 0]).save(tmp_path / "alpha.png")
+    Image.fromarray(draw_waves(40, 60)).save(tmp_path / "fg.jpg")
+    Image.fromarray(draw_waves(40, 61)[:, :, 0]).save(tmp_path / "alpha.png")
     with pytest.raises(DataError, match=r"fg\.jpg is 60 x 40 px but .*alpha\.png is 61 x 40 px"):
         ForegroundFile(tmp_path / "fg.jpg", tmp_path / "alpha.png").open()
     with pytest.raises(DataError, match="no transparency"):
