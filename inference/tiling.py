@@ -10,35 +10,12 @@ at every stride but the first, since the cut lies on a multiple of all strides.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 HALO_TOKENS = 2
-
-
-class Box(NamedTuple):
-    """Part of a grid, in its cells; `bottom` and `right` are the first outside."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-
-    def widened(self, margin: int, height: int, width: int) -> "Box":
-        """The box with a margin on each side, as far as the grid goes."""
-        return Box(
-            max(self.top - margin, 0),
-            min(self.bottom + margin, height),
-            max(self.left - margin, 0),
-            min(self.right + margin, width),
-        )
-
-    def slices(self, stride: int = 1) -> tuple[slice, slice]:
-        """Rows and columns of the box in a map with `stride` times as many cells."""
-        return slice(self.top * stride, self.bottom * stride), slice(self.left * stride, self.right * stride)
 
 
 def decode_tiled(
@@ -49,7 +26,7 @@ def decode_tiled(
     tile_px: int,
     halo_tokens: int = HALO_TOKENS,
 ) -> Tensor:
-    """Decode tile by tile; only tiles with a needed pixel, and of those only the part around needed pixels.
+    """Decode only tiles with a needed pixel, and of each only the part around its needed pixels.
 
     Args:
         decoder: a `DetailCapture` in evaluation mode; in training, BatchNorm would see each tile for itself.
@@ -66,11 +43,14 @@ def decode_tiled(
     stride = network_input.shape[-1] // width
     shape = (len(network_input), 1, *network_input.shape[-2:])
     alpha = network_input.new_zeros(shape, dtype=torch.promote_types(network_input.dtype, torch.float32))
-    for box in needed_boxes(needed_tokens(is_needed, stride).cpu(), max(tile_px // stride, 1)):
-        cut = box.widened(halo_tokens, height, width)
-        decoded = decoder(features[..., *cut.slices()], network_input[..., *cut.slices(stride)])
-        inner = Box(box.top - cut.top, box.bottom - cut.top, box.left - cut.left, box.right - cut.left)
-        alpha[..., *box.slices(stride)] = decoded[..., *inner.slices(stride)]
+    for top, bottom, left, right in needed_boxes(needed_tokens(is_needed, stride).cpu(), max(tile_px // stride, 1)):
+        first, last = max(top - halo_tokens, 0), min(bottom + halo_tokens, height)
+        start, end = max(left - halo_tokens, 0), min(right + halo_tokens, width)
+        cut = network_input[..., first * stride : last * stride, start * stride : end * stride]
+        decoded = decoder(features[..., first:last, start:end], cut)
+        rows = slice((top - first) * stride, (bottom - first) * stride)
+        columns = slice((left - start) * stride, (right - start) * stride)
+        alpha[..., top * stride : bottom * stride, left * stride : right * stride] = decoded[..., rows, columns]
     return alpha
 
 
@@ -89,16 +69,18 @@ def needed_tokens(is_needed: Tensor, stride: int, halo_tokens: int = 0) -> Tenso
     return F.max_pool2d(tokens, 2 * halo_tokens + 1, stride=1, padding=halo_tokens)[0, 0] > 0
 
 
-def needed_boxes(is_needed: Tensor, tile: int) -> Iterator[Box]:
-    """Cut a grid into tiles and yield, of each that has a needed cell, the bounding box of these.
+def needed_boxes(is_needed: Tensor, tile: int) -> Iterator[tuple[int, int, int, int]]:
+    """Cut a grid into tiles and yield the bounding box of the needed cells of each tile that has any.
 
     Args:
         is_needed: (h, w) bool.
         tile: side of a tile in cells; the last ones may be smaller.
+
+    Yields: top, bottom, left and right in cells; bottom and right are the first outside.
     """
     for top in range(0, is_needed.shape[0], tile):
         for left in range(0, is_needed.shape[1], tile):
             cells = is_needed[top : top + tile, left : left + tile].nonzero()
             if len(cells):
                 (first_row, first_column), (last_row, last_column) = cells.amin(0).tolist(), cells.amax(0).tolist()
-                yield Box(top + first_row, top + last_row + 1, left + first_column, left + last_column + 1)
+                yield top + first_row, top + last_row + 1, left + first_column, left + last_column + 1

@@ -42,7 +42,7 @@ from runtime.dist_env import RANKS
 from runtime.processes import ALONE, TOLD_ERRORS, Ranks, RanksError, RanksStartError, Terminated, find_ranks
 from tools.prediction.command_line import parse
 from tools.prediction.messages import list_failures, list_written, say
-from tools.prediction.steps import Trimaps, list_trimaps, load_predict, read_background, read_pair, write_result
+from tools.prediction.steps import BASELINES, Trimaps, list_trimaps, read_background, read_pair, write_result
 
 PACKAGES = ("inference", "runtime")
 """Their log is shown: where a network runs, and what takes its time."""
@@ -173,7 +173,7 @@ def matte_images(
     title: str | None = None,
     is_silent: bool = False,
 ) -> None:
-    """Load the network; read, predict and write each image.
+    """Load the network or choose the baseline; read, predict and write each image.
 
     Args:
         options: of the command line.
@@ -189,7 +189,14 @@ def matte_images(
     if not jobs:
         return
     background = read_background(options.background) if options.background else None
-    predict = load_predict(options)
+    source = options.model or options.config_file
+    if source is None:
+        predict = BASELINES[options.baseline or "closed-form"]
+    else:
+        from inference.predictor import Predictor
+
+        settings = {**options.settings, "trusted_modules": options.trust_module}
+        predict = Predictor.load(source, options.weights, **settings).alpha
     read, write = partial(read_pair, options, trimaps), partial(write_result, options, background)
     with tqdm(desc=title, total=len(jobs), unit="image", disable=is_silent or len(jobs) == 1) as bar:
         for job, failure in matte_all(jobs, read, predict, write, overlaps=options.max_memory_gb is None):

@@ -90,20 +90,6 @@ def read_pair(
     return image, trimap
 
 
-def load_predict(options: argparse.Namespace) -> Predict:
-    """Load the network, or choose the baseline.
-
-    Raises:
-        OSError, UserError: the network cannot be used.
-    """
-    source = options.model or options.config_file
-    if source is None:
-        return BASELINES[options.baseline or "closed-form"]
-    from inference.predictor import Predictor
-
-    return Predictor.load(source, options.weights, **options.settings, trusted_modules=options.trust_module).alpha
-
-
 def write_result(
     options: argparse.Namespace,
     background: NDArray[np.float32] | None,
