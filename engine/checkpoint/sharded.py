@@ -109,7 +109,7 @@ class ShardedCheckpointer(Checkpointer):
         """
         if not Path(path).is_dir():
             content = read_checkpoint(path)
-            if is_sharded(self.model) and "trainer" in content:
+            if is_sharded(self.model) and "trainer" in content.keys() & self.checkpointables.keys():
                 self._shard_optimizer_state(content["trainer"][OPTIMIZER])
             return content
         content = _read_whole_part(Path(path))
