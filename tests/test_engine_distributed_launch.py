@@ -19,7 +19,7 @@ from engine.stops import as_stop, exit_with
 from runtime.command_line import argument_parser
 from runtime.dist_env import DistEnv, find_dist_env, meeting_point, read_environment
 from runtime.errors import ConfigError
-from tests.helpers.toy_training import processes
+from tests.helpers.toy_training import in_two_processes, processes
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "node0",
             "MASTER_PORT": "29500"}  # fmt: skip
@@ -191,7 +191,7 @@ def report_limits(folder):
 
 
 def test_one_time_limit_holds_for_tensors_and_for_objects(tmp_path):
-    launch(report_limits, processes(2), "cpu", (tmp_path,), timeout_s=77)
+    in_two_processes(report_limits, tmp_path, timeout_s=77)
     assert {path.read_text() for path in tmp_path.iterdir()} == {"[77.0, 77.0]"}
 
 

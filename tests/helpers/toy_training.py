@@ -100,12 +100,12 @@ def processes(number):
     return argparse.Namespace(num_gpus=number, num_machines=1, machine_rank=0, dist_url="auto")
 
 
-def in_two_processes(work, *arguments):
+def in_two_processes(work, *arguments, **options):
     """Call a function in two processes, forked from one that has imported what a run needs, which takes seconds."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with mock.patch("engine.distributed.spawn.multiprocessing.get_context", return_value=context):
-        launch(work, processes(2), "cpu", arguments)
+        launch(work, processes(2), "cpu", arguments, **options)
 
 
 def toy_training_with_checkpoints(folder, **options):
