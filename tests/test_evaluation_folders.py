@@ -56,14 +56,6 @@ def test_rows_are_what_the_metrics_give(test_set, protocol):
     assert found.files["b"] == {kind: test_set / kind / "b.png" for kind in ("pred", "label", "trimap", "image")}
 
 
-def test_the_whole_image_needs_no_trimap(test_set):
-    whole = PROTOCOLS["whole"]
-    with_trimaps = evaluate_folders(*folders(test_set, "trimap"), protocol=whole)
-    without = evaluate_folders(*folders(test_set), protocol=whole)
-    assert (without.rows, without.digest) == (with_trimaps.rows, with_trimaps.digest)
-    assert [row["pixels"] for row in without.rows.values()] == [(24 + i) * (30 - i) for i in range(4)]
-
-
 def test_trimaps_can_be_made_from_the_ground_truths(test_set):
     found = evaluate_folders(*folders(test_set), trimap_radius_px=3)
     for name in NAMES:

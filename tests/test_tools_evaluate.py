@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data.image_io.images import read_image
-from evaluation.metrics import METRICS, PROTOCOLS, average, measure
+from evaluation.metrics import METRICS, PROTOCOLS, average
 from evaluation.output import result_folder as results
 from evaluation.output.report import CELL_PX, GAP_PX
 from runtime.worker_pool import default_workers
@@ -96,20 +96,6 @@ def test_the_summary_says_what_was_measured(test_set):
             for row in csv.DictReader(file)
         ]
     assert table == [{"name": name, **row} for name, row in rows.items()]
-
-
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_values_are_those_of_the_metrics(test_set, protocol):
-    """Predictions of 16 bit between the levels of 8; each protocol counts its own pixels."""
-    rng = np.random.default_rng(0)
-    for name in "ab":
-        cv2.imwrite(str(test_set / "pred" / f"{name}.png"), rng.integers(0, 65536, (20, 10)).astype(np.uint16))
-    assert evaluate.main(evaluate_arguments(test_set, "--protocol", protocol, "--output", test_set / "out")) == 0
-    expected = {}
-    for name in "ab":
-        pred, label, trimap = (cv2.imread(str(test_set / f / f"{name}.png"), -1) for f in ("pred", "label", "trimap"))
-        expected[name] = {"foreground": name, **measure(pred, label, trimap == 128, PROTOCOLS[protocol])}
-    assert summary_of(test_set / "out")["per_image"] == expected
 
 
 def test_the_whole_image_needs_no_trimap(test_set, capsys):
