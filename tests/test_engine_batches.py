@@ -69,13 +69,6 @@ def test_more_than_one_percent_stops_with_the_list(first, period, stops_at):
     assert done == (4000 if stops_at is None else stops_at)
 
 
-def test_the_list_of_many_is_cut():
-    drawn = batches({0: [f"{i}.png" for i in range(60)]})
-    with pytest.raises(LoaderError) as stopped:
-        drawn.draw()
-    assert str(stopped.value).splitlines()[50:] == ["  49.png", "  and 10 more, all named in log.txt"]
-
-
 class Unmakeable(IterableDataset):
     """No sample at all."""
 
@@ -175,11 +168,6 @@ def test_a_worker_that_goes_on_within_the_limit_gives_its_batches(monkeypatch):
     monkeypatch.setattr(loading, "POLL_S", 0.2)
     drawn = Batches(DataLoader(Slow(1), batch_size=None, num_workers=1, prefetch_factor=1), 1, timeout_s=60)
     assert [drawn.draw()[0]["x"].item() for _ in range(5)] == [*range(5)]
-
-
-def test_all_batches_ends_with_its_loader():
-    loader = DataLoader(torch.arange(5), 1, num_workers=1)
-    assert [batch.item() for batch in loading.all_batches(loader, "dataloader.test", 60)] == [*range(5)]
 
 
 class Buggy(IterableDataset):

@@ -2,13 +2,11 @@
 
 import logging
 import re
-import time
 
 import pytest
 
 from engine.hooks import loader_speed as pace
 from engine.hooks.loader_speed import LoaderBottleneckWarning, speed_advice
-from tests.helpers.toy_training import toy_training
 
 
 class Clock:
@@ -66,15 +64,3 @@ def test_a_loader_is_judged_by_a_hundred_steps_after_the_warm_up(monkeypatch, ca
 )
 def test_the_advice_fits_the_machine(num_workers, num_cores, num_processes, words):
     assert re.search(words, speed_advice(num_workers, num_cores, num_processes))
-
-
-@pytest.mark.parametrize(("sample_s", "step_s"), [(0.015, 0.0), (0.0, 0.03)], ids=["slow", "fast"])
-def test_a_training_warns_of_a_slow_loader_alone(tmp_path, monkeypatch, caplog, sample_s, step_s):
-    monkeypatch.setattr(pace, "STEPS_JUDGED", 6)
-    monkeypatch.setattr(pace, "WARM_UP_STEPS", 4)
-    trainer, _, _ = toy_training(tmp_path, hooks_too=[LoaderBottleneckWarning()])
-    loader, collate = trainer.data_loader, trainer.data_loader.collate_fn
-    loader.collate_fn = lambda samples: time.sleep(sample_s * len(samples)) or collate(samples)
-    trainer.model.register_forward_hook(lambda *_: time.sleep(step_s))
-    trainer.train(0, 12)
-    assert [record.name for record in caplog.records].count("engine.hooks.loader_speed") == (sample_s > 0)

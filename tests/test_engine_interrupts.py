@@ -70,14 +70,6 @@ def test_a_signal_that_is_ignored_at_the_start_stays_ignored(name):
     assert signal.getsignal(signal.Signals[name]) is signal.SIG_IGN
 
 
-def test_a_signal_after_the_training_raises_again():
-    with StopSignals():
-        with uninterrupted():
-            pass
-        with pytest.raises(StopRequested):
-            send("SIGTERM")
-
-
 def test_a_thread_trains_without_handlers():
     """Python lets the main thread alone set them."""
     with ThreadPoolExecutor(1) as pool:

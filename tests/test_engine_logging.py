@@ -222,12 +222,6 @@ def test_pictures_of_no_sense_are_refused(tmp_path, period, num_samples):
         DrawSamples(Drawings(), {}, tmp_path, period, num_samples)
 
 
-def test_no_pictures_are_drawn_without_a_period(tmp_path):
-    draw = Drawings()
-    train_toy(tmp_path, DrawSamples(draw, {}, tmp_path, 0, 4))
-    assert not draw.seen and not (tmp_path / "pictures").exists()
-
-
 def test_a_sheet_shows_samples_side_by_side(tmp_path):
     rng = np.random.default_rng(0)
     size = 48

@@ -335,9 +335,3 @@ def test_tf32_is_on_in_its_own_precision_alone():
             assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is is_on
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
-
-
-@pytest.mark.parametrize(("setting", "value"), [("accumulation", 0), ("clip_norm", 0.0), ("clip_norm", math.nan)])
-def test_settings_of_a_step_that_mean_nothing_are_refused(setting, value):
-    with pytest.raises(ConfigError, match=f"train.{setting} must be"):
-        toy_trainer(**{setting: value})

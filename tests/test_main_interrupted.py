@@ -191,16 +191,6 @@ def test_logs_and_metrics_that_cannot_be_written_end_in_words(data, tmp_path, mo
     assert [row["iteration"] for row in rows] == [0, 1]
 
 
-@pytest.mark.slow
-def test_an_output_folder_that_goes_away_ends_in_words(data, tmp_path, monkeypatch, capsys):
-    output = tmp_path / "out"
-    at_iteration(monkeypatch, 4, lambda _: output.rename(tmp_path / "gone"))
-    assert stopped(*overrides(data, output, **{"dataloader.test": "null"})) == OutputError.status
-    text = "".join(capsys.readouterr())
-    assert "No such file or directory" in text and "Traceback" not in text
-    assert not output.exists()
-
-
 def test_an_output_folder_that_is_a_file_is_one_line(data, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert stopped(*overrides(data, tmp_path / "file")) == OutputError.status
