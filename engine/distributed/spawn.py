@@ -17,6 +17,9 @@ from engine.interrupts import LostProcess, catch, set_back
 GRACE_S = 60.0
 """Time for the remaining processes to write a checkpoint before SIGTERM, and again before SIGKILL."""
 
+KILL_S = 5.0
+"""Time in which a process ends by SIGKILL, unless a system call never returns."""
+
 WATCH_S = 1.0
 
 
@@ -105,6 +108,7 @@ def no_children_left() -> Iterator[None]:
     finally:
         for child in set(multiprocessing.active_children()) - before:
             child.kill()
+            child.join(KILL_S)
 
 
 def end_with_parent() -> None:
