@@ -188,7 +188,7 @@ def test_wrong_usage_is_status_2(arguments):
     ("command", "last"),
     [
         ("train-step --size-px 64 --batch-size 1 --num-steps 1 --rounds 1", rf"median peak_gb: ours {NUMBER} GB  .*"),
-        ("infer --sizes 120x90 --trimaps unknown --rounds 1", r"\| 120 x 90 +\| unknown \| ours, float32 .*"),
+        ("infer --sizes 120x90 --trimaps unknown --rounds 1", r"\| 120 x 90 +\| unknown +\| ours, float32 .*"),
         ("metrics --width 96 --height 64 --num-images 10 --rounds 1", r"median ratio .*, no process above (\d+) MiB"),
     ],
 )
