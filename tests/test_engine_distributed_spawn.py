@@ -65,6 +65,15 @@ def test_remaining_processes_have_time_to_end_by_themselves(processes, ended, se
     assert clock.now == seconds
 
 
+def test_processes_that_end_between_two_looks_keep_their_status():
+    class Moving(Clock):
+        now = property(lambda clock: next(clock.times))
+        times = iter(range(99))
+
+    clock = Moving()
+    assert children._join([Ending(clock, 2, 75), Ending(clock, 2, 75)]) == [75, 75]
+
+
 @pytest.mark.parametrize(
     ("ended", "received", "outcome"),
     [

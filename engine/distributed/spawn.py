@@ -75,7 +75,7 @@ def _join(processes: list[SpawnProcess]) -> list[int]:
     """
     while not any(process.exitcode for process in processes):
         if not (alive := [process.sentinel for process in processes if process.is_alive()]):
-            return [0] * len(processes)
+            return [process.exitcode or 0 for process in processes]  # they may have ended since the last look
         wait(alive)
     grace_s = GRACE_S if processes[0].exitcode in (None, 0, LostProcess.status) else 0.0
     _wait(processes, grace_s)
