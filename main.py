@@ -105,7 +105,7 @@ def run(cfg: DictConfig, args: argparse.Namespace, schedule_change: str) -> None
         logger.info("Environment:\n%s\nCommand line: %s", "\n".join(environment), args)
         logger.info("Processes: %d, on %s", comm.get_world_size(), cfg.train.device)
         logger.info("OpenMP's threads wait by %s", wait_policy())
-        if schedule_change:
+        if schedule_change and not args.eval_only:
             logger.info(schedule_change)
         seed_all_rng(cfg.train.seed + rank)
         set_float32_products(cfg.train.precision)

@@ -91,16 +91,7 @@ def train(cfg: DictConfig, resume: bool) -> None:
     metrics = WriteMetrics(settings.log_period)
     trainer.register_hooks(build_hooks(cfg, data, networks, checkpoints, metrics))
 
-    last = checkpointer.find_last() if resume else ""
-    if last:
-        checkpointer.load(last)
-    else:
-        if resume:
-            logger.warning("There is no checkpoint in %s to resume from: a new run starts", folder)
-        if settings.init_checkpoint:
-            load_initial(model, settings.init_checkpoint, settings.init_checkpoint_may_lack)
-        else:
-            logger.info("Starting from random weights: train.init_checkpoint is empty")
+    load_start(cfg, checkpointer, resume)
     start = min(trainer.next_iteration, settings.max_iter)
     if comm.is_main_process():
         metrics.writers = build_writers(cfg, start)
@@ -116,6 +107,20 @@ def train(cfg: DictConfig, resume: bool) -> None:
 
     with uninterrupted(), save_on_stop(trainer, checkpoints, folder):
         trainer.train(start, settings.max_iter)
+
+
+def load_start(cfg: DictConfig, checkpointer: Checkpointer, resume: bool) -> None:
+    """Load the last checkpoint of a resume, or else the initial weights of a new run."""
+    settings = cfg.train
+    if resume and (last := checkpointer.find_last()):
+        checkpointer.load(last)
+        return
+    if resume:
+        logger.warning("There is no checkpoint in %s to resume from: a new run starts", settings.output_dir)
+    if settings.init_checkpoint:
+        load_initial(checkpointer.model, settings.init_checkpoint, settings.init_checkpoint_may_lack)
+    else:
+        logger.info("Starting from random weights: train.init_checkpoint is empty")
 
 
 def build_networks(cfg: DictConfig) -> tuple[nn.Module, Ema | None]:
