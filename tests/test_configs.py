@@ -33,6 +33,7 @@ from runtime.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 EXPERIMENTS = sorted(CONFIGS.glob("*.py"))
+assert len(EXPERIMENTS) == 16
 COMMON = {
     "dataloader": "dataloader",
     "model": "model",
@@ -59,27 +60,6 @@ every_experiment = pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path:
 def instantiate_on_meta(cfg):
     with torch.device("meta"):
         return instantiate(cfg.model)
-
-
-def test_the_experiments_of_the_project_are_here():
-    assert [path.stem for path in EXPERIMENTS] == [
-        "ViTMatte_7B_100ep",
-        "ViTMatte_B_100ep",
-        "ViTMatte_B_100ep_1024",
-        "ViTMatte_B_dinov2",
-        "ViTMatte_B_original",
-        "ViTMatte_Hplus_100ep",
-        "ViTMatte_L_100ep",
-        "ViTMatte_S_100ep",
-        "ViTMatte_S_100ep_1024",
-        "ViTMatte_S_10ep",
-        "ViTMatte_S_dinov2",
-        "ViTMatte_S_open",
-        "ViTMatte_S_original",
-        "ViTMatte_Splus_100ep",
-        "demo",
-        "finetune",
-    ]
 
 
 @every_experiment
@@ -170,41 +150,24 @@ def test_a_misspelt_override_is_refused_with_what_was_meant(path, override, hint
         ("train.max_iter=2", "too few for 2 steps"),
         ("dataloader.train.batch_size=many", "dataloader.train.batch_size must be a number, got 'many'"),
         ("dataloader.train.batch_size=0", "dataloader.train.batch_size must be a whole number of at least 1, got 0"),
-        ("dataloader.train.batch_size=1.5", "batch_size must be a whole number of at least 1, got 1.5"),
-        ("train.samples_per_epoch=-3", "train.samples_per_epoch must be a whole number of at least 1, got -3"),
-        ("train.epochs=abc", "^train.epochs must be a number, got 'abc'"),
         ("train.epochs=true", "^train.epochs must be a number, got True"),
         ("train.epochs=0", "a number of epochs must be finite and above 0, got 0"),
-        ("train.max_iter=[3]", r"^train.max_iter must be a number, got \[3\]"),
         ("model.backbone.keep_prefix_tokens=flase", "^model.backbone.keep_prefix_tokens must be true or false"),
         ("train.accumulation=0", "^train.accumulation must be a whole number of at least 1, got 0 .in the config's '"),
         ("train.compile=3", "^train.compile must be true or false, got 3"),
         ("train.pictures=5", "^train.pictures must be a section with its keys, or null, got 5"),
-        ("train.pictures=[]", r"cannot use 'train.pictures=\[\]'"),
-        ("train.best_checkpoint=5", "^train.best_checkpoint must be a section"),
-        ("train.checkpointer=5", "^train.checkpointer must be a section"),
         ("train.checkpointer=null", "^train.checkpointer is needed, got null"),
-        ("lr_multiplier=null", "^lr_multiplier is needed, got null"),
-        ("optimizer=null", "^optimizer is needed, got null"),
         ("train.output_dir=null", "^train.output_dir is needed, got null"),
         ("train.epochs=null", "^a number of epochs must be finite and above 0, got None"),
         ("train.warmup_samples=-1", "^a number of samples of warm-up must be at least 0, got -1 .*'lr_multiplier"),
         ("train.decoder_warmup_samples=-1", "^a number of samples of warm-up .*'optimizer.params.pretrained_start'"),
-        ("dataloader.test_views=5", "^dataloader.test_views must be a section"),
         ("dataloader.test_views.scales=1", "^dataloader.test_views.scales must be a list, got 1"),
         ("dataloader.train.dataset.tones=3", "^dataloader.train.dataset.tones must be a section"),
-        ("model.backbone.keep_prefix_tokens=1", "^model.backbone.keep_prefix_tokens must be true or false, got 1"),
     ],
 )
 def test_an_override_that_cannot_be_used_says_why(override, words):
     with pytest.raises(ConfigError, match=words):
         apply_overrides(load_config(CONFIGS / "demo.py"), [override])
-
-
-def test_sections_of_plain_values_that_may_be_null():
-    cfg = load_config(CONFIGS / "demo.py")
-    apply_overrides(cfg, ["train.pictures=null", "train.best_checkpoint=null", "dataloader.test=null"])
-    assert cfg.train.pictures is cfg.train.best_checkpoint is cfg.dataloader.test is None
 
 
 def test_a_whole_number_is_no_truth_value():
@@ -253,10 +216,12 @@ def test_a_config_file_that_is_none_is_refused(path):
         load_config(path)
 
 
-def test_numbers_may_be_replaced_by_numbers_interpolations_and_nothing():
+def test_values_may_be_replaced_by_numbers_interpolations_and_null():
     cfg = load_config(CONFIGS / "demo.py")
     apply_overrides(cfg, ["train.epochs=0.5", "train.log_period=${train.seed}", "train.checkpointer.max_to_keep=null"])
     assert (cfg.train.epochs, cfg.train.log_period, cfg.train.checkpointer.max_to_keep) == (0.5, 0, None)
+    apply_overrides(cfg, ["train.pictures=null", "train.best_checkpoint=null", "dataloader.test=null"])
+    assert cfg.train.pictures is cfg.train.best_checkpoint is cfg.dataloader.test is None
 
 
 @pytest.mark.parametrize(
@@ -271,7 +236,6 @@ def test_numbers_may_be_replaced_by_numbers_interpolations_and_nothing():
         ("a.yaml", ": {seed: '${'}\n".join([*TRAINING_SECTIONS, ""]), "a.yaml cannot be used: "),
         ("a.py", b"train = '\xff'", "a.py is not Python: "),
         ("a.yaml", "[1, 2]", "a.yaml: .*, got none"),
-        ("a.yaml", "", "a.yaml: .*, got none"),
         ("a.py", "", "a.py: .*, got none"),
     ],
 )
@@ -411,18 +375,24 @@ def test_what_distinguishes_the_composition_experiments(path, expected):
     assert (suffix is not None) == b.keep_prefix_tokens
 
 
-@pytest.mark.parametrize("size", ["S", "B"])
-def test_a_dinov2_experiment_differs_from_its_dinov3_experiment_in_the_backbone_alone(size):
-    dinov2, dinov3 = (load_config(CONFIGS / f"ViTMatte_{size}_{name}.py") for name in ("dinov2", "100ep"))
-    configs = [OmegaConf.to_container(cfg, resolve=True) for cfg in (dinov2, dinov3)]
+def assert_only_backbones_differ(first, second, own_backbone_keys):
+    """Compare two configs. Their backbones have equal sizes where both have the same key."""
+    configs = [OmegaConf.to_container(cfg, resolve=True) for cfg in (first, second)]
     for cfg in configs:
-        for key in ("output_dir", "init_checkpoint"):
+        for key in ("output_dir", "init_checkpoint", "init_checkpoint_may_lack"):
             cfg["train"].pop(key)
     backbones = [cfg["model"].pop("backbone") for cfg in configs]
     assert configs[0] == configs[1]
-    both = backbones[0].keys() & backbones[1].keys() - {"_target_", "norm_eps", "layer_scale_init"}
+    both = backbones[0].keys() & backbones[1].keys() - own_backbone_keys
     assert {"embed_dim", "depth", "num_heads", "window_size", "global_block_indexes"} <= both
     assert [backbones[0][key] for key in both] == [backbones[1][key] for key in both]
+
+
+@pytest.mark.parametrize("size", ["S", "B"])
+def test_a_dinov2_experiment_differs_from_its_dinov3_experiment_in_the_backbone_alone(size):
+    dinov2, dinov3 = (load_config(CONFIGS / f"ViTMatte_{size}_{name}.py") for name in ("dinov2", "100ep"))
+    assert_only_backbones_differ(dinov2, dinov3, {"_target_", "norm_eps", "layer_scale_init"})
+    assert dinov2.train.init_checkpoint_may_lack == dinov3.train.init_checkpoint_may_lack
     assert dinov2.train.init_checkpoint == f"checkpoints/dinov2_vit{size.lower()}16_4ch.pth"
     assert DINOV2_SIZES[f"vit{size.lower()}14"].items() <= dict(dinov2.model.backbone).items()
 
@@ -436,23 +406,14 @@ PUBLISHED_SETTINGS = {
 }
 
 
-@pytest.mark.parametrize(("original", "dinov3"), [("S_original", "S_100ep"), ("B_original", "B_100ep")])
-def test_an_original_differs_from_its_dinov3_experiment_in_the_backbone_and_the_published_settings(original, dinov3):
-    original, dinov3 = (load_config(CONFIGS / f"ViTMatte_{name}.py") for name in (original, dinov3))
+@pytest.mark.parametrize("size", ["S", "B"])
+def test_an_original_differs_from_its_dinov3_experiment_in_the_backbone_and_the_published_settings(size):
+    original, dinov3 = (load_config(CONFIGS / f"ViTMatte_{size}_{name}.py") for name in ("original", "100ep"))
     for key, value in PUBLISHED_SETTINGS.items():
         assert OmegaConf.select(original, key) == value != OmegaConf.select(dinov3, key), key
         OmegaConf.update(original, key, OmegaConf.select(dinov3, key))
-    configs = [OmegaConf.to_container(cfg, resolve=True) for cfg in (original, dinov3)]
-    for cfg in configs:
-        for key in ("output_dir", "init_checkpoint", "init_checkpoint_may_lack"):
-            cfg["train"].pop(key)
-        assert cfg["lr_multiplier"].pop("warmup_length") > 0  # follows from train.warmup_samples
-        assert cfg["model"]["padding"] == "edge"
-    backbones = [cfg["model"].pop("backbone") for cfg in configs]
-    assert configs[0] == configs[1]
-    both = backbones[0].keys() & backbones[1].keys() - {"_target_", "norm_eps"}
-    assert {"embed_dim", "depth", "num_heads", "window_size", "global_block_indexes"} <= both
-    assert [backbones[0][key] for key in both] == [backbones[1][key] for key in both]
+    assert original.model.padding == "edge"
+    assert_only_backbones_differ(original, dinov3, {"_target_", "norm_eps"})
 
 
 @pytest.mark.parametrize("path", ["ViTMatte_S_original", "ViTMatte_B_original"])
