@@ -161,6 +161,8 @@ def find_ranks() -> Iterator[Ranks]:
 
     def start() -> None:
         store, rank, world_size = next(distributed.rendezvous("env://", timeout=MAX_START))
+        # Torchrun keeps its store when it restarts the processes: addresses of the last attempt are in it.
+        store = distributed.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         distributed.init_process_group("gloo", None, MAX_WAIT, world_size, rank, store)
 
     ranks = Ranks(*dist_env)
