@@ -65,7 +65,9 @@ class Ranks(DistEnv):
         try:
             in_thread(lambda: distributed.all_gather_object(values, value))
         except RuntimeError as error:
-            raise RanksError(f"rank {self.rank} of {self.world_size} lost another: {first_line(error)}") from error
+            raise RanksError(
+                f"rank {self.rank} of {self.world_size} lost another rank, which ended or does not answer"
+            ) from error
         return values
 
     @contextmanager
