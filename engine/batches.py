@@ -42,7 +42,7 @@ class Batches:
     """Draw the batches of a loader in lockstep with the other processes.
 
     A batch is a dict. Under "faults" it may hold messages about bad samples that were replaced; each message is logged
-    once. A batch that holds nothing else could not be made.
+    once. If a batch holds nothing else, no sample could be read.
 
     Args:
         loader: endless.

@@ -8,9 +8,9 @@ class GroupedMultiplier(LRMultiplier):
     """detectron2's multiplier of all rates, but a parameter group with a "start" follows later.
 
     "start" is a fraction of the run; a group without one has 0. Before it the rate is 0. From it on the multiplier is
-    that of the schedule, or of the schedule started anew there, whichever is smaller. So the group has its own warm-up
-    and then follows the others. At a rate of 0 AdamW moves no weight, since the rate multiplies its decay. But its two
-    moments gather gradients, and are ready at the group's start.
+    min(m(t), m(t - start)), where m is the schedule. So the group has its own warm-up and then follows the others. At a
+    rate of 0 AdamW moves no weight, since the rate multiplies its decay. But its two moments gather gradients, and are
+    ready at the group's start.
 
     Args: as detectron2's.
     """

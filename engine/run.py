@@ -70,7 +70,7 @@ def train(cfg: DictConfig, resume: bool) -> None:
     model, ema = build_networks(cfg)
     cfg.optimizer.params.model = model
     optimizer = build_section(cfg.optimizer, "optimizer")
-    cfg.optimizer.params.model = None
+    cfg.optimizer.params.model = None  # a config that is saved holds no network
     trainer = Trainer(
         distribute(model),
         data.train_loader,
@@ -82,14 +82,14 @@ def train(cfg: DictConfig, resume: bool) -> None:
         ema=ema,
         loader_timeout_s=settings.loader_timeout_s,
     )
-    # A proxy, since the trainer's hooks hold the checkpointer: in a cycle, its loader's workers would outlive it.
+    # A strong reference would form a cycle with the trainer's hooks: the loader's workers would outlive the trainer.
     tracked = {"trainer": weakref.proxy(trainer), **({} if ema is None else {EMA: ema})}
     kind = ShardedCheckpointer if settings.sharded_blocks else Checkpointer
     checkpointer = kind(model, settings.output_dir, **tracked)
-    checkpoints = PeriodicCheckpointer(checkpointer, **settings.checkpointer)
+    checkpoint_hook = PeriodicCheckpointer(checkpointer, **settings.checkpointer)
     networks = {"": model, **({} if ema is None else {EMA: ema.module})}
     metrics = WriteMetrics(settings.log_period)
-    trainer.register_hooks(build_hooks(cfg, data, networks, checkpoints, metrics))
+    trainer.register_hooks(build_hooks(cfg, data, networks, checkpoint_hook, metrics))
 
     load_start(cfg, checkpointer, resume)
     start = min(trainer.next_iteration, settings.max_iter)
@@ -105,22 +105,20 @@ def train(cfg: DictConfig, resume: bool) -> None:
             save_config(cfg, folder / "config.yaml")
         record_run(cfg, start)
 
-    with uninterrupted(), save_on_stop(trainer, checkpoints, folder):
+    with uninterrupted(), save_on_stop(trainer, checkpoint_hook, folder):
         trainer.train(start, settings.max_iter)
 
 
-def load_start(cfg: DictConfig, checkpointer: Checkpointer, resume: bool) -> None:
-    """Load the last checkpoint of a resume, or else the initial weights of a new run."""
-    settings = cfg.train
-    if resume and (last := checkpointer.find_last()):
-        checkpointer.load(last)
+def log_differences(cfg: DictConfig, saved: Path) -> None:
+    """Log the settings in which a resume differs from the run so far."""
+    if not saved.is_file():
         return
-    if resume:
-        logger.warning("There is no checkpoint in %s to resume from: a new run starts", settings.output_dir)
-    if settings.init_checkpoint:
-        load_initial(checkpointer.model, settings.init_checkpoint, settings.init_checkpoint_may_lack)
-    else:
-        logger.info("Starting from random weights: train.init_checkpoint is empty")
+    try:
+        differences = describe_differences(saved, cfg)
+    except ConfigError as error:
+        differences = [f"not known, {error}"]
+    if differences:
+        logger.warning("The config is not that of %s, before -> now:\n  %s", saved, "\n  ".join(differences))
 
 
 def build_networks(cfg: DictConfig) -> tuple[nn.Module, Ema | None]:
@@ -149,27 +147,38 @@ def build_networks(cfg: DictConfig) -> tuple[nn.Module, Ema | None]:
     return model, ema
 
 
+def check_compiler(device: str) -> None:
+    """Raise a ConfigError if torch.compile would not find its compiler in the first step."""
+    variable, name = COMPILERS.get(device, COMPILERS["cpu"])
+    command = os.environ.get(variable) or name
+    if shutil.which(command.split()[0]) is None:
+        raise ConfigError(
+            f"train.compile=true needs a compiler on train.device={device}, and there is no {command!r}: install "
+            f"{name}, name one by {variable}, or leave train.compile=false"
+        )
+
+
 def build_hooks(
     cfg: DictConfig,
     data: DataSource,
     networks: Mapping[str, nn.Module],
-    checkpoints: PeriodicCheckpointer,
+    checkpoint_hook: PeriodicCheckpointer,
     metrics: WriteMetrics,
 ) -> list[HookBase]:
     """List the hooks of a run in their order. The main process has some that only it needs.
 
     Args:
-        cfg: complete, without the model in it.
+        cfg: complete; `cfg.optimizer.params.model` is None.
         data: its test set is evaluated, if there is one.
         networks: name -> network to evaluate and to draw.
-        checkpoints: written before the evaluation of the same step.
+        checkpoint_hook: it writes before the evaluation of the same step.
         metrics: the last hook. It also writes what an evaluation measured.
     """
     settings, is_main = cfg.train, comm.is_main_process()
     hooks: list[HookBase] = [IterationTimer()]
     if is_main:
         hooks.append(LoaderBottleneckWarning())
-    hooks += [LRScheduler(scheduler=build_section(cfg.lr_multiplier, "lr_multiplier")), checkpoints]
+    hooks += [LRScheduler(scheduler=build_section(cfg.lr_multiplier, "lr_multiplier")), checkpoint_hook]
     if (pictures := settings.pictures) is not None:
         draw = build_section(pictures.draw, "train.pictures.draw")
         hooks.append(DrawSamples(draw, networks, settings.output_dir, pictures.period, pictures.num_samples))
@@ -179,7 +188,7 @@ def build_hooks(
             EvaluateAndKeepBest(
                 settings.eval_period,
                 partial(evaluate_all, networks, data.test_loader, data.evaluator, wrap, settings.loader_timeout_s),
-                checkpoints.checkpointer,
+                checkpoint_hook.checkpointer,
                 networks,
                 **(settings.best_checkpoint or {}),
                 metrics=metric_names(networks, data.evaluator),
@@ -189,8 +198,22 @@ def build_hooks(
     return [*hooks, metrics] if is_main else hooks
 
 
+def load_start(cfg: DictConfig, checkpointer: Checkpointer, resume: bool) -> None:
+    """Load the last checkpoint of a resume, or else the initial weights of a new run."""
+    settings = cfg.train
+    if resume and (last := checkpointer.find_last()):
+        checkpointer.load(last)
+        return
+    if resume:
+        logger.warning("There is no checkpoint in %s to resume from: a new run starts", settings.output_dir)
+    if settings.init_checkpoint:
+        load_initial(checkpointer.model, settings.init_checkpoint, settings.init_checkpoint_may_lack)
+    else:
+        logger.info("Starting from random weights: train.init_checkpoint is empty")
+
+
 @contextmanager
-def save_on_stop(trainer: Trainer, checkpoints: PeriodicCheckpointer, folder: Path) -> Iterator[None]:
+def save_on_stop(trainer: Trainer, checkpoint_hook: PeriodicCheckpointer, folder: Path) -> Iterator[None]:
     """If a run is stopped in the block, write a checkpoint of its completed steps, log the reason, and exit.
 
     Processes that stop together also exit together. Errors that are no stop (see `as_stop`) leave the block.
@@ -211,7 +234,7 @@ def save_on_stop(trainer: Trainer, checkpoints: PeriodicCheckpointer, folder: Pa
         if trainer.is_mid_update:
             logger.error("This step has moved some weights and not others: they are not saved")
         elif stop.is_shared or (comm.is_main_process() and not is_sharded(trainer.model)):
-            checkpoints.save()
+            checkpoint_hook.save()
         if isinstance(stop, NonFiniteError):
             batch_path = folder / f"not_finite_{done - 1:07d}_process_{comm.get_rank()}.pth"
             with output_file(batch_path) as unfinished:
@@ -219,7 +242,7 @@ def save_on_stop(trainer: Trainer, checkpoints: PeriodicCheckpointer, folder: Pa
             logger.error("The batch of process %d is in %s", comm.get_rank(), batch_path)
     except (OutputError, OSError) as error:
         logger.error("Not all is saved: %s", error)
-    saved = checkpoints.saved_iterations
+    saved = checkpoint_hook.saved_iterations
     advice = f"--resume goes on from iteration {saved}" if saved else "There is no checkpoint to resume from"
     logger.error("Stopped: %s\n%s", stop, advice if done else "No step was done yet")
     if stop.is_shared:
@@ -227,29 +250,6 @@ def save_on_stop(trainer: Trainer, checkpoints: PeriodicCheckpointer, folder: Pa
     if isinstance(stop, OutOfMemory) and not comm.is_main_process():
         exit_with(str(stop), stop.status, is_own=True)  # the main process only knows that it lost this one
     sys.exit(stop.status)
-
-
-def check_compiler(device: str) -> None:
-    """Raise a ConfigError if torch.compile would not find its compiler in the first step."""
-    variable, name = COMPILERS.get(device, COMPILERS["cpu"])
-    command = os.environ.get(variable) or name
-    if shutil.which(command.split()[0]) is None:
-        raise ConfigError(
-            f"train.compile=true needs a compiler on train.device={device}, and there is no {command!r}: install "
-            f"{name}, name one by {variable}, or leave train.compile=false"
-        )
-
-
-def log_differences(cfg: DictConfig, saved: Path) -> None:
-    """Log the settings in which a resume differs from the run so far."""
-    if not saved.is_file():
-        return
-    try:
-        differences = describe_differences(saved, cfg)
-    except ConfigError as error:
-        differences = [f"not known, {error}"]
-    if differences:
-        logger.warning("The config is not that of %s, before -> now:\n  %s", saved, "\n  ".join(differences))
 
 
 def evaluate_only(cfg: DictConfig, resume: bool) -> None:

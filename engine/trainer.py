@@ -198,10 +198,10 @@ class Trainer(SimpleTrainer):
             batch, waited_s = self._batches.draw(is_last)
             waits_s += waited_s
             self.batches.append(batch)
-            # After the batch: making the loader's iterator draws from the same generator, in the first step only.
+            # After the batch: the first draw makes the loader's iterator, which uses this generator.
             torch.manual_seed(step_seed(self.seed, self.iter, comm.get_rank(), part))
             # The processes average their gradients in the last backward pass of a step. A sharded network does so in
-            # each pass: else a process would keep complete gradients. Nor are copies of its weights kept for autocast.
+            # each pass: else a process would keep complete gradients. For it autocast keeps no copies of weights.
             is_local = not is_last and isinstance(self.model, DistributedDataParallel)
             with self.model.no_sync() if is_local else nullcontext():
                 with torch.autocast(

@@ -1,8 +1,8 @@
 """Errors of a predicted alpha on an explicit region, as the Adobe Deep Image Matting evaluation code defines them.
 
 The metrics take numpy arrays (H, W): prediction and ground truth, both uint8 (255 is opaque) or both float in [0, 1],
-and a boolean region. They return one float per image in natural units. Only reports scale it (see `METRICS`).
-An empty region has error 0. A protocol (`PROTOCOLS`) states the region and the rounding of a number.
+and a boolean region. They return one float per image: SAD, Grad and Conn / 1000, MSE and MAD in [0, 1]. Reports scale
+it (see `METRICS`). An empty region has error 0. A protocol (`PROTOCOLS`) states the region and the rounding.
 """
 
 import math
@@ -135,7 +135,7 @@ def measure(
         unknown: (H, W) boolean, True where the trimap is unknown; ignored where the whole image counts.
         protocol: one of `PROTOCOLS`.
 
-    Returns: name -> value in natural units (MSE 0.0061, not 6.1), and "pixels", the number of measured pixels.
+    Returns: name -> value as the metric returns it (MSE 0.0061, not 6.1), and "pixels", the number of measured pixels.
 
     Raises:
         UserError, ValueError: as for `sad`.

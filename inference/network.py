@@ -29,7 +29,7 @@ BF16_CAPABILITY = (8, 0)
 
 
 class Network(Protocol):
-    """What a `inference.predictor.Predictor` runs."""
+    """What an `inference.predictor.Predictor` runs."""
 
     name: str
     """One line for people: where and how it runs."""
@@ -41,7 +41,7 @@ class Network(Protocol):
             image: (B, 3, H, W) float32 RGB in [0, 1], of any size.
             trimap: (B, 1, H, W) float32 of {0, 0.5, 1}, see `decode_inputs`.
 
-        Returns: (B, 1, H, W) in [0, 1]; where the trimap knows it, anything.
+        Returns: (B, 1, H, W) in [0, 1]; undefined on known pixels.
 
         Raises:
             DataError: other values.

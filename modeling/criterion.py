@@ -10,7 +10,7 @@ from runtime.errors import ConfigError, UserError
 
 PYRAMID_LEVELS = 5
 MIN_SIDE_PX = 4 * 2 ** (PYRAMID_LEVELS - 1)
-"""Reflect padding by 2 needs 3 pixels, and an even side 4, on the coarsest level."""
+"""Reflect padding by 2 needs a side of 3 px on the coarsest level. Sides are even there, hence 4."""
 
 AREAS = ("image", "batch")
 """What a region's area is counted over, see `MattingCriterion`."""
@@ -90,7 +90,7 @@ class MattingCriterion(nn.Module):
             current = current[..., : current.shape[-2] // 2 * 2, : current.shape[-1] // 2 * 2]
             smaller = self._blur(current)[..., ::2, ::2]
             spread = torch.zeros_like(current)
-            spread[..., ::2, ::2] = 4.0 * smaller
+            spread[..., ::2, ::2] = 4.0 * smaller  # three of four pixels are 0
             laplacian = current - self._blur(spread)
             loss = loss + 2.0**level / PYRAMID_LEVELS * laplacian.abs().mean(dim=(1, 2, 3))
             current = smaller

@@ -59,7 +59,7 @@ def get_optimizer_params(
 
     Args:
         model: a `ViTMatte`, bare or wrapped for several processes.
-        base_lr: learning rate of the backbone's last layers.
+        base_lr: learning rate before all factors, that of the backbone's final norm and necks.
         weight_decay: for the parameters that decay.
         lr_decay_rate: see `get_vit_lr_decay_rate`.
         num_layers: number of blocks of the backbone.

@@ -28,7 +28,7 @@ def choose_device(name: str = "auto") -> torch.device:
         raise ConfigError(f"device {name!r} cannot be used: {first_line(error)}; try cpu") from error
 
 
-def check_number(kind: str, num_processes: int) -> None:
+def check_num_devices(kind: str, num_processes: int) -> None:
     """Raise a ConfigError if this machine has fewer devices of a kind than processes; all share a CPU."""
     found = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if found.get(kind, num_processes) < num_processes:
@@ -46,5 +46,5 @@ def device_of_rank(name: str, local_rank: int, local_size: int) -> str:
     """
     if name not in ("auto", "cuda") or best_device() != "cuda":
         return name
-    check_number("cuda", local_size)
+    check_num_devices("cuda", local_size)
     return f"cuda:{local_rank}"

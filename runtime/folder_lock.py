@@ -55,7 +55,7 @@ def hold_folder(folder: Path, jobs: Mapping[str, int], on_loss: Callable[[], Non
 
     Args:
         folder: folder to hold.
-        jobs: jobs of this process, see `find_jobs`. A restart takes over the lock of the attempt before it.
+        jobs: jobs of this process, see `find_cluster_jobs`. A restart takes over the lock of the attempt before it.
         on_loss: called by a thread when another run has taken the lock over, for example after a long suspension.
 
     Raises:

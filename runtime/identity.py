@@ -45,7 +45,7 @@ def process_start(pid: int) -> str:
     return "" if state in "ZX" else fields[18]  # Z and X are dead processes whose parent has not waited
 
 
-def find_jobs(environment: Mapping[str, str] = os.environ) -> dict[str, int]:
+def find_cluster_jobs(environment: Mapping[str, str] = os.environ) -> dict[str, int]:
     """Map each job that this process belongs to, such as "SLURM_JOB_ID=17", to the number of its restarts."""
     jobs = {}
     for name, count in RESTART_COUNTS.items():

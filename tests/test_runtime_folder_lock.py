@@ -12,7 +12,7 @@ import pytest
 
 from runtime import folder_lock, identity
 from runtime.folder_lock import BEAT_S, LOCK_NAME, STALE_S, FolderInUseError, hold_folder
-from runtime.identity import find_jobs, is_restart, process_start, this_process
+from runtime.identity import find_cluster_jobs, is_restart, process_start, this_process
 from tests.helpers.paths import REPOSITORY
 
 HOLD = """
@@ -192,10 +192,12 @@ def test_a_process_is_known_by_its_start_without_proc_too(monkeypatch):
 
 
 def test_a_job_and_its_restarts_are_known_by_the_launcher():
-    assert find_jobs({"SLURM_JOB_ID": "17", "TORCHELASTIC_RUN_ID": ""}) == {"SLURM_JOB_ID=17": 0}
+    assert find_cluster_jobs({"SLURM_JOB_ID": "17", "TORCHELASTIC_RUN_ID": ""}) == {"SLURM_JOB_ID=17": 0}
     both = {"SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": "2", "TORCHELASTIC_RUN_ID": "none",
             "TORCHELASTIC_RESTART_COUNT": "1"}  # fmt: skip
     torchrun = f"TORCHELASTIC_RUN_ID={identity.socket.gethostname()}:{os.getppid()}"
-    assert find_jobs(both) == {"SLURM_JOB_ID=17": 2, torchrun: 1}
-    assert is_restart(find_jobs(both), {torchrun: 0}) and is_restart(find_jobs(both), {"SLURM_JOB_ID=17": 1})
-    assert not is_restart(find_jobs(both), {"TORCHELASTIC_RUN_ID=none": 0, "SLURM_JOB_ID=17": 2})
+    assert find_cluster_jobs(both) == {"SLURM_JOB_ID=17": 2, torchrun: 1}
+    assert is_restart(find_cluster_jobs(both), {torchrun: 0}) and is_restart(
+        find_cluster_jobs(both), {"SLURM_JOB_ID=17": 1}
+    )
+    assert not is_restart(find_cluster_jobs(both), {"TORCHELASTIC_RUN_ID=none": 0, "SLURM_JOB_ID=17": 2})

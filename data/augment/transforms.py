@@ -58,8 +58,8 @@ class JitterColour:
 class MakeTrimap:
     """Make the "trimap" from the "alpha" of the crop by two erosions of separately drawn size.
 
-    They erode pure foreground and pure background: an alpha that 8 bit store as 255 or 0. The crop's border erodes
-    nothing.
+    They erode pure foreground and pure background: the pixels whose alpha is 255 or 0 in 8 bit. The border of the crop
+    erodes nothing.
 
     Args:
         radius_px: lowest and highest radius r, whole numbers of at least 0. All between them are equally likely. The
@@ -68,7 +68,7 @@ class MakeTrimap:
             trimaps of larger crops are wider in proportion. None does not scale the radii.
 
     Raises:
-        ValueError: a setting out of its range.
+        ConfigError: a setting out of its range.
     """
 
     def __init__(self, radius_px: Sequence[int] = (0, 14), reference_px: int | None = None) -> None:

@@ -10,8 +10,10 @@ from data.augment.transforms import Sample
 from data.loader.sampler import Key
 from data.validation import check_number
 
-TONES_STREAM, DEGRADATION_STREAM = 1, 2
-"""Fourth part of the seed of separate random generators. Switching one on moves no other draw. 0 would equal none."""
+TONES_STREAM = 1
+DEGRADATION_STREAM = 2
+"""Fourth part of the seed of separate random generators: switching one on moves no other draw. Not 0, which NumPy
+treats as if it were absent."""
 
 
 class TrainingSet(Dataset):

@@ -15,7 +15,7 @@ from engine.interrupts import OutputError
 from runtime.dist_env import describe_tasks
 from runtime.errors import ConfigError
 from runtime.folder_lock import FolderInUseError, hold_folder
-from runtime.identity import find_jobs
+from runtime.identity import find_cluster_jobs
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def hold_outputs(cfg: DictConfig, is_evaluation: bool) -> Iterator[None]:
     with ExitStack() as stack:
         for folder, setting in folders.items() if comm.is_main_process() else ():
             try:
-                stack.enter_context(hold_folder(folder, find_jobs(), _end_at_once))
+                stack.enter_context(hold_folder(folder, find_cluster_jobs(), _end_at_once))
             except FolderInUseError as error:
                 failure = ". ".join(filter(None, (str(error), describe_tasks())))
             except OSError as error:

@@ -20,7 +20,7 @@ class DataSource(NamedTuple):
 
 
 def missing_files(node: Any, key: str) -> list[str]:
-    """List what the objects of a section miss, those inside first: a mixture ends at the first of its sets."""
+    """List what the objects of a section miss, inner objects first: a mixture stops at its first bad set."""
     if not OmegaConf.is_dict(node):
         return []
     missing = [line for name in node for line in missing_files(node[name], f"{key}.{name}")]

@@ -15,7 +15,7 @@ from torch import distributed, nn
 from engine.distributed.fsdp import is_sharded
 from engine.distributed.spawn import end_with_parent, run_processes
 from engine.stops import as_stop, exit_on_error, in_one_line
-from runtime.devices import check_number
+from runtime.devices import check_num_devices
 from runtime.dist_env import MEETING_POINT, RANKS, DistEnv, find_dist_env, meeting_point, read_environment
 from runtime.errors import ConfigError
 from runtime.threads import num_cores
@@ -83,7 +83,7 @@ def _check_device(device: str, dist_env: DistEnv) -> None:
             f"train.device must be cpu, cuda or mps, got {device!r}; CUDA_VISIBLE_DEVICES chooses among GPUs"
         )
     try:
-        check_number(device, dist_env.local_size)
+        check_num_devices(device, dist_env.local_size)
     except ConfigError as error:
         advice = "--num-gpus or torchrun's --nproc-per-node set the number; train.device=cpu needs none"
         raise ConfigError(f"train.device={device}: {error}. {advice}") from error

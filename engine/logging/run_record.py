@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from engine.config.config import save_config
 from engine.interrupts import write_text
-from runtime.identity import find_jobs, is_restart
+from runtime.identity import find_cluster_jobs, is_restart
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def record_run(cfg: DictConfig, start_iteration: int) -> None:
             "cuda": torch.version.cuda,
             "cudnn": str(torch.backends.cudnn.version()) if torch.version.cuda else None,
         },
-        "jobs": find_jobs(),
+        "jobs": find_cluster_jobs(),
         "num_processes": len(processes),
         "micro_batch": cfg.dataloader.train.batch_size,
         "accumulation": cfg.train.accumulation,
@@ -78,7 +78,7 @@ def record_run(cfg: DictConfig, start_iteration: int) -> None:
 def is_restarted(folder: Path) -> bool:
     """Tell in all processes whether this is the last run of a folder, which torchrun or Slurm has started again."""
     entries = read_record(folder / RECORD_NAME) if comm.is_main_process() else []
-    return comm.all_gather(bool(entries) and is_restart(find_jobs(), entries[-1].get("jobs", {})))[0]
+    return comm.all_gather(bool(entries) and is_restart(find_cluster_jobs(), entries[-1].get("jobs", {})))[0]
 
 
 def read_record(path: Path) -> list[dict[str, Any]]:
