@@ -36,9 +36,11 @@ from engine.checkpoint.pretrained import adopt_model
 from engine.config.config import TRAINING_SECTIONS, apply_overrides, check_number_or_null, check_whole, load_config
 from engine.config.epochs import describe_change, samples_per_iteration
 from engine.distributed.launch import launch
+from engine.distributed.padded_eval import MEMORY_ADVICE
 from engine.distributed.spawn import no_children_left
 from engine.interrupts import StopSignals
 from engine.logging.setup import set_up_logs
+from engine.out_of_memory import STEP_ADVICE
 from engine.run import evaluate_only, train
 from engine.stops import as_stop, exit_on_error
 from engine.trainer import set_float32_products
@@ -114,8 +116,11 @@ def run(cfg: DictConfig, args: argparse.Namespace, schedule_change: str) -> None
                 evaluate_only(cfg, args.resume)
             else:
                 train(cfg, args.resume)
-        except Exception as error:
-            if not isinstance(error, FileNotFoundError | PermissionError | UserError) and as_stop(error) is None:
+        except BaseException as error:
+            if stop := as_stop(error, MEMORY_ADVICE if args.eval_only else STEP_ADVICE):
+                logger.error("Stopped: %s", stop)
+                raise stop from error
+            if isinstance(error, Exception) and not isinstance(error, FileNotFoundError | PermissionError | UserError):
                 logger.exception("Ended by an unexpected error:")  # a bug: its traceback goes to log.txt, too
             raise
 

@@ -25,8 +25,7 @@ SAME_S = 1.0
 class TrainingStopped(BaseException):
     """A run that cannot continue; its weights are those of the last completed step.
 
-    Like `KeyboardInterrupt` it is no `Exception`: detectron2 logs the traceback of those, which says less than the
-    message.
+    Like `KeyboardInterrupt` it is no `Exception`, so that handlers of errors let it pass.
 
     Attributes:
         status: the command's exit status.
@@ -48,7 +47,7 @@ class StopRequested(TrainingStopped):
     status = 75
 
     def __init__(self, name: str, is_shared: bool = True) -> None:
-        super().__init__(f"{name} asked for the end of the training")
+        super().__init__(f"{name} asked for the end of the run")
         self.name = name
         self.is_shared = is_shared
         if name == signal.SIGINT.name:

@@ -35,7 +35,7 @@ from engine.logging.run_record import is_restarted, record_run
 from engine.logging.writers import build_writers
 from engine.lr_scheduler import LRScheduler
 from engine.out_of_memory import OutOfMemory
-from engine.stops import as_stop, exit_with
+from engine.stops import exit_with, first_stop
 from engine.trainer import NonFiniteError, Trainer
 from runtime.atomic_write import remove_unfinished
 from runtime.errors import ConfigError
@@ -216,7 +216,7 @@ def load_start(cfg: DictConfig, checkpointer: Checkpointer, resume: bool) -> Non
 def save_on_stop(trainer: Trainer, checkpoint_hook: PeriodicCheckpointer, folder: Path) -> Iterator[None]:
     """If a run is stopped in the block, write a checkpoint of its completed steps, log the reason, and exit.
 
-    Processes that stop together also exit together. Errors that are no stop (see `as_stop`) leave the block.
+    Processes that stop together also exit together. Errors that are no stop (see `first_stop`) leave the block.
 
     Raises:
         SystemExit: with the status of the stop.
@@ -225,7 +225,7 @@ def save_on_stop(trainer: Trainer, checkpoint_hook: PeriodicCheckpointer, folder
         yield
         return
     except BaseException as error:
-        if (found := as_stop(error)) is None:
+        if (found := first_stop(error)) is None:
             raise
         stop = found
     done = trainer.next_iteration

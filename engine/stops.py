@@ -51,6 +51,15 @@ def as_stop(error: BaseException, memory_advice: str = STEP_ADVICE) -> TrainingS
     return None
 
 
+def first_stop(error: BaseException) -> TrainingStopped | None:
+    """Return the stop that an error means, or the stop that came first, if saving failed on the way out of that one."""
+    first = as_stop(error)
+    while first is not None and error.__context__ is not None:
+        error = error.__context__
+        first = as_stop(error) or first
+    return first
+
+
 def in_one_line(error: Exception) -> str:
     """Return what torch says of an error between processes, without source files, C++ stack and guesses."""
     text = str(error).partition("\nException raised from")[0].partition(" This is typically caused by")[0]
@@ -65,7 +74,7 @@ def exit_on_error() -> Iterator[None]:
     """
     try:
         yield
-    except ConfigError as error:  # all processes have it
+    except ConfigError as error:  # the first process has it, if any has
         exit_with(str(error), STATUS_OF_WRONG_USAGE)
     except (FileNotFoundError, PermissionError, UserError) as error:
         exit_with(str(error), 1, is_own=True)

@@ -23,6 +23,7 @@ from evaluation.folders import evaluate_folders
 from inference.formats.model_folder import CONSTRUCTORS
 from inference.predictor import Predictor
 from modeling.backbone import ViTDet
+from runtime.errors import ConfigError
 from tests.helpers.paths import DEMO, REPOSITORY
 from tests.helpers.training import metrics, overrides
 from tools import export
@@ -150,6 +151,12 @@ def test_evaluating_alone_measures_what_it_starts_from(images, start, tmp_path, 
     main.main(["--config-file", FINETUNE, "--eval-only", *options])
     expected = sad(Predictor.load(start / "model", device="cpu").predict, images, tmp_path / "pred")
     assert f"{expected:.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", ["${oc.env:NO_SUCH_VARIABLE}/model", "${no.such.key}"])
+def test_a_checkpoint_named_by_an_interpolation_that_cannot_be_computed_is_a_config_error(path):
+    with pytest.raises(ConfigError, match="train.init_checkpoint"):
+        apply_overrides(load_config(FINETUNE), [f"train.init_checkpoint={path}"], adopt_model)
 
 
 def test_a_run_can_build_each_network_of_a_model_folder():

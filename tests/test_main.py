@@ -338,7 +338,7 @@ def test_ctrl_c_ends_all_processes_with_a_checkpoint_and_one_message(data, tmp_p
     os.killpg(process.pid, signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert output.count("Stopped: SIGINT asked for the end of the training") == 1
+    assert output.count("Stopped: SIGINT asked for the end of the run") == 1
     assert "Traceback" not in output + errors and "main.py:" not in errors
     saved = int(output.rpartition("--resume goes on from iteration ")[2].split()[0])
     assert saved >= 10 and (tmp_path / f"model_{saved - 1:07d}.pth").is_file()

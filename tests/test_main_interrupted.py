@@ -49,7 +49,7 @@ def test_a_signal_saves_and_a_resume_ends_as_if_there_had_been_none(
     if status == 75:  # while the process ends, another one does not change that
         send(name)
     lines = capsys.readouterr().out.splitlines()
-    assert f"Stopped: {name} asked for the end of the training" in lines[-2]
+    assert f"Stopped: {name} asked for the end of the run" in lines[-2]
     assert lines[-1] == "--resume goes on from iteration 1"
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000000.pth"
     main.main(["--config-file", DEMO, "--resume", *changes])
@@ -75,6 +75,20 @@ def test_a_signal_ends_an_evaluation_which_a_resume_makes_up_for(
     main.main(["--config-file", DEMO, "--resume", *changes])
     assert same_weights(tmp_path, trained)
     assert metrics(tmp_path)[2]["matting/SAD"] == metrics(trained)[2]["matting/SAD"]
+
+
+def test_a_signal_keeps_its_status_if_the_last_metrics_cannot_be_written(data, tmp_path, monkeypatch, capsys):
+    def send_and_fail(_):
+        send("SIGTERM")
+        monkeypatch.setattr("engine.hooks.metrics.WriteMetrics.write", fail)
+
+    def fail(_):
+        raise OutputError("cannot write metrics.json")
+
+    at_iteration(monkeypatch, 1, send_and_fail)
+    assert stopped(*overrides(data, tmp_path)) == 75
+    assert "Stopped: SIGTERM" in capsys.readouterr().out
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000000.pth"
 
 
 def test_a_signal_before_the_first_step_leaves_nothing_to_resume(data, tmp_path, monkeypatch, capsys):

@@ -195,6 +195,7 @@ def test_evaluating_alone_without_memory_is_one_line_and_status_7(
     assert stopped("--eval-only", *overrides(data, tmp_path, **changes)) == 7
     message = capsys.readouterr().err
     assert "out of memory" in message and "dataloader.test_network.tile_px" in message and "Traceback" not in message
+    assert "out of memory" in (tmp_path / "log.txt").read_text()
 
 
 LIMITED = """

@@ -3,7 +3,8 @@
 import difflib
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -147,14 +148,22 @@ def apply_overrides(
     for override in overrides:
         if not override.startswith("model."):
             _set(cfg, override, before)
-    adopt_model(cfg)
+    with _interpolation_errors():
+        adopt_model(cfg)
     for override in overrides:
         if override.startswith("model."):
             _set(cfg, override, before)
     for key, value in before.items():
         _check_kind(key, value, _value(cfg, key))
-    try:
+    with _interpolation_errors():
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+
+
+@contextmanager
+def _interpolation_errors() -> Iterator[None]:
+    """Turn an interpolation that cannot be computed into a ConfigError that names its key; a resolver's bug stays."""
+    try:
+        yield
     except OmegaConfBaseException as error:
         cause: BaseException = error
         while cause.__context__ is not None:
