@@ -1,11 +1,12 @@
 """Draw batches in lockstep across ranks and count bad samples."""
 
 import logging
+import math
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from detectron2.utils import comm
@@ -148,31 +149,54 @@ def next_batch(iterator: Iterator[Any], section: str, timeout_s: float) -> Any:
         StopIteration: there are no more.
         LoaderError: a worker died or is stuck.
     """
-    waited_s = 0.0
-    while True:
-        try:
-            return next(iterator)
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            begins = str(error).startswith
-            if isinstance(error, RuntimeError) and begins(TIMED_OUT):
-                waited_s += POLL_S
-                if waited_s < timeout_s:
+    with _time_limit(iterator, timeout_s) as is_over:
+        while True:
+            try:
+                return next(iterator)
+            except (RuntimeError, ConnectionError, EOFError) as error:
+                begins = str(error).startswith
+                if is_over.is_set():
+                    stuck = iterator._task_info[iterator._rcvd_idx][0]  # type: ignore[attr-defined]  # torch has no
+                    pid = iterator._workers[stuck].pid  # type: ignore[attr-defined]  # public names for its workers
+                    raise LoaderError(
+                        f"worker {stuck} (process id {pid}) of the loader of process {comm.get_rank()} has made no "
+                        f"batch for {timeout_s:g} s (train.loader_timeout_s). See whether the files of {section} can "
+                        "be read: a network file system that does not answer is the usual cause. If a batch may take "
+                        "that long, raise the limit"
+                    ) from error
+                if isinstance(error, RuntimeError) and begins(TIMED_OUT):
                     continue
-                stuck = iterator._task_info[iterator._rcvd_idx][0]  # type: ignore[attr-defined]  # torch has no
-                pid = iterator._workers[stuck].pid  # type: ignore[attr-defined]  # public names for its workers
+                if isinstance(error, RuntimeError) and not begins(DEAD_WORKER):
+                    raise
                 raise LoaderError(
-                    f"worker {stuck} (process id {pid}) of the loader of process {comm.get_rank()} has made no batch "
-                    f"for {timeout_s:g} s (train.loader_timeout_s). See whether the files of {section} can be read: a "
-                    "network file system that does not answer is the usual cause. If a batch may take that long, raise "
-                    "the limit"
+                    f"process {comm.get_rank()} lost a worker of its loader ({error}). If memory ran out, that of "
+                    f"/dev/shm included, lower {section}.num_workers or prefetch_factor; a mapped file that was cut "
+                    "off or went away ends a worker as well"
                 ) from error
-            if isinstance(error, RuntimeError) and not begins(DEAD_WORKER):
-                raise
-            raise LoaderError(
-                f"process {comm.get_rank()} lost a worker of its loader ({error}). If memory ran out, that of "
-                f"/dev/shm included, lower {section}.num_workers or prefetch_factor; a mapped file that was cut off or "
-                "went away ends a worker as well"
-            ) from error
+
+
+@contextmanager
+def _time_limit(iterator: Any, timeout_s: float) -> Iterator[threading.Event]:
+    """Kill a loader's workers if the block lasts too long; yield an event that is set then.
+
+    Torch asks the worker of a batch for its memory, and waits without limit for a worker that is stuck by then.
+    """
+    has_come, is_over = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        for _ in range(math.ceil(timeout_s / POLL_S)):
+            if has_come.wait(POLL_S):
+                return
+        is_over.set()
+        for worker in iterator._workers:
+            worker.kill()
+
+    if hasattr(iterator, "_workers"):
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield is_over
+    finally:
+        has_come.set()
 
 
 def all_batches(loader: DataLoader, section: str, timeout_s: float) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from itertools import count, islice
 from multiprocessing import get_context
@@ -162,6 +163,22 @@ def test_a_worker_that_is_stuck_is_named_after_the_time_limit(monkeypatch):
         drawn.draw()
     assert 1 <= time.monotonic() - start < 10
     drawn._iterator._workers[0].kill()
+
+
+def test_a_worker_that_is_stuck_after_it_queued_a_batch_meets_the_limit_as_well(monkeypatch):
+    monkeypatch.setattr(loading, "POLL_S", 0.5)
+    drawn = Batches(DataLoader(Slow(0), batch_size=None, num_workers=1, prefetch_factor=2), 1, timeout_s=1)
+    drawn.draw()
+    worker = drawn._iterator._workers[0]
+    time.sleep(1)  # for the next batches to be queued
+    os.kill(worker.pid, signal.SIGSTOP)
+    reviver = threading.Timer(10, worker.kill)  # so that a wait without limit fails here rather than hangs
+    reviver.start()
+    start = time.monotonic()
+    with pytest.raises(LoaderError, match=r"worker 0 \(process id .*no batch for 1 s .*loader_timeo"):
+        drawn.draw()
+    assert 1 <= time.monotonic() - start < 10
+    reviver.cancel()
 
 
 def test_a_worker_that_goes_on_within_the_limit_gives_its_batches(monkeypatch):

@@ -140,13 +140,25 @@ def ignore_sigterm():
     time.sleep(3600)
 
 
-def test_no_child_is_left_to_wait_for():
+def test_no_child_is_left_to_wait_for(monkeypatch):
+    """One that ignores SIGTERM is killed; those that no signal ends are waited for together, and then let be."""
+    monkeypatch.setattr(children, "KILL_S", 1.0)
     context = multiprocessing.get_context("fork")
     before = context.Process(target=time.sleep, args=(3600,))
     before.start()
-    with pytest.raises(KeyError), children.no_children_left():
-        (deaf := context.Process(target=ignore_sigterm)).start()
-        raise KeyError
-    assert multiprocessing.active_children() == [before] and deaf.exitcode == -signal.SIGKILL
-    before.kill()
-    before.join()
+    stuck = [context.Process(target=time.sleep, args=(3600,)) for _ in range(3)]
+    try:
+        with pytest.raises(KeyError), children.no_children_left():
+            for process in (deaf := context.Process(target=ignore_sigterm)), *stuck:
+                process.start()
+            for process in stuck:
+                monkeypatch.setattr(process, "kill", lambda: None)
+            start = time.monotonic()
+            raise KeyError
+        assert 1 <= time.monotonic() - start < 2
+        assert deaf.exitcode == -signal.SIGKILL
+        assert all(process.is_alive() for process in stuck) and multiprocessing.active_children() == [before]
+    finally:
+        for process in (before, *stuck):
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()

@@ -106,9 +106,14 @@ def no_children_left() -> Iterator[None]:
     try:
         yield
     finally:
-        for child in set(multiprocessing.active_children()) - before:
+        left = set(multiprocessing.active_children()) - before
+        for child in left:
             child.kill()
-            child.join(KILL_S)
+        deadline = time.monotonic() + KILL_S
+        for child in left:
+            child.join(max(0.0, deadline - time.monotonic()))
+            if child.is_alive():  # Python's exit would wait for it
+                multiprocessing.process._children.discard(child)  # type: ignore[attr-defined]
 
 
 def end_with_parent() -> None:
