@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import re
 import sys
 import time
 import traceback
@@ -16,7 +15,7 @@ from torch import distributed
 
 from engine.interrupts import LostProcess, StopRequested, TrainingStopped
 from engine.out_of_memory import MAX_SHOWN, STEP_ADVICE, OutOfMemory, allocator_lines, is_out_of_memory
-from runtime.errors import ConfigError, UserError
+from runtime.errors import ConfigError, UserError, torch_reason
 
 STATUS_OF_WRONG_USAGE = 2
 
@@ -45,7 +44,7 @@ def as_stop(error: BaseException, memory_advice: str = STEP_ADVICE) -> TrainingS
     if isinstance(error, RuntimeError) and (isinstance(error, distributed.DistError) or "gloo/" in str(error)):
         return LostProcess(
             f"process {comm.get_rank()} of {comm.get_world_size()} has lost another one, which ended, hangs or cannot "
-            f"be reached ({in_one_line(error)}). What that one says last is the cause; where it says nothing, see "
+            f"be reached ({torch_reason(error)}). What that one says last is the cause; where it says nothing, see "
             "whether its machine is up, its memory ran out, or one step took it longer than train.timeout_s"
         )
     return None
@@ -58,12 +57,6 @@ def first_stop(error: BaseException) -> TrainingStopped | None:
         error = error.__context__
         first = as_stop(error) or first
     return first
-
-
-def in_one_line(error: Exception) -> str:
-    """Return what torch says of an error between processes, without source files, C++ stack and guesses."""
-    text = str(error).partition("\nException raised from")[0].partition(" This is typically caused by")[0]
-    return " ".join(re.sub(r"^\[\S*\] ", "", text).split())
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Errors that a user can cause, and helpers for their messages."""
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from typing import Any
@@ -32,6 +33,12 @@ def check_minimum(minimum: int, **settings: int | Iterable[int]) -> None:
 def one_line(error: BaseException) -> str:
     """Return an error's whole message on one line; "" if it is empty."""
     return " ".join(str(error).split())
+
+
+def torch_reason(error: Exception) -> str:
+    """Return what torch says of an error between processes, without source files, C++ stack and guesses."""
+    text = str(error).partition("\nException raised from")[0].partition(" This is typically caused by")[0]
+    return " ".join(re.sub(r"^\[(enforce fail at )?\S*\] ", "", text).split())
 
 
 def few(names: Collection[str], most: int = 8) -> str:

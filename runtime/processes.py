@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import cv2
 
 from runtime.dist_env import MEETING_POINT, DistEnv, read_environment
-from runtime.errors import ConfigError, UserError, first_line
+from runtime.errors import ConfigError, UserError, torch_reason
 from runtime.threads import num_cores
 
 MAX_START = timedelta(minutes=5)
@@ -66,7 +66,8 @@ class Ranks(DistEnv):
             in_thread(lambda: distributed.all_gather_object(values, value))
         except RuntimeError as error:
             raise RanksError(
-                f"rank {self.rank} of {self.world_size} lost another rank, which ended or does not answer"
+                f"rank {self.rank} of {self.world_size} lost another rank, which ended or does not answer: "
+                f"{torch_reason(error)}"
             ) from error
         return values
 
@@ -173,7 +174,8 @@ def find_ranks() -> Iterator[Ranks]:
     except (RuntimeError, ValueError) as error:
         where = ":".join(os.environ[name] for name in MEETING_POINT)
         raise RanksStartError(
-            f"rank {ranks.rank} of {ranks.world_size} cannot reach the others at {where}: {first_line(error)}"
+            f"rank {ranks.rank} of {ranks.world_size} cannot reach the others at {where}: {torch_reason(error)}. "
+            "Of several networks, GLOO_SOCKET_IFNAME names the one to use"
         ) from error
     signal.signal(signal.SIGTERM, _terminate)
     num_threads = max(1, num_cores() // ranks.local_size)

@@ -17,11 +17,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch import distributed
 
 from inference.predictor import Predictor
 from runtime.devices import device_of_rank
 from runtime.errors import ConfigError, UserError
-from runtime.processes import ALONE, Ranks, RanksError, find_ranks
+from runtime.processes import ALONE, Ranks, RanksError, RanksStartError, find_ranks
 from tests.helpers.evaluation import write_test_set
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.prediction import IMAGE_SIZES
@@ -114,6 +115,23 @@ def test_without_torchrun_a_process_is_alone(monkeypatch):
                 patch.setenv(name, value)
             with find_ranks() as ranks:
                 assert ranks is ALONE
+
+
+def test_a_failed_exchange_says_why_and_a_failed_start_what_to_set(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] err == 0. can't allocate memory\nmore")
+
+    monkeypatch.setattr(distributed, "all_gather_object", fail)
+    with pytest.raises(RanksError, match="rank 1 of 2 .*can't allocate memory") as raised:
+        Ranks(1, 2, 1, 2).all_gather("")
+    assert "alloc_cpu" not in str(raised.value) and "\n" not in str(raised.value)
+
+    monkeypatch.setattr(distributed, "rendezvous", fail)
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in {**address, "RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(RanksStartError, match="127.0.0.1:29500.*can't allocate.*GLOO_SOCKET_IFNAME"), find_ranks():
+        pass
 
 
 @pytest.mark.parametrize("tool", [predict, evaluate])

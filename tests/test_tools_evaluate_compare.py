@@ -1,5 +1,6 @@
 """tools/evaluate.py --compare: paired differences of two results, and what forbids them."""
 
+import json
 from pathlib import Path
 
 import cv2
@@ -129,7 +130,25 @@ NO_SUMMARY = {
     "other rows": '{"per_image": {"a": {"SAD": "1"}}}',
     "NaN": '{"per_image": {"a": {"SAD": NaN, "MSE": 0, "MAD": 0, "Grad": 0, "Conn": 0}}}',
     "no file": None,
+    "too large a number": '{"per_image": {"a": {"SAD": 1%s}}}' % ("0" * 400),
+    "too deep": "[" * 100_000,
 }
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda summary: summary["per_image"]["a"].pop("foreground"),
+        lambda summary: summary["per_image"]["a"].update(foreground=["a"]),
+        lambda summary: summary["test_set"].pop("sha256"),
+        lambda summary: summary.update(missing=3),
+    ],
+    ids=["no foreground", "a list as foreground", "no digest", "a number as missing"],
+)
+def test_an_edited_summary_is_one_line(results, capsys, edit):
+    summary = summary_of(results / "B")
+    edit(summary)
+    test_what_is_no_summary_is_one_line(results, capsys, json.dumps(summary))
 
 
 @pytest.mark.parametrize("content", NO_SUMMARY.values(), ids=NO_SUMMARY)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import lzma
 import os
 import shlex
 import shutil
@@ -87,12 +88,12 @@ def tar(files, mode):
     return file.getvalue()
 
 
-def deb(files, data="data.tar.xz"):
-    """Bytes of a Debian package."""
+def deb(files, behind=b""):
+    """Bytes of a Debian package; `behind` follows the end of its tar archive."""
     parts = {
         "debian-binary": b"2.0\n",
         "control.tar.xz": tar({"control": b"x"}, "w:xz"),
-        data: tar(files, "w:xz"),
+        "data.tar.xz": lzma.compress(tar(files, "w") + behind),
     }
     entries = [b"!<arch>\n"]
     for name, content in parts.items():
@@ -252,6 +253,50 @@ def test_archives_write_nothing_outside_and_no_more_than_the_limit(tmp_path, suf
     with pytest.raises(DataError, match="unpacks to more than"):
         unpack_pngs(path, tmp_path / "bomb")
     assert not (tmp_path / "bomb").exists()
+
+
+@needs_dpkg
+@pytest.mark.parametrize("suffix", [".deb", ".tgz", ".whl"])
+@pytest.mark.parametrize(
+    ("limit", "most"), [("MAX_UNPACKED_BYTES", 2_000_000), ("MAX_MEMBERS", 2), ("MAX_FILE_BYTES", 5)]
+)
+def test_what_is_not_wanted_counts_and_each_wanted_file_has_a_limit(tmp_path, suffix, limit, most, monkeypatch):
+    path = write_archive(tmp_path, suffix, {"bomb": bytes(3_000_000), "other": b"x", "good.png": b"123456"})
+    assert unpack_pngs(path, tmp_path / "files") == {"good.png": b"123456"}
+    monkeypatch.setattr(archives, limit, most)
+    with pytest.raises(DataError, match=f"{path.name} unpacks to more than"):
+        unpack_pngs(path, tmp_path / "limited")
+    assert not (tmp_path / "limited").exists()
+
+
+@needs_dpkg
+def test_what_follows_the_end_of_a_tar_counts(tmp_path, monkeypatch):
+    path = tmp_path / "stamps_1.0_all.deb"
+    path.write_bytes(deb({"good.png": b"x"}, behind=bytes(5_000_000)))
+    assert unpack_pngs(path, tmp_path / "files") == {"good.png": b"x"}
+    monkeypatch.setattr(archives, "MAX_UNPACKED_BYTES", 2_000_000)
+    with pytest.raises(DataError, match="unpacks to more than"):
+        unpack_pngs(path, tmp_path / "limited")
+
+
+def test_what_python_cannot_unpack_is_named(tmp_path):
+    """A wheel that is encrypted, one of an unknown compression, and a tar archive with a NUL in a name."""
+    path = write_archive(tmp_path, ".whl", {"x.png": b"x"})
+    content = path.read_bytes()
+    entry = content.index(b"PK\1\2")
+    for local_byte, entry_byte, value in ((6, 8, 1), (8, 10, 99)):
+        changed = bytearray(content)
+        changed[local_byte] = changed[entry + entry_byte] = value
+        path.write_bytes(changed)
+        with pytest.raises(DataError, match=f"{path.name} is damaged"):
+            unpack_pngs(path, tmp_path / "files")
+    path = tmp_path / "stamps-1.0.tgz"
+    with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("x.png")
+        member.pax_headers = {"path": "x\0.png"}
+        archive.addfile(member)
+    with pytest.raises(DataError, match=f"{path.name} is damaged"):
+        unpack_pngs(path, tmp_path / "files")
 
 
 @needs_dpkg

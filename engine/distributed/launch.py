@@ -14,10 +14,10 @@ from torch import distributed, nn
 
 from engine.distributed.fsdp import is_sharded
 from engine.distributed.spawn import end_with_parent, run_processes
-from engine.stops import as_stop, exit_on_error, in_one_line
+from engine.stops import as_stop, exit_on_error
 from runtime.devices import check_num_devices
 from runtime.dist_env import MEETING_POINT, RANKS, DistEnv, find_dist_env, meeting_point, read_environment
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, torch_reason
 from runtime.threads import num_cores
 
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "mps": ""}
@@ -155,7 +155,7 @@ def _cannot_meet(where: str, error: Exception) -> ConfigError:
     return ConfigError(
         f"the processes did not come together at {where} in time (train.timeout_s). Were all started, each with a rank "
         "of its own? Is that the first machine, its port open? Of several networks, GLOO_SOCKET_IFNAME or "
-        f"NCCL_SOCKET_IFNAME names the one to use. {in_one_line(error)}"
+        f"NCCL_SOCKET_IFNAME names the one to use. {torch_reason(error)}"
     )
 
 

@@ -105,8 +105,10 @@ def read_summary(path: str | Path) -> Summary:
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
         sums = [math.fsum(row[metric] for row in summary["per_image"].values()) for metric in METRICS]
+        # read as a comparison reads them
+        stored_foregrounds(summary), summary["test_set"]["sha256"], ", ".join(summary["missing"])
         is_summary = all(key in summary for key in COMPARED) and all(map(math.isfinite, sums))
-    except (ValueError, TypeError, AttributeError, KeyError):  # not JSON, or other JSON
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError):  # not JSON, or other JSON
         is_summary = False
     if not is_summary:
         raise DataError(f"{path} is not a summary: expected the {SUMMARY} that an evaluation writes")
