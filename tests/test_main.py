@@ -54,6 +54,7 @@ def test_a_training_leaves_its_config_metrics_and_checkpoints(trained):
     assert all(losses <= set(rows[iteration]) for iteration in range(6))
     assert all({f"matting/{name}" for name in METRICS} <= set(rows[iteration]) for iteration in (2, 6))
     log = (trained / "log.txt").read_text()
+    assert "detectron2 " in log and "not built correctly" not in log
     assert "eta: " in log
     assert log.count(PROTOCOLS["dim"].description) == 2
     assert not LazyConfig.load(str(trained / "config.yaml")).optimizer.params.model
