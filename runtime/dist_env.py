@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -126,3 +127,22 @@ def describe_tasks(environment: Mapping[str, str] = os.environ) -> str:
         f"{', '.join(told)} says that several tasks were started, but without {', '.join(RANKS)} each of them is "
         "a run by itself. See Slurm in docs/launch.md for tasks that train together"
     )
+
+
+def join_processes(backend: str, max_start: timedelta, max_wait: timedelta) -> None:
+    """Open torch's process group with the processes that the environment names.
+
+    Args:
+        backend: of torch.distributed, such as "gloo".
+        max_start: time limit to find the others.
+        max_wait: time limit of each exchange.
+
+    Raises:
+        RuntimeError, ValueError: the others cannot be reached; ValueError: a port out of range.
+    """
+    from torch import distributed
+
+    store, rank, world_size = next(distributed.rendezvous("env://", timeout=max_start))
+    # torchrun keeps its store over restarts. Keys of an earlier attempt lead to processes that are gone.
+    store = distributed.PrefixStore(f"attempt/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    distributed.init_process_group(backend, None, max_wait, world_size, rank, store)

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
+from functools import partial
 from threading import Thread
 from typing import Any, TypeVar
 
 import cv2
 
-from runtime.dist_env import MEETING_POINT, DistEnv, read_environment
+from runtime.dist_env import MEETING_POINT, DistEnv, join_processes, read_environment
 from runtime.errors import ConfigError, UserError, torch_reason
 from runtime.threads import num_cores
 
@@ -162,15 +163,9 @@ def find_ranks() -> Iterator[Ranks]:
     import torch
     from torch import distributed
 
-    def start() -> None:
-        store, rank, world_size = next(distributed.rendezvous("env://", timeout=MAX_START))
-        # Torchrun keeps its store when it restarts the processes: addresses of the last attempt are in it.
-        store = distributed.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-        distributed.init_process_group("gloo", None, MAX_WAIT, world_size, rank, store)
-
     ranks = Ranks(*dist_env)
     try:
-        in_thread(start)
+        in_thread(partial(join_processes, "gloo", MAX_START, MAX_WAIT))
     except (RuntimeError, ValueError) as error:
         where = ":".join(os.environ[name] for name in MEETING_POINT)
         raise RanksStartError(

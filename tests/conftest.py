@@ -31,7 +31,8 @@ hypothesis.settings.load_profile("repository")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is marked `gpu` where there is no CUDA device."""
+    """Skip what is marked `gpu` where there is no CUDA device. The demo, the longest test, goes first."""
+    items.sort(key=lambda item: item.path.name != "test_tools_runs_demo.py")
     if torch.cuda.is_available():
         return
     for item in items:

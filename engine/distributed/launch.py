@@ -16,7 +16,15 @@ from engine.distributed.fsdp import is_sharded
 from engine.distributed.spawn import end_with_parent, run_processes
 from engine.stops import as_stop, exit_on_error
 from runtime.devices import check_num_devices
-from runtime.dist_env import MEETING_POINT, RANKS, DistEnv, find_dist_env, meeting_point, read_environment
+from runtime.dist_env import (
+    MEETING_POINT,
+    RANKS,
+    DistEnv,
+    find_dist_env,
+    join_processes,
+    meeting_point,
+    read_environment,
+)
 from runtime.errors import ConfigError, torch_reason
 from runtime.threads import num_cores
 
@@ -125,13 +133,10 @@ def _work(
         torch.cuda.set_device(dist_env.local_rank)
     timeout = timedelta(seconds=timeout_s)
     try:
-        store, _, _ = next(distributed.rendezvous("env://", timeout=timeout))
-        # torchrun keeps its store over restarts. Keys of an earlier attempt lead to processes that are gone.
-        store = distributed.PrefixStore(f"attempt/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-        distributed.init_process_group(BACKENDS[device], None, timeout, dist_env.world_size, dist_env.rank, store)
+        join_processes(BACKENDS[device], timeout, timeout)
         comm.create_local_process_group(dist_env.local_size)
         comm.synchronize()
-    except (RuntimeError, ValueError) as error:  # ValueError: a port out of range
+    except (RuntimeError, ValueError) as error:
         raise _cannot_meet(":".join(os.environ[name] for name in MEETING_POINT), error) from error
     is_done = False
     try:
