@@ -1,9 +1,10 @@
 """Read files of networks without running code from them: model folders, folders of torch.distributed.checkpoint."""
 
 import json
+import logging
 import pickle
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -17,6 +18,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from runtime.errors import UserError, first_line, one_line
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 """Files of a model folder: the description of its network, and all its tensors."""
@@ -83,17 +86,27 @@ def read_description(path: Path) -> Any:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a safetensors file by name.
+    """Read the tensors of a safetensors file by name, and log if some are stored in half precision.
+
+    Returns: name -> tensor; see `widened`.
 
     Raises:
         ModelFolderError: it is damaged or something else.
     """
     try:
-        return load_file(path)
+        stored = load_file(path)
     except SafetensorError as error:
         raise ModelFolderError(
             f"{path} is damaged or no safetensors file ({first_line(error)}): copy or export it again"
         ) from error
+    if any(tensor.dtype == torch.float16 for tensor in stored.values()):
+        logger.info("%s: weights of half precision, used as float32", path)
+    return widened(stored)
+
+
+def widened(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors by name with float16 ones as float32, in which networks run; the others are the same objects."""
+    return {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in tensors.items()}
 
 
 class IndexUnpickler(pickle.Unpickler):

@@ -15,7 +15,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from inference.formats.model_folder import CONSTRUCTORS, ModelFolderError, build, read_model_folder, write_model_folder
+from inference.formats.model_folder import (
+    CONSTRUCTORS,
+    ModelFolderError,
+    build,
+    read_model_folder,
+    round_to_half,
+    write_model_folder,
+)
 from modeling.vitmatte import PADDINGS
 from tests.helpers.networks import BACKBONES, network_description, random_network
 
@@ -61,6 +68,25 @@ def test_the_network_comes_back_to_the_bit(tmp_path, kind):
     batch["image"] = batch["image"].flip(1)
     with torch.inference_mode():  # so the three values of mean and std are the channels' own
         assert not torch.equal(again(batch)["pred_alpha"], alphas[0])
+
+
+def test_half_precision_rounds_matrices_and_leaves_vectors(tmp_path, caplog):
+    """Statistics of BatchNorm beyond 65504, and a LayerScale that float16 would round to 0, come back as they were."""
+    tensors = random_network().state_dict()
+    variance = next(name for name in tensors if name.endswith("running_var"))
+    tensors[variance] += 1e6
+    tensors["backbone.blocks.0.ls1.gamma"] += 1e-9
+    write_model_folder(tmp_path / "model", network_description(), round_to_half(tensors), "a test", "No terms.\n")
+    with caplog.at_level("INFO"):
+        found = read_model_folder(tmp_path / "model").state_dict()
+    assert "model.safetensors: weights of half precision, used as float32" in caplog.text
+    expected = {name: tensor.half().float() if tensor.dim() > 1 else tensor for name, tensor in tensors.items()}
+    assert found.keys() == expected.keys()
+    assert all(found[name].dtype == tensors[name].dtype for name in tensors)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    kernel = next(name for name in tensors if name.endswith("conv.weight"))
+    with pytest.raises(ModelFolderError, match=rf"weights of {kernel} are above 65504.*store them as float32$"):
+        round_to_half(tensors | {kernel: tensors[kernel] + 7e4})
 
 
 @pytest.mark.parametrize(("part", "kind"), [(part, kind) for part, kinds in CONSTRUCTORS.items() for kind in kinds])
@@ -241,7 +267,7 @@ def test_weights_that_are_no_safetensors_are_one_line_and_run_nothing(folder, mo
         ),
         ({"extra": torch.zeros(1)}, "1 unexpected (extra)"),
         ({BIAS: torch.zeros(1)}, f"1 of another shape ({BIAS} (1,), expected (32,))"),
-        ({BIAS: torch.zeros(32).half()}, f"1 of another type ({BIAS} torch.float16, expected torch.float32)"),
+        ({BIAS: torch.zeros(32).bfloat16()}, f"1 of another type ({BIAS} torch.bfloat16, expected torch.float32)"),
         ({BIAS: torch.full((32,), float("nan"))}, f"1 with values that are not finite ({BIAS})"),
         ({BIAS: torch.tensor([float("-inf"), *[0.0] * 31])}, f"1 with values that are not finite ({BIAS})"),
         ({BIAS: REMOVED, "extra": torch.zeros(1)}, f"1 missing ({BIAS}); 1 unexpected (extra)"),

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
+from PIL import Image
+from safetensors.torch import load_file
 
+from engine.checkpoint.pretrained import load_initial
 from engine.config.config import apply_overrides, load_config
 from inference.formats.model_folder import build
 from inference.network import TorchNetwork
@@ -18,7 +21,7 @@ from tests.helpers.networks import randomise_vitmatte
 from tests.helpers.paths import DEMO, REPOSITORY
 from tests.helpers.published_vitmatte import random_image_and_trimap, refused_export, run_export
 from tests.helpers.training import overrides
-from tools import export
+from tools import evaluate, export
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
 
@@ -112,6 +115,7 @@ WAYS = "give either --config-file and --weights, or --from-vitmatte, or --model"
         (["--model", "m"], "--model is a model folder already: copy it, or give --format onnx"),
         (["--model", "m", "--format", "onnx"], "does not fit --format onnx: ONNX files end in"),
         (["--from-vitmatte", "p", "--output", "m.onnx"], "--output m.onnx does not fit --format folder"),
+        (["--from-vitmatte", "p", "--format", "onnx", "--precision", "float16"], "is for model folders"),
     ],
 )
 def test_wrong_usage_is_status_2(capsys, arguments, message):
@@ -166,6 +170,38 @@ def test_a_model_folder_without_a_licence_note_is_exported_without_one(tmp_path,
     shown = capsys.readouterr()
     assert shown.out.startswith(f"wrote {tmp_path / 'MODEL.ONNX'}: ") and shown.out.count("\n") == 1
     assert [licence for _, _, licence in graphs] == [""] and shown.err == ""
+
+
+def test_half_precision_halves_the_folder_and_hardly_moves_alpha(tmp_path, capsys, demo):
+    """The folder is read by a predictor, by a run as its initial weights, and by tools/evaluate.py."""
+    assert run_export(*demo, "--output", tmp_path / "full") == 0
+    capsys.readouterr()
+    assert run_export(*demo, "--precision", "float16", "--output", tmp_path / "half") == 0
+    shown = capsys.readouterr().out
+    moved, name = re.search(r"moved a weight by (\S+) at most, in (\S+)\n", shown).groups()
+    full, half = (load_file(tmp_path / folder / "model.safetensors") for folder in ("full", "half"))
+    assert float(moved) == pytest.approx(
+        max(float((half[key].float() - full[key]).abs().max()) for key in full), rel=0.1
+    )
+    assert half[name].dtype == torch.float16
+    config = json.loads((tmp_path / "half" / "config.json").read_text())
+    assert config["source"] == "weights.pth with config.yaml, weights in half precision"
+    sizes = [(tmp_path / folder / "model.safetensors").stat().st_size for folder in ("full", "half")]
+    assert sizes[1] < 0.53 * sizes[0], "names and vectors are a larger part of this tiny network than of a ViT-S"
+
+    alphas = [Predictor.load(tmp_path / folder).predict(*random_image_and_trimap()) for folder in ("full", "half")]
+    assert 0 < np.abs(alphas[1] - alphas[0]).max() < 2 / 255
+    model = instantiate(load_config(demo[1]).model)
+    load_initial(model, str(tmp_path / "half"))
+    assert all(torch.equal(tensor, half[key].to(tensor.dtype)) for key, tensor in model.state_dict().items())
+
+    image, trimap = random_image_and_trimap()
+    for folder, pixels in {"image": image, "trimap": trimap, "alpha": trimap}.items():
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / "set" / folder / "a.png")
+    command = ["--dataset", tmp_path / "set", "--model", tmp_path / "half", "--pred-dir", tmp_path / "pred"]
+    assert evaluate.main([*map(str, command), "--workers", "1"]) == 0
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "pred/a.png")), np.round(255 * alphas[1]))
 
 
 def test_an_interruption_is_one_line_and_130(tmp_path, capsys, monkeypatch, demo):

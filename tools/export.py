@@ -7,8 +7,8 @@
 
 --from-vitmatte reads hustvl's .pth files (S or B), or a transformers folder such as hustvl/vitmatte-*, whose settings
 are used or refused. The folder gets model.safetensors, config.json and LICENSE.txt, and is read again for a bit-exact
-comparison. No code in the weights' files runs, and every tensor is accounted for. --format onnx writes one ONNX file
-instead, after onnxruntime has reproduced torch's alpha with it.
+comparison. No code in the weights' files runs, and every tensor is accounted for. --precision float16 halves the size
+of the folder. --format onnx writes one ONNX file instead, after onnxruntime has reproduced torch's alpha with it.
 
 Exit status: 0 written, 1 something is wrong with the files, 2 wrong usage.
 """
@@ -34,6 +34,7 @@ from inference.formats.model_folder import (
     WEIGHTS_FILE,
     ModelFolderError,
     read_model_folder,
+    round_to_half,
     write_model_folder,
 )
 from inference.formats.onnx_export import CHECKED_SIZE, OPSET, write_onnx
@@ -42,7 +43,7 @@ from modeling import ViTMatte
 from modeling.conversion import choose_file, read_checkpoint
 from runtime.command_line import add_trust_option
 from runtime.errors import UserError
-from runtime.network_files import read_json
+from runtime.network_files import read_json, widened
 
 LICENCES = {
     "ViT": """Built with DINOv3.
@@ -180,11 +181,22 @@ def export_folder(options: argparse.Namespace, folder: Path) -> str:
     else:
         source = f"{options.weights.name} with {options.config_file.name}"
         description, tensors = from_config(options.config_file, options.weights, options.trust_module)
-    write_model_folder(folder, description, tensors, source, LICENCES[description["backbone"]["type"]])
-    written = read_model_folder(folder).state_dict()
-    assert written.keys() == tensors.keys() and all(torch.equal(written[name], tensors[name]) for name in tensors)
+    is_half = options.precision == "float16"
+    stored = round_to_half(tensors) if is_half else tensors
+    source += ", weights in half precision" * is_half
+    write_model_folder(folder, description, stored, source, LICENCES[description["backbone"]["type"]])
+    written, expected = read_model_folder(folder).state_dict(), widened(stored)
+    assert written.keys() == expected.keys() and all(torch.equal(written[name], expected[name]) for name in expected)
     size_mb = (folder / WEIGHTS_FILE).stat().st_size / 1e6
-    return f"{len(written)} tensors, {size_mb:.1f} MB; read again, they are identical"
+    summary = f"{len(written)} tensors, {size_mb:.1f} MB; read again, they are identical"
+    return f"{summary}; {describe_rounding(tensors, expected)}" if is_half else summary
+
+
+def describe_rounding(tensors: Mapping[str, Tensor], rounded: Mapping[str, Tensor]) -> str:
+    """Describe by how much rounding to float16 moved a weight at most, and in which tensor."""
+    moved = {name: float((rounded[name] - tensors[name]).abs().max()) for name in tensors}
+    name = max(moved, key=lambda name: moved[name])
+    return f"rounding to float16 moved a weight by {moved[name]:.1e} at most, in {name}"
 
 
 def read_licence(folder: Path) -> str:
@@ -223,6 +235,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_trust_option(parser)
     parser.add_argument("--from-vitmatte", type=Path, help="published ViTMatte weights: .pth file or folder")
     parser.add_argument("--model", type=Path, help="model folder instead, for --format onnx")
+    parser.add_argument(
+        "--precision", choices=("float32", "float16"), default="float32", help="precision of the folder's weights"
+    )
     parser.add_argument("--format", choices=tuple(LICENCE_PLACES), default="folder", help="form of the output")
     parser.add_argument("--output", type=Path, required=True, help="new or empty folder to write, or .onnx file")
     options = parser.parse_args(arguments)
@@ -231,6 +246,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("give either --config-file and --weights, or --from-vitmatte, or --model")
     if options.model and options.format == "folder":
         parser.error("--model is a model folder already: copy it, or give --format onnx")
+    if options.precision == "float16" and options.format == "onnx":
+        parser.error("--precision float16 is for model folders: an .onnx file holds float32")
     if (options.output.suffix.lower() == ".onnx") != (options.format == "onnx"):
         parser.error(f"--output {options.output} does not fit --format {options.format}: ONNX files end in .onnx")
     try:

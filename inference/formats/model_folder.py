@@ -1,7 +1,7 @@
 """Write and read model folders: a trained network, read without detectron2 and without running code from it.
 
 - config.json: the description of the network, names from `CONSTRUCTORS` with plain arguments
-- model.safetensors: all its parameters and buffers
+- model.safetensors: all its parameters and buffers, in float32 or half precision (`round_to_half`)
 - LICENSE.txt: the terms of the weights, for people
 """
 
@@ -30,6 +30,7 @@ from runtime.network_files import (
     read_description,
     read_json,
     read_safetensors,
+    widened,
 )
 
 LICENSE_FILE = "LICENSE.txt"
@@ -67,7 +68,7 @@ def write_model_folder(
     Args:
         folder: must be absent or empty; parents are made.
         description: of the model; see `build`.
-        tensors: name -> tensor, all of the network.
+        tensors: name -> tensor, all of the network, stored as they are: float32, or float16 by `round_to_half`.
         source: where the weights come from, one line for people.
         licence: text of the licence note.
 
@@ -77,7 +78,7 @@ def write_model_folder(
     """
     folder = Path(folder)
     with float32_on_cpu():
-        _check_fit(description, tensors, source)
+        _check_fit(description, widened(tensors), source)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ModelFolderError(f"{folder} exists and is no empty folder: name a new one, nothing is overwritten")
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,10 +93,33 @@ def write_model_folder(
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
+def round_to_half(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Round matrices and convolution kernels to float16.
+
+    Vectors stay as they are: biases, norms, LayerScale and the statistics of BatchNorm take few bytes, and their values
+    may lie outside the range of float16.
+
+    Raises:
+        ModelFolderError: a weight is too large for float16.
+    """
+    rounded = {
+        name: tensor.half() if tensor.dtype == torch.float32 and tensor.dim() > 1 else tensor
+        for name, tensor in tensors.items()
+    }
+    if overflown := [
+        name for name, tensor in tensors.items() if tensor.isfinite().all() > rounded[name].isfinite().all()
+    ]:
+        raise ModelFolderError(
+            f"weights of {few(overflown, 4)} are above {torch.finfo(torch.float16).max:g}, the largest number of "
+            "float16: store them as float32"
+        )
+    return rounded
+
+
 def read_model_folder(folder: str | Path) -> nn.Module:
     """Build the network of a model folder with its weights.
 
-    Returns: a `ViTMatte` on the CPU, in evaluation mode.
+    Returns: a `ViTMatte` in float32 on the CPU, in evaluation mode.
 
     Raises:
         FileNotFoundError: the folder or one of its files is missing.
