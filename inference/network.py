@@ -198,7 +198,7 @@ def alpha_by_tiles(model: Any, network_input: Tensor, tile_px: int) -> Tensor:
     masks = []
     if "query_mask" in inspect.signature(model.backbone.forward).parameters:
         masks = [needed_tokens(is_needed, model.decoder.stride, HALO_TOKENS)]
-    features = model.backbone(network_input, *masks)
+    features = model.features(network_input, *masks)
     return decode_tiled(model.decoder, features, network_input, is_needed, tile_px)
 
 

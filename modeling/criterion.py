@@ -30,6 +30,8 @@ class MattingCriterion(nn.Module):
             by the area in all images of one forward pass, as the published ViTMatte does. Each pixel weighs alike, and
             the split matters: each forward pass of each rank counts its own area. The Laplacian loss covers whole
             images and is the same in both.
+        pastes_known: whether known pixels of the prediction are replaced by the ground truth before all losses, since
+            inference replaces them too. No training is then spent on copying the trimap; `loss_known_l1` is 0.
 
     Raises:
         ConfigError: other names of losses, or an unknown area.
@@ -38,11 +40,13 @@ class MattingCriterion(nn.Module):
     gaussian: Tensor
     sobel: Tensor
 
-    def __init__(self, weights: Mapping[str, float] | None = None, area: str = "image") -> None:
+    def __init__(
+        self, weights: Mapping[str, float] | None = None, area: str = "image", pastes_known: bool = False
+    ) -> None:
         super().__init__()
         if area not in AREAS:
             raise ConfigError(f"area must be {' or '.join(AREAS)}, got {area!r}")
-        self.area = area
+        self.area, self.pastes_known = area, pastes_known
         self.weights = dict.fromkeys(LOSS_NAMES, 1.0) if weights is None else dict(weights)
         if set(self.weights) != set(LOSS_NAMES):
             raise ConfigError(f"weights must name exactly {sorted(LOSS_NAMES)}, got {sorted(self.weights)}")
@@ -72,8 +76,11 @@ class MattingCriterion(nn.Module):
         with torch.autocast(alpha.device.type, enabled=False):
             dtype = torch.promote_types(pred_alpha.dtype, torch.float32)
             pred_alpha, alpha = pred_alpha.to(dtype), alpha.to(dtype)
+            is_unknown = trimap == 0.5
+            if self.pastes_known:
+                pred_alpha = torch.where(is_unknown, pred_alpha, alpha)
             difference = pred_alpha - alpha
-            unknown = (trimap == 0.5).to(dtype)
+            unknown = is_unknown.to(dtype)
             losses = {
                 "loss_unknown_l1": self._region_mean(difference.abs(), unknown),
                 "loss_known_l1": self._region_mean(difference.abs(), 1.0 - unknown),

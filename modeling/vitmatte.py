@@ -7,10 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modeling.reduction import UNKNOWN, reduced_features
 from runtime.errors import ConfigError, UserError
-
-UNKNOWN = 0.5
-"""Value of the unknown region in a trimap tensor; 0 is background, 1 foreground."""
 
 MAX_SIZE_DIVISIBILITY = 1024
 """In pixels; more would pad a small image to what no memory holds."""
@@ -36,10 +34,13 @@ class ViTMatte(nn.Module):
         size_divisibility: sides are padded up to the next multiple of this many pixels, 1 to 1024.
         padding: one of `PADDINGS`; use the one that the weights were trained with.
         num_frozen_blocks: see `freeze`, as for `freeze_patch_embed`.
+        backbone_scale_range: least and largest size of the copy that the backbone sees, above 0 to 1; the decoder
+            always sees all pixels. Each training step draws a size, evaluation takes the largest. See
+            `modeling.reduction`.
 
     Raises:
         ConfigError: a size_divisibility out of range, an unknown padding, a pixel_std that is not above 0, more frozen
-            blocks than blocks, patches of another size than the decoder takes.
+            blocks than blocks, patches of another size than the decoder takes, a scale out of range.
     """
 
     pixel_mean: Tensor
@@ -56,6 +57,7 @@ class ViTMatte(nn.Module):
         padding: str = "edge",
         num_frozen_blocks: int = 0,
         freeze_patch_embed: bool = False,
+        backbone_scale_range: Sequence[float] = (1.0, 1.0),
     ) -> None:
         super().__init__()
         if not 1 <= size_divisibility <= MAX_SIZE_DIVISIBILITY:
@@ -66,6 +68,11 @@ class ViTMatte(nn.Module):
             raise ConfigError(f"pixel_mean and pixel_std need 3 values, got {list(pixel_mean)} and {list(pixel_std)}")
         if not all(value > 0 for value in pixel_std):
             raise ConfigError(f"pixel_std must be above 0, got {list(pixel_std)}")
+        if len(backbone_scale_range) != 2 or not 0 < backbone_scale_range[0] <= backbone_scale_range[1] <= 1:
+            raise ConfigError(
+                "backbone_scale_range must be two ascending sizes above 0 and up to 1, got "
+                f"{list(backbone_scale_range)}"
+            )
         check_stride(backbone, decoder)
         freeze(backbone, num_frozen_blocks, freeze_patch_embed)
         self.backbone = backbone
@@ -73,6 +80,7 @@ class ViTMatte(nn.Module):
         self.criterion = criterion
         self.size_divisibility = size_divisibility
         self.padding = padding
+        self.backbone_scale_range = tuple(backbone_scale_range)
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(list(values)).view(3, 1, 1), persistent=False)
 
@@ -106,7 +114,7 @@ class ViTMatte(nn.Module):
         height, width = image.shape[-2:]
         network_input = self.network_input(image, trimap)
         if compute is None:
-            pred_alpha = self.decoder(self.backbone(network_input), network_input)
+            pred_alpha = self.decoder(self.features(network_input), network_input)
         else:
             pred_alpha = compute(self, network_input)
         pred_alpha = pred_alpha[..., :height, :width]
@@ -115,6 +123,22 @@ class ViTMatte(nn.Module):
         if self.criterion is None:
             raise UserError("this model was built without a criterion, so it can only be evaluated: call .eval()")
         return self.criterion(pred_alpha, batch["alpha"].to(self.device, non_blocking=True), trimap)
+
+    def features(self, network_input: Tensor, query_mask: Tensor | None = None) -> Tensor:
+        """Run the backbone, on a reduced copy where `backbone_scale_range` says so.
+
+        Args:
+            network_input: (B, 4, H, W), see `network_input`.
+            query_mask: of the backbone, if it has one; a reduced copy computes all features.
+
+        Returns: (B, D, H / stride, W / stride).
+        """
+        least, scale = self.backbone_scale_range
+        if self.training and least < scale:
+            scale = least + (scale - least) * float(torch.rand(()))
+        if scale < 1:
+            return reduced_features(self.backbone, network_input, scale, self.decoder.stride)
+        return self.backbone(network_input, *(() if query_mask is None else (query_mask,)))
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the height and width in pixels that `network_input` pads an image to.

@@ -225,3 +225,17 @@ def test_shapes_and_sides_that_do_not_fit_are_named() -> None:
         MattingCriterion()(short, short, short)
     with pytest.raises(ValueError, match=re.escape("(1, 1, 64, 64), (1, 1, 64, 64), (1, 1, 64, 63)")):
         MattingCriterion()(small, small, short)
+
+
+def test_pasted_known_pixels_are_of_no_account() -> None:
+    """What a network predicts where the trimap knows alpha changes no loss and gets no gradient."""
+    pred_alpha, alpha, trimap = batch(64, 97)
+    alpha = torch.where(trimap == 0.5, alpha, trimap)
+    criterion = MattingCriterion(pastes_known=True)
+    other = torch.where(trimap == 0.5, pred_alpha, torch.rand_like(pred_alpha)).requires_grad_()
+    losses = criterion(other, alpha, trimap)
+    assert losses == criterion(pred_alpha, alpha, trimap)
+    assert losses == MattingCriterion()(torch.where(trimap == 0.5, pred_alpha, trimap), alpha, trimap)
+    assert losses["loss_known_l1"] == 0 < MattingCriterion()(pred_alpha, alpha, trimap)["loss_known_l1"]
+    sum(losses.values()).backward()
+    assert ((other.grad == 0) == (trimap != 0.5)).all()

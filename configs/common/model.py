@@ -44,6 +44,8 @@ model = L(ViTMatte)(
         weights=dict(loss_unknown_l1=1.0, loss_known_l1=1.0, loss_laplacian=1.0, loss_gradient=1.0),
         # "image": each image has equal weight. "batch": each pixel of a region, as in the published ViTMatte
         area="image",
+        # True: losses see the prediction with its known pixels pasted, as inference gives it; docs/ablation.md
+        pastes_known=False,
     ),
     # ImageNet's, as the DINOv3 weights of web images expect. Satellite weights use others.
     pixel_mean=[0.485, 0.456, 0.406],
@@ -54,4 +56,6 @@ model = L(ViTMatte)(
     # Frozen: the first blocks, and patch embedding with tokens
     num_frozen_blocks=0,
     freeze_patch_embed=False,
+    # Size of the copy that the backbone sees; docs/ablation.md
+    backbone_scale_range=[1.0, 1.0],
 )

@@ -162,7 +162,7 @@ class _Exportable(nn.Module):
         height, width = image.shape[-2:]
         trimap = _decoded(trimap)
         network_input = self.model.network_input(image, trimap)
-        alpha = self.model.decoder(self.model.backbone(network_input), network_input)[..., :height, :width]
+        alpha = self.model.decoder(self.model.features(network_input), network_input)[..., :height, :width]
         return paste_known(alpha, trimap)
 
 

@@ -1,0 +1,116 @@
+"""The backbone on a reduced copy: what it is given, where its features land, and that the full size changes nothing."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from inference.network import alpha_by_tiles
+from modeling import DetailCapture, MattingCriterion, ViTMatte
+from modeling.backbone import ViT
+from modeling.reduction import reduce_input, reduced_features
+from runtime.errors import ConfigError
+from tests.helpers.networks import randomise
+
+BACKBONE = dict(
+    patch_size=16,
+    in_chans=4,
+    embed_dim=24,
+    depth=2,
+    num_heads=2,
+    window_size=4,
+    global_block_indexes=[1],
+    conv_residual_block_indexes=[1],
+)
+
+
+def network(**arguments) -> ViTMatte:
+    decoder = DetailCapture(24, 4, (4, 6, 8), (12, 8, 6, 4))
+    return randomise(ViTMatte(ViT(**BACKBONE), decoder, MattingCriterion(), **arguments))
+
+
+def batch(height: int = 96, width: int = 64) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "image": torch.rand(2, 3, height, width, generator=generator),
+        "trimap": torch.randint(0, 3, (2, 1, height, width), generator=generator) / 2.0,
+        "alpha": torch.rand(2, 1, height, width, generator=generator),
+    }
+
+
+def test_a_pixel_of_the_copy_is_the_mean_of_its_area_and_known_where_the_area_is_known_alike() -> None:
+    image = torch.rand(1, 3, 12, 6, generator=torch.Generator().manual_seed(0))
+    trimap = torch.zeros(1, 1, 12, 6)
+    trimap[..., 0:3, 3:6] = 1
+    trimap[..., 3, 0] = 0.5  # one unknown pixel in a known area
+    trimap[..., 6:9, 3:5] = 1  # an edge without an unknown pixel
+    copy = reduce_input(torch.cat((image, trimap), dim=1), [4, 2])
+    for row in range(4):
+        for column in range(2):
+            area = image[0, :, 3 * row : 3 * row + 3, 3 * column : 3 * column + 3]
+            torch.testing.assert_close(copy[0, :3, row, column], area.mean(dim=(1, 2)))
+    assert copy[0, 3].tolist() == [[0, 1], [0.5, 0], [0, 0.5], [0, 0]]
+
+
+class Places(nn.Module):
+    """A backbone whose features are the mean coordinates that its patches show, as the first two channels hold them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(x[:, :2], 16)
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.34])
+def test_features_land_at_the_patches_they_describe(scale: float) -> None:
+    rows, columns = torch.meshgrid(torch.arange(192.0), torch.arange(256.0), indexing="ij")
+    x = torch.stack((rows, columns, 0 * rows, 0 * rows))[None]
+    found, expected = reduced_features(Places(), x, scale, 16), Places()(x)
+    assert found.shape == expected.shape
+    inside = slice(2, -2)  # features are not extrapolated past the last ones
+    # Pixels; averaged areas begin and end at whole pixels.
+    torch.testing.assert_close(found[..., inside, inside], expected[..., inside, inside], atol=0.05, rtol=0)
+
+
+def test_losses_of_a_reduced_copy_are_those_of_its_features() -> None:
+    model, inputs = network(backbone_scale_range=[0.5, 0.5]).train(), batch()
+    x = model.network_input(inputs["image"], inputs["trimap"])
+    features = reduced_features(model.backbone, x, 0.5, 16)
+    expected = model.criterion(model.decoder(features, x), inputs["alpha"], inputs["trimap"])
+    found, full_size = model(inputs), network().train()(inputs)
+    assert found == expected
+    assert found["loss_unknown_l1"] != full_size["loss_unknown_l1"]
+
+
+def test_a_step_draws_a_size_and_evaluation_takes_the_largest() -> None:
+    model, plain, inputs = network(backbone_scale_range=[0.3, 1.0]), network(), batch()
+    model.train()
+    losses = []
+    for seed in (0, 1, 0):
+        torch.manual_seed(seed)
+        losses.append(float(model(inputs)["loss_unknown_l1"].detach()))
+    assert losses[0] == losses[2] != losses[1]
+    assert torch.equal(
+        network(backbone_scale_range=[0.3, 1.0]).eval()(inputs)["pred_alpha"], plain.eval()(inputs)["pred_alpha"]
+    )
+
+
+def test_the_full_size_draws_nothing() -> None:
+    model = network().train()
+    torch.manual_seed(0)
+    model(batch())
+    drawn = torch.rand(())
+    torch.manual_seed(0)
+    assert drawn == torch.rand(())
+
+
+def test_tiles_give_the_alpha_of_the_whole_image() -> None:
+    model, inputs = network(backbone_scale_range=[0.5, 0.5]).eval(), batch(160, 192)
+    unknown = inputs["trimap"] == 0.5
+    with torch.inference_mode():
+        whole = model(inputs)["pred_alpha"]
+        tiled = alpha_by_tiles(model, model.network_input(inputs["image"], inputs["trimap"]), 32)
+    torch.testing.assert_close(tiled[unknown], whole[unknown], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("sizes", [(0.0, 1.0), (0.5, 1.5), (1.0, 0.5), (0.5,)])
+def test_sizes_out_of_range_are_refused(sizes: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match="backbone_scale_range"):
+        network(backbone_scale_range=sizes)
