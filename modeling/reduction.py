@@ -19,14 +19,13 @@ def reduced_features(backbone: nn.Module, network_input: Tensor, scale: float, s
 
     Returns: (B, D, H / stride, W / stride), bilinear between the copy's features.
     """
-    sides = network_input.shape[-2:]
-    copy_sides = [max(1, round(scale * side / stride)) * stride for side in sides]
-    grid = [side // stride for side in sides]
-    features = backbone(reduce_input(network_input, copy_sides))
-    return F.interpolate(features, grid, mode="bilinear", align_corners=False)
+    height, width = network_input.shape[-2:]
+    copy_height, copy_width = (max(1, round(scale * side / stride)) * stride for side in (height, width))
+    features = backbone(reduce_input(network_input, (copy_height, copy_width)))
+    return F.interpolate(features, (height // stride, width // stride), mode="bilinear", align_corners=False)
 
 
-def reduce_input(network_input: Tensor, sides: list[int]) -> Tensor:
+def reduce_input(network_input: Tensor, sides: tuple[int, int]) -> Tensor:
     """Reduce an input (B, 4, H, W) to (B, 4, *sides): the image by area, the trimap so that unknown wins.
 
     A pixel of the copy is known only where all pixels that it covers are known and equal.

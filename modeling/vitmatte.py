@@ -137,7 +137,8 @@ class ViTMatte(nn.Module):
         if self.training and least < scale:
             scale = least + (scale - least) * float(torch.rand(()))
         if scale < 1:
-            return reduced_features(self.backbone, network_input, scale, self.decoder.stride)
+            decoder: Any = self.decoder
+            return reduced_features(self.backbone, network_input, scale, decoder.stride)
         return self.backbone(network_input, *(() if query_mask is None else (query_mask,)))
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:

@@ -43,7 +43,7 @@ def test_a_pixel_of_the_copy_is_the_mean_of_its_area_and_known_where_the_area_is
     trimap[..., 0:3, 3:6] = 1
     trimap[..., 3, 0] = 0.5  # one unknown pixel in a known area
     trimap[..., 6:9, 3:5] = 1  # an edge without an unknown pixel
-    copy = reduce_input(torch.cat((image, trimap), dim=1), [4, 2])
+    copy = reduce_input(torch.cat((image, trimap), dim=1), (4, 2))
     for row in range(4):
         for column in range(2):
             area = image[0, :, 3 * row : 3 * row + 3, 3 * column : 3 * column + 3]
