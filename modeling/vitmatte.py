@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.reduction import UNKNOWN, reduced_features
 from runtime.errors import ConfigError, UserError
+
+UNKNOWN = 0.5
+"""Value of the unknown region in a trimap tensor; 0 is background, 1 foreground."""
 
 MAX_SIZE_DIVISIBILITY = 1024
 """In pixels; more would pad a small image to what no memory holds."""
@@ -36,7 +38,7 @@ class ViTMatte(nn.Module):
         num_frozen_blocks: see `freeze`, as for `freeze_patch_embed`.
         backbone_scale_range: least and largest size of the copy that the backbone sees, above 0 to 1; the decoder
             always sees all pixels. Each training step draws a size, evaluation takes the largest. See
-            `modeling.reduction`.
+            `reduced_features`.
 
     Raises:
         ConfigError: a size_divisibility out of range, an unknown padding, a pixel_std that is not above 0, more frozen
@@ -169,6 +171,35 @@ class ViTMatte(nn.Module):
         trimap = F.pad(trimap, margins)
         x = torch.cat((image, trimap.to(image.dtype)), dim=1)
         return x.contiguous(memory_format=torch.channels_last)
+
+
+def reduced_features(backbone: nn.Module, network_input: Tensor, scale: float, stride: int) -> Tensor:
+    """Compute a backbone's features from a reduced copy, resampled to the grid of the input.
+
+    Args:
+        backbone: (B, 4, H, W) -> (B, D, H / stride, W / stride).
+        network_input: (B, 4, H, W), see `ViTMatte.network_input`; sides multiples of the stride.
+        scale: size of the copy, above 0 and below 1. Its sides are rounded to multiples of the stride, at least one.
+        stride: of the backbone, in pixels.
+
+    Returns: (B, D, H / stride, W / stride), bilinear between the copy's features.
+    """
+    height, width = network_input.shape[-2:]
+    copy_height, copy_width = (max(1, round(scale * side / stride)) * stride for side in (height, width))
+    features = backbone(reduce_input(network_input, (copy_height, copy_width)))
+    return F.interpolate(features, (height // stride, width // stride), mode="bilinear", align_corners=False)
+
+
+def reduce_input(network_input: Tensor, sides: tuple[int, int]) -> Tensor:
+    """Reduce an input (B, 4, H, W) to (B, 4, *sides): the image by area, the trimap so that unknown wins.
+
+    A pixel of the copy is known only where all pixels that it covers are known and equal.
+    """
+    image, trimap = network_input.split((3, 1), dim=1)
+    most, least = F.adaptive_max_pool2d(trimap, sides), -F.adaptive_max_pool2d(-trimap, sides)
+    reduced_trimap = torch.where(most == least, most, UNKNOWN)
+    reduced = torch.cat((F.adaptive_avg_pool2d(image, sides), reduced_trimap), dim=1)
+    return reduced.contiguous(memory_format=torch.channels_last)
 
 
 def check_stride(backbone: nn.Module, decoder: nn.Module) -> None:

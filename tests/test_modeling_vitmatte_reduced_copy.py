@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from inference.network import alpha_by_tiles
 from modeling import DetailCapture, MattingCriterion, ViTMatte
 from modeling.backbone import ViT
-from modeling.reduction import reduce_input, reduced_features
+from modeling.vitmatte import reduce_input, reduced_features
 from runtime.errors import ConfigError
 from tests.helpers.networks import randomise
 
