@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from data.trimap import UNKNOWN
+from inference.default_network import shipped_network
 from inference.defaults import float32_on_cpu
 from inference.formats.model_folder import read_model_folder
 from inference.inputs import ImageLike, check_pair
@@ -38,7 +39,7 @@ class Predictor:
     @classmethod
     def load(
         cls,
-        source: str | Path,
+        source: str | Path | None = None,
         weights: str | Path | None = None,
         device: str = "auto",
         precision: str = "auto",
@@ -52,7 +53,7 @@ class Predictor:
 
         Args:
             source: an exported model folder or `.onnx` file, or a config: `.py`, or a run's `config.yaml`. Only a
-                config needs detectron2.
+                config needs detectron2. None is the network that this project ships.
             weights: trained checkpoint of a config.
             device: see `runtime.devices.choose_device`.
             precision: see `inference.network.choose_precision`; an `.onnx` file has its own.
@@ -67,7 +68,7 @@ class Predictor:
             MissingExtraError: onnxruntime is not installed.
         """
         check_not_forked(torch.get_num_threads())  # before any tensor is made
-        source = Path(source)
+        source = shipped_network() if source is None else Path(source)
         if (source.suffix in CONFIG_SUFFIXES) != (weights is not None):
             raise ConfigError(f"{source}: a config (.py, .yaml) needs the weights of its checkpoint, nothing else does")
         network: Network

@@ -190,6 +190,12 @@ def model_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def no_shipped_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The repository without models/open: closed-form matting is the default."""
+    monkeypatch.setattr("inference.default_network.SHIPPED", tmp_path / "models" / "open")
+
+
+@pytest.fixture
 def image_folders(tmp_path: Path) -> Path:
     """Three images as PNG with trimaps of odd greys as BMP, `images/NAME.png` and `trimaps/NAME.bmp`."""
     from tests.helpers.prediction import write_images

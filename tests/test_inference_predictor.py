@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from data.trimap import decode_trimap
+from inference import default_network
 from inference.formats.model_folder import ModelFolderError, read_model_folder
 from inference.network import TorchNetwork
 from inference.predictor import Predictor
@@ -266,6 +267,18 @@ def test_a_device_that_is_not_there_is_one_line(model_folder, device):
     with pytest.raises(ConfigError, match=rf"device '{device}' cannot be used: .*; try cpu") as error:
         Predictor.load(model_folder, device=device)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_without_a_source_the_shipped_network_is_loaded(model_folder, tmp_path, monkeypatch, caplog):
+    assert default_network.SHIPPED == REPOSITORY / "models" / "open"
+    monkeypatch.setattr(default_network, "SHIPPED", model_folder)
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level("INFO"):
+        Predictor.load(device="cpu")
+    assert f"{model_folder} runs on cpu, float32" in caplog.text
+    monkeypatch.setattr(default_network, "SHIPPED", tmp_path / "open")
+    with pytest.raises(UserError, match=r"/open is not there.*: name a model folder, which tools/export.py makes$"):
+        Predictor.load()
 
 
 def test_a_folder_that_is_none_is_refused(model_folder):

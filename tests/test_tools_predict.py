@@ -95,7 +95,23 @@ def test_a_baseline_needs_neither_torch_nor_detectron2_nor_an_optional_package(i
     assert done.stdout.endswith("\nset()\n"), done.stderr
 
 
-def test_without_a_network_alpha_is_the_closed_forms(image_folders, capsys):
+def test_the_shipped_network_is_the_default_where_there_is_one(image_folders, model_folder, monkeypatch, capsys):
+    """From whatever folder it is called; a baseline and the switch in `inference.default_network` turn it off."""
+    monkeypatch.setattr("inference.default_network.SHIPPED", model_folder)
+    monkeypatch.chdir(image_folders)
+    expected = Predictor.load(model_folder).predict(image_folders / "images/a.png", image_folders / "trimaps/a.bmp")
+    expected = np.rint(255 * expected.astype(np.float64))
+    run(image_folders, "--device", "cpu", **ONE | {"output": "shipped.png"})
+    np.testing.assert_array_equal(read_grey(image_folders / "shipped.png"), expected)
+    assert capsys.readouterr().err == ""
+    run(image_folders, *RAMP, **ONE | {"output": "ramp.png"})
+    assert not np.array_equal(read_grey(image_folders / "ramp.png"), expected)
+    monkeypatch.setattr("inference.default_network.IS_DEFAULT", False)
+    run(image_folders, **ONE)
+    assert "no network given: closed-form matting" in capsys.readouterr().err
+
+
+def test_without_a_network_alpha_is_the_closed_forms(image_folders, no_shipped_network, capsys):
     """And a file's result lies beside it."""
     run(image_folders, **ONE)
     assert capsys.readouterr().err == "predict.py: no network given: closed-form matting\n"
@@ -203,7 +219,7 @@ def test_a_composite_lies_over_a_colour_or_an_image(image_folders, estimates, mo
     assert np.abs(written - 65535 * over(foreground, alpha, behind).astype(np.float64)).max() <= 0.5 + 1e-2
 
 
-def test_auto_finds_the_subject_and_gives_a_cut_out(image_folders, monkeypatch, capsys):
+def test_auto_finds_the_subject_and_gives_a_cut_out(image_folders, no_shipped_network, monkeypatch, capsys):
     """Which subject is another module's; here, that its trimap is used and the width handed on."""
     widths = []
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.trimap import WIDTH_PERCENT
+from inference.default_network import default_network
 from inference.jobs import KINDS
 from runtime.command_line import add_trust_option, integer_from, number_up_to
 from runtime.errors import UserError
@@ -23,7 +24,8 @@ USAGE = (
 def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespace:
     """Read the command line; options that contradict each other end the process with status 2.
 
-    Returns: the options; `settings` has the arguments of `Predictor.load` that were given.
+    Returns: the options; `settings` has the arguments of `Predictor.load` that were given. Without a network and a
+        baseline, `model` is the default network, or None if there is none.
     """
     parser = argparse.ArgumentParser(
         usage=USAGE, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -52,7 +54,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     group.add_argument("--config-file", type=Path, help="config of a network; needs --weights")
     group.add_argument("--weights", type=Path, help="trained checkpoint of the config")
     add_trust_option(group)
-    group.add_argument("--baseline", choices=BASELINES, help="no network (default without a network: closed-form)")
+    group.add_argument("--baseline", choices=BASELINES, help="no network, but closed-form matting or a lower bound")
     group = parser.add_argument_group("how a network runs")
     group.add_argument("--device", help="cpu, cuda ... (default: the best available)")
     group.add_argument(
@@ -108,6 +110,8 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
         parser.error("give one of --model, --config-file with --weights, and --baseline")
     if bool(options.config_file) != bool(options.weights):
         parser.error("--config-file and --weights belong together")
+    if not (options.model or options.config_file or options.baseline):
+        options.model = default_network()
     given = {name: getattr(options, name) for name in SETTINGS}
     options.settings = {name: value for name, value in given.items() if value is not None}
     if options.settings and not (options.model or options.config_file):
