@@ -23,6 +23,7 @@ from data.image_io.images import DataError, read_raw_rgba
 from data.procedural import KINDS
 from engine.config.config import apply_overrides, load_config
 from evaluation.output.report import GAP_PX
+from inference.default_network import SHIPPED
 from tools import make_open_dataset as tool
 from tools.open_data import archives, licences, pictures, sheet, sources
 from tools.open_data.archives import unpack
@@ -38,6 +39,10 @@ Files: animals/hen.png
 Copyright: 2003, A. Painter
            2004, B. Painter
 License: CC-BY-4.0
+
+Files: animals/cat.png
+Copyright: 2006 C. Painter
+License: CC-BY-NC-4.0
 
 Files: debian/*
 Copyright: 2005 A Packager
@@ -69,6 +74,7 @@ FILES = {
     "usr/share/doc/stamps/copyright": COPYRIGHT.encode(),
     f"{STAMPS}/animals/hen.png": png(cutout(1)),
     f"{STAMPS}/animals/pig.png": png(cutout(2)),
+    f"{STAMPS}/animals/cat.png": png(cutout(6)),
     f"{STAMPS}/animals/flat.png": png(np.minimum(cutout(3), [9, 9, 9, 255]).astype(np.uint8)),
     f"{STAMPS}/photos/wood.jpg": png(photograph(4)),
     f"{STAMPS}/symbols/heart.png": png(cutout(5)),
@@ -163,7 +169,11 @@ def test_a_set_is_whole_and_a_run_that_was_cut_off_ends_in_the_same_bytes(packag
     assert f"| {name} | stamps | {STAMPS}/animals/hen.png | CC-BY-4.0 |" in (output / "LICENCES.md").read_text()
     assert entry["file_sha256"] == hashlib.sha256(FILES[f"{STAMPS}/animals/hen.png"]).hexdigest()
     np.testing.assert_array_equal(np.dstack(read_raw_rgba(output / name)), cutout(1))
-    assert manifest["left_out"] == {f"stamps: {STAMPS}/animals/flat.png": "is drawn in few colours"}
+    assert manifest["left_out"] == {
+        f"stamps: {STAMPS}/animals/flat.png": "is drawn in few colours",
+        f"stamps: {STAMPS}/animals/cat.png": "is under the licence 'CC-BY-NC-4.0', which is not among the free ones",
+    }
+    assert licences.find_faults(manifest, output) == []
     assert manifest["packages"]["stamps"]["sha256"] == digests(packages)["stamps_1.0_all.deb"]
 
     lost = [name for number, name in enumerate(sorted(manifest["pictures"])) if number % 2]
@@ -176,6 +186,9 @@ def test_a_set_is_whole_and_a_run_that_was_cut_off_ends_in_the_same_bytes(packag
 
     assert tool.main([*command, "--seed", "1"]) == 1
     assert "holds a set of other settings (seed)" in capsys.readouterr().err
+    (output / "train/rgba/mine.png").touch()
+    assert tool.main(command) == 1
+    assert "train/rgba/mine.png has no entry in the manifest" in capsys.readouterr().err
 
 
 def test_ctrl_c_is_one_line(packages, tmp_path, capsys, monkeypatch):
@@ -339,6 +352,53 @@ def test_terms_are_those_of_the_last_paragraph_that_covers_the_file():
     wheel = next(source for source in sources.SOURCES if source.package == "scikit-image")
     assert licences.terms_of(wheel, "skimage/data/camera.png", {}) == licences.Terms("CC0", "Lav Varshney")
     assert not any("none stated" in licence for source in sources.SOURCES for licence in source.licences.values())
+
+
+@pytest.mark.parametrize(
+    ("licence", "is_free"),
+    [
+        *((name, True) for name in ("CC0", "CC0-1.0", "public domain", "public-domain", "MIT", "Expat", "Apache-2.0")),
+        *((name, True) for name in ("BSD-3-Clause", "BSD-2-clause", "CC BY 2.0", "CC-BY-4.0", "CC-BY-SA-2.5")),
+        *((name, True) for name in ("GPL-2", "GPL-2+", "GPL-3+", "LGPL-2.1+")),
+        *((name, False) for name in ("CC-BY-NC-4.0", "CC-BY-ND-3.0", "CC-BY-NC-SA-4.0", "CC BY-NC 2.0", "CC-BY")),
+        *((name, False) for name in ("", "not stated", "none stated; from a benchmark", "GFDL-1.2+", "MIT-like")),
+    ],
+)
+def test_only_free_licences_are_used(licence, is_free):
+    assert (licences.Terms(licence, "Some One").fault() is None) == is_free
+    assert licences.Terms("CC0", licences.NOT_STATED).fault() == "has no author"
+
+
+def test_faults_of_a_manifest_and_its_folder_are_found(tmp_path):
+    for folder in licences.IMAGE_FOLDERS:
+        (tmp_path / folder).mkdir(parents=True)
+    free = {"package": "stamps", "file": "hen.png", "licence": "GPL-2", "author": "Any One"}
+    entries = {
+        "train/rgba/drawn_hair_00000.png": {"drawn": True},
+        "train/rgba/hen.png": free,
+        "train/backgrounds/sea.jpg": free | {"licence": "CC-BY-NC-4.0"},
+        "test/rgba/pig.png": {"licence": "CC0", "author": "Any One"},
+    }
+    for name in (*entries, "test/backgrounds/other.jpg"):
+        (tmp_path / name).touch()
+    (tmp_path / "train/rgba/hen.png").unlink()
+    faults = [
+        "train/backgrounds/sea.jpg is under the licence 'CC-BY-NC-4.0', which is not among the free ones",
+        "test/rgba/pig.png has no origin",
+    ]
+    assert licences.find_faults({"pictures": entries}) == faults
+    assert licences.find_faults({"pictures": entries}, tmp_path) == [
+        *faults,
+        "test/backgrounds/other.jpg has no entry in the manifest",
+        "train/rgba/hen.png is in the manifest, but not in the folder",
+    ]
+
+
+def test_the_shipped_network_learnt_from_free_images():
+    if not SHIPPED.is_dir():
+        pytest.skip("no network is shipped")
+    manifest = json.loads((SHIPPED / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["pictures"] and licences.find_faults(manifest) == []
 
 
 def test_cutouts_that_teach_nothing_are_told_apart():

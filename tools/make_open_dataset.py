@@ -29,11 +29,11 @@ from data.image_io.images import DataError
 from data.sources.layouts import TEST_FOLDERS
 from engine.config.overrides import quote_override
 from runtime.command_line import integer_from
-from runtime.errors import UserError
+from runtime.errors import UserError, few
 from runtime.threads import num_cores
 from runtime.worker_pool import map_in_workers
 from tools.open_data.composites import write_test_set
-from tools.open_data.licences import licence_page, terms_of
+from tools.open_data.licences import IMAGE_FOLDERS, find_faults, licence_page, terms_of
 from tools.open_data.pictures import (
     drawn_name,
     is_held_out,
@@ -88,8 +88,8 @@ def gather(source: Source, archive: Path | None, root: Path | None, output: Path
         stem = f"{short}_{re.sub(r'[^A-Za-z0-9]+', '_', inside)}"
         part = "test" if is_held_out(stem) else "train"
         picture = f"{part}/rgba/{stem}.png" if is_cutout else f"{part}/backgrounds/{stem}.jpg"
-        reason = None
-        if not (output / picture).is_file():
+        reason = terms.fault()
+        if reason is None and not (output / picture).is_file():
             reason = (write_cutout if is_cutout else write_photograph)(content, output / picture)
         if reason is None:
             manifest["pictures"][picture] = {
@@ -178,9 +178,8 @@ def start_manifest(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
             raise DataError(f"{output} holds a set of other settings ({changed}): remove it, or name another --output")
     elif output.is_dir() and any(entry.name != "packages" for entry in output.iterdir()):
         raise DataError(f"{output} holds files but no manifest.json: name another --output")
-    for part in ("train", "test"):
-        for folder in ("rgba", "backgrounds"):
-            (output / part / folder).mkdir(parents=True, exist_ok=True)
+    for folder in IMAGE_FOLDERS:
+        (output / folder).mkdir(parents=True, exist_ok=True)
     manifest = {"settings": settings, "packages": {}, "pictures": {}, "left_out": {}}
     path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return manifest
@@ -220,6 +219,8 @@ def make_open_dataset(options: argparse.Namespace) -> None:
         gather(*places[name], output, manifest)
     draw_missing(output, manifest, options)
     make_test_composites(output, options.num_test, min(512, options.size_px), options.seed)
+    if faults := find_faults(manifest, output):
+        raise DataError(f"{output}: {few(faults, 3)}")
     for picture, entry in manifest["pictures"].items():
         entry["sha256"] = digest(output / picture)
     (output / "LICENCES.md").write_text(licence_page(manifest), encoding="utf-8")

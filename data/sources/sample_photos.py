@@ -3,21 +3,21 @@
 import importlib.util
 from pathlib import Path
 
-# a file inside its package: the licence
+# a file inside its package: the licence, and "by" whom the photograph is
 TRAIN_PHOTOGRAPHS = {
-    "skimage/data/astronaut.png": "no known copyright restrictions, released into the public domain (NASA)",
-    "skimage/data/camera.png": "CC0 by the photographer (Lav Varshney)",
-    "skimage/data/grass.png": "Creative Commons CC0",
-    "skimage/data/gravel.png": "Creative Commons CC0",
-    "skimage/data/brick.png": "Creative Commons CC0",
+    "skimage/data/astronaut.png": "public domain by NASA",
+    "skimage/data/camera.png": "CC0 by Lav Varshney",
+    "skimage/data/grass.png": "CC0 by Linolafett",
+    "skimage/data/gravel.png": "CC0 by CC0Textures (Gravel04)",
+    "skimage/data/brick.png": "CC0 by CC0Textures (Bricks25)",
     "skimage/data/motorcycle_left.png": "none stated; from the Middlebury 2014 stereo benchmark",
-    "sklearn/datasets/images/china.jpg": "CC BY 2.0, danielbuechele",
-    "sklearn/datasets/images/flower.jpg": "CC BY 2.0, vultilion",
+    "sklearn/datasets/images/china.jpg": "CC BY 2.0 by danielbuechele",
+    "sklearn/datasets/images/flower.jpg": "CC BY 2.0 by vultilion",
 }
 TEST_PHOTOGRAPHS = {
-    "skimage/data/chelsea.png": "CC0 by the photographer (Stefan van der Walt)",
-    "skimage/data/coffee.png": "CC0 by the photographer (Rachel Michetti)",
-    "skimage/data/rocket.jpg": "released in the public domain (SpaceX)",
+    "skimage/data/chelsea.png": "CC0 by Stefan van der Walt",
+    "skimage/data/coffee.png": "CC0 by Rachel Michetti",
+    "skimage/data/rocket.jpg": "public domain by SpaceX",
 }
 
 

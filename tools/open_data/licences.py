@@ -1,14 +1,26 @@
-"""Read author and licence of an image, as its package states them."""
+"""Read author and licence of an image, as its package states them, and check that a set has free images alone."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from data.image_io.images import DataError
-from tools.open_data.sources import Source
+from tools.open_data.sources import Source, matches
 
 NOT_STATED = "not stated"
+
+FREE_LICENCES = (
+    *("CC0", "CC0-1.0", "public domain", "public-domain"),
+    *("MIT", "Expat", "BSD-[23]-[Cc]lause", "Apache-2.0"),
+    *("CC[- ]BY[- ][1-4].[05]", "CC[- ]BY-SA[- ][1-4].[05]"),
+    *("GPL-[23]", "GPL-[23]+", "LGPL-2.1", "LGPL-2.1+", "LGPL-3", "LGPL-3+"),
+)
+"""Patterns of `fnmatch` for the licences, as packages write them, that let anyone use and change an image."""
+
+IMAGE_FOLDERS = ("train/rgba", "train/backgrounds", "test/rgba", "test/backgrounds")
+"""Folders of a set whose images stand in its manifest; its composites are made of them."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +29,12 @@ class Terms:
 
     licence: str
     author: str
+
+    def fault(self) -> str | None:
+        """Tell why an image under these terms is not used; None if it is free."""
+        if not matches(self.licence, FREE_LICENCES):
+            return f"is under the licence {self.licence!r}, which is not among the free ones"
+        return "has no author" if self.author in ("", NOT_STATED) else None
 
 
 def terms_of(source: Source, name: str, texts: Mapping[str, str]) -> Terms:
@@ -31,8 +49,8 @@ def terms_of(source: Source, name: str, texts: Mapping[str, str]) -> Terms:
         DataError: the package lacks what states its terms, or no licence covers the file.
     """
     if name in source.licences:
-        licence, _, author = source.licences[name].partition(" by the photographer ")
-        return Terms(licence, author.strip("()") or NOT_STATED)
+        licence, _, author = source.licences[name].partition(" by ")
+        return Terms(licence, author or NOT_STATED)
     if not texts:
         raise DataError(f"{source.package} came without the file that states its terms: its images are not used")
     if source.client == "npm":
@@ -74,6 +92,31 @@ def covers(pattern: str, name: str) -> bool:
     """Tell whether a pattern of a copyright file covers a file of the package; see `debian_terms`."""
     same_name = pattern.rpartition("/")[2] == name.rpartition("/")[2]
     return pattern == "*" or fnmatchcase(name, f"*/{pattern}") or same_name
+
+
+def find_faults(manifest: Mapping, folder: Path | None = None) -> list[str]:
+    """Find images of a set that are not free, and mismatches between its manifest and its files.
+
+    Args:
+        manifest: of tools/make_open_dataset.py.
+        folder: the set; None checks the manifest alone, for example that of a trained network.
+
+    Returns: a line for each fault; empty if every image was drawn here, or states origin, author and a free licence.
+    """
+    pictures: Mapping[str, Mapping] = manifest["pictures"]
+    faults = []
+    for name, entry in pictures.items():
+        if entry.get("drawn"):
+            continue
+        if not (entry.get("package") and entry.get("file")):
+            faults.append(f"{name} has no origin")
+        if fault := Terms(entry.get("licence", NOT_STATED), entry.get("author", NOT_STATED)).fault():
+            faults.append(f"{name} {fault}")
+    if folder is not None:
+        files = {path.relative_to(folder).as_posix() for part in IMAGE_FOLDERS for path in (folder / part).iterdir()}
+        faults += [f"{name} has no entry in the manifest" for name in sorted(files - pictures.keys())]
+        faults += [f"{name} is in the manifest, but not in the folder" for name in sorted(pictures.keys() - files)]
+    return faults
 
 
 def licence_page(manifest: Mapping) -> str:
