@@ -162,7 +162,14 @@ def test_a_set_is_whole_and_a_run_that_was_cut_off_ends_in_the_same_bytes(packag
     )  # few photographs
     drawn = [name for name in manifest["pictures"] if name.startswith("train/rgba/drawn_")]
     assert sorted(name.split("_")[1] for name in drawn) == sorted(KINDS)
-    stamps = {entry["file"]: (name, entry) for name, entry in manifest["pictures"].items() if "file" in entry}
+    derived = {name: entry for name, entry in manifest["pictures"].items() if "photograph" in entry}
+    assert len(derived) > 1 and sum(name.endswith("_defocused.jpg") for name in derived) == 1
+    for name, entry in derived.items():
+        photograph = entry["photograph"]
+        assert photograph.partition("/")[0] == name.partition("/")[0], "a held-out photograph is in training"
+        assert entry["licence"] == manifest["pictures"][photograph]["licence"]
+    pictures_of_packages = {name: entry for name, entry in manifest["pictures"].items() if name not in derived}
+    stamps = {entry["file"]: (name, entry) for name, entry in pictures_of_packages.items() if "file" in entry}
     assert {name.rpartition("/")[2] for name in stamps} == {"hen.png", "pig.png", "wood.jpg"}
     name, entry = stamps[f"{STAMPS}/animals/hen.png"]
     assert (entry["licence"], entry["author"]) == ("CC-BY-4.0", "2003, A. Painter; 2004, B. Painter")

@@ -19,7 +19,7 @@ import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -35,9 +35,11 @@ from runtime.worker_pool import map_in_workers
 from tools.open_data.composites import write_test_set
 from tools.open_data.licences import IMAGE_FOLDERS, find_faults, licence_page, terms_of
 from tools.open_data.pictures import (
+    choose_texture,
     drawn_name,
     is_held_out,
     write_cutout,
+    write_defocused,
     write_drawn,
     write_photograph,
     write_surface,
@@ -107,28 +109,39 @@ def digest(path: Path) -> str:
 
 
 def draw_missing(output: Path, manifest: dict[str, Any], options: argparse.Namespace) -> None:
-    """Draw foregrounds, and surfaces if there are few photographs; existing files are kept."""
-    tasks: list[tuple[partial, Path]] = []
+    """Draw foregrounds, and copies of the photographs that are out of focus; existing files are kept.
+
+    If there are few photographs, drawn surfaces join them.
+    """
+    tasks: list[tuple[Callable[[Path], None], str]] = []
+    entries: dict[str, dict[str, Any]] = manifest["pictures"]
     for stream, part, count in ((TRAIN, "train", options.num_drawn), (TEST, "test", options.num_drawn_test)):
-        photographs = sum(picture.startswith(f"{part}/backgrounds/") for picture in manifest["pictures"])
-        num_surfaces = NUM_SURFACES[part] if photographs < FEW_PHOTOGRAPHS[part] else 0
-        names = [f"{part}/rgba/{drawn_name(index)}" for index in range(count)]
-        names += [f"{part}/backgrounds/drawn_surface_{index:05d}.png" for index in range(num_surfaces)]
-        for number, name in enumerate(names):
-            is_surface = number >= count
-            write = write_surface if is_surface else write_drawn
-            index, streams = (number - count, stream + 2) if is_surface else (number, stream)
-            call = partial(write, seed=options.seed, stream=streams, index=index, size_px=options.size_px)
-            tasks.append((call, output / name))
-            manifest["pictures"][name] = {"drawn": True}
-    missing = [task for task in tasks if not task[1].is_file()]
+        seeds = {"seed": options.seed, "size_px": options.size_px}
+        photographs = sorted(picture for picture in entries if picture.startswith(f"{part}/backgrounds/"))
+        for photograph in photographs:
+            name = f"{photograph.removesuffix('.jpg')}_defocused.jpg"
+            tasks.append((partial(write_defocused, photograph=output / photograph, seed=options.seed), name))
+            entries[name] = entries[photograph] | {"photograph": photograph}
+        for index in range(count):
+            name = f"{part}/rgba/{drawn_name(index)}"
+            texture = choose_texture(photographs, options.seed, stream, index)
+            path = None if texture is None else output / texture
+            tasks.append((partial(write_drawn, stream=stream, index=index, photograph=path, **seeds), name))
+            entries[name] = {"drawn": True}
+            if texture is not None:
+                entries[name] |= entries[texture] | {"photograph": texture}
+        for index in range(NUM_SURFACES[part] if len(photographs) < FEW_PHOTOGRAPHS[part] else 0):
+            name = f"{part}/backgrounds/drawn_surface_{index:05d}.png"
+            tasks.append((partial(write_surface, stream=stream + 2, index=index, **seeds), name))
+            entries[name] = {"drawn": True}
+    missing = [(write, output / name) for write, name in tasks if not (output / name).is_file()]
     num_workers = min(options.num_workers, len(missing))
     for number, _ in enumerate(map_in_workers(draw, missing, num_workers), start=1):
         if number % 200 == 0:
             print(f"drew {number} of {len(missing)} images", flush=True)
 
 
-def draw(task: tuple[partial, Path]) -> None:
+def draw(task: tuple[Callable[[Path], None], Path]) -> None:
     """Do one task of a worker."""
     write, path = task
     write(path)

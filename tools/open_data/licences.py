@@ -124,7 +124,8 @@ def licence_page(manifest: Mapping) -> str:
     lines = [
         "# Licences",
         "",
-        "Images drawn by the procedural generator (`drawn_*`) have no author but the seed; they are free of rights.",
+        "Images drawn by the procedural generator (`drawn_*`) have no author but the seed; they are free of rights,",
+        "unless the table names a photograph that gave its colours. Those named `*_defocused` are blurred copies.",
         "All others come from packages, under the terms that these state. Their full texts are in `licences/`. Whoever",
         "passes images on, passes their terms on with them.",
         "",
