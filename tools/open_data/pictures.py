@@ -84,7 +84,7 @@ def choose_texture(photographs: Sequence[str], seed: int, stream: int, index: in
     """Choose the photograph that colours the index-th foreground of a random stream; None for its drawn colours."""
     rng = np.random.default_rng([seed, stream, index, 1])
     is_textured = list(KINDS)[index % len(KINDS)] in TEXTURED_KINDS and rng.random() < TEXTURED_SHARE
-    return photographs[rng.integers(len(photographs))] if is_textured and photographs else None
+    return photographs[int(rng.integers(len(photographs)))] if is_textured and photographs else None
 
 
 def write_drawn(path: Path, seed: int, stream: int, index: int, size_px: int, photograph: Path | None = None) -> None:
