@@ -25,8 +25,8 @@ from engine.config.config import apply_overrides, load_config
 from evaluation.output.report import GAP_PX
 from inference.default_network import SHIPPED
 from tools import make_open_dataset as tool
-from tools.open_data import archives, licences, pictures, sheet, sources
-from tools.open_data.archives import unpack
+from tools.dataset.open_data import archives, licences, pictures, sheet, sources
+from tools.dataset.open_data.archives import unpack
 
 COPYRIGHT = """Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 

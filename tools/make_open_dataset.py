@@ -32,9 +32,9 @@ from runtime.command_line import integer_from
 from runtime.errors import UserError, few
 from runtime.threads import num_cores
 from runtime.worker_pool import map_in_workers
-from tools.open_data.composites import write_test_set
-from tools.open_data.licences import IMAGE_FOLDERS, find_faults, licence_page, terms_of
-from tools.open_data.pictures import (
+from tools.dataset.open_data.composites import write_test_set
+from tools.dataset.open_data.licences import IMAGE_FOLDERS, find_faults, licence_page, terms_of
+from tools.dataset.open_data.pictures import (
     choose_texture,
     drawn_name,
     is_held_out,
@@ -44,8 +44,8 @@ from tools.open_data.pictures import (
     write_photograph,
     write_surface,
 )
-from tools.open_data.sheet import write_sheet
-from tools.open_data.sources import (
+from tools.dataset.open_data.sheet import write_sheet
+from tools.dataset.open_data.sources import (
     SOURCES,
     Source,
     archive_pattern,

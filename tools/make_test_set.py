@@ -19,7 +19,7 @@ from pathlib import Path
 
 from runtime.command_line import integer_from
 from runtime.errors import UserError
-from tools.open_data.composites import write_test_set
+from tools.dataset.open_data.composites import write_test_set
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

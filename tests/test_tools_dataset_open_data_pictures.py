@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from data.image_io.images import read_image, read_raw_rgba, write_image
 from data.procedural import KINDS
-from tools.open_data.pictures import TEXTURED_KINDS, choose_texture, dye, write_defocused, write_drawn
+from tools.dataset.open_data.pictures import TEXTURED_KINDS, choose_texture, dye, write_defocused, write_drawn
 
 HAIR = list(KINDS).index("hair")
 

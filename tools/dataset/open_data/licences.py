@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from data.image_io.images import DataError
-from tools.open_data.sources import Source, matches
+from tools.dataset.open_data.sources import Source, matches
 
 NOT_STATED = "not stated"
 

