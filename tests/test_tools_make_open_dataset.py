@@ -386,12 +386,16 @@ def test_faults_of_a_manifest_and_its_folder_are_found(tmp_path):
         "train/backgrounds/sea.jpg": free | {"licence": "CC-BY-NC-4.0"},
         "test/rgba/pig.png": {"licence": "CC0", "author": "Any One"},
     }
+    entries["train/rgba/drawn_fur_00001.png"] = {"drawn": True, "photograph": "sea"} | entries[
+        "train/backgrounds/sea.jpg"
+    ]
     for name in (*entries, "test/backgrounds/other.jpg"):
         (tmp_path / name).touch()
     (tmp_path / "train/rgba/hen.png").unlink()
     faults = [
         "train/backgrounds/sea.jpg is under the licence 'CC-BY-NC-4.0', which is not among the free ones",
         "test/rgba/pig.png has no origin",
+        "train/rgba/drawn_fur_00001.png is under the licence 'CC-BY-NC-4.0', which is not among the free ones",
     ]
     assert licences.find_faults({"pictures": entries}) == faults
     assert licences.find_faults({"pictures": entries}, tmp_path) == [

@@ -101,12 +101,12 @@ def find_faults(manifest: Mapping, folder: Path | None = None) -> list[str]:
         manifest: of tools/make_open_dataset.py.
         folder: the set; None checks the manifest alone, for example that of a trained network.
 
-    Returns: a line for each fault; empty if every image was drawn here, or states origin, author and a free licence.
+    Returns: a line for each fault; empty if every image was drawn here from nothing, or states origin, author and a free licence.
     """
     pictures: Mapping[str, Mapping] = manifest["pictures"]
     faults = []
     for name, entry in pictures.items():
-        if entry.get("drawn"):
+        if entry.get("drawn") and "photograph" not in entry:
             continue
         if not (entry.get("package") and entry.get("file")):
             faults.append(f"{name} has no origin")
