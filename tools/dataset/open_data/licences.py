@@ -101,7 +101,8 @@ def find_faults(manifest: Mapping, folder: Path | None = None) -> list[str]:
         manifest: of tools/make_open_dataset.py.
         folder: the set; None checks the manifest alone, for example that of a trained network.
 
-    Returns: a line for each fault; empty if every image was drawn here from nothing, or states origin, author and a free licence.
+    Returns: a line for each fault; empty if every image states origin, author and a free licence, or was drawn from
+        nothing.
     """
     pictures: Mapping[str, Mapping] = manifest["pictures"]
     faults = []
