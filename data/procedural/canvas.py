@@ -35,8 +35,17 @@ def fill(canvas: NDArray[np.uint8], polygon: Points | Sequence[Points], shade: i
         scale: samples along a pixel's side.
     """
     polygons = [polygon] if isinstance(polygon, np.ndarray) else polygon
-    fixed = [np.round((points * scale - 0.5) * (1 << FIXED_POINT_BITS)).astype(np.int32) for points in polygons]
-    cv2.fillPoly(canvas, fixed, int(shade), cv2.LINE_8, FIXED_POINT_BITS)
+    fill_fixed(canvas, [to_fixed_point(points, scale) for points in polygons], int(shade))
+
+
+def to_fixed_point(points: Points, scale: int) -> NDArray[np.int32]:
+    """Convert positions in pixels to those of the fine canvas, in cv2's fixed-point format."""
+    return np.round((points * scale - 0.5) * (1 << FIXED_POINT_BITS)).astype(np.int32)
+
+
+def fill_fixed(canvas: NDArray[np.uint8], polygons: Sequence[NDArray[np.int32]], shade: int) -> None:
+    """Paint what lies within an odd number of the polygons of `to_fixed_point`."""
+    cv2.fillPoly(canvas, polygons, shade, cv2.LINE_8, FIXED_POINT_BITS)
 
 
 def thread(canvas: NDArray[np.uint8], line: Points, width: float, shade: int) -> None:

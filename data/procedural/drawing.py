@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from data.procedural.canvas import SCALE, Array, Points, band, coverage, fill, mean_shade
+from data.procedural.canvas import SCALE, Array, Points, band, coverage, fill_fixed, mean_shade, to_fixed_point
 
-MIN_SAMPLES = 2048  # along a side, also of small images: a hair is still some samples wide
+MIN_SAMPLES = 2048  # along a side, also of small images: a thread is still some samples wide
+MAX_SCALE = 256  # `coverage` adds up this many samples in 16 bit
 BAND_SAMPLES = 1 << 24  # painted at once: 16 MB, instead of 268 MB for 2048 px
 
 
@@ -19,12 +20,14 @@ class Drawing:
 
     Args:
         size_px: side of the image, at least 1.
+        min_samples: along a side of the canvas. A line is at least a sample wide.
     """
 
-    def __init__(self, size_px: int) -> None:
+    def __init__(self, size_px: int, min_samples: int = MIN_SAMPLES) -> None:
         self.size_px = size_px
-        self.scale = max(SCALE, -(-MIN_SAMPLES // size_px))
-        self._shapes: list[tuple[list[Points], int, float, float]] = []
+        self.scale = min(max(SCALE, -(-min_samples // size_px)), MAX_SCALE)
+        # The m-th shape of a batch consists of the m-th outline of each array (M, N, 2), and has the m-th shade.
+        self._batches: list[tuple[list[Points], NDArray[np.intp]]] = []
 
     def fill(self, outlines: Points | Sequence[Points], shade: float) -> None:
         """Paint a shape.
@@ -35,19 +38,29 @@ class Drawing:
             shade: 1 to 255 after rounding and clipping, or 0 to cut a hole.
         """
         polygons = [outlines] if isinstance(outlines, np.ndarray) else list(outlines)
-        y = polygons[0][:, 1] if len(polygons) == 1 else np.concatenate(polygons)[:, 1]
         level = min(max(round(shade), 1), 255) if shade else 0
-        self._shapes.append((polygons, level, y.min() * self.size_px, y.max() * self.size_px))
+        self._batches.append(([points[None] for points in polygons], np.array([level])))
 
     def stroke(self, line: Points, width: float | NDArray[np.float64], shade: float) -> None:
         """Paint a line (N, 2) of given width, or of a width (N,) at each of its points; see `ribbon`."""
         self.strokes(line[None], np.broadcast_to(width, (1, len(line))), np.array([shade]))
 
     def strokes(self, lines: Points, widths: NDArray[np.float64], shades: NDArray[np.float64]) -> None:
-        """Paint lines (M, N, 2) of widths (M, N) and shades (M,), each over those before it."""
+        """Paint lines, each over those before it.
+
+        Args:
+            lines: (M, N, 2) points of each.
+            widths: (M, N) at each point.
+            shades: (M,), or (M, P) of P pieces of equally many steps, which divide the N - 1 steps of a line.
+        """
         outlines = ribbon(lines, widths, 1 / (self.scale * self.size_px))
-        for outline, shade in zip(outlines, shades, strict=True):
-            self.fill(outline, shade)
+        if shades.ndim == 2:
+            num_steps = lines.shape[1] - 1
+            pieces = np.arange(0, num_steps, num_steps // shades.shape[1])[:, None]
+            there = pieces + np.arange(num_steps // shades.shape[1] + 1)
+            back = outlines.shape[1] - 1 - there[:, ::-1]
+            outlines = outlines[:, np.concatenate([there, back], 1)].reshape(shades.size, -1, 2)
+        self._batches.append(([outlines], np.clip(np.rint(shades.ravel()), 1, 255).astype(np.intp)))
 
     def resolve(self) -> tuple[Array, Array]:
         """Paint all shapes and compute coverage and mean shade; see `data.procedural.canvas.resolve`."""
@@ -57,9 +70,12 @@ class Drawing:
         for top in range(0, self.size_px, rows_px):
             bottom = min(top + rows_px, self.size_px)
             canvas = np.zeros(((bottom - top) * self.scale, side), np.uint8)
-            for polygons, shade, highest, lowest in self._shapes:
-                if lowest >= top - 1 and highest <= bottom + 1:
-                    fill(canvas, [self.size_px * points - [0, top] for points in polygons], shade, self.scale)
+            for outlines, shades in self._batches:
+                heights = self.size_px * np.concatenate([points[..., 1] for points in outlines], 1)
+                crossing = (heights.max(1) >= top - 1) & (heights.min(1) <= bottom + 1)
+                fixed = [to_fixed_point(self.size_px * points[crossing] - [0, top], self.scale) for points in outlines]
+                for number, shade in enumerate(shades[crossing].tolist()):
+                    fill_fixed(canvas, [points[number] for points in fixed], shade)
             alpha[top:bottom], weighted[top:bottom] = coverage(canvas, self.scale)
         return alpha, mean_shade(alpha, weighted)
 
