@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from data.composition import composite
-from data.procedural import KINDS, drawing
+from data.procedural import KINDS, drawing, strands
 from data.procedural.drawing import Drawing, ribbon
 from data.procedural.drops import share_of_radius
 from data.procedural.effects import defocus_kernel, filter_foreground, motion_kernel
 from data.procedural.foliage import leaf
 from data.procedural.glass import path_through_shell
 from data.procedural.smoke import MAX_SMOKE_ALPHA
-from data.procedural.surfaces import over
+from data.procedural.strands import gather_tips, layer, shine
+from data.procedural.surfaces import over, relief, resized
 
 CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 90)), np.sin(np.linspace(0, 2 * np.pi, 90))], 1)
 
@@ -68,6 +69,19 @@ def test_a_stroke_covers_width_times_length_however_thin(size_px):
     np.testing.assert_allclose(sorted(map(tuple, outline)), [(0, -1), (0, 1), (3, -0.5), (3, 0.5)])
 
 
+def test_a_line_in_pieces_covers_what_it_covers_in_one_and_each_piece_has_its_shade():
+    line = np.stack([np.linspace(0.1, 0.9, 13), 0.5 + 0.2 * np.sin(np.linspace(0, 3, 13))], 1)
+    widths = np.linspace(0.03, 0.01, 13)[None]
+    whole, pieces = Drawing(96), Drawing(96)
+    whole.strokes(line[None], widths, np.array([200.0]))
+    pieces.strokes(line[None], widths, np.array([[60.0, 120.0, 240.0]]))
+    alpha, shade = pieces.resolve()
+    np.testing.assert_allclose(alpha, whole.resolve()[0], atol=2 / pieces.scale)
+    for step, expected in ((2, 60), (6, 120), (10, 240)):
+        x, y = (line[step] * 96).astype(int)
+        assert shade[y, x] == pytest.approx(expected / 255, abs=0.01)
+
+
 def test_a_leaf_covers_the_integral_of_its_width():
     shapes = Drawing(128)
     leaf(shapes, np.array([0.1, 0.2]), 0.6, length=0.8, aspect=0.4, fullness=1.0, bend=0.0, shade=120)
@@ -109,6 +123,61 @@ def test_layers_lie_over_each_other_in_order():
         seen = composite(alpha[..., None], colour, seen)
     colour, alpha = over(layers)
     np.testing.assert_allclose(composite(alpha[..., None], colour, background), seen, atol=1e-6)
+
+
+def test_the_strands_of_a_lock_meet_at_its_tip_or_stay_as_far_apart():
+    guides = np.cumsum(np.random.default_rng(6).normal(0, 0.1, (3, 9, 3)), 1)
+    locks = gather_tips(np.random.default_rng(7), guides, 200, 0.05, np.array([1.0, 0.5, 0.0]), (1.0, 1.0))
+    apart = (locks.reshape(3, 200, 9, 3) - guides[:, None]).std(1)
+    np.testing.assert_allclose(apart[:, 0], 0.05, rtol=0.25)
+    for lock, left in enumerate((0.0, 0.5, 1.0)):
+        np.testing.assert_allclose(apart[lock, -1], left * apart[lock, 0], atol=1e-9)
+    short = gather_tips(np.random.default_rng(7), guides, 4, 0.0, np.zeros(3), (0.5, 0.5))
+    np.testing.assert_allclose(short[:, -1], np.repeat(guides[:, 4], 4, 0))  # half of the 8 steps
+
+
+def test_a_strand_shines_where_it_lies_across_the_light_and_is_dark_along_it():
+    angle = np.linspace(0, np.pi, 181)  # an arch over the camera's axis, from lower left to lower right
+    arch = np.stack([-np.cos(angle), -np.sin(angle), 0 * angle], 1)[None]
+    normals = arch
+    for degrees in (60, 90, 130):  # light from the side of the arch's place at this angle
+        light = arch[0, degrees] * np.array([1, 1, 0])
+        diffuse, specular = shine(arch, normals, light, np.zeros(1), 40.0)
+        assert abs(specular[0].argmax() - degrees) <= 1 and specular.max() > 0.999
+        assert specular[0, (degrees + 60) % 180] < 0.02
+        assert diffuse[0].argmax() == pytest.approx(degrees, abs=1)
+        assert diffuse[0, (degrees + 90) % 180] < 0.05
+    tilted = shine(arch, normals, arch[0, 90], np.array([0.4]), 40.0)[1][0].argmax()
+    assert abs(tilted - 90) == pytest.approx(np.rad2deg(np.arctan(0.4)), abs=1.5)
+
+
+def test_a_layer_out_of_focus_is_the_blurred_composite():
+    drawing = Drawing(96)
+    for step in range(9):
+        drawing.stroke(np.array([[0.3, 0.1 * step], [0.7, 0.1 * step + 0.1]]), 0.004, 20 + 25 * step)
+    stops = np.random.default_rng(8).random((4, 3))
+    skin = (np.zeros((96, 96), np.float32), np.ones((96, 96, 3), np.float32))
+    skin[0][30:60, 30:60] = 1
+    background = np.array([0.1, 0.8, 0.4], np.float32)
+    alpha, colour = layer(drawing, stops, 0.0, skin)
+    kernel = defocus_kernel(0.06 * 96)
+    expected = cv2.filter2D(composite(alpha[..., None], colour, background), cv2.CV_32F, kernel)
+    soft, blurred = layer(drawing, stops, 0.06, skin)
+    seen = composite(soft[..., None], blurred, background)[8:-8, 8:-8]
+    np.testing.assert_allclose(seen, expected[8:-8, 8:-8], atol=2e-4)
+    assert ((soft > 0) & (soft < 1)).sum() > 1.5 * ((alpha > 0) & (alpha < 1)).sum()
+
+
+def test_a_cushion_is_lit_on_the_side_of_the_light_and_as_a_plane_in_the_middle():
+    alpha = np.zeros((200, 200), np.float32)
+    alpha[20:180, 20:180] = 1
+    light = np.array([0.6, 0.0, 0.8])
+    lit = relief(alpha, light, np.zeros_like(alpha))
+    assert lit[100, 100] == pytest.approx(0.3 + 0.7 * 0.8, abs=1e-3)
+    assert lit[100, 165] > lit[100, 100] + 0.03 and lit[100, 30] < lit[100, 100] - 0.2
+    np.testing.assert_allclose(lit, lit[::-1], atol=1e-5)  # the light comes from the right
+    coarse = resized(relief(resized(alpha, 100), light, np.zeros((100, 100), np.float32)), 200)
+    assert np.abs(coarse - lit)[alpha > 0].mean() < 0.02
 
 
 def test_kernels_have_the_moments_of_a_disc_and_of_a_line():
@@ -175,6 +244,42 @@ def test_every_kind_is_as_clear_and_as_dense_as_its_nature(kind):
         assert ((alpha > 0.02) & (alpha < 0.98)).mean() > between
     if kind == "smoke":
         assert alpha.max() <= MAX_SMOKE_ALPHA
+
+
+@pytest.mark.parametrize("kind", ["hair", "fur"])
+def test_strands_are_thinner_than_a_pixel_and_fade_away_from_the_body(kind, monkeypatch):
+    painted, strokes = [], drawing.Drawing.strokes
+
+    def record(self, lines, widths, shades):
+        painted.append(512 * widths)
+        strokes(self, lines, widths, shades)
+
+    monkeypatch.setattr(drawing.Drawing, "strokes", record)
+    faint, far = [], []
+    for seed in range(4):
+        alpha = KINDS[kind](np.random.default_rng([9, seed]), 256)[1]
+        body = cv2.morphologyEx((alpha > 0.98).astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5)))
+        away = cv2.dilate(body, np.ones((7, 7))) == 0
+        faint.append(((alpha > 0.02) & (alpha < 0.5) & away).mean())
+        far.append((alpha[away] > 0.9).sum() / (alpha[away] > 0.02).sum())
+    widths = np.concatenate([each.ravel() for each in painted])
+    assert 0.3 < np.median(widths) < 0.9 and np.quantile(widths, 0.99) < 2.2  # in pixels of a 512 px image
+    at_tips = np.concatenate([each[:, -1] for each in painted])
+    assert np.median(at_tips) < 0.4 * np.median(np.concatenate([each[:, 0] for each in painted]))
+    assert np.mean(faint) > (0.03 if kind == "hair" else 0.01)
+    assert np.mean(far) < 0.25
+
+
+@pytest.mark.parametrize("kind", ["hair", "fur"])
+def test_some_images_are_sharp_and_others_have_a_layer_out_of_focus(kind, monkeypatch):
+    diameters = []
+    monkeypatch.setattr(strands, "defocus_kernel", lambda px: diameters.append(px) or defocus_kernel(px))
+    blurred = []
+    for seed in range(8):
+        diameters.clear()
+        KINDS[kind](np.random.default_rng([10, seed]), 128)
+        blurred.append(len(diameters))
+    assert set(blurred) == {0, 1}  # one of two layers: soft alphas beside sharp ones
 
 
 @pytest.mark.parametrize("kind", ["hair", "fur", "feathers", "foliage", "lace"])

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from numpy.random import Generator
 
 from data.procedural.canvas import Array
+from data.procedural.coats import feathers, fur
 from data.procedural.drops import drops
 from data.procedural.effects import defocus, motion_blur
 from data.procedural.foliage import foliage
 from data.procedural.glass import glass
+from data.procedural.hair import hair
 from data.procedural.lace import lace
 from data.procedural.smoke import smoke
-from data.procedural.strands import feathers, fur, hair
 
 # (random generator, side in pixels) -> foreground (H, W, 3) RGB, defined everywhere, and alpha (H, W), both in [0, 1]
 KINDS: dict[str, Callable[[Generator, int], tuple[Array, Array]]] = {

@@ -83,3 +83,11 @@ class Drawing:
 def ribbon(lines: Points, widths: float | NDArray[np.float64], sample: float = 0.0) -> Points:
     """Outline lines (..., N, 2) of one width, or of widths (..., N) at each point; see `band`."""
     return band(lines, np.gradient(lines, axis=-2), np.broadcast_to(widths, lines.shape[:-1]), sample)
+
+
+def silhouette(outlines: Sequence[Points], size_px: int) -> Array:
+    """Compute the alpha (H, W) of several outlines (N, 2) together."""
+    drawing = Drawing(size_px)
+    for outline in outlines:
+        drawing.fill(outline, 255)
+    return drawing.resolve()[0]

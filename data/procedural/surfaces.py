@@ -56,7 +56,7 @@ def texture(rng: Generator, size_px: int) -> Array:
     return np.clip((surface + grain[..., None]) * (1 + 0.5 * light)[..., None], 0, 1).astype(np.float32)
 
 
-def gradient(shade: Array, stops: NDArray) -> Array:
+def gradient(shade: NDArray, stops: NDArray) -> Array:
     """Colour a shade (H, W), clipped to [0, 1], by a row of colours (N, 3), equally far apart; (H, W, 3)."""
     levels = np.linspace(0, len(stops) - 1, 1024)
     table = np.stack([np.interp(levels, np.arange(len(stops)), stops[:, c]) for c in range(3)], 1).astype(np.float32)
@@ -76,6 +76,32 @@ def palette(rng: Generator, hues_deg: tuple[float, float], saturations: tuple[fl
     value = np.array([0.08, 0.35, 0.65, 0.95]) * rng.uniform(0.7, 1.05)
     hsv = np.stack([hue % 360, saturation, np.minimum(value, 1)], 1).astype(np.float32)
     return cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]
+
+
+def relief(alpha: Array, light: NDArray, bumps: Array, roundness: float = 0.12) -> Array:
+    """Light a silhouette as if it was a cushion.
+
+    Args:
+        alpha: (H, W), what the shape covers.
+        light: (3,) unit vector towards the light; x to the right, y down, z towards the camera.
+        bumps: (H, W) heights that are added, in sides of the image.
+        roundness: distance from the outline where the surface becomes flat, in sides.
+
+    Returns: diffuse light (H, W) in [0, 1]; 0.3 comes from all sides.
+    """
+    side = len(alpha)
+    inside = np.pad((alpha > 0.5).astype(np.uint8), ((1, 1), (1, 1)), mode="edge")
+    depth = cv2.distanceTransform(inside, cv2.DIST_L2, 5)[1:-1, 1:-1] / side
+    height = roundness * np.sqrt(1 - (1 - np.minimum(depth / roundness, 0.97)) ** 2)
+    slope_y, slope_x = np.gradient(cv2.GaussianBlur(height, (0, 0), side / 60) + bumps, 1 / side)
+    facing = (light[2] - slope_x * light[0] - slope_y * light[1]) / np.sqrt(1 + slope_x**2 + slope_y**2)
+    return (0.3 + 0.7 * np.clip(facing, 0, 1)).astype(np.float32)
+
+
+def resized(field: NDArray, size_px: int) -> Array:
+    """Resize a square field (H, W) or (H, W, C) to another side, without aliasing."""
+    way = cv2.INTER_AREA if size_px < len(field) else cv2.INTER_LINEAR
+    return cv2.resize(field, (size_px, size_px), interpolation=way).astype(np.float32)
 
 
 def grid(size_px: int) -> tuple[Array, Array]:
