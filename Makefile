@@ -12,7 +12,7 @@ TEST_JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(PY) -m pytest -n $(TEST_JOBS) --dist worksteal
 ROOMS := $(wildcard modeling data evaluation engine inference runtime tools main.py preprocess.py)
 
-.PHONY: setup setup-inference demo test test-slow lint bench soak soak-data soak-images soak-busy
+.PHONY: setup setup-inference demo test test-slow lint bench soak soak-data soak-images soak-busy soak-serve
 
 setup: $(STAMP)
 
@@ -30,7 +30,7 @@ endef
 
 $(STAMP): $(wildcard requirements*.txt) tools/runs/install_detectron2.py
 	$(make_venv)
-	$(PIP_INSTALL) -r requirements.txt -r requirements-dev.txt
+	$(PIP_INSTALL) -r requirements.txt -r requirements-serve.txt -r requirements-dev.txt
 	$(PY) tools/runs/install_detectron2.py
 	touch $@
 
@@ -68,3 +68,7 @@ soak-images: setup
 # The demo's training alone and beside one busy process, in pairs: minutes, on a machine where nothing else runs.
 soak-busy: setup
 	$(PY) -m tests.soak_busy
+
+# 400 requests of 8 clients to the service, one in twenty broken: minutes.
+soak-serve: setup
+	OMP_NUM_THREADS=1 $(PY) -m tests.soak_serve

@@ -100,10 +100,14 @@ def attempt(step: Callable[..., T], *arguments: Any) -> T | Failure:
             raise
         return Failure(one_line(error))
     except Exception as error:  # noqa: BLE001  the other images are made all the same
-        # torch and OpenCV have no class for it on the CPU
-        if isinstance(error, MemoryError | RuntimeError | cv2.error) and "memory" in repr(error).lower():
+        if is_out_of_memory(error):
             return Failure(
                 f"{OUT_OF_MEMORY} ({one_line(error)[:100]}): set a limit of memory or smaller tiles for the "
                 "network, or reduce the image"
             )
         return Failure(f"an unexpected error:\n{traceback.format_exc()}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether memory ran out; torch and OpenCV have no class for it on the CPU."""
+    return isinstance(error, MemoryError | RuntimeError | cv2.error) and "memory" in repr(error).lower()

@@ -25,12 +25,13 @@ class MissingExtraError(UserError):
     """An optional package that is not installed, or cannot be imported; the message says how to get it."""
 
 
-def import_extra(name: str, purpose: str) -> ModuleType:
+def import_extra(name: str, purpose: str, file: str = EXTRAS_FILE) -> ModuleType:
     """Import an optional package.
 
     Args:
         name: of the module.
         purpose: what needs it, for the message.
+        file: of requirements that lists it.
 
     Raises:
         MissingExtraError: it is not installed, or its import fails, for example beside another version of a package.
@@ -39,10 +40,10 @@ def import_extra(name: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise MissingExtraError(_missing(str(error.name), purpose)) from error
+        raise MissingExtraError(_missing(str(error.name), purpose, file)) from error
     except ImportError as error:
         found = f"{name}, which cannot be imported ({one_line(error)})"
-        raise MissingExtraError(_missing(found, purpose)) from error
+        raise MissingExtraError(_missing(found, purpose, file)) from error
 
 
 def find_extra(name: str, purpose: str) -> Path:
@@ -80,8 +81,8 @@ def session_options(onnxruntime: ModuleType) -> Any:
     return options
 
 
-def _missing(name: str, purpose: str) -> str:
-    return f"{purpose} needs the optional package {name}: pip install -r {EXTRAS_FILE}"
+def _missing(name: str, purpose: str, file: str = EXTRAS_FILE) -> str:
+    return f"{purpose} needs the optional package {name}: pip install -r {file}"
 
 
 def choose_numba_cache(package: Path) -> None:

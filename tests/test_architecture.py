@@ -39,6 +39,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tools.evaluate": (*TOOLS, "tools.prediction"),
     "tools.make_trimap": (*TOOLS, "tools.prediction"),
     "tools.prediction": (*TOOLS, "tools.prediction"),
+    "tools.serve": (*TOOLS, "tools.serving"),
+    "tools.serving": (*TOOLS, "tools.prediction", "tools.serving"),
     "tools.make_open_dataset": (*TOOLS, "tools.dataset.open_data"),
     "tools.make_test_set": (*TOOLS, "tools.dataset.open_data"),
     "tools.dataset.open_data": (*TOOLS, "tools.dataset.open_data"),

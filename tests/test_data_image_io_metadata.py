@@ -10,36 +10,10 @@ from PIL import Image, ImageCms
 
 from data.image_io.images import read_raw, write_alpha, write_image, write_rgba
 from data.image_io.metadata import NO_METADATA, Metadata, read_metadata
-from tests.helpers.image_files import RGB, draw, png
+from tests.helpers.image_files import RGB, draw, png, wide_profile
 from tools import predict
 
 DPI = (300.0, 300.0)
-
-
-def wide_profile(transfer: float = 2.2, space: str = "RGB") -> bytes:
-    """Make an ICC profile of ProPhoto's primaries, or of grey, with a plain gamma."""
-    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(transfer * 256)) + bytes(2)
-    text = b"desc" + bytes(4) + struct.pack(">I", 5) + b"wide\0" + bytes(78)
-
-    def xyz(*values: float) -> bytes:
-        return b"XYZ " + bytes(4) + struct.pack(">3i", *(round(value * 65536) for value in values))
-
-    tags = {b"desc": text + bytes(-len(text) % 4), b"wtpt": xyz(0.9642, 1, 0.8249)}
-    if space == "RGB":
-        colours = ((0.7977, 0.2880, 0), (0.1352, 0.7119, 0), (0.0313, 0.0001, 0.8249))
-        tags |= {name + b"XYZ": xyz(*colour) for name, colour in zip((b"r", b"g", b"b"), colours, strict=True)}
-        tags |= {name + b"TRC": curve for name in (b"r", b"g", b"b")}
-    else:
-        tags[b"kTRC"] = curve
-    place = 132 + 12 * len(tags)
-    table, body = struct.pack(">I", len(tags)), b""
-    for name, content in tags.items():
-        table += struct.pack(">4sII", name, place + len(body), len(content))
-        body += content
-    kind = (b"mntr", space.encode().ljust(4), b"XYZ ", b"acsp")
-    head = struct.pack(">I4xI4s4s4s12x4s", place + len(body), 0x02100000, *kind)
-    head = head.ljust(68, b"\0") + struct.pack(">3i", 63190, 65536, 54061)
-    return head.ljust(128, b"\0") + table + body
 
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -136,10 +136,14 @@ def describe(paths: Iterable[Path]) -> str:
     return f"{count} other file{'s' * (count != 1)}: {'; '.join(parts)}"
 
 
-def too_large(size: object) -> UserError:
+class LargeImageError(UserError):
+    """An image of more pixels than are decoded."""
+
+
+def too_large(size: object) -> LargeImageError:
     """Make the error of an image above `MAX_PIXELS`."""
     limit = f"the limit is {MAX_PIXELS} pixels, against decompression bombs"
-    return UserError(f"too large ({size}); {limit}. Resize the image")
+    return LargeImageError(f"too large ({size}); {limit}. Resize the image")
 
 
 def several_frames(count: int) -> UserError:

@@ -1,4 +1,4 @@
-"""Read the metadata of image files that results keep: colour profile and resolution."""
+"""Read the metadata of image files: size, and what results keep, colour profile and resolution."""
 
 import logging
 from io import BytesIO
@@ -64,6 +64,25 @@ def read_metadata(path: Path) -> Metadata:
         )
     is_dpi = dpi is not None and all(isfinite(value) and value > 0 for value in dpi)
     return Metadata(profile if name and is_rgb else None, dpi if is_dpi else None)
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Read the width and height that a file states, in px, without decoding it. EXIF rotation is not applied.
+
+    Raises:
+        LargeImageError: Pillow itself refuses so many pixels.
+        UserError: not an image that is read.
+        OSError: no such file, or it may not be read.
+    """
+    with path.open("rb") as file:
+        is_tiff = file.read(4) in STARTS
+    with decoder_errors():
+        if is_tiff:
+            with TiffFile(path) as tiff:
+                page = tiff.pages[0].aspage()
+                return int(page.imagewidth), int(page.imagelength)
+        with Image.open(path, formats=FORMATS) as image:
+            return image.size
 
 
 def _read(path: Path) -> tuple[bytes | None, tuple[float, float] | None, str]:

@@ -352,3 +352,29 @@ def write_png(path: Path, pixels: np.ndarray, colour_type: int, chunks: dict[byt
 
 def random_pixels(shape: tuple[int, ...], dtype: type = np.uint8) -> np.ndarray:
     return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+
+def wide_profile(transfer: float = 2.2, space: str = "RGB") -> bytes:
+    """Make an ICC profile of ProPhoto's primaries, or of grey, with a plain gamma."""
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(transfer * 256)) + bytes(2)
+    text = b"desc" + bytes(4) + struct.pack(">I", 5) + b"wide\0" + bytes(78)
+
+    def xyz(*values: float) -> bytes:
+        return b"XYZ " + bytes(4) + struct.pack(">3i", *(round(value * 65536) for value in values))
+
+    tags = {b"desc": text + bytes(-len(text) % 4), b"wtpt": xyz(0.9642, 1, 0.8249)}
+    if space == "RGB":
+        colours = ((0.7977, 0.2880, 0), (0.1352, 0.7119, 0), (0.0313, 0.0001, 0.8249))
+        tags |= {name + b"XYZ": xyz(*colour) for name, colour in zip((b"r", b"g", b"b"), colours, strict=True)}
+        tags |= {name + b"TRC": curve for name in (b"r", b"g", b"b")}
+    else:
+        tags[b"kTRC"] = curve
+    place = 132 + 12 * len(tags)
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, content in tags.items():
+        table += struct.pack(">4sII", name, place + len(body), len(content))
+        body += content
+    kind = (b"mntr", space.encode().ljust(4), b"XYZ ", b"acsp")
+    head = struct.pack(">I4xI4s4s4s12x4s", place + len(body), 0x02100000, *kind)
+    head = head.ljust(68, b"\0") + struct.pack(">3i", 63190, 65536, 54061)
+    return head.ljust(128, b"\0") + table + body

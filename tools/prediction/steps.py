@@ -125,13 +125,24 @@ def read_background(name: str) -> NDArray[np.float32]:
     Raises:
         DataError: neither, or a colour with transparency.
     """
+    if (colour := parse_colour(name)) is not None:
+        return colour
+    if Path(name).is_file():
+        read_metadata(Path(name))  # for its warning: a result carries the photograph's profile alone
+        return read_image(name)
+    raise DataError(f"--background {name}: no such file, and no colour such as teal or '#20a040'")
+
+
+def parse_colour(name: str) -> NDArray[np.float32] | None:
+    """Convert a name or code that Pillow knows to RGB (3,) in [0, 1]; None if it knows no such colour.
+
+    Raises:
+        DataError: a colour with transparency.
+    """
     try:
         colour = ImageColor.getrgb(name)
-    except ValueError as error:
-        if Path(name).is_file():
-            read_metadata(Path(name))  # for its warning: a result carries the photograph's profile alone
-            return read_image(name)
-        raise DataError(f"--background {name}: no such file, and no colour such as teal or '#20a040'") from error
+    except ValueError:
+        return None
     if len(colour) != 3:
         raise DataError(f"--background {name}: expected an opaque colour")
     return np.divide(colour, 255, dtype=np.float32)

@@ -1,0 +1,192 @@
+"""The routes of the service: `/api/matte`, `/api/trimap`, `/api/info` and `/health`."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, File, Form, Request, Response, UploadFile
+from pydantic import BaseModel
+
+from data.image_io.formats import READABLE
+from data.trimap import WIDTH_PERCENT
+from tools.prediction.steps import parse_colour
+from tools.serving.errors import RefusedError
+from tools.serving.prediction_queue import ENDING
+from tools.serving.service import Service
+
+API_VERSION = "1.0"
+
+IMAGE_FORMATS = ", ".join(sorted(set(READABLE.values())))
+
+Image = Annotated[UploadFile, File(description=f"Photograph, 8 or 16 bit: {IMAGE_FORMATS}")]
+OptionalTrimap = Annotated[
+    UploadFile | None, File(description="Trimap of the image's size: 0 background, 255 foreground, between unknown")
+]
+OptionalMask = Annotated[UploadFile | None, File(description="Mask of the subject, any size")]
+OptionalBackground = Annotated[UploadFile | None, File(description="Image to lay the subject over")]
+WidthPx = Annotated[int | None, Form(ge=1, le=10_000, description="Width of the unknown band around a mask, in px")]
+WidthPercent = Annotated[
+    float | None,
+    Form(gt=0, le=100, description=f"The same in percent of the longer side (default: {WIDTH_PERCENT:g})"),
+]
+Threshold = Annotated[float | None, Form(gt=0, le=1, description="Value from which a soft mask is foreground")]
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {"application/json": {"example": {"error": "what is wrong"}}}}
+    for status, text in {
+        400: "The form cannot be read",
+        413: "Too many pixels or bytes, or too little memory",
+        422: "The files or values cannot be used",
+        503: "The queue is full (see Retry-After), or the server is ending",
+        507: "The disk for temporary files is full",
+    }.items()
+}
+RESULT: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The image. Headers: X-Image-Width, X-Image-Height, Server-Timing",
+        "content": {kind: {} for kind in ("image/png", "image/tiff", "image/webp", "image/jpeg")},
+    },
+    **ERRORS,
+}
+
+
+class Info(BaseModel):
+    """What `GET /api/info` answers."""
+
+    version: str
+    model: str
+    device: str
+    limits: dict[str, int]
+    waiting: int
+
+    model_config = {
+        "json_schema_extra": {
+            "example": {
+                "version": API_VERSION,
+                "model": "models/vitmatte_s",
+                "device": "cpu, float32",
+                "limits": {"max_pixels": 64_000_000, "max_bytes": 200_000_000, "max_waiting": 16},
+                "waiting": 0,
+            }
+        }
+    }
+
+
+def make_router(service: Service) -> APIRouter:
+    """Make the routes of a service."""
+    router = APIRouter()
+
+    @router.post("/api/matte", response_class=Response, responses=RESULT, summary="Matte an image")
+    async def matte(
+        request: Request,
+        image: Image,
+        trimap: OptionalTrimap = None,
+        mask: OptionalMask = None,
+        width_px: WidthPx = None,
+        width_percent: WidthPercent = None,
+        threshold: Threshold = None,
+        kind: Annotated[
+            Literal["alpha", "rgba", "composite"] | None,
+            Form(alias="as", description="Default: alpha with a trimap, composite with a background, otherwise rgba"),
+        ] = None,
+        background: Annotated[
+            str | None, Form(max_length=100, description="Colour of a composite: teal, #20a040", examples=["#20a040"])
+        ] = None,
+        background_image: OptionalBackground = None,
+        bits: Annotated[Literal["8", "16"], Form(description="Bits per value")] = "8",
+        format: Annotated[Literal["png", "tif", "webp", "jpg"], Form(description="jpg is for composites")] = "png",
+    ) -> Response:
+        """Send a photograph, and at most one of a trimap and a mask. Without them the subject is found."""
+        check_source(trimap, mask, width_px, width_percent, threshold)
+        has_background = background is not None or background_image is not None
+        kind = kind or ("composite" if has_background else "alpha" if trimap else "rgba")
+        if has_background != (kind == "composite") or (background is not None and background_image is not None):
+            raise RefusedError(422, "a composite needs background or background_image, and nothing else takes one")
+        return await service.respond(
+            request,
+            service.matter.matte,
+            {"image": image, "trimap": trimap, "mask": mask, "background": background_image},
+            background=None if background is None else colour_of(background),
+            auto=trimap is None and mask is None,
+            width_px=width_px,
+            width_percent=width_percent,
+            threshold=threshold,
+            kind=kind,
+            bits=int(bits),
+            format=format,
+        )
+
+    @router.post("/api/trimap", response_class=Response, responses=RESULT, summary="Make a trimap")
+    async def trimap(
+        request: Request,
+        image: Image,
+        mask: OptionalMask = None,
+        width_px: WidthPx = None,
+        width_percent: WidthPercent = None,
+        threshold: Threshold = None,
+    ) -> Response:
+        """Send a photograph, and maybe a mask; the answer is a PNG of 0, 128 and 255 of the photograph's size."""
+        check_source(None, mask, width_px, width_percent, threshold)
+        return await service.respond(
+            request,
+            service.matter.find_trimap,
+            {"image": image, "mask": mask},
+            auto=mask is None,
+            width_px=width_px,
+            width_percent=width_percent,
+            threshold=threshold,
+        )
+
+    @router.get("/api/info", summary="Model, device and limits")
+    async def info() -> Info:
+        return Info(
+            version=API_VERSION,
+            model=service.model,
+            device=service.device,
+            limits={
+                "max_pixels": service.matter.max_pixels,
+                "max_bytes": service.body.max_bytes,
+                "max_waiting": service.queue.max_waiting,
+            },
+            waiting=service.queue.num_waiting(),
+        )
+
+    @router.get("/health", summary="Whether the service takes requests", responses={503: ERRORS[503]})
+    async def health() -> dict[str, str]:
+        if service.queue.is_closed:
+            raise RefusedError(503, ENDING)
+        return {"status": "ok"}
+
+    return router
+
+
+def check_source(
+    trimap: UploadFile | None,
+    mask: UploadFile | None,
+    width_px: int | None,
+    width_percent: float | None,
+    threshold: float | None,
+) -> None:
+    """Refuse contradictory fields, as the command line of tools/predict.py does.
+
+    Raises:
+        RefusedError: the fields contradict each other.
+    """
+    if trimap and mask:
+        raise RefusedError(422, "give a trimap or a mask, not both")
+    if width_px and width_percent:
+        raise RefusedError(422, "give width_px or width_percent, not both")
+    if not mask and (width_px or threshold):
+        raise RefusedError(422, "width_px and threshold are for a mask")
+    if trimap and width_percent:
+        raise RefusedError(422, "width_percent is for a mask and for a subject that is found")
+
+
+def colour_of(name: str) -> Any:
+    """Convert the name or code of a colour; a file or an address is none.
+
+    Raises:
+        RefusedError: no such colour.
+    """
+    colour = parse_colour(name)
+    if colour is None:
+        raise RefusedError(422, "background: no such colour; expected one such as teal or #20a040")
+    return colour
