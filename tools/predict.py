@@ -4,9 +4,13 @@
     python tools/predict.py photo.jpg --trimap trimap.png --model models/s --output alpha.png
     python tools/predict.py frames --trimap-dir trimaps --model models/s --output alphas --resume
     python tools/predict.py "photos/*.jpg" --mask masks --width-percent 2 --background '#20a040'
+    python tools/predict.py photo.jpg --points '[[420,300,1],[30,40,0]]'
+    python tools/predict.py - --auto < photo.jpg > cut.png
+    python tools/predict.py inbox --auto --watch --output cutouts
 
 IMAGES are files, folders and quoted patterns. In folders, trimaps and masks belong to images by name without suffix. A
-mask of another size than its image is resized, a trimap is not.
+mask of another size than its image is resized, a trimap is not. - reads an image from standard input, and writes the
+result to standard output. --watch mattes the images of a folder as they appear.
 
 Without --output, results of a file are written beside it as NAME_alpha.png, NAME_cutout.png or NAME_composite.png.
 Results of a folder, or a pattern in it, are written beside that folder as FOLDER_alpha/NAME.png and so on.
@@ -28,15 +32,17 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 # What loads torch, or takes an optional package, is imported where it is asked for.
 from data.trimap_check import MASK_ADVICE
-from inference.batch import OUT_OF_MEMORY, matte_all
+from inference.batch import OUT_OF_MEMORY, Failure, matte_all
 from inference.jobs import KINDS, Job, check_outputs, find_jobs
 from runtime.command_line import refuse_existing
 from runtime.dist_env import RANKS
@@ -44,6 +50,8 @@ from runtime.processes import ALONE, TOLD_ERRORS, Ranks, RanksError, RanksStartE
 from tools.prediction.command_line import parse
 from tools.prediction.messages import list_failures, list_written, say
 from tools.prediction.steps import BASELINES, Trimaps, list_trimaps, read_background, read_pair, write_result
+from tools.prediction.streams import STREAM, matte_stream, with_stream_named
+from tools.prediction.watch import watched_jobs
 
 PACKAGES = ("inference", "runtime")
 """Their log is shown: where a network runs, and what takes its time."""
@@ -63,11 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ranks = ALONE
     try:
         if not any(os.environ.get(name) for name in RANKS):  # torchrun sets them
-            return matte(parse(arguments, str(__doc__)))
+            return run(parse(arguments, str(__doc__)))
         with find_ranks() as ranks:
             with ranks.first_speaks():
                 options = parse(arguments, str(__doc__))
-            return matte(options) if ranks.world_size == 1 else matte_in_ranks(options, ranks)
+            return run(options) if ranks.world_size == 1 else matte_in_ranks(options, ranks)
     except RanksStartError as error:
         status, line = 2, str(error)
     except TOLD_ERRORS as error:
@@ -79,6 +87,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if ranks.rank == 0:
         say(line)
     return status
+
+
+def run(options: argparse.Namespace) -> int:
+    """Matte in this process: the image of standard input, what appears in a folder, or images.
+
+    Returns: the exit status.
+
+    Raises:
+        OSError, UserError: no image can be matted, or no further one.
+    """
+    if options.images == [STREAM]:
+        return matte_stream(options, matte)
+    return matte_forever(options) if options.watch else matte(options)
+
+
+def matte_forever(options: argparse.Namespace) -> NoReturn:
+    """Matte what appears in a folder, and print each file that is written, or why not, at once.
+
+    Raises:
+        OSError, UserError: no image can be matted, or no further one.
+    """
+    jobs = watched_jobs(Path(options.images[0]), options.output, KINDS[options.kind], f".{options.format}", options.bits)
+    list_trimaps(options, num_images=1)  # to find a wrong folder at once
+    # Trimaps may appear later too, so they are listed anew for each image.
+    for job, failure in matted(options, jobs, lambda job: read_pair(options, list_trimaps(options, 1), job), False):
+        if failure:
+            list_failures({job.image: failure.reason}, 1, advice=ADVICE)
+        else:
+            print(f"wrote {job.output}", flush=True)
+    raise AssertionError("images are awaited forever")
 
 
 def matte(options: argparse.Namespace) -> int:
@@ -94,7 +132,7 @@ def matte(options: argparse.Namespace) -> int:
     try:
         matte_images(options, jobs, trimaps, failures)
     finally:
-        list_failures(failures, len(jobs), advice=ADVICE)
+        list_failures(with_stream_named(failures), len(jobs), advice=ADVICE)
     list_written([job.output for job in jobs if job.image not in failures])
     return 1 if failures else 0
 
@@ -107,6 +145,8 @@ def matte_in_ranks(options: argparse.Namespace, ranks: Ranks) -> int:
     Raises:
         OSError, UserError: no image can be matted, or the ranks have lost each other.
     """
+    if options.watch or options.images == [STREAM]:
+        raise RanksStartError(f"{STREAM} and --watch run in one process: start it without torchrun")
     jobs, trimaps = ranks.broadcast(lambda: plan(options))
     share = ranks.share(jobs)
     failures: dict[Path, str] = {}
@@ -152,7 +192,7 @@ def plan(options: argparse.Namespace) -> tuple[list[Job], Trimaps]:
     kind = KINDS[options.kind]
     jobs = find_jobs(options.images, options.output, kind, f".{options.format}")
     trimaps = list_trimaps(options, len(jobs))
-    places = (options.trimap, options.trimap_dir, options.mask, options.background)
+    places = (options.trimap, options.trimap_dir, options.mask, options.scribbles, options.background)
     inputs = [Path(place) for place in places if place]
     check_outputs(jobs, [*inputs, *(path for paths in trimaps.values() for path in paths)], kind, options.bits)
     if options.resume:
@@ -174,7 +214,7 @@ def matte_images(
     title: str | None = None,
     is_silent: bool = False,
 ) -> None:
-    """Load the network or choose the baseline; read, predict and write each image.
+    """Matte images with a progress bar.
 
     Args:
         options: of the command line.
@@ -189,6 +229,27 @@ def matte_images(
     """
     if not jobs:
         return
+    overlaps = options.max_memory_gb is None
+    images = matted(options, jobs, partial(read_pair, options, trimaps), overlaps)
+    with tqdm(desc=title, total=len(jobs), unit="image", disable=is_silent or len(jobs) == 1) as bar:
+        for job, failure in images:
+            bar.set_postfix_str(job.image.name, refresh=False)
+            bar.update()
+            if failure:
+                failures[job.image] = failure.reason
+
+
+def matted(
+    options: argparse.Namespace,
+    jobs: Iterable[Job],
+    read: Callable[[Job], tuple[NDArray, NDArray]],
+    overlaps: bool,
+) -> Iterator[tuple[Job, Failure | None]]:
+    """Load the network or choose the baseline, then matte; arguments and result as of `inference.batch.matte_all`.
+
+    Raises:
+        OSError, UserError: no image can be matted, or no further one.
+    """
     background = read_background(options.background) if options.background else None
     source = options.model or options.config_file
     if source is None:
@@ -198,13 +259,7 @@ def matte_images(
 
         settings = {**options.settings, "trusted_modules": options.trust_module}
         predict = Predictor.load(source, options.weights, **settings).alpha
-    read, write = partial(read_pair, options, trimaps), partial(write_result, options, background)
-    with tqdm(desc=title, total=len(jobs), unit="image", disable=is_silent or len(jobs) == 1) as bar:
-        for job, failure in matte_all(jobs, read, predict, write, overlaps=options.max_memory_gb is None):
-            bar.set_postfix_str(job.image.name, refresh=False)
-            bar.update()
-            if failure:
-                failures[job.image] = failure.reason
+    return matte_all(jobs, read, predict, partial(write_result, options, background), overlaps)
 
 
 def list_missing(jobs: Sequence[Job]) -> None:

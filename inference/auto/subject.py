@@ -17,6 +17,7 @@ from data.trimap import (
     distance_to,
     trimap_from_mask,
 )
+from inference.auto.grabcut import NUM_COLOURS, band_labels, grab_cut
 from inference.auto.saliency import INPUT_PX, heat_map
 
 SCENERY_HEAT = 0.4  # a level below it is background: sky 0.1 and ground 0.3 are two levels, no subject is that cold
@@ -27,7 +28,6 @@ SMALLEST_PX = 32  # shorter side of that copy, so that an image a few pixels wid
 MARGIN = 0.1  # around the subject's box in the second look, of the image's longer side
 CUT_BAND = 0.08  # how far cutting may move the heat map's boundary, of the longer side: a patch is 1 / 16
 CUT_ITERATIONS = 2  # five are no better
-CUT_COLOURS = 5  # Gaussians on each side, each of which needs a pixel
 LARGE_PART = 0.05  # of the largest part's area: smaller ones are not kept
 SMALL_HOLE = 0.005  # of the subject's area: eyes, buttons; they are filled
 CONTRADICTION = 0.1, 0.5  # heat, from background level 0 to subject level 1: outside above, inside below
@@ -89,17 +89,32 @@ def trimap_of_subject(
     return trimap
 
 
+def find_heat(image: NDArray[np.floating], name: str | Path = "the image") -> NDArray[np.float32]:
+    """Estimate how much each pixel of a reduced copy belongs to what stands out, by two looks and without cutting.
+
+    Args:
+        image: (H, W, 3) RGB in [0, 1].
+        name: as `find_subject` takes it.
+
+    Returns: (h, w), from 0 at the background's level to 1 at the subject's.
+
+    Raises:
+        DataError: nothing stands out.
+        MissingExtraError: an optional package is not installed.
+    """
+    first, second, box, _ = _look_twice(image, name)
+    heat = first.heat.copy()
+    heat[box] = cv2.resize(second.heat, heat[box].shape[::-1])
+    return heat.clip(0, 1)
+
+
 def _find(pixels: NDArray, name: str | Path) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Look at all, then closer at the subject's surroundings: its mask, and where the first look contradicts it."""
     if pixels.size == 0:
         raise DataError(f"{name}: expected an image (H, W, 3), got {pixels.shape}")
     image = as_unit_floats(as_colours(pixels, name), name)
     shape = image.shape[:2]
-    first = _look(image, name)
-    box = _surroundings(first.rough)
-    sides = zip(box, first.rough.shape, shape, strict=True)
-    rows, columns = (slice(side.start * full // small, -(-side.stop * full // small)) for side, small, full in sides)
-    second = _look(image[rows, columns], name)
+    first, second, box, (rows, columns) = _look_twice(image, name)
     subject = _cut_out(second)
     if not subject.any() or subject.all():
         raise DataError(_nothing_found(name, "its colours do not differ from the background's"))
@@ -108,6 +123,20 @@ def _find(pixels: NDArray, name: str | Path) -> tuple[NDArray[np.bool_], NDArray
         size = columns.stop - columns.start, rows.stop - rows.start
         whole[rows, columns] = cv2.resize(part.astype(np.float32), size, interpolation=cv2.INTER_LINEAR) > 0.5
     return mask, is_doubted
+
+
+def _look_twice(
+    image: NDArray[np.floating], name: str | Path
+) -> tuple[_Look, _Look, tuple[slice, slice], tuple[slice, slice]]:
+    """Look at all of an image (H, W, 3), then closer at the subject's surroundings.
+
+    Returns: both looks, and the rows and columns of the second one: in the first look, and in the image.
+    """
+    first = _look(image, name)
+    box = _surroundings(first.rough)
+    sides = zip(box, first.rough.shape, image.shape[:2], strict=True)
+    rows, columns = (slice(side.start * full // small, -(-side.stop * full // small)) for side, small, full in sides)
+    return first, _look(image[rows, columns], name), box, (rows, columns)
 
 
 def _look(image: NDArray[np.floating], name: str | Path) -> _Look:
@@ -120,7 +149,7 @@ def _look(image: NDArray[np.floating], name: str | Path) -> _Look:
     background, subject = _levels(heat, name)
     heat = (heat - background) / (subject - background)
     rough = _large_parts(heat > 0.5)
-    if min(rough.sum(), (~rough).sum()) < CUT_COLOURS:
+    if min(rough.sum(), (~rough).sum()) < NUM_COLOURS:
         raise DataError(_nothing_found(name, f"{rough.sum()} of {rough.size} pixels do"))
     return _Look(reduced, heat, rough)
 
@@ -168,16 +197,9 @@ def _surroundings(rough: NDArray[np.bool_]) -> tuple[slice, slice]:
 
 
 def _cut_out(look: _Look) -> NDArray[np.bool_]:
-    """Move the heat map's boundary to that of the colours: GrabCut (Rother et al. 2004) in a band around it."""
+    """Move the heat map's boundary to that of the colours, in a band around it."""
     reach_px = CUT_BAND * max(look.rough.shape)
-    labels = np.where(look.rough, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    labels[distance_to(look.rough) > reach_px] = cv2.GC_BGD
-    labels[distance_to(~look.rough) > reach_px] = cv2.GC_FGD
-    cv2.setRNGSeed(0)  # GrabCut's clusters start at random
-    background, foreground = np.zeros((2, 1, 13 * CUT_COLOURS))  # the Gaussians, which nobody reads
-    no_box = 0, 0, 0, 0
-    cv2.grabCut(look.image, labels, no_box, background, foreground, CUT_ITERATIONS, cv2.GC_INIT_WITH_MASK)
-    subject = _large_parts((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD))
+    subject = _large_parts(grab_cut(look.image, band_labels(look.rough, reach_px), CUT_ITERATIONS))
     _, holes, stats, _ = cv2.connectedComponentsWithStats((~subject).astype(np.uint8), connectivity=8)
     is_small = stats[:, cv2.CC_STAT_AREA] < SMALL_HOLE * subject.sum()
     is_small[0] = False  # label 0 is the subject

@@ -11,12 +11,14 @@ from inference.jobs import KINDS
 from runtime.command_line import add_trust_option, integer_from, number_up_to
 from runtime.errors import UserError
 from tools.prediction.steps import BASELINES
+from tools.prediction.streams import STREAM
 
 SETTINGS = ("device", "precision", "max_memory_gb", "is_compiled", "tile_px", "views")
 """Arguments of `inference.predictor.Predictor.load` that the command line sets."""
 
 USAGE = (
-    "%(prog)s IMAGES (--auto | --mask FILE | --trimap FILE | --trimap-dir FOLDER) [options]\n"
+    "%(prog)s IMAGES (--auto | --points JSON | --scribbles FILE | --mask FILE | --trimap FILE | --trimap-dir FOLDER)\n"
+    "       [options]\n"
     "       --help lists the options"
 )
 
@@ -30,14 +32,26 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     parser = argparse.ArgumentParser(
         usage=USAGE, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGES", help="image, folder of images, or quoted pattern")
+    parser.add_argument("images", nargs="+", metavar="IMAGES", help="image, folder of images, quoted pattern; - for stdin")
     group = parser.add_argument_group("trimap, by one of")
     group.add_argument("--trimap", type=Path, metavar="FILE", help="trimap of a single image")
     group.add_argument("--trimap-dir", type=Path, metavar="FOLDER", help="trimaps")
     group.add_argument("--mask", type=Path, help="mask of a single image, or folder of masks; any size")
     group.add_argument("--auto", action="store_true", help="find the subject")
     group.add_argument(
-        "--width-px", type=integer_from(1), help="width of the unknown band around a mask, half of it inside"
+        "--points",
+        type=points,
+        metavar="JSON",
+        help="clicks on a single image, 1 on the subject and 0 on the background: '[[x,y,1],[x,y,0]]'",
+    )
+    group.add_argument(
+        "--scribbles",
+        type=Path,
+        metavar="FILE",
+        help="strokes on a single image, white on the subject and black on the background, else grey or transparent",
+    )
+    group.add_argument(
+        "--width-px", type=integer_from(1), help="width of the unknown band around a mask or what is clicked, half of it inside"
     )
     group.add_argument(
         "--width-percent",
@@ -82,7 +96,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     )
     group = parser.add_argument_group("what is written")
     group.add_argument("--output", type=Path, help="file for one image, otherwise folder; names are kept")
-    group.add_argument("--as", choices=KINDS, dest="kind", help="result (default: alpha; rgba with --auto and --mask)")
+    group.add_argument("--as", choices=KINDS, dest="kind", help="result (default: alpha with a trimap, else rgba)")
     group.add_argument("--background", help="composite over this colour (teal, '#20a040') or image")
     group.add_argument("--premultiplied", action="store_true", help="rgba: colours multiplied by alpha")
     group.add_argument("--bits", type=int, choices=(8, 16), default=8, help="bits per value (default: 8)")
@@ -95,17 +109,22 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     existing = group.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="make only missing files")
     existing.add_argument("--overwrite", action="store_true", help="replace existing files")
+    group.add_argument("--watch", action="store_true", help="matte what appears in a folder, until Ctrl-C")
     options = parser.parse_args(arguments)
     if "" in options.images:
         parser.error("IMAGES holds an empty name: is a variable of the shell not set?")
-    if sum(map(bool, (options.trimap, options.trimap_dir, options.mask, options.auto))) != 1:
-        parser.error("give exactly one of --auto, --mask, --trimap and --trimap-dir")
+    is_clicked = bool(options.points or options.scribbles)
+    if sum(map(bool, (options.trimap, options.trimap_dir, options.mask, options.auto, is_clicked))) != 1:
+        parser.error("give exactly one of --auto, --points with or without --scribbles, --mask, --trimap, --trimap-dir")
     if options.width_px and options.width_percent:
         parser.error("give --width-px or --width-percent, not both")
-    if not options.mask and (options.width_px or options.threshold):
-        parser.error("--width-px and --threshold are for --mask")
-    if options.width_percent and not (options.mask or options.auto):
-        parser.error("--width-percent is for --mask and --auto")
+    if options.threshold and not options.mask:
+        parser.error("--threshold is for --mask")
+    if options.width_px and not (options.mask or is_clicked):
+        parser.error("--width-px is for --mask, --points and --scribbles")
+    if options.width_percent and (options.trimap or options.trimap_dir):
+        parser.error("--width-percent is for --mask, --auto, --points and --scribbles")
+    check_streams(parser, options)
     if sum(map(bool, (options.model, options.config_file, options.baseline))) > 1:
         parser.error("give one of --model, --config-file with --weights, and --baseline")
     if bool(options.config_file) != bool(options.weights):
@@ -121,7 +140,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
         )
     has_background = options.background is not None
     options.kind = options.kind or (
-        "composite" if has_background else "rgba" if options.auto or options.mask else "alpha"
+        "composite" if has_background else "alpha" if options.trimap or options.trimap_dir else "rgba"
     )
     if options.kind == "composite" and not has_background:
         parser.error("--as composite needs a background: add --background with a colour or an image")
@@ -132,6 +151,32 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     if options.premultiplied and options.kind != "rgba":
         parser.error("--premultiplied is for --as rgba")
     return options
+
+
+def check_streams(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End the process with status 2 if - or --watch do not go with other options."""
+    if STREAM in options.images:
+        if len(options.images) > 1:
+            parser.error(f"{STREAM} is one image from standard input: give no other images")
+        if options.trimap_dir or (options.mask and options.mask.is_dir()):
+            parser.error(f"{STREAM} has no name: give its trimap or mask as a file")
+        if (options.resume or options.overwrite) and not options.output:
+            parser.error(f"--resume and --overwrite are for files, and {STREAM} writes to standard output")
+    if options.watch:
+        if len(options.images) > 1 or not Path(options.images[0]).is_dir():
+            parser.error(f"--watch needs one folder, got {' '.join(options.images)}")
+        if options.overwrite:
+            parser.error("--watch skips images that are matted already: leave out --overwrite")
+        if options.trimap or options.points or options.scribbles or (options.mask and options.mask.is_file()):
+            parser.error("--watch needs --auto, or a folder of trimaps or masks")
+
+
+def points(text: str) -> list[Point]:
+    """Read points; see `inference.auto.clicks.parse_points`."""
+    try:
+        return parse_points(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def views(text: str) -> str:

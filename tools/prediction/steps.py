@@ -21,6 +21,7 @@ from data.trimap import (
     trimap_of_mask,
     trivial_alpha,
 )
+from inference.auto.clicks import read_scribbles, trimap_of_clicks
 from inference.closed_form import closed_form_alpha
 from inference.jobs import Job
 
@@ -38,15 +39,19 @@ BASELINES: dict[str, Predict] = {
 
 
 def list_trimaps(options: argparse.Namespace, num_images: int) -> Trimaps:
-    """List the trimaps or masks of a folder by name without suffix; {} for --auto and for a single file.
+    """List the trimaps or masks of a folder by name without suffix; {} for a single file and without files.
 
     Raises:
         FileNotFoundError: no such file or folder, or no image in it.
         DataError: one file for several images, a folder for --trimap, a file for --trimap-dir.
     """
-    if options.auto:
+    place: Path | None = options.trimap or options.trimap_dir or options.mask or options.scribbles
+    if options.points and num_images > 1:
+        raise DataError(f"--points are those of one image, and here are {num_images}: give one image")
+    if place is None:
         return {}
-    place: Path = options.trimap or options.trimap_dir or options.mask
+    if options.scribbles and place.is_dir():
+        raise DataError(f"--scribbles {place} is a folder: give one image and the file of its scribbles")
     if place.is_dir() and not options.trimap:
         return find_by_stem(place)
     if options.trimap and place.is_dir():
@@ -54,10 +59,12 @@ def list_trimaps(options: argparse.Namespace, num_images: int) -> Trimaps:
     if options.trimap_dir and place.is_file():
         raise DataError(f"--trimap-dir {place} is a file: give it by --trimap")
     if not place.is_file():
-        option = "--trimap-dir" if options.trimap_dir else "--trimap" if options.trimap else "--mask"
+        names = {"trimap": "--trimap", "trimap_dir": "--trimap-dir", "mask": "--mask", "scribbles": "--scribbles"}
+        option = next(option for name, option in names.items() if getattr(options, name))
         raise FileNotFoundError(f"{option} {place}: no such file or folder")
     if num_images > 1:
-        raise DataError(f"{place} is one file for {num_images} images: give a folder of trimaps or masks")
+        advice = "give one image" if options.scribbles else "give a folder of trimaps or masks"
+        raise DataError(f"{place} is one file for {num_images} images: {advice}")
     return {}
 
 
@@ -78,11 +85,16 @@ def read_pair(
         from inference.auto.subject import trimap_of_subject
 
         return image, trimap_of_subject(image, options.width_percent or WIDTH_PERCENT, job.image)
+    height, width = image.shape[:2]
+    band_px = options.width_px or band_width_px(options.width_percent or WIDTH_PERCENT, max(height, width))
+    if options.points or options.scribbles:
+        scribbles = read_scribbles(options.scribbles) if options.scribbles else None
+        if scribbles is not None:
+            check_same_size(image, job.image, scribbles, options.scribbles)
+        return image, trimap_of_clicks(image, band_px, options.points or (), scribbles, job.image)
     place: Path = options.trimap or options.trimap_dir or options.mask
     path = find_partner(job.image, trimaps, place) if trimaps else place
     if options.mask:
-        height, width = image.shape[:2]
-        band_px = options.width_px or band_width_px(options.width_percent or WIDTH_PERCENT, max(height, width))
         trimap = trimap_of_mask(path, lambda longer_px: band_px, options.threshold, (width, height))
         return image, trimap_for_matting(trimap, path)
     trimap = read_trimap(path)
