@@ -67,7 +67,7 @@ def closed_form_alpha(image: NDArray, trimap: NDArray) -> NDArray[np.float32]:
         share = cv2.resize(cut_trimap, (width, height), interpolation=cv2.INTER_AREA)
         # Known is what covers known pixels of one side alone, up to rounding.
         small_trimap = np.where(np.abs(share - UNKNOWN) < UNKNOWN - 1e-3, UNKNOWN, share.round()).astype(np.float32)
-        solved = _enlarge(_solve(small_image, small_trimap), small_image, cut_image)
+        solved = enlarge(_solve(small_image, small_trimap), small_image, cut_image)
     alpha[part] = np.where(unknown[part], solved, cut_trimap)
     return alpha
 
@@ -111,13 +111,21 @@ def _silent_ichol(matrix: Any) -> Any:
     return FunctionType(ichol.__code__, names, argdefs=ichol.__defaults__)(matrix)
 
 
-def _enlarge(
+def enlarge(
     alpha: NDArray[np.float32], small_image: NDArray[np.float32], image: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Apply at full size the linear functions of colour that give alpha at the reduced one.
 
     In each window w of the reduced image alpha is fitted by a . I + b, a = (cov(I) + eps)^-1 cov(I, alpha); means of
-    a and b over the windows of a pixel, enlarged, apply to the colours of the full image.
+    a and b over the windows of a pixel, enlarged, apply to the colours of the full image. This is the fast guided
+    filter of He and Sun (2015).
+
+    Args:
+        alpha: (h, w) in [0, 1].
+        small_image: (h, w, 3) RGB in [0, 1], the reduced copy.
+        image: (H, W, 3) RGB in [0, 1].
+
+    Returns: (H, W) in [0, 1].
     """
     colours, values = small_image.astype(np.float64), alpha.astype(np.float64)
     mean_colour, mean_alpha = _window_mean(colours), _window_mean(values)

@@ -9,7 +9,8 @@ import pytest
 from data.image_io.images import DataError, read_alpha, read_image, to_uint8
 from data.trimap import trimap_from_mask
 from inference.auto import clicks
-from inference.auto.clicks import decode_scribbles, parse_points, read_scribbles, region_of_clicks, trimap_of_clicks
+from inference.auto.clicks import region_of_clicks, trimap_of_clicks
+from inference.auto.labels import decode_scribbles, parse_points, read_scribbles
 from runtime.optional_packages import MissingExtraError
 from tests.helpers.clicks import deepest_point, first_clicks, next_click, overlap
 

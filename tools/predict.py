@@ -108,7 +108,9 @@ def matte_forever(options: argparse.Namespace) -> NoReturn:
     Raises:
         OSError, UserError: no image can be matted, or no further one.
     """
-    jobs = watched_jobs(Path(options.images[0]), options.output, KINDS[options.kind], f".{options.format}", options.bits)
+    jobs = watched_jobs(
+        Path(options.images[0]), options.output, KINDS[options.kind], f".{options.format}", options.bits
+    )
     list_trimaps(options, num_images=1)  # to find a wrong folder at once
     # Trimaps may appear later too, so they are listed anew for each image.
     for job, failure in matted(options, jobs, lambda job: read_pair(options, list_trimaps(options, 1), job), False):

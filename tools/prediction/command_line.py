@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.trimap import WIDTH_PERCENT
+from inference.auto.labels import Point, parse_points
 from inference.default_network import default_network
 from inference.jobs import KINDS
 from runtime.command_line import add_trust_option, integer_from, number_up_to
@@ -32,7 +33,9 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     parser = argparse.ArgumentParser(
         usage=USAGE, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGES", help="image, folder of images, quoted pattern; - for stdin")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGES", help="image, folder of images, quoted pattern; - for stdin"
+    )
     group = parser.add_argument_group("trimap, by one of")
     group.add_argument("--trimap", type=Path, metavar="FILE", help="trimap of a single image")
     group.add_argument("--trimap-dir", type=Path, metavar="FOLDER", help="trimaps")
@@ -51,7 +54,9 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
         help="strokes on a single image, white on the subject and black on the background, else grey or transparent",
     )
     group.add_argument(
-        "--width-px", type=integer_from(1), help="width of the unknown band around a mask or what is clicked, half of it inside"
+        "--width-px",
+        type=integer_from(1),
+        help="width of the unknown band around a mask or what is clicked, half of it inside",
     )
     group.add_argument(
         "--width-percent",

@@ -21,7 +21,8 @@ from data.trimap import (
     trimap_of_mask,
     trivial_alpha,
 )
-from inference.auto.clicks import read_scribbles, trimap_of_clicks
+from inference.auto.clicks import trimap_of_clicks
+from inference.auto.labels import read_scribbles
 from inference.closed_form import closed_form_alpha
 from inference.jobs import Job
 
