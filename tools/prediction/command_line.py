@@ -18,8 +18,8 @@ SETTINGS = ("device", "precision", "max_memory_gb", "is_compiled", "tile_px", "v
 """Arguments of `inference.predictor.Predictor.load` that the command line sets."""
 
 USAGE = (
-    "%(prog)s IMAGES (--auto | --points JSON | --scribbles FILE | --mask FILE | --trimap FILE | --trimap-dir FOLDER)\n"
-    "       [options]\n"
+    "%(prog)s IMAGES (--auto | --points JSON | --scribbles FILE | --mask FILE | --trimap FILE | --trimap-dir FOLDER) "
+    "[options]\n"
     "       --help lists the options"
 )
 
