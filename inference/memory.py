@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import math
 import mmap
 import sys
 from pathlib import Path
@@ -36,7 +37,9 @@ class MemoryLimitError(UserError):
     """A prediction that does not fit into the memory it may take; the message gives the estimate."""
 
 
-def estimate_bytes(model: ViTMatte, height: int, width: int, tile_px: int, batch_size: int = 1) -> int:
+def estimate_bytes(
+    model: ViTMatte, height: int, width: int, tile_px: int, batch_size: int = 1, backbone_scale: float = 1.0
+) -> int:
     """Estimate what a prediction takes at its peak beyond the loaded network, from above (test_inference_memory.py).
 
     In bfloat16 it is less. The size of what is unknown is not looked at.
@@ -47,16 +50,19 @@ def estimate_bytes(model: ViTMatte, height: int, width: int, tile_px: int, batch
         width: of the image, in pixels.
         tile_px: side of the decoder's tiles.
         batch_size: number of such images that go through the network together.
+        backbone_scale: size of the copy that the backbone sees.
     """
     decoder: Any = model.decoder
     backbone: Any = model.backbone
     stride, embed_dim = decoder.stride, backbone.embed_dim
     height, width = model.padded_size(height, width)
     num_tokens = (height // stride) * (width // stride)
-    backbone_bytes = 4 * embed_dim * (TOKEN_FLOATS * num_tokens + PIECE_FLOATS * min(num_tokens, PIECE_TOKENS))
+    features_bytes = 4 * embed_dim * num_tokens
+    backbone_tokens = math.ceil(backbone_scale**2 * num_tokens)
+    backbone_floats = TOKEN_FLOATS * backbone_tokens + PIECE_FLOATS * min(backbone_tokens, PIECE_TOKENS)
+    backbone_bytes = 4 * embed_dim * backbone_floats + (features_bytes if backbone_scale < 1 else 0)
     side_px = max(tile_px // stride, 1) * stride + 2 * HALO_TOKENS * stride
     tile_bytes = min(side_px, height) * min(side_px, width) * _decoder_bytes_per_pixel(decoder)
-    features_bytes = 4 * embed_dim * num_tokens
     whole_bytes = PIXEL_BYTES * height * width
     return round(WORKSPACE_BYTES + batch_size * (whole_bytes + max(backbone_bytes, features_bytes + tile_bytes)))
 
@@ -96,7 +102,15 @@ def used_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def plan_tile(model: ViTMatte, height: int, width: int, tile_px: int, limit_gb: float, batch_size: int = 1) -> int:
+def plan_tile(
+    model: ViTMatte,
+    height: int,
+    width: int,
+    tile_px: int,
+    limit_gb: float,
+    batch_size: int = 1,
+    backbone_scale: float = 1.0,
+) -> int:
     """Choose the tile with which a prediction stays within a limit.
 
     Args:
@@ -105,7 +119,7 @@ def plan_tile(model: ViTMatte, height: int, width: int, tile_px: int, limit_gb: 
         width: of the image, in pixels.
         tile_px: the largest tile to choose; it is halved as far as needed, to `SMALLEST_TILE_PX`.
         limit_gb: of all that is then in use (see `used_bytes`), in units of 1e9 bytes.
-        batch_size: see `estimate_bytes`.
+        batch_size, backbone_scale: see `estimate_bytes`.
 
     Returns: side of the tiles in pixels.
 
@@ -114,7 +128,7 @@ def plan_tile(model: ViTMatte, height: int, width: int, tile_px: int, limit_gb: 
     """
     used = used_bytes(model.device)
     while True:
-        estimate = estimate_bytes(model, height, width, tile_px, batch_size)
+        estimate = estimate_bytes(model, height, width, tile_px, batch_size, backbone_scale)
         if used + estimate <= limit_gb * GB:
             return tile_px
         if tile_px <= SMALLEST_TILE_PX:

@@ -86,6 +86,8 @@ class TorchNetwork:
             where needed, and what cannot fit is refused. None is no limit.
         is_compiled: whether torch.compile makes code of blocks and decoder, at the first prediction, which then takes
             minutes.
+        backbone_px: longer side of the copy that the backbone sees, in pixels; the decoder sees all of them. Longer
+            sides are reduced to the next multiple of its patches. None is the full size, which alone is exact.
 
     Raises:
         TypeError: the model is something else.
@@ -100,18 +102,21 @@ class TorchNetwork:
         tile_px: int = TILE_PX,
         max_memory_gb: float | None = None,
         is_compiled: bool = False,
+        backbone_px: int | None = None,
     ) -> None:
         if not isinstance(model, ViTMatte):
             raise TypeError(f"expected a ViTMatte, got a {type(model).__name__}")
         check_tile(tile_px)
         if max_memory_gb is not None and not max_memory_gb > 0:
             raise ConfigError(f"expected a limit of memory above 0 GB, got {max_memory_gb}")
+        if backbone_px is not None and not (isinstance(backbone_px, int) and backbone_px > 0):
+            raise ConfigError(f"expected a backbone_px of at least 1 px, got {backbone_px}")
         self.device = model.device if device is None else choose_device(str(device))
         self.precision = choose_precision(precision, self.device)
         if self.device.type == "cuda" and self.precision == "float32":
             torch.backends.cudnn.allow_tf32 = False  # of the process: per call, threads would undo it for each other
         self.model = prepared(model, DTYPES[self.precision]).to(self.device)
-        self.tile_px, self.max_memory_gb = tile_px, max_memory_gb
+        self.tile_px, self.max_memory_gb, self.backbone_px = tile_px, max_memory_gb, backbone_px
         self.name = f"{self.device}, {self.precision}{', compiled' if is_compiled else ''}"
         if is_compiled:
             for part in (*self.model.backbone.blocks, self.model.decoder):
@@ -129,16 +134,24 @@ class TorchNetwork:
         if not (trimap == UNKNOWN).any():
             return trimap
         height, width = image.shape[-2:]
-        tile_px = self.tile_px
+        tile_px, scale = self.tile_px, self.backbone_scale(height, width)
         if self.max_memory_gb is not None:
-            tile_px = plan_tile(self.model, height, width, tile_px, self.max_memory_gb, len(image))
+            tile_px = plan_tile(self.model, height, width, tile_px, self.max_memory_gb, len(image), scale)
         image, trimap = image.to(self.device), trimap.to(self.device)
         dtype = DTYPES[self.precision]
         with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=self.precision != "float32"):
-            alpha = alpha_by_tiles(self.model, self.model.network_input(image, trimap), tile_px)
+            alpha = alpha_by_tiles(self.model, self.model.network_input(image, trimap), tile_px, scale)
         if not alpha.isfinite().all():
             raise UserError("the network gives values that are not finite: its weights or settings cannot be used")
         return alpha[..., :height, :width]
+
+    def backbone_scale(self, height: int, width: int) -> float:
+        """Return the size of the copy of an image of these sides that the backbone sees, above 0 to 1."""
+        if self.backbone_px is None:
+            return 1.0
+        stride = self.model.decoder.stride
+        px = max(1, round(self.backbone_px / stride)) * stride
+        return min(1.0, px / max(self.model.padded_size(height, width)))
 
 
 class TiledEvaluation:
@@ -181,7 +194,7 @@ class _Tiled(nn.Module):
         return self.model(batch, self._compute)
 
 
-def alpha_by_tiles(model: Any, network_input: Tensor, tile_px: int) -> Tensor:
+def alpha_by_tiles(model: Any, network_input: Tensor, tile_px: int, backbone_scale: float = 1.0) -> Tensor:
     """Run the backbone on the whole image, and the decoder on tiles that hold unknown pixels.
 
     Args:
@@ -189,16 +202,17 @@ def alpha_by_tiles(model: Any, network_input: Tensor, tile_px: int) -> Tensor:
             `query_mask` computes all features.
         network_input: (B, 4, H, W), see `ViTMatte.network_input`.
         tile_px: side of the tiles in pixels, at least 1.
+        backbone_scale: see `ViTMatte.features`.
 
     Returns: (B, 1, H, W) alpha in [0, 1]; where the trimap is known, anything.
     """
     # The padding is known, so that its tokens are decoded for no one.
     is_needed = network_input[:, 3:] == UNKNOWN
     # A backbone of a user's own may give all features alone: to leave some out only saves time.
-    masks = []
+    query_mask = None
     if "query_mask" in inspect.signature(model.backbone.forward).parameters:
-        masks = [needed_tokens(is_needed, model.decoder.stride, HALO_TOKENS)]
-    features = model.features(network_input, *masks)
+        query_mask = needed_tokens(is_needed, model.decoder.stride, HALO_TOKENS)
+    features = model.features(network_input, query_mask, backbone_scale)
     return decode_tiled(model.decoder, features, network_input, is_needed, tile_px)
 
 

@@ -48,6 +48,7 @@ class Predictor:
         is_compiled: bool = False,
         views: str | None = None,
         trusted_modules: Sequence[str] = (),
+        backbone_px: int | None = None,
     ) -> "Predictor":
         """Read a network, and log where and how it runs.
 
@@ -57,8 +58,8 @@ class Predictor:
             weights: trained checkpoint of a config.
             device: see `runtime.devices.choose_device`.
             precision: see `inference.network.choose_precision`; an `.onnx` file has its own.
-            tile_px, max_memory_gb, is_compiled: see `TorchNetwork`; tile_px None is its default. An `.onnx` file takes
-                images whole and refuses these.
+            tile_px, max_memory_gb, is_compiled, backbone_px: see `TorchNetwork`; tile_px None is its default. An
+                `.onnx` file takes images whole and refuses these.
             views: test-time augmentation, see `AverageViews.parse`.
             trusted_modules: modules whose classes a `config.yaml` may name beside this project's; their code is run.
 
@@ -75,9 +76,11 @@ class Predictor:
         if source.suffix.lower() == ".onnx":
             from inference.formats.onnx_network import OnnxNetwork
 
-            if tile_px is not None or max_memory_gb is not None or is_compiled or precision == "bf16":
+            has_setting = any(value is not None for value in (tile_px, max_memory_gb, backbone_px))
+            if has_setting or is_compiled or precision == "bf16":
                 raise ConfigError(
-                    f"{source}: an .onnx file has no tiles, limit of memory, bf16 or compilation; a model folder has"
+                    f"{source}: an .onnx file has no tiles, limit of memory, reduced backbone, bf16 or compilation; a "
+                    "model folder has"
                 )
             network = OnnxNetwork(source, device)
         else:
@@ -89,7 +92,7 @@ class Predictor:
             else:
                 model = read_model_folder(source)
             tile_px = TILE_PX if tile_px is None else tile_px
-            network = TorchNetwork(model, device, precision, tile_px, max_memory_gb, is_compiled)
+            network = TorchNetwork(model, device, precision, tile_px, max_memory_gb, is_compiled, backbone_px)
         logger.info("%s runs on %s (asked for: %s, %s)", source, network.name, device, precision)
         return cls(network, None if views is None else AverageViews.parse(views))
 

@@ -126,18 +126,23 @@ class ViTMatte(nn.Module):
             raise UserError("this model was built without a criterion, so it can only be evaluated: call .eval()")
         return self.criterion(pred_alpha, batch["alpha"].to(self.device, non_blocking=True), trimap)
 
-    def features(self, network_input: Tensor, query_mask: Tensor | None = None) -> Tensor:
-        """Run the backbone, on a reduced copy where `backbone_scale_range` says so.
+    def features(
+        self, network_input: Tensor, query_mask: Tensor | None = None, backbone_scale: float | None = None
+    ) -> Tensor:
+        """Run the backbone, on a reduced copy if the scale is below 1.
 
         Args:
             network_input: (B, 4, H, W), see `network_input`.
             query_mask: of the backbone, if it has one; a reduced copy computes all features.
+            backbone_scale: size of the copy. None follows `backbone_scale_range`, which also bounds it.
 
         Returns: (B, D, H / stride, W / stride).
         """
         least, scale = self.backbone_scale_range
         if self.training and least < scale:
             scale = least + (scale - least) * float(torch.rand(()))
+        if backbone_scale is not None:
+            scale = min(scale, backbone_scale)
         if scale < 1:
             decoder: Any = self.decoder
             return reduced_features(self.backbone, network_input, scale, decoder.stride)

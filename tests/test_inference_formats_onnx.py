@@ -285,7 +285,13 @@ def test_a_run_that_stops_or_gives_no_finite_values_is_an_error_of_one_line(tmp_
 
 def test_settings_that_only_torch_has_are_refused(tmp_path):
     save_graph(tmp_path / "model.onnx")
-    for setting in (dict(tile_px=256), dict(max_memory_gb=8), dict(is_compiled=True), dict(precision="bf16")):
+    for setting in (
+        dict(tile_px=256),
+        dict(max_memory_gb=8),
+        dict(backbone_px=512),
+        dict(is_compiled=True),
+        dict(precision="bf16"),
+    ):
         with pytest.raises(ConfigError, match="model.onnx: an .onnx file has no tiles"):
             Predictor.load(tmp_path / "model.onnx", **setting)
 

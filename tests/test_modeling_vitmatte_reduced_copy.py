@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inference.network import alpha_by_tiles
+from inference.network import TorchNetwork, alpha_by_tiles
 from modeling import DetailCapture, MattingCriterion, ViTMatte
 from modeling.backbone import ViT
 from modeling.vitmatte import reduce_input, reduced_features
@@ -114,3 +114,31 @@ def test_tiles_give_the_alpha_of_the_whole_image() -> None:
 def test_sizes_out_of_range_are_refused(sizes: tuple[float, ...]) -> None:
     with pytest.raises(ConfigError, match="backbone_scale_range"):
         network(backbone_scale_range=sizes)
+
+
+@pytest.mark.parametrize(("backbone_px", "scale"), [(64, 0.4), (70, 0.4), (1, 0.1), (160, 1.0), (5000, 1.0)])
+def test_a_network_in_use_reduces_the_longer_side_to_what_it_is_told(backbone_px: int, scale: float) -> None:
+    """Of 130 x 150 px, padded to 160 x 160."""
+    inputs = batch(130, 150)
+    trained = network() if scale == 1 else network(backbone_scale_range=[scale, scale])
+    expected, found = (
+        TorchNetwork(model.eval(), backbone_px=px).alpha(inputs["image"], inputs["trimap"])
+        for model, px in ((trained, None), (network(), backbone_px))
+    )
+    unknown = inputs["trimap"] == 0.5
+    assert torch.equal(found[unknown], expected[unknown])
+    exact = TorchNetwork(network().eval()).alpha(inputs["image"], inputs["trimap"])
+    assert torch.equal(found[unknown], exact[unknown]) == (scale == 1)
+
+
+def test_a_network_trained_on_copies_never_sees_larger_ones() -> None:
+    model, inputs = network(backbone_scale_range=[0.3, 0.5]).eval(), batch(128, 128)
+    x = model.network_input(inputs["image"], inputs["trimap"])
+    assert torch.equal(model.features(x, backbone_scale=0.9), model.features(x))
+    assert not torch.equal(model.features(x, backbone_scale=0.25), model.features(x))
+
+
+@pytest.mark.parametrize("backbone_px", [0, -16, 0.5])
+def test_a_copy_without_pixels_is_refused(backbone_px: int) -> None:
+    with pytest.raises(ConfigError, match="backbone_px"):
+        TorchNetwork(network().eval(), backbone_px=backbone_px)

@@ -259,11 +259,12 @@ def test_settings_of_the_network_are_handed_on(image_folders, run_folder, monkey
 
     monkeypatch.setattr(Predictor, "load", recording)
     settings = ["--device", "cpu", "--precision", "bf16", "--max-memory", "2.5", "--compile", "--tile-px", "64"]
-    settings += ["--tta", "flips"]
+    settings += ["--tta", "flips", "--backbone-px", "512"]
     run(image_folders, "--model", "m.onnx", *settings)
     run(image_folders, *by_network(run_folder), "--overwrite")
     expected = {"device": "cpu", "precision": "bf16", "max_memory_gb": 2.5, "is_compiled": True, "tile_px": 64} | {
-        "views": "flips"
+        "views": "flips",
+        "backbone_px": 512,
     }
     none_trusted = {"trusted_modules": []}
     assert given == [

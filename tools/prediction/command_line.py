@@ -14,7 +14,7 @@ from runtime.errors import UserError
 from tools.prediction.steps import BASELINES
 from tools.prediction.streams import STREAM
 
-SETTINGS = ("device", "precision", "max_memory_gb", "is_compiled", "tile_px", "views")
+SETTINGS = ("device", "precision", "max_memory_gb", "is_compiled", "tile_px", "backbone_px", "views")
 """Arguments of `inference.predictor.Predictor.load` that the command line sets."""
 
 USAGE = (
@@ -97,6 +97,12 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     )
     group.add_argument("--tile-px", type=integer_from(1), help="largest side of the decoder's tiles")
     group.add_argument(
+        "--backbone-px",
+        type=integer_from(1),
+        metavar="N",
+        help="the backbone sees a copy whose longer side has N pixels: faster on large images, not exact",
+    )
+    group.add_argument(
         "--tta", type=views, metavar="VIEWS", dest="views", help="augmentations: flips,rotations,0.75,1,1.25"
     )
     group = parser.add_argument_group("what is written")
@@ -140,8 +146,8 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     options.settings = {name: value for name, value in given.items() if value is not None}
     if options.settings and not (options.model or options.config_file):
         parser.error(
-            "--device, --precision, --max-memory, --compile, --tile-px and --tta need a network: give --model, or "
-            "--config-file with --weights"
+            "--device, --precision, --max-memory, --compile, --tile-px, --backbone-px and --tta need a network: give "
+            "--model, or --config-file with --weights"
         )
     has_background = options.background is not None
     options.kind = options.kind or (
