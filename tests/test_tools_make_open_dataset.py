@@ -342,12 +342,34 @@ def test_an_installed_package_gives_what_its_archive_gives(tmp_path):
     assert root is not None and (root / wheel.photographs[0]).is_file()
 
 
+def test_an_archive_inside_a_package_is_read_as_a_part_of_its_folder(tmp_path):
+    """From the package's archive and from the installed package; its files may not leave the folder either."""
+    base, zipped = "usr/share/game/base", io.BytesIO()
+    with zipfile.ZipFile(zipped, "w") as archive:
+        for name in ("textures/stone.png", "textures/sign.png", "../../evil/stone.png"):
+            archive.writestr(name, name)
+    files = {"usr/share/doc/game/copyright": COPYRIGHT.encode(), f"{base}/0.pk3": zipped.getvalue()}
+    source = sources.debian("game", photographs=(f"{base}/textures/stone.???",), inner=f"{base}/0.pk3")
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    expected = {"usr/share/doc/game/copyright": COPYRIGHT.encode(), f"{base}/textures/stone.png": b"textures/stone.png"}
+    assert dict(sources.contents(source, None, tmp_path)) == expected
+    if shutil.which("dpkg-deb"):
+        assert dict(sources.contents(source, write_archive(tmp_path, ".deb", files), None)) == expected
+
+
 def test_terms_are_those_of_the_last_paragraph_that_covers_the_file():
     def of(name):
         return licences.debian_terms(f"usr/share/stamps/{name}", COPYRIGHT)
 
     assert of("animals/hen.png").licence == of("animals/cow1.png").licence == "CC-BY-4.0"
     assert of("animals/pig.png") == licences.Terms("GPL-2", "2002 Any One")  # and debian/* is no image
+    names = "".join(f"\n {number} Any One" for number in range(9))
+    named = f"Files:\n a/hen.png\nCopyright:{names}\nLicense: CC0\n\nFiles: b/hen.png\nLicense: GPL-2\n"
+    five = "; ".join(f"{number} Any One" for number in range(5))
+    assert licences.debian_terms("usr/share/stamps/a/hen.png", named) == licences.Terms("CC0", f"{five}; 4 others")
+    assert licences.debian_terms("usr/share/stamps/b/hen.png", named).licence == "GPL-2"
     with pytest.raises(DataError, match="no licence.*covers"):
         licences.debian_terms("usr/share/x.png", COPYRIGHT.replace("Files: *", "Files: other/*"))
     with pytest.raises(DataError, match="without the file that states its terms"):

@@ -1,4 +1,4 @@
-"""Unpack packages: .deb, .tgz and .whl archives."""
+"""Unpack packages: .deb, .tgz and .whl archives, and .pk3 archives in them."""
 
 import shutil
 import subprocess
@@ -14,8 +14,8 @@ from zlib import error as ZlibError
 
 from data.image_io.images import DataError
 
-MAX_FILE_BYTES = 64 << 20  # of one wanted file; the largest picture has 21 MB
-MAX_UNPACKED_BYTES = 4 << 30  # of all that an archive holds; the largest package unpacks to 0.2 GB
+MAX_FILE_BYTES = 512 << 20  # of one wanted file; the largest, an archive of textures, has 337 MB
+MAX_UNPACKED_BYTES = 4 << 30  # of all that an archive holds; the largest package unpacks to 0.4 GB
 MAX_MEMBERS = 100_000
 ADVICE = "remove it and get it anew"
 
@@ -24,7 +24,7 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], bool]) -> None:
     """Unpack the wanted files of a package.
 
     Args:
-        archive: a .deb file, which dpkg-deb reads, or a .tgz or .whl file.
+        archive: a .deb file, which dpkg-deb reads, or a .tgz, .whl or .pk3 file.
         folder: an empty folder; nothing is written outside.
         wanted: tells by a file's name in the package, `usr/share/x.png`, whether to unpack it.
 
@@ -33,7 +33,7 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], bool]) -> None:
         OSError: a file cannot be read or written.
     """
     try:
-        if archive.suffix == ".whl":
+        if archive.suffix in (".whl", ".pk3"):
             with zipfile.ZipFile(archive) as members:
                 sizes = [member.file_size for member in members.infolist()]
                 files = [member for member in members.infolist() if wanted(member.filename)]

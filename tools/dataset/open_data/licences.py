@@ -10,6 +10,7 @@ from data.image_io.images import DataError
 from tools.dataset.open_data.sources import Source, matches
 
 NOT_STATED = "not stated"
+MOST_AUTHORS = 5  # named in a manifest; `licences/` has the text that names all
 
 FREE_LICENCES = (
     *("CC0", "CC0-1.0", "public domain", "public-domain"),
@@ -61,17 +62,17 @@ def terms_of(source: Source, name: str, texts: Mapping[str, str]) -> Terms:
 
 
 def debian_terms(name: str, copyright_text: str) -> Terms:
-    """Read a file's terms from a debian/copyright file: the last paragraph that covers it.
+    """Read a file's terms from a debian/copyright file: the last paragraph that names or else covers it.
 
-    Its patterns are paths in the package's source. A pattern covers a file if it matches the end of its path or ends
-    with its name; `*` covers all.
+    Its patterns are paths in the package's source. A pattern names a file if it is the end of its path. It covers a
+    file if it matches the end of its path or ends with its name; `*` covers all.
 
     Raises:
         DataError: no paragraph covers the file.
 
     Source: Debian's machine-readable debian/copyright file, version 1.0.
     """
-    found = None
+    found: dict[bool, Terms] = {}  # whether the paragraph names the file
     for paragraph in copyright_text.split("\n\n"):
         fields: dict[str, list[str]] = {}
         key = ""
@@ -80,12 +81,15 @@ def debian_terms(name: str, copyright_text: str) -> Terms:
                 key, _, line = line.partition(":")
             fields.setdefault(key, []).append(line.strip())
         patterns = " ".join(fields.get("Files", [])).split()
-        if any(covers(pattern, name) for pattern in patterns):
+        is_named = any(f"/{name}".endswith(f"/{pattern}") for pattern in patterns)
+        if is_named or any(covers(pattern, name) for pattern in patterns):
             authors = [line for line in fields.get("Copyright", []) if line]
-            found = Terms(fields.get("License", [NOT_STATED])[0], "; ".join(authors) or NOT_STATED)
-    if found is None:
+            if (rest := len(authors) - MOST_AUTHORS) > 0:
+                authors[MOST_AUTHORS:] = [f"{rest} others"]
+            found[is_named] = Terms(fields.get("License", [NOT_STATED])[0], "; ".join(authors) or NOT_STATED)
+    if not found:
         raise DataError(f"no licence in the package's copyright file covers {name}: it is not used")
-    return found
+    return found.get(True) or found[False]
 
 
 def covers(pattern: str, name: str) -> bool:

@@ -37,6 +37,7 @@ class Source:
         left_out: patterns of drawings and symbols.
         terms: patterns of the files in which the package states its terms.
         licences: image -> licence, if `terms` do not state it in a machine-readable form.
+        inner: zip archive in the package, whose files are read as if they lay in its folder.
     """
 
     package: str
@@ -46,6 +47,7 @@ class Source:
     left_out: tuple[str, ...] = ()
     terms: tuple[str, ...] = ()
     licences: Mapping[str, str] = field(default_factory=dict)
+    inner: str = ""
 
     def wants(self, name: str) -> bool:
         """Tell whether a file of the package is wanted, as an image or as its terms."""
@@ -58,9 +60,11 @@ def debian(
     cutouts: tuple[str, ...] = (),
     photographs: tuple[str, ...] = (),
     left_out: tuple[str, ...] = (),
+    inner: str = "",
 ) -> Source:
     """Describe a Debian package; its terms are always in the same file."""
-    return Source(package, "apt-get", cutouts, photographs, left_out, (f"usr/share/doc/{package}/copyright",))
+    terms = (f"usr/share/doc/{package}/copyright",)
+    return Source(package, "apt-get", cutouts, photographs, left_out, terms, inner=inner)
 
 
 def wheel(package: str, folder: str, *terms: str) -> Source:
@@ -71,6 +75,42 @@ def wheel(package: str, folder: str, *terms: str) -> Source:
 
 PLASMA = ("BytheWater", "ColdRipple", "ColorfulCups", "DarkestHour", "EveningGlow", "FallenLeaf", "Grey", "Kite",
           "OneStandsOut", "Path", "summer_1am")  # fmt: skip
+LXQT = ("Butterfly-Kenneth-Wimer", "Valendas", "after-the-rain", "appleflower", "beam", "butterfly", "cloud", "drop",
+        "flowers", "fog", "this-is-not-windows")  # fmt: skip
+UFOAI = {
+    "buildings": """
+        carpet002 carpet005 carpet009 carpet010 carpet025 concrete009
+        floor005 floor008 floor013 floor036 floor_se01 floor_se03 floor_se04 floor_wood01 metal01 metal02 roof004
+        roof006 solar surface2 wall007 wall007_2 wall013 wall042 wall043 wall_brick01 wall_stone_dirt
+    """,
+    "buildings_snow": "wall002",
+    "ctp1": """
+        concrete_g_10 concrete_g_5 concrete_g_6 dirt_01 dirt_b_1 dirt_b_2 dirt_b_4 door_b_1 grass_g_4 grass_g_7
+        grass_g_8 ground_b_1 ground_b_2 ground_g_2 hedge02 marble_m_1 rocks_w_1 roof_t_1 roof_w_1 sand_s_1
+        tiles_m_5 tiles_m_6 wood_b_2 wood_b_4 wood_b_6 woodb_5
+    """,
+    "doors": "door014 metaldoor",
+    "furniture": "couch_d",
+    "material": "wood003",
+    "mattn": """
+        concrete001 concrete002 dirt001 dirt002 dirt003 door016 door037 door038 door039 door046 door055 door059
+        door060 door061 door065 dung2 floor009 floor010 floor011 floor028 grass001 grass002
+        grass003 hedge001 rock001 rock004 roof008 rust rust2 stone002 straw straw2 wall008 wall034 wall047 wall049
+        wall053 wall054 wall062 wall065 wall067 wall070 wall071 wall073 wall079 wall085 wall088 wall089
+        wall_bricks002 wall_bricks003 wall_bricks005 wall_bricks006 wood006 wood008 wood013 wood015
+        wood016
+    """,
+    "misc": "container001 container004 straw",
+    "nature": """
+        desert002 desert005 desert007 desert009 dirt002 dirt003 grass_mowed_dry_a grass_mowed_green_a
+        grass_tall_dry_a grass_tall_green_a jungle002 pjrock1 pjrock16 pjrock21 pjrock6 potatoes railway rock004
+        rock005 rock008 rock009 rock011 rock012 rock014 rock016 rock017 rock018 stone001 tree001 tree002 tree003
+    """,
+    "trak": "trak4_concrete4a trak4_concrete4b trak4_plaster3c-3",
+    "vehicles": "gabstap_b",
+}
+"""Folder below `textures/tex_` of UFO: Alien Invasion -> its photographs of surfaces, each looked at."""
+
 SOURCES = (
     debian(
         "tuxpaint-stamps-default",
@@ -94,6 +134,16 @@ SOURCES = (
     debian(
         "plasma-workspace-wallpapers",
         photographs=tuple(f"usr/share/wallpapers/{name}/contents/images/2560x1600.jpg" for name in PLASMA),
+    ),
+    debian("lxqt-themes", photographs=tuple(f"usr/share/lxqt/wallpapers/{name}.???" for name in LXQT)),
+    debian(
+        "ufoai-textures",
+        photographs=tuple(
+            f"usr/share/games/ufoai/base/textures/tex_{folder}/{name}.???"
+            for folder, names in UFOAI.items()
+            for name in names.split()
+        ),
+        inner="usr/share/games/ufoai/base/0textures.pk3",
     ),
     wheel("scikit-image", "skimage", "skimage/data/README.txt", "scikit_image-*.dist-info/LICENSE.txt"),
     wheel("scikit-learn", "sklearn", "sklearn/datasets/images/README.txt"),
@@ -133,15 +183,24 @@ def contents(source: Source, archive: Path | None, root: Path | None) -> Iterato
 
     Raises: as `unpack`.
     """
-    if archive is not None:
-        with TemporaryDirectory() as folder:
-            unpack(archive, Path(folder), source.wants)
-            yield from read_below(Path(folder), [""], source)
-    elif root is not None:
-        patterns = (*source.cutouts, *source.photographs, *source.terms)
-        # what stands before the first wildcard, up to its last /
-        folders = {pattern.split("*")[0].split("?")[0].rpartition("/")[0] for pattern in patterns}
-        yield from read_below(root, sorted(folder for folder in folders if folder), source)
+    with TemporaryDirectory() as temporary:
+        folders = [""]
+        if archive is not None:
+            root = Path(temporary, "archive")
+            unpack(archive, root, lambda name: name == source.inner or source.wants(name))
+        elif root is not None:
+            patterns = (*source.cutouts, *source.photographs, *source.terms)
+            # what stands before the first wildcard, up to its last /
+            starts = {pattern.split("*")[0].split("?")[0].rpartition("/")[0] for pattern in patterns}
+            folders = sorted(start for start in starts if start)
+        else:
+            return
+        yield from read_below(root, folders, source)
+        inner = root / source.inner
+        if inner.is_file():
+            place, inside = Path(source.inner).parent, Path(temporary, "inner")
+            unpack(inner, inside / place, lambda name: source.wants(f"{place}/{name}"))
+            yield from read_below(inside, [""], source)
 
 
 def read_below(root: Path, folders: Sequence[str], source: Source) -> Iterator[tuple[str, bytes]]:
