@@ -14,6 +14,7 @@ from PIL import Image
 from data.image_io.images import to_uint8, to_uint16
 from data.trimap import STORED_VALUES, trimap_from_mask
 from inference.auto import subject
+from inference.auto.clicks import trimap_of_clicks
 from inference.foreground import cut_out, estimate_foreground, over
 from tests.helpers.image_files import wide_profile
 from tests.helpers.serving import (
@@ -66,6 +67,15 @@ def test_alpha_equals_the_predictor_with_its_size_and_timing(service):
     assert (decoded(answer.content) == to_uint8(expected_alpha(service, *given))).all()
     assert (answer.headers["x-image-width"], answer.headers["x-image-height"]) == ("56", "40")
     assert re.fullmatch(r"read;dur=[\d.]+, matte;dur=[\d.]+, encode;dur=[\d.]+", answer.headers["server-timing"])
+
+
+def test_points_grow_to_a_trimap(service):
+    image = pair().image
+    answer = service.client.post(
+        "/api/trimap", files={"image": encoded(image)}, data={"points": "[[30, 30, 1], [3, 3, 0]]", "width_px": "4"}
+    )
+    expected = trimap_of_clicks(image, 4, [(30, 30, 1), (3, 3, 0)])
+    assert (decoded(answer.content) == np.ceil(255 * expected)).all()
 
 
 def test_16_bit_in_and_out(service):
@@ -134,7 +144,9 @@ BAD = {
     "a HEIC file": ({"image": b"\0\0\0\x18ftypheic" + bytes(9)}, {}, 422, "HEIC"),
     "another size": ({"image": IMAGE, "trimap": encoded(pair(9, 9).trimap)}, {}, 422, "trimap"),
     "a mask as trimap": ({"image": IMAGE, "trimap": encoded(mask_of(pair().image))}, {}, 422, "trimap"),
-    "two ways": ({"image": IMAGE, "trimap": TRIMAP, "mask": TRIMAP}, {}, 422, "not both"),
+    "two ways": ({"image": IMAGE, "trimap": TRIMAP, "mask": TRIMAP}, {}, 422, "give one of"),
+    "no points": ({"image": IMAGE}, {"points": "[[1, 2]]"}, 422, "expected three numbers"),
+    "a point outside": ({"image": IMAGE}, {"points": "[[1, 2, 1], [900, 2, 0]]"}, 422, "900"),
     "a width without a mask": ({"image": IMAGE}, {"width_px": 3}, 422, "for a mask"),
     "a width below 1": ({"image": IMAGE, "mask": TRIMAP}, {"width_px": 0}, 422, "width_px: Input should be"),
     "an unknown kind": ({"image": IMAGE}, {"as": "gif"}, 422, "as: Input should be"),

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from data.image_io.formats import READABLE
 from data.trimap import WIDTH_PERCENT
+from inference.auto.labels import parse_points
 from tools.prediction.steps import parse_colour
 from tools.serving.errors import RefusedError
 from tools.serving.prediction_queue import ENDING
@@ -22,6 +23,14 @@ OptionalTrimap = Annotated[
 ]
 OptionalMask = Annotated[UploadFile | None, File(description="Mask of the subject, any size")]
 OptionalBackground = Annotated[UploadFile | None, File(description="Image to lay the subject over")]
+Points = Annotated[
+    str | None,
+    Form(
+        max_length=100_000,
+        description="Clicks as JSON: x and y in px, and 1 for the subject or 0 for the background",
+        examples=["[[120, 80, 1], [10, 10, 0]]"],
+    ),
+]
 WidthPx = Annotated[int | None, Form(ge=1, le=10_000, description="Width of the unknown band around a mask, in px")]
 WidthPercent = Annotated[
     float | None,
@@ -80,6 +89,7 @@ def make_router(service: Service) -> APIRouter:
         image: Image,
         trimap: OptionalTrimap = None,
         mask: OptionalMask = None,
+        points: Points = None,
         width_px: WidthPx = None,
         width_percent: WidthPercent = None,
         threshold: Threshold = None,
@@ -94,8 +104,8 @@ def make_router(service: Service) -> APIRouter:
         bits: Annotated[Literal["8", "16"], Form(description="Bits per value")] = "8",
         format: Annotated[Literal["png", "tif", "webp", "jpg"], Form(description="jpg is for composites")] = "png",
     ) -> Response:
-        """Send a photograph, and at most one of a trimap and a mask. Without them the subject is found."""
-        check_source(trimap, mask, width_px, width_percent, threshold)
+        """Send a photograph, and at most one of trimap, mask and points. Without them the subject is found."""
+        check_source(trimap, mask, points, width_px, width_percent, threshold)
         has_background = background is not None or background_image is not None
         kind = kind or ("composite" if has_background else "alpha" if trimap else "rgba")
         if has_background != (kind == "composite") or (background is not None and background_image is not None):
@@ -105,7 +115,8 @@ def make_router(service: Service) -> APIRouter:
             service.matter.matte,
             {"image": image, "trimap": trimap, "mask": mask, "background": background_image},
             background=None if background is None else colour_of(background),
-            auto=trimap is None and mask is None,
+            auto=trimap is None and mask is None and points is None,
+            points=None if points is None else parse_points(points),
             width_px=width_px,
             width_percent=width_percent,
             threshold=threshold,
@@ -119,17 +130,19 @@ def make_router(service: Service) -> APIRouter:
         request: Request,
         image: Image,
         mask: OptionalMask = None,
+        points: Points = None,
         width_px: WidthPx = None,
         width_percent: WidthPercent = None,
         threshold: Threshold = None,
     ) -> Response:
-        """Send a photograph, and maybe a mask; the answer is a PNG of 0, 128 and 255 of the photograph's size."""
-        check_source(None, mask, width_px, width_percent, threshold)
+        """Send a photograph, and maybe a mask or points; the answer is a PNG of 0, 128, 255 of its size."""
+        check_source(None, mask, points, width_px, width_percent, threshold)
         return await service.respond(
             request,
             service.matter.find_trimap,
             {"image": image, "mask": mask},
-            auto=mask is None,
+            auto=mask is None and points is None,
+            points=None if points is None else parse_points(points),
             width_px=width_px,
             width_percent=width_percent,
             threshold=threshold,
@@ -161,6 +174,7 @@ def make_router(service: Service) -> APIRouter:
 def check_source(
     trimap: UploadFile | None,
     mask: UploadFile | None,
+    points: str | None,
     width_px: int | None,
     width_percent: float | None,
     threshold: float | None,
@@ -170,14 +184,14 @@ def check_source(
     Raises:
         RefusedError: the fields contradict each other.
     """
-    if trimap and mask:
-        raise RefusedError(422, "give a trimap or a mask, not both")
+    if sum(source is not None for source in (trimap, mask, points)) > 1:
+        raise RefusedError(422, "give one of trimap, mask and points")
     if width_px and width_percent:
         raise RefusedError(422, "give width_px or width_percent, not both")
-    if not mask and (width_px or threshold):
-        raise RefusedError(422, "width_px and threshold are for a mask")
+    if not mask and (threshold or (width_px and points is None)):
+        raise RefusedError(422, "threshold is for a mask, and width_px for a mask and for points")
     if trimap and width_percent:
-        raise RefusedError(422, "width_percent is for a mask and for a subject that is found")
+        raise RefusedError(422, "a trimap takes no width_percent")
 
 
 def colour_of(name: str) -> Any:

@@ -28,7 +28,8 @@ MEDIA_TYPES = {"png": "image/png", "tif": "image/tiff", "webp": "image/webp", "j
 """Format of a result -> its media type."""
 
 DEFAULTS = {
-    "auto": False, "trimap": None, "trimap_dir": None, "mask": None, "width_px": None, "width_percent": None,
+    "auto": False, "points": None, "scribbles": None, "trimap": None, "trimap_dir": None, "mask": None,
+    "width_px": None, "width_percent": None,
     "threshold": None, "kind": "rgba", "bits": 8, "premultiplied": False, "format": "png",
 }  # fmt: skip
 """Options of tools/predict.py as they are if its command line does not give them."""
