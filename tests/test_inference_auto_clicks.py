@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data.image_io.images import DataError, to_uint8
+from data.image_io.images import DataError, read_alpha, read_image, to_uint8
 from data.trimap import trimap_from_mask
 from inference.auto import clicks
 from inference.auto.clicks import region_of_clicks, trimap_of_clicks
@@ -200,3 +200,30 @@ def test_the_rule_of_clicks():
     assert next_click(truth, truth) is None
     extra = disc((90, 100), (60, 80), 9)
     assert next_click((truth & ~disc((90, 100), (40, 30), 5)) | extra, truth) == (80, 60, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("has_package", "two_clicks", "five_clicks"), [(True, 0.967, 0.98), (False, 0.85, 0.93)], ids=["heat", "colours"]
+)
+def test_measured_alphas_are_met(matting_folder, request, has_package, two_clicks, five_clicks):
+    """The figures of docs/clicks.md: pytest -m slow -s tests/test_inference_auto_clicks.py -k measured."""
+    if not has_package:
+        request.getfixturevalue("no_package")
+    rows = []
+    for path in sorted((matting_folder / "alphamatting/image").iterdir()):
+        image, alpha = read_image(path), read_alpha(matting_folder / "alphamatting/alpha" / path.name)
+        truth = alpha > 0.5
+        points = first_clicks(truth)
+        regions = [region_of_clicks(image, points)]
+        trimap = trimap_from_mask(regions[0], round(0.03 * max(truth.shape)))
+        while len(regions) < 4 and (click := next_click(regions[-1], truth)):
+            points.append(click)
+            regions.append(region_of_clicks(image, points))
+        is_wrong = (trimap != 0.5) & (np.abs(alpha - trimap) > 0.5)
+        rows.append([overlap(regions[0], truth), overlap(regions[-1], truth), is_wrong.mean(), (trimap == 0.5).mean()])
+        print(path.stem, *(f"{value:.4f}" for value in rows[-1]), flush=True)
+    means = np.mean(rows, axis=0)
+    print("mean", *(f"{value:.4f}" for value in means))
+    assert means[0] >= two_clicks and means[1] >= five_clicks
+    assert means[2] < 0.01 or not has_package  # without it 0.058: two clicks do not tell enough
