@@ -90,11 +90,19 @@ def _read(path: Path) -> tuple[bytes | None, tuple[float, float] | None, str]:
     with Image.open(path, formats=FORMATS) as image:
         profile, dpi = image.info.get("icc_profile"), image.info.get("dpi")
         gamma, other = image.info.get("gamma", SRGB_GAMMA), ""
-        if image.format in ("JPEG", "MPO") and image.getexif().get_ifd(INTEROPERABILITY).get(1) == ADOBE_RGB:
+        if image.format in ("JPEG", "MPO") and _interoperability(image).get(1) == ADOBE_RGB:
             other = "Adobe RGB (by EXIF)"
         elif abs(gamma - SRGB_GAMMA) > GAMMA_TOLERANCE and "srgb" not in image.info:
             other = f"of gamma {1 / gamma:.2g}"
     return profile, dpi and (float(dpi[0]), float(dpi[1])), other
+
+
+def _interoperability(image: Image.Image) -> dict[int, object]:
+    """Read EXIF's directory of that name; {} if there is none, where Pillow before 13 raises an error."""
+    try:
+        return image.getexif().get_ifd(INTEROPERABILITY)
+    except KeyError:
+        return {}
 
 
 def _read_tiff(path: Path) -> tuple[bytes | None, tuple[float, float] | None, str]:
