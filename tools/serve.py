@@ -1,10 +1,10 @@
-"""Serve matting to programs by HTTP, also as rembg's server does.
+"""Serve matting to people by a page, and to programs by HTTP, also as rembg's server does.
 
     python tools/serve.py
     python tools/serve.py --model models/vitmatte_s --port 7000
     python tools/serve.py --host 0.0.0.0 --token
 
-The API is documented at http://127.0.0.1:7860/docs. Images are matted one at a
+The page is at http://127.0.0.1:7860. The API is documented at http://127.0.0.1:7860/docs. Images are matted one at a
 time; others wait in a bounded queue. Uploads are temporary: nothing stays on the disk.
 
 By default only programs and browsers of this machine can ask. Another --host needs --token or --public.
@@ -21,6 +21,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
 from runtime.errors import UserError
@@ -52,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for name in ("fastapi", "fastapi_offline", "uvicorn"):
             import_extra(name, "the service", REQUIREMENTS)
-        with hold_work_folder():
-            return serve(options)
+        with hold_work_folder() as folder:
+            return serve(options, folder)
     except (OSError, UserError) as error:
         print(f"serve.py: {error}", file=sys.stderr)
         return 1
@@ -66,22 +67,26 @@ def _end(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def serve(options: argparse.Namespace) -> int:
+def serve(options: argparse.Namespace, folder: Path) -> int:
     """Load the network and serve.
 
     Args:
         options: of the command line.
+        folder: for temporary files.
 
     Returns: the exit status.
 
     Raises:
         OSError, UserError: it cannot start.
     """
+    os.environ["GRADIO_TEMP_DIR"] = str(folder / "page")  # read when Gradio is imported
+    (folder / "page").mkdir()
     from tools.serving.app import make_app
-    from tools.serving.bodies import BodyLimits
-    from tools.serving.guard import Guard, Rules
     from tools.serving.loading import load_matter
+    from tools.serving.page.layout import mount_page
     from tools.serving.prediction_queue import PredictionQueue
+    from tools.serving.security.bodies import BodyLimits
+    from tools.serving.security.guard import Guard, Rules
     from tools.serving.server import Server, listen
     from tools.serving.service import Service
 
@@ -92,7 +97,8 @@ def serve(options: argparse.Namespace) -> int:
         service = Service(matter, queue, str(options.model or "closed-form matting"), device, body)
         hosts = {options.host.lower(), *map(str.lower, options.allow_host)}
         rules = Rules(hosts, options.allow_origin, options.token, body)
-        server = Server(Guard(make_app(service), rules), queue, options.grace)
+        app = mount_page(make_app(service), service, folder / "page")
+        server = Server(Guard(app, rules), queue, options.grace)
         queue.submit(matter.warm_up)
         host, port = listening.getsockname()[:2]
         print(f"listening at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)

@@ -1,9 +1,14 @@
 """A service with a tiny network on a free port of this machine, its clients, and images to send."""
 
+import atexit
+import functools
+import os
+import shutil
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,10 +32,10 @@ from tests.helpers.networks import tiny_model
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.prediction import image_and_trimap
 from tools.serving.app import make_app
-from tools.serving.bodies import BodyLimits
-from tools.serving.guard import Guard, Rules
 from tools.serving.matting import Matter
 from tools.serving.prediction_queue import PredictionQueue
+from tools.serving.security.bodies import BodyLimits
+from tools.serving.security.guard import Guard, Rules
 from tools.serving.server import Server, listen
 from tools.serving.service import Service
 
@@ -179,3 +184,23 @@ def started(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str]
             yield process, address
         finally:
             process.kill()
+
+
+@functools.cache
+def page_folder() -> Path:
+    """Make the folder for the page's files: Gradio reads its name when it is imported, so there is one in a process."""
+    from tools.serve import TELEMETRY
+
+    folder = Path(tempfile.mkdtemp(prefix="page_of_the_tests_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ.update(TELEMETRY, GRADIO_TEMP_DIR=str(folder))
+    assert "gradio" not in sys.modules
+    return folder
+
+
+def with_page(app: FastAPI, service: Service) -> FastAPI:
+    """Mount the page, for `running`."""
+    folder = page_folder()
+    from tools.serving.page.layout import mount_page
+
+    return mount_page(app, service, folder)

@@ -8,9 +8,9 @@ from typing import Any, BinaryIO
 from fastapi import Request, Response
 from starlette.datastructures import UploadFile
 
-from tools.serving.bodies import BodyLimits
 from tools.serving.matting import Answer, Matter
 from tools.serving.prediction_queue import PredictionQueue
+from tools.serving.security.bodies import BodyLimits
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,21 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tools.serving.bodies import BodyLimits, LimitedBody
 from tools.serving.errors import RefusedError
-from tools.serving.login import COOKIE, FIELD, login_page
+from tools.serving.security.bodies import BodyLimits, LimitedBody
+from tools.serving.security.login import COOKIE, FIELD, login_page
 
 logger = logging.getLogger(__name__)
 
 FREE_PATH, LOGIN_PATH = "/health", "/login"
-STREAMS = ("/gradio_api/queue/data", "/gradio_api/heartbeat/", "/gradio_api/call/")
+STREAMS = ("/gradio_api/queue/data", "/gradio_api/heartbeat/")
 """Starts of the paths of the page's event streams, which stay open."""
 
-CLOSED = ("/gradio_api/proxy=", "/gradio_api/file=http", "/gradio_api/file/http")
-"""Starts of the paths by which Gradio would fetch what a client names."""
+CLOSED = tuple(
+    f"/gradio_api/{name}"
+    for name in ("proxy=", "file=http", "file/http", "call", "run", "api", "vibe", "dev", "process_recording")
+)
+"""Starts of the paths of Gradio that the page does not use: fetching URLs, calls by programs, development."""
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -88,7 +91,7 @@ class Guard:
             if scope["path"] != FREE_PATH and not self._is_known(scope):
                 return await answer.ask_for_token()
             if scope["path"].startswith(CLOSED):
-                raise RefusedError(403, "this server fetches no URLs")
+                raise RefusedError(403, "this route of Gradio is closed; programs use /api")
             body.check_length(Headers(scope=scope))
             await self._run(scope, body, answer)
         except RefusedError as refusal:

@@ -1,4 +1,4 @@
-"""Hostile requests: each is refused, and the service lives on. `test_tools_serving_page.py` has those to the page."""
+"""Hostile requests: each is refused, and the service lives on. `test_tools_serving_page_layout.py` asks the page."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from tests.helpers.serving import MAX_BYTES, Gate, bomb, pair, running, wait_until
-from tools.serving.bodies import BodyLimits
-from tools.serving.guard import Rules
+from tools.serving.security.bodies import BodyLimits
+from tools.serving.security.guard import Rules
 
 TOKEN = "a-token-of-the-tests"
 FRIEND = "chrome-extension://abc"

@@ -1,0 +1,193 @@
+"""What the buttons of the page do, without a browser: the trimap of a session's steps, its results, its files."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.image_io.images import DataError, read_raw, to_uint8, to_uint16
+from data.trimap import trimap_from_mask
+from inference.auto import clicks
+from inference.foreground import cut_out, estimate_foreground, over
+from inference.network import TorchNetwork
+from inference.predictor import Predictor
+from tests.helpers.image_files import wide_profile
+from tests.helpers.networks import tiny_model
+from tests.helpers.serving import bomb, encoded, pair, with_profile
+from tools.serving.errors import TooLargeError
+from tools.serving.matting import Matter
+from tools.serving.page import work
+from tools.serving.page.drawing import BRUSHES, NO_STROKE, checkerboard, draw_trimap, paint, read_strokes, reduce
+from tools.serving.page.files import Sessions, Strokes
+from tools.serving.page.work import FOUND, add_file, compose, make_trimap, matte, open_photograph
+
+SUBJECT, BACKGROUND, UNKNOWN = range(3)
+
+
+@pytest.fixture
+def session(tmp_path):
+    with Sessions(tmp_path).use("a browser") as held:
+        yield held
+
+
+@pytest.fixture
+def growing(monkeypatch):
+    """Replace what grows from points and scribbles; it remembers its arguments."""
+    calls = []
+
+    def trimap_of_clicks(image, width_px, points, scribbles, name):
+        calls.append((width_px, [*points], scribbles))
+        return np.full(image.shape[:2], 0.5, np.float32)
+
+    monkeypatch.setattr(work, "trimap_of_clicks", trimap_of_clicks)
+    monkeypatch.setattr(work, "trimap_of_subject", lambda image, width, name: pair().trimap / np.float32(255))
+    return calls
+
+
+def opened(session, tmp_path, content=None):
+    path = tmp_path / "upload.png"
+    path.write_bytes(content or pair().files["image"])
+    open_photograph(session, path, 10_000)
+
+
+def stroke(brush, rows, columns, shape=(40, 56)):
+    labels = np.full(shape, NO_STROKE, np.uint8)
+    labels[rows, columns] = brush
+    return Strokes(labels)
+
+
+def test_a_16_bit_photograph_with_a_profile_is_matted_as_it_was_uploaded(session, tmp_path):
+    image = pair().image.astype(np.uint16) * 257 + 5 * (pair().image < 200).astype(np.uint16)
+    opened(session, tmp_path, encoded(image))
+    trimap = tmp_path / "t.png"
+    trimap.write_bytes(pair().files["trimap"])
+    add_file(session, trimap, False, 10_000)
+    predictor = Predictor(TorchNetwork(tiny_model()))
+    alpha = predictor.predict(image, pair().trimap)
+    results = matte(session, Matter(predictor.alpha, 10_000), 3, 16)
+    foreground = estimate_foreground(image, alpha)
+    assert (read_raw(results.alpha) == to_uint16(alpha)).all()
+    assert (read_raw(results.cutout) == to_uint16(cut_out(foreground, alpha))).all()
+    stored = read_raw(results.trimap)
+    assert (stored == np.where(np.isin(pair().trimap, (0, 255)), pair().trimap, 128)).all()
+    colour = np.array([0.2, 0.4, 0.6], np.float32)
+    assert (read_raw(compose(session, colour)) == to_uint8(over(foreground, alpha, colour))).all()
+    opened(session, tmp_path, with_profile(pair().image, wide_profile()))
+    assert compose(session, colour) is None and session.steps == []
+    session.steps.append(("trimap", trimap))
+    with Image.open(matte(session, Matter(predictor.alpha, 10_000), 3, 8).cutout) as cutout:
+        assert cutout.info["icc_profile"] == wide_profile()
+
+
+def test_strokes_lie_over_what_was_found_and_undo_takes_them_back(session, tmp_path, growing):
+    opened(session, tmp_path)
+    assert make_trimap(session, 3) is None
+    session.steps += [FOUND, stroke(UNKNOWN, slice(0, 3), slice(0, 9)), stroke(SUBJECT, slice(2, 3), slice(0, 4))]
+    expected = pair().trimap / np.float32(255)
+    expected[:3, :9] = 0.5
+    expected[2, :4] = 1
+    assert (make_trimap(session, 3) == expected).all() and growing == []
+    session.steps.pop()
+    expected[2, :4] = 0.5
+    assert (make_trimap(session, 3) == expected).all()
+    session.steps.append(FOUND)
+    assert (make_trimap(session, 3) == pair().trimap / np.float32(255)).all()
+
+
+def test_points_and_strokes_grow_together(session, tmp_path, growing):
+    opened(session, tmp_path)
+    session.steps += [stroke(BACKGROUND, slice(5, 6), slice(0, 9)), (3.0, 4.0, 1), (7.0, 8.0, 0)]
+    trimap = make_trimap(session, 10)
+    ((width_px, points, scribbles),) = growing
+    assert (width_px, points) == (6, [(3.0, 4.0, 1), (7.0, 8.0, 0)])
+    assert (scribbles[5, :9] == 0).all() and (scribbles[6:] == 0.5).all()
+    assert (trimap[5, :9] == 0).all()
+    session.steps[:] = [FOUND, (3.0, 4.0, 1)]
+    make_trimap(session, 10)
+    assert growing[1][1:] == ([(3.0, 4.0, 1)], None)
+    assert callable(clicks.trimap_of_clicks)
+
+
+def test_a_mask_gets_the_band_that_is_chosen(session, tmp_path):
+    opened(session, tmp_path)
+    mask = np.zeros((40, 56), np.uint8)
+    mask[20:] = 255
+    (tmp_path / "m.png").write_bytes(encoded(mask))
+    add_file(session, tmp_path / "m.png", True, 10_000)
+    (tmp_path / "m.png").unlink()
+    assert (make_trimap(session, 20) == trimap_from_mask(mask, 11)).all()
+
+
+def test_what_cannot_be_used_leaves_the_session_as_it_was(session, tmp_path):
+    opened(session, tmp_path)
+    photograph = session.photograph.read_bytes()
+    for content, error, words in (
+        (bomb(), TooLargeError, "the photograph: too large|the photograph is"),
+        (b"words", DataError, "^cannot read the photograph: not an image"),
+    ):
+        with pytest.raises(error, match=words):
+            opened(session, tmp_path, content)
+    bad = tmp_path / "bad.png"
+    for content, error, words in (
+        (bomb(), TooLargeError, "the trimap"),
+        (b"words", DataError, "^cannot read the trimap: not an image"),
+        (pair(9, 9).files["trimap"], DataError, "the trimap"),
+    ):
+        bad.write_bytes(content)
+        with pytest.raises(error, match=words):
+            add_file(session, bad, False, 10_000)
+    assert session.photograph.read_bytes() == photograph and session.steps == []
+    with pytest.raises(DataError, match="There is no trimap yet"):
+        matte(session, Matter(lambda image, trimap: trimap, 10_000), 3, 8)
+
+
+def test_a_session_needs_a_photograph(session):
+    with pytest.raises(DataError, match="There is no photograph yet"):
+        make_trimap(session, 3)
+
+
+def test_the_files_of_a_session_go_with_it(tmp_path):
+    sessions = Sessions(tmp_path / "page")
+    (tmp_path / "page").mkdir()
+    elsewhere, example = tmp_path / "page" / "upload.png", tmp_path / "example.png"
+    example.write_bytes(pair().files["image"])
+    for name in ("left", "unused", "used"):
+        with sessions.use(name) as session:
+            elsewhere.write_bytes(pair().files["image"])
+            sessions.own(session, elsewhere)
+            sessions.own(session, example)
+            open_photograph(session, elsewhere, 10_000)
+        if name == "left":
+            sessions.close("left")
+            sessions.close("left")
+            assert [*tmp_path.rglob("*.png")] == [example]
+        if name == "unused":
+            session.used_s -= 100
+    sessions.close_unused(50)
+    assert len([*(tmp_path / "page").glob("session_*")]) == 1
+
+
+def test_each_brush_is_read_back_from_the_colours_of_the_browser():
+    layer = np.zeros((20, 30, 4), np.uint8)
+    for number, colour in enumerate(BRUSHES.values()):
+        layer[number] = (*colour, 255)
+        layer[number, :5, :3] = np.clip(np.array(colour) + 6, 0, 255)  # as WebP blurs them
+    layer[10] = (*BRUSHES["subject"], 60)
+    labels = read_strokes([layer], (20, 30))
+    assert [np.unique(labels[row]).tolist() for row in range(3)] == [[0], [1], [2]]
+    assert (labels[3:] == NO_STROKE).all()
+    trimap = paint(np.full((60, 90), 0.5, np.float32), labels)
+    assert (trimap[:3] == 1).all() and (trimap[3:6] == 0).all() and (trimap[6:] == 0.5).all()
+    assert (read_strokes([layer, layer], (40, 60))[:2] == 0).all()
+    assert (read_strokes([], (4, 5)) == NO_STROKE).all()
+
+
+def test_drawings_show_regions_points_and_transparency():
+    image = np.full((40, 80, 3), 100, np.uint8)
+    trimap = np.zeros((80, 160), np.float32)
+    trimap[:, 80:] = 1
+    drawn = draw_trimap(image, trimap, [(20.2, 10.4, 1)])
+    assert drawn[30, 10].argmax() == 0 and drawn[30, 70].argmax() == 1 and tuple(drawn[10, 20]) == BRUSHES["subject"]
+    assert (draw_trimap(image, None, []) == image).all()
+    assert reduce(image, 20).shape == (10, 20, 3) and reduce(image, 80) is image
+    board = checkerboard(40, 40)
+    assert board.shape == (40, 40, 3) and len(np.unique(board)) == 2 and board[0, 0, 0] != board[0, 16, 0]

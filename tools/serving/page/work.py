@@ -1,0 +1,197 @@
+"""What the buttons of the page do to a session: open a photograph, make its trimap, matte it. No Gradio here."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.image_io.images import DataError, read_image, to_uint8, write_alpha, write_image, write_rgba
+from data.image_io.metadata import read_metadata
+from data.sources.layouts import check_same_size
+from data.trimap import (
+    UNKNOWN,
+    band_width_px,
+    read_trimap,
+    trimap_for_matting,
+    trimap_of_mask,
+    write_trimap,
+)
+from inference.auto.clicks import trimap_of_clicks
+from inference.auto.subject import trimap_of_subject
+from inference.foreground import cut_out, estimate_foreground, over
+from tools.serving.matting import Matter, check_size
+from tools.serving.page.drawing import SHOWN_PX, checkerboard, draw_trimap, paint, reduce
+from tools.serving.page.files import Session, Strokes
+
+FOUND, MASK, TRIMAP = "found", "mask", "trimap"
+"""Steps that start a trimap anew."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """Files of one matting; composites are made by `compose`.
+
+    Attributes:
+        alpha: grey PNG.
+        cutout: RGBA PNG.
+        shown: the cut-out over a checkerboard.
+        trimap: PNG of 0, 128, 255.
+    """
+
+    alpha: Path
+    cutout: Path
+    shown: Path
+    trimap: Path
+
+
+def open_photograph(session: Session, upload: Path, max_pixels: int) -> None:
+    """Take a new photograph; what was done to the one before is forgotten.
+
+    Raises:
+        TooLargeError: more pixels than the server takes.
+        DataError: it is no image that is read.
+    """
+    check_size(upload, max_pixels, "the photograph")
+    try:
+        image = to_uint8(read_image(upload))
+    except DataError as error:
+        raise DataError(str(error).replace(str(upload), "the photograph")) from error
+    shutil.copyfile(upload, session.photograph)
+    (session.folder / "alpha.npy").unlink(missing_ok=True)
+    session.forget("given", "reduced", "alpha", "cutout", "shown", "trimap", "composite")
+    reduced = reduce(image, SHOWN_PX)
+    write_image(session.new_path("reduced"), reduced / np.float32(255))
+    session.size = image.shape[0], image.shape[1]
+    session.scale = max(reduced.shape) / max(image.shape)
+    session.steps.clear()
+
+
+def add_file(session: Session, upload: Path, is_mask: bool, max_pixels: int) -> None:
+    """Take a mask or a trimap of the photograph as the start of the trimap.
+
+    Raises:
+        DataError, TooLargeError: it cannot be used.
+    """
+    check_open(session)
+    kind = MASK if is_mask else TRIMAP
+    check_size(upload, max_pixels, f"the {kind}")
+    path = session.new_path("given", "")
+    shutil.copyfile(upload, path)
+    session.steps.append((kind, path))
+    try:
+        make_trimap(session, 1.0)
+    except DataError as error:
+        session.steps.pop()
+        raise DataError(str(error).replace(str(path), f"the {kind}")) from error
+
+
+def check_open(session: Session) -> tuple[int, int]:
+    """Return (height, width) of the photograph, or raise a DataError that asks for one."""
+    if session.size is None:
+        raise DataError("There is no photograph yet: upload one, or choose an example")
+    return session.size
+
+
+def make_trimap(session: Session, width_percent: float) -> NDArray[np.float32] | None:
+    """Make the trimap that follows from the steps of a session.
+
+    The last of "found", a mask and a trimap starts it. Points after that replace it by what grows from the points.
+    Strokes are laid over it; without a start, subject and background strokes grow as points do.
+
+    Args:
+        session: with a photograph.
+        width_percent: width of the band in percent of the photograph's longer side.
+
+    Returns: (H, W) in {0, 0.5, 1}; None if there is no step yet.
+
+    Raises:
+        UserError: a step gives no trimap.
+    """
+    size = check_open(session)
+    width_px = band_width_px(width_percent, max(size))
+    starts = [number for number, step in enumerate(session.steps) if is_start(step)]
+    steps = session.steps[starts[-1] :] if starts else session.steps
+    strokes = [step.labels for step in steps if isinstance(step, Strokes)]
+    points = [step for step in steps if isinstance(step, tuple) and len(step) == 3]
+    if points or (strokes and not starts):
+        labels = np.full(size, UNKNOWN, np.float32)
+        for stroke in strokes:
+            labels = paint(labels, stroke)
+        scribbles = labels if (labels != UNKNOWN).any() else None
+        trimap = trimap_of_clicks(read_image(session.photograph), width_px, points, scribbles, "the photograph")
+    elif not steps:
+        return None
+    elif steps[0] == FOUND:
+        trimap = trimap_of_subject(read_image(session.photograph), width_percent, "the photograph")
+    else:
+        start: Any = steps[0]
+        kind, path = start
+        if kind == MASK:
+            trimap = trimap_for_matting(trimap_of_mask(path, lambda longer_px: width_px, None, size[::-1]))
+        else:
+            trimap = read_trimap(path)
+            check_same_size(np.empty(size), Path("the photograph"), trimap, Path("the trimap"))
+    for stroke in strokes:
+        trimap = paint(trimap, stroke)
+    return trimap
+
+
+def is_start(step: object) -> bool:
+    """Tell whether a step starts the trimap anew."""
+    return step == FOUND or (isinstance(step, tuple) and step[0] in (MASK, TRIMAP))
+
+
+def draw(session: Session, width_percent: float) -> Path:
+    """Draw the reduced photograph with its trimap and points."""
+    (reduced,) = session.folder.glob("reduced_*/*")
+    points = [
+        (session.scale * step[0], session.scale * step[1], step[2])
+        for step in session.steps
+        if isinstance(step, tuple) and len(step) == 3
+    ]
+    drawn = draw_trimap(to_uint8(read_image(reduced)), make_trimap(session, width_percent), points)
+    session.forget("drawn", keep=2)  # a browser may still load the one before
+    path = session.new_path("drawn")
+    write_image(path, drawn / np.float32(255))
+    return path
+
+
+def matte(session: Session, matter: Matter, width_percent: float, bits: int) -> Results:
+    """Matte the photograph with its trimap.
+
+    Raises:
+        UserError: there is no photograph or no trimap, or it cannot be matted.
+    """
+    check_open(session)
+    trimap = make_trimap(session, width_percent)
+    if trimap is None:
+        raise DataError("There is no trimap yet: find the subject, click, paint, or give a mask or a trimap")
+    image = read_image(session.photograph)
+    alpha = matter.predict(image, trimap)
+    foreground = estimate_foreground(image, alpha)
+    metadata = read_metadata(session.photograph)
+    session.forget("alpha", "cutout", "shown", "trimap")
+    results = Results(*map(session.new_path, ("alpha", "cutout", "shown", "trimap")))
+    write_alpha(results.alpha, alpha, bits, metadata)
+    write_rgba(results.cutout, cut_out(foreground, alpha), bits, metadata=metadata)
+    write_image(results.shown, over(foreground, alpha, checkerboard(*alpha.shape)))
+    write_trimap(results.trimap, trimap)
+    np.save(session.folder / "alpha.npy", alpha)
+    return results
+
+
+def compose(session: Session, background: NDArray[np.float32]) -> Path | None:
+    """Lay the matted subject over a colour (3,) or an image (h, w, 3); None before the photograph is matted."""
+    stored = session.folder / "alpha.npy"
+    if session.size is None or not stored.exists():
+        return None
+    alpha = np.load(stored)
+    image = read_image(session.photograph)
+    session.forget("composite")
+    path = session.new_path("composite")
+    composite = over(estimate_foreground(image, alpha), alpha, background)
+    write_image(path, composite, metadata=read_metadata(session.photograph))
+    return path
