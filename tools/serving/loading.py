@@ -11,7 +11,8 @@ from runtime.errors import ConfigError
 from tools.serving.matting import Matter
 
 BYTES_PER_PIXEL = 160
-"""Of an image from its upload to the encoded cut-out, beside a network; measured, see docs/serve.md."""
+"""Of an image from its upload to the encoded cut-out, beside a network. A 16-bit cut-out took 93 at 4 megapixels and 85
+at 12; the rest is for a background image."""
 
 FIXED_BYTES = 1_000_000_000
 """Of what does not grow with the image: closed-form matting's equations, the subject's network."""
