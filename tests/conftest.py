@@ -212,3 +212,15 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("network")
     write_run(folder)
     return folder
+
+
+@pytest.fixture
+def no_saliency(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clicks grow as without the package img-focus."""
+    from inference.auto import clicks
+    from runtime.optional_packages import MissingExtraError
+
+    def missing(image: object, name: object) -> None:
+        raise MissingExtraError("img-focus is not installed")
+
+    monkeypatch.setattr(clicks, "find_heat", missing)

