@@ -1,8 +1,9 @@
 """The routes of the service: `/api/matte`, `/api/trimap`, `/api/info` and `/health`."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, File, Form, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Request, Response, UploadFile
 from pydantic import BaseModel
 
 from data.image_io.formats import READABLE
@@ -57,6 +58,46 @@ RESULT: dict[int | str, dict[str, Any]] = {
 }
 
 
+@dataclass(frozen=True)
+class Marks:
+    """The form fields that say where the subject is, without a trimap."""
+
+    mask: OptionalMask = None
+    points: Points = None
+    width_px: WidthPx = None
+    width_percent: WidthPercent = None
+    threshold: Threshold = None
+
+    @property
+    def are_absent(self) -> bool:
+        """Whether the subject is to be found."""
+        return self.mask is None and self.points is None
+
+    def check(self, trimap: UploadFile | None) -> None:
+        """Refuse contradictory fields, as the command line of tools/predict.py does.
+
+        Raises:
+            RefusedError: the fields contradict each other.
+        """
+        if sum(source is not None for source in (trimap, self.mask, self.points)) > 1:
+            raise RefusedError(422, "give one of trimap, mask and points")
+        if self.width_px and self.width_percent:
+            raise RefusedError(422, "give width_px or width_percent, not both")
+        if not self.mask and (self.threshold or (self.width_px and self.points is None)):
+            raise RefusedError(422, "threshold is for a mask, and width_px for a mask and for points")
+        if trimap and self.width_percent:
+            raise RefusedError(422, "a trimap takes no width_percent")
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments of `Matter` but for the files."""
+        return {
+            "points": None if self.points is None else parse_points(self.points),
+            "width_px": self.width_px,
+            "width_percent": self.width_percent,
+            "threshold": self.threshold,
+        }
+
+
 class Info(BaseModel):
     """What `GET /api/info` answers."""
 
@@ -87,12 +128,8 @@ def make_router(service: Service) -> APIRouter:
     async def matte(
         request: Request,
         image: Image,
+        marks: Annotated[Marks, Depends()],
         trimap: OptionalTrimap = None,
-        mask: OptionalMask = None,
-        points: Points = None,
-        width_px: WidthPx = None,
-        width_percent: WidthPercent = None,
-        threshold: Threshold = None,
         kind: Annotated[
             Literal["alpha", "rgba", "composite"] | None,
             Form(alias="as", description="Default: alpha with a trimap, composite with a background, otherwise rgba"),
@@ -105,7 +142,7 @@ def make_router(service: Service) -> APIRouter:
         format: Annotated[Literal["png", "tif", "webp", "jpg"], Form(description="jpg is for composites")] = "png",
     ) -> Response:
         """Send a photograph, and at most one of trimap, mask and points. Without them the subject is found."""
-        check_source(trimap, mask, points, width_px, width_percent, threshold)
+        marks.check(trimap)
         has_background = background is not None or background_image is not None
         kind = kind or ("composite" if has_background else "alpha" if trimap else "rgba")
         if has_background != (kind == "composite") or (background is not None and background_image is not None):
@@ -113,13 +150,10 @@ def make_router(service: Service) -> APIRouter:
         return await service.respond(
             request,
             service.matter.matte,
-            {"image": image, "trimap": trimap, "mask": mask, "background": background_image},
+            {"image": image, "trimap": trimap, "mask": marks.mask, "background": background_image},
             background=None if background is None else colour_of(background),
-            auto=trimap is None and mask is None and points is None,
-            points=None if points is None else parse_points(points),
-            width_px=width_px,
-            width_percent=width_percent,
-            threshold=threshold,
+            auto=trimap is None and marks.are_absent,
+            **marks.settings(),
             kind=kind,
             bits=int(bits),
             format=format,
@@ -129,23 +163,16 @@ def make_router(service: Service) -> APIRouter:
     async def trimap(
         request: Request,
         image: Image,
-        mask: OptionalMask = None,
-        points: Points = None,
-        width_px: WidthPx = None,
-        width_percent: WidthPercent = None,
-        threshold: Threshold = None,
+        marks: Annotated[Marks, Depends()],
     ) -> Response:
         """Send a photograph, and maybe a mask or points; the answer is a PNG of 0, 128, 255 of its size."""
-        check_source(None, mask, points, width_px, width_percent, threshold)
+        marks.check(None)
         return await service.respond(
             request,
             service.matter.find_trimap,
-            {"image": image, "mask": mask},
-            auto=mask is None and points is None,
-            points=None if points is None else parse_points(points),
-            width_px=width_px,
-            width_percent=width_percent,
-            threshold=threshold,
+            {"image": image, "mask": marks.mask},
+            auto=marks.are_absent,
+            **marks.settings(),
         )
 
     @router.get("/api/info", summary="Model, device and limits")
@@ -169,29 +196,6 @@ def make_router(service: Service) -> APIRouter:
         return {"status": "ok"}
 
     return router
-
-
-def check_source(
-    trimap: UploadFile | None,
-    mask: UploadFile | None,
-    points: str | None,
-    width_px: int | None,
-    width_percent: float | None,
-    threshold: float | None,
-) -> None:
-    """Refuse contradictory fields, as the command line of tools/predict.py does.
-
-    Raises:
-        RefusedError: the fields contradict each other.
-    """
-    if sum(source is not None for source in (trimap, mask, points)) > 1:
-        raise RefusedError(422, "give one of trimap, mask and points")
-    if width_px and width_percent:
-        raise RefusedError(422, "give width_px or width_percent, not both")
-    if not mask and (threshold or (width_px and points is None)):
-        raise RefusedError(422, "threshold is for a mask, and width_px for a mask and for points")
-    if trimap and width_percent:
-        raise RefusedError(422, "a trimap takes no width_percent")
 
 
 def colour_of(name: str) -> Any:
