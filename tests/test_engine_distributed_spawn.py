@@ -49,6 +49,8 @@ class Ending:
         ([(2, 0), (99, 1), (100, 5)], [0, 1, 5], 100),  # one that is done is no reason to end the others
         ([(30, 5), (1, 5)], [5, 5], 30),  # those that lost one write a checkpoint
         ([(1, 1), (999, 0)], [1, 0], 1),  # the first writes none any more
+        ([(1, 75), (9, 75)], [75, 75], 9),  # a signal reached all, and some take longer
+        ([(1, 130), (9, 130)], [130, 130], 9),
         ([(999, 0), (1, -9)], [0, -9], 61),
         ([(999, 0, False), (1, 5)], [0, 5], 121),
     ],

@@ -12,7 +12,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from engine.interrupts import LostProcess, catch, set_back
+from engine.interrupts import LostProcess, StopRequested, catch, set_back
 
 GRACE_S = 60.0
 """Time for the remaining processes to write a checkpoint before SIGTERM, and again before SIGKILL."""
@@ -21,6 +21,9 @@ KILL_S = 5.0
 """Time in which a process ends by SIGKILL, unless a system call never returns."""
 
 WATCH_S = 1.0
+
+NO_FAULT = (None, 0, LostProcess.status, StopRequested.status, 128 + signal.SIGINT)
+"""Exit statuses after which the other processes get time: it runs, is done, lost another, or was asked to end."""
 
 
 def run_processes(work: Callable[..., None], arguments: tuple[Any, ...], number: int) -> None:
@@ -77,7 +80,7 @@ def _join(processes: list[SpawnProcess]) -> list[int]:
         if not (alive := [process.sentinel for process in processes if process.is_alive()]):
             return [process.exitcode or 0 for process in processes]  # they may have ended since the last look
         wait(alive)
-    grace_s = GRACE_S if processes[0].exitcode in (None, 0, LostProcess.status) else 0.0
+    grace_s = GRACE_S if processes[0].exitcode in NO_FAULT else 0.0
     _wait(processes, grace_s)
     statuses = [process.exitcode or 0 for process in processes]
     for process in processes:

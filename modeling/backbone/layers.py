@@ -32,7 +32,9 @@ class PatchEmbed(nn.Module):
             raise UserError(f"the backbone takes {self.proj.in_channels} channels (RGB and trimap), got {C}")
         if H % self.patch_size or W % self.patch_size:
             raise UserError(f"image sides must be multiples of the patch size {self.patch_size}, got {H} x {W}; pad")
-        if self.proj.weight.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type):
+        device = x.device.type  # of "meta", PyTorch cannot say whether autocast is enabled
+        is_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        if self.proj.weight.dtype in (torch.float32, torch.float64) and not is_autocast:
             return self.proj(x).permute(0, 2, 3, 1)
         side = self.patch_size
         patches = x.unflatten(3, (W // side, side)).unflatten(2, (H // side, side))  # (B, C, h, side, w, side)
