@@ -205,7 +205,7 @@ def test_files_go_when_the_browser_leaves(browser, service, tmp_path):
     assert before
     context.close()
     tab = browser.new_page()
-    for _ in range(100):
+    for _ in range(300):
         if not before & {*page_folder().glob("session_*")}:
             break
         tab.wait_for_timeout(200)

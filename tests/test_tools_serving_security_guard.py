@@ -1,4 +1,4 @@
-"""Hostile requests: each is refused, and the service lives on. `test_tools_serving_page_layout.py` asks the page."""
+"""Hostile requests: each is refused, and the service lives on. `test_tools_serving_page_mount.py` asks the page."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor

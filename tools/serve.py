@@ -83,7 +83,7 @@ def serve(options: argparse.Namespace, folder: Path) -> int:
     (folder / "page").mkdir()
     from tools.serving.app import make_app
     from tools.serving.loading import load_matter
-    from tools.serving.page.layout import mount_page
+    from tools.serving.page.mount import mount_page
     from tools.serving.prediction_queue import PredictionQueue
     from tools.serving.security.bodies import BodyLimits
     from tools.serving.security.guard import Guard, Rules

@@ -201,6 +201,6 @@ def page_folder() -> Path:
 def with_page(app: FastAPI, service: Service) -> FastAPI:
     """Mount the page, for `running`."""
     folder = page_folder()
-    from tools.serving.page.layout import mount_page
+    from tools.serving.page.mount import mount_page
 
     return mount_page(app, service, folder)

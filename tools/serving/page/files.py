@@ -19,7 +19,7 @@ CHECK_S = 60.0
 
 @dataclass
 class Strokes:
-    """Painted pixels of the reduced copy: (h, w) uint8 of `tools.serving.page.drawing.STROKES`."""
+    """Painted pixels of the reduced copy: (h, w) uint8 of `tools.serving.page.drawing.BRUSHES` or `NO_STROKE`."""
 
     labels: NDArray
 

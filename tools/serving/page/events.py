@@ -1,0 +1,264 @@
+"""What happens when the components of the page are used: each method of `Events` serves one of them."""
+
+import functools
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gradio as gr
+
+from data.image_io.images import read_image
+from tools.prediction.steps import parse_colour
+from tools.serving.errors import describe
+from tools.serving.matting import check_size
+from tools.serving.page import work
+from tools.serving.page.drawing import NO_STROKE, read_strokes
+from tools.serving.page.files import Session, Sessions, Strokes
+from tools.serving.page.layout import EXAMPLES, Layout
+from tools.serving.page.work import FOUND
+from tools.serving.service import Service
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.25
+STEP_S = 3.0  # a guess for what finds a subject or grows a region
+
+T = TypeVar("T")
+
+
+def in_words(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Show an error of a step in the page, in the words of the command line; a bug gets an id that the log has."""
+
+    @functools.wraps(step)
+    def shown(*arguments: Any, **options: Any) -> Any:
+        try:
+            return step(*arguments, **options)
+        except Exception as error:
+            status, words = describe(error)
+            if status == 500:
+                logger.error("%s: %s", step.__name__, words, exc_info=error)
+            raise gr.Error(words, duration=15, print_exception=False) from error
+
+    return shown
+
+
+class Events:
+    """What the page does. Gradio passes the request and the progress to a method by their types.
+
+    Args:
+        service: mattes, on its queue.
+        sessions: of the browsers.
+    """
+
+    def __init__(self, service: Service, sessions: Sessions) -> None:
+        self.service = service
+        self.sessions = sessions
+        self.seconds_per_pixel = 2e-5
+
+    def connect(self, page: Layout) -> None:
+        """Say which method serves which component, with which inputs and outputs."""
+        private: dict[str, Any] = {"api_visibility": "private"}
+        drawn = [page.clicks, page.editor]
+        results = [page.status, page.cutout, page.alpha, page.composite, page.slider, *page.downloads, *drawn]
+        page.upload.input(self.open, [page.upload, page.width], results, **private)
+        page.examples.click(self.open_example, [page.examples, page.width], [page.upload, *results], **private)
+        page.find.click(self.find_subject, [page.width], drawn, **private)
+        page.undo.click(self.undo_step, [page.width], drawn, **private)
+        page.clear.click(self.start_over, [page.width], drawn, **private)
+        page.width.release(self.redraw, [page.width], drawn, **private)
+        page.clicks.select(self.click, [page.label, page.width], drawn, **private)
+        page.apply.click(self.use_strokes, [page.editor, page.width], drawn, **private)
+        page.file.upload(self.add_file, [page.file, page.kind, page.width], drawn, **private)
+        page.matte.click(self.make, [page.editor, page.width, page.bits, page.colour, page.behind], results, **private)
+        for source in (page.colour.release, page.behind.upload, page.behind.clear):
+            source(self.recompose, [page.colour, page.behind], [page.composite, page.downloads[3]], **private)
+
+    @in_words
+    def open(self, upload: str | None, width: float, request: gr.Request) -> list[Any]:
+        """Open an uploaded photograph."""
+        if upload is None:
+            return [gr.skip()] * 11
+        with self.sessions.use(str(request.session_hash)) as session:
+            self.sessions.own(session, Path(upload))
+            self._run(lambda: work.open_photograph(session, Path(upload), self.service.matter.max_pixels))
+            height, wide = session.size or (0, 0)
+            return [f"{wide} x {height} px", *[None] * 4, *[gr.DownloadButton(interactive=False)] * 4,
+                    *self._drawn(session, width)]  # fmt: skip
+
+    def open_example(self, number: int, width: float, request: gr.Request) -> list[Any]:
+        """Open one of the examples."""
+        return [str(EXAMPLES[number]), *self.open(str(EXAMPLES[number]), width, request)]
+
+    @in_words
+    def find_subject(self, width: float, request: gr.Request, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
+        """Start the trimap by what stands out."""
+        with self.sessions.use(str(request.session_hash)) as session:
+            work.check_open(session)
+            return self._step(session, FOUND, width, progress)
+
+    @in_words
+    def click(
+        self,
+        label: str,
+        width: float,
+        event: gr.SelectData,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> list[Any]:
+        """Add a point; the event has it in px of the reduced copy."""
+        with self.sessions.use(str(request.session_hash)) as session:
+            height, wide = work.check_open(session)
+            x, y = ((value + 0.5) / session.scale - 0.5 for value in event.index)
+            point = (min(max(x, 0), wide - 1), min(max(y, 0), height - 1), int(label == "subject"))
+            return self._step(session, point, width, progress)
+
+    @in_words
+    def use_strokes(
+        self,
+        editor: Any,
+        width: float,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> list[Any]:
+        """Add the strokes of the editor."""
+        with self.sessions.use(str(request.session_hash)) as session:
+            work.check_open(session)
+            strokes = self._strokes(editor, session)
+            if strokes is None:
+                raise work.DataError("Nothing is painted yet")
+            return self._step(session, strokes, width, progress)
+
+    @in_words
+    def add_file(self, path: str | None, kind: str, width: float, request: gr.Request) -> list[Any]:
+        """Start the trimap by a mask or a trimap."""
+        if path is None:
+            return [gr.skip()] * 2
+        with self.sessions.use(str(request.session_hash)) as session:
+            self.sessions.own(session, Path(path))
+            max_pixels = self.service.matter.max_pixels
+            self._run(lambda: work.add_file(session, Path(path), kind == "mask", max_pixels))
+            return self._drawn(session, width)
+
+    @in_words
+    def undo_step(self, width: float, request: gr.Request) -> list[Any]:
+        """Take the last step back."""
+        with self.sessions.use(str(request.session_hash)) as session:
+            work.check_open(session)
+            del session.steps[-1:]
+            return self._drawn(session, width)
+
+    @in_words
+    def start_over(self, width: float, request: gr.Request) -> list[Any]:
+        """Take all steps back."""
+        with self.sessions.use(str(request.session_hash)) as session:
+            work.check_open(session)
+            session.steps.clear()
+            return self._drawn(session, width)
+
+    @in_words
+    def redraw(self, width: float, request: gr.Request) -> list[Any]:
+        """Draw the trimap with another band."""
+        with self.sessions.use(str(request.session_hash)) as session:
+            if session.size is None:
+                return [gr.skip()] * 2
+            return self._drawn(session, width)
+
+    @in_words
+    def make(
+        self,
+        editor: Any,
+        width: float,
+        bits: int,
+        colour: str,
+        behind: str | None,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> list[Any]:
+        """Matte, and show all results. Strokes that were not used yet are used."""
+        started_s = time.monotonic()
+        with self.sessions.use(str(request.session_hash)) as session:
+            height, wide = work.check_open(session)
+            strokes = self._strokes(editor, session)
+            if strokes is not None:
+                session.steps.append(strokes)
+            expected_s = self.seconds_per_pixel * height * wide
+
+            def make() -> tuple[work.Results, Path | None]:
+                found = work.matte(session, self.service.matter, width, bits)
+                return found, work.compose(session, self._background(colour, behind, session))
+
+            results, composite = self._run(make, progress, expected_s)
+            seconds = time.monotonic() - started_s
+            self.seconds_per_pixel = seconds / (height * wide)
+            (before,) = session.folder.glob("reduced_*/*")
+            downloads = [
+                gr.DownloadButton(value=str(path), interactive=True)
+                for path in (results.alpha, results.cutout, results.trimap, composite)
+            ]
+            drawn = [gr.skip()] * 2 if strokes is None else self._drawn(session, width)
+            return [f"{wide} x {height} px matted in {seconds:.1f} s", str(results.shown), str(results.alpha),
+                    str(composite), (str(before), str(results.shown)), *downloads, *drawn]  # fmt: skip
+
+    @in_words
+    def recompose(self, colour: str, behind: str | None, request: gr.Request) -> list[Any]:
+        """Lay the subject over another background."""
+        with self.sessions.use(str(request.session_hash)) as session:
+            composite = self._run(lambda: work.compose(session, self._background(colour, behind, session)))
+            if composite is None:
+                return [gr.skip()] * 2
+            return [str(composite), gr.DownloadButton(value=str(composite), interactive=True)]
+
+    def close(self, request: gr.Request) -> None:
+        """Remove the files of a browser that has left."""
+        self.sessions.close(str(request.session_hash))
+
+    def _step(self, session: Session, step: object, width: float, progress: Any) -> list[Any]:
+        """Add a step, and take it back if it gives no trimap."""
+        session.steps.append(step)
+        try:
+            return self._drawn(session, width, progress)
+        except Exception:
+            session.steps.pop()
+            raise
+
+    def _run(self, work: Callable[[], T], progress: Any = None, expected_s: float = STEP_S) -> T:
+        """Run work on the queue, and show how far it is: a guess by the time that earlier work took."""
+        future = self.service.queue.submit(work)
+        started_s = None
+        while progress is not None and not future.done():
+            if started_s is None and future.running():
+                started_s = time.monotonic()
+            if started_s is None:
+                progress(0, desc=f"{self.service.queue.num_waiting()} waiting")
+            else:
+                elapsed_s = time.monotonic() - started_s
+                left_s = max(expected_s - elapsed_s, 0)
+                share = min(elapsed_s / max(expected_s, 0.1), 0.95)
+                progress(share, desc=f"about {left_s:.0f} s left" if left_s >= 1 else "nearly done")
+            time.sleep(POLL_S)
+        return future.result()
+
+    def _strokes(self, editor: Any, session: Session) -> Strokes | None:
+        (reduced,) = session.folder.glob("reduced_*/*")
+        labels = read_strokes(editor, read_image(reduced).shape[:2])
+        return Strokes(labels) if (labels != NO_STROKE).any() else None
+
+    def _background(self, colour: str, behind: str | None, session: Session) -> Any:
+        if behind is None:
+            found = parse_colour(colour)
+            if found is None:
+                raise work.DataError("This is no colour")
+            return found
+        self.sessions.own(session, Path(behind))
+        check_size(Path(behind), self.service.matter.max_pixels, "the background")
+        try:
+            return read_image(behind)
+        except work.DataError as error:
+            raise work.DataError(str(error).replace(behind, "the background")) from error
+
+    def _drawn(self, session: Session, width: float, progress: Any = None) -> list[Any]:
+        """Show the photograph with its trimap, to click on and to paint on."""
+        path = str(self._run(lambda: work.draw(session, width), progress))
+        return [path, {"background": path, "layers": [], "composite": None}]
