@@ -30,6 +30,7 @@ from tests.helpers.serving import (
     with_profile,
 )
 from tools.serving.matting import lay_over
+from tools.serving.security.guard import Rules
 
 
 @pytest.fixture(scope="module")
@@ -272,6 +273,25 @@ def test_no_memory_is_413_and_a_full_disk_507(tmp_path, monkeypatch):
                 patch.setattr(place, full)
                 assert service.matte(pair().files).status_code == 507
         assert service.client.get("/health").status_code == 200
+
+
+def test_a_disk_that_fills_at_any_step_is_507_and_leaves_nothing(tmp_path):
+    """The system's limit of a file's length stands for the end of the disk."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    small, large = pair(200, 300).files, pair(700, 700).files  # a form of more than 1 MB goes to the disk itself
+    with running(tmp_path, Rules(), max_pixels=10**6, predict=lambda image, trimap: trimap) as service:
+        cases = [(large, 100_000, "png"), (small, 100_000, "png")]  # the form, the copy of an upload
+        cases += [(small, len(small["image"]), format) for format in ("png", "tif")]  # the result
+        for files, limit_bytes, format in cases:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
+            try:
+                status = service.matte(files, **{"as": "rgba"}, bits="16", format=format).status_code
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            assert status == 507
+            assert [*tmp_path.iterdir()] == []
+        assert service.matte(small, **{"as": "rgba"}, bits="16").status_code == 200
 
 
 def test_many_clients_at_once_get_their_own_images(service):

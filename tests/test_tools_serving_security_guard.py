@@ -1,12 +1,15 @@
 """Hostile requests: each is refused, and the service lives on. `test_tools_serving_page_mount.py` asks the page."""
 
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import httpx
 import pytest
 
 from tests.helpers.serving import MAX_BYTES, Gate, bomb, pair, running, wait_until
+from tools.serving.security import connections
 from tools.serving.security.bodies import BodyLimits
 from tools.serving.security.guard import Rules
 
@@ -173,6 +176,35 @@ def test_a_slow_upload_is_ended(service):
     started_s = time.monotonic()
     assert service.send_raw((head + form).encode()).startswith(b"HTTP/1.1 408 ")
     assert time.monotonic() - started_s < 5
+
+
+@pytest.mark.parametrize("start", [b"", b"GET /health HTTP/1.1\r\nHost: local", None])
+def test_a_connection_without_a_complete_head_is_closed(tmp_path, monkeypatch, start):
+    monkeypatch.setattr(connections, "HEAD_S", 0.3)
+    gate = Gate()
+    with running(tmp_path, predict=gate) as service, ThreadPoolExecutor() as pool:
+        answer = pool.submit(service.matte, pair().files)
+        with socket.create_connection(("127.0.0.1", service.port), 20) as connection:
+            if start is None:  # the second head on a connection that has been of use
+                connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                while not connection.recv(4096).endswith(b"}"):
+                    pass
+                start = b"GET "
+            connection.sendall(start)
+            assert connection.recv(1) == b""
+        gate.is_open.set()
+        assert answer.result().status_code == 200  # whoever has asked may wait longer
+
+
+def test_silent_connections_cannot_keep_others_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 4)
+    with running(tmp_path) as service, ExitStack() as stack:
+        address = ("127.0.0.1", service.port)
+        silent = [stack.enter_context(socket.create_connection(address, 20)) for _ in range(9)]
+        assert service.client.get("/health").status_code == 200
+        assert [connection.recv(1) for connection in silent[:6]] == [b""] * 6
+        silent[-1].sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"200" in silent[-1].recv(4096)
 
 
 def test_broken_heads_are_refused(service):

@@ -9,6 +9,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from tools.serving.prediction_queue import PredictionQueue
+from tools.serving.security.connections import LimitedConnection
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: ASGIApp, queue: PredictionQueue, grace_s: float = 30.0) -> None:
         config = uvicorn.Config(
             app,
+            http=LimitedConnection,
             log_config=None,
             access_log=False,
             server_header=False,

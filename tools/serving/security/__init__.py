@@ -1,1 +1,1 @@
-"""Who may ask the service, and how much: the guard around the whole application, limits of bodies, the log-in form."""
+"""Who may ask the service, and how much: the guard around the application, limits of bodies and connections, log-in."""
