@@ -1,5 +1,6 @@
 """The page in Chromium: every way to a trimap, every tab and download, errors, a phone; and no other host is asked."""
 
+import json
 import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -117,6 +118,8 @@ def test_a_16_bit_photograph_through_the_whole_page(page, service, tmp_path):
     changed(page, "#clicks img", lambda: page.click("#find"))
     click_on(page, "subject", 640, 256)
     click_on(page, "background", 20, 40)
+    points = np.array(json.loads(page.input_value("#points textarea")))
+    assert abs(points - [[700, 280, 1], [21, 44, 0]]).max() <= 3  # px, where one of the screen is about three
     paint(page)
     page.locator("#bits").get_by_label("16").check()
     matte(page)
@@ -189,6 +192,21 @@ def test_errors_a_mask_a_second_photograph_and_a_phone(page, service, tmp_path):
     download(page, "cut-out", tmp_path)
     with Image.open(tmp_path / "cut-out.png") as cutout:
         assert cutout.info["icc_profile"] == wide_profile()
+
+
+def test_points_are_given_by_the_keyboard_alone(page):
+    example, points = page.locator("#examples button").first, page.locator("#points textarea")
+    example.focus()
+    changed(page, "#clicks img", lambda: example.press("Enter"))
+    points.fill("[[9, 9, 0], [150, 90, 1]]")
+    changed(page, "#clicks img", lambda: points.press("Enter"))
+    points.fill("[[9999, 9, 0]]")
+    points.press("Enter")
+    page.get_by_text("lies outside the photograph").first.wait_for()
+    undo = page.locator("#undo")
+    undo.focus()
+    changed(page, "#clicks img", lambda: undo.press("Enter"))
+    assert points.input_value() == "[[9, 9, 0]]"
 
 
 def test_the_page_of_the_api_asks_no_other_host(page, service):

@@ -18,7 +18,16 @@ from tools.serving.matting import Matter
 from tools.serving.page import work
 from tools.serving.page.drawing import BRUSHES, NO_STROKE, checkerboard, draw_trimap, paint, read_strokes, reduce
 from tools.serving.page.files import Sessions, Strokes
-from tools.serving.page.work import FOUND, add_file, compose, make_trimap, matte, open_photograph
+from tools.serving.page.work import (
+    FOUND,
+    add_file,
+    compose,
+    make_trimap,
+    matte,
+    open_photograph,
+    points_of,
+    replace_points,
+)
 
 SUBJECT, BACKGROUND, UNKNOWN = range(3)
 
@@ -105,6 +114,17 @@ def test_points_and_strokes_grow_together(session, tmp_path, growing):
     make_trimap(session, 10)
     assert growing[1][1:] == ([(3.0, 4.0, 1)], None)
     assert callable(clicks.trimap_of_clicks)
+
+
+def test_edited_points_replace_those_that_have_an_effect():
+    strokes = stroke(BACKGROUND, slice(5, 6), slice(0, 9))
+    steps = [(1.0, 2.0, 1), FOUND, (3.0, 4.0, 1), strokes, (5.0, 6.0, 0)]
+    assert points_of(steps) == [(3.0, 4.0, 1), (5.0, 6.0, 0)]
+    assert replace_points(steps, "[[7, 8, 0]]") == [(1.0, 2.0, 1), FOUND, strokes, (7, 8, 0)]
+    assert replace_points(steps, " ") == [(1.0, 2.0, 1), FOUND, strokes]
+    assert replace_points([], "[[7, 8, 0], [9, 9, 1]]") == [(7, 8, 0), (9, 9, 1)]
+    with pytest.raises(DataError, match="are no JSON"):
+        replace_points(steps, "7, 8")
 
 
 def test_a_mask_gets_the_band_that_is_chosen(session, tmp_path):

@@ -1,6 +1,7 @@
 """What happens when the components of the page are used: each method of `Events` serves one of them."""
 
 import functools
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -60,7 +61,7 @@ class Events:
     def connect(self, page: Layout) -> None:
         """Say which method serves which component, with which inputs and outputs."""
         private: dict[str, Any] = {"api_visibility": "private"}
-        drawn = [page.clicks, page.editor]
+        drawn = [page.clicks, page.editor, page.points]
         results = [page.status, page.cutout, page.alpha, page.composite, page.slider, *page.downloads, *drawn]
         page.upload.input(self.open, [page.upload, page.width], results, **private)
         page.examples.click(self.open_example, [page.examples, page.width], [page.upload, *results], **private)
@@ -69,6 +70,7 @@ class Events:
         page.clear.click(self.start_over, [page.width], drawn, **private)
         page.width.release(self.redraw, [page.width], drawn, **private)
         page.clicks.select(self.click, [page.label, page.width], drawn, **private)
+        page.points.submit(self.use_points, [page.points, page.width], drawn, **private)
         page.apply.click(self.use_strokes, [page.editor, page.width], drawn, **private)
         page.file.upload(self.add_file, [page.file, page.kind, page.width], drawn, **private)
         page.matte.click(self.make, [page.editor, page.width, page.bits, page.colour, page.behind], results, **private)
@@ -76,10 +78,10 @@ class Events:
             source(self.recompose, [page.colour, page.behind], [page.composite, page.downloads[3]], **private)
 
     @in_words
-    def open(self, upload: str | None, width: float, request: gr.Request) -> list[Any]:
+    def open(self, upload: str | None, width: float, request: gr.Request) -> Any:
         """Open an uploaded photograph."""
         if upload is None:
-            return [gr.skip()] * 11
+            return gr.skip()
         with self.sessions.use(str(request.session_hash)) as session:
             self.sessions.own(session, Path(upload))
             self._run(lambda: work.open_photograph(session, Path(upload), self.service.matter.max_pixels))
@@ -96,7 +98,7 @@ class Events:
         """Start the trimap by what stands out."""
         with self.sessions.use(str(request.session_hash)) as session:
             work.check_open(session)
-            return self._step(session, FOUND, width, progress)
+            return self._change(session, [*session.steps, FOUND], width, progress)
 
     @in_words
     def click(
@@ -110,9 +112,22 @@ class Events:
         """Add a point; the event has it in px of the reduced copy."""
         with self.sessions.use(str(request.session_hash)) as session:
             height, wide = work.check_open(session)
-            x, y = ((value + 0.5) / session.scale - 0.5 for value in event.index)
+            x, y = (round((value + 0.5) / session.scale - 0.5) for value in event.index)
             point = (min(max(x, 0), wide - 1), min(max(y, 0), height - 1), int(label == "subject"))
-            return self._step(session, point, width, progress)
+            return self._change(session, [*session.steps, point], width, progress)
+
+    @in_words
+    def use_points(
+        self,
+        text: str,
+        width: float,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> list[Any]:
+        """Take the points as they were edited."""
+        with self.sessions.use(str(request.session_hash)) as session:
+            work.check_open(session)
+            return self._change(session, work.replace_points(session.steps, text), width, progress)
 
     @in_words
     def use_strokes(
@@ -128,13 +143,13 @@ class Events:
             strokes = self._strokes(editor, session)
             if strokes is None:
                 raise work.DataError("Nothing is painted yet")
-            return self._step(session, strokes, width, progress)
+            return self._change(session, [*session.steps, strokes], width, progress)
 
     @in_words
-    def add_file(self, path: str | None, kind: str, width: float, request: gr.Request) -> list[Any]:
+    def add_file(self, path: str | None, kind: str, width: float, request: gr.Request) -> Any:
         """Start the trimap by a mask or a trimap."""
         if path is None:
-            return [gr.skip()] * 2
+            return gr.skip()
         with self.sessions.use(str(request.session_hash)) as session:
             self.sessions.own(session, Path(path))
             max_pixels = self.service.matter.max_pixels
@@ -158,11 +173,11 @@ class Events:
             return self._drawn(session, width)
 
     @in_words
-    def redraw(self, width: float, request: gr.Request) -> list[Any]:
+    def redraw(self, width: float, request: gr.Request) -> Any:
         """Draw the trimap with another band."""
         with self.sessions.use(str(request.session_hash)) as session:
             if session.size is None:
-                return [gr.skip()] * 2
+                return gr.skip()
             return self._drawn(session, width)
 
     @in_words
@@ -197,30 +212,30 @@ class Events:
                 gr.DownloadButton(value=str(path), interactive=True)
                 for path in (results.alpha, results.cutout, results.trimap, composite)
             ]
-            drawn = [gr.skip()] * 2 if strokes is None else self._drawn(session, width)
+            drawn = [gr.skip()] * 3 if strokes is None else self._drawn(session, width)
             return [f"{wide} x {height} px matted in {seconds:.1f} s", str(results.shown), str(results.alpha),
                     str(composite), (str(before), str(results.shown)), *downloads, *drawn]  # fmt: skip
 
     @in_words
-    def recompose(self, colour: str, behind: str | None, request: gr.Request) -> list[Any]:
+    def recompose(self, colour: str, behind: str | None, request: gr.Request) -> Any:
         """Lay the subject over another background."""
         with self.sessions.use(str(request.session_hash)) as session:
             composite = self._run(lambda: work.compose(session, self._background(colour, behind, session)))
             if composite is None:
-                return [gr.skip()] * 2
+                return gr.skip()
             return [str(composite), gr.DownloadButton(value=str(composite), interactive=True)]
 
     def close(self, request: gr.Request) -> None:
         """Remove the files of a browser that has left."""
         self.sessions.close(str(request.session_hash))
 
-    def _step(self, session: Session, step: object, width: float, progress: Any) -> list[Any]:
-        """Add a step, and take it back if it gives no trimap."""
-        session.steps.append(step)
+    def _change(self, session: Session, steps: list[object], width: float, progress: Any) -> list[Any]:
+        """Change the steps, and take the change back if it gives no trimap."""
+        before, session.steps = session.steps, steps
         try:
             return self._drawn(session, width, progress)
         except Exception:
-            session.steps.pop()
+            session.steps = before
             raise
 
     def _run(self, work: Callable[[], T], progress: Any = None, expected_s: float = STEP_S) -> T:
@@ -259,6 +274,7 @@ class Events:
             raise work.DataError(str(error).replace(behind, "the background")) from error
 
     def _drawn(self, session: Session, width: float, progress: Any = None) -> list[Any]:
-        """Show the photograph with its trimap, to click on and to paint on."""
+        """Show the photograph with its trimap, to click on and to paint on, and the points."""
         path = str(self._run(lambda: work.draw(session, width), progress))
-        return [path, {"background": path, "layers": [], "composite": None}]
+        points = work.points_of(session.steps)
+        return [path, {"background": path, "layers": [], "composite": None}, json.dumps(points) if points else ""]

@@ -62,6 +62,10 @@ class Layout:
                     interactive=False, type="filepath", show_label=False, buttons=["fullscreen"], elem_id="clicks",
                     alt_text="The photograph, tinted by its trimap; click to mark",
                 )  # fmt: skip
+                self.points = gr.Textbox(
+                    label="Points: x and y in px, and 1 for the subject or 0 for the background",
+                    placeholder="[[420, 300, 1], [30, 40, 0]]", max_lines=5, submit_btn="Use points", elem_id="points",
+                )  # fmt: skip
             with gr.Tab("Paint"):
                 colours: list[Any] = [f"rgb{colour}".replace(" ", "") for colour in BRUSHES.values()]
                 self.editor = gr.ImageEditor(

@@ -3,7 +3,7 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from data.trimap import (
     write_trimap,
 )
 from inference.auto.clicks import trimap_of_clicks
+from inference.auto.labels import Point, parse_points
 from inference.auto.subject import trimap_of_subject
 from inference.foreground import cut_out, estimate_foreground, over
 from tools.serving.matting import Matter, check_size
@@ -112,11 +113,10 @@ def make_trimap(session: Session, width_percent: float) -> NDArray[np.float32] |
     """
     size = check_open(session)
     width_px = band_width_px(width_percent, max(size))
-    starts = [number for number, step in enumerate(session.steps) if is_start(step)]
-    steps = session.steps[starts[-1] :] if starts else session.steps
+    steps = session.steps[last_start(session.steps) :]
     strokes = [step.labels for step in steps if isinstance(step, Strokes)]
-    points = [step for step in steps if isinstance(step, tuple) and len(step) == 3]
-    if points or (strokes and not starts):
+    points = points_of(steps)
+    if points or (strokes and not is_start(steps[0])):
         labels = np.full(size, UNKNOWN, np.float32)
         for stroke in strokes:
             labels = paint(labels, stroke)
@@ -144,14 +144,40 @@ def is_start(step: object) -> bool:
     return step == FOUND or (isinstance(step, tuple) and step[0] in (MASK, TRIMAP))
 
 
+def last_start(steps: list[object]) -> int:
+    """Find the last step that starts the trimap anew; what lies before it has no effect. 0 if there is none."""
+    return max((number for number, step in enumerate(steps) if is_start(step)), default=0)
+
+
+def is_point(step: object) -> TypeGuard[Point]:
+    """Tell whether a step is a point."""
+    return isinstance(step, tuple) and len(step) == 3
+
+
+def points_of(steps: list[object]) -> list[Point]:
+    """List the points that have an effect."""
+    return [step for step in steps[last_start(steps) :] if is_point(step)]
+
+
+def replace_points(steps: list[object], text: str) -> list[object]:
+    """Return the steps with other points in place of those that have an effect.
+
+    Args:
+        steps: of a session.
+        text: JSON of the points, see `parse_points`; without a character no points.
+
+    Raises:
+        DataError: no such text.
+    """
+    start = last_start(steps)
+    kept = [step for step in steps[start:] if not is_point(step)]
+    return [*steps[:start], *kept, *(parse_points(text) if text.strip() else [])]
+
+
 def draw(session: Session, width_percent: float) -> Path:
     """Draw the reduced photograph with its trimap and points."""
     (reduced,) = session.folder.glob("reduced_*/*")
-    points = [
-        (session.scale * step[0], session.scale * step[1], step[2])
-        for step in session.steps
-        if isinstance(step, tuple) and len(step) == 3
-    ]
+    points = [(session.scale * x, session.scale * y, label) for x, y, label in points_of(session.steps)]
     drawn = draw_trimap(to_uint8(read_image(reduced)), make_trimap(session, width_percent), points)
     session.forget("drawn", keep=2)  # a browser may still load the one before
     path = session.new_path("drawn")
