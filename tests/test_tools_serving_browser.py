@@ -1,5 +1,6 @@
 """The page in Chromium: every way to a trimap, every tab and download, errors, a phone; and no other host is asked."""
 
+import base64
 import json
 import shutil
 from pathlib import Path
@@ -72,6 +73,21 @@ def open_file(page, path):
     page.wait_for_selector("#clicks img")
 
 
+def paste(page, path):
+    """Paste a file as a browser does on Ctrl+V: playwright's own keys reach no clipboard of files."""
+    content = base64.b64encode(path.read_bytes()).decode()
+    page.evaluate(
+        """content => {
+          const clipboardData = new DataTransfer();
+          const bytes = Uint8Array.from(atob(content), letter => letter.charCodeAt(0));
+          clipboardData.items.add(new File([bytes], "image.png", {type: "image/png"}));
+          document.body.dispatchEvent(new ClipboardEvent("paste", {clipboardData, bubbles: true}));
+        }""",
+        content,
+    )
+    page.wait_for_selector("#clicks img")
+
+
 def changed(page, selector, act):
     """Act, and wait until an image has another address."""
     before = page.get_attribute(selector, "src") if page.locator(selector).count() else None
@@ -133,6 +149,9 @@ def test_a_16_bit_photograph_through_the_whole_page(page, service, tmp_path):
     assert (download(page, "alpha", tmp_path) == to_uint16(alpha)).all()
     assert (download(page, "cut-out", tmp_path) == to_uint16(cut_out(foreground, alpha))).all()
     assert (download(page, "composite", tmp_path) == to_uint8(over(foreground, alpha, GREEN))).all()
+    with page.expect_popup() as opened:  # to zoom to pixels
+        page.locator("#cutout img").click()
+    assert opened.value.evaluate("document.images[0].naturalWidth") == 1400
     for name, selector in (
         ("Alpha", "#alpha img"),
         ("Composite", "#composite img"),
@@ -175,7 +194,7 @@ def test_errors_a_mask_a_second_photograph_and_a_phone(page, service, tmp_path):
     (tmp_path / "second.png").write_bytes(with_profile(image, wide_profile()))
     page.reload()
     page.wait_for_selector("#upload input[type=file]", state="attached")
-    open_file(page, tmp_path / "second.png")
+    paste(page, tmp_path / "second.png")
     page.click("#matte")
     page.get_by_text("There is no trimap yet").first.wait_for()
     mask = np.zeros((200, 300), np.uint8)

@@ -76,6 +76,7 @@ def test_a_16_bit_photograph_with_a_profile_is_matted_as_it_was_uploaded(session
     foreground = estimate_foreground(image, alpha)
     assert (read_raw(results.alpha) == to_uint16(alpha)).all()
     assert (read_raw(results.cutout) == to_uint16(cut_out(foreground, alpha))).all()
+    assert (read_raw(results.before) == to_uint8(image / np.float32(65535))).all()
     stored = read_raw(results.trimap)
     assert (stored == np.where(np.isin(pair().trimap, (0, 255)), pair().trimap, 128)).all()
     colour = np.array([0.2, 0.4, 0.6], np.float32)

@@ -207,14 +207,13 @@ class Events:
             results, composite = self._run(make, progress, expected_s)
             seconds = time.monotonic() - started_s
             self.seconds_per_pixel = seconds / (height * wide)
-            (before,) = session.folder.glob("reduced_*/*")
             downloads = [
                 gr.DownloadButton(value=str(path), interactive=True)
                 for path in (results.alpha, results.cutout, results.trimap, composite)
             ]
             drawn = [gr.skip()] * 3 if strokes is None else self._drawn(session, width)
             return [f"{wide} x {height} px matted in {seconds:.1f} s", str(results.shown), str(results.alpha),
-                    str(composite), (str(before), str(results.shown)), *downloads, *drawn]  # fmt: skip
+                    str(composite), (str(results.before), str(results.shown)), *downloads, *drawn]  # fmt: skip
 
     @in_words
     def recompose(self, colour: str, behind: str | None, request: gr.Request) -> Any:

@@ -13,10 +13,24 @@ EXAMPLES = sorted((Path(__file__).parent / "examples").glob("*.jpg"))
 SUFFIXES = [*READABLE]
 CSS = """
 .legend span { display: inline-block; width: .9em; height: .9em; border-radius: 50%; margin: 0 .3em 0 .9em; }
-#results img, #clicks img { image-rendering: auto; }
+#results img, #clicks img { max-height: 75vh; }
+#results .image-frame img { cursor: zoom-in; }
 .gradio-container { max-width: 1500px !important; }
+@media (min-width: 768px) { #output { position: sticky; top: 0; align-self: flex-start; } }
 @media (max-width: 640px) { .gradio-container { padding: .5rem !important; } }
 """
+SCRIPT = """<script>
+document.addEventListener("paste", event => {  // Gradio has a button for it alone
+  const input = document.querySelector("#upload input[type=file]");
+  if (!input || !event.clipboardData.files.length) return;
+  input.files = event.clipboardData.files;
+  input.dispatchEvent(new Event("change", {bubbles: true}));
+});
+document.addEventListener("click", event => {  // in a tab of its own, where the browser zooms to pixels
+  const image = event.target.closest("#results button")?.querySelector(".image-frame img");
+  if (image) window.open(image.src);
+});
+</script>"""
 INTRODUCTION = (
     "# Cut out a subject\nGive a photograph, mark roughly what is the subject, and matte: hair and fur stay soft."
 )
@@ -31,7 +45,7 @@ class Layout:
         with gr.Row():
             with gr.Column(min_width=320):
                 self._add_inputs()
-            with gr.Column(min_width=320):
+            with gr.Column(min_width=320, elem_id="output"):
                 self._add_results()
 
     def _add_inputs(self) -> None:

@@ -11,7 +11,7 @@ from gradio import processing_utils
 from tools.serving.page.events import Events
 from tools.serving.page.files import UNUSED_S, Sessions
 from tools.serving.page.inputs import guard_editor, path_of
-from tools.serving.page.layout import CSS, EXAMPLES, Layout
+from tools.serving.page.layout import CSS, EXAMPLES, SCRIPT, Layout
 from tools.serving.service import Service
 
 
@@ -40,6 +40,7 @@ def mount_page(app: FastAPI, service: Service, folder: Path) -> FastAPI:
         ssr_mode=False,
         enable_monitoring=False,
         css=CSS,
+        head=SCRIPT,
         theme=gr.themes.Default(),
         app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
     )

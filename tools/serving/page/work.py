@@ -1,7 +1,7 @@
 """What the buttons of the page do to a session: open a photograph, make its trimap, matte it. No Gradio here."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -40,12 +40,17 @@ class Results:
         cutout: RGBA PNG.
         shown: the cut-out over a checkerboard.
         trimap: PNG of 0, 128, 255.
+        before: the photograph with 8 bits, as large as `shown`, to compare.
     """
 
     alpha: Path
     cutout: Path
     shown: Path
     trimap: Path
+    before: Path
+
+
+RESULTS = [field.name for field in fields(Results)]
 
 
 def open_photograph(session: Session, upload: Path, max_pixels: int) -> None:
@@ -62,7 +67,7 @@ def open_photograph(session: Session, upload: Path, max_pixels: int) -> None:
         raise DataError(str(error).replace(str(upload), "the photograph")) from error
     shutil.copyfile(upload, session.photograph)
     (session.folder / "alpha.npy").unlink(missing_ok=True)
-    session.forget("given", "reduced", "alpha", "cutout", "shown", "trimap", "composite")
+    session.forget("given", "reduced", "composite", *RESULTS)
     reduced = reduce(image, SHOWN_PX)
     write_image(session.new_path("reduced"), reduced / np.float32(255))
     session.size = image.shape[0], image.shape[1]
@@ -199,12 +204,13 @@ def matte(session: Session, matter: Matter, width_percent: float, bits: int) -> 
     alpha = matter.predict(image, trimap)
     foreground = estimate_foreground(image, alpha)
     metadata = read_metadata(session.photograph)
-    session.forget("alpha", "cutout", "shown", "trimap")
-    results = Results(*map(session.new_path, ("alpha", "cutout", "shown", "trimap")))
+    session.forget(*RESULTS)
+    results = Results(*map(session.new_path, RESULTS))
     write_alpha(results.alpha, alpha, bits, metadata)
     write_rgba(results.cutout, cut_out(foreground, alpha), bits, metadata=metadata)
     write_image(results.shown, over(foreground, alpha, checkerboard(*alpha.shape)))
     write_trimap(results.trimap, trimap)
+    write_image(results.before, image)
     np.save(session.folder / "alpha.npy", alpha)
     return results
 
