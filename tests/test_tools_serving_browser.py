@@ -27,7 +27,7 @@ pytestmark = [
 CHROMIUM = shutil.which("chromium")
 EXAMPLE = REPOSITORY / "tools" / "serving" / "page" / "examples" / "coffee.jpg"
 GREEN = np.array([0x20, 0xA0, 0x40], np.float32) / 255  # the colour that the page starts with
-WAIT_MS = 60_000
+WAIT_MS = 180_000
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +151,7 @@ def test_a_16_bit_photograph_through_the_whole_page(page, service, tmp_path):
     assert (download(page, "composite", tmp_path) == to_uint8(over(foreground, alpha, GREEN))).all()
     with page.expect_popup() as opened:  # to zoom to pixels
         page.locator("#cutout img").click()
+    opened.value.wait_for_load_state()
     assert opened.value.evaluate("document.images[0].naturalWidth") == 1400
     for name, selector in (
         ("Alpha", "#alpha img"),

@@ -15,7 +15,8 @@ CSS = """
 .legend span { display: inline-block; width: .9em; height: .9em; border-radius: 50%; margin: 0 .3em 0 .9em; }
 #results img, #clicks img { max-height: 75vh; }
 #results .image-frame img { cursor: zoom-in; }
-.gradio-container { max-width: 1500px !important; }
+#slider img[style*="scale("]:not([style*="scale(1)"]) { image-rendering: pixelated; }
+.gradio-container { max-width: 1500px !important; overflow: clip !important; }
 @media (min-width: 768px) { #output { position: sticky; top: 0; align-self: flex-start; } }
 @media (max-width: 640px) { .gradio-container { padding: .5rem !important; } }
 """
