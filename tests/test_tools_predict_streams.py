@@ -4,6 +4,8 @@ import io
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -165,6 +167,15 @@ def test_wrong_usage_of_streams_and_watch_is_status_2(capsys, arguments, words):
     assert stop.value.code == 2 and words in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("arguments", [["-", "--auto"], ["{0}", "--auto", "--watch"]])
+def test_streams_and_watch_are_refused_in_several_processes(monkeypatch, tmp_path, capsys, arguments):
+    ranks = SimpleNamespace(rank=0, world_size=2, first_speaks=nullcontext)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(predict, "find_ranks", lambda: nullcontext(ranks))
+    assert predict.main([argument.replace("{0}", str(tmp_path)) for argument in arguments]) == 2
+    assert capsys.readouterr().err == "predict.py: - and --watch run in one process: start it without torchrun\n"
+
+
 @pytest.fixture
 def watched(tmp_path, photo, monkeypatch):
     """Run --watch on a folder; before each look something happens to it, and Ctrl-C at the end."""
@@ -224,6 +235,17 @@ def test_watch_lists_a_bad_file_once_and_tries_it_again_when_it_changes(watched,
     assert output.err.count("a.png: not an image") == 1
     assert output.out == f"wrote {tmp_path / 'in_alpha' / 'a.png'}\n"
     assert output.err.count("would both be written to") == 1
+
+
+def test_watch_tries_an_image_again_when_its_mask_comes(watched, photo, tmp_path, capsys):
+    mask = tmp_path / "masks" / "late.png"
+    content = (tmp_path / "masks" / "a.png").read_bytes()
+    steps = [lambda folder: (folder / "late.png").write_bytes(photo.read_bytes()), nothing, nothing]
+    steps += [lambda folder, end=end: mask.write_bytes(content[:end]) for end in (0, 30, None)]
+    assert watched(*steps, nothing, nothing) == 130
+    output = capsys.readouterr()
+    assert output.err.count("holds no image named late.*") == 1 and "truncated" not in output.err
+    assert output.out == f"wrote {tmp_path / 'in_alpha' / 'late.png'}\n"
 
 
 def test_watch_refuses_results_in_its_folder_and_ends_where_the_folder_goes(watched, tmp_path, capsys):

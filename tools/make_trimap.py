@@ -1,8 +1,9 @@
-"""Make trimaps from masks, or from the subjects of photographs.
+"""Make trimaps from masks, from clicks, or from the subjects of photographs.
 
     python tools/make_trimap.py --mask mask.png --width-px 20 --output trimap.png --image photo.jpg --overlay look.jpg
     python tools/make_trimap.py --mask masks --width-percent 2 --output trimaps --image photos --overlay looks
     python tools/make_trimap.py --auto --image photo.jpg --output trimap.png --overlay look.jpg
+    python tools/make_trimap.py --points '[[420,300,1],[30,40,0]]' --image photo.jpg --output trimap.png
 
 The unknown band has this width around the mask's boundary, half of it inside. All fractional pixels of a soft mask are
 unknown too. Percent are of the longer side of the image. A mask is 8- or 16-bit grey (0 background, full scale
@@ -13,7 +14,7 @@ In folders, and with a pattern such as "masks/*.png", files are matched by name 
 A bad file does not stop the command and is listed at the end. Existing files are an error, unless --overwrite replaces
 or --resume skips them. An overlay shows foreground in blue, background in orange, and the band unchanged between its
 drawn borders. --auto finds the subject with an optional package (requirements-extra.txt). Its band is wider where it is
-uncertain.
+uncertain. --points are clicks on the subject (1) and the background (0), as of predict.py.
 
 Exit status: 0 made, 1 something is wrong with the files, 2 wrong usage.
 """
@@ -42,12 +43,15 @@ from data.trimap import (
     trimap_of_mask,
     write_trimap,
 )
+from inference.auto.clicks import trimap_of_clicks
 from inference.auto.subject import trimap_of_subject
 from inference.batch import Failure, attempt
 from inference.jobs import Job, Kind, check_outputs, find_jobs
 from runtime.command_line import integer_from, number_up_to, refuse_existing
 from runtime.errors import UserError
+from tools.prediction.command_line import add_points_option
 from tools.prediction.messages import list_failures, say
+from tools.prediction.steps import check_points
 
 TOOL = "make_trimap.py"
 TRIMAP = Kind("_trimap", LOSSLESS_SUFFIXES, "A trimap is stored without loss, so not as JPEG")
@@ -84,7 +88,7 @@ def make_trimap(
     """Write one trimap and its overlay.
 
     Args:
-        job: mask, or photograph with --auto, and the trimap to write.
+        job: mask, or photograph with --auto or --points, and the trimap to write.
         options: of the command line.
         find_photograph: returns the photograph of a mask, for --image.
         overlay: image to write.
@@ -93,10 +97,13 @@ def make_trimap(
     """
     image = read_image(find_photograph(job.image)) if options.image else None
     band_px = partial(choose_band_px, options)
-    if options.auto:
-        assert image is not None, "--auto needs --image"
+    if options.auto or options.points:
+        assert image is not None, "--auto and --points need --image"
         longer_px = max(image.shape[:2])
-        trimap = trimap_of_subject(image, 100 * band_px(longer_px) / longer_px, job.image)
+        if options.auto:
+            trimap = trimap_of_subject(image, 100 * band_px(longer_px) / longer_px, job.image)
+        else:
+            trimap = trimap_of_clicks(image, band_px(longer_px), options.points, name=job.image)
     else:
         size = None if image is None else (image.shape[1], image.shape[0])
         trimap = trimap_of_mask(job.image, band_px, options.threshold, size)
@@ -142,6 +149,7 @@ def make_trimaps(options: argparse.Namespace) -> int:
     """
     sources = [str(options.mask or options.image)]
     jobs = find_jobs(sources, options.output, TRIMAP, ".png")
+    check_points(options, len(jobs))
     find_photograph, photographs = find_photographs(options)
     check_outputs(jobs, photographs, TRIMAP, bits=8)
     overlays = find_jobs(sources, options.overlay, OVERLAY, ".png") if options.overlay else []
@@ -168,7 +176,7 @@ def make_trimaps(options: argparse.Namespace) -> int:
 def find_photographs(options: argparse.Namespace) -> tuple[Callable[[Path], Path], list[Path]]:
     """Find the photographs of the masks.
 
-    Returns: a function from a mask to its photograph, and all photographs; with --auto from a photograph to itself.
+    Returns: a function from a mask to its photograph, and all photographs; without masks from a photograph to itself.
 
     Raises:
         FileNotFoundError: --image is missing, or a folder without images.
@@ -193,6 +201,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--mask", type=Path, help="mask, folder of masks, or pattern")
     source.add_argument("--auto", action="store_true", help="find the subject in --image, without a mask")
+    add_points_option(source)
     parser.add_argument("--output", type=Path, required=True, help="trimap to write, or folder for trimaps")
     width = parser.add_mutually_exclusive_group()
     width.add_argument(
@@ -208,14 +217,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=number_up_to(1),
         help="threshold (0 to 1) for soft masks, such as JPEG files and network outputs",
     )
-    parser.add_argument("--image", type=Path, help="photograph, or folder of photographs, for --overlay or --auto")
+    parser.add_argument("--image", type=Path, help="photograph, or folder of photographs, for all but --mask")
     parser.add_argument("--overlay", type=Path, help="image for checking the trimap, or folder for such images")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="make only missing files")
     existing.add_argument("--overwrite", action="store_true", help="replace existing files")
     options = parser.parse_args(arguments)
-    if options.auto and (options.image is None or options.threshold is not None):
-        parser.error("--auto needs --image and takes no --threshold")
+    if not options.mask and (options.image is None or options.threshold is not None):
+        parser.error("--auto and --points need --image and take no --threshold")
     if options.overlay and not options.image:
         parser.error("--overlay needs --image")
     return options

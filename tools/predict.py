@@ -109,7 +109,12 @@ def matte_forever(options: argparse.Namespace) -> NoReturn:
         OSError, UserError: no image can be matted, or no further one.
     """
     jobs = watched_jobs(
-        Path(options.images[0]), options.output, KINDS[options.kind], f".{options.format}", options.bits
+        Path(options.images[0]),
+        options.trimap_dir or options.mask,
+        options.output,
+        KINDS[options.kind],
+        f".{options.format}",
+        options.bits,
     )
     list_trimaps(options, num_images=1)  # to find a wrong folder at once
     # Trimaps may appear later too, so they are listed anew for each image.

@@ -41,12 +41,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     group.add_argument("--trimap-dir", type=Path, metavar="FOLDER", help="trimaps")
     group.add_argument("--mask", type=Path, help="mask of a single image, or folder of masks; any size")
     group.add_argument("--auto", action="store_true", help="find the subject")
-    group.add_argument(
-        "--points",
-        type=points,
-        metavar="JSON",
-        help="clicks on a single image, 1 on the subject and 0 on the background: '[[x,y,1],[x,y,0]]'",
-    )
+    add_points_option(group)
     group.add_argument(
         "--scribbles",
         type=Path,
@@ -149,6 +144,16 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     if options.premultiplied and options.kind != "rgba":
         parser.error("--premultiplied is for --as rgba")
     return options
+
+
+def add_points_option(group: argparse._ActionsContainer) -> None:
+    """Add --points, clicks on one image; see `tools.prediction.steps.check_points`."""
+    group.add_argument(
+        "--points",
+        type=points,
+        metavar="JSON",
+        help="clicks on a single image, 1 on the subject and 0 on the background: '[[x,y,1],[x,y,0]]'",
+    )
 
 
 def add_network_options(group: argparse._ActionsContainer) -> None:

@@ -47,8 +47,7 @@ def list_trimaps(options: argparse.Namespace, num_images: int) -> Trimaps:
         DataError: one file for several images, a folder for --trimap, a file for --trimap-dir.
     """
     place: Path | None = options.trimap or options.trimap_dir or options.mask or options.scribbles
-    if options.points and num_images > 1:
-        raise DataError(f"--points are those of one image, and here are {num_images}: give one image")
+    check_points(options, num_images)
     if place is None:
         return {}
     if options.scribbles and place.is_dir():
@@ -67,6 +66,16 @@ def list_trimaps(options: argparse.Namespace, num_images: int) -> Trimaps:
         advice = "give one image" if options.scribbles else "give a folder of trimaps or masks"
         raise DataError(f"{place} is one file for {num_images} images: {advice}")
     return {}
+
+
+def check_points(options: argparse.Namespace, num_images: int) -> None:
+    """Refuse --points for several images.
+
+    Raises:
+        DataError: several images.
+    """
+    if options.points and num_images > 1:
+        raise DataError(f"--points are those of one image, and here are {num_images}: give one image")
 
 
 def read_pair(

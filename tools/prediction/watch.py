@@ -2,26 +2,34 @@
 
 import os
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from data.image_io.formats import find_images
 from data.image_io.images import DataError
+from data.sources.layouts import image_name
 from inference.jobs import Job, Kind, check_outputs
 from tools.prediction.messages import say
 
 INTERVAL_S = 1.0
-"""Between two looks. A file is complete if its size and time are those of the last look."""
+"""Between two looks. Files are complete if their sizes and times are those of the last look."""
+
+State = tuple[tuple[int, int], ...]
+"""Size and time of change of an image, and of its trimaps or masks."""
 
 
-def watched_jobs(folder: Path, output: Path | None, kind: Kind, suffix: str, bits: int) -> Iterator[Job]:
-    """Yield the images of a folder without a result, each when its file is complete; never ends.
+def watched_jobs(
+    folder: Path, partners: Path | None, output: Path | None, kind: Kind, suffix: str, bits: int
+) -> Iterator[Job]:
+    """Yield the images of a folder without a result, each when its files are complete; never ends.
 
-    An image that fails is tried again when its file changes.
+    An image that fails is tried again when it or its trimap or mask changes, or comes.
 
     Args:
         folder: to watch. Subfolders are not searched.
+        partners: folder of trimaps or masks, or None.
         output: folder of the results. If None, it is that of `inference.jobs.find_jobs`.
         kind: of the results.
         suffix: of the results.
@@ -36,16 +44,20 @@ def watched_jobs(folder: Path, output: Path | None, kind: Kind, suffix: str, bit
         raise DataError(f"{results}: images are looked for there too; name a folder of its own")
     check_outputs([Job(folder / f"name{suffix}", results / f"name{suffix}")], [], kind, bits)
     say(f"watching {folder}, results go to {results}; Ctrl-C ends")
-    return _new_jobs(folder, results, suffix)
+    return _new_jobs(folder, partners, results, suffix)
 
 
-def _new_jobs(folder: Path, results: Path, suffix: str) -> Iterator[Job]:
-    last: dict[Path, tuple[int, int]] = {}
-    tried: dict[Path, tuple[int, int]] = {}
+def _new_jobs(folder: Path, partners: Path | None, results: Path, suffix: str) -> Iterator[Job]:
+    last: dict[Path, State] = {}
+    tried: dict[Path, State] = {}
     made_of: dict[Path, Path] = {}
     while True:
-        for image, state in _states(folder).items():
-            is_stable = last.get(image) == state and state[0] > 0
+        others: defaultdict[str, State] = defaultdict(tuple)
+        for path, of_path in _states(partners).items() if partners else ():
+            others[image_name(path)] += (of_path,)
+        for image, of_image in _states(folder).items():
+            state = (of_image, *others[image_name(image)])
+            is_stable = last.get(image) == state and all(size > 0 for size, _ in state)
             last[image] = state
             output = results / f"{image.stem}{suffix}"
             if not is_stable or tried.get(image) == state:
