@@ -57,7 +57,6 @@ def _remove_dead(parent: Path) -> None:
         return
     for folder in parent.glob(f"{PREFIX}*"):
         with suppress(OSError):  # its owner lives, or another server removes it too
-            found = folder.lstat()
-            if found.st_uid == os.getuid() and not folder.is_symlink():
+            if folder.lstat().st_uid == os.getuid():
                 with _locked(folder):
-                    shutil.rmtree(folder)
+                    shutil.rmtree(folder)  # refuses a link
