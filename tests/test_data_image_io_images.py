@@ -21,6 +21,7 @@ from data.image_io.images import (
     DataError,
     as_colours,
     as_grey,
+    as_unit_floats,
     read_alpha,
     read_image,
     read_raw,
@@ -130,6 +131,12 @@ def test_colours_are_taken_from_arrays_of_any_kind():
     for shape in ((5, 7, 2), (7,), (1, 5, 7, 3)):
         with pytest.raises(DataError, match="the image has shape"):
             as_colours(np.zeros(shape))
+
+
+def test_floats_off_by_the_rounding_of_a_resize_are_clipped():
+    assert as_unit_floats(np.array([-9e-6, 0.25, 1 + 9e-6])).tolist() == [0, 0.25, 1]
+    with pytest.raises(DataError, match=r"in \[0, 1\]"):
+        as_unit_floats(np.array([0.25, 1.001]))
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "tif"])

@@ -191,7 +191,7 @@ def as_unit_floats(pixels: NDArray, name: str | Path = "the image") -> NDArray[n
     """Convert uint8, uint16 or floats in [0, 1] of any shape to float32; float32 is returned without a copy.
 
     Args:
-        pixels: see above.
+        pixels: see above. Floats may be off by the rounding of a resize, 1e-5, and are then clipped.
         name: its name in errors.
 
     Raises:
@@ -199,9 +199,11 @@ def as_unit_floats(pixels: NDArray, name: str | Path = "the image") -> NDArray[n
     """
     if not np.issubdtype(pixels.dtype, np.floating):
         return to_float(pixels)
-    if not ((pixels >= 0) & (pixels <= 1)).all():  # false for NaN
-        raise DataError(f"expected {name} in [0, 1], got {pixels.min():.4g} to {pixels.max():.4g}: scale it")
-    return pixels.astype(np.float32, copy=False)
+    if ((pixels >= 0) & (pixels <= 1)).all():  # false for NaN
+        return pixels.astype(np.float32, copy=False)
+    if ((pixels >= -1e-5) & (pixels <= 1 + 1e-5)).all():
+        return pixels.clip(0, 1).astype(np.float32, copy=False)
+    raise DataError(f"expected {name} in [0, 1], got {pixels.min():.4g} to {pixels.max():.4g}: scale it")
 
 
 def to_uint8(values: NDArray) -> NDArray[np.uint8]:
