@@ -60,7 +60,7 @@ def test_an_interrupt_while_workers_start_reaches_the_main_process_alone(tmp_pat
         "if __name__ == '__main__':\n"
         "    try:\n        list(map_in_workers(abs, [-1, -2], 2))\n"
         "    except KeyboardInterrupt:\n        print('interrupted')\n"
-        "else:\n    print('starts', flush=True)\n    time.sleep(1)\n"
+        "else:\n    print('starts\\n', end='', flush=True)\n    time.sleep(1)\n"  # one write, even unbuffered
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent), "OMP_NUM_THREADS": "1"}
     run = subprocess.Popen(
