@@ -45,6 +45,19 @@ def test_what_stands_out_is_hot():
     assert heat[is_disc].mean() > 0.8 and heat[~is_disc].mean() < 0.4
 
 
+def test_a_photograph_seen_before_is_not_looked_at_again(monkeypatch):
+    image, calls = photograph(100, 150), []
+    runtime = saliency.import_extra("onnxruntime", "a test")
+    run = runtime.InferenceSession.run
+    monkeypatch.setattr(runtime.InferenceSession, "run", lambda *given: calls.append(given) or run(*given))
+    network = saliency._network.__wrapped__()
+    monkeypatch.setattr(saliency, "_network", lambda: network)
+    first = saliency.heat_map(image).copy()
+    np.testing.assert_array_equal(saliency.heat_map(image), first)
+    assert len(calls) == 1
+    assert not np.array_equal(saliency.heat_map(255 - image), first) and len(calls) == 2
+
+
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(saliency, "_network", saliency._network.__wrapped__)
     monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)

@@ -329,11 +329,13 @@ def test_cuda_that_onnxruntime_was_built_for_and_does_not_find(monkeypatch, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", [ViT, ViTDet])
-def test_full_size_networks(tmp_path, backbone):
+def test_networks_of_full_width(tmp_path, backbone):
+    """Of width 384 and with windows of the recipes; two blocks, since the exporter takes minutes for twelve."""
     torch.manual_seed(0)
-    model = randomise_vitmatte(ViTMatte(backbone(), DetailCapture(384)))
+    vit = backbone(depth=2, global_block_indexes=[1], conv_residual_block_indexes=[1])
+    model = randomise_vitmatte(ViTMatte(vit, DetailCapture(384)))
     write_onnx(model, tmp_path / "model.onnx", "a test", "No terms.")
     network = OnnxNetwork(tmp_path / "model.onnx")
-    for size in ((97, 33), (512, 512), (650, 490)):
+    for size in ((97, 33), (650, 490)):
         image, trimap = pair(*size)
         torch.testing.assert_close(network.alpha(image, trimap), alpha_of(model, image, trimap), rtol=0, atol=1e-4)

@@ -202,10 +202,9 @@ def test_compiled_alpha_is_the_same_but_for_rounding(model):
     compiled, network = TorchNetwork(model, is_compiled=True), TorchNetwork(model)
     assert compiled.name == "cpu, float32, compiled"
     counters.clear()
-    for size in ((45, 70), (96, 64)):
-        image, trimap = tensors(*size)
-        unknown = trimap == 0.5
-        alpha, expected = (some.alpha(image, trimap)[unknown] for some in (compiled, network))
-        torch.testing.assert_close(alpha, expected, rtol=0, atol=5e-6)
-        assert expected.std() > 0.1
+    image, trimap = tensors(45, 70)
+    unknown = trimap == 0.5
+    alpha, expected = (some.alpha(image, trimap)[unknown] for some in (compiled, network))
+    torch.testing.assert_close(alpha, expected, rtol=0, atol=5e-6)
+    assert expected.std() > 0.1
     assert counters["stats"]["unique_graphs"] > 0  # or nothing was compiled
