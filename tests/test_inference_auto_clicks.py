@@ -9,7 +9,7 @@ import pytest
 from data.image_io.images import DataError, read_alpha, read_image, to_uint8
 from data.trimap import trimap_from_mask
 from inference.auto import clicks
-from inference.auto.clicks import region_of_clicks, trimap_of_clicks
+from inference.auto.clicks import refine_trimap, region_of_clicks, trimap_of_clicks
 from inference.auto.labels import decode_scribbles, parse_points, read_scribbles
 from tests.helpers.clicks import deepest_point, first_clicks, next_click, overlap
 
@@ -48,6 +48,27 @@ def test_a_click_takes_its_disc_and_not_the_other(no_saliency):
     assert overlap(region_of_clicks(image, [(45, 60, 0), (80, 10, 0), (115, 60, 1)]), RIGHT) > 0.98
     both = [(45, 60, 1), (80, 10, 0), (115, 60, 1)]
     assert overlap(region_of_clicks(image, both), LEFT | RIGHT) > 0.98
+
+
+def test_a_click_corrects_a_trimap_around_it_and_nowhere_else():
+    """A start that misses the right disc, and has a notch that the colours contradict: no click is near that."""
+    image = paint((LEFT, RED), (RIGHT, BLUE))
+    start = LEFT & ~disc(SHAPE, (60, 20), 12)
+    trimap = trimap_from_mask(start, 4)
+    refined = refine_trimap(image, trimap, 4, [(115, 60, 1)])
+    assert overlap(refined == 1, trimap_from_mask(start | RIGHT, 4) == 1) > 0.98
+    assert overlap(refined == 0, trimap_from_mask(start | RIGHT, 4) == 0) > 0.98
+    np.testing.assert_array_equal(refined[:, :80], trimap[:, :80])
+    both = trimap_from_mask(LEFT | RIGHT, 4)
+    np.testing.assert_array_equal(refine_trimap(image, both, 4, [(115, 60, 0)])[:, :80], both[:, :80])
+    assert (refine_trimap(image, both, 4, [(115, 60, 0)])[:, 80:] == 0).mean() > 0.98
+
+
+def test_clicks_that_agree_with_a_trimap_change_their_own_pixels_only():
+    image, trimap = paint((LEFT, RED), (RIGHT, BLUE)), trimap_from_mask(LEFT, 4)
+    refined = refine_trimap(image, trimap, 4, [(45, 60, 1), (80, 10, 0), (20, 60, 0)])
+    assert trimap[60, 20] == 0.5 and refined[60, 20] == 0
+    assert (refined != trimap).sum() == 1 and refined.dtype == np.float32
 
 
 @pytest.mark.parametrize("label", [0, 1])

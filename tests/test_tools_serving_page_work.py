@@ -5,8 +5,7 @@ import pytest
 from PIL import Image
 
 from data.image_io.images import DataError, read_raw, to_uint8, to_uint16
-from data.trimap import trimap_from_mask
-from inference.auto import clicks
+from data.trimap import read_trimap, trimap_from_mask
 from inference.foreground import cut_out, estimate_foreground, over
 from inference.network import TorchNetwork
 from inference.predictor import Predictor
@@ -114,7 +113,23 @@ def test_points_and_strokes_grow_together(session, tmp_path, growing):
     session.steps[:] = [FOUND, (3.0, 4.0, 1)]
     make_trimap(session, 10)
     assert growing[1][1:] == ([(3.0, 4.0, 1)], None)
-    assert callable(clicks.trimap_of_clicks)
+
+
+def test_points_correct_a_file_that_was_given(session, tmp_path, growing, monkeypatch):
+    opened(session, tmp_path)
+    given = tmp_path / "t.png"
+    given.write_bytes(pair().files["trimap"])
+    calls = []
+
+    def refine_trimap(image, trimap, width_px, points, name):
+        calls.append((trimap, width_px, [*points]))
+        return 1 - trimap
+
+    monkeypatch.setattr(work, "refine_trimap", refine_trimap)
+    session.steps += [("trimap", given), (3.0, 4.0, 1), stroke(UNKNOWN, slice(5, 6), slice(0, 9))]
+    refined, ((trimap, width_px, points),) = make_trimap(session, 10), calls
+    assert (trimap == read_trimap(given)).all() and (width_px, points, growing) == (6, [(3.0, 4.0, 1)], [])
+    assert (refined[5, :9] == 0.5).all() and (refined[6:] == 1 - trimap[6:]).all()
 
 
 def test_edited_points_replace_those_that_have_an_effect():

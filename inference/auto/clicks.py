@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.image_io.images import DataError, as_colours, as_unit_floats, to_uint8
-from data.trimap import BACKGROUND, FOREGROUND, UNKNOWN, trimap_from_mask
+from data.trimap import BACKGROUND, FOREGROUND, UNKNOWN, distance_to, ramp_alpha, trimap_from_mask
 from inference.auto.grabcut import band_labels, grab_cut
 from inference.auto.labels import Point, place_labels
 from inference.auto.subject import find_heat
@@ -94,11 +94,46 @@ def region_of_clicks(
     return _grow(colours, place_labels(colours.shape[:2], points, scribbles, name), name)
 
 
-def _grow(image: NDArray[np.float32], labels: NDArray[np.float32], name: str | Path) -> NDArray[np.bool_]:
-    """Grow labels (H, W) on an image (H, W, 3) of the same size."""
+def refine_trimap(
+    image: NDArray, trimap: NDArray, width_px: int, points: Iterable[Point], name: str | Path = "the image"
+) -> NDArray[np.float32]:
+    """Correct a trimap by points. A point changes the part around it that is known otherwise, and nothing else.
+
+    Args:
+        image: as `region_of_clicks` takes it.
+        trimap: (H, W) in {0, 0.5, 1}.
+        width_px: of the band around the parts that change, >= 1.
+        points: as there.
+        name: as there.
+
+    Returns: (H, W) in {0, 0.5, 1}. Labelled pixels have their label.
+
+    Raises:
+        DataError: a point lies outside the image; not an image as above.
+        ConfigError: a width below 1.
+    """
+    colours = as_unit_floats(as_colours(image, name), name)
+    labels = place_labels(colours.shape[:2], points, None, name)
+    subject = ramp_alpha(trimap) > 0.5
+    region = _grow(colours, labels, name, subject.astype(np.float32))
+    _, parts = cv2.connectedComponents(((region != subject) & (trimap != UNKNOWN)).astype(np.uint8))
+    is_changed = np.isin(parts, np.setdiff1d(parts[labels != UNKNOWN], 0))
+    if is_changed.any():
+        is_near = distance_to(is_changed) <= width_px + 1
+        trimap = np.where(is_near, trimap_from_mask(np.where(is_near, region, subject), width_px, name), trimap)
+    return np.where(labels == UNKNOWN, trimap, labels).astype(np.float32)
+
+
+def _grow(
+    image: NDArray[np.float32],
+    labels: NDArray[np.float32],
+    name: str | Path,
+    guess: NDArray[np.float32] | None = None,
+) -> NDArray[np.bool_]:
+    """Grow labels (H, W) on an image (H, W, 3) of the same size, from a guess (h, w) of the subject."""
     fine = _resized(image, _reduced_shape(labels, FINE_PX))
     coarse = _resized(fine, _reduced_shape(labels, CUT_PX))
-    heat = _heat(image, name)
+    heat = _heat(image, name) if guess is None else guess
     region = _resized(_guess(coarse, labels, heat, name), coarse.shape[:2]) > 0.5
     region = _cut(coarse, labels, np.where(region, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8), CUT_ITERATIONS)
     region = _enlarged(region, coarse, fine)

@@ -1,6 +1,6 @@
 """Run all jobs in a few minutes on a CPU: data, conversion, training, evaluation, images. `make demo` runs it.
 
-    python tools/runs/demo.py --seed 0 --output output/demo
+    python tools/runs/demo.py --seed 0 --output output/demo [train.samples_per_epoch=4000 ...]
 
 It generates a small matting set, converts a tiny checkpoint in the DINOv3 layout (random weights, no download) and
 trains `configs/demo.py`. On held-out composites it compares the trained network with the trivial alpha, with the
@@ -111,10 +111,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("output/demo"), help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of the data, the first weights and the run")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the config, as main.py takes them")
     options = parser.parse_args(arguments)
     start = time.monotonic()
     output = options.output.resolve()
-    overrides = [write_override("train.output_dir", str(output)), f"train.seed={options.seed}"]
+    overrides = [write_override("train.output_dir", str(output)), f"train.seed={options.seed}", *options.overrides]
     cfg = load_config(CONFIG)
     apply_overrides(cfg, overrides)
 

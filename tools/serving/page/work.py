@@ -3,7 +3,7 @@
 import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from data.trimap import (
     trimap_of_mask,
     write_trimap,
 )
-from inference.auto.clicks import trimap_of_clicks
+from inference.auto.clicks import refine_trimap, trimap_of_clicks
 from inference.auto.labels import Point, parse_points
 from inference.auto.subject import trimap_of_subject
 from inference.foreground import cut_out, estimate_foreground, over
@@ -104,8 +104,9 @@ def check_open(session: Session) -> tuple[int, int]:
 def make_trimap(session: Session, width_percent: float) -> NDArray[np.float32] | None:
     """Make the trimap that follows from the steps of a session.
 
-    The last of "found", a mask and a trimap starts it. Points after that replace it by what grows from the points.
-    Strokes are laid over it; without a start, subject and background strokes grow as points do.
+    The last of "found", a mask and a trimap starts it. Points after a mask or a trimap correct it. Points after "found"
+    grow anew, which uses what is found already. Without a start, subject and background strokes grow as points do.
+    Strokes are laid over the result.
 
     Args:
         session: with a photograph.
@@ -121,24 +122,26 @@ def make_trimap(session: Session, width_percent: float) -> NDArray[np.float32] |
     steps = session.steps[last_start(session.steps) :]
     strokes = [step.labels for step in steps if isinstance(step, Strokes)]
     points = points_of(steps)
-    if points or (strokes and not is_start(steps[0])):
+    if not steps:
+        return None
+    photograph, start = read_image(session.photograph), cast(Any, steps[0])
+    if start == FOUND and not points:
+        trimap = trimap_of_subject(photograph, width_percent, "the photograph")
+    elif start == FOUND or not is_start(start):
         labels = np.full(size, UNKNOWN, np.float32)
         for stroke in strokes:
             labels = paint(labels, stroke)
         scribbles = labels if (labels != UNKNOWN).any() else None
-        trimap = trimap_of_clicks(read_image(session.photograph), width_px, points, scribbles, "the photograph")
-    elif not steps:
-        return None
-    elif steps[0] == FOUND:
-        trimap = trimap_of_subject(read_image(session.photograph), width_percent, "the photograph")
+        trimap = trimap_of_clicks(photograph, width_px, points, scribbles, "the photograph")
     else:
-        start: Any = steps[0]
         kind, path = start
         if kind == MASK:
             trimap = trimap_for_matting(trimap_of_mask(path, lambda longer_px: width_px, None, size[::-1]))
         else:
             trimap = read_trimap(path)
             check_same_size(np.empty(size), Path("the photograph"), trimap, Path("the trimap"))
+        if points:
+            trimap = refine_trimap(photograph, trimap, width_px, points, "the photograph")
     for stroke in strokes:
         trimap = paint(trimap, stroke)
     return trimap
