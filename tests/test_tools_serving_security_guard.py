@@ -200,7 +200,7 @@ def test_silent_connections_cannot_keep_others_out(tmp_path, monkeypatch):
     monkeypatch.setattr(connections, "MAX_CONNECTIONS", 4)
     with running(tmp_path) as service, ExitStack() as stack:
         address = ("127.0.0.1", service.port)
-        silent = [stack.enter_context(socket.create_connection(address, 20)) for _ in range(9)]
+        silent = [stack.enter_context(socket.create_connection(address, 10)) for _ in range(9)]
         assert service.client.get("/health").status_code == 200
         assert [connection.recv(1) for connection in silent[:6]] == [b""] * 6
         silent[-1].sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
