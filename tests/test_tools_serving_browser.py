@@ -4,6 +4,7 @@ import base64
 import json
 import shutil
 from pathlib import Path
+from unittest import mock
 from urllib.parse import urlsplit
 
 import cv2
@@ -16,6 +17,7 @@ from inference.foreground import cut_out, estimate_foreground, over
 from tests.helpers.image_files import wide_profile
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.serving import encoded, page_folder, running, with_page, with_profile
+from tools.serving.page import files
 from tools.serving.security.bodies import BodyLimits
 from tools.serving.security.guard import Rules
 
@@ -33,9 +35,11 @@ WAIT_MS = 180_000
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
     rules = Rules(body=BodyLimits(20_000_000))
-    with running(
-        tmp_path_factory.mktemp("temporary"), rules, max_pixels=1_000_000, mount=with_page, max_waiting=16
-    ) as one:
+    folder = tmp_path_factory.mktemp("temporary")
+    with (
+        mock.patch.object(files, "CHECK_S", 1.0),
+        running(folder, rules, max_pixels=1_000_000, mount=with_page, max_waiting=16) as one,
+    ):
         yield one
 
 
@@ -226,7 +230,7 @@ def test_points_are_given_by_the_keyboard_alone(page):
     undo = page.locator("#undo")
     undo.focus()
     changed(page, "#clicks img", lambda: undo.press("Enter"))
-    assert points.input_value() == "[[9, 9, 0]]"
+    assert points.input_value() == ""
 
 
 def test_the_page_of_the_api_asks_no_other_host(page, service):
@@ -234,7 +238,8 @@ def test_the_page_of_the_api_asks_no_other_host(page, service):
     page.locator(".opblock").first.wait_for()
 
 
-def test_files_go_when_the_browser_leaves(browser, service, tmp_path):
+def test_files_go_soon_after_the_browser_leaves(browser, service, monkeypatch):
+    monkeypatch.setattr(files, "LEFT_S", 0.0)
     context = browser.new_context()
     tab = context.new_page()
     tab.goto(service.url)

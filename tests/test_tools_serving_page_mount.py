@@ -6,11 +6,15 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import httpx
+import numpy as np
 import pytest
 
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.serving import MAX_BYTES, bomb, page_folder, pair, running, wait_until, with_page
+from tools.serving.errors import RefusedError
+from tools.serving.page.drawing import BRUSHES
 from tools.serving.security.bodies import BodyLimits
 from tools.serving.security.guard import Rules
 
@@ -60,6 +64,70 @@ def test_an_upload_opens(service):
     message = call(service, "open", [file_data(upload(service, pair().files["image"])), 3])
     assert message["success"], message
     assert message["output"]["data"][0] == "56 x 40 px"
+
+
+EDITOR = {"background": None, "layers": [], "composite": None, "id": None}
+
+
+def opened(service, session):
+    path = upload(service, pair().files["image"])
+    assert call(service, "open", [file_data(path), 3], session)["success"]
+
+
+def matted(service, session, **changes):
+    given = {"editor": EDITOR, "width": 3, "bits": 8, "colour": "#20a040", "behind": None, **changes}
+    return call(service, "make", [*given.values()], session)
+
+
+def test_a_bad_background_leaves_the_results_as_they_were(service):
+    opened(service, "background")
+    trimap = file_data(upload(service, pair().files["trimap"]))
+    assert call(service, "add_file", [trimap, "trimap", 3], "background")["success"]
+    message = matted(service, "background")
+    assert message["success"], message
+    alpha = Path(message["output"]["data"][2]["path"])
+    for changes in ({"behind": file_data(upload(service, b"words"))}, {"colour": "no colour"}):
+        assert not matted(service, "background", **changes)["success"]
+        assert alpha.exists()
+
+
+def test_an_event_that_a_full_queue_refuses_changes_nothing(service, monkeypatch):
+    opened(service, "refused")
+    points = "[[30, 20, 1], [2, 2, 0]]"
+    assert call(service, "use_points", [points, 3], "refused")["success"]
+    layer = np.zeros((40, 56, 4), np.uint8)
+    layer[20:25, 20:30] = *BRUSHES["subject"], 255
+    painted = upload(service, cv2.imencode(".png", layer[:, :, [2, 1, 0, 3]])[1].tobytes())
+    strokes = {**EDITOR, "layers": [file_data(painted)]}
+    trimap = file_data(upload(service, pair().files["trimap"]))
+
+    def refuse(work):
+        raise RefusedError(503, "the queue is full", 5)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(service.queue, "submit", refuse)
+        for name, data in (
+            ("undo_step", [3]),
+            ("start_over", [3]),
+            ("add_file", [trimap, "trimap", 3]),
+            ("open", [trimap, 3]),
+            ("use_strokes", [strokes, 3]),
+            ("make", [strokes, 3, 8, "#20a040", None]),
+        ):
+            message = call(service, name, data, "refused")
+            assert not message["success"] and "the queue is full" in message["output"]["error"], (name, message)
+    message = call(service, "redraw", [3], "refused")
+    assert json.loads(message["output"]["data"][2]) == json.loads(points)
+    assert call(service, "undo_step", [3], "refused")["output"]["data"][2] == ""
+
+
+def test_each_change_is_one_job_of_the_queue(service, monkeypatch):
+    jobs, submit = [], service.queue.submit
+    monkeypatch.setattr(service.queue, "submit", lambda work: jobs.append(work) or submit(work))
+    opened(service, "jobs")
+    trimap = file_data(upload(service, pair().files["trimap"]))
+    assert call(service, "add_file", [trimap, "trimap", 3], "jobs")["success"]
+    assert matted(service, "jobs")["success"] and len(jobs) == 3
 
 
 @pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/info", "/theme.css", "/docs", "/nothing"])

@@ -1,5 +1,8 @@
 """What the buttons of the page do, without a browser: the trimap of a session's steps, its results, its files."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,18 +17,20 @@ from tests.helpers.networks import tiny_model
 from tests.helpers.serving import bomb, encoded, pair, with_profile
 from tools.serving.errors import TooLargeError
 from tools.serving.matting import Matter
-from tools.serving.page import work
+from tools.serving.page import files, work
 from tools.serving.page.drawing import BRUSHES, NO_STROKE, checkerboard, draw_trimap, paint, read_strokes, reduce
 from tools.serving.page.files import Sessions, Strokes
 from tools.serving.page.work import (
     FOUND,
     add_file,
+    change,
     compose,
     make_trimap,
     matte,
     open_photograph,
     points_of,
     replace_points,
+    undo,
 )
 
 SUBJECT, BACKGROUND, UNKNOWN = range(3)
@@ -68,7 +73,7 @@ def test_a_16_bit_photograph_with_a_profile_is_matted_as_it_was_uploaded(session
     opened(session, tmp_path, encoded(image))
     trimap = tmp_path / "t.png"
     trimap.write_bytes(pair().files["trimap"])
-    add_file(session, trimap, False, 10_000)
+    add_file(session, trimap, False, 10_000, 3)
     predictor = Predictor(TorchNetwork(tiny_model()))
     alpha = predictor.predict(image, pair().trimap)
     results = matte(session, Matter(predictor.alpha, 10_000), 3, 16)
@@ -87,10 +92,10 @@ def test_a_16_bit_photograph_with_a_profile_is_matted_as_it_was_uploaded(session
         assert cutout.info["icc_profile"] == wide_profile()
 
 
-def test_strokes_lie_over_what_was_found_and_undo_takes_them_back(session, tmp_path, growing):
+def test_strokes_lie_over_what_was_found(session, tmp_path, growing):
     opened(session, tmp_path)
     assert make_trimap(session, 3) is None
-    session.steps += [FOUND, stroke(UNKNOWN, slice(0, 3), slice(0, 9)), stroke(SUBJECT, slice(2, 3), slice(0, 4))]
+    session.steps.extend([FOUND, stroke(UNKNOWN, slice(0, 3), slice(0, 9)), stroke(SUBJECT, slice(2, 3), slice(0, 4))])
     expected = pair().trimap / np.float32(255)
     expected[:3, :9] = 0.5
     expected[2, :4] = 1
@@ -104,7 +109,7 @@ def test_strokes_lie_over_what_was_found_and_undo_takes_them_back(session, tmp_p
 
 def test_points_and_strokes_grow_together(session, tmp_path, growing):
     opened(session, tmp_path)
-    session.steps += [stroke(BACKGROUND, slice(5, 6), slice(0, 9)), (3.0, 4.0, 1), (7.0, 8.0, 0)]
+    session.steps.extend([stroke(BACKGROUND, slice(5, 6), slice(0, 9)), (3.0, 4.0, 1), (7.0, 8.0, 0)])
     trimap = make_trimap(session, 10)
     ((width_px, points, scribbles),) = growing
     assert (width_px, points) == (6, [(3.0, 4.0, 1), (7.0, 8.0, 0)])
@@ -126,7 +131,7 @@ def test_points_correct_a_file_that_was_given(session, tmp_path, growing, monkey
         return 1 - trimap
 
     monkeypatch.setattr(work, "refine_trimap", refine_trimap)
-    session.steps += [("trimap", given), (3.0, 4.0, 1), stroke(UNKNOWN, slice(5, 6), slice(0, 9))]
+    session.steps.extend([("trimap", given), (3.0, 4.0, 1), stroke(UNKNOWN, slice(5, 6), slice(0, 9))])
     refined, ((trimap, width_px, points),) = make_trimap(session, 10), calls
     assert (trimap == read_trimap(given)).all() and (width_px, points, growing) == (6, [(3.0, 4.0, 1)], [])
     assert (refined[5, :9] == 0.5).all() and (refined[6:] == 1 - trimap[6:]).all()
@@ -148,7 +153,7 @@ def test_a_mask_gets_the_band_that_is_chosen(session, tmp_path):
     mask = np.zeros((40, 56), np.uint8)
     mask[20:] = 255
     (tmp_path / "m.png").write_bytes(encoded(mask))
-    add_file(session, tmp_path / "m.png", True, 10_000)
+    add_file(session, tmp_path / "m.png", True, 10_000, 3)
     (tmp_path / "m.png").unlink()
     assert (make_trimap(session, 20) == trimap_from_mask(mask, 11)).all()
 
@@ -170,8 +175,8 @@ def test_what_cannot_be_used_leaves_the_session_as_it_was(session, tmp_path):
     ):
         bad.write_bytes(content)
         with pytest.raises(error, match=words):
-            add_file(session, bad, False, 10_000)
-    assert session.photograph.read_bytes() == photograph and session.steps == []
+            add_file(session, bad, False, 10_000, 3)
+    assert session.photograph.read_bytes() == photograph and session.history == [[]]
     with pytest.raises(DataError, match="There is no trimap yet"):
         matte(session, Matter(lambda image, trimap: trimap, 10_000), 3, 8)
 
@@ -181,25 +186,120 @@ def test_a_session_needs_a_photograph(session):
         make_trimap(session, 3)
 
 
-def test_the_files_of_a_session_go_with_it(tmp_path):
-    sessions = Sessions(tmp_path / "page")
-    (tmp_path / "page").mkdir()
-    elsewhere, example = tmp_path / "page" / "upload.png", tmp_path / "example.png"
-    example.write_bytes(pair().files["image"])
-    for name in ("left", "unused", "used"):
+def test_undo_takes_back_the_last_change_whatever_it_was(session, tmp_path, growing):
+    opened(session, tmp_path)
+    first, second = (3.0, 4.0, 1), (7.0, 8.0, 0)
+    for steps in ([first], [first, second], [second], []):  # two clicks, an edit of the list, start over
+        change(session, steps, 3)
+    seen = []
+    for _ in range(5):
+        assert undo(session, 3).exists()
+        seen.append(session.steps)
+    assert seen == [[second], [first, second], [first], [], []]
+
+
+def test_a_change_that_fails_is_taken_back(session, tmp_path, monkeypatch):
+    opened(session, tmp_path)
+    session.history = [[], [(3.0, 4.0, 1)]]
+
+    def fail(*arguments):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(work, "make_trimap", fail)
+    for act in (lambda: change(session, [(1.0, 1.0, 0)], 3), lambda: undo(session, 3)):
+        with pytest.raises(OSError, match="no space left"):
+            act()
+        assert session.history == [[], [(3.0, 4.0, 1)]]
+
+
+def test_a_background_stays_with_the_session_after_its_upload_is_gone(session, tmp_path):
+    opened(session, tmp_path)
+    upload, other = tmp_path / "behind.png", tmp_path / "other.png"
+    upload.write_bytes(pair().files["image"])
+    other.write_bytes(pair(seed=1).files["image"])
+    work.take_background(session, upload, 10_000)
+    upload.unlink()
+    assert (to_uint8(work.take_background(session, upload, 10_000)) == pair().image).all()
+    assert (to_uint8(work.take_background(session, other, 10_000)) == pair(seed=1).image).all()
+    for content, error in ((bomb(), TooLargeError), (b"words", DataError)):
+        bad = tmp_path / f"{error.__name__}.png"
+        bad.write_bytes(content)
+        with pytest.raises(error, match="the background"):
+            work.take_background(session, bad, 10_000)
+    assert len([*session.folder.glob("background_*")]) == 1
+
+
+def test_the_files_of_a_session_go_when_its_time_is_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "LEFT_S", -1.0)
+    sessions = Sessions(tmp_path)
+    folders = {}
+    for name in ("left", "came back", "unused", "used"):
         with sessions.use(name) as session:
-            elsewhere.write_bytes(pair().files["image"])
-            sessions.own(session, elsewhere)
-            sessions.own(session, example)
-            open_photograph(session, elsewhere, 10_000)
-        if name == "left":
-            sessions.close("left")
-            sessions.close("left")
-            assert [*tmp_path.rglob("*.png")] == [example]
-        if name == "unused":
-            session.used_s -= 100
-    sessions.close_unused(50)
-    assert len([*(tmp_path / "page").glob("session_*")]) == 1
+            folders[name] = session.folder
+    sessions.leave("left")
+    sessions.leave("came back")
+    sessions.leave("nobody")
+    with sessions.use("came back"):
+        pass
+    sessions._sessions["unused"].ends_s = 0.0
+    sessions.close_unused()
+    assert {name for name, folder in folders.items() if folder.exists()} == {"came back", "used"}
+
+
+def test_sessions_share_no_upload(tmp_path):
+    """Gradio stores an upload under the hash of its content, so two browsers that send one file get one path."""
+    sessions, upload = Sessions(tmp_path), tmp_path / "hash" / "image.png"
+    upload.parent.mkdir()
+    upload.write_bytes(pair().files["image"])
+    for name in ("one", "two"):
+        with sessions.use(name) as session:
+            open_photograph(session, upload, 10_000)
+    sessions._sessions["one"].ends_s = 0.0
+    sessions.close_unused()
+    assert upload.exists()
+    upload.unlink()
+    with sessions.use("two") as session:
+        assert read_raw(session.photograph).shape == (40, 56, 3)
+
+
+def test_an_event_that_waits_while_its_session_is_closed_gets_a_new_one(tmp_path):
+    sessions, found = Sessions(tmp_path), []
+    with sessions.use("a browser") as session:
+        pass
+
+    def use():
+        with sessions.use("a browser") as late:
+            found.append((late, late.folder.exists()))
+
+    with session.lock:
+        waiting = threading.Thread(target=use)
+        waiting.start()
+        time.sleep(0.2)  # until it has the session and waits for its lock
+        session.ends_s = 0.0
+        sessions._close_if_over("a browser", session)
+    waiting.join(10)
+    ((late, exists),) = found
+    assert exists and late is not session
+
+
+def test_a_session_in_use_is_not_closed(tmp_path):
+    sessions = Sessions(tmp_path)
+    with sessions.use("a browser") as session:
+        session.ends_s = 0.0
+        sessions.close_unused()
+        assert session.folder.exists()
+
+
+def test_files_that_are_in_use_stay_young(tmp_path):
+    """Gradio removes files that it has shown by their age, whoever uses them."""
+    sessions = Sessions(tmp_path)
+    with sessions.use("a browser") as session:
+        path = session.new_path("alpha")
+        path.write_bytes(b"x")
+    before_ns = path.stat().st_ctime_ns
+    time.sleep(0.02)
+    with sessions.use("a browser"):
+        assert path.stat().st_ctime_ns > before_ns
 
 
 def test_each_brush_is_read_back_from_the_colours_of_the_browser():

@@ -13,7 +13,6 @@ import gradio as gr
 from data.image_io.images import read_image
 from tools.prediction.steps import parse_colour
 from tools.serving.errors import describe
-from tools.serving.matting import check_size
 from tools.serving.page import work
 from tools.serving.page.drawing import NO_STROKE, read_strokes
 from tools.serving.page.files import Session, Sessions, Strokes
@@ -83,11 +82,14 @@ class Events:
         if upload is None:
             return gr.skip()
         with self.sessions.use(str(request.session_hash)) as session:
-            self.sessions.own(session, Path(upload))
-            self._run(lambda: work.open_photograph(session, Path(upload), self.service.matter.max_pixels))
+
+            def open_photograph() -> Path:
+                work.open_photograph(session, Path(upload), self.service.matter.max_pixels)
+                return work.draw(session, width)
+
+            drawn = self._draw(session, open_photograph)
             height, wide = session.size or (0, 0)
-            return [f"{wide} x {height} px", *[None] * 4, *[gr.DownloadButton(interactive=False)] * 4,
-                    *self._drawn(session, width)]  # fmt: skip
+            return [f"{wide} x {height} px", *[None] * 4, *[gr.DownloadButton(interactive=False)] * 4, *drawn]
 
     def open_example(self, number: int, width: float, request: gr.Request) -> list[Any]:
         """Open one of the examples."""
@@ -151,26 +153,22 @@ class Events:
         if path is None:
             return gr.skip()
         with self.sessions.use(str(request.session_hash)) as session:
-            self.sessions.own(session, Path(path))
             max_pixels = self.service.matter.max_pixels
-            self._run(lambda: work.add_file(session, Path(path), kind == "mask", max_pixels))
-            return self._drawn(session, width)
+            return self._draw(session, lambda: work.add_file(session, Path(path), kind == "mask", max_pixels, width))
 
     @in_words
     def undo_step(self, width: float, request: gr.Request) -> list[Any]:
-        """Take the last step back."""
+        """Take the last change back."""
         with self.sessions.use(str(request.session_hash)) as session:
             work.check_open(session)
-            del session.steps[-1:]
-            return self._drawn(session, width)
+            return self._draw(session, lambda: work.undo(session, width))
 
     @in_words
     def start_over(self, width: float, request: gr.Request) -> list[Any]:
         """Take all steps back."""
         with self.sessions.use(str(request.session_hash)) as session:
             work.check_open(session)
-            session.steps.clear()
-            return self._drawn(session, width)
+            return self._change(session, [], width, None)
 
     @in_words
     def redraw(self, width: float, request: gr.Request) -> Any:
@@ -178,7 +176,7 @@ class Events:
         with self.sessions.use(str(request.session_hash)) as session:
             if session.size is None:
                 return gr.skip()
-            return self._drawn(session, width)
+            return self._draw(session, lambda: work.draw(session, width))
 
     @in_words
     def make(
@@ -192,28 +190,29 @@ class Events:
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> list[Any]:
         """Matte, and show all results. Strokes that were not used yet are used."""
-        started_s = time.monotonic()
         with self.sessions.use(str(request.session_hash)) as session:
             height, wide = work.check_open(session)
             strokes = self._strokes(editor, session)
-            if strokes is not None:
-                session.steps.append(strokes)
-            expected_s = self.seconds_per_pixel * height * wide
+            history = session.history if strokes is None else [*session.history, [*session.steps, strokes]]
 
-            def make() -> tuple[work.Results, Path | None]:
-                found = work.matte(session, self.service.matter, width, bits)
-                return found, work.compose(session, self._background(colour, behind, session))
+            def make() -> tuple[work.Results, Path | None, Path | None, float]:
+                started_s = time.monotonic()
+                background = self._background(colour, behind, session)
+                with work.changed(session, history):
+                    drawn = None if strokes is None else work.draw(session, width)
+                    found = work.matte(session, self.service.matter, width, bits)
+                    composite = work.compose(session, background)
+                return found, composite, drawn, time.monotonic() - started_s
 
-            results, composite = self._run(make, progress, expected_s)
-            seconds = time.monotonic() - started_s
+            results, composite, drawn, seconds = self._run(make, progress, self.seconds_per_pixel * height * wide)
             self.seconds_per_pixel = seconds / (height * wide)
             downloads = [
                 gr.DownloadButton(value=str(path), interactive=True)
                 for path in (results.alpha, results.cutout, results.trimap, composite)
             ]
-            drawn = [gr.skip()] * 3 if strokes is None else self._drawn(session, width)
+            shown = [gr.skip()] * 3 if drawn is None else self._shown(session, drawn)
             return [f"{wide} x {height} px matted in {seconds:.1f} s", str(results.shown), str(results.alpha),
-                    str(composite), (str(results.before), str(results.shown)), *downloads, *drawn]  # fmt: skip
+                    str(composite), (str(results.before), str(results.shown)), *downloads, *shown]  # fmt: skip
 
     @in_words
     def recompose(self, colour: str, behind: str | None, request: gr.Request) -> Any:
@@ -224,18 +223,16 @@ class Events:
                 return gr.skip()
             return [str(composite), gr.DownloadButton(value=str(composite), interactive=True)]
 
-    def close(self, request: gr.Request) -> None:
-        """Remove the files of a browser that has left."""
-        self.sessions.close(str(request.session_hash))
+    def leave(self, request: gr.Request) -> None:
+        """Let the files of a browser go soon: it has left, or lost its connection."""
+        self.sessions.leave(str(request.session_hash))
 
     def _change(self, session: Session, steps: list[object], width: float, progress: Any) -> list[Any]:
-        """Change the steps, and take the change back if it gives no trimap."""
-        before, session.steps = session.steps, steps
-        try:
-            return self._drawn(session, width, progress)
-        except Exception:
-            session.steps = before
-            raise
+        return self._draw(session, lambda: work.change(session, steps, width), progress)
+
+    def _draw(self, session: Session, draw: Callable[[], Path], progress: Any = None) -> list[Any]:
+        """Draw on the queue and show it. One job does all of an event: a second one might be refused."""
+        return self._shown(session, self._run(draw, progress))
 
     def _run(self, work: Callable[[], T], progress: Any = None, expected_s: float = STEP_S) -> T:
         """Run work on the queue, and show how far it is: a guess by the time that earlier work took."""
@@ -260,20 +257,14 @@ class Events:
         return Strokes(labels) if (labels != NO_STROKE).any() else None
 
     def _background(self, colour: str, behind: str | None, session: Session) -> Any:
-        if behind is None:
-            found = parse_colour(colour)
-            if found is None:
-                raise work.DataError("This is no colour")
-            return found
-        self.sessions.own(session, Path(behind))
-        check_size(Path(behind), self.service.matter.max_pixels, "the background")
-        try:
-            return read_image(behind)
-        except work.DataError as error:
-            raise work.DataError(str(error).replace(behind, "the background")) from error
+        if behind is not None:
+            return work.take_background(session, Path(behind), self.service.matter.max_pixels)
+        found = parse_colour(colour)
+        if found is None:
+            raise work.DataError("This is no colour")
+        return found
 
-    def _drawn(self, session: Session, width: float, progress: Any = None) -> list[Any]:
+    def _shown(self, session: Session, drawn: Path) -> list[Any]:
         """Show the photograph with its trimap, to click on and to paint on, and the points."""
-        path = str(self._run(lambda: work.draw(session, width), progress))
-        points = work.points_of(session.steps)
+        path, points = str(drawn), work.points_of(session.steps)
         return [path, {"background": path, "layers": [], "composite": None}, json.dumps(points) if points else ""]

@@ -1,10 +1,12 @@
 """The files and the work of each browser session of the page."""
 
+import math
+import os
 import shutil
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
@@ -13,6 +15,9 @@ from numpy.typing import NDArray
 
 UNUSED_S = 3600.0
 """Time after which the files of an unused session go."""
+
+LEFT_S = 120.0
+"""The same after the browser has disconnected. A phone does so in the background, and when it changes networks."""
 
 CHECK_S = 60.0
 
@@ -30,21 +35,31 @@ class Session:
 
     Attributes:
         folder: for its files, private.
-        uploads: its files that lie elsewhere in the server's folder.
         size: (height, width) of the photograph in px; None without one.
         scale: longer side of the reduced copy over that of the photograph.
-        steps: what the user did, oldest first: "found", ("mask" or "trimap", path), a point (x, y, label) in px of the
-            photograph, or `Strokes`. The trimap follows from these.
+        history: the steps as they were after each change, the present ones last; never empty.
+        background: what was uploaded last to lie behind the subject, and its copy in `folder`.
         lock: held while its files change.
+        ends_s: when its files go, on the monotonic clock.
+        is_closed: its files are gone.
     """
 
     folder: Path
-    uploads: set[Path] = field(default_factory=set)
     size: tuple[int, int] | None = None
     scale: float = 1.0
-    steps: list[object] = field(default_factory=list)
-    lock: threading.RLock = field(default_factory=threading.RLock)
-    used_s: float = field(default_factory=time.monotonic)
+    history: list[list[object]] = field(default_factory=lambda: [[]])
+    background: tuple[Path, Path] | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    ends_s: float = math.inf
+    is_closed: bool = False
+
+    @property
+    def steps(self) -> list[object]:
+        """What the user did, oldest first; the trimap follows from it.
+
+        A step is "found", ("mask" or "trimap", path), a point (x, y, label) in px of the photograph, or `Strokes`.
+        """
+        return self.history[-1]
 
     @property
     def photograph(self) -> Path:
@@ -64,9 +79,16 @@ class Session:
             for folder in folders[: len(folders) - keep]:
                 shutil.rmtree(folder)
 
+    def renew(self) -> None:
+        """Keep the session and its files for another hour."""
+        self.ends_s = time.monotonic() + UNUSED_S
+        for path in self.folder.glob("*/*"):
+            with suppress(FileNotFoundError):
+                os.utime(path)  # Gradio removes what it has shown by its age
+
 
 class Sessions:
-    """All sessions. Their files go when the browser leaves, or when they were not used for an hour.
+    """All sessions. Their files go soon after the browser leaves, or when they were not used for an hour.
 
     Args:
         parent: folder for theirs.
@@ -81,37 +103,42 @@ class Sessions:
     @contextmanager
     def use(self, name: str) -> Iterator[Session]:
         """Hold the session of a name, a new one at first."""
-        with self._lock:
-            if name not in self._sessions:
-                self._sessions[name] = Session(Path(mkdtemp(prefix="session_", dir=self.parent)))
-            session = self._sessions[name]
-        with session.lock:
-            session.used_s = time.monotonic()
-            yield session
-            session.used_s = time.monotonic()
-
-    def own(self, session: Session, upload: Path) -> None:
-        """Let an upload go with its session; the examples of the page are no uploads."""
-        if upload.is_relative_to(self.parent):
-            session.uploads.add(upload)
-
-    def close(self, name: str) -> None:
-        """Remove a session and its files."""
-        with self._lock:
-            session = self._sessions.pop(name, None)
-        if session is not None:
+        while True:
+            with self._lock:
+                if name not in self._sessions:
+                    self._sessions[name] = Session(Path(mkdtemp(prefix="session_", dir=self.parent)))
+                session = self._sessions[name]
             with session.lock:
-                shutil.rmtree(session.folder, ignore_errors=True)
-                for path in session.uploads:
-                    path.unlink(missing_ok=True)
+                if not session.is_closed:  # while this waited for the lock
+                    session.renew()
+                    yield session
+                    session.renew()
+                    return
 
-    def close_unused(self, unused_s: float = UNUSED_S) -> None:
-        """Close the sessions that were not used for some seconds."""
-        now_s = time.monotonic()
+    def leave(self, name: str) -> None:
+        """Let a session end soon, unless it is used again."""
         with self._lock:
-            unused = [name for name, session in self._sessions.items() if now_s - session.used_s > unused_s]
-        for name in unused:
-            self.close(name)
+            session = self._sessions.get(name)
+        if session is not None:
+            session.ends_s = min(session.ends_s, time.monotonic() + LEFT_S)
+
+    def close_unused(self) -> None:
+        """Remove the sessions whose time is over, and their files."""
+        with self._lock:
+            sessions = [*self._sessions.items()]
+        for name, session in sessions:
+            if session.lock.acquire(blocking=False):  # otherwise it is in use
+                try:
+                    self._close_if_over(name, session)
+                finally:
+                    session.lock.release()
+
+    def _close_if_over(self, name: str, session: Session) -> None:
+        if time.monotonic() > session.ends_s:
+            with self._lock:
+                del self._sessions[name]
+            session.is_closed = True
+            shutil.rmtree(session.folder, ignore_errors=True)
 
     def _expire(self) -> None:
         while True:

@@ -55,7 +55,7 @@ def make_blocks(events: Events) -> gr.Blocks:
             upload.preprocess = path_of
         guard_editor(layout.editor)
         events.connect(layout)
-        blocks.unload(events.close)
+        blocks.unload(events.leave)
     blocks.queue(max_size=64, default_concurrency_limit=8, api_open=False)
     # Gradio checks the paths that clients send, and what is served inline, only of blocks that say so.
     blocks.has_launched = blocks.is_running = True

@@ -1,6 +1,8 @@
 """What the buttons of the page do to a session: open a photograph, make its trimap, matte it. No Gradio here."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeGuard, cast
@@ -61,10 +63,8 @@ def open_photograph(session: Session, upload: Path, max_pixels: int) -> None:
         DataError: it is no image that is read.
     """
     check_size(upload, max_pixels, "the photograph")
-    try:
+    with named(upload, "the photograph"):
         image = to_uint8(read_image(upload))
-    except DataError as error:
-        raise DataError(str(error).replace(str(upload), "the photograph")) from error
     shutil.copyfile(upload, session.photograph)
     (session.folder / "alpha.npy").unlink(missing_ok=True)
     session.forget("given", "reduced", "composite", *RESULTS)
@@ -72,11 +72,43 @@ def open_photograph(session: Session, upload: Path, max_pixels: int) -> None:
     write_image(session.new_path("reduced"), reduced / np.float32(255))
     session.size = image.shape[0], image.shape[1]
     session.scale = max(reduced.shape) / max(image.shape)
-    session.steps.clear()
+    session.history = [[]]
 
 
-def add_file(session: Session, upload: Path, is_mask: bool, max_pixels: int) -> None:
-    """Take a mask or a trimap of the photograph as the start of the trimap.
+@contextmanager
+def named(path: Path, name: str) -> Iterator[None]:
+    """Name a file in errors as people know it."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(str(error).replace(str(path), name)) from error
+
+
+@contextmanager
+def changed(session: Session, history: list[list[object]]) -> Iterator[None]:
+    """Give a session another history; an error takes the change back."""
+    before, session.history = session.history, history
+    try:
+        yield
+    except Exception:
+        session.history = before
+        raise
+
+
+def change(session: Session, steps: list[object], width_percent: float) -> Path:
+    """Replace the steps, and draw what follows; see `draw`."""
+    with changed(session, [*session.history, steps]):
+        return draw(session, width_percent)
+
+
+def undo(session: Session, width_percent: float) -> Path:
+    """Take the last change back, if there is one, and draw what follows; see `draw`."""
+    with changed(session, session.history[:-1] or session.history):
+        return draw(session, width_percent)
+
+
+def add_file(session: Session, upload: Path, is_mask: bool, max_pixels: int, width_percent: float) -> Path:
+    """Take a mask or a trimap of the photograph as the start of the trimap, and draw what follows; see `draw`.
 
     Raises:
         DataError, TooLargeError: it cannot be used.
@@ -86,12 +118,23 @@ def add_file(session: Session, upload: Path, is_mask: bool, max_pixels: int) -> 
     check_size(upload, max_pixels, f"the {kind}")
     path = session.new_path("given", "")
     shutil.copyfile(upload, path)
-    session.steps.append((kind, path))
-    try:
-        make_trimap(session, 1.0)
-    except DataError as error:
-        session.steps.pop()
-        raise DataError(str(error).replace(str(path), f"the {kind}")) from error
+    return change(session, [*session.steps, (kind, path)], width_percent)
+
+
+def take_background(session: Session, upload: Path, max_pixels: int) -> NDArray[np.float32]:
+    """Read an image (h, w, 3) to lie behind the subject. The session keeps a copy: uploads go after an hour.
+
+    Raises:
+        DataError, TooLargeError: it cannot be used.
+    """
+    if session.background is None or session.background[0] != upload:
+        check_size(upload, max_pixels, "the background")
+        path = session.new_path("background", "")
+        shutil.copyfile(upload, path)
+        session.background = upload, path
+        session.forget("background", keep=1)
+    with named(session.background[1], "the background"):
+        return read_image(session.background[1])
 
 
 def check_open(session: Session) -> tuple[int, int]:
@@ -135,11 +178,12 @@ def make_trimap(session: Session, width_percent: float) -> NDArray[np.float32] |
         trimap = trimap_of_clicks(photograph, width_px, points, scribbles, "the photograph")
     else:
         kind, path = start
-        if kind == MASK:
-            trimap = trimap_for_matting(trimap_of_mask(path, lambda longer_px: width_px, None, size[::-1]))
-        else:
-            trimap = read_trimap(path)
-            check_same_size(np.empty(size), Path("the photograph"), trimap, Path("the trimap"))
+        with named(path, f"the {kind}"):
+            if kind == MASK:
+                trimap = trimap_for_matting(trimap_of_mask(path, lambda longer_px: width_px, None, size[::-1]))
+            else:
+                trimap = read_trimap(path)
+                check_same_size(np.empty(size), Path("the photograph"), trimap, Path("the trimap"))
         if points:
             trimap = refine_trimap(photograph, trimap, width_px, points, "the photograph")
     for stroke in strokes:
