@@ -8,7 +8,7 @@ Cost:    3000 iterations of 32 crops of 512 px; time to be measured.
 Result:  to be measured.
 """
 
-from .common.dataloader import dataloader
+from .common.dataloader_open import dataloader
 from .common.model_dinov2 import model
 from .common.optimizer import optimizer
 from .common.schedule import lr_multiplier
@@ -26,15 +26,3 @@ optimizer.params.lr_decay_rate = 0.75
 optimizer.params.decoder_lr_factor = 2.5
 lr_multiplier.scheduler.kind = "cosine"
 dataloader.train.batch_size = 32
-dataloader.train.dataset.foreground_dirs = ["datasets/open/train/rgba"]
-dataloader.train.dataset.alpha_dirs = None
-dataloader.train.dataset.background_dirs = ["datasets/open/train/backgrounds"]
-dataloader.train.dataset.crop.rotation_min_px = 0
-dataloader.train.dataset.trimap.radius_px = [1, 25]  # up to a twentieth of the crop
-dataloader.train.dataset.tones.white_balance = 1.15
-dataloader.train.dataset.degradation.blur_probability = 0.2
-dataloader.train.dataset.degradation.noise_probability = 0.15
-dataloader.train.dataset.degradation.jpeg_probability = 0.2
-dataloader.test.dataset.image_dir = "datasets/open/test/image"
-dataloader.test.dataset.trimap_dir = "datasets/open/test/trimap"
-dataloader.test.dataset.alpha_dir = "datasets/open/test/alpha"

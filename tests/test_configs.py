@@ -51,6 +51,8 @@ def common_files(path):
         replaced = {"model": "model_vitdet"}
     if path.stem.endswith(("_dinov2", "_open")):
         replaced = {"model": "model_dinov2"}
+    if path.stem.endswith("_open"):
+        replaced |= {"dataloader": "dataloader_open"}
     return {replaced.get(file, file): name for file, name in COMMON.items()}
 
 

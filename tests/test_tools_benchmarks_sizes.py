@@ -118,6 +118,12 @@ def test_the_page_has_what_the_tool_prints(name, monkeypatch):
     assert sizes.memory_row(path, None, False)[1:] == documented(1)[path.name][:3]
 
 
+def test_crops_of_a_mixture_are_those_of_its_members():
+    cfg = load_config(CONFIGS / "ViTMatte_S_open.py")
+    apply_overrides(cfg, ["dataloader.train.dataset.hairy.crop_px=96"])
+    assert sizes.crop_px(cfg) == 96 and sizes.crop_px(load_config(S_100EP)) == 512
+
+
 @pytest.mark.slow
 def test_the_page_has_the_memory_of_every_step():
     cfg = load_config(S_100EP)

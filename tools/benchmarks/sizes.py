@@ -163,13 +163,20 @@ def read_result(path: Path) -> str:
     return found[1] if found else "to be measured"
 
 
+def crop_px(cfg: DictConfig) -> int:
+    """Return the side of a recipe's crops; all members of a mixture have the same."""
+    dataset = cfg.dataloader.train.dataset
+    members = [dataset, *(member for member in dataset.values() if isinstance(member, DictConfig))]
+    return next(member.crop_px for member in members if "crop_px" in member)
+
+
 def size_row(path: Path) -> list[str]:
     """Count parameters and operations of a recipe's network."""
     cfg = load_config(path)
     model = build_on_meta(cfg)
     counts = count_parameters(model)
     flops = [count_flops(model, size_px) for size_px in SIZES_PX]
-    recipe = [str(cfg.dataloader.train.dataset.crop_px), f"{cfg.model.backbone.drop_path_rate:g}"]
+    recipe = [str(crop_px(cfg)), f"{cfg.model.backbone.drop_path_rate:g}"]
     millions = [f"{number / 1e6:.2f}" for number in counts.values()]
     return [f"`{path.name}`", *recipe, *millions, *(f"{number / 1e9:.1f}" for number in flops), read_result(path)]
 
@@ -183,7 +190,7 @@ def memory_row(path: Path, batch_size: int | None, measures: bool) -> list[str]:
         measures: run real steps too.
     """
     cfg = load_config(path)
-    size_px = cfg.dataloader.train.dataset.crop_px
+    size_px = crop_px(cfg)
     batch_size = batch_size or cfg.dataloader.train.batch_size
     cells = []
     for step in STEPS.values():
