@@ -164,6 +164,9 @@ def test_geodesic_distances_are_those_of_dijkstra():
         ("[[1, 2]]", r"point \[1, 2\]: expected three numbers"),
         ('[["a", 2, 1]]', "expected three numbers"),
         ("[[1, 2, true]]", "expected three numbers"),
+        (f"[[{'9' * 400}, 1, 1]]", "a point lies outside every image"),
+        (f"[[1, {'9' * 400}, 1]]", "a point lies outside every image"),
+        (f"[[1, 2, 1]{' ' * 100_000}]", "are 100011 characters long: at most 100000"),
         ("[[1, 2, 2]]", r"point \[1, 2, 2\]: expected the label 1 \(subject\) or 0 \(background\)"),
     ],
 )

@@ -14,12 +14,18 @@ Point = tuple[float, float, int]
 """x and y in px from the upper left corner, and 1 for the subject or 0 for the background."""
 
 
+MAX_CHARACTERS = 100_000
+"""Of points as JSON: a few thousand points."""
+
+
 def parse_points(text: str) -> list[Point]:
     """Read points from JSON, such as "[[120, 80, 1], [10, 10, 0]]"; see `Point`.
 
     Raises:
-        DataError: no JSON, or something else than points.
+        DataError: too long, no JSON, or something else than points.
     """
+    if len(text) > MAX_CHARACTERS:
+        raise DataError(f"the points are {len(text)} characters long: at most {MAX_CHARACTERS} are read")
     try:
         points = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -32,7 +38,10 @@ def parse_points(text: str) -> list[Point]:
             raise DataError(f"point {_shortened(json.dumps(point))}: expected three numbers, [x, y, label]")
         if point[2] not in (0, 1):
             raise DataError(f"point {json.dumps(point)}: expected the label 1 (subject) or 0 (background)")
-    return [tuple(point) for point in points]
+    try:
+        return [(float(x), float(y), label) for x, y, label in points]
+    except OverflowError as error:
+        raise DataError("a point lies outside every image: its number has hundreds of digits") from error
 
 
 def _shortened(text: str) -> str:

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from data.image_io.formats import READABLE
 from data.trimap import WIDTH_PERCENT
-from inference.auto.labels import parse_points
+from inference.auto.labels import MAX_CHARACTERS, parse_points
 from tools.prediction.steps import parse_colour
 from tools.serving.errors import RefusedError
 from tools.serving.prediction_queue import ENDING
@@ -27,7 +27,7 @@ OptionalBackground = Annotated[UploadFile | None, File(description="Image to lay
 Points = Annotated[
     str | None,
     Form(
-        max_length=100_000,
+        max_length=MAX_CHARACTERS,
         description="Clicks as JSON: x and y in px, and 1 for the subject or 0 for the background",
         examples=["[[120, 80, 1], [10, 10, 0]]"],
     ),

@@ -125,8 +125,7 @@ class Guard:
         host = headers.get("host", "").lower()
         if not self._is_own_host(host):
             raise RefusedError(421, "this host name is not served; start the server with --allow-host NAME to serve it")
-        given = headers.get("origin")
-        is_own = given is None or urlsplit(given).netloc.lower() == host
+        is_own = _is_own_origin(headers.get("origin"), host)
         site, mode = headers.get("sec-fetch-site", "none"), headers.get("sec-fetch-mode", "")
         is_visit = mode == "navigate" and scope["method"] == "GET"
         if origin is None and (not is_own or (site not in ("same-origin", "none") and not is_visit)):
@@ -164,6 +163,13 @@ class Guard:
         secure = "; Secure" if scope["scheme"] == "https" else ""
         cookie = f"{COOKIE}={self._session}; Path=/; HttpOnly; SameSite=Strict{secure}"
         await answer.whole(303, b"", {"Location": "/", "Set-Cookie": cookie})
+
+
+def _is_own_origin(given: str | None, host: str) -> bool:
+    try:
+        return given is None or urlsplit(given).netloc.lower() == host
+    except ValueError:  # "http://[" for instance
+        return False
 
 
 def _is_equal(given: str, expected: str) -> bool:
