@@ -86,9 +86,41 @@ def test_a_bad_background_leaves_the_results_as_they_were(service):
     message = matted(service, "background")
     assert message["success"], message
     alpha = Path(message["output"]["data"][2]["path"])
-    for changes in ({"behind": file_data(upload(service, b"words"))}, {"colour": "no colour"}):
-        assert not matted(service, "background", **changes)["success"]
+    for changes, words in (
+        ({"behind": file_data(upload(service, b"words"))}, "cannot read the background"),
+        ({"behind": file_data(upload(service, bomb()))}, "the background"),
+        ({"colour": "no colour"}, "This is no colour"),
+    ):
+        message = matted(service, "background", **changes)
+        assert words in message["output"]["error"], message
         assert alpha.exists()
+
+
+def test_the_editor_stays_guarded_after_an_event_that_leaves_it_as_it_is(service):
+    opened(service, "skips")
+    assert call(service, "open", [None, 3], "skips")["success"]
+    message = matted(service, "skips", editor={**EDITOR, "layers": [file_data(upload(service, bomb(4000, 4000)))]})
+    assert "larger than the picture" in message["output"]["error"], message
+    trimap = file_data(upload(service, pair().files["trimap"]))
+    assert call(service, "add_file", [trimap, "trimap", 3], "skips")["success"]
+    for _ in range(2):
+        assert matted(service, "skips")["success"]
+
+
+def test_every_way_to_change_a_setting_is_served(service):
+    """A typed colour gives no release, nor do arrow keys on the band's width; a kind may be chosen after its file."""
+    config = service.client.get("/config").json()
+    names = {one["id"]: one["props"].get("elem_id") for one in config["components"]}
+    served = {
+        (names.get(target[0]), target[1], one["api_name"], one["trigger_mode"])
+        for one in config["dependencies"]
+        for target in one["targets"]
+    }
+    assert {
+        ("colour", "change", "recompose", "always_last"),
+        ("width", "input", "redraw", "always_last"),
+    } <= served
+    assert ("kind", "input", "add_file_1", "once") in served
 
 
 def test_an_event_that_a_full_queue_refuses_changes_nothing(service, monkeypatch):

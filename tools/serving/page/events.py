@@ -67,14 +67,17 @@ class Events:
         page.find.click(self.find_subject, [page.width], drawn, **private)
         page.undo.click(self.undo_step, [page.width], drawn, **private)
         page.clear.click(self.start_over, [page.width], drawn, **private)
-        page.width.release(self.redraw, [page.width], drawn, **private)
+        page.width.input(self.redraw, [page.width], drawn, trigger_mode="always_last", **private)
         page.clicks.select(self.click, [page.label, page.width], drawn, **private)
         page.points.submit(self.use_points, [page.points, page.width], drawn, **private)
         page.apply.click(self.use_strokes, [page.editor, page.width], drawn, **private)
-        page.file.upload(self.add_file, [page.file, page.kind, page.width], drawn, **private)
+        for source in (page.file.upload, page.kind.input):
+            source(self.add_file, [page.file, page.kind, page.width], drawn, **private)
         page.matte.click(self.make, [page.editor, page.width, page.bits, page.colour, page.behind], results, **private)
-        for source in (page.colour.release, page.behind.upload, page.behind.clear):
-            source(self.recompose, [page.colour, page.behind], [page.composite, page.downloads[3]], **private)
+        behind, composed = [page.colour, page.behind], [page.composite, page.downloads[3]]
+        page.colour.change(self.recompose, behind, composed, trigger_mode="always_last", **private)
+        for source in (page.behind.upload, page.behind.clear):
+            source(self.recompose, behind, composed, **private)
 
     @in_words
     def open(self, upload: str | None, width: float, request: gr.Request) -> Any:

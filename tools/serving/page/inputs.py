@@ -27,12 +27,15 @@ def path_of(payload: FileData | None) -> str | None:
     return None if payload is None else payload.path
 
 
-def guard_editor(editor: gr.ImageEditor) -> None:
-    """Let an editor pass on its layers alone, and keep little of what browsers send ahead of an event."""
+def guard_editors() -> None:
+    """Let editors pass on their layers alone, and keep little of what browsers send ahead of an event.
+
+    This changes the class, not one editor: after `gr.skip()` Gradio makes a new editor for the session.
+    """
     sent: OrderedDict[str, list[bytes]] = OrderedDict()
 
     @server
-    def accept_blobs(data: AcceptBlobs) -> None:
+    def accept_blobs(self: gr.ImageEditor, data: AcceptBlobs) -> None:
         """Keep the layers that a browser sends; of the picture below them nothing is used."""
         name, index = str(data.data["id"]), data.data["index"]
         layers = sent.setdefault(name, [])
@@ -42,7 +45,7 @@ def guard_editor(editor: gr.ImageEditor) -> None:
         while len(sent) > MAX_EDITORS:
             sent.popitem(last=False)
 
-    def preprocess(payload: EditorData | None) -> list[NDArray[np.uint8]]:
+    def preprocess(self: gr.ImageEditor, payload: EditorData | None) -> list[NDArray[np.uint8]]:
         """Decode the layers, (h, w, 4) each."""
         if payload is None:
             return []
@@ -52,7 +55,7 @@ def guard_editor(editor: gr.ImageEditor) -> None:
             contents = [Path(layer.path).read_bytes() for layer in payload.layers[:MAX_LAYERS]]
         return [decode_layer(content) for content in contents]
 
-    replaced: Any = editor
+    replaced: Any = gr.ImageEditor
     replaced.accept_blobs, replaced.preprocess = accept_blobs, preprocess
 
 

@@ -10,7 +10,7 @@ from gradio import processing_utils
 
 from tools.serving.page.events import Events
 from tools.serving.page.files import UNUSED_S, Sessions
-from tools.serving.page.inputs import guard_editor, path_of
+from tools.serving.page.inputs import guard_editors, path_of
 from tools.serving.page.layout import CSS, EXAMPLES, SCRIPT, Layout
 from tools.serving.service import Service
 
@@ -29,6 +29,7 @@ def mount_page(app: FastAPI, service: Service, folder: Path) -> FastAPI:
         folder: for files of the page, the same as GRADIO_TEMP_DIR, which is read when Gradio is imported.
     """
     processing_utils.async_ssrf_protected_get = refuse_url
+    guard_editors()
     gr.set_static_paths(EXAMPLES)  # served where they lie: a copy in the folder would be an upload among others
     return gr.mount_gradio_app(
         app,
@@ -53,7 +54,6 @@ def make_blocks(events: Events) -> gr.Blocks:
         uploads: list[Any] = [layout.upload, layout.file, layout.behind]
         for upload in uploads:
             upload.preprocess = path_of
-        guard_editor(layout.editor)
         events.connect(layout)
         blocks.unload(events.leave)
     blocks.queue(max_size=64, default_concurrency_limit=8, api_open=False)
