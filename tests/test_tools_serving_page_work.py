@@ -120,6 +120,27 @@ def test_points_and_strokes_grow_together(session, tmp_path, growing):
     assert growing[1][1:] == ([(3.0, 4.0, 1)], None)
 
 
+@pytest.mark.parametrize("start", [[], [FOUND]])
+def test_a_click_in_an_earlier_stroke_of_another_label_removes_that_part(session, tmp_path, growing, start):
+    opened(session, tmp_path)
+    strokes = stroke(BACKGROUND, slice(5, 8), slice(0, 9))
+    strokes.labels[20:23, :9] = BACKGROUND
+    session.steps.extend([*start, (4.0, 21.0, 1), strokes, (50.0, 1.0, 0), (4.0, 6.0, 1), (4.0, 21.0, 0)])
+    trimap, ((_, points, scribbles),) = make_trimap(session, 10), growing
+    assert len(points) == 4
+    for values in (trimap, scribbles):
+        assert (values[5:8, :9] == 0.5).all() and (values[20:23, :9] == 0).all()
+    session.steps.append((4.0, 400.0, 1))
+    make_trimap(session, 10)  # what grows has the words for a point outside
+
+
+def test_only_unknown_that_is_painted_asks_for_more(session, tmp_path):
+    opened(session, tmp_path)
+    session.steps.append(stroke(UNKNOWN, slice(5, 6), slice(0, 9)))
+    with pytest.raises(DataError, match="Only unknown is painted: paint or click on the subject too"):
+        make_trimap(session, 3)
+
+
 def test_points_correct_a_file_that_was_given(session, tmp_path, growing, monkeypatch):
     opened(session, tmp_path)
     given = tmp_path / "t.png"
@@ -142,6 +163,7 @@ def test_edited_points_replace_those_that_have_an_effect():
     steps = [(1.0, 2.0, 1), FOUND, (3.0, 4.0, 1), strokes, (5.0, 6.0, 0)]
     assert points_of(steps) == [(3.0, 4.0, 1), (5.0, 6.0, 0)]
     assert replace_points(steps, "[[7, 8, 0]]") == [(1.0, 2.0, 1), FOUND, strokes, (7, 8, 0)]
+    assert replace_points(steps, "[[5, 6, 0], [3, 4, 1], [7, 8, 0]]") == [*steps, (7, 8, 0)]
     assert replace_points(steps, " ") == [(1.0, 2.0, 1), FOUND, strokes]
     assert replace_points([], "[[7, 8, 0], [9, 9, 1]]") == [(7, 8, 0), (9, 9, 1)]
     with pytest.raises(DataError, match="are no JSON"):

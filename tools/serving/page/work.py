@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeGuard, cast
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,7 +27,7 @@ from inference.auto.labels import Point, parse_points
 from inference.auto.subject import trimap_of_subject
 from inference.foreground import cut_out, estimate_foreground, over
 from tools.serving.matting import Matter, check_size
-from tools.serving.page.drawing import SHOWN_PX, checkerboard, draw_trimap, paint, reduce
+from tools.serving.page.drawing import NO_STROKE, SHOWN_PX, VALUES, checkerboard, draw_trimap, paint, reduce
 from tools.serving.page.files import Session, Strokes
 
 FOUND, MASK, TRIMAP = "found", "mask", "trimap"
@@ -149,7 +150,7 @@ def make_trimap(session: Session, width_percent: float) -> NDArray[np.float32] |
 
     The last of "found", a mask and a trimap starts it. Points after a mask or a trimap correct it. Points after "found"
     grow anew, which uses what is found already. Without a start, subject and background strokes grow as points do.
-    Strokes are laid over the result.
+    Strokes are laid over the result; see `strokes_of`.
 
     Args:
         session: with a photograph.
@@ -163,8 +164,7 @@ def make_trimap(session: Session, width_percent: float) -> NDArray[np.float32] |
     size = check_open(session)
     width_px = band_width_px(width_percent, max(size))
     steps = session.steps[last_start(session.steps) :]
-    strokes = [step.labels for step in steps if isinstance(step, Strokes)]
-    points = points_of(steps)
+    points, strokes = points_of(steps), strokes_of(steps, size)
     if not steps:
         return None
     photograph, start = read_image(session.photograph), cast(Any, steps[0])
@@ -172,9 +172,11 @@ def make_trimap(session: Session, width_percent: float) -> NDArray[np.float32] |
         trimap = trimap_of_subject(photograph, width_percent, "the photograph")
     elif start == FOUND or not is_start(start):
         labels = np.full(size, UNKNOWN, np.float32)
-        for stroke in strokes:
-            labels = paint(labels, stroke)
-        scribbles = labels if (labels != UNKNOWN).any() else None
+        scribbles = labels if strokes is None else paint(labels, strokes)
+        if (scribbles == UNKNOWN).all():
+            if not points:
+                raise DataError("Only unknown is painted: paint or click on the subject too, or find it first")
+            scribbles = None
         trimap = trimap_of_clicks(photograph, width_px, points, scribbles, "the photograph")
     else:
         kind, path = start
@@ -186,9 +188,7 @@ def make_trimap(session: Session, width_percent: float) -> NDArray[np.float32] |
                 check_same_size(np.empty(size), Path("the photograph"), trimap, Path("the trimap"))
         if points:
             trimap = refine_trimap(photograph, trimap, width_px, points, "the photograph")
-    for stroke in strokes:
-        trimap = paint(trimap, stroke)
-    return trimap
+    return trimap if strokes is None else paint(trimap, strokes)
 
 
 def is_start(step: object) -> bool:
@@ -211,8 +211,40 @@ def points_of(steps: list[object]) -> list[Point]:
     return [step for step in steps[last_start(steps) :] if is_point(step)]
 
 
+def strokes_of(steps: list[object], size: tuple[int, int]) -> NDArray[np.uint8] | None:
+    """Lay the strokes that have an effect over each other; None without strokes.
+
+    A later point of another label removes the connected part that it lies in.
+
+    Args:
+        steps: of a session.
+        size: (height, width) of the photograph in px.
+
+    Returns: (h, w) as `Strokes` has it.
+    """
+    merged: NDArray[np.uint8] | None = None
+    for step in steps[last_start(steps) :]:
+        if isinstance(step, Strokes):
+            merged = step.labels if merged is None else np.where(step.labels == NO_STROKE, merged, step.labels)
+        elif is_point(step) and merged is not None:
+            merged = _without_part(merged, step, size)
+    return merged
+
+
+def _without_part(strokes: NDArray[np.uint8], point: Point, size: tuple[int, int]) -> NDArray[np.uint8]:
+    x, y, label = point
+    if not (0 <= x < size[1] and 0 <= y < size[0]):  # growing raises an error for it
+        return strokes
+    row, column = int(y) * strokes.shape[0] // size[0], int(x) * strokes.shape[1] // size[1]
+    found = strokes[row, column]
+    if found == NO_STROKE or VALUES[found] == label:
+        return strokes
+    _, parts = cv2.connectedComponents((strokes == found).astype(np.uint8))
+    return np.where(parts == parts[row, column], np.uint8(NO_STROKE), strokes)
+
+
 def replace_points(steps: list[object], text: str) -> list[object]:
-    """Return the steps with other points in place of those that have an effect.
+    """Return the steps with other points instead of those that have an effect. A point that stays keeps its place.
 
     Args:
         steps: of a session.
@@ -221,9 +253,11 @@ def replace_points(steps: list[object], text: str) -> list[object]:
     Raises:
         DataError: no such text.
     """
-    start = last_start(steps)
-    kept = [step for step in steps[start:] if not is_point(step)]
-    return [*steps[:start], *kept, *(parse_points(text) if text.strip() else [])]
+    start, before = last_start(steps), {*points_of(steps)}
+    points = parse_points(text) if text.strip() else []
+    kept = {*points}
+    others = [step for step in steps[start:] if not is_point(step) or step in kept]
+    return [*steps[:start], *others, *(point for point in points if point not in before)]
 
 
 def draw(session: Session, width_percent: float) -> Path:
