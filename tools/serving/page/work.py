@@ -172,11 +172,10 @@ def make_trimap(session: Session, width_percent: float) -> NDArray[np.float32] |
         trimap = trimap_of_subject(photograph, width_percent, "the photograph")
     elif start == FOUND or not is_start(start):
         labels = np.full(size, UNKNOWN, np.float32)
-        scribbles = labels if strokes is None else paint(labels, strokes)
-        if (scribbles == UNKNOWN).all():
-            if not points:
-                raise DataError("Only unknown is painted: paint or click on the subject too, or find it first")
-            scribbles = None
+        labels = labels if strokes is None else paint(labels, strokes)
+        scribbles = labels if (labels != UNKNOWN).any() else None
+        if scribbles is None and not points:
+            raise DataError("Only unknown is painted: paint or click on the subject too, or find it first")
         trimap = trimap_of_clicks(photograph, width_px, points, scribbles, "the photograph")
     else:
         kind, path = start
