@@ -29,7 +29,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
-    rules = Rules(body=BodyLimits(MAX_BYTES, patience_s=2), max_streams=8, max_requests=32)
+    rules = Rules(body=BodyLimits(MAX_BYTES), max_streams=8, max_requests=32)
     with running(tmp_path_factory.mktemp("temporary"), rules, mount=with_page) as started:
         yield started
         assert started.client.get("/").status_code == 200

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 UNUSED_S = 3600.0
 """Time after which the files of an unused session go."""
 
-LEFT_S = 120.0
+LEFT_S = 600.0
 """The same after the browser has disconnected. A phone does so in the background, and when it changes networks."""
 
 CHECK_S = 60.0
