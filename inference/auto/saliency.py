@@ -55,7 +55,7 @@ def heat_map(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 @functools.cache
 def _network() -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """Load the network once, (2, 3, 224, 224) to (2, 1, 224, 224); it may be called from several threads.
+    """Load the network once, (B, 3, 224, 224) to (B, 1, 224, 224); it may be called from several threads.
 
     It remembers its last outputs. Its own threads are as many as `runtime.threads.num_threads` gives at the first call.
     """
@@ -66,7 +66,7 @@ def _network() -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
 
     @functools.lru_cache(NUM_REMEMBERED)
     def run(content: bytes) -> NDArray[np.float32]:
-        views = np.frombuffer(content, np.float32).reshape(2, 3, INPUT_PX, INPUT_PX)
+        views = np.frombuffer(content, np.float32).reshape(-1, 3, INPUT_PX, INPUT_PX)
         return session.run(None, {expected.name: views})[0]
 
     return lambda views: run(views.tobytes())
