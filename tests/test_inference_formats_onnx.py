@@ -221,7 +221,7 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
 def test_a_file_with_another_alpha_is_not_left_behind(exported, tmp_path, monkeypatch):
     """As if the exporter had written another network's alpha."""
     model, path = exported
-    monkeypatch.setattr(onnx_export, "_graph", lambda _: onnx.load(path))
+    monkeypatch.setattr(onnx_export, "_graph", lambda *_: onnx.load(path))
     other = network("ViT", norm_eps=0.3)
     with pytest.raises(OnnxExportError, match="model.onnx is not written: onnxruntime's alpha differs from torch's by"):
         write_onnx(other, tmp_path / "model.onnx", "", "")

@@ -116,6 +116,8 @@ WAYS = "give either --config-file and --weights, or --from-vitmatte, or --model"
         (["--model", "m", "--format", "onnx"], "does not fit --format onnx: ONNX files end in"),
         (["--from-vitmatte", "p", "--output", "m.onnx"], "--output m.onnx does not fit --format folder"),
         (["--from-vitmatte", "p", "--format", "onnx", "--precision", "float16"], "is for model folders"),
+        (["--from-vitmatte", "p", "--signature", "pixel_values"], "--signature and --size are for --format onnx"),
+        (["--model", "m", "--format", "onnx", "--size", "64"], "--size is for --signature pixel_values"),
     ],
 )
 def test_wrong_usage_is_status_2(capsys, arguments, message):
@@ -129,8 +131,8 @@ def graphs(monkeypatch):
     """The arguments of `write_onnx`, which tests/test_inference_formats_onnx.py tests and which writes 7 bytes here."""
     calls = []
 
-    def write(model, path, source, licence):
-        calls.append((model, source, licence))
+    def write(model, path, source, licence, signature, size_px):
+        calls.append((model, source, licence, signature, size_px))
         path.write_bytes(b"a graph")
         return 2e-7
 
@@ -156,10 +158,17 @@ def test_onnx_is_written_of_a_config_and_of_a_model_folder(tmp_path, capsys, gra
     assert f"wrote {tmp_path / 'a.onnx'}: opset 18, 0.0 MB; run by onnxruntime at 97 x 250 px, its alpha is" in shown
     assert shown.count("within 2.0e-07") == shown.count("The licence note is in the file") == 2
     assert len(graphs) == 2
-    for model, source, licence in graphs:
+    for model, source, licence, *interface in graphs:
         np.testing.assert_array_equal(Predictor(TorchNetwork(model)).predict(*random_image_and_trimap()), expected)
         assert source == "weights.pth with config.yaml"
         assert licence == (tmp_path / "model" / "LICENSE.txt").read_text()
+        assert interface == ["image_trimap", None]
+
+
+def test_the_signature_reaches_the_file(tmp_path, graphs, demo):
+    command = ["--format", "onnx", "--signature", "pixel_values", "--output", tmp_path / "a.onnx", "--size", "64"]
+    assert run_export(*demo, *command) == 0
+    assert graphs[0][3:] == ("pixel_values", 64)
 
 
 def test_a_model_folder_without_a_licence_note_is_exported_without_one(tmp_path, capsys, graphs, demo):
@@ -169,7 +178,7 @@ def test_a_model_folder_without_a_licence_note_is_exported_without_one(tmp_path,
     assert run_export("--model", tmp_path / "model", "--format", "onnx", "--output", tmp_path / "MODEL.ONNX") == 0
     shown = capsys.readouterr()
     assert shown.out.startswith(f"wrote {tmp_path / 'MODEL.ONNX'}: ") and shown.out.count("\n") == 1
-    assert [licence for _, _, licence in graphs] == [""] and shown.err == ""
+    assert [call[2] for call in graphs] == [""] and shown.err == ""
 
 
 def test_half_precision_halves_the_folder_and_hardly_moves_alpha(tmp_path, capsys, demo):

@@ -4,11 +4,13 @@
     python tools/export.py --from-vitmatte ViTMatte_S_Com.pth --output models/vitmatte_s
     python tools/export.py --from-vitmatte vitmatte-small-composition-1k --output models/vitmatte_s_hf
     python tools/export.py --model models/vitmatte_s --format onnx --output models/vitmatte_s.onnx
+    python tools/export.py --model models/vitmatte_s --format onnx --signature pixel_values --size 1024 --output f.onnx
 
 --from-vitmatte reads hustvl's .pth files (S or B), or a transformers folder such as hustvl/vitmatte-*, whose settings
 are used or refused. The folder gets model.safetensors, config.json and LICENSE.txt, and is read again for a bit-exact
 comparison. No code in the weights' files runs, and every tensor is accounted for. --precision float16 halves the size
 of the folder. --format onnx writes one ONNX file instead, after onnxruntime has reproduced torch's alpha with it.
+--signature pixel_values gives that file one input, image and trimap together, as programs made for ViTMatte expect.
 
 Exit status: 0 written, 1 something is wrong with the files, 2 wrong usage.
 """
@@ -37,11 +39,11 @@ from inference.formats.model_folder import (
     round_to_half,
     write_model_folder,
 )
-from inference.formats.onnx_export import CHECKED_SIZE, OPSET, write_onnx
+from inference.formats.onnx_export import CHECKED_SIZE, OPSET, SIGNATURES, write_onnx
 from inference.formats.published_vitmatte import convert_published
 from modeling import ViTMatte
 from modeling.conversion import choose_file, read_checkpoint
-from runtime.command_line import add_trust_option
+from runtime.command_line import add_trust_option, integer_from
 from runtime.errors import UserError
 from runtime.network_files import read_json, widened
 
@@ -205,8 +207,8 @@ def read_licence(folder: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def export_onnx(folder: Path, path: Path) -> str:
-    """Write the ONNX file of a model folder, with its source and licence note.
+def export_onnx(folder: Path, path: Path, signature: str, size_px: int | None) -> str:
+    """Write the ONNX file of a model folder, with its source and licence note; see `write_onnx`.
 
     Returns: a summary for people.
 
@@ -216,8 +218,8 @@ def export_onnx(folder: Path, path: Path) -> str:
     model = read_model_folder(folder)
     assert isinstance(model, ViTMatte)
     source = read_json(folder / CONFIG_FILE).get("source")
-    difference = write_onnx(model, path, str(source), read_licence(folder))
-    height, width = CHECKED_SIZE
+    difference = write_onnx(model, path, str(source), read_licence(folder), signature, size_px)
+    height, width = (size_px, size_px) if size_px else CHECKED_SIZE
     return (
         f"opset {OPSET}, {path.stat().st_size / 1e6:.1f} MB; run by onnxruntime at {width} x {height} px, its alpha is "
         f"torch's within {difference:.1e}"
@@ -239,6 +241,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--precision", choices=("float32", "float16"), default="float32", help="precision of the folder's weights"
     )
     parser.add_argument("--format", choices=tuple(LICENCE_PLACES), default="folder", help="form of the output")
+    parser.add_argument(
+        "--signature", choices=tuple(SIGNATURES), default="image_trimap", help="inputs and output of an .onnx file"
+    )
+    parser.add_argument("--size", type=integer_from(1), help="height and width in px that alone the .onnx file takes")
     parser.add_argument("--output", type=Path, required=True, help="new or empty folder to write, or .onnx file")
     options = parser.parse_args(arguments)
     sources = [options.config_file, options.from_vitmatte, options.model]
@@ -248,6 +254,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--model is a model folder already: copy it, or give --format onnx")
     if options.precision == "float16" and options.format == "onnx":
         parser.error("--precision float16 is for model folders: an .onnx file holds float32")
+    if options.format != "onnx" and (options.size or options.signature != "image_trimap"):
+        parser.error("--signature and --size are for --format onnx")
+    if options.size and options.signature == "image_trimap":
+        parser.error("--size is for --signature pixel_values: this project reads files that take any size")
     if (options.output.suffix.lower() == ".onnx") != (options.format == "onnx"):
         parser.error(f"--output {options.output} does not fit --format {options.format}: ONNX files end in .onnx")
     try:
@@ -256,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not options.model:
                 written = export_folder(options, folder)
             if options.format == "onnx":
-                written = export_onnx(folder, options.output)
+                written = export_onnx(folder, options.output, options.signature, options.size)
             licence = read_licence(folder).partition("\n")[0]
     except (OSError, UserError) as error:
         print(f"export.py: {error}", file=sys.stderr)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.trimap import FLOAT_TOLERANCE, FOREGROUND, UNKNOWN
-from inference.formats.onnx_network import INPUTS, OUTPUT, OnnxNetwork
+from inference.formats.onnx_network import CPU, OUTPUT
 from modeling import ViTMatte
 from modeling.backbone.attention import Attention
 from modeling.backbone.block import Block
@@ -23,7 +23,7 @@ from modeling.backbone.vitdet import RelativeAttention, RelativeBlock
 from modeling.backbone.windows import partition, unpartition
 from modeling.vitmatte import paste_known
 from runtime.errors import UserError
-from runtime.optional_packages import import_extra
+from runtime.optional_packages import import_extra, session_options
 
 OPSET = 18
 """The lowest version that torch's exporter writes; onnxruntime reads it since 1.14."""
@@ -48,29 +48,47 @@ The trimap is decoded in the graph: values within 1/255 of 0 are background, tho
 others are unknown. Known pixels of alpha are 0 and 1. Divide an image and a trimap of 8 bits by 255 first.
 """
 
-INTERFACE_DOCS = {
-    "image": "(B, 3, H, W) float32, RGB in [0, 1], not normalised: normalisation is part of the graph",
-    "trimap": "(B, 1, H, W) float32: 0 background, 0.5 (or 128/255) unknown, 1 foreground",
-    "alpha": "(B, 1, H, W) float32 in [0, 1]: 0 background, 1 foreground; exactly that on the trimap's known pixels",
+RGB_DOC = "float32, RGB in [0, 1], not normalised: normalisation is part of the graph"
+TRIMAP_DOC = "float32: 0 background, 0.5 (or 128/255) unknown, 1 foreground"
+ALPHA_DOC = "(B, 1, H, W) float32 in [0, 1]: 0 background, 1 foreground; exactly that on the trimap's known pixels"
+
+SIGNATURES = {
+    "image_trimap": {"image": f"(B, 3, H, W) {RGB_DOC}", "trimap": f"(B, 1, H, W) {TRIMAP_DOC}", OUTPUT: ALPHA_DOC},
+    "pixel_values": {
+        "pixel_values": f"(B, 4, H, W). Channels 0 to 2: {RGB_DOC}. Channel 3: trimap, {TRIMAP_DOC}",
+        "alphas": ALPHA_DOC,
+    },
 }
-"""Name of an input or the output -> what it holds, for the doc strings of the file."""
+"""Name of a signature -> inputs, and the output last -> what they hold, for the doc strings of the file.
+
+"pixel_values" is the interface of ViTMatte in transformers, which other programs read; `OnnxNetwork` does not.
+"""
 
 
 class OnnxExportError(UserError):
     """A network that cannot be written as an ONNX file; the message says why."""
 
 
-def write_onnx(model: ViTMatte, path: Path, source: str, licence: str) -> float:
+def write_onnx(
+    model: ViTMatte,
+    path: Path,
+    source: str,
+    licence: str,
+    signature: str = "image_trimap",
+    size_px: int | None = None,
+) -> float:
     """Write a network as an ONNX file, after comparing onnxruntime's alpha with torch's.
 
-    The file contains `DOC` and `INTERFACE_DOCS`, which describe inputs and output, and the metadata `source` and
-    `licence`.
+    The file contains `DOC` and the texts of `SIGNATURES`, which describe inputs and output, and the metadata `source`
+    and `licence`.
 
     Args:
         model: on the CPU, in evaluation mode; it is not changed.
         path: must be absent; parents are made.
         source: where the weights come from, one line for people.
         licence: text of the licence note.
+        signature: a name of `SIGNATURES`.
+        size_px: height and width that alone the file takes; None for any.
 
     Returns: the largest difference of alpha from torch's, at most `TOLERANCE`.
 
@@ -88,14 +106,14 @@ def write_onnx(model: ViTMatte, path: Path, source: str, licence: str) -> float:
             f"the weights are {num_bytes / 1e9:.1f} GB, an ONNX file holds less than {MAX_BYTES / 1e9:.1f}: export a "
             "model folder instead"
         )
-    proto = _graph(model)
+    proto = _graph(model, signature, size_px)
     onnx.helper.set_model_props(proto, {"source": source, "licence": licence})
     onnx.checker.check_model(proto, full_check=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=path.parent) as folder:
         unproven = Path(folder, path.name)
         onnx.save(proto, unproven)
-        difference = _difference(model, unproven)
+        difference = _difference(model, unproven, (size_px, size_px) if size_px else CHECKED_SIZE)
         if not difference <= TOLERANCE:
             raise OnnxExportError(
                 f"{path} is not written: onnxruntime's alpha differs from torch's by {difference:.1e}"
@@ -104,17 +122,24 @@ def write_onnx(model: ViTMatte, path: Path, source: str, licence: str) -> float:
     return difference
 
 
-def _graph(model: ViTMatte) -> Any:
+def _graph(model: ViTMatte, signature: str, size_px: int | None) -> Any:
     """Trace a network to an ONNX model without source and licence."""
-    sizes = {0: "batch", 2: "height", 3: "width"}
+    docs = SIGNATURES[signature]
+    *inputs, output = docs
+    module: nn.Module = _Exportable(model)
+    example: tuple[Tensor, ...] = _noise(2, (size_px, size_px) if size_px else EXAMPLE_SIZE)
+    if len(inputs) == 1:
+        module, example = _Joined(module), (torch.cat(example, dim=1),)
+    sizes = {0: "batch"} if size_px else {0: "batch", 2: "height", 3: "width"}
+    # Named once: the forward pass asserts that the trimap's are the same.
+    shapes = sizes, dict.fromkeys(sizes, torch.export.Dim.DYNAMIC)
     program = torch.onnx.export(
-        _Exportable(model),
-        _noise(2, EXAMPLE_SIZE),
+        module,
+        example,
         dynamo=True,
-        # Named once: the forward pass asserts that the trimap's are the same.
-        dynamic_shapes=(sizes, dict.fromkeys(sizes, torch.export.Dim.DYNAMIC)),
-        input_names=INPUTS,
-        output_names=[OUTPUT],
+        dynamic_shapes=shapes[: len(inputs)],
+        input_names=inputs,
+        output_names=[output],
         opset_version=OPSET,
         verbose=False,
     )
@@ -124,16 +149,21 @@ def _graph(model: ViTMatte) -> Any:
         del node.metadata_props[:]  # stack traces, with the paths of this machine
     proto.doc_string = DOC
     for value in (*proto.graph.input, *proto.graph.output):
-        value.doc_string = INTERFACE_DOCS[value.name]
+        value.doc_string = docs[value.name]
     return proto
 
 
-def _difference(model: ViTMatte, path: Path) -> float:
-    """Compare a file with its network, at a size that it was not traced with."""
-    image, trimap = _noise(1, CHECKED_SIZE)
+def _difference(model: ViTMatte, path: Path, size: tuple[int, int]) -> float:
+    """Compare a file with its network, at a size that it was not traced with, if it takes others."""
+    image, trimap = _noise(1, size)
     with torch.inference_mode():
         expected = model({"image": image, "trimap": trimap})["pred_alpha"]
-    return float((OnnxNetwork(path, "cpu").alpha(image, trimap) - expected).abs().max())
+    runtime = import_extra("onnxruntime", "ONNX export")
+    session = runtime.InferenceSession(str(path), session_options(runtime), providers=[CPU])
+    names = [value.name for value in session.get_inputs()]
+    inputs = [image, trimap] if len(names) == 2 else [torch.cat((image, trimap), dim=1)]
+    (alpha,) = session.run(None, {name: values.numpy() for name, values in zip(names, inputs, strict=True)})
+    return float((torch.from_numpy(alpha) - expected).abs().max())
 
 
 def _noise(count: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -164,6 +194,17 @@ class _Exportable(nn.Module):
         network_input = self.model.network_input(image, trimap)
         alpha = self.model.decoder(self.model.features(network_input), network_input)[..., :height, :width]
         return paste_known(alpha, trimap)
+
+
+class _Joined(nn.Module):
+    """Run an `_Exportable` on image and trimap in one tensor (B, 4, H, W)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.network(pixel_values[:, :3], pixel_values[:, 3:])
 
 
 def _decoded(trimap: Tensor) -> Tensor:
