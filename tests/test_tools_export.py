@@ -112,7 +112,7 @@ WAYS = "give either --config-file and --weights, or --from-vitmatte, or --model"
         (["--config-file", "c"], WAYS),
         (["--from-vitmatte", "p", "--weights", "w"], WAYS),
         (["--model", "m", "--from-vitmatte", "p"], WAYS),
-        (["--model", "m"], "--model is a model folder already: copy it, or give --format onnx"),
+        (["--model", "m"], "--model is a model folder already: copy it, or give another --format"),
         (["--model", "m", "--format", "onnx"], "does not fit --format onnx: ONNX files end in"),
         (["--from-vitmatte", "p", "--output", "m.onnx"], "--output m.onnx does not fit --format folder"),
         (["--from-vitmatte", "p", "--format", "onnx", "--precision", "float16"], "is for model folders"),

@@ -5,12 +5,14 @@
     python tools/export.py --from-vitmatte vitmatte-small-composition-1k --output models/vitmatte_s_hf
     python tools/export.py --model models/vitmatte_s --format onnx --output models/vitmatte_s.onnx
     python tools/export.py --model models/vitmatte_s --format onnx --signature pixel_values --size 1024 --output f.onnx
+    python tools/export.py --model models/vitmatte_s --format transformers --output models/vitmatte_s_hf
 
 --from-vitmatte reads hustvl's .pth files (S or B), or a transformers folder such as hustvl/vitmatte-*, whose settings
 are used or refused. The folder gets model.safetensors, config.json and LICENSE.txt, and is read again for a bit-exact
 comparison. No code in the weights' files runs, and every tensor is accounted for. --precision float16 halves the size
 of the folder. --format onnx writes one ONNX file instead, after onnxruntime has reproduced torch's alpha with it.
 --signature pixel_values gives that file one input, image and trimap together, as programs made for ViTMatte expect.
+--format transformers writes a folder that transformers' VitMatteForImageMatting loads; for ViTDet backbones alone.
 
 Exit status: 0 written, 1 something is wrong with the files, 2 wrong usage.
 """
@@ -41,6 +43,7 @@ from inference.formats.model_folder import (
 )
 from inference.formats.onnx_export import CHECKED_SIZE, OPSET, SIGNATURES, write_onnx
 from inference.formats.published_vitmatte import convert_published
+from inference.formats.transformers_folder import write_transformers_folder
 from modeling import ViTMatte
 from modeling.conversion import choose_file, read_checkpoint
 from runtime.command_line import add_trust_option, integer_from
@@ -72,6 +75,7 @@ architecture by others come with the terms of their makers and of their training
 LICENCE_PLACES = {
     "folder": f"{LICENSE_FILE} belongs to the folder",
     "onnx": "The licence note is in the file, under `licence` of its metadata",
+    "transformers": f"{LICENSE_FILE} belongs to the folder",
 }
 """Format -> place of the licence note."""
 
@@ -226,6 +230,23 @@ def export_onnx(folder: Path, path: Path, signature: str, size_px: int | None) -
     )
 
 
+def export_transformers(folder: Path, output: Path) -> str:
+    """Write the transformers folder of a model folder, with its licence note.
+
+    Returns: a summary for people.
+
+    Raises:
+        OSError, UserError: see `read_model_folder` and `write_transformers_folder`.
+    """
+    tensors = read_model_folder(folder).state_dict()
+    description = read_json(folder / CONFIG_FILE)["model"]
+    write_transformers_folder(output, description, tensors, read_licence(folder))
+    padding = description["padding"]
+    side = description["size_divisibility"]
+    note = f"; transformers pads with zeros, this network by {padding}: alpha differs unless sides divide by {side}"
+    return f"{len(tensors)} tensors for VitMatteForImageMatting{note * (padding != 'zero')}"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line (`sys.argv` by default) and export.
 
@@ -236,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", type=Path, help="trained checkpoint of the config")
     add_trust_option(parser)
     parser.add_argument("--from-vitmatte", type=Path, help="published ViTMatte weights: .pth file or folder")
-    parser.add_argument("--model", type=Path, help="model folder instead, for --format onnx")
+    parser.add_argument("--model", type=Path, help="model folder instead, for the other formats")
     parser.add_argument(
         "--precision", choices=("float32", "float16"), default="float32", help="precision of the folder's weights"
     )
@@ -251,9 +272,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sum(map(bool, sources)) != 1 or bool(options.config_file) != bool(options.weights):
         parser.error("give either --config-file and --weights, or --from-vitmatte, or --model")
     if options.model and options.format == "folder":
-        parser.error("--model is a model folder already: copy it, or give --format onnx")
-    if options.precision == "float16" and options.format == "onnx":
-        parser.error("--precision float16 is for model folders: an .onnx file holds float32")
+        parser.error("--model is a model folder already: copy it, or give another --format")
+    if options.precision == "float16" and options.format != "folder":
+        parser.error("--precision float16 is for model folders: other formats hold float32")
     if options.format != "onnx" and (options.size or options.signature != "image_trimap"):
         parser.error("--signature and --size are for --format onnx")
     if options.size and options.signature == "image_trimap":
@@ -267,6 +288,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 written = export_folder(options, folder)
             if options.format == "onnx":
                 written = export_onnx(folder, options.output, options.signature, options.size)
+            elif options.format == "transformers":
+                written = export_transformers(folder, options.output)
             licence = read_licence(folder).partition("\n")[0]
     except (OSError, UserError) as error:
         print(f"export.py: {error}", file=sys.stderr)

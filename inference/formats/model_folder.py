@@ -79,6 +79,14 @@ def write_model_folder(
     folder = Path(folder)
     with float32_on_cpu():
         _check_fit(description, widened(tensors), source)
+    write_weights(folder, tensors, licence)
+    # Last, so that an incomplete folder lacks it and is reported.
+    config = {"format": FORMAT, "source": source, "model": description}
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def write_weights(folder: Path, tensors: Mapping[str, Tensor], licence: str) -> None:
+    """Write weights and licence note into a new folder; arguments and errors as `write_model_folder`."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ModelFolderError(f"{folder} exists and is no empty folder: name a new one, nothing is overwritten")
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,9 +96,6 @@ def write_model_folder(
         raise OSError(f"{folder / WEIGHTS_FILE} cannot be written: {first_line(error)}") from error
     (folder / LICENSE_FILE).write_text(licence, encoding="utf-8")
     (folder / WEIGHTS_FILE).chmod((folder / LICENSE_FILE).stat().st_mode)  # safetensors lets only the owner read
-    # Last, so that an incomplete folder lacks it and is reported.
-    config = {"format": FORMAT, "source": source, "model": description}
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def round_to_half(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
