@@ -17,6 +17,7 @@ from inference.formats.model_folder import build, read_model_folder
 from inference.formats.published_vitmatte import SIZES, PublishedError, convert_published
 from inference.predictor import Predictor
 from modeling import DetailCapture
+from runtime.errors import UserError
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.published_vitmatte import (
     GLOBAL,
@@ -121,6 +122,18 @@ def test_any_size_gives_the_alpha_of_transformers_processor_and_network(vitmatte
     x[:, 3:][x[:, 3:] == 128 / 255] = 0.5
     assert (x[:, 3, : size[0], : size[1]] == 0.5).sum() == (trimap == 128).sum()
     assert_pipelines_agree(tmp_path / "model", unknown_alpha(tiny_vitmatte, x, trimap), image, trimap)
+
+
+def test_a_predictor_reads_a_transformers_folder_as_it_would_be_exported(vitmatte_folder, tmp_path):
+    assert run_export("--from-vitmatte", vitmatte_folder, "--output", tmp_path / "model") == 0
+    pair = random_image_and_trimap(133, 77)
+    expected = Predictor.load(tmp_path / "model", device="cpu").predict(*pair)
+    np.testing.assert_array_equal(Predictor.load(vitmatte_folder, device="cpu").predict(*pair), expected)
+    (vitmatte_folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="model.safetensors"):
+        Predictor.load(vitmatte_folder)
+    with pytest.raises(UserError, match="is a transformers folder; make a model folder of it: tools/export.py --from"):
+        read_model_folder(vitmatte_folder)
 
 
 @pytest.mark.parametrize("size", [(133, 77), (128, 77), (133, 96), (128, 96)], ids=str)

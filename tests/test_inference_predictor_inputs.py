@@ -116,7 +116,6 @@ def test_loading_and_predicting_do_not_depend_on_torchs_defaults(model_folder, c
             None,
             "Hugging Face hub: nothing is downloaded.*--from-vitmatte FOLDER",
         ),
-        ("downloaded", {"model_type": "vitmatte"}, "is a transformers folder.*--from-vitmatte {}/downloaded --output"),
         ("downloaded", {"architectures": ["A"], "model_type": "birefnet"}, "of the kind 'birefnet': only vitmatte"),
         ("weights.pth", None, "weights.pth is a file.*--config-file and --weights"),
     ],

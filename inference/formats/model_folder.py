@@ -147,14 +147,28 @@ def read_model_folder(folder: str | Path) -> nn.Module:
     description = read_description(folder / CONFIG_FILE)
     tensors = read_safetensors(folder / WEIGHTS_FILE)
     try:
-        with float32_on_cpu():
-            _check_fit(description, tensors, WEIGHTS_FILE)
-            model = build("model", description)
+        return network_of(description, tensors, WEIGHTS_FILE)
     except ModelFolderError as error:
         raise ModelFolderError(f"{folder}: {error}") from error
     except Exception as error:
         error.add_note(f"The error was raised while the network of {folder / CONFIG_FILE} was built.")
         raise
+
+
+def network_of(description: Any, tensors: Mapping[str, Tensor], source: str) -> nn.Module:
+    """Build the network of a description with its weights, in float32 on the CPU and in evaluation mode.
+
+    Args:
+        description: of the model; see `build`.
+        tensors: name -> float32 tensor, all of the network.
+        source: of the tensors, for messages.
+
+    Raises:
+        ModelFolderError: it describes no network of this program, or the tensors do not match.
+    """
+    with float32_on_cpu():
+        _check_fit(description, tensors, source)
+        model = build("model", description)
     model.load_state_dict(tensors)
     return model.eval()
 

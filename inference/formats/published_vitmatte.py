@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from inference.formats.transformers_settings import PublishedError, describe_transformers
-from modeling.conversion import take_copy
+from inference.formats.model_folder import network_of
+from inference.formats.transformers_settings import CONFIG_FILE, PublishedError, describe_transformers
+from modeling.conversion import choose_file, read_checkpoint, take_copy
+from runtime.errors import UserError
+from runtime.network_files import read_json
 
 BACKBONE: dict[str, Any] = dict(
     patch_size=16,
@@ -126,6 +129,28 @@ def convert_published(state: Mapping[str, Any], folder: Path | None = None) -> P
         "padding": PADDING[layout],
     } | NORMALISATION[layout]
     return Published(layout, size, description, tensors, left)
+
+
+def is_published(folder: Path) -> bool:
+    """Tell whether a folder is one of transformers that holds a ViTMatte."""
+    try:
+        config = read_json(folder / CONFIG_FILE)
+    except (OSError, UserError):
+        return False
+    return isinstance(config, dict) and config.get("model_type") == "vitmatte"
+
+
+def read_published(folder: Path) -> nn.Module:
+    """Build the network of a transformers folder, as `tools/export.py --from-vitmatte` and its model folder would.
+
+    Returns: a `ViTMatte` in float32 on the CPU, in evaluation mode.
+
+    Raises:
+        UserError: see `convert_published` and `modeling.conversion.read_checkpoint`, or the tensors do not match.
+    """
+    weights, _ = choose_file(folder)
+    published = convert_published(read_checkpoint(weights), folder)
+    return network_of(published.description, published.tensors, weights.name)
 
 
 def _as_stored(name: str, tensor: Tensor) -> Tensor:

@@ -64,7 +64,9 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
         help="threshold (0 to 1) for soft masks, such as JPEG files and network outputs",
     )
     group = parser.add_argument_group("alpha, by one of")
-    group.add_argument("--model", type=Path, help="model folder or .onnx file of tools/export.py")
+    group.add_argument(
+        "--model", type=Path, help="model folder or .onnx file of tools/export.py, or ViTMatte's folder of transformers"
+    )
     group.add_argument("--config-file", type=Path, help="config of a network; needs --weights")
     group.add_argument("--weights", type=Path, help="trained checkpoint of the config")
     add_trust_option(group)
