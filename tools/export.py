@@ -238,13 +238,17 @@ def export_transformers(folder: Path, output: Path) -> str:
     Raises:
         OSError, UserError: see `read_model_folder` and `write_transformers_folder`.
     """
-    tensors = read_model_folder(folder).state_dict()
-    description = read_json(folder / CONFIG_FILE)["model"]
-    write_transformers_folder(output, description, tensors, read_licence(folder))
-    padding = description["padding"]
-    side = description["size_divisibility"]
-    note = f"; transformers pads with zeros, this network by {padding}: alpha differs unless sides divide by {side}"
-    return f"{len(tensors)} tensors for VitMatteForImageMatting{note * (padding != 'zero')}"
+    model = read_model_folder(folder)
+    assert isinstance(model, ViTMatte)
+    tensors = model.state_dict()
+    write_transformers_folder(output, read_json(folder / CONFIG_FILE)["model"], tensors, read_licence(folder))
+    written = f"{len(tensors)} tensors for VitMatteForImageMatting"
+    if model.padding == "zero":
+        return written
+    return (
+        f"{written}; transformers pads with zeros, this network by {model.padding}: alpha differs unless sides are "
+        f"multiples of {model.size_divisibility}"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -129,7 +129,7 @@ def _graph(model: ViTMatte, signature: str, size_px: int | None) -> Any:
     module: nn.Module = _Exportable(model)
     example: tuple[Tensor, ...] = _noise(2, (size_px, size_px) if size_px else EXAMPLE_SIZE)
     if len(inputs) == 1:
-        module, example = _Joined(module), (torch.cat(example, dim=1),)
+        module, example = _Joined(module).eval(), (torch.cat(example, dim=1),)
     sizes = {0: "batch"} if size_px else {0: "batch", 2: "height", 3: "width"}
     # Named once: the forward pass asserts that the trimap's are the same.
     shapes = sizes, dict.fromkeys(sizes, torch.export.Dim.DYNAMIC)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import Tensor
 from inference.formats.model_folder import write_weights
 from inference.formats.published_vitmatte import TRANSFORMERS_NAMES
 from inference.formats.transformers_settings import CONFIG_FILE, PREPROCESSOR_FILE, PublishedError
+from modeling import DetailCapture, ViTMatte
+from modeling.backbone import ViTDet
 
 
 def write_transformers_folder(
@@ -50,18 +53,25 @@ def settings_of(description: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
     Raises:
         PublishedError: transformers has no such network.
     """
-    vit, decoder = description["backbone"], description["decoder"]
-    if vit["type"] != "ViTDet":
+    kind = description["backbone"]["type"]
+    if kind != "ViTDet":
         raise PublishedError(
-            f"the backbone is {vit['type']}, and transformers has ViTMatte on ViTDet alone (configs/*_original.py)"
+            f"the backbone is {kind}, and transformers has ViTMatte on ViTDet alone (configs/*_original.py)"
         )
+    parts = (ViTMatte, description), (ViTDet, description["backbone"]), (DetailCapture, description["decoder"])
+    whole, vit, decoder = (
+        {name: parameter.default for name, parameter in signature(constructor).parameters.items()} | given
+        for constructor, given in parts
+    )
+    if vit["mlp_ratio"] != int(vit["mlp_ratio"]):
+        raise PublishedError(f"mlp_ratio is {vit['mlp_ratio']}, and transformers takes whole numbers alone")
     blocks = range(vit["depth"])
     backbone = dict(
         model_type="vitdet",
         hidden_size=vit["embed_dim"],
         num_hidden_layers=vit["depth"],
         num_attention_heads=vit["num_heads"],
-        mlp_ratio=vit["mlp_ratio"],
+        mlp_ratio=int(vit["mlp_ratio"]),
         layer_norm_eps=vit["norm_eps"],
         image_size=vit["image_size"],
         pretrain_image_size=vit["pretrain_image_size"],
@@ -90,9 +100,9 @@ def settings_of(description: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
         do_rescale=True,
         rescale_factor=1 / 255,
         do_normalize=True,
-        image_mean=list(description["pixel_mean"]),
-        image_std=list(description["pixel_std"]),
+        image_mean=list(whole["pixel_mean"]),
+        image_std=list(whole["pixel_std"]),
         do_pad=True,
-        size_divisor=description["size_divisibility"],
+        size_divisor=whole["size_divisibility"],
     )
     return config, preprocessor
