@@ -60,7 +60,7 @@ def settings_of(description: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
         )
     parts = (ViTMatte, description), (ViTDet, description["backbone"]), (DetailCapture, description["decoder"])
     whole, vit, decoder = (
-        {name: parameter.default for name, parameter in signature(constructor).parameters.items()} | given
+        {name: parameter.default for name, parameter in signature(constructor).parameters.items()} | dict(given)
         for constructor, given in parts
     )
     if vit["mlp_ratio"] != int(vit["mlp_ratio"]):
