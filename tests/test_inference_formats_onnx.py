@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from inference.formats import onnx_export
-from inference.formats.model_folder import build
 from inference.formats.onnx_export import OnnxExportError, write_onnx
 from inference.formats.onnx_network import OnnxNetwork, choose_providers
 from inference.network import TorchNetwork
@@ -17,7 +16,7 @@ from modeling import DetailCapture, ViTMatte
 from modeling.backbone import ViT, ViTDet
 from runtime.errors import ConfigError, UserError
 from runtime.optional_packages import MissingExtraError
-from tests.helpers.networks import network_description, randomise_vitmatte
+from tests.helpers.networks import random_pair, randomise_vitmatte, varied_network
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -27,20 +26,6 @@ from onnx import TensorProto, helper  # noqa: E402
 # Height and width: no window whole, one pixel, the grid that positions are stored for, one side aligned, more tokens
 # than in one piece.
 SIZES = [(97, 33), (1, 1), (64, 64), (48, 48), (64, 97), (1, 150), (250, 310), (650, 490), (768, 800)]
-
-
-def network(kind, padding="edge", **changes):
-    """A tiny network with windows of 2 x 2 or 3 x 3 patches, whose alphas vary."""
-    described = network_description(kind) | {"padding": padding}
-    described["backbone"] |= changes
-    described["decoder"] |= dict(convstream_chans=[8, 8, 8], fusion_chans=[32, 16, 16, 8])
-    return randomise_vitmatte(build("model", described))
-
-
-def pair(height, width, count=1):
-    generator = torch.Generator().manual_seed(height * width)
-    image = torch.rand(count, 3, height, width, generator=generator)
-    return image, torch.randint(3, (count, 1, height, width), generator=generator) / 2
 
 
 def alpha_of(model, image, trimap):
@@ -54,7 +39,7 @@ def alpha_of(model, image, trimap):
 def exported(request, tmp_path_factory):
     """A network and the path of its ONNX file; ViTDet pads as its published weights do."""
     padding = {"ViT": "edge", "ViTDet": "zero_hustvl", "DINOv2": "zero"}[request.param]
-    model = network(request.param, padding, window_size=3)
+    model = varied_network(request.param, padding, window_size=3)
     path = tmp_path_factory.mktemp("onnx") / "new" / "model.onnx"
     assert write_onnx(model, path, "a test", "No terms.\nNone.\n") < 1e-5
     return model, path
@@ -64,12 +49,12 @@ def test_alpha_is_that_of_torch_at_sizes_not_seen_at_export(exported):
     model, path = exported
     network = OnnxNetwork(path)
     for size in SIZES:
-        image, trimap = pair(*size)
+        image, trimap = random_pair(*size)
         expected, found = alpha_of(model, image, trimap), network.alpha(image, trimap)
         assert found.dtype == torch.float32 and found.shape == expected.shape
         assert min(size) == 1 or expected[trimap == 0.5].std() > 0.02
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    batch = pair(45, 70, count=3)
+    batch = random_pair(45, 70, count=3)
     torch.testing.assert_close(network.alpha(*batch), alpha_of(model, *batch), rtol=0, atol=1e-5)
 
 
@@ -90,17 +75,17 @@ def test_alpha_is_that_of_torch_at_sizes_not_seen_at_export(exported):
 )
 def test_the_forward_that_is_traced_equals_the_network(kind, changes):
     """In torch, where variants are quick: the replaced attention is right before an exporter sees it."""
-    model = network(kind, **changes)
+    model = varied_network(kind, **changes)
     traced = onnx_export._Exportable(model)
     for size in SIZES[::3]:
-        image, trimap = pair(*size, count=2)
+        image, trimap = random_pair(*size, count=2)
         with torch.inference_mode():
             torch.testing.assert_close(traced(image, trimap), alpha_of(model, image, trimap), rtol=0, atol=1e-5)
 
 
 def test_the_network_is_left_as_it_was(exported):
     model, _ = exported
-    again = network(type(model.backbone).__name__, window_size=3)
+    again = varied_network(type(model.backbone).__name__, window_size=3)
     assert repr(model) == repr(again)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
 
@@ -137,7 +122,7 @@ def run_bare(path, image, trimap):
 def test_the_graph_decodes_a_trimap_as_the_contract_does(exported, unknown):
     """Known values that are off by rounding count as well, so that no alpha lies outside [0, 1]."""
     model, path = exported
-    image, trimap = pair(45, 70)
+    image, trimap = random_pair(45, 70)
     expected = alpha_of(model, image, trimap)
     for shift in (0.003, -0.003):
         given = torch.where(trimap == 0.5, unknown, trimap + shift)
@@ -149,7 +134,7 @@ def test_the_graph_decodes_a_trimap_as_the_contract_does(exported, unknown):
 def test_what_no_trimap_holds_is_unknown_to_the_graph(exported):
     """0..255 without division above all: alpha was 128.0 there."""
     model, path = exported
-    image, trimap = pair(45, 70)
+    image, trimap = random_pair(45, 70)
     expected = alpha_of(model, image, torch.where(trimap == 0, trimap, 0.5))
     for values in (trimap * 255, torch.where(trimap == 0, 0.0, 0.3), torch.where(trimap == 0, 0.0, torch.nan)):
         torch.testing.assert_close(run_bare(path, image, values), expected, rtol=0, atol=1e-5)
@@ -159,7 +144,7 @@ def test_what_no_trimap_holds_is_unknown_to_the_graph(exported):
 def test_a_network_takes_unknown_as_128_of_255_and_refuses_other_ranges(exported, kind):
     model, path = exported
     network = OnnxNetwork(path) if kind == "onnx" else TorchNetwork(model)
-    image, trimap = pair(45, 70)
+    image, trimap = random_pair(45, 70)
     is_unknown = trimap == 0.5
     found = network.alpha(image, torch.where(is_unknown, 128 / 255, trimap))
     torch.testing.assert_close(found[is_unknown], alpha_of(model, image, trimap)[is_unknown], rtol=0, atol=1e-5)
@@ -192,7 +177,7 @@ def test_threads_share_a_network_and_take_as_many_cores_as_torch(exported):
     finally:
         torch.set_num_threads(threads)
     assert network.session.get_session_options().intra_op_num_threads == 2
-    pairs = [pair(40 + 9 * index, 50) for index in range(6)]
+    pairs = [random_pair(40 + 9 * index, 50) for index in range(6)]
     expected = [network.alpha(*each) for each in pairs]
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(lambda each: network.alpha(*each), pairs))
@@ -201,7 +186,7 @@ def test_threads_share_a_network_and_take_as_many_cores_as_torch(exported):
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
-    model = network("ViT")
+    model = varied_network("ViT")
     taken = tmp_path / "taken.onnx"
     taken.write_bytes(b"mine")
     with pytest.raises(OnnxExportError, match="taken.onnx exists: name a new file"):
@@ -222,7 +207,7 @@ def test_a_file_with_another_alpha_is_not_left_behind(exported, tmp_path, monkey
     """As if the exporter had written another network's alpha."""
     model, path = exported
     monkeypatch.setattr(onnx_export, "_graph", lambda *_: onnx.load(path))
-    other = network("ViT", norm_eps=0.3)
+    other = varied_network("ViT", norm_eps=0.3)
     with pytest.raises(OnnxExportError, match="model.onnx is not written: onnxruntime's alpha differs from torch's by"):
         write_onnx(other, tmp_path / "model.onnx", "", "")
     assert not list(tmp_path.iterdir())
@@ -270,7 +255,7 @@ def test_a_file_that_is_something_else_is_refused(exported, tmp_path):
         with pytest.raises(UserError, match=r"model.onnx: expected float32 image \(B, 3, H, W\), .*, got image tensor"):
             OnnxNetwork(path)
     save_graph(path)
-    image, trimap = pair(4, 5)
+    image, trimap = random_pair(4, 5)
     torch.testing.assert_close(OnnxNetwork(path).alpha(image, trimap), trimap)
 
 
@@ -278,9 +263,9 @@ def test_a_run_that_stops_or_gives_no_finite_values_is_an_error_of_one_line(tmp_
     save_graph(tmp_path / "model.onnx", divisor=0.0)
     network = OnnxNetwork(tmp_path / "model.onnx")
     with pytest.raises(UserError, match="the network gives values that are not finite"):
-        network.alpha(*pair(4, 5))
+        network.alpha(*random_pair(4, 5))
     with pytest.raises(UserError, match=r"^.*model.onnx stops at 5 x 4 px \(.*\): it takes images whole; a model .*$"):
-        network.alpha(pair(4, 5)[0], pair(3, 3)[1])
+        network.alpha(random_pair(4, 5)[0], random_pair(3, 3)[1])
 
 
 def test_settings_that_only_torch_has_are_refused(tmp_path):
@@ -337,5 +322,5 @@ def test_networks_of_full_width(tmp_path, backbone):
     write_onnx(model, tmp_path / "model.onnx", "a test", "No terms.")
     network = OnnxNetwork(tmp_path / "model.onnx")
     for size in ((97, 33), (650, 490)):
-        image, trimap = pair(*size)
+        image, trimap = random_pair(*size)
         torch.testing.assert_close(network.alpha(image, trimap), alpha_of(model, image, trimap), rtol=0, atol=1e-4)

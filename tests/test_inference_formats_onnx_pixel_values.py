@@ -5,13 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from inference.formats.model_folder import build
 from inference.formats.onnx_export import write_onnx
 from inference.formats.onnx_network import OnnxNetwork
 from inference.network import TorchNetwork
 from inference.predictor import Predictor
 from runtime.errors import UserError
-from tests.helpers.networks import network_description, randomise_vitmatte
+from tests.helpers.networks import random_pair, varied_network
 
 pytestmark = pytest.mark.slow
 
@@ -20,23 +19,9 @@ pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 
-def network(kind, padding):
-    """A tiny network whose alphas vary."""
-    torch.manual_seed(0)
-    described = network_description(kind) | {"padding": padding}
-    described["decoder"] |= dict(convstream_chans=[8, 8, 8], fusion_chans=[32, 16, 16, 8])
-    return randomise_vitmatte(build("model", described))
-
-
-def pair(height, width, count=1):
-    generator = torch.Generator().manual_seed(height * width)
-    image = torch.rand(count, 3, height, width, generator=generator)
-    return image, torch.randint(3, (count, 1, height, width), generator=generator) / 2
-
-
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    model, path = network("ViTDet", "zero"), tmp_path_factory.mktemp("onnx") / "model.onnx"
+    model, path = varied_network("ViTDet", "zero"), tmp_path_factory.mktemp("onnx") / "model.onnx"
     assert write_onnx(model, path, "a test", "No terms.", "pixel_values") < 1e-5
     return model, path
 
@@ -50,7 +35,7 @@ def run(path, image, trimap):
 @pytest.mark.parametrize("size", [(97, 33), (64, 64), (250, 310)])
 def test_alpha_is_that_of_torch_and_128_is_unknown(exported, size):
     model, path = exported
-    image, trimap = pair(*size, count=2)
+    image, trimap = random_pair(*size, count=2)
     with torch.inference_mode():
         expected = model({"image": image, "trimap": trimap})["pred_alpha"]
     found = run(path, image, torch.where(trimap == 0.5, 128 / 255, trimap))
@@ -69,9 +54,9 @@ def test_the_file_says_what_its_channels_hold_and_our_own_reader_refuses_it(expo
 
 
 def test_rembg_runs_a_file_of_ours_in_the_place_of_its_own(tmp_path, monkeypatch):
-    """On a picture of its fixed size, nothing is resized: alpha is ours, cut off to 8 bits as rembg does."""
+    """On an image of its fixed size, nothing is resized: alpha is ours, cut off to 8 bits as rembg does."""
     matting = pytest.importorskip("rembg.matting")
-    model, name = network("ViT", "edge"), "vitmatte-small-distinctions-646.onnx"
+    model, name = varied_network("ViT", "edge"), "vitmatte-small-distinctions-646.onnx"
     assert matting.VARIANTS[matting.DEFAULT_VARIANT]["fname"] == name
     path = tmp_path / "models" / "vitmatte" / name
     write_onnx(model, path, "a test", "No terms.", "pixel_values", matting.INPUT_SIZE)
@@ -88,4 +73,4 @@ def test_rembg_runs_a_file_of_ours_in_the_place_of_its_own(tmp_path, monkeypatch
     assert np.abs(found - expected).max() <= 1
     assert expected[trimap == 128].std() > 5
     with pytest.raises(Exception, match="Got: 1000 Expected: 1024"):
-        run(path, *pair(1000, 1024))
+        run(path, *random_pair(1000, 1024))

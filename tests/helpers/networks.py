@@ -127,6 +127,21 @@ def network_description(kind="ViT"):
     }
 
 
+def varied_network(kind, padding="edge", **changes):
+    """A tiny network whose alphas vary with image and trimap; `changes` are of its backbone."""
+    described = network_description(kind) | {"padding": padding}
+    described["backbone"] |= changes
+    described["decoder"] |= dict(convstream_chans=[8, 8, 8], fusion_chans=[32, 16, 16, 8])
+    return randomise_vitmatte(build("model", described))
+
+
+def random_pair(height, width, count=1):
+    """Image (B, 3, H, W) and trimap (B, 1, H, W) of a size; a third of the pixels is unknown."""
+    generator = torch.Generator().manual_seed(height * width)
+    image = torch.rand(count, 3, height, width, generator=generator)
+    return image, torch.randint(3, (count, 1, height, width), generator=generator) / 2
+
+
 def random_network(kind="ViT"):
     return randomise_decoder(build("model", network_description(kind))).eval()
 
