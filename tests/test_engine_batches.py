@@ -172,6 +172,7 @@ def test_a_worker_that_is_stuck_after_it_queued_a_batch_meets_the_limit_as_well(
     worker = drawn._iterator._workers[0]
     time.sleep(1)  # for the next batches to be queued
     os.kill(worker.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, worker.pid, os.WSTOPPED | os.WNOWAIT)  # until then its other threads still serve memory
     reviver = threading.Timer(10, worker.kill)  # so that a wait without limit fails here rather than hangs
     reviver.start()
     start = time.monotonic()
