@@ -60,7 +60,7 @@ def test_what_cannot_be_begun_is_one_line(image_folders, capsys, paths, words):
     [
         (["--bits", "16", "--format", "webp"], "WebP holds no 16 bit"),
         (["--background", "no colour"], "--background no colour: no such file, and no colour"),
-        (["--background", "#11223344"], "--background #11223344: expected an opaque colour"),
+        (["--background", "#11223344"], "background #11223344: expected an opaque colour"),
         (["--background", str(REPOSITORY / "README.md")], "README.md: not an image of a format that is read"),
         (["--model", "nowhere"], "nowhere"),
     ],

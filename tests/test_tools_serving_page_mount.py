@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.paths import REPOSITORY
-from tests.helpers.serving import MAX_BYTES, bomb, page_folder, pair, running, wait_until, with_page
+from tests.helpers.serving import MAX_BYTES, bomb, encoded, page_folder, pair, running, wait_until, with_page
 from tools.serving.errors import RefusedError
 from tools.serving.page.drawing import BRUSHES
 from tools.serving.security.bodies import BodyLimits
@@ -246,14 +246,32 @@ def test_what_an_editor_sends_is_bounded(service):
     def send(index, number=0):
         fields = {"type": "layer", "index": index, "id": f"editor{number}"}
         form = {"component_id": str(editor), "fn_name": "accept_blobs", "session_hash": "abc"}
-        form |= {f"data[{name}]": str(value) for name, value in fields.items()}
+        form |= {name: str(value) for name, value in fields.items() if value is not None}
         files = {"files": ("layer.png", bomb())}
         return service.client.post("/gradio_api/component_server", data=form, files=files).status_code
 
-    assert [send(index) for index in (0, 1_000_000_000)] and service.client.get("/health").status_code == 200
+    assert {send(index) for index in (0, 1_000_000_000, "9" * 5000, None)} == {200}
     layers = [file_data(upload(service, bomb()))]
     message = call(service, "use_strokes", [{"background": None, "layers": layers, "composite": None, "id": None}, 3])
     assert not message["success"]
+
+
+def test_layers_that_wait_for_their_event_have_a_limit_of_bytes(monkeypatch):
+    import gradio as gr
+    from gradio.components.image_editor import AcceptBlobs, EditorData
+
+    from tools.serving.page import inputs
+
+    monkeypatch.setattr(inputs, "MAX_SENT_BYTES", 1000)
+    for name in ("accept_blobs", "preprocess"):
+        monkeypatch.setattr(gr.ImageEditor, name, getattr(gr.ImageEditor, name))  # is put back after the test
+    inputs.guard_editors()
+    editor = gr.ImageEditor()
+    layer = encoded(np.zeros((4, 4, 4), np.uint8))
+    for number, content in enumerate((layer, bytes(1001 - 2 * len(layer)), layer, layer)):
+        blob = {"type": "layer", "index": 0, "id": str(number), "file": b""}
+        editor.accept_blobs(AcceptBlobs(data=blob, files=[("layer.png", content)]))
+    assert [len(editor.preprocess(EditorData(id=str(number)))) for number in (0, 2, 3)] == [0, 1, 1]
 
 
 @pytest.mark.parametrize("name", ["../../evil.png", "/etc/evil.png", "a\r\nb.png", "." * 300, "<script>.png", ".."])

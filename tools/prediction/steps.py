@@ -166,5 +166,5 @@ def parse_colour(name: str) -> NDArray[np.float32] | None:
     except ValueError:
         return None
     if len(colour) != 3:
-        raise DataError(f"--background {name}: expected an opaque colour")
+        raise DataError(f"background {name}: expected an opaque colour")
     return np.divide(colour, 255, dtype=np.float32)

@@ -43,8 +43,13 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": {"application/json": {"example": {"error": "what is wrong"}}}}
     for status, text in {
         400: "The form cannot be read",
+        401: "No token, or a wrong one",
+        403: "A page of another site asks",
+        408: "The upload is too slow",
         413: "Too many pixels or bytes, or too little memory",
+        421: "The Host header has a name that is not served",
         422: "The files or values cannot be used",
+        501: "An optional package is not installed",
         503: "The queue is full (see Retry-After), or the server is ending",
         507: "The disk for temporary files is full",
     }.items()

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from runtime.errors import UserError
 from tools.serving.api import API_VERSION, make_router
 from tools.serving.errors import describe
-from tools.serving.rembg_api import in_words, make_rembg_router
+from tools.serving.rembg_api import describe_faults, make_rembg_router
 from tools.serving.service import Service
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def make_app(service: Service) -> FastAPI:
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return _json(request, 422, in_words(error.errors()))
+    return _json(request, 422, describe_faults(error.errors()))
 
 
 async def _error(request: Request, error: Exception) -> JSONResponse:

@@ -13,7 +13,7 @@ from tools.serving.service import Service
 ALWAYS = "accepted; this server always mattes and always removes the background's colour"
 
 
-def colour_of(text: str) -> str:
+def check_colour(text: str) -> str:
     """Check r,g,b[,a], each 0 to 255."""
     parts = text.split(",")
     if len(parts) not in (3, 4) or not all(part.strip().isdecimal() and int(part) <= 255 for part in parts):
@@ -26,7 +26,7 @@ class Parameters(BaseModel):
 
     om: Annotated[bool, Field(description="Answer with the alpha alone")] = False
     bgc: Annotated[
-        str | None, AfterValidator(colour_of), Field(description="Colour behind the subject: r,g,b or r,g,b,a")
+        str | None, AfterValidator(check_colour), Field(description="Colour behind the subject: r,g,b or r,g,b,a")
     ] = None
     a: Annotated[bool, Field(description=f"Alpha matting: {ALWAYS}")] = False
     af: Annotated[int, Field(ge=0, le=255, description=ALWAYS)] = 240
@@ -70,7 +70,7 @@ def make_rembg_router(service: Service) -> APIRouter:
             try:
                 chosen = Parameters.model_validate({name: value for name, value in given.items() if value != ""})
             except ValidationError as error:
-                raise RefusedError(422, in_words(error.errors())) from error
+                raise RefusedError(422, describe_faults(error.errors())) from error
             ignored = ", ".join(name for name in IGNORED if getattr(chosen, name) is not None)
             backdrop = None if chosen.bgc is None else (*map(int, chosen.bgc.split(",")), 255)[:4]
             return await service.respond(
@@ -90,6 +90,6 @@ def make_rembg_router(service: Service) -> APIRouter:
     return router
 
 
-def in_words(faults: Any) -> str:
+def describe_faults(faults: Any) -> str:
     """Join what pydantic found wrong, each with the name of its field."""
     return "; ".join(f"{'.'.join(map(str, fault['loc'][-1:]))}: {fault['msg']}" for fault in faults)

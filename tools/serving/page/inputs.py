@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from data.image_io.images import DataError
 from tools.serving.page.drawing import SHOWN_PX
 
 MAX_LAYERS, MAX_EDITORS = 4, 64
+MAX_SENT_BYTES = 64_000_000
+"""Of the layers that wait for their event. Beyond it the oldest are forgotten."""
+
 MAX_LAYER_PX = (2 * SHOWN_PX) ** 2
 """Of a layer of strokes. An editor makes them as large as the reduced copy, or twice that on a dense screen."""
 
@@ -37,12 +41,12 @@ def guard_editors() -> None:
     @server
     def accept_blobs(self: gr.ImageEditor, data: AcceptBlobs) -> None:
         """Keep the layers that a browser sends; of the picture below them nothing is used."""
-        name, index = str(data.data["id"]), data.data["index"]
-        layers = sent.setdefault(name, [])
-        if data.data["type"] == "layer" and index is not None and int(index) < MAX_LAYERS:
-            layers.append(data.files[0][1])
+        fields: dict[str, Any] = {**data.data}  # what a client left out is absent
+        if fields.get("type") == "layer" and str(fields.get("index")) in map(str, range(MAX_LAYERS)):
+            layers = sent.setdefault(str(fields.get("id")), [])
+            layers += [content for _, content in data.files[:1]]
             del layers[:-MAX_LAYERS]
-        while len(sent) > MAX_EDITORS:
+        while len(sent) > MAX_EDITORS or sum(map(len, chain.from_iterable(sent.values()))) > MAX_SENT_BYTES:
             sent.popitem(last=False)
 
     def preprocess(self: gr.ImageEditor, payload: EditorData | None) -> list[NDArray[np.uint8]]:
@@ -60,7 +64,7 @@ def guard_editors() -> None:
 
 
 def decode_layer(content: bytes) -> NDArray[np.uint8]:
-    """Decode strokes.
+    """Decode a layer of strokes: (h, w, 4) uint8 RGBA.
 
     Raises:
         DataError: too large, or not RGBA.
