@@ -49,7 +49,7 @@ class Predictor:
         is_compiled: bool = False,
         views: str | None = None,
         trusted_modules: Sequence[str] = (),
-        backbone_px: int | None = None,
+        backbone_px: int | str = "full",
     ) -> "Predictor":
         """Read a network, and log where and how it runs.
 
@@ -77,7 +77,7 @@ class Predictor:
         if source.suffix.lower() == ".onnx":
             from inference.formats.onnx_network import OnnxNetwork
 
-            has_setting = any(value is not None for value in (tile_px, max_memory_gb, backbone_px))
+            has_setting = tile_px is not None or max_memory_gb is not None or backbone_px != "full"
             if has_setting or is_compiled or precision == "bf16":
                 raise ConfigError(
                     f"{source}: an .onnx file has no tiles, limit of memory, reduced backbone, bf16 or compilation; a "

@@ -1,15 +1,19 @@
 """The backbone on a reduced copy: what it is given, where its features land, and that the full size changes nothing."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from inference.network import TorchNetwork, alpha_by_tiles
+from inference.network import AUTO_ABOVE_PX, AUTO_BACKBONE_PX, TorchNetwork, alpha_by_tiles
 from modeling import DetailCapture, MattingCriterion, ViTMatte
 from modeling.backbone import ViT
 from modeling.vitmatte import reduce_input, reduced_features
 from runtime.errors import ConfigError
 from tests.helpers.networks import randomise
+from tests.helpers.paths import REPOSITORY
 
 BACKBONE = dict(
     patch_size=16,
@@ -92,13 +96,30 @@ def test_a_step_draws_a_size_and_evaluation_takes_the_largest() -> None:
     )
 
 
-def test_the_full_size_draws_nothing() -> None:
-    model = network().train()
-    torch.manual_seed(0)
+def generator_states() -> tuple[bytes, ...]:
+    return torch.get_rng_state().numpy().tobytes(), np.random.get_state()[1].tobytes(), repr(random.getstate()).encode()
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_without_a_range_no_generator_is_drawn_from(scale: float) -> None:
+    model, before = network(backbone_scale_range=[scale, scale]).train(), generator_states()
     model(batch())
-    drawn = torch.rand(())
-    torch.manual_seed(0)
-    assert drawn == torch.rand(())
+    assert generator_states() == before
+
+
+def test_by_default_the_losses_are_bit_exact_those_of_backbone_and_decoder_alone() -> None:
+    model, inputs = network().train(), batch()
+    x = model.network_input(inputs["image"], inputs["trimap"])
+    expected = model.criterion(model.decoder(model.backbone(x), x), inputs["alpha"], inputs["trimap"])
+    assert model(inputs) == expected
+    assert network(backbone_scale_range=[1.0, 1.0]).train()(inputs) == expected
+
+
+def test_training_on_a_fixed_size_computes_the_features_of_a_prediction_on_it() -> None:
+    trained, predicting = network(backbone_scale_range=[0.5, 0.5]).train(), network().eval()
+    x = trained.network_input(batch()["image"], batch()["trimap"])
+    assert torch.equal(trained.features(x), predicting.features(x, backbone_scale=0.5))
+    assert not torch.equal(trained.features(x), predicting.features(x))
 
 
 def test_tiles_give_the_alpha_of_the_whole_image() -> None:
@@ -110,9 +131,9 @@ def test_tiles_give_the_alpha_of_the_whole_image() -> None:
     torch.testing.assert_close(tiled[unknown], whole[unknown], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("sizes", [(0.0, 1.0), (0.5, 1.5), (1.0, 0.5), (0.5,)])
+@pytest.mark.parametrize("sizes", [(0.0, 1.0), (0.5, 1.5), (1.0, 0.5), (0.5,), (float("nan"), 1.0)])
 def test_sizes_out_of_range_are_refused(sizes: tuple[float, ...]) -> None:
-    with pytest.raises(ConfigError, match="backbone_scale_range"):
+    with pytest.raises(ConfigError, match="^backbone_scale_range must be two ascending sizes above 0 and up to 1, .*$"):
         network(backbone_scale_range=sizes)
 
 
@@ -123,7 +144,7 @@ def test_a_network_in_use_reduces_the_longer_side_to_what_it_is_told(backbone_px
     trained = network() if scale == 1 else network(backbone_scale_range=[scale, scale])
     expected, found = (
         TorchNetwork(model.eval(), backbone_px=px).alpha(inputs["image"], inputs["trimap"])
-        for model, px in ((trained, None), (network(), backbone_px))
+        for model, px in ((trained, "full"), (network(), backbone_px))
     )
     unknown = inputs["trimap"] == 0.5
     assert torch.equal(found[unknown], expected[unknown])
@@ -138,7 +159,29 @@ def test_a_network_trained_on_copies_never_sees_larger_ones() -> None:
     assert not torch.equal(model.features(x, backbone_scale=0.25), model.features(x))
 
 
-@pytest.mark.parametrize("backbone_px", [0, -16, 0.5])
-def test_a_copy_without_pixels_is_refused(backbone_px: int) -> None:
-    with pytest.raises(ConfigError, match="backbone_px"):
+def test_auto_reduces_what_is_above_its_limit_alone_and_logs_each_size_once(monkeypatch, caplog) -> None:
+    monkeypatch.setattr("inference.network.AUTO_ABOVE_PX", 96)
+    monkeypatch.setattr("inference.network.AUTO_BACKBONE_PX", 64)
+    sides = {px: TorchNetwork(network().eval(), backbone_px=px) for px in ("full", 64, "auto")}
+    caplog.set_level("INFO")
+    for (height, width), same, other in (((64, 96), "full", 64), ((64, 97), 64, "full")):
+        inputs = batch(height, width)
+        unknown = inputs["trimap"] == 0.5
+        alphas = {px: side.alpha(inputs["image"], inputs["trimap"])[unknown] for px, side in sides.items()}
+        assert torch.equal(alphas["auto"], alphas[same]) and not torch.equal(alphas["auto"], alphas[other])
+    sides["auto"].alpha(inputs["image"], inputs["trimap"])
+    assert [record.getMessage() for record in caplog.records] == [
+        "Images of 97 x 64 px: the backbone sees a copy of at most 64 px, since backbone_px is auto"
+    ]
+
+
+def test_the_pages_have_the_limits_of_auto() -> None:
+    for name in ("matte.md", "performance_prediction.md"):
+        text = (REPOSITORY / "docs" / name).read_text(encoding="utf-8")
+        assert f"above {AUTO_ABOVE_PX} px" in text and f"{AUTO_BACKBONE_PX} px" in text, name
+
+
+@pytest.mark.parametrize("backbone_px", [0, -16, 0.5, "half", None])
+def test_a_copy_without_pixels_is_refused(backbone_px: object) -> None:
+    with pytest.raises(ConfigError, match="^backbone_px must be full, auto or a number of pixels from 1, got .*$"):
         TorchNetwork(network().eval(), backbone_px=backbone_px)

@@ -21,6 +21,7 @@ from inference.predictor import Predictor
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.prediction import IMAGE_SIZES, by_network, predict_arguments, read_grey, run
 from tools import predict
+from tools.prediction.command_line import parse
 
 ONE = {"image": "images/a.png", "trimap": "trimaps/a.bmp", "output": None}
 RAMP, TRIVIAL = ("--baseline", "ramp"), ("--baseline", "trivial")
@@ -271,6 +272,20 @@ def test_settings_of_the_network_are_handed_on(image_folders, run_folder, monkey
         (Path("m.onnx"), None, expected | none_trusted),
         (run_folder / "config.yaml", run_folder / "weights.pth", none_trusted),
     ]
+
+
+@pytest.mark.parametrize(("word", "value"), [("full", "full"), ("auto", "auto"), ("512", 512)])
+def test_the_backbones_size_is_full_auto_or_pixels(word, value):
+    options = parse(["a.png", "--auto", "--model", "m", "--backbone-px", word], "")
+    assert options.settings == {"backbone_px": value}
+
+
+@pytest.mark.parametrize("word", ["0", "-16", "0.5", "half", ""])
+def test_another_size_of_the_backbone_is_one_line(word, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(["a.png", "--auto", "--model", "m", f"--backbone-px={word}"], "")
+    expected = f"argument --backbone-px: must be full, auto or a number of pixels from 1, got {word}"
+    assert stop.value.code == 2 and capsys.readouterr().err.splitlines()[-1].endswith(expected)
 
 
 def test_a_network_says_where_it_runs(image_folders, run_folder, caplog):

@@ -82,9 +82,10 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     )
     group.add_argument(
         "--backbone-px",
-        type=integer_from(1),
-        metavar="N",
-        help="the backbone sees a copy whose longer side has N pixels: faster on large images, not exact",
+        type=backbone_px,
+        metavar="{N,full,auto}",
+        help="the backbone sees a copy whose longer side has N pixels: faster on large images, not exact. auto reduces "
+        "only very large images (default: full)",
     )
     group.add_argument(
         "--tta", type=views, metavar="VIEWS", dest="views", help="augmentations: flips,rotations,0.75,1,1.25"
@@ -200,6 +201,15 @@ def points(text: str) -> list[Point]:
         return parse_points(text)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def backbone_px(text: str) -> int | str:
+    """Read full, auto or a number of pixels; see `inference.network.TorchNetwork`."""
+    if text in ("full", "auto"):
+        return text
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"must be full, auto or a number of pixels from 1, got {text}")
+    return int(text)
 
 
 def views(text: str) -> str:
