@@ -15,15 +15,17 @@ from PIL import Image
 
 from data.image_io.images import read_image, to_uint8
 from data.procedural.demo import DEMO_KINDS
+from data.sources.layouts import find_test_set
 from data.trimap import unknown_mask
 from engine.config.config import load_config
-from evaluation.metrics import METRICS, measure
+from evaluation.metrics import METRICS, average, measure
 from inference.formats.model_folder import build
+from inference.predictor import Predictor
 from modeling import DetailCapture, MattingCriterion, ViTMatte
 from modeling.backbone import ViT
 from tests.helpers.paths import REPOSITORY
 from tools import benchmark
-from tools.benchmarks import data, foreground, infer, metrics, networks, ports, scene, sizes, train_step
+from tools.benchmarks import backbone_scale, data, foreground, infer, metrics, networks, ports, scene, sizes, train_step
 
 NUMBER = r"(\d+\.\d+)"
 
@@ -156,6 +158,58 @@ def test_the_network_of_infer_is_that_of_the_config():
         ours = build("model", networks.DINOV3).state_dict()
     expected = sizes.build_on_meta(load_config(REPOSITORY / "configs" / "ViTMatte_S_100ep.py")).state_dict()
     assert {name: t.shape for name, t in ours.items()} == {name: t.shape for name, t in expected.items()}
+
+
+def write_test_set(folder):
+    """Two images of 70 x 45 and 40 x 64 px, as tools/make_test_set.py writes them."""
+    rng = np.random.default_rng(0)
+    for name, (width, height) in {"a": (70, 45), "b": (40, 64)}.items():
+        trimap = rng.choice(np.array([0, 128, 255], np.uint8), (height, width))
+        shapes = {"image": (height, width, 3), "alpha": (height, width)}
+        noise = {kind: rng.integers(0, 256, shape, np.uint8) for kind, shape in shapes.items()}
+        for kind, pixels in (noise | {"trimap": trimap}).items():
+            (folder / kind).mkdir(exist_ok=True, parents=True)
+            cv2.imwrite(str(folder / kind / f"{name}.png"), pixels)
+
+
+def test_backbone_scale_prints_the_metrics_of_each_scale_and_size(tmp_path, model_folder, capsys):
+    write_test_set(tmp_path / "set")
+    options = ["--model", str(model_folder), "--datasets", str(tmp_path / "set"), "--device", "cpu"]
+    benchmark.main(["backbone-scale", *options, "--enlarge", "1", "2", "--scales", "1", "0.5"])
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()[4:]]
+    assert [row[1:5] for row in rows] == [
+        ["x1", "2", "1", "64 to 96"],
+        ["x1", "2", "0.5", "32 to 48"],
+        ["x2", "2", "1", "128 to 160"],
+        ["x2", "2", "0.5", "64 to 80"],
+    ]
+    cases = list(backbone_scale.read_cases(find_test_set(str(tmp_path / "set")), None))
+    for row, backbone_px in ((rows[0], ("full", "full")), (rows[1], (48, 32))):
+        expected = average(
+            measure(
+                Predictor.load(model_folder, device="cpu", backbone_px=px).alpha(image, trimap), alpha, trimap == 0.5
+            )
+            for (image, trimap, alpha), px in zip(cases, backbone_px, strict=True)
+        )
+        assert float(row[5]) == pytest.approx(expected["SAD"], abs=6e-4)
+        assert float(row[6]) == pytest.approx(1e3 * expected["MSE"], abs=6e-4)
+    assert rows[0][5:7] != rows[1][5:7]
+
+
+def test_an_enlarged_case_has_the_same_content():
+    ramp = np.tile(np.linspace(0.2, 0.8, 12, dtype=np.float32), (8, 1))
+    case = backbone_scale.Case(np.dstack([ramp] * 3), np.float32([[0, 0.5, 1] * 4] * 8), ramp)
+    image, trimap, alpha = backbone_scale.enlarged(case, 2)
+    assert np.array_equal(trimap, case.trimap.repeat(2, axis=0).repeat(2, axis=1))
+    expected = np.interp((np.arange(24) + 0.5) / 2 - 0.5, np.arange(12), ramp[0])  # held at the borders
+    np.testing.assert_allclose(alpha, np.tile(expected, (16, 1)), atol=1e-6)
+    np.testing.assert_allclose(image[:, 4:-4, 0], alpha[:, 4:-4], atol=4e-3)  # OpenCV's cubic kernel ripples on a ramp
+
+
+def test_backbone_scale_refuses_an_onnx_file(monkeypatch):
+    monkeypatch.setattr(Predictor, "load", lambda source, **settings: Predictor(object()))
+    with pytest.raises(SystemExit, match="^benchmark.py: model.onnx: an .onnx file has no reduced backbone"):
+        benchmark.main(["backbone-scale", "--model", "model.onnx", "--datasets", "set"])
 
 
 def test_a_killed_side_is_one_line_and_status_1(monkeypatch):

@@ -10,6 +10,7 @@
     python tools/benchmark.py foreground
     python tools/benchmark.py infer
     python tools/benchmark.py sizes
+    python tools/benchmark.py backbone-scale --model MODEL --datasets alphamatting-trimap1 --enlarge 1 2
     python tools/benchmark.py infer --sides ours --sizes 3840x2160 7680x4320 --trimaps band --max-memory 8
 
 train-step: forward, losses, backward and AdamW at 512 px, batch 2: our ViTMatte-S and transformers' VitMatte-S (a ViT
@@ -38,6 +39,9 @@ sizes: the tables of docs/model_zoo.md. Parameters and operations are counted on
 training step on fake tensors, which have a size and no data. --measure also runs real steps on the CPU, each column in
 a separate process, and prints the result in brackets (Linux only).
 
+backbone-scale: metrics and seconds of a model folder on test sets, with the backbone on copies of several sizes (see
+--backbone-px of tools/predict.py). --enlarge enlarges the images, so that size and not content changes.
+
 Exit status: 0 measured, 1 a side failed, 2 wrong usage. Report the ratio: times of a shared machine drift.
 """
 
@@ -50,7 +54,7 @@ from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 
 from runtime.errors import UserError
-from tools.benchmarks import data, foreground, infer, metrics, ports, sizes, train_step
+from tools.benchmarks import backbone_scale, data, foreground, infer, metrics, ports, sizes, train_step
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -65,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("infer", infer, "alpha of an image"),
         ("foreground", foreground, "colours of cut-outs"),
         ("sizes", sizes, "parameters, operations and memory of the recipes"),
+        ("backbone-scale", backbone_scale, "quality and time with the backbone on a reduced copy"),
     ):
         command = commands.add_parser(name, help=summary)
         module.add_arguments(command)
