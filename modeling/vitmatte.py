@@ -37,8 +37,9 @@ class ViTMatte(nn.Module):
         padding: one of `PADDINGS`; use the one that the weights were trained with.
         num_frozen_blocks: see `freeze`, as for `freeze_patch_embed`.
         backbone_scale_range: least and largest size of the copy that the backbone sees, above 0 to 1; the decoder
-            always sees all pixels. Each training step draws a size, evaluation takes the largest. See
-            `reduced_features`.
+            always sees all pixels. In training, each batch draws its size uniformly by torch's generator. The trainer
+            seeds this generator for each batch, so that a resume draws the same sizes. Two equal numbers draw nothing,
+            and 1 is the plain network. Evaluation takes the largest size. See `reduced_features`.
 
     Raises:
         ConfigError: a size_divisibility out of range, an unknown padding, a pixel_std that is not above 0, more frozen

@@ -4,12 +4,17 @@ import copy
 
 import pytest
 import torch
+from detectron2.engine import hooks
 from fvcore.common.param_scheduler import ConstantParamScheduler
+from torch.utils.data import DataLoader
 
-from engine.checkpoint.file import CheckpointError
+from engine.checkpoint.file import Checkpointer, CheckpointError
 from engine.lr_scheduler import GroupedMultiplier
+from engine.optimizer import build_adamw
 from engine.trainer import Trainer
-from tests.helpers.toy_training import toy_training, trained_toy
+from tests.helpers.networks import tiny_trainable
+from tests.helpers.sharding import NumberedImages
+from tests.helpers.toy_training import Stream, toy_training, trained_toy
 
 CHANGED = {"lr": 0.03, "betas": (0.8, 0.95), "weight_decay": 0.2}
 
@@ -57,6 +62,34 @@ def test_a_resume_takes_its_own_start_of_a_group(tmp_path):
         rates.step()
         found += rates.get_last_lr()
     assert found == [0, 0, 0, 0.01, 0.01, 0.01]
+
+
+def scaled_training(folder):
+    """A run with random sizes of the backbone's copy that saves after 3 steps, and the widths that its backbone saw."""
+    folder.mkdir(exist_ok=True)
+    model = tiny_trainable(backbone_scale_range=(0.25, 1.0))
+    widths = []
+    model.backbone.register_forward_pre_hook(lambda _, inputs: widths.append(inputs[0].shape[-1]))
+    optimizer = build_adamw([{"params": list(model.parameters())}], 1e-3, (0.9, 0.999), 0.1)
+    trainer = Trainer(model, DataLoader(NumberedImages(), 2, sampler=Stream(2)), optimizer, seed=3)
+    checkpointer = Checkpointer(model, str(folder), trainer=trainer)
+    trainer.register_hooks([hooks.PeriodicCheckpointer(checkpointer, 3)])
+    return trainer, checkpointer, widths
+
+
+def test_a_resume_draws_the_same_sizes_of_the_backbones_copy(tmp_path):
+    whole, _, widths = scaled_training(tmp_path)
+    whole.train(0, 6)
+    assert len(widths) == 6 and len(set(widths[:3])) > 1 and len(set(widths[3:])) > 1
+    torch.rand(17)  # another process would stand elsewhere in its random numbers
+    trainer, checkpointer, resumed_widths = scaled_training(tmp_path / "resumed")
+    checkpointer.load(str(tmp_path / "model_0000002.pth"))
+    trainer.train(trainer.next_iteration, 6)
+    assert resumed_widths == widths[3:]
+    for (name, tensor), other in zip(
+        whole.model.state_dict().items(), trainer.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(tensor, other), name
 
 
 def test_groups_that_do_not_fit_are_told_of_with_the_file_and_what_to_do(tmp_path):

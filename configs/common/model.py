@@ -56,6 +56,6 @@ model = L(ViTMatte)(
     # Frozen: the first blocks, and patch embedding with tokens
     num_frozen_blocks=0,
     freeze_patch_embed=False,
-    # Size of the copy that the backbone sees; docs/ablation.md
+    # Least and largest size of the copy that the backbone sees, drawn for each batch; docs/train.md
     backbone_scale_range=[1.0, 1.0],
 )

@@ -158,10 +158,10 @@ def tiny_model():
     return network.train()
 
 
-def tiny_trainable(area="image"):
-    """A whole network in float64 whose every part has something to learn."""
+def tiny_trainable(area="image", **arguments):
+    """A whole network in float64 whose every part has something to learn; `arguments` are of `ViTMatte`."""
     torch.manual_seed(0)
     blocks = {"depth": 2, "window_size": 2, "global_block_indexes": [1], "conv_residual_block_indexes": [1]}
     backbone = ViT(embed_dim=24, num_heads=2, layer_scale_init=0.5, **blocks)
     decoder = DetailCapture(24, convstream_chans=[4, 4, 4], fusion_chans=[8, 8, 4, 4])
-    return ViTMatte(backbone, decoder, MattingCriterion(area=area)).double()
+    return ViTMatte(backbone, decoder, MattingCriterion(area=area), **arguments).double()
