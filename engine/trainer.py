@@ -19,6 +19,7 @@ from engine.checkpoint.file import CheckpointError
 from engine.distributed.fsdp import is_sharded, whole
 from engine.ema import Ema
 from engine.interrupts import TrainingStopped
+from runtime.devices import warn_of_emulation
 from runtime.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -121,6 +122,7 @@ class Trainer(SimpleTrainer):
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._dtype = AUTOCAST_DTYPES[precision]
         self._device_type = self._parameters[0].device.type
+        warn_of_emulation(precision, self._parameters[0].device)
         self._grad_scaler = torch.amp.GradScaler(self._device_type, enabled=precision == "fp16")
 
     @property

@@ -16,7 +16,7 @@ from data.trimap import FLOAT_TOLERANCE, UNKNOWN
 from inference.memory import plan_tile
 from inference.tiling import HALO_TOKENS, decode_tiled, needed_tokens
 from modeling import DetailCapture, ViTMatte
-from runtime.devices import choose_device
+from runtime.devices import choose_device, warn_of_emulation
 from runtime.errors import ConfigError, UserError
 
 logger = logging.getLogger(__name__)
@@ -281,4 +281,5 @@ def choose_precision(name: str, device: torch.device) -> str:
         return "bf16" if is_native else "float32"
     if name not in DTYPES:
         raise ConfigError(f"precision must be auto, {' or '.join(DTYPES)}, got {name!r}")
+    warn_of_emulation(name, device)
     return name

@@ -1,8 +1,25 @@
 """Devices of this machine: which there are, and which one a process takes."""
 
+import logging
+from pathlib import Path
+
 import torch
 
 from runtime.errors import ConfigError, first_line
+
+logger = logging.getLogger(__name__)
+
+CPU_INFO = Path("/proc/cpuinfo")
+
+CPU_FEATURES = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx512_bf16": "AVX-512 bf16",
+    "amx_bf16": "AMX bf16",
+    "asimd": "NEON",
+    "bf16": "NEON bf16",
+}
+"""Word of Linux -> instructions that decide how fast a CPU computes here."""
 
 
 def best_device() -> str:
@@ -48,3 +65,21 @@ def device_of_rank(name: str, local_rank: int, local_size: int) -> str:
         return name
     check_num_devices("cuda", local_size)
     return f"cuda:{local_rank}"
+
+
+def cpu_features() -> list[str]:
+    """List which of `CPU_FEATURES` this machine's CPU has; empty where the system is not Linux."""
+    if not CPU_INFO.is_file():
+        return []
+    words = {*CPU_INFO.read_text(encoding="utf-8").split()}
+    return [name for word, name in CPU_FEATURES.items() if word in words]
+
+
+def warn_of_emulation(precision: str, device: torch.device) -> None:
+    """Log a warning if a CPU without bf16 instructions is to compute in bf16."""
+    features = cpu_features()
+    if precision == "bf16" and device.type == "cpu" and features and not any("bf16" in name for name in features):
+        logger.warning(
+            "This CPU (%s) has no bf16 instructions and emulates them, which takes several times as long as float32",
+            ", ".join(features),
+        )

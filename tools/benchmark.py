@@ -53,7 +53,9 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 
+from runtime.devices import cpu_features
 from runtime.errors import UserError
+from runtime.threads import num_cores
 from tools.benchmarks import backbone_scale, data, foreground, infer, metrics, ports, sizes, train_step
 
 
@@ -75,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     options = parser.parse_args(arguments)
+    print(f"CPU: {num_cores()} cores, {', '.join(cpu_features()) or 'unknown features'}", flush=True)
     try:
         options.run(options)
     except (OSError, UserError, subprocess.CalledProcessError, BrokenProcessPool) as error:
