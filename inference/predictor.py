@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from data.trimap import UNKNOWN
 from inference.default_network import shipped_network
 from inference.defaults import float32_on_cpu
-from inference.formats.model_folder import read_model_folder
-from inference.formats.published_vitmatte import is_published, read_published
+from inference.formats.hub import find_source
+from inference.formats.published_vitmatte import read_network
 from inference.inputs import ImageLike, check_pair
 from inference.network import TILE_PX, Network, TorchNetwork
 from modeling.test_time_augmentation import AverageViews
@@ -55,7 +55,8 @@ class Predictor:
 
         Args:
             source: an exported model folder or `.onnx` file, a transformers folder of ViTMatte, or a config: `.py`, or
-                a run's `config.yaml`. Only a config needs detectron2. None is the network that this project ships.
+                a run's `config.yaml`. Only a config needs detectron2. OWNER/NAME or OWNER/NAME@REVISION is downloaded
+                from the Hugging Face hub, unless there is such a path. None is the network that this project ships.
             weights: trained checkpoint of a config.
             device: see `runtime.devices.choose_device`.
             precision: see `inference.network.choose_precision`; an `.onnx` file has its own.
@@ -91,7 +92,7 @@ class Predictor:
                 with float32_on_cpu():
                     model = load_model(source, weights, trusted_modules)
             else:
-                model = read_published(source) if is_published(source) else read_model_folder(source)
+                model = read_network(find_source(source))
             tile_px = TILE_PX if tile_px is None else tile_px
             network = TorchNetwork(model, device, precision, tile_px, max_memory_gb, is_compiled, backbone_px)
         logger.info("%s runs on %s (asked for: %s, %s)", source, network.name, device, precision)

@@ -51,7 +51,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tools.runs.install_detectron2": (),
     # What runs without detectron2.
     "inference": ("inference", "modeling", *IMAGES, "data.composition", "runtime", "torch", "torchvision", "timm",
-                  "numpy", "cv2", "PIL", "safetensors"),
+                  "numpy", "cv2", "PIL", "safetensors", "huggingface_hub"),
     # A config and its checkpoint are read as training reads them, if one is given.
     "inference.predictor": ("inference", "modeling.test_time_augmentation", *IMAGES, "runtime", "torch", "numpy",
                             "engine.checkpoint.load_model"),

@@ -111,11 +111,6 @@ def test_loading_and_predicting_do_not_depend_on_torchs_defaults(model_folder, c
 @pytest.mark.parametrize(
     ("source", "config", "words"),
     [
-        (
-            "hustvl/vitmatte-small-composition-1k",
-            None,
-            "Hugging Face hub: nothing is downloaded.*--from-vitmatte FOLDER",
-        ),
         ("downloaded", {"architectures": ["A"], "model_type": "birefnet"}, "of the kind 'birefnet': only vitmatte"),
         ("weights.pth", None, "weights.pth is a file.*--config-file and --weights"),
     ],

@@ -6,7 +6,6 @@
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
@@ -41,9 +40,6 @@ CONSTRUCTORS: dict[str, dict[str, type[nn.Module]]] = {
     "decoder": {"DetailCapture": DetailCapture},
 }
 """Part of a network -> its "type" in config.json -> class. Nothing else is ever built."""
-
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-"""OWNER/NAME, the form of model names on the Hugging Face hub."""
 
 MAX_INTEGER = 2**13
 """No size of a network is above it. Without a bound, a folder with a huge depth could block the reader for ever."""
@@ -180,12 +176,6 @@ def describe_other(source: Path) -> str:
         return (
             f"{source} is a file, expected a model folder or an .onnx file. Of a run's checkpoint give "
             f"--config-file and --weights; of published ViTMatte weights make a folder: {convert.format(source)}"
-        )
-    name = str(source)
-    if HUB_ID.fullmatch(name) and not source.exists() and not source.parent.exists():
-        return (
-            f"{source} is not there. If it is a name on the Hugging Face hub: nothing is downloaded here. Download its "
-            f"files into a folder, and make a model folder of that one: {convert.format('FOLDER')}"
         )
     try:
         config = read_json(source / CONFIG_FILE)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from inference.formats.model_folder import network_of
+from inference.formats.model_folder import network_of, read_model_folder
 from inference.formats.transformers_settings import CONFIG_FILE, PublishedError, describe_transformers
 from modeling.conversion import choose_file, read_checkpoint, take_copy
 from runtime.errors import UserError
@@ -151,6 +151,17 @@ def read_published(folder: Path) -> nn.Module:
     weights, _ = choose_file(folder)
     published = convert_published(read_checkpoint(weights), folder)
     return network_of(published.description, published.tensors, weights.name)
+
+
+def read_network(folder: Path) -> nn.Module:
+    """Build the network of a model folder, or of a transformers folder of ViTMatte.
+
+    Returns: a `ViTMatte` in float32 on the CPU, in evaluation mode.
+
+    Raises:
+        FileNotFoundError, UserError: see `inference.formats.model_folder.read_model_folder` and `read_published`.
+    """
+    return read_published(folder) if is_published(folder) else read_model_folder(folder)
 
 
 def _as_stored(name: str, tensor: Tensor) -> Tensor:

@@ -64,6 +64,7 @@ def predict_test_set(
     ranks.broadcast(check)
     import torch
 
+    from inference.formats.hub import find_source
     from inference.formats.model_folder import CONFIG_FILE, WEIGHTS_FILE
     from inference.predictor import Predictor
     from runtime.devices import device_of_rank
@@ -73,6 +74,7 @@ def predict_test_set(
         device = device or "auto"
         if ranks.world_size > 1:
             device = device_of_rank(device, ranks.local_rank, ranks.local_size)
+        source = source if weights else find_source(source)
         predictor = Predictor.load(source, weights, device, precision="float32", views=views, trusted_modules=trusted)
     config_file: Path | None = source
     if weights is None:  # an .onnx file is config and weights in one
