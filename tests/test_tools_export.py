@@ -112,18 +112,31 @@ WAYS = "give either --config-file and --weights, or --from-vitmatte, or --model"
         (["--config-file", "c"], WAYS),
         (["--from-vitmatte", "p", "--weights", "w"], WAYS),
         (["--model", "m", "--from-vitmatte", "p"], WAYS),
-        (["--model", "m"], "--model is a model folder already: copy it, or give another --format"),
+        (["--model", "m"], "--model is a model folder already: copy it, upload it by --push, or give"),
         (["--model", "m", "--format", "onnx"], "does not fit --format onnx: ONNX files end in"),
         (["--from-vitmatte", "p", "--output", "m.onnx"], "--output m.onnx does not fit --format folder"),
         (["--from-vitmatte", "p", "--format", "onnx", "--precision", "float16"], "is for model folders"),
         (["--from-vitmatte", "p", "--signature", "pixel_values"], "--signature and --size are for --format onnx"),
         (["--model", "m", "--format", "onnx", "--size", "64"], "--size is for --signature pixel_values"),
+        (["--model", "m", "--push", "me/net"], "--push uploads the folder of --model: leave --output out"),
+        (["--from-vitmatte", "p", "--push", "net"], "--push needs OWNER/NAME"),
+        (["--model", "m", "--format", "onnx", "--output", "m.onnx", "--push", "me/net"], "uploads folders alone"),
     ],
 )
 def test_wrong_usage_is_status_2(capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:
         run_export("--output", "m.pt", *arguments)
     assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_what_is_written_needs_an_output(capsys):
+    for arguments in (["--from-vitmatte", "p", "--push", "me/net"], ["--model", "m", "--format", "transformers"]):
+        with pytest.raises(SystemExit) as stop:
+            run_export(*arguments)
+        assert stop.value.code == 2 and "give --output" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run_export("--model", "m", "--push", "me/net", "--precision", "float16")
+    assert "for model folders that are written" in capsys.readouterr().err
 
 
 @pytest.fixture

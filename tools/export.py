@@ -6,6 +6,7 @@
     python tools/export.py --model models/vitmatte_s --format onnx --output models/vitmatte_s.onnx
     python tools/export.py --model models/vitmatte_s --format onnx --signature pixel_values --size 1024 --output f.onnx
     python tools/export.py --model models/vitmatte_s --format transformers --output models/vitmatte_s_hf
+    python tools/export.py --model models/vitmatte_s --push OWNER/NAME
 
 --from-vitmatte reads hustvl's .pth files (S or B), or a transformers folder such as hustvl/vitmatte-*, whose settings
 are used or refused. The folder gets model.safetensors, config.json and LICENSE.txt, and is read again for a bit-exact
@@ -13,6 +14,7 @@ comparison. No code in the weights' files runs, and every tensor is accounted fo
 of the folder. --format onnx writes one ONNX file instead, after onnxruntime has reproduced torch's alpha with it.
 --signature pixel_values gives that file one input, image and trimap together, as programs made for ViTMatte expect.
 --format transformers writes a folder that transformers' VitMatteForImageMatting loads; for ViTDet backbones alone.
+--push uploads the written folder, or the one of --model, to the Hugging Face hub, with a model card.
 
 Exit status: 0 written, 1 something is wrong with the files, 2 wrong usage.
 """
@@ -31,6 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from inference.formats.hub import REPOSITORY, find_source, push
 from inference.formats.model_folder import (
     CONFIG_FILE,
     CONSTRUCTORS,
@@ -251,6 +254,49 @@ def export_transformers(folder: Path, output: Path) -> str:
     )
 
 
+def push_folder(folder: Path, repository: str, is_new: bool) -> int:
+    """Upload a folder and print the address.
+
+    Args:
+        folder, repository: see `inference.formats.hub.push`.
+        is_new: whether this command has written the folder; an error then says that it is complete.
+
+    Returns: the exit status.
+    """
+    rest = f". {folder} is complete: --model {folder} --push {repository} uploads it" * is_new
+    try:
+        print(f"uploaded {folder} to {push(folder, repository)}")
+    except (OSError, UserError) as error:
+        print(f"export.py: {error}{rest}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"export.py: interrupted, so {repository} may lack it{rest}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End the process with status 2 if options contradict each other."""
+    sources = [options.config_file, options.from_vitmatte, options.model]
+    if sum(map(bool, sources)) != 1 or bool(options.config_file) != bool(options.weights):
+        parser.error("give either --config-file and --weights, or --from-vitmatte, or --model")
+    is_written = not options.model or options.format != "folder"
+    if not is_written and not options.push:
+        parser.error("--model is a model folder already: copy it, upload it by --push, or give another --format")
+    if is_written != bool(options.output):
+        parser.error("give --output" if is_written else "--push uploads the folder of --model: leave --output out")
+    if options.push and (options.format == "onnx" or not REPOSITORY.fullmatch(options.push)):
+        parser.error("--push needs OWNER/NAME, and uploads folders alone")
+    if options.precision == "float16" and (options.format != "folder" or not is_written):
+        parser.error("--precision float16 is for model folders that are written: other formats hold float32")
+    if options.format != "onnx" and (options.size or options.signature != "image_trimap"):
+        parser.error("--signature and --size are for --format onnx")
+    if options.size and options.signature == "image_trimap":
+        parser.error("--size is for --signature pixel_values: this project reads files that take any size")
+    if is_written and (options.output.suffix.lower() == ".onnx") != (options.format == "onnx"):
+        parser.error(f"--output {options.output} does not fit --format {options.format}: ONNX files end in .onnx")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line (`sys.argv` by default) and export.
 
@@ -261,7 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", type=Path, help="trained checkpoint of the config")
     add_trust_option(parser)
     parser.add_argument("--from-vitmatte", type=Path, help="published ViTMatte weights: .pth file or folder")
-    parser.add_argument("--model", type=Path, help="model folder instead, for the other formats")
+    parser.add_argument("--model", type=Path, help="model folder instead, for the other formats and --push")
     parser.add_argument(
         "--precision", choices=("float32", "float16"), default="float32", help="precision of the folder's weights"
     )
@@ -270,25 +316,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--signature", choices=tuple(SIGNATURES), default="image_trimap", help="inputs and output of an .onnx file"
     )
     parser.add_argument("--size", type=integer_from(1), help="height and width in px that alone the .onnx file takes")
-    parser.add_argument("--output", type=Path, required=True, help="new or empty folder to write, or .onnx file")
+    parser.add_argument("--output", type=Path, help="new or empty folder to write, or .onnx file")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="repository on the Hugging Face hub, gets the folder")
     options = parser.parse_args(arguments)
-    sources = [options.config_file, options.from_vitmatte, options.model]
-    if sum(map(bool, sources)) != 1 or bool(options.config_file) != bool(options.weights):
-        parser.error("give either --config-file and --weights, or --from-vitmatte, or --model")
-    if options.model and options.format == "folder":
-        parser.error("--model is a model folder already: copy it, or give another --format")
-    if options.precision == "float16" and options.format != "folder":
-        parser.error("--precision float16 is for model folders: other formats hold float32")
-    if options.format != "onnx" and (options.size or options.signature != "image_trimap"):
-        parser.error("--signature and --size are for --format onnx")
-    if options.size and options.signature == "image_trimap":
-        parser.error("--size is for --signature pixel_values: this project reads files that take any size")
-    if (options.output.suffix.lower() == ".onnx") != (options.format == "onnx"):
-        parser.error(f"--output {options.output} does not fit --format {options.format}: ONNX files end in .onnx")
+    check_usage(parser, options)
     try:
         with TemporaryDirectory() as temporary:
-            folder = options.output if options.format == "folder" else options.model or Path(temporary, "model")
-            if not options.model:
+            model = options.model and find_source(options.model)
+            folder = model or (options.output if options.format == "folder" else Path(temporary, "model"))
+            if not model:
                 written = export_folder(options, folder)
             if options.format == "onnx":
                 written = export_onnx(folder, options.output, options.signature, options.size)
@@ -301,10 +337,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"export.py: interrupted; {options.output} is not complete, if it is there", file=sys.stderr)
         return 130
-    print(f"wrote {options.output}: {written}")
-    if licence:
-        print(f"{licence} {LICENCE_PLACES[options.format]}: pass it on with it.")
-    return 0
+    if options.output:
+        print(f"wrote {options.output}: {written}")
+        if licence:
+            print(f"{licence} {LICENCE_PLACES[options.format]}: pass it on with it.")
+    return push_folder(options.output or folder, options.push, bool(options.output)) if options.push else 0
 
 
 if __name__ == "__main__":
