@@ -74,7 +74,11 @@ def parse(arguments: Sequence[str] | None, num_workers: int) -> argparse.Namespa
     parser.add_argument("--config-file", type=Path, help="network to run first, with --dataset and --pred-dir")
     parser.add_argument("--weights", type=Path, help="trained checkpoint of the config")
     add_trust_option(parser)
-    parser.add_argument("--model", type=Path, help="model folder or .onnx file, instead of --config-file and --weights")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        help="model folder, .onnx file or OWNER/NAME on the Hugging Face hub, instead of --config-file and --weights",
+    )
     parser.add_argument("--device", help="cpu, cuda ... (default: the config's, or the best available)")
     parser.add_argument("--tta", type=views, metavar="VIEWS", help="augmentations: flips,rotations,0.75,1,1.25")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="dim", help="which pixels count, and rounding")

@@ -1,1 +1,1 @@
-"""Networks as files: model folders, ONNX, published ViTMatte weights."""
+"""Networks as files: model folders, ONNX, published ViTMatte weights, the Hugging Face hub."""

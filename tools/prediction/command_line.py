@@ -65,7 +65,10 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     )
     group = parser.add_argument_group("alpha, by one of")
     group.add_argument(
-        "--model", type=Path, help="model folder or .onnx file of tools/export.py, or ViTMatte's folder of transformers"
+        "--model",
+        type=Path,
+        help="model folder or .onnx file of tools/export.py, ViTMatte's folder of transformers, or OWNER/NAME on the "
+        "Hugging Face hub",
     )
     group.add_argument("--config-file", type=Path, help="config of a network; needs --weights")
     group.add_argument("--weights", type=Path, help="trained checkpoint of the config")
