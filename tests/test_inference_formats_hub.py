@@ -1,7 +1,9 @@
 """Networks of the Hugging Face hub, from a stand-in on this machine: ids, revisions, cache, checksums, errors."""
 
 import hashlib
+import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from inference.formats.hub import FILES, HubError, check_weights, find_source, is_hub_id
 from inference.formats.model_folder import build, write_model_folder
 from inference.formats.transformers_folder import write_transformers_folder
+from inference.predictor import Predictor
 from tests.helpers.hub_client import run_cases
 from tests.helpers.hub_server import HubServer, Repository, stored
 from tests.helpers.networks import network_description, randomise_vitmatte
@@ -63,6 +66,16 @@ def test_a_flipped_bit_in_the_cache_is_an_error_that_names_the_file_to_delete(tm
     other.write_bytes(content)
     (tmp_path / "bad/blobs" / digest).symlink_to(other)
     check_weights(path)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a broken\ntransfer"), OSError(28, "No space left on device")])
+def test_an_error_of_the_transfer_is_one_line(tmp_path, monkeypatch, error):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", Mock(side_effect=error))
+    monkeypatch.chdir(tmp_path)
+    reason = " ".join(str(error).split())
+    with pytest.raises(HubError, match=f"^org/net: .*cannot be downloaded from .*{re.escape(reason)}. Check") as raised:
+        Predictor.load("org/net")
+    assert len(str(raised.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("etag", ["a" * 40, "copy"])

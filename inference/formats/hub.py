@@ -66,12 +66,13 @@ def download(name: str) -> Path:
             cache, or the weights are damaged.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HTTPError  # HTTPError is of the HTTP client that it uses
+    from huggingface_hub.errors import HTTPError  # of the HTTP client that it uses
 
     repository, _, revision = name.partition("@")
     try:
         folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(FILES)))
-    except (HTTPError, HFValidationError, OSError) as error:
+    # ValueError for a name that is refused, RuntimeError from the package that transfers files.
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:
         raise HubError(f"{name}: {_explain(error, repository, revision)}") from error
     logger.info("%s: commit %s", name, folder.name)
     if not (folder / WEIGHTS_FILE).is_file():
