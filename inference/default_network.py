@@ -7,8 +7,8 @@ from runtime.errors import UserError
 SHIPPED = Path(__file__).resolve().parent.parent / "models" / "open"
 """Its model folder in the repository."""
 
-IS_DEFAULT = True
-"""Whether tools/predict.py uses it without --model. If False, closed-form matting stays the default."""
+IS_DEFAULT = False
+"""Whether tools/predict.py uses it without --model. Otherwise it takes closed-form matting; see MODEL_CARD.md there."""
 
 
 def shipped_network() -> Path:

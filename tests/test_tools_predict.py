@@ -99,6 +99,7 @@ def test_a_baseline_needs_neither_torch_nor_detectron2_nor_an_optional_package(i
 def test_the_shipped_network_is_the_default_where_there_is_one(image_folders, model_folder, monkeypatch, capsys):
     """From whatever folder it is called; a baseline and the switch in `inference.default_network` turn it off."""
     monkeypatch.setattr("inference.default_network.SHIPPED", model_folder)
+    monkeypatch.setattr("inference.default_network.IS_DEFAULT", True)
     monkeypatch.chdir(image_folders)
     expected = Predictor.load(model_folder).predict(image_folders / "images/a.png", image_folders / "trimaps/a.bmp")
     expected = np.rint(255 * expected.astype(np.float64))
