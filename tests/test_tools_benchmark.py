@@ -23,6 +23,7 @@ from inference.formats.model_folder import build
 from inference.predictor import Predictor
 from modeling import DetailCapture, MattingCriterion, ViTMatte
 from modeling.backbone import ViT
+from tests.helpers.benchmark import figures
 from tests.helpers.paths import REPOSITORY
 from tools import benchmark
 from tools.benchmarks import backbone_scale, data, foreground, infer, metrics, networks, ports, scene, sizes, train_step
@@ -50,7 +51,7 @@ def build_tiny(side: str, checkpointed: str) -> ViTMatte:
 def test_train_step_prints_medians_and_the_ratios_of_the_rounds(monkeypatch, capsys):
     monkeypatch.setattr(train_step, "build", build_tiny)
     benchmark.main(["train-step", "--size-px", "64", "--batch-size", "1", "--num-steps", "1", "--rounds", "3"])
-    *rounds, seconds, memory = capsys.readouterr().out.splitlines()
+    *rounds, seconds, memory = figures(capsys)
     pattern = r"round \d (?:ours|transformers) +" + NUMBER + " s +" + NUMBER + " GB"
     assert len(rounds) == 6 and all(re.fullmatch(pattern, line) for line in rounds)
     found = {side: [numbers(line)[0] for line in rounds if side in line] for side in train_step.SIDES}
@@ -70,7 +71,7 @@ def test_the_plain_metrics_agree_with_ours(draw):
 def test_ports_prints_the_table_of_the_page(capsys):
     page = (REPOSITORY / "docs" / "evaluate.md").read_text()
     benchmark.main(["ports"])
-    rows = [re.split(r"  +", line) for line in capsys.readouterr().out.splitlines()[1:]]
+    rows = [re.split(r"  +", line) for line in figures(capsys)[1:]]
     for metric, variant in dict.fromkeys((row[1], row[2]) for row in rows):
         changes = [row[5] for row in rows if row[1:3] == [metric, variant]]
         assert f"| {metric} | {variant} | {' | '.join(changes)} |" in page
@@ -84,9 +85,9 @@ def test_ports_measures_files(tmp_path, capsys):
         cv2.imwrite(str(tmp_path / folder / "subject.png"), values)
     options = [part for name in ("pred", "label", "trimap") for part in (f"--{name}-dir", str(tmp_path / name))]
     benchmark.main(["ports"])
-    drawn = [line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.startswith("subject")]
+    drawn = [line.split()[1:] for line in figures(capsys) if line.startswith("subject")]
     benchmark.main(["ports", *options])
-    assert [line.split()[1:] for line in capsys.readouterr().out.splitlines()[1:]] == drawn
+    assert [line.split()[1:] for line in figures(capsys)[1:]] == drawn
     with pytest.raises(SystemExit, match="belong together"):
         benchmark.main(["ports", *options[:2]])
     (tmp_path / "pred" / "subject.png").rename(tmp_path / "pred" / "other.png")
@@ -103,7 +104,7 @@ def test_data_prints_samples_beside_decoding(monkeypatch, capsys):
     }.items():
         monkeypatch.setattr(data, name, value)
     benchmark.main(["data", "--rounds", "2", "--num-samples", "8", "--crop-px", "32"])
-    lines = capsys.readouterr().out.splitlines()
+    lines = figures(capsys)
     samples, loaders = "a sample, mean (median)", "samples a second"
     heads = [f"round 1, {samples}", f"round 2, {samples}", "files", "packed"]
     assert [line.split(":")[0] for line in lines] == [
@@ -124,13 +125,13 @@ def test_foreground_prints_the_error_of_each_side(monkeypatch, capsys, tmp_path)
     tiny = ["--size-px", "64", "--num-images", "2", "--width", "64", "--height", "40"]
     Image.new("RGB", (20, 90), (200, 0, 0)).save(tmp_path / "a.png")
     benchmark.main(["foreground", *tiny])
-    exact, mean, *_, cost = capsys.readouterr().out.splitlines()
+    exact, mean, *_, cost = figures(capsys)
     assert re.fullmatch(rf"64 x 40: {NUMBER} s, {NUMBER} GB beside image and alpha", cost)
     assert numbers(exact) == numbers(mean) and len(numbers(exact)) == len(foreground.SIDES)
     own, _, ours, training_numbers = numbers(exact)
     assert ours < own and training_numbers < own
     benchmark.main(["foreground", *tiny, "--photographs", str(tmp_path)])
-    assert max(numbers(capsys.readouterr().out.splitlines()[0])) < 0.6
+    assert max(numbers(figures(capsys)[0])) < 0.6
 
 
 def test_infer_prints_medians_ratios_and_the_difference_of_alpha(tmp_path, monkeypatch, capsys):
@@ -144,7 +145,7 @@ def test_infer_prints_medians_ratios_and_the_difference_of_alpha(tmp_path, monke
     for sizes_px in (["60x40", "80x40"], ["90x60"]):
         options = ["--sizes", *sizes_px, "--trimaps", "band", "--records", str(records), "--plot", str(plot)]
         benchmark.main(["infer", *options])
-    *_, theirs, same, ours = (line.strip("|").split("|") for line in capsys.readouterr().out.splitlines())
+    *_, theirs, same, ours = (line.strip("|").split("|") for line in figures(capsys))
     assert [cell.strip() for cell in theirs[:3]] == ["90 x 60", "band", "transformers, float32"]
     assert not "".join(theirs[6:]).strip() and len(numbers(same[6])) == len(numbers(same[7])) == 3
     assert same[8].strip() == "2.5e-01, 2.5e-01 (from transformers, float32)" and not ours[8].strip()
@@ -176,7 +177,7 @@ def test_backbone_scale_prints_the_metrics_of_each_scale_and_size(tmp_path, mode
     write_test_set(tmp_path / "set")
     options = ["--model", str(model_folder), "--datasets", str(tmp_path / "set"), "--device", "cpu"]
     benchmark.main(["backbone-scale", *options, "--enlarge", "1", "2", "--scales", "1", "0.5"])
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()[4:]]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in figures(capsys)[4:]]
     assert [row[1:5] for row in rows] == [
         ["x1", "2", "1", "64 to 96"],
         ["x1", "2", "0.5", "32 to 48"],

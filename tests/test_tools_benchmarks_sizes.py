@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from engine.config.config import apply_overrides, load_config
+from tests.helpers.benchmark import figures
 from tests.helpers.paths import REPOSITORY
 from tools import benchmark
 from tools.benchmarks import sizes
@@ -91,7 +92,7 @@ def test_the_command_prints_both_tables(capsys, monkeypatch):
     monkeypatch.setattr(sizes, "SIZES_PX", (96, 128))
     monkeypatch.setattr(sizes, "STEPS", {"float32": STEPS["float32"]})
     benchmark.main(["sizes", "--configs", str(S_100EP), "--batch-size", "2"])
-    lines = capsys.readouterr().out.splitlines()
+    lines = figures(capsys)
     assert [line.count("|") for line in lines] == [11, 11, 11, 5, 5, 5]
     assert lines[2].startswith("| `ViTMatte_S_100ep.py` | 96 |") and lines[2].endswith("| to be measured |")
     assert lines[5].startswith("| `ViTMatte_S_100ep.py` | 2 | 96 |")
@@ -187,7 +188,7 @@ def test_activations_per_gpu_are_counted():
 def test_a_real_step_takes_little_more_than_predicted(capsys, monkeypatch):
     monkeypatch.setattr(sizes, "STEPS", {name: STEPS[name] for name in ("float32", "float32, decoder too")})
     benchmark.main(["sizes", "--configs", str(S_100EP), "--tables", "memory", "--batch-size", "1", "--measure"])
-    cells = [cell.split() for cell in capsys.readouterr().out.splitlines()[2].split("|")[4:-1]]
+    cells = [cell.split() for cell in figures(capsys)[2].split("|")[4:-1]]
     assert len(cells) == 2
     for predicted, measured in cells:
         assert 0 < float(measured.strip("()")) - float(predicted) < 0.5, (predicted, measured)
