@@ -252,7 +252,8 @@ def test_the_command_runs_its_sides_in_new_processes(command, last):
     line = [sys.executable, "tools/benchmark.py", *command.split()]
     done = subprocess.run(line, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    lines = done.stdout.splitlines()
+    cpu, *lines = done.stdout.splitlines()
+    assert cpu.startswith("CPU: ")
     (figure,) = re.fullmatch(last, lines[-1]).groups() or [""]
     if command.startswith("train-step"):
         assert 0.2 < float(figure) < 2  # 25 million weights with gradients and two moments: 0.3 GB
