@@ -77,8 +77,10 @@ def cpu_features() -> list[str]:
 
 def warn_of_emulation(precision: str, device: torch.device) -> None:
     """Log a warning if a CPU without bf16 instructions is to compute in bf16."""
+    if precision != "bf16" or device.type != "cpu":
+        return
     features = cpu_features()
-    if precision == "bf16" and device.type == "cpu" and features and not any("bf16" in name for name in features):
+    if features and not any("bf16" in name for name in features):
         logger.warning(
             "This CPU (%s) has no bf16 instructions and emulates them, which takes several times as long as float32",
             ", ".join(features),
