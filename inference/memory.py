@@ -92,14 +92,19 @@ def used_bytes(device: torch.device) -> int:
     if sys.platform == "win32":
         raise MemoryLimitError("Python on Windows does not tell how much memory is in use: set no limit of memory")
     gc.collect()
-    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
+    release_unused()
     statm = Path("/proc/self/statm")
     if statm.exists():
         return int(statm.read_text().split()[1]) * mmap.PAGESIZE
     import resource  # which Windows does not have
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def release_unused() -> None:
+    """Give memory that was freed back to the system, where the C library can (glibc): else it keeps it for later."""
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def plan_tile(

@@ -3,6 +3,7 @@
 import errno
 import logging
 import re
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
@@ -30,6 +31,7 @@ from tests.helpers.serving import (
     with_profile,
 )
 from tools.serving.matting import lay_over
+from tools.serving.prediction_queue import PredictionQueue
 from tools.serving.security.guard import Rules
 
 
@@ -218,6 +220,13 @@ def test_a_full_queue_and_a_client_that_leaves(tmp_path):
         assert (refused.status_code, int(refused.headers["retry-after"]) > 0) == (503, True)
         gate.is_open.set()
         assert [first.result().status_code, second.result().status_code, gate.num_begun] == [200, 200, 2]
+
+
+def test_the_queue_keeps_no_result_when_its_job_has_ended():
+    queue = PredictionQueue(max_waiting=1)
+    result = weakref.ref(queue.submit(lambda: np.zeros(10)).result())
+    wait_until(lambda: queue.is_idle() and result() is None)
+    queue.close()
 
 
 def test_the_end_refuses_waiting_jobs_and_lets_the_running_one_finish(tmp_path):

@@ -11,6 +11,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from inference.memory import release_unused
 from tools.serving.errors import CLIENT_LEFT, RefusedError
 
 logger = logging.getLogger(__name__)
@@ -121,15 +122,19 @@ class PredictionQueue:
                 if not future.set_running_or_notify_cancel():
                     continue
                 self._running = future
-            started_s = time.monotonic()
-            try:
-                result = work()
-            except BaseException as error:  # noqa: BLE001  who waits for it raises it
-                with suppress(InvalidStateError):
-                    future.set_exception(error)
-            else:
-                with suppress(InvalidStateError):
-                    future.set_result(result)
-            self._mean_s = MEMORY * self._mean_s + (1 - MEMORY) * (time.monotonic() - started_s)
+            self._run(future, work)
             self._running = None
             del future, work  # a result must not live until the next job comes
+            release_unused()
+
+    def _run(self, future: Future[Any], work: Callable[[], Any]) -> None:
+        started_s = time.monotonic()
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001  who waits for it raises it
+            with suppress(InvalidStateError):
+                future.set_exception(error)
+        else:
+            with suppress(InvalidStateError):
+                future.set_result(result)
+        self._mean_s = MEMORY * self._mean_s + (1 - MEMORY) * (time.monotonic() - started_s)
