@@ -18,7 +18,7 @@ CSS = """
 #slider img[style*="scale("]:not([style*="scale(1)"]) { image-rendering: pixelated; }
 .gradio-container { max-width: 1500px !important; overflow: clip !important; }
 @media (min-width: 768px) { #output { position: sticky; top: 0; align-self: flex-start; } }
-@media (max-width: 640px) { .gradio-container { padding: .5rem !important; } }
+@media (max-width: 640px) { .gradio-container { padding: .5rem !important; } #results .tab-container button { padding: 0 .5rem; } }
 """
 SCRIPT = """<script>
 document.addEventListener("paste", event => {  // Gradio has a button for it alone
@@ -111,7 +111,7 @@ class Layout:
                         file_types=["image", *SUFFIXES], type="filepath", label="or image", height=90, elem_id="behind"
                     )
                 self.composite = gr.Image(**options, elem_id="composite", alt_text="The subject over the background")
-            with gr.Tab("Before and after"):
+            with gr.Tab("Compare"):
                 self.slider = gr.ImageSlider(
                     interactive=False, type="filepath", show_label=False, elem_id="slider", max_height=700
                 )
