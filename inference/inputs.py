@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from data.image_io.decoding import pixels_of
-from data.image_io.images import DataError, as_colours, as_unit_floats, read_raw_image
+from data.image_io.images import DataError, as_colours, as_unit_floats, read_image
 from data.trimap import read_trimap, trimap_for_matting
 
 ImageLike: TypeAlias = NDArray | Tensor | Image.Image | str | os.PathLike
@@ -22,9 +22,9 @@ def check_pair(image: ImageLike, trimap: ImageLike) -> tuple[NDArray[np.float32]
     """Bring an image and its trimap to the form that a network takes.
 
     Args:
-        image: path of a file; Pillow image, turned upright by its EXIF; array (H, W, C) or (H, W); or tensor (C, H, W),
-            (H, W, C) or (H, W) on any device. C is 1, 3 or 4. A tensor that matches both forms is read as (C, H, W).
-            Values are uint8, uint16, or float in [0, 1].
+        image: path of a file, whose colours are converted to sRGB; Pillow image, turned upright by its EXIF; array
+            (H, W, C) or (H, W); or tensor (C, H, W), (H, W, C) or (H, W) on any device. C is 1, 3 or 4. A tensor that
+            matches both forms is read as (C, H, W). Values are uint8, uint16, or float in [0, 1].
         trimap: in the same ways, (H, W) with values for `data.trimap.trimap_for_matting`.
 
     Returns: (H, W, 3) RGB in [0, 1], and (H, W) of {0, 0.5, 1}.
@@ -33,7 +33,7 @@ def check_pair(image: ImageLike, trimap: ImageLike) -> tuple[NDArray[np.float32]
         DataError: another type, other values, different sizes, or a file that cannot be used.
         OSError: no such file.
     """
-    pixels = read_raw_image(Path(image)) if isinstance(image, str | os.PathLike) else _array(image, "the image")
+    pixels = read_image(Path(image)) if isinstance(image, str | os.PathLike) else _array(image, "the image")
     if isinstance(trimap, str | os.PathLike):
         known = read_trimap(Path(trimap))
     else:

@@ -122,7 +122,7 @@ def test_every_readable_format_of_a_folder_and_pattern_is_taken(tmp_path, monkey
 
 def test_what_a_folder_holds_besides_is_counted_and_named(tmp_path, caplog):
     save(tmp_path / "a.png")
-    for name in ("b.heic", "c.HEIC", "d.heif", "e.heic", "f.mp4", "notes.txt", ".hidden"):
+    for name in ("b.cr2", "c.CR3", "d.dng", "e.nef", "f.mp4", "notes.txt", ".hidden"):
         (tmp_path / name).touch()
     (tmp_path / "sub.txt").mkdir()
     for list_images in (
@@ -130,12 +130,12 @@ def test_what_a_folder_holds_besides_is_counted_and_named(tmp_path, caplog):
         lambda: find_jobs([str(tmp_path / "*")], tmp_path / "out", KINDS["alpha"], ".png"),
         lambda: find_backgrounds(tmp_path / "**"),
     ):
-        formats._warn_once.cache_clear()
+        formats.warn_once.cache_clear()
         caplog.clear()
         assert len(list_images()) == 1
         (line,) = caplog.messages
         assert "images taken: 1; left out: 6 other files: " in line
-        assert "b.heic, c.HEIC, d.heif and 1 more (HEIC: convert it to PNG or JPEG" in line
+        assert "b.cr2, c.CR3, d.dng and 1 more (camera raw: develop it to 16-bit TIFF or PNG" in line
         assert "f.mp4 (video: extract its frames (ffmpeg" in line and "notes.txt" in line
         assert ".hidden" not in line and "sub.txt" not in line
     list_images()
@@ -151,11 +151,11 @@ def test_a_folder_of_folders_names_them(tmp_path):
 
 
 def test_a_folder_without_a_readable_image_names_what_it_holds(tmp_path):
-    (tmp_path / "IMG_1.HEIC").touch()
-    with pytest.raises(FileNotFoundError, match=r"no image in .*; it holds 1 other file: IMG_1.HEIC \(HEIC: convert"):
+    (tmp_path / "IMG_1.CR3").touch()
+    with pytest.raises(FileNotFoundError, match=r"no image in .*; it holds 1 other file: IMG_1.CR3 \(camera raw"):
         find_images(tmp_path)
     with pytest.raises(
-        FileNotFoundError, match=r"no image matches this pattern; it holds .*IMG_1.HEIC \(HEIC: convert"
+        FileNotFoundError, match=r"no image matches this pattern; it holds .*IMG_1.CR3 \(camera raw: develop"
     ):
         find_jobs([str(tmp_path / "*")], None, KINDS["alpha"], ".png")
 
@@ -163,8 +163,8 @@ def test_a_folder_without_a_readable_image_names_what_it_holds(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "advice"),
     [
-        ("a.heic", b"", "HEIC: convert"),
-        ("a.jpg", b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC: convert"),  # as some phones' programs name it
+        ("a.jxl", b"", "JPEG XL: convert"),
+        ("a.jpg", b"\xff\x0a", "JPEG XL: convert"),  # named wrongly
         ("clip.mp4", b"\0\0\0\x18ftypisom", "video: extract"),
         ("clip", b"\x1aE\xdf\xa3", "video: extract"),
         ("a.psd", b"8BPS", "layered: export"),

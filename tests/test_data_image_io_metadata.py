@@ -25,38 +25,22 @@ def stored_profile(path: Path) -> bytes | None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
-def test_a_profile_is_told_and_one_of_srgb_is_not(tmp_path, caplog, suffix):
+def test_a_profile_is_read_and_one_of_srgb_is_none(tmp_path, caplog, suffix):
     for name, profile in (("wide", wide_profile()), ("srgb", SRGB), ("none", None)):
         Image.fromarray(draw(3)).save(tmp_path / f"{name}{suffix}", icc_profile=profile)
     assert read_metadata(tmp_path / f"wide{suffix}").icc_profile == wide_profile()
-    assert len(caplog.messages) == 1
-    assert f"wide{suffix}: its colours are of the profile 'wide', and are taken as sRGB" in caplog.text
     assert read_metadata(tmp_path / f"srgb{suffix}").icc_profile is None
     assert read_metadata(tmp_path / f"none{suffix}").icc_profile is None
-    assert len(caplog.messages) == 1
+    assert caplog.messages == []
 
 
-def test_what_is_no_profile_of_rgb_is_told_and_not_carried(tmp_path, caplog):
-    grey = Image.fromarray(draw(1)[:, :, 0])
-    grey.save(tmp_path / "linear.png", icc_profile=wide_profile(1.0, "GRAY"))
-    grey.save(tmp_path / "grey.png", icc_profile=wide_profile(2.2, "GRAY"))
+def test_a_damaged_profile_is_told_once_and_ignored(tmp_path, caplog):
     Image.fromarray(draw(3)).save(tmp_path / "damaged.png", icc_profile=wide_profile()[:200])
-    (tmp_path / "gamma.png").write_bytes(png(draw(3), RGB, 8, {b"gAMA": struct.pack(">I", 100000)}))
-    exif = Image.Exif()
-    exif.get_ifd(0x8769)[0xA005] = {1: "R03"}
-    Image.fromarray(draw(3)).save(tmp_path / "camera.jpg", exif=exif)
-    for name, words in (
-        ("linear.png", "of the profile 'wide', and are taken as sRGB; what is written carries no profile"),
-        ("damaged.png", "its colour profile cannot be read and is ignored"),
-        ("gamma.png", "its colours are of gamma 1,"),
-        ("camera.jpg", "its colours are Adobe RGB (by EXIF)"),
-    ):
-        caplog.clear()
-        assert read_metadata(tmp_path / name).icc_profile is None
-        assert len(caplog.messages) == 1 and words in caplog.text, name
-    caplog.clear()
+    for _ in range(2):
+        assert read_metadata(tmp_path / "damaged.png").icc_profile is None
+    assert len(caplog.messages) == 1 and "its colour profile cannot be read and is ignored" in caplog.text
     (tmp_path / "usual.png").write_bytes(png(draw(3), RGB, 8, {b"gAMA": struct.pack(">I", 45455)}))
-    assert read_metadata(tmp_path / "usual.png") == NO_METADATA and caplog.messages == []
+    assert read_metadata(tmp_path / "usual.png") == NO_METADATA
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.image_io.images import DataError, read_raw, to_uint8, to_uint16
+from data.image_io.images import Colours, DataError, read_raw, to_uint8, to_uint16
 from data.trimap import read_trimap, trimap_from_mask
 from inference.foreground import cut_out, estimate_foreground, over
 from inference.network import TorchNetwork
@@ -84,9 +84,9 @@ def test_a_16_bit_photograph_with_a_profile_is_matted_as_it_was_uploaded(session
     stored = read_raw(results.trimap)
     assert (stored == np.where(np.isin(pair().trimap, (0, 255)), pair().trimap, 128)).all()
     colour = np.array([0.2, 0.4, 0.6], np.float32)
-    assert (read_raw(compose(session, colour)) == to_uint8(over(foreground, alpha, colour))).all()
+    assert (read_raw(compose(session, Colours(colour))) == to_uint8(over(foreground, alpha, colour))).all()
     opened(session, tmp_path, with_profile(pair().image, wide_profile()))
-    assert compose(session, colour) is None and session.steps == []
+    assert compose(session, Colours(colour)) is None and session.steps == []
     session.steps.append(("trimap", trimap))
     with Image.open(matte(session, Matter(predictor.alpha, 10_000), 3, 8).cutout) as cutout:
         assert cutout.info["icc_profile"] == wide_profile()
@@ -241,8 +241,8 @@ def test_a_background_stays_with_the_session_after_its_upload_is_gone(session, t
     other.write_bytes(pair(seed=1).files["image"])
     work.take_background(session, upload, 10_000)
     upload.unlink()
-    assert (to_uint8(work.take_background(session, upload, 10_000)) == pair().image).all()
-    assert (to_uint8(work.take_background(session, other, 10_000)) == pair(seed=1).image).all()
+    assert (to_uint8(work.take_background(session, upload, 10_000).values) == pair().image).all()
+    assert (to_uint8(work.take_background(session, other, 10_000).values) == pair(seed=1).image).all()
     for content, error in ((bomb(), TooLargeError), (b"words", DataError)):
         bad = tmp_path / f"{error.__name__}.png"
         bad.write_bytes(content)

@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import pillow_heif
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 from PIL.ImageFile import ImageFile
 
+from data.image_io.colour import refuse_hdr, to_srgb
 from data.image_io.formats import MAX_PIXELS, READABLE, decoder_errors, several_frames, too_large
 from data.image_io.tiff import STARTS, read_tiff
 from runtime.errors import UserError
@@ -32,6 +34,7 @@ START_OF_J2K, NUM_CHANNELS_OF_J2K = b"\xff\x4f\xff\x51", 40  # of a JPEG 2000 co
 NOT_COUNTED = ("MPO", "TIFF")  # a camera's JPEG with previews behind the image; `data.image_io.tiff` has counted
 
 Image.init()
+pillow_heif.register_heif_opener()
 FORMATS = tuple(sorted(Image.OPEN.keys() & set(READABLE.values())))  # a Pillow may be built without AVIF
 
 # Pillow's limit is two thirds of ours, and its lines about damaged tags name no file. Not around each call: warnings'
@@ -62,6 +65,9 @@ def decode(content: bytes) -> NDArray:
         return pixels
     if image.format == "JPEG2000":
         _check_depth_of_j2k(content)
+    refuse_hdr(content)
+    if image.format == "HEIF":
+        return _decode_heif(content)
     layout = _stored_layout(image)  # before the orientation, for which Pillow loads a whole PNG
     with decoder_errors():
         image.load()
@@ -93,6 +99,8 @@ def _loaded_pixels(image: Image.Image) -> NDArray:
     """Convert a loaded Pillow image to grey, RGB or RGBA; `convert` of the same mode would copy."""
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)
+    if image.mode in ("CMYK", "LAB"):
+        return np.asarray(to_srgb(image))
     mode = _target_mode(image)
     with decoder_errors():
         return np.asarray(image if image.mode == mode else image.convert(mode))
@@ -183,7 +191,7 @@ def _target_mode(image: Image.Image) -> str:
         return "RGBA"
     if image.mode in ("1", "L"):
         return "L"
-    if image.mode in ("P", "RGB", "CMYK", "YCbCr"):
+    if image.mode in ("P", "RGB", "YCbCr"):
         return "RGB"
     raise UserError(f"pixel format {image.mode}; expected 8- or 16-bit grey, palette, RGB, RGBA. Convert it")
 
@@ -225,6 +233,15 @@ def _critical_chunks(content: bytes) -> bytes:
             parts.append(content[place:end])
         place = end
     return b"".join(parts)
+
+
+def _decode_heif(content: bytes) -> NDArray:
+    """Decode HEIF, 10 and 12 bit scaled to 16; libheif turns it upright, and EXIF's orientation has no meaning."""
+    with decoder_errors():
+        pixels = np.asarray(pillow_heif.open_heif(BytesIO(content), convert_hdr_to_8bit=False))
+    if pixels.ndim == 3 and pixels.shape[2] not in (3, 4):
+        raise UserError(f"HEIF of {pixels.shape[2]} channels. Save it as PNG")
+    return pixels
 
 
 def _decode_ppm(content: bytes, image: ImageFile) -> NDArray | None:

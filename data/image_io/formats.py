@@ -16,11 +16,11 @@ from runtime.errors import UserError, few, one_line
 logger = logging.getLogger(__name__)
 
 READABLE = {
-    ".apng": "PNG", ".avif": "AVIF", ".bmp": "BMP", ".dib": "DIB", ".gif": "GIF", ".icb": "TGA", ".j2c": "JPEG2000",
-    ".j2k": "JPEG2000", ".jfif": "JPEG", ".jp2": "JPEG2000", ".jpc": "JPEG2000", ".jpe": "JPEG", ".jpeg": "JPEG",
-    ".jpf": "JPEG2000", ".jpg": "JPEG", ".jpx": "JPEG2000", ".mpo": "MPO", ".pbm": "PPM", ".pgm": "PPM", ".png": "PNG",
-    ".pnm": "PPM", ".ppm": "PPM", ".tga": "TGA", ".tif": "TIFF", ".tiff": "TIFF", ".vda": "TGA", ".vst": "TGA",
-    ".webp": "WEBP",
+    ".apng": "PNG", ".avif": "AVIF", ".bmp": "BMP", ".dib": "DIB", ".gif": "GIF", ".heic": "HEIF", ".heif": "HEIF",
+    ".hif": "HEIF", ".icb": "TGA", ".j2c": "JPEG2000", ".j2k": "JPEG2000", ".jfif": "JPEG", ".jp2": "JPEG2000",
+    ".jpc": "JPEG2000", ".jpe": "JPEG", ".jpeg": "JPEG", ".jpf": "JPEG2000", ".jpg": "JPEG", ".jpx": "JPEG2000",
+    ".mpo": "MPO", ".pbm": "PPM", ".pgm": "PPM", ".png": "PNG", ".pnm": "PPM", ".ppm": "PPM", ".tga": "TGA",
+    ".tif": "TIFF", ".tiff": "TIFF", ".vda": "TGA", ".vst": "TGA", ".webp": "WEBP",
 }  # fmt: skip
 """Suffix in lower case -> Pillow's name of the format: the images of folders, patterns and single files."""
 
@@ -43,9 +43,6 @@ class Foreign(NamedTuple):
 
 FOREIGN = (
     Foreign(
-        "HEIC", (".heic", ".heif", ".hif"), rb"....ftyp(hei|hev|mif1|msf1)", "convert it to PNG or JPEG (heif-convert)"
-    ),
-    Foreign(
         "camera raw",
         (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"),
         rb"....ftypcrx|FUJIFILM|IIRO|IIU\0|II\*\0....CR",
@@ -58,7 +55,7 @@ FOREIGN = (
     Foreign(
         "video",
         (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".webm", ".wmv"),
-        rb"....ftyp(?!avi[fs])|\x1aE\xdf\xa3|RIFF....AVI ",
+        rb"....ftyp(?!avi[fs]|hei|hev|mif1|msf1)|\x1aE\xdf\xa3|RIFF....AVI ",
         "extract its frames (ffmpeg -i VIDEO frames/%06d.png)",
     ),
 )
@@ -115,13 +112,14 @@ def select_images(paths: Iterable[Path], place: str | Path, none_found: str) -> 
         held += [f"subfolders, which are not searched: {few(folders)}"] * bool(folders)
         raise FileNotFoundError("; it holds ".join([none_found, *held]))
     if others:
-        _warn_once(f"{place}: images taken: {len(images)}; left out: {describe(others)}")
+        warn_once(f"{place}: images taken: {len(images)}; left out: {describe(others)}")
     return images
 
 
 @lru_cache(maxsize=1024)
-def _warn_once(line: str) -> None:
-    logger.warning("%s", line)  # folders are listed several times in a run
+def warn_once(line: str) -> None:
+    """Log a warning, unless it was logged before: files are read, and folders listed, several times in a run."""
+    logger.warning("%s", line)
 
 
 def describe(paths: Iterable[Path]) -> str:

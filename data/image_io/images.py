@@ -10,16 +10,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data.image_io.colour import convert
 from data.image_io.decoding import JpegHeader, decode, decode_jpeg, read_jpeg_header
 from data.image_io.encoding import FORMATS, NO_PROFILE_SUFFIXES, encode
 from data.image_io.formats import advice_for
-from data.image_io.metadata import NO_METADATA, Metadata
+from data.image_io.metadata import NO_METADATA, Metadata, read_metadata
 from runtime.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -166,9 +167,21 @@ def read_raw_rgba(path: str | Path) -> tuple[NDArray, NDArray]:
     return pixels[:, :, :3], pixels[:, :, 3]
 
 
+class Colours(NamedTuple):
+    """RGB colours (..., 3) in [0, 1], and the ICC profile of their space; None is sRGB."""
+
+    values: NDArray[np.float32]
+    icc_profile: bytes | None = None
+
+
+def read_colours(path: str | Path) -> Colours:
+    """Read colours in the space in which they are stored; see `read_raw_image` and `read_metadata`."""
+    return Colours(to_float(read_raw_image(path)), read_metadata(Path(path)).icc_profile)
+
+
 def read_image(path: str | Path) -> NDArray[np.float32]:
-    """Read colours as (H, W, 3) RGB in [0, 1]; see `read_raw_image`."""
-    return to_float(read_raw_image(path))
+    """Read colours as (H, W, 3) sRGB in [0, 1], converted from the space in which they are stored."""
+    return convert(*read_colours(path))
 
 
 def read_alpha(path: str | Path) -> NDArray[np.float32]:

@@ -1,6 +1,5 @@
 """Read the metadata of image files: size, and what results keep, colour profile and resolution."""
 
-import logging
 from io import BytesIO
 from math import isfinite
 from pathlib import Path
@@ -10,18 +9,27 @@ import numpy as np
 from PIL import Image, ImageCms
 from tifffile import TiffFile
 
+from data.image_io.colour import (
+    ADOBE_RGB,
+    ADOBE_RGB_GAMMA,
+    D65,
+    PRIMARIES,
+    profile_of_codes,
+    read_codes,
+    rgb_profile,
+    rgb_profile_of_grey,
+)
 from data.image_io.decoding import FORMATS
-from data.image_io.formats import decoder_errors
+from data.image_io.formats import decoder_errors, warn_once
 from data.image_io.tiff import STARTS
 from runtime.errors import UserError
 
-logger = logging.getLogger(__name__)
-
-INTEROPERABILITY, ADOBE_RGB = 0xA005, "R03"  # EXIF's directory and how cameras mark Adobe RGB without a profile
+INTEROPERABILITY, ADOBE_RGB_MARK = 0xA005, "R03"  # EXIF's directory and how cameras mark Adobe RGB without a profile
 PROFILE_TAG, X_RESOLUTION_TAG, Y_RESOLUTION_TAG, UNIT_TAG = 34675, 282, 283, 296  # of TIFF
 UNITS_PER_INCH = {2: 1, 3: 2.54}  # its numbers of inch and centimetre
 SRGB_GAMMA, GAMMA_TOLERANCE = 1 / 2.2, 0.02  # as PNG's gAMA states it
 SAME_COLOUR = 2  # of 255: what profiles of sRGB differ by among each other
+HEAD_BYTES = 2**20  # of a file; the numbers of H.273 stand before the pixels
 
 
 class Metadata(NamedTuple):
@@ -40,30 +48,25 @@ NO_METADATA = Metadata()
 
 
 def read_metadata(path: Path) -> Metadata:
-    """Read profile and resolution of an image file, and log a warning for colours that are not sRGB.
+    """Read colour space and resolution of an image file.
 
-    Nothing is converted: colours are taken as sRGB. An RGB profile is kept.
+    The profile is that of the file, or one made of what it states otherwise: numbers of H.273, PNG's gamma and
+    chromaticities, a camera's mark of Adobe RGB. A profile of grey becomes one of RGB. Colours without one are sRGB, as
+    are CMYK and CIELAB when they are decoded. A profile that cannot be read is ignored with a warning.
 
     Raises:
         OSError: no such file, or it may not be read.
     """
     try:
         with path.open("rb") as file, decoder_errors():
-            if file.read(4) in STARTS:
-                profile, dpi, other = _read_tiff(path)
-            else:
-                profile, dpi, other = _read(path)
-        name, is_rgb = _describe(profile) if profile else (other, False)
+            content = file.read(HEAD_BYTES)
+        profile, dpi = _read_tiff(path) if content.startswith(STARTS) else _read(path, content)
+        profile = profile and _rgb_profile(profile)
     except UserError:
-        logger.warning("%s: its colour profile cannot be read and is ignored; its colours are taken as sRGB", path)
+        warn_once(f"{path}: its colour profile cannot be read and is ignored; its colours are taken as sRGB")
         return NO_METADATA
-    if name:
-        kept = "cut-outs and composites carry its profile" if is_rgb else "what is written carries no profile"
-        logger.warning(
-            "%s: its colours are %s, and are taken as sRGB; %s. Convert it to sRGB for exact results", path, name, kept
-        )
     is_dpi = dpi is not None and all(isfinite(value) and value > 0 for value in dpi)
-    return Metadata(profile if name and is_rgb else None, dpi if is_dpi else None)
+    return Metadata(profile or None, dpi if is_dpi else None)
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -85,48 +88,60 @@ def read_size(path: Path) -> tuple[int, int]:
             return image.size
 
 
-def _read(path: Path) -> tuple[bytes | None, tuple[float, float] | None, str]:
-    """Read profile, resolution, and the name of a colour space other than sRGB that is stated without a profile."""
-    with Image.open(path, formats=FORMATS) as image:
-        profile, dpi = image.info.get("icc_profile"), image.info.get("dpi")
-        gamma, other = image.info.get("gamma", SRGB_GAMMA), ""
-        if image.format in ("JPEG", "MPO") and _interoperability(image).get(1) == ADOBE_RGB:
-            other = "Adobe RGB (by EXIF)"
-        elif abs(gamma - SRGB_GAMMA) > GAMMA_TOLERANCE and "srgb" not in image.info:
-            other = f"of gamma {1 / gamma:.2g}"
-    return profile, dpi and (float(dpi[0]), float(dpi[1])), other
+def _read(path: Path, content: bytes) -> tuple[bytes | None, tuple[float, float] | None]:
+    """Read the profile, or make that of the space that is stated otherwise, and the resolution."""
+    codes = read_codes(content)
+    with decoder_errors(), Image.open(path, formats=FORMATS) as image:
+        info, is_adobe = image.info, image.format in ("JPEG", "MPO") and _interoperability(image) == ADOBE_RGB_MARK
+        dpi = info.get("dpi")
+    profile = info.get("icc_profile")
+    if codes and (image.format == "PNG" or not profile):  # there they come before a profile
+        profile = profile_of_codes(codes)
+    elif is_adobe and not profile:
+        profile = rgb_profile(ADOBE_RGB, ADOBE_RGB_GAMMA)
+    elif not profile and "gamma" in info and "srgb" not in info:
+        profile = _profile_of_gamma(info["gamma"], info.get("chromaticity"))
+    return profile, dpi and (float(dpi[0]), float(dpi[1]))
 
 
-def _interoperability(image: Image.Image) -> dict[int, object]:
-    """Read EXIF's directory of that name; {} if there is none, where Pillow before 13 raises an error."""
+def _interoperability(image: Image.Image) -> object:
+    """Read EXIF's entry of that name; None if there is none, where Pillow before 13 raises an error."""
     try:
-        return image.getexif().get_ifd(INTEROPERABILITY)
+        return image.getexif().get_ifd(INTEROPERABILITY).get(1)
     except KeyError:
-        return {}
+        return None
 
 
-def _read_tiff(path: Path) -> tuple[bytes | None, tuple[float, float] | None, str]:
-    with TiffFile(path) as file:
+def _profile_of_gamma(gamma: float, chromaticity: tuple[float, ...] | None) -> bytes | None:
+    """Make the profile of PNG's gAMA, the exponent of what is stored, and cHRM, x and y of white, red, green, blue."""
+    usual = (*D65, *PRIMARIES[1])
+    chromaticity = usual if chromaticity is None else chromaticity
+    if gamma == 0 or (abs(gamma - SRGB_GAMMA) <= GAMMA_TOLERANCE and chromaticity == usual):
+        return None
+    return rgb_profile(chromaticity[2:], 1 / gamma, chromaticity[:2])
+
+
+def _read_tiff(path: Path) -> tuple[bytes | None, tuple[float, float] | None]:
+    with decoder_errors(), TiffFile(path) as file:
         tags = file.pages[0].aspage().tags
         scale = UNITS_PER_INCH.get(int(tags.valueof(UNIT_TAG, 2)))
         fractions = [tags.valueof(tag) for tag in (X_RESOLUTION_TAG, Y_RESOLUTION_TAG)]
         x, y = (scale * part[0] / part[1] if scale and part and part[1] else 0.0 for part in fractions)
-        return tags.valueof(PROFILE_TAG), (x, y), ""
+        return tags.valueof(PROFILE_TAG), (x, y)
 
 
-def _describe(content: bytes) -> tuple[str, bool]:
-    """Name a profile, and tell whether it is for RGB; no name if its colours equal sRGB."""
+def _rgb_profile(content: bytes) -> bytes | None:
+    """Return a profile as one of RGB; None of one whose colours equal sRGB, and of CMYK and CIELAB."""
     with decoder_errors():
         profile = ImageCms.ImageCmsProfile(BytesIO(content))
         space = profile.profile.xcolor_space.strip()
-        name = ImageCms.getProfileDescription(profile).strip()
-    if space in ("RGB", "GRAY"):
+        if space not in ("RGB", "GRAY"):
+            return None
         levels = np.arange(0, 256, 15, dtype=np.uint8)
         ramp = np.stack(np.meshgrid(levels, levels, levels), 2).reshape(-1, 1, 3) if space == "RGB" else levels[:, None]
-        with decoder_errors():
-            srgb, intent = ImageCms.createProfile("sRGB"), ImageCms.Intent.RELATIVE_COLORIMETRIC
-            converted = ImageCms.profileToProfile(Image.fromarray(ramp), profile, srgb, intent, "RGB")
+        srgb, intent = ImageCms.createProfile("sRGB"), ImageCms.Intent.RELATIVE_COLORIMETRIC
+        converted = ImageCms.profileToProfile(Image.fromarray(ramp), profile, srgb, intent, "RGB")
         steps = np.asarray(converted).astype(int) - ramp.reshape(len(ramp), 1, -1)
-        if np.abs(steps).max() <= SAME_COLOUR:
-            return "", False
-    return f"of the profile {name!r}", space == "RGB"
+    if np.abs(steps).max() <= SAME_COLOUR:
+        return None
+    return content if space == "RGB" else rgb_profile_of_grey(content)

@@ -1,10 +1,9 @@
-"""Decode TIFF by tifffile if it can decompress it, else by Pillow or OpenCV if they read the layout correctly."""
+"""Decode TIFF by tifffile if it can decompress it, else by Pillow if it reads the layout correctly."""
 
 import logging
 import struct
 from io import BytesIO
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from tifffile import TiffFile, TiffPage
@@ -16,13 +15,13 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its lines name no fi
 
 STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, both byte orders
 REDUCED, MASK = 1, 4  # bits of NewSubfileType: a thumbnail or overview, and a transparency mask, are no frames
-WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, CIELAB = 0, 1, 2, 3, 5, 6, 8
 NUM_COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3}
 PREMULTIPLIED, STRAIGHT = 1, 2
 CONTIGUOUS, UNSIGNED = 1, 1
 SUBFILE_TYPE_TAG, ORIENTATION_TAG, SHORT, UPRIGHT = 254, 274, 3, 1
-TO_RGB = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}  # number of OpenCV's channels -> their order
-DECOMPRESSED_BY_TIFFFILE = (1, 8, 32773, 32946)  # none, deflate, PackBits, deflate by its older number
+DECOMPRESSED_BY_TIFFFILE = (1, 5, 8, 32773, 32946, 34925, 50000)
+"""None, LZW, deflate, PackBits, deflate by its older number, LZMA, Zstandard."""
 OLD_JPEG, JPEG = 6, 7
 MOST_CHANNELS = 8  # of an image of the most pixels
 
@@ -63,9 +62,7 @@ def read_tiff(content: bytes, max_pixels: int) -> tuple[NDArray, int] | None:
     num_colours = NUM_COLOURS.get(page.photometric, 0)
     if num_colours and bits >= 8 and page.compression in DECOMPRESSED_BY_TIFFFILE:
         return _arranged(_decompress(page, len(content)), page, num_colours), orientation
-    if bits == 16 and num_colours:
-        return _arranged(_decompress_by_opencv(content, page, orientation), page, num_colours), UPRIGHT
-    is_known = num_colours > 0 or page.photometric in (PALETTE, CMYK)
+    is_known = num_colours > 0 or page.photometric in (PALETTE, CMYK, CIELAB)
     is_known |= (page.photometric, page.compression) == (YCBCR, JPEG)
     if bits == 16 or not is_known or page.compression == OLD_JPEG:
         raise UserError(f"a TIFF of {bits}-bit {_name(page.photometric)}, {_name(page.compression)}. Convert it to RGB")
@@ -118,22 +115,6 @@ def _decompress(page: TiffPage, num_bytes: int) -> NDArray:
     if planes.ndim != 5 or planes.shape[1] != 1:
         raise UserError("no flat image: a volume, or damaged. Replace or remove it")
     return np.moveaxis(planes[:, 0], 0, 2).reshape(*planes.shape[2:4], -1)
-
-
-def _decompress_by_opencv(content: bytes, page: TiffPage, orientation: int) -> NDArray:
-    """Decode 16 bit in a compression that tifffile alone cannot decode to (H, W, samples)."""
-    is_plain = page.photometric in (BLACK_IS_ZERO, RGB) and page.planarconfig == CONTIGUOUS
-    if not is_plain or page.samplesperpixel not in (1, 3, 4) or orientation != UPRIGHT or 0 in page.extrasamples:
-        raise UserError(
-            f"16-bit {_name(page.photometric)} of {page.samplesperpixel} channels is not read with "
-            f"{_name(page.compression)} compression. Save it with ZIP compression, or as 16-bit PNG"
-        )
-    with decoder_errors():
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    shape = (page.imagelength, page.imagewidth, page.samplesperpixel)
-    if pixels is None or pixels.dtype != np.uint16 or pixels.size != np.prod(shape):
-        raise UserError("a layout of 16-bit colour that OpenCV does not read. Save it as 16-bit PNG")
-    return pixels.reshape(shape)[:, :, TO_RGB[shape[2]]]
 
 
 def _arranged(samples: NDArray, page: TiffPage, num_colours: int) -> NDArray:

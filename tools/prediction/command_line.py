@@ -98,6 +98,12 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     group.add_argument("--as", choices=KINDS, dest="kind", help="result (default: alpha with a trimap, else rgba)")
     group.add_argument("--background", help="composite over this colour (teal, '#20a040') or image")
     group.add_argument("--premultiplied", action="store_true", help="rgba: colours multiplied by alpha")
+    group.add_argument(
+        "--colour",
+        choices=("keep", "srgb"),
+        default="keep",
+        help="colour space of cut-outs and composites: the photograph's with its profile (default), or sRGB",
+    )
     group.add_argument("--bits", type=int, choices=(8, 16), default=8, help="bits per value (default: 8)")
     group.add_argument(
         "--format",

@@ -9,7 +9,16 @@ from numpy.typing import NDArray
 from PIL import ImageColor
 
 # What loads torch, or takes an optional package, is imported where it is asked for.
-from data.image_io.images import DataError, read_image, write_alpha, write_image, write_rgba
+from data.image_io.colour import convert
+from data.image_io.images import (
+    Colours,
+    DataError,
+    read_colours,
+    read_image,
+    write_alpha,
+    write_image,
+    write_rgba,
+)
 from data.image_io.metadata import read_metadata
 from data.sources.layouts import check_same_size, find_by_stem, find_partner
 from data.trimap import (
@@ -88,7 +97,7 @@ def read_pair(
         trimaps: see `list_trimaps`.
         job: whose image is read.
 
-    Returns: (H, W, 3) RGB in [0, 1], and (H, W) of {0, 0.5, 1}.
+    Returns: (H, W, 3) sRGB in [0, 1], and (H, W) of {0, 0.5, 1}.
     """
     image = read_image(job.image)
     if options.auto:
@@ -114,7 +123,7 @@ def read_pair(
 
 def write_result(
     options: argparse.Namespace,
-    background: NDArray[np.float32] | None,
+    background: Colours | None,
     job: Job,
     image: NDArray[np.float32],
     alpha: NDArray[np.float32],
@@ -125,38 +134,42 @@ def write_result(
         options: of the command line.
         background: see `read_background`; None unless a composite is asked for.
         job: whose file is written.
-        image: (H, W, 3) RGB in [0, 1].
+        image: (H, W, 3) sRGB in [0, 1].
         alpha: (H, W) in [0, 1].
     """
     job.output.parent.mkdir(parents=True, exist_ok=True)
     metadata = read_metadata(job.image)
+    if options.colour == "srgb":
+        metadata = metadata._replace(icc_profile=None)
     if options.kind == "alpha":
         return write_alpha(job.output, alpha, options.bits, metadata)
     from inference.foreground import cut_out, estimate_foreground, over
 
+    if metadata.icc_profile:  # what is written stays in the photograph's space
+        image = read_colours(job.image).values
     foreground = estimate_foreground(image, alpha)
     if background is None:
         rgba = cut_out(foreground, alpha, options.premultiplied)
         return write_rgba(job.output, rgba, options.bits, options.premultiplied, metadata)
-    return write_image(job.output, over(foreground, alpha, background), options.bits, metadata)
+    behind = convert(*background, metadata.icc_profile)
+    return write_image(job.output, over(foreground, alpha, behind), options.bits, metadata)
 
 
-def read_background(name: str) -> NDArray[np.float32]:
-    """Read a colour (3,), by a name or code that Pillow knows, or an image (H, W, 3), in [0, 1].
+def read_background(name: str) -> Colours:
+    """Read a colour (3,), by a name or code that Pillow knows, or an image (H, W, 3).
 
     Raises:
         DataError: neither, or a colour with transparency.
     """
     if (colour := parse_colour(name)) is not None:
-        return colour
+        return Colours(colour)
     if Path(name).is_file():
-        read_metadata(Path(name))  # for its warning: a result carries the photograph's profile alone
-        return read_image(name)
+        return read_colours(name)
     raise DataError(f"--background {name}: no such file, and no colour such as teal or '#20a040'")
 
 
 def parse_colour(name: str) -> NDArray[np.float32] | None:
-    """Convert a name or code that Pillow knows to RGB (3,) in [0, 1]; None if it knows no such colour.
+    """Convert a name or code that Pillow knows to sRGB (3,) in [0, 1]; None if it knows no such colour.
 
     Raises:
         DataError: a colour with transparency.

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.image_io.formats import LargeImageError
-from data.image_io.images import read_image, write_rgba
+from data.image_io.images import Colours, read_colours, write_rgba
 from data.image_io.metadata import read_metadata, read_size
 from data.trimap import write_trimap
 from inference.foreground import estimate_foreground
@@ -31,6 +31,7 @@ DEFAULTS = {
     "auto": False, "points": None, "scribbles": None, "trimap": None, "trimap_dir": None, "mask": None,
     "width_px": None, "width_percent": None,
     "threshold": None, "kind": "rgba", "bits": 8, "premultiplied": False, "format": "png",
+    "colour": "keep",
 }  # fmt: skip
 """Options of tools/predict.py as they are if its command line does not give them."""
 
@@ -161,17 +162,18 @@ class Matter:
         check_outputs([job], [], KINDS[options.kind], options.bits)
         with answer.timed("read"):
             image, trimap = read_pair(options, {}, job)
+            behind = None if background is None else Colours(background)
             if (path := job.image.with_name("background")).exists():
-                background = read_image(path)
+                behind = read_colours(path)
         answer.height, answer.width = trimap.shape
         with answer.timed("matte"):
             alpha = self.predict(image, trimap)
         with answer.timed("encode"):
             if backdrop is None:
-                write_result(options, background, job, image, alpha)
+                write_result(options, behind, job, image, alpha)
             else:
                 rgba = lay_over(estimate_foreground(image, alpha), alpha, backdrop)
-                write_rgba(job.output, rgba, metadata=read_metadata(job.image))
+                write_rgba(job.output, rgba, metadata=read_metadata(job.image)._replace(icc_profile=None))
 
 
 def check_size(path: Path, max_pixels: int, name: str) -> None:

@@ -259,13 +259,13 @@ class Events:
         labels = read_strokes(editor, read_image(reduced).shape[:2])
         return Strokes(labels) if (labels != NO_STROKE).any() else None
 
-    def _background(self, colour: str, behind: str | None, session: Session) -> Any:
+    def _background(self, colour: str, behind: str | None, session: Session) -> work.Colours:
         if behind is not None:
             return work.take_background(session, Path(behind), self.service.matter.max_pixels)
         found = parse_colour(colour)
         if found is None:
             raise work.DataError("This is no colour")
-        return found
+        return work.Colours(found)
 
     def _shown(self, session: Session, drawn: Path) -> list[Any]:
         """Show the photograph with its trimap, to click on and to paint on, and the points."""

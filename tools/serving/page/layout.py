@@ -18,7 +18,10 @@ CSS = """
 #slider img[style*="scale("]:not([style*="scale(1)"]) { image-rendering: pixelated; }
 .gradio-container { max-width: 1500px !important; overflow: clip !important; }
 @media (min-width: 768px) { #output { position: sticky; top: 0; align-self: flex-start; } }
-@media (max-width: 640px) { .gradio-container { padding: .5rem !important; } #results .tab-container button { padding: 0 .5rem; } }
+@media (max-width: 640px) {
+  .gradio-container { padding: .5rem !important; }
+  #results .tab-container button { padding: 0 .5rem; }
+}
 """
 SCRIPT = """<script>
 document.addEventListener("paste", event => {  // Gradio has a button for it alone

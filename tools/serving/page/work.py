@@ -11,7 +11,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.image_io.images import DataError, read_image, to_uint8, write_alpha, write_image, write_rgba
+from data.image_io.colour import convert
+from data.image_io.images import (
+    Colours,
+    DataError,
+    read_colours,
+    read_image,
+    to_uint8,
+    write_alpha,
+    write_image,
+    write_rgba,
+)
 from data.image_io.metadata import read_metadata
 from data.sources.layouts import check_same_size
 from data.trimap import (
@@ -122,8 +132,8 @@ def add_file(session: Session, upload: Path, is_mask: bool, max_pixels: int, wid
     return change(session, [*session.steps, (kind, path)], width_percent)
 
 
-def take_background(session: Session, upload: Path, max_pixels: int) -> NDArray[np.float32]:
-    """Read an image (h, w, 3) to lie behind the subject. The session keeps a copy: uploads go after an hour.
+def take_background(session: Session, upload: Path, max_pixels: int) -> Colours:
+    """Read an image to lie behind the subject. The session keeps a copy: uploads go after an hour.
 
     Raises:
         DataError, TooLargeError: it cannot be used.
@@ -135,7 +145,7 @@ def take_background(session: Session, upload: Path, max_pixels: int) -> NDArray[
         session.background = upload, path
         session.forget("background", keep=1)
     with named(session.background[1], "the background"):
-        return read_image(session.background[1])
+        return read_colours(session.background[1])
 
 
 def check_open(session: Session) -> tuple[int, int]:
@@ -284,10 +294,11 @@ def matte(session: Session, matter: Matter, width_percent: float, bits: int) -> 
     alpha = matter.predict(image, trimap)
     foreground = estimate_foreground(image, alpha)
     metadata = read_metadata(session.photograph)
+    stored = estimate_foreground(read_colours(session.photograph).values, alpha) if metadata.icc_profile else foreground
     session.forget(*RESULTS)
     results = Results(*map(session.new_path, RESULTS))
     write_alpha(results.alpha, alpha, bits, metadata)
-    write_rgba(results.cutout, cut_out(foreground, alpha), bits, metadata=metadata)
+    write_rgba(results.cutout, cut_out(stored, alpha), bits, metadata=metadata)
     write_image(results.shown, over(foreground, alpha, checkerboard(*alpha.shape)))
     write_trimap(results.trimap, trimap)
     write_image(results.before, image)
@@ -295,15 +306,15 @@ def matte(session: Session, matter: Matter, width_percent: float, bits: int) -> 
     return results
 
 
-def compose(session: Session, background: NDArray[np.float32]) -> Path | None:
-    """Lay the matted subject over a colour (3,) or an image (h, w, 3); None before the photograph is matted."""
+def compose(session: Session, background: Colours) -> Path | None:
+    """Lay the matted subject over a colour (3,) or an image; None before the photograph is matted."""
     stored = session.folder / "alpha.npy"
     if session.size is None or not stored.exists():
         return None
     alpha = np.load(stored)
-    image = read_image(session.photograph)
+    metadata = read_metadata(session.photograph)
+    foreground = estimate_foreground(read_colours(session.photograph).values, alpha)
     session.forget("composite")
     path = session.new_path("composite")
-    composite = over(estimate_foreground(image, alpha), alpha, background)
-    write_image(path, composite, metadata=read_metadata(session.photograph))
+    write_image(path, over(foreground, alpha, convert(*background, metadata.icc_profile)), metadata=metadata)
     return path
