@@ -1,4 +1,4 @@
-"""The network that this project ships, and whether tools/predict.py uses it by default."""
+"""The network that this project ships: what tools/predict.py and `Predictor.load` use by default."""
 
 from pathlib import Path
 
@@ -6,9 +6,6 @@ from runtime.errors import UserError
 
 SHIPPED = Path(__file__).resolve().parent.parent / "models" / "open"
 """Its model folder in the repository."""
-
-IS_DEFAULT = False
-"""Whether tools/predict.py uses it without --model. Otherwise it takes closed-form matting; see MODEL_CARD.md there."""
 
 
 def shipped_network() -> Path:
@@ -26,5 +23,5 @@ def shipped_network() -> Path:
 
 
 def default_network() -> Path | None:
-    """Return the model folder that tools/predict.py uses without --model; None is closed-form matting."""
-    return SHIPPED if IS_DEFAULT and SHIPPED.is_dir() else None
+    """Return the shipped network; None, for closed-form matting, where this copy of the repository has none."""
+    return SHIPPED if SHIPPED.is_dir() else None

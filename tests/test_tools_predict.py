@@ -97,9 +97,8 @@ def test_a_baseline_needs_neither_torch_nor_detectron2_nor_an_optional_package(i
 
 
 def test_the_shipped_network_is_the_default_where_there_is_one(image_folders, model_folder, monkeypatch, capsys):
-    """From whatever folder it is called; a baseline and the switch in `inference.default_network` turn it off."""
+    """From whatever folder it is called; a baseline turns it off."""
     monkeypatch.setattr("inference.default_network.SHIPPED", model_folder)
-    monkeypatch.setattr("inference.default_network.IS_DEFAULT", True)
     monkeypatch.chdir(image_folders)
     expected = Predictor.load(model_folder).predict(image_folders / "images/a.png", image_folders / "trimaps/a.bmp")
     expected = np.rint(255 * expected.astype(np.float64))
@@ -108,9 +107,6 @@ def test_the_shipped_network_is_the_default_where_there_is_one(image_folders, mo
     assert capsys.readouterr().err == ""
     run(image_folders, *RAMP, **ONE | {"output": "ramp.png"})
     assert not np.array_equal(read_grey(image_folders / "ramp.png"), expected)
-    monkeypatch.setattr("inference.default_network.IS_DEFAULT", False)
-    run(image_folders, **ONE)
-    assert "no network given: closed-form matting" in capsys.readouterr().err
 
 
 def test_without_a_network_alpha_is_the_closed_forms(image_folders, no_shipped_network, capsys):

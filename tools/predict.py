@@ -15,9 +15,9 @@ result to standard output. --watch mattes the images of a folder as they appear.
 Without --output, results of a file are written beside it as NAME_alpha.png, NAME_cutout.png or NAME_composite.png.
 Results of a folder, or a pattern in it, are written beside that folder as FOLDER_alpha/NAME.png and so on.
 
-Alpha comes from a model folder or .onnx file of tools/export.py, or from a config with its checkpoint. models/open is
-the network of this project. By default alpha comes from closed-form matting. Baseline "trivial" is 0.5 where unknown;
-"ramp" follows only the distances.
+Alpha comes from a model folder or .onnx file of tools/export.py, or from a config with its checkpoint; by default from
+models/open, the network of this project. Baselines need no network: "closed-form" is closed-form matting, "trivial" is
+0.5 where unknown, "ramp" follows only the distances.
 
 A bad file does not stop the command and is listed at the end. Existing files are an error, unless --overwrite replaces
 or --resume skips them. `torchrun --nproc-per-node 2 tools/predict.py ...` divides the images among processes, each on
