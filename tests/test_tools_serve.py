@@ -42,6 +42,11 @@ def test_wrong_usage(options, words, capsys, monkeypatch):
     assert words in capsys.readouterr().err
 
 
+def test_a_network_runs_as_the_options_say(tmp_path):
+    options = parse(["--model", str(tmp_path), "--backbone-px", "auto", "--tile-px", "128"], "")
+    assert options.settings == {"tile_px": 128, "backbone_px": "auto"}
+
+
 def test_tokens_are_made_and_loopback_needs_none():
     assert parse([], "").token is None and parse(["--host", "::1"], "").token is None
     made = [parse(["--host", "0.0.0.0", "--token"], "").token for _ in range(2)]

@@ -96,7 +96,9 @@ def serve(options: argparse.Namespace, folder: Path) -> int:
         matter, device = load_matter(options)
         queue = PredictionQueue(options.max_waiting)
         body = BodyLimits(options.max_bytes)
-        service = Service(matter, queue, str(options.model or "closed-form matting"), device, body)
+        model = options.model or Path("closed-form matting")
+        name = model.name if model.is_absolute() else str(model)  # clients need not know where it lies
+        service = Service(matter, queue, name, device, body)
         hosts = {options.host.lower(), *map(str.lower, options.allow_host)}
         rules = Rules(hosts, options.allow_origin, options.token, body)
         app = mount_page(make_app(service), service, folder / "page")

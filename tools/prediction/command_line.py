@@ -84,13 +84,6 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
         help="compile with torch.compile; starts slowly",
     )
     group.add_argument(
-        "--backbone-px",
-        type=backbone_px,
-        metavar="{N,full,auto}",
-        help="the backbone sees a copy whose longer side has N pixels: faster on large images, not exact. auto reduces "
-        "only very large images (default: full)",
-    )
-    group.add_argument(
         "--tta", type=views, metavar="VIEWS", dest="views", help="augmentations: flips,rotations,0.75,1,1.25"
     )
     group = parser.add_argument_group("what is written")
@@ -184,6 +177,13 @@ def add_network_options(group: argparse._ActionsContainer) -> None:
         help="memory that may be in use, in 1e9 bytes",
     )
     group.add_argument("--tile-px", type=integer_from(1), help="largest side of the decoder's tiles")
+    group.add_argument(
+        "--backbone-px",
+        type=backbone_px,
+        metavar="{N,full,auto}",
+        help="the backbone sees a copy whose longer side has N pixels: faster on large images, not exact. auto reduces "
+        "only very large images (default: full)",
+    )
 
 
 def check_streams(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:

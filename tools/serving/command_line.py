@@ -12,7 +12,7 @@ from inference.default_network import default_network
 from runtime.command_line import integer_from, number_up_to
 from tools.prediction.command_line import add_network_options
 
-SETTINGS = ("device", "precision", "max_memory_gb", "tile_px")
+SETTINGS = ("device", "precision", "max_memory_gb", "tile_px", "backbone_px")
 """Arguments of `inference.predictor.Predictor.load` that the command line sets."""
 
 LEAST_TOKEN = 16
@@ -55,7 +55,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     options.model = options.model or default_network()
     options.settings = {name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None}
     if not options.model and {*options.settings} - {"max_memory_gb"}:
-        parser.error("--device, --precision and --tile-px need a network: give --model")
+        parser.error("--device, --precision, --tile-px and --backbone-px need a network: give --model")
     if options.max_pixels > MAX_PIXELS:
         parser.error(f"--max-pixels: at most {MAX_PIXELS} pixels are ever decoded")
     if options.port > 65535:
