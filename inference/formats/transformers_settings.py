@@ -11,8 +11,6 @@ from runtime.network_files import read_json
 
 CONFIG_FILE, PREPROCESSOR_FILE = "config.json", "preprocessor_config.json"
 
-"""No size of a network is above it."""
-
 
 class PublishedError(UserError):
     """Weights that are not ViTMatte's, or settings that this network does not have; the message names them."""
