@@ -6,7 +6,8 @@ Command: python tools/make_open_dataset.py --output datasets/open --download --n
          OMP_NUM_THREADS=1 python main.py --config-file configs/ViTMatte_S_open.py --num-gpus 2 train.device=cpu \
              dataloader.train.num_workers=1 dataloader.test.num_workers=0
 Cost:    2500 iterations of 2 processes x 2 crops of 256 px: half an hour on two cores with AVX-512 and bf16.
-Result:  of four such stages, whose crops grow from 160 to 384 px: models/open/MODEL_CARD.md and docs/experiments.md.
+         models/open had five such stages, with crops of 160 to 384 px (docs/experiments.md).
+Result:  after all stages SAD 2.78 on 18 photographs (trimap1 of alphamatting.com), closed-form matting 3.69
 """
 
 from .common.dataloader_open import dataloader
