@@ -59,7 +59,7 @@ def test_whatever_a_decoder_raises_is_the_file_s_error(tmp_path, monkeypatch, er
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".ppm", ".jpg", ".gif"])
 def test_an_error_of_our_own_code_is_not_taken_for_a_bad_file(tmp_path, monkeypatch, suffix):
-    path = save(tmp_path / f"a{suffix}", **({} if suffix != ".tif" else {"compression": "tiff_lzw"}))
+    path = save(tmp_path / f"a{suffix}", **({} if suffix != ".tif" else {"compression": "jpeg"}))
 
     def fail(*arguments: object) -> None:
         raise KeyError("ours")
@@ -187,7 +187,7 @@ def frames(count: int) -> list[Image.Image]:
 @pytest.mark.parametrize(
     ("name", "options"),
     [("a.gif", {}), ("a.webp", {"lossless": True}), ("a.png", {}), ("a.tif", {}), ("a.avif", {}),
-     ("b.tif", {"compression": "tiff_lzw"})],
+     ("b.tif", {"compression": "jpeg"})],
 )  # fmt: skip
 def test_several_frames_are_refused_and_one_is_read(tmp_path, name, options):
     first, *others = frames(3)
