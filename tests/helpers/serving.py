@@ -191,8 +191,10 @@ def page_folder() -> Path:
     """Make the folder for the page's files: Gradio reads its name when it is imported, so there is one in a process."""
     from tools.serve import TELEMETRY
 
-    folder = Path(tempfile.mkdtemp(prefix="page_of_the_tests_"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    private = Path(tempfile.mkdtemp(prefix="page_of_the_tests_"))
+    atexit.register(shutil.rmtree, private, ignore_errors=True)
+    folder = private / "page"  # beside it lies nothing of other programs
+    folder.mkdir()
     os.environ.update(TELEMETRY, GRADIO_TEMP_DIR=str(folder))
     assert "gradio" not in sys.modules
     return folder
