@@ -12,7 +12,7 @@ from data.image_io.formats import decoder_errors
 from runtime.errors import UserError
 
 D65 = (0.3127, 0.3290)
-PRIMARIES = {  # ITU-T H.273, table 2: code -> x and y of red, green and blue; where D65 is white
+PRIMARIES = {  # ITU-T H.273, table 2: code -> x and y of red, green and blue, where D65 is white
     1: (0.640, 0.330, 0.300, 0.600, 0.150, 0.060),  # BT.709 and sRGB
     9: (0.708, 0.292, 0.170, 0.797, 0.131, 0.046),  # BT.2020
     12: (0.680, 0.320, 0.265, 0.690, 0.150, 0.060),  # Display P3
@@ -20,13 +20,7 @@ PRIMARIES = {  # ITU-T H.273, table 2: code -> x and y of red, green and blue; w
 ADOBE_RGB = (0.640, 0.330, 0.210, 0.710, 0.150, 0.060)
 ADOBE_RGB_GAMMA = 563 / 256
 GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0}  # H.273, table 3: code of a transfer curve that is a power
-LIKE_SRGB = (
-    1,
-    6,
-    13,
-    14,
-    15,
-)  # codes of sRGB's curve, and of BT.709's kin, which browsers show as it
+LIKE_SRGB = (1, 6, 13, 14, 15)  # sRGB's curve, and BT.709's kin, which browsers show as it
 HDR = {16: "PQ", 18: "HLG"}
 NUM_STEPS = 4096  # of a stored curve
 RELATIVE, BLACK_POINT = 1, 0x2000  # littleCMS: relative colorimetric, with compensation of the black point
@@ -53,19 +47,25 @@ def convert(colours: NDArray, source: bytes | None, target: bytes | None = None)
     values = np.asarray(colours, np.float32)
     if source == target:
         return values
+    converted = _transform(values.reshape(1, -1, 3), "rgb", source, target)
+    return np.clip(converted, 0, 1, dtype=np.float32).reshape(values.shape)
+
+
+def _transform(values: NDArray[np.float32], space: str, source: bytes | None, target: bytes | None = None) -> NDArray:
+    """Convert values of a space, "rgb" (1, N, 3) or "gray" (1, N), to RGB (1, N, 3) without a bound; None is sRGB."""
     with decoder_errors():
         import imagecodecs
 
-        converted = imagecodecs.cms_transform(
-            np.ascontiguousarray(values.reshape(1, -1, 3)),
-            source or imagecodecs.cms_profile("srgb"),
-            target or imagecodecs.cms_profile("srgb"),
-            colorspace="rgb",
+        srgb = imagecodecs.cms_profile("srgb")
+        return imagecodecs.cms_transform(
+            np.ascontiguousarray(values),
+            source or srgb,
+            target or srgb,
+            colorspace=space,
             outcolorspace="rgb",
             intent=RELATIVE,
             flags=BLACK_POINT,
         )
-    return np.clip(converted, 0, 1, dtype=np.float32).reshape(values.shape)
 
 
 def to_srgb(image: Image.Image) -> Image.Image:
@@ -122,14 +122,8 @@ def rgb_profile_of_grey(profile: bytes) -> bytes:
     Raises:
         UserError: a profile that cannot be used.
     """
-    with decoder_errors():
-        import imagecodecs
-
-        levels = np.linspace(0, 1, NUM_STEPS, dtype=np.float32)[None]
-        srgb = imagecodecs.cms_profile("srgb")
-        shown = imagecodecs.cms_transform(
-            levels, profile, srgb, colorspace="gray", outcolorspace="rgb", intent=RELATIVE, flags=BLACK_POINT
-        )
+    levels = np.linspace(0, 1, NUM_STEPS, dtype=np.float32)[None]
+    shown = _transform(levels, "gray", profile)
     return _profile_of_curve(decode_srgb(np.clip(shown[0, :, 1], 0, 1)), PRIMARIES[1])
 
 

@@ -312,9 +312,10 @@ def compose(session: Session, background: Colours) -> Path | None:
     if session.size is None or not stored.exists():
         return None
     alpha = np.load(stored)
-    metadata = read_metadata(session.photograph)
-    foreground = estimate_foreground(read_colours(session.photograph).values, alpha)
+    photograph = read_colours(session.photograph)
+    foreground = estimate_foreground(photograph.values, alpha)
+    composite = over(foreground, alpha, convert(*background, photograph.icc_profile))
     session.forget("composite")
     path = session.new_path("composite")
-    write_image(path, over(foreground, alpha, convert(*background, metadata.icc_profile)), metadata=metadata)
+    write_image(path, composite, metadata=read_metadata(session.photograph))
     return path
