@@ -120,6 +120,13 @@ def test_cmyk_becomes_srgb_by_its_profile(tmp_path, suffix):
     assert read_colours(path).icc_profile is None
 
 
+@pytest.mark.parametrize("profile", [None, wide_profile(), wide_profile()[:200]], ids=["none", "of RGB", "damaged"])
+def test_cmyk_without_a_usable_profile_is_converted_by_a_plain_formula(tmp_path, profile):
+    inks = Image.fromarray(draw(4), "CMYK")
+    inks.save(tmp_path / "a.tif", icc_profile=profile)
+    np.testing.assert_array_equal(read_raw(tmp_path / "a.tif"), np.asarray(inks.convert("RGB")))
+
+
 def test_cielab_becomes_srgb(tmp_path):
     rows, columns = np.mgrid[:16, :16] * 17
     colours = np.stack([rows, columns, 255 - rows], 2).astype(np.uint8)

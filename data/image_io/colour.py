@@ -69,19 +69,21 @@ def _transform(values: NDArray[np.float32], space: str, source: bytes | None, ta
 
 
 def to_srgb(image: Image.Image) -> Image.Image:
-    """Convert a loaded Pillow image of CMYK or CIELAB to sRGB, 8 bit; CMYK without a profile by Pillow's plain formula.
+    """Convert a loaded Pillow image of CMYK or CIELAB to sRGB, 8 bit.
 
-    Raises:
-        UserError: a profile that cannot be used.
+    CMYK without a profile that can be used is converted by Pillow's plain formula; `data.image_io.metadata` warns.
     """
-    profile = image.info.get("icc_profile") if image.mode == "CMYK" else None
-    with decoder_errors():
-        if image.mode == "CMYK" and not profile:
-            return image.convert("RGB")
-        source = ImageCms.ImageCmsProfile(BytesIO(profile)) if profile else ImageCms.createProfile("LAB")
-        flags, srgb = ImageCms.Flags.BLACKPOINTCOMPENSATION, ImageCms.createProfile("sRGB")
-        intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
-        return cast(Image.Image, ImageCms.profileToProfile(image, source, srgb, intent, "RGB", flags=flags))
+    profile = image.info.get("icc_profile", b"") if image.mode == "CMYK" else None
+    try:
+        with decoder_errors():
+            source = ImageCms.createProfile("LAB") if profile is None else ImageCms.ImageCmsProfile(BytesIO(profile))
+            flags, srgb = ImageCms.Flags.BLACKPOINTCOMPENSATION, ImageCms.createProfile("sRGB")
+            intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+            return cast(Image.Image, ImageCms.profileToProfile(image, source, srgb, intent, "RGB", flags=flags))
+    except UserError:
+        if image.mode != "CMYK":
+            raise
+        return image.convert("RGB")
 
 
 def decode_srgb(values: NDArray) -> NDArray:
