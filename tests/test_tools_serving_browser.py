@@ -3,6 +3,7 @@
 import base64
 import json
 import shutil
+import time
 from pathlib import Path
 from unittest import mock
 from urllib.parse import urlsplit
@@ -17,7 +18,7 @@ from inference.foreground import cut_out, estimate_foreground, over
 from tests.helpers.image_files import wide_profile
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.serving import encoded, page_folder, running, with_page, with_profile
-from tools.serving.page import files
+from tools.serving.page import files, work
 from tools.serving.security.bodies import BodyLimits
 from tools.serving.security.guard import Rules
 
@@ -141,6 +142,11 @@ def test_a_16_bit_photograph_through_the_whole_page(page, service, tmp_path):
     points = np.array(json.loads(page.input_value("#points textarea")))
     assert abs(points - [[700, 280, 1], [21, 44, 0]]).max() <= 3  # px, where one of the screen is about three
     paint(page)
+    page.get_by_role("tab", name="Click").click()
+    page.get_by_role("tab", name="Paint").click()
+    with page.expect_response(lambda answer: "drawn" in answer.url):
+        page.click("#apply")
+    page.get_by_role("tab", name="Click").click()
     page.locator("#bits").get_by_label("16").check()
     matte(page)
     trimap = download(page, "trimap", tmp_path)
@@ -167,7 +173,7 @@ def test_a_16_bit_photograph_through_the_whole_page(page, service, tmp_path):
 
 
 def paint(page):
-    """Paint a stroke of the subject in the middle of the editor, and use it."""
+    """Paint a stroke of the subject in the middle of the editor."""
     page.get_by_role("tab", name="Paint").click()
     canvas = page.locator("#editor canvas").first
     canvas.wait_for()
@@ -179,11 +185,17 @@ def paint(page):
     page.mouse.move(box["x"] + 0.55 * box["width"], box["y"] + 0.5 * box["height"], steps=12)
     page.mouse.up()
     page.wait_for_timeout(500)
-    page.get_by_role("tab", name="Click").click()
-    page.get_by_role("tab", name="Paint").click()
-    with page.expect_response(lambda answer: "drawn" in answer.url):
-        page.click("#apply")
-    page.get_by_role("tab", name="Click").click()
+
+
+def test_the_editor_shows_the_trimap_again_after_strokes_were_matted(page, monkeypatch):
+    quick = work.matte
+    monkeypatch.setattr(work, "matte", lambda *arguments: (time.sleep(12), quick(*arguments))[1])
+    changed(page, "#clicks img", lambda: page.locator("#examples button").first.click())
+    changed(page, "#clicks img", lambda: page.click("#find"))
+    paint(page)
+    matte(page)
+    for words in ("left", "waiting", "nearly done"):
+        page.locator("#editor").get_by_text(words).wait_for(state="detached", timeout=10_000)
 
 
 def test_errors_a_mask_a_second_photograph_and_a_phone(page, service, tmp_path):

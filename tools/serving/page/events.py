@@ -60,20 +60,23 @@ class Events:
     def connect(self, page: Layout) -> None:
         """Say which method serves which component, with which inputs and outputs."""
         private: dict[str, Any] = {"api_visibility": "private"}
+        shown = [page.status, page.cutout, page.alpha, page.composite, page.slider]
         drawn = [page.clicks, page.editor, page.points]
-        results = [page.status, page.cutout, page.alpha, page.composite, page.slider, *page.downloads, *drawn]
-        page.upload.input(self.open, [page.upload, page.width], results, **private)
-        page.examples.click(self.open_example, [page.examples, page.width], [page.upload, *results], **private)
-        page.find.click(self.find_subject, [page.width], drawn, **private)
-        page.undo.click(self.undo_step, [page.width], drawn, **private)
-        page.clear.click(self.start_over, [page.width], drawn, **private)
-        page.width.input(self.redraw, [page.width], drawn, trigger_mode="always_last", **private)
-        page.clicks.select(self.click, [page.label, page.width], drawn, **private)
-        page.points.submit(self.use_points, [page.points, page.width], drawn, **private)
-        page.apply.click(self.use_strokes, [page.editor, page.width], drawn, **private)
+        results = [*shown, *page.downloads, *drawn]
+        # Never on the editor: it kept showing the progress of an event that had ended (Gradio 6.31).
+        making, drawing = ({**private, "show_progress_on": places} for places in (shown, [page.status, page.clicks]))
+        page.upload.input(self.open, [page.upload, page.width], results, **drawing)
+        page.examples.click(self.open_example, [page.examples, page.width], [page.upload, *results], **drawing)
+        page.find.click(self.find_subject, [page.width], drawn, **drawing)
+        page.undo.click(self.undo_step, [page.width], drawn, **drawing)
+        page.clear.click(self.start_over, [page.width], drawn, **drawing)
+        page.width.input(self.redraw, [page.width], drawn, trigger_mode="always_last", **drawing)
+        page.clicks.select(self.click, [page.label, page.width], drawn, **drawing)
+        page.points.submit(self.use_points, [page.points, page.width], drawn, **drawing)
+        page.apply.click(self.use_strokes, [page.editor, page.width], drawn, **drawing)
         for source in (page.file.upload, page.kind.input):
-            source(self.add_file, [page.file, page.kind, page.width], drawn, **private)
-        page.matte.click(self.make, [page.editor, page.width, page.bits, page.colour, page.behind], results, **private)
+            source(self.add_file, [page.file, page.kind, page.width], drawn, **drawing)
+        page.matte.click(self.make, [page.editor, page.width, page.bits, page.colour, page.behind], results, **making)
         behind, composed = [page.colour, page.behind], [page.composite, page.downloads[3]]
         page.colour.change(self.recompose, behind, composed, trigger_mode="always_last", **private)
         for source in (page.behind.upload, page.behind.clear):
