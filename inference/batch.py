@@ -33,7 +33,7 @@ def matte_all(
     jobs: Iterable[Job],
     read: Callable[[Job], tuple[NDArray, NDArray]],
     matte: Callable[[NDArray, NDArray], NDArray],
-    write: Callable[[Job, NDArray, NDArray], None],
+    write: Callable[[Job, NDArray, NDArray, NDArray], None],
     overlaps: bool = True,
 ) -> Iterator[tuple[Job, Failure | None]]:
     """Run jobs one after the other and yield each in order, with its failure if its file is not written.
@@ -45,7 +45,7 @@ def matte_all(
         jobs: what to make.
         read: returns image and trimap; called in a separate thread.
         matte: returns alpha; called in the caller's thread.
-        write: takes image and alpha and writes the file; called in a separate thread.
+        write: takes image, trimap and alpha and writes the file; called in a separate thread.
         overlaps: read the next image and write the last one while one is matted.
 
     Raises:
@@ -55,10 +55,10 @@ def matte_all(
 
     def make(job: Job) -> None:
         image, trimap = read(job)
-        write(job, image, matte(image, trimap))
+        write(job, image, trimap, matte(image, trimap))
 
     def finish(job: Job, pair: Any, alpha: Any) -> Failure | None:
-        return alpha if isinstance(alpha, Failure) else attempt(write, job, pair[0], alpha)
+        return alpha if isinstance(alpha, Failure) else attempt(write, job, *pair, alpha)
 
     if not overlaps:
         yield from ((job, attempt(make, job)) for job in jobs)

@@ -48,6 +48,25 @@ def estimate_foreground(image: NDArray, alpha: NDArray) -> NDArray[np.float32]:
     return foreground
 
 
+def estimate_foreground_light(light: NDArray[np.float32], alpha: NDArray) -> NDArray[np.float32]:
+    """Estimate the subject's light, which has no bound; see `estimate_foreground`.
+
+    Each channel is brought to [0, 1] and back: the equation and its solution allow that, as they are linear.
+
+    Args:
+        light: (H, W, 3) RGB, finite.
+        alpha: (H, W) float in [0, 1].
+
+    Returns: (H, W, 3) RGB, not premultiplied; where alpha is 1 exactly the given light.
+    """
+    darkest = light.min((0, 1))
+    span = light.max((0, 1)) - darkest
+    span[span == 0] = 1
+    foreground = estimate_foreground(((light - darkest) / span).clip(0, 1), alpha) * span + darkest
+    np.copyto(foreground, light, where=(alpha == 1)[..., None])
+    return foreground
+
+
 def _by_pymatting(colours: NDArray[np.float32], opacity: NDArray[np.float32]) -> NDArray[np.float32]:
     """Estimate; in a thread of its own, for numba sets OpenMP's number of threads, torch's too, in the one it is in."""
     library = import_extra("pymatting.foreground.estimate_foreground_ml", "foreground estimation")

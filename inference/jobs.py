@@ -8,8 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import NamedTuple
 
+from data.image_io import exr
 from data.image_io.encoding import FORMATS, RGBA_SUFFIXES, SUFFIXES_16_BIT
-from data.image_io.formats import find_images, select_images
+from data.image_io.formats import READABLE, find_images, select_images
 from data.image_io.images import IMAGE_SUFFIXES, LOSSLESS_SUFFIXES, DataError
 
 
@@ -28,11 +29,13 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "alpha": Kind("_alpha", LOSSLESS_SUFFIXES, "An alpha is stored without loss, so not as JPEG"),
+    "alpha": Kind("_alpha", (*LOSSLESS_SUFFIXES, exr.SUFFIX), "An alpha is stored without loss, so not as JPEG"),
     "rgba": Kind(
-        "_cutout", RGBA_SUFFIXES, "JPEG and others hold no transparency: make a composite over a colour instead"
+        "_cutout",
+        (*RGBA_SUFFIXES, exr.SUFFIX),
+        "JPEG and others hold no transparency: make a composite over a colour instead",
     ),
-    "composite": Kind("_composite", IMAGE_SUFFIXES, "No other format is written"),
+    "composite": Kind("_composite", (*IMAGE_SUFFIXES, exr.SUFFIX), "No other format is written"),
 }
 
 
@@ -43,7 +46,9 @@ class Job(NamedTuple):
     output: Path
 
 
-def find_jobs(images: Sequence[str], output: Path | None, kind: Kind, suffix: str) -> list[Job]:
+def find_jobs(
+    images: Sequence[str], output: Path | None, kind: Kind, suffix: str, taken: Collection[str] = READABLE
+) -> list[Job]:
     """List what to make of files, folders and patterns, each image once.
 
     Args:
@@ -53,6 +58,7 @@ def find_jobs(images: Sequence[str], output: Path | None, kind: Kind, suffix: st
             folder beside that one. Either gets the kind's ending.
         kind: of the results.
         suffix: of files that `output` does not name.
+        taken: suffixes of the images of folders and patterns.
 
     Raises:
         FileNotFoundError: a file or folder is missing, a folder or pattern holds no image.
@@ -71,13 +77,13 @@ def find_jobs(images: Sequence[str], output: Path | None, kind: Kind, suffix: st
         else:
             if jobs and not given.exists() and not glob.has_magic(name):
                 raise FileNotFoundError(f"{name}: no such file or folder. To name the result, give it as the output")
-            pictures, origin = (find_images(given), given) if given.is_dir() else find_matches(name)
+            pictures, origin = (find_images(given, taken), given) if given.is_dir() else find_matches(name, taken)
             searched.update(os.path.realpath(picture.parent) for picture in pictures)
             folder = output or Path(f"{os.path.abspath(origin)}{kind.ending}")
             found = [(picture, folder / f"{picture.stem}{suffix}") for picture in pictures]
         for image, path in found:
             jobs.setdefault(os.path.abspath(image), Job(image, path))
-    if output and not output.is_dir() and (output.is_file() or output.suffix.lower() in IMAGE_SUFFIXES):
+    if output and not output.is_dir() and (output.is_file() or output.suffix.lower() in (*IMAGE_SUFFIXES, exr.SUFFIX)):
         raise DataError(
             f"{output}: expected a folder, got the name of a file, which is for one image given by its path"
         )
@@ -93,7 +99,7 @@ def find_jobs(images: Sequence[str], output: Path | None, kind: Kind, suffix: st
     return list(jobs.values())
 
 
-def find_matches(pattern: str) -> tuple[list[Path], Path]:
+def find_matches(pattern: str, taken: Collection[str] = READABLE) -> tuple[list[Path], Path]:
     """Find the images that a pattern matches, sorted by name, and their common folder.
 
     Raises:
@@ -102,18 +108,18 @@ def find_matches(pattern: str) -> tuple[list[Path], Path]:
     if not glob.has_magic(pattern):
         raise FileNotFoundError(f"{pattern}: no such file or folder")
     paths = map(Path, glob.glob(pattern, recursive=True))
-    images = select_images(paths, pattern, f"{pattern}: no image matches this pattern")
+    images = select_images(paths, pattern, f"{pattern}: no image matches this pattern", taken)
     return images, Path(os.path.commonpath([path.parent for path in images]))
 
 
-def check_outputs(jobs: Sequence[Job], inputs: Iterable[Path], kind: Kind, bits: int) -> None:
+def check_outputs(jobs: Sequence[Job], inputs: Iterable[Path], kind: Kind, bits: int | None) -> None:
     """Raise an error if a result would replace an input, or if no result can be written.
 
     Args:
         jobs: what to make.
         inputs: files that are read beside the images.
         kind: of the results.
-        bits: per value, 8 or 16.
+        bits: per value, 8, 16 or, in EXR, 32; None is what the format has by default.
 
     Raises:
         DataError: a file would replace an input, or its format cannot hold the kind or the bits.
@@ -124,7 +130,11 @@ def check_outputs(jobs: Sequence[Job], inputs: Iterable[Path], kind: Kind, bits:
         if suffix not in kind.suffixes:
             listed = ", ".join(sorted(kind.suffixes))
             raise DataError(f"{path}: expected the name of an image ending in {listed}. {kind.why_no_other}")
-        if bits == 16 and suffix not in SUFFIXES_16_BIT:
+        if suffix == exr.SUFFIX and bits == 8:
+            raise DataError(f"{path}: EXR holds no 8 bit: take 16 (half) or 32 (float)")
+        if suffix != exr.SUFFIX and bits == 32:
+            raise DataError(f"{path}: {FORMATS[suffix]} holds no 32 bit: take {exr.SUFFIX}, or fewer")
+        if bits == 16 and suffix not in (*SUFFIXES_16_BIT, exr.SUFFIX):
             listed = ", ".join(SUFFIXES_16_BIT)
             raise DataError(f"{path}: {FORMATS[suffix]} holds no 16 bit: take one of {listed}, or 8 bit")
     for job in jobs:

@@ -146,7 +146,7 @@ def run_batch(layout: str, seeds: range, folder: Path) -> None:
         bad.write_bytes(damaged)
         read.clear()
         jobs = [Job(good, good), Job(bad, bad), Job(good.with_name(f"./{good.name}"), good)]
-        steps = matte_all(jobs, read_one, lambda image, trimap: image, lambda job, image, alpha: None, overlaps=False)
+        steps = matte_all(jobs, read_one, lambda image, trimap: image, lambda *_: None, overlaps=False)
         (_, first), (_, failure), (_, last) = steps
         if first or last or not np.array_equal(read[good], expected):
             verdict = f"a good file beside it: {first or last}"

@@ -85,7 +85,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     # data: image_io <- trimap, composition <- sources <- augment <- datasets; loader stands beside.
     "data": (*DATA, *IMAGES),
-    "data.image_io": (*DATA, "data.image_io", "imagecodecs", "pillow_heif", "tifffile"),
+    "data.image_io": (*DATA, "data.image_io", "imagecodecs", "OpenEXR", "pillow_heif", "tifffile"),
     "data.validation": ("runtime.errors",),
     "data.loader": (*DATA, "data.image_io", "data.validation", "data.loader"),
     "data.procedural": (*DATA, "data.composition", "data.procedural"),

@@ -39,7 +39,7 @@ def run(jobs=JOBS, overlaps=True, **failing):
         check("matte", image[0])
         return image * trimap
 
-    def write(job, image, alpha):
+    def write(job, image, trimap, alpha):
         check("write", number_of(job))
         written[number_of(job)] = int(image[0] + alpha[0])
 
@@ -60,7 +60,7 @@ def test_without_overlap_one_image_is_held_at_a_time():
         JOBS[:2],
         read=lambda job: (steps.append(("read", job)), (np.zeros(1), np.zeros(1)))[1],
         matte=lambda image, trimap: (steps.append("matte"), image)[1],
-        write=lambda job, image, alpha: steps.append(("write", job)),
+        write=lambda job, image, trimap, alpha: steps.append(("write", job)),
         overlaps=False,
     )
     assert next(done) == (JOBS[0], None)
@@ -161,7 +161,7 @@ def test_reading_and_writing_go_on_while_one_is_matted():
             events["1 matted"].set()
         return image
 
-    def write(job, image, alpha):
+    def write(job, image, trimap, alpha):
         if number_of(job) == 0:
             events["0 begun"].set()
             in_time.append(events["1 matted"].wait(10))

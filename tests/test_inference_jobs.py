@@ -117,10 +117,10 @@ def test_what_cannot_be_found_or_told_apart_is_an_error(images, output, error, w
 @pytest.mark.parametrize(
     ("output", "kind", "bits", "words"),
     [
-        ("alpha.jpg", ALPHA, 8, "ending in .bmp, .png, .tif, .tiff, .webp. An alpha is stored without loss"),
+        ("alpha.jpg", ALPHA, 8, "ending in .bmp, .exr, .png, .tif, .tiff, .webp. An alpha is stored without loss"),
         ("alpha.txt", ALPHA, 8, "expected the name of an image"),
         ("alpha", ALPHA, 8, "expected the name of an image"),
-        ("cut.bmp", RGBA, 8, "expected the name of an image ending in .png, .tif, .tiff, .webp. .* a composite"),
+        ("cut.bmp", RGBA, 8, "expected the name of an image ending in .exr, .png, .tif, .tiff, .webp. .* a composite"),
         ("cut.WEBP", RGBA, 16, "cut.WEBP: WebP holds no 16 bit"),
         ("alpha.bmp", ALPHA, 16, "BMP holds no 16 bit"),
         ("new.gif", COMPOSITE, 8, "expected the name of an image"),

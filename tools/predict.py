@@ -41,6 +41,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 # What loads torch, or takes an optional package, is imported where it is asked for.
+from data.image_io.exr import SUFFIX
+from data.image_io.formats import MATTED
+from data.image_io.images import DataError
 from data.trimap_check import MASK_ADVICE
 from inference.batch import OUT_OF_MEMORY, Failure, matte_all
 from inference.jobs import KINDS, Job, check_outputs, find_jobs
@@ -197,7 +200,9 @@ def plan(options: argparse.Namespace) -> tuple[list[Job], Trimaps]:
         OSError, UserError: something is missing, or a result cannot be written.
     """
     kind = KINDS[options.kind]
-    jobs = find_jobs(options.images, options.output, kind, f".{options.format}")
+    jobs = find_jobs(options.images, options.output, kind, f".{options.format}", MATTED)
+    if options.exr_layers and any(job.output.suffix.lower() != SUFFIX for job in jobs):
+        raise DataError(f"--exr-layers is for EXR: add --format {SUFFIX[1:]}, or name an --output of this suffix")
     trimaps = list_trimaps(options, len(jobs))
     places = (options.trimap, options.trimap_dir, options.mask, options.scribbles, options.background)
     inputs = [Path(place) for place in places if place]

@@ -47,11 +47,11 @@ def convert(colours: NDArray, source: bytes | None, target: bytes | None = None)
     values = np.asarray(colours, np.float32)
     if source == target:
         return values
-    converted = _transform(values.reshape(1, -1, 3), "rgb", source, target)
+    converted = transform(values.reshape(1, -1, 3), "rgb", source, target)
     return np.clip(converted, 0, 1, dtype=np.float32).reshape(values.shape)
 
 
-def _transform(values: NDArray[np.float32], space: str, source: bytes | None, target: bytes | None = None) -> NDArray:
+def transform(values: NDArray[np.float32], space: str, source: bytes | None, target: bytes | None = None) -> NDArray:
     """Convert values of a space, "rgb" (1, N, 3) or "gray" (1, N), to RGB (1, N, 3) without a bound; None is sRGB."""
     with decoder_errors():
         import imagecodecs
@@ -87,8 +87,13 @@ def to_srgb(image: Image.Image) -> Image.Image:
 
 
 def decode_srgb(values: NDArray) -> NDArray:
-    """Convert sRGB values in [0, 1] to linear light. Source: IEC 61966-2-1."""
-    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    """Convert sRGB values to linear light, also those outside [0, 1]. Source: IEC 61966-2-1."""
+    return np.where(values <= 0.04045, values / 12.92, ((np.maximum(values, 0) + 0.055) / 1.055) ** 2.4)
+
+
+def encode_srgb(light: NDArray) -> NDArray:
+    """Convert linear light to sRGB values, the inverse of `decode_srgb`."""
+    return np.where(light <= 0.0031308, light * 12.92, 1.055 * np.maximum(light, 0) ** (1 / 2.4) - 0.055)
 
 
 @lru_cache(maxsize=64)
@@ -125,7 +130,7 @@ def rgb_profile_of_grey(profile: bytes) -> bytes:
         UserError: a profile that cannot be used.
     """
     levels = np.linspace(0, 1, NUM_STEPS, dtype=np.float32)[None]
-    shown = _transform(levels, "gray", profile)
+    shown = transform(levels, "gray", profile)
     return _profile_of_curve(decode_srgb(np.clip(shown[0, :, 1], 0, 1)), PRIMARIES[1])
 
 

@@ -3,7 +3,7 @@
 import logging
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +23,9 @@ READABLE = {
     ".tif": "TIFF", ".tiff": "TIFF", ".vda": "TGA", ".vst": "TGA", ".webp": "WEBP",
 }  # fmt: skip
 """Suffix in lower case -> Pillow's name of the format: the images of folders, patterns and single files."""
+
+MATTED = (*READABLE, ".exr")
+"""Suffixes of the images that are matted: an EXR, whose light has no bound, is no image of 8 or 16 bits."""
 
 
 class Foreign(NamedTuple):
@@ -49,7 +52,8 @@ FOREIGN = (
         "develop it to 16-bit TIFF or PNG",
     ),
     Foreign("JPEG XL", (".jxl",), rb"\xff\x0a|\0\0\0\x0cJXL ", "convert it to PNG"),
-    Foreign("floating-point", (".exr", ".hdr", ".pfm"), rb"v/1\x01|#\?R|P[Ff]\s", "convert it to 16-bit PNG or TIFF"),
+    Foreign("scene-linear", (".exr",), rb"v/1\x01", "only tools/predict.py reads it, as an image; save it as PNG"),
+    Foreign("floating-point", (".hdr", ".pfm"), rb"#\?R|P[Ff]\s", "convert it to 16-bit PNG or TIFF"),
     Foreign("layered", (".kra", ".psb", ".psd", ".xcf"), rb"8BPS|gimp xcf", "export it as PNG or TIFF"),
     Foreign("vector or page", (".ai", ".eps", ".pdf", ".svg"), rb"%PDF|%!PS|<svg|<\?xml", "render it to PNG"),
     Foreign(
@@ -70,10 +74,14 @@ def advice_for(path: Path, content: bytes = b"") -> str | None:
     return f"{found[0].name}: {found[0].advice}" if found else None
 
 
-def find_images(folder: str | Path) -> list[Path]:
-    """List a folder's images, files and links by the suffixes of `READABLE` in any case; hidden ones are left out.
+def find_images(folder: str | Path, suffixes: Collection[str] = READABLE) -> list[Path]:
+    """List a folder's images, files and links by their suffixes in any case; hidden ones are left out.
 
     A warning counts and names the other files.
+
+    Args:
+        folder: to search.
+        suffixes: of images, in lower case.
 
     Returns: the paths sorted by name, so that every process sees one order; subfolders are not searched.
 
@@ -83,7 +91,7 @@ def find_images(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder: {folder}")
-    return select_images(folder.iterdir(), folder, f"no image in {folder}")
+    return select_images(folder.iterdir(), folder, f"no image in {folder}", suffixes)
 
 
 def image_name(path: Path) -> str:
@@ -94,18 +102,21 @@ def image_name(path: Path) -> str:
     return unicodedata.normalize("NFC", path.stem)
 
 
-def select_images(paths: Iterable[Path], place: str | Path, none_found: str) -> list[Path]:
+def select_images(
+    paths: Iterable[Path], place: str | Path, none_found: str, suffixes: Collection[str] = READABLE
+) -> list[Path]:
     """Choose the images among some paths, as `find_images` does.
 
     Args:
         paths: files, links and folders.
         place: what the warning calls the place where they are.
         none_found: how the error begins.
+        suffixes: of images, in lower case.
     """
     shown = [path for path in sorted(paths) if not path.name.startswith(".")]
-    images = [path for path in shown if path.suffix.lower() in READABLE]
+    images = [path for path in shown if path.suffix.lower() in suffixes]
     images = [path for path in images if path.is_file() or not path.exists()]  # a lost link fails where it is read
-    others = [path for path in shown if path.suffix.lower() not in READABLE and path.is_file()]
+    others = [path for path in shown if path.suffix.lower() not in suffixes and path.is_file()]
     if not images:
         folders = [path.name for path in shown if path.is_dir()]
         held = [describe(others)] * bool(others)

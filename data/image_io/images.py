@@ -1,12 +1,12 @@
 """Read and write images. `data.image_io.decoding` and `data.image_io.encoding` decide what files can hold.
 
 Raw arrays are what the file stores (uint8 or uint16, (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, alpha straight); float
-arrays are float32 in [0, 1]. Nothing is ever resized here.
+arrays are float32 in [0, 1], but light has no bound. Nothing is ever resized here.
 """
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from data.image_io.colour import convert
 from data.image_io.decoding import JpegHeader, decode, decode_jpeg, read_jpeg_header
 from data.image_io.encoding import FORMATS, NO_PROFILE_SUFFIXES, encode
-from data.image_io.formats import advice_for
+from data.image_io.exr import START, SceneLinear, decode_exr, encode_exr
+from data.image_io.formats import advice_for, warn_once
+from data.image_io.light import to_light
 from data.image_io.metadata import NO_METADATA, Metadata, read_metadata
-from runtime.errors import UserError
+from runtime.errors import UserError, few
 
 logger = logging.getLogger(__name__)
 
@@ -175,8 +177,40 @@ class Colours(NamedTuple):
 
 
 def read_colours(path: str | Path) -> Colours:
-    """Read colours in the space in which they are stored; see `read_raw_image` and `read_metadata`."""
+    """Read colours in the space in which they are stored; see `read_raw_image` and `read_metadata`.
+
+    An EXR's light has no bound. Its colours are those that it has on a display, see `SceneLinear.shown`.
+    """
+    if is_exr(path):
+        return Colours(read_light(path).shown())
     return Colours(to_float(read_raw_image(path)), read_metadata(Path(path)).icc_profile)
+
+
+def is_exr(path: str | Path) -> bool:
+    """Tell by its first bytes whether a file is an EXR."""
+    with Path(path).open("rb") as file:
+        return file.read(len(START)) == START
+
+
+def read_light(path: str | Path) -> SceneLinear:
+    """Read scene-linear light: of an EXR as it is stored, of another image as of `data.image_io.light.to_light`.
+
+    A warning names the channels of an EXR that are left out.
+
+    Raises:
+        DataError: the file is no usable image.
+        OSError: no such file, or it may not be read.
+    """
+    if not is_exr(path):
+        dpi = read_metadata(Path(path)).dpi
+        return SceneLinear(to_light(*read_colours(path)), {"xDensity": dpi[0]} if dpi else {})
+    try:
+        light = decode_exr(Path(path).read_bytes())
+    except UserError as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+    if light.left_out:
+        warn_once(f"{path}: channels that are left out: {few(light.left_out)}. Its colours are taken as they are")
+    return light
 
 
 def read_image(path: str | Path) -> NDArray[np.float32]:
@@ -295,8 +329,21 @@ def write_rgba(
     _write(Path(path), rgba, bits, metadata, is_premultiplied)
 
 
+def write_exr(path: str | Path, channels: Mapping[str, NDArray], light: SceneLinear, bits: int | None = None) -> None:
+    """Write channels as an EXR; see `data.image_io.exr.encode_exr`. An existing file is replaced atomically.
+
+    Raises:
+        DataError: values that the file cannot hold.
+        OSError: no permission, or a full disk; no unfinished file is left.
+    """
+    try:
+        content = encode_exr(channels, light, bits)
+    except UserError as error:
+        raise DataError(f"{path}: {error}") from error
+    _replace(Path(path), content)
+
+
 def _write(path: Path, values: NDArray, bits: int, metadata: Metadata, is_premultiplied: bool = False) -> None:
-    """Write a file atomically: it gets its name when it is complete."""
     if bits not in (8, 16):
         raise DataError(f"{path}: expected 8 or 16 bit, got {bits}")
     try:
@@ -306,6 +353,11 @@ def _write(path: Path, values: NDArray, bits: int, metadata: Metadata, is_premul
         raise DataError(f"{path}: {error}") from error
     if metadata.icc_profile and path.suffix.lower() in NO_PROFILE_SUFFIXES:
         logger.warning("%s: this format holds no colour profile. Write PNG, TIFF, JPEG or WebP to keep it", path)
+    _replace(path, content)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file atomically: it gets its name when it is complete."""
     target = Path(os.path.realpath(path))  # a link stays one; Path.resolve raises for a circle of them
     unfinished = target.with_name(f".{uuid4().hex}.tmp")
     try:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageCms
 from tifffile import TiffFile
 
+from data.image_io import exr
 from data.image_io.colour import (
     ADOBE_RGB,
     ADOBE_RGB_GAMMA,
@@ -60,7 +61,11 @@ def read_metadata(path: Path) -> Metadata:
     try:
         with path.open("rb") as file, decoder_errors():
             content = file.read(HEAD_BYTES)
-        profile, dpi = _read_tiff(path) if content.startswith(STARTS) else _read(path, content)
+        if content.startswith(exr.START):
+            with path.open("rb") as file:
+                profile, dpi = None, exr.read_dpi(file)
+        else:
+            profile, dpi = _read_tiff(path) if content.startswith(STARTS) else _read(path, content)
         profile = profile and _rgb_profile(profile)
     except UserError:
         warn_once(f"{path}: its colour profile cannot be read and is ignored; its colours are taken as sRGB")
@@ -78,9 +83,12 @@ def read_size(path: Path) -> tuple[int, int]:
         OSError: no such file, or it may not be read.
     """
     with path.open("rb") as file:
-        is_tiff = file.read(4) in STARTS
+        start = file.read(4)
+        file.seek(0)
+        if start == exr.START:
+            return exr.read_frame_size(file)
     with decoder_errors():
-        if is_tiff:
+        if start in STARTS:
             with TiffFile(path) as tiff:
                 page = tiff.pages[0].aspage()
                 return int(page.imagewidth), int(page.imagelength)

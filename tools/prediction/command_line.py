@@ -17,6 +17,8 @@ from tools.prediction.streams import STREAM
 SETTINGS = ("device", "precision", "max_memory_gb", "is_compiled", "tile_px", "backbone_px", "views")
 """Arguments of `inference.predictor.Predictor.load` that the command line sets."""
 
+MAX_STOPS = 32  # twice those of half
+
 USAGE = (
     "%(prog)s IMAGES (--auto | --points JSON | --scribbles FILE | --mask FILE | --trimap FILE | --trimap-dir FOLDER) "
     "[options]\n"
@@ -97,10 +99,30 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
         default="keep",
         help="colour space of cut-outs and composites: the photograph's with its profile (default), or sRGB",
     )
-    group.add_argument("--bits", type=int, choices=(8, 16), default=8, help="bits per value (default: 8)")
+    group.add_argument(
+        "--bits",
+        type=int,
+        choices=(8, 16, 32),
+        help="bits per value (default: 8; of EXR the image's 16 or 32, else 16)",
+    )
+    group.add_argument(
+        "--linear", action="store_true", help="composite: blend in linear light, as EXR always does, not stored values"
+    )
+    group.add_argument(
+        "--exposure",
+        type=stops,
+        default=0.0,
+        metavar="STOPS",
+        help="brighten EXR images by 2 ** STOPS before they are shown to the network, and in other formats",
+    )
+    group.add_argument(
+        "--exr-layers",
+        action="store_true",
+        help="EXR cut-outs: add layers of straight colours (foreground), alpha and trimap",
+    )
     group.add_argument(
         "--format",
-        choices=("png", "tif", "webp", "jpg"),
+        choices=("png", "tif", "webp", "jpg", "exr"),
         default="png",
         help="format if --output names no file; jpg only for composites",
     )
@@ -146,6 +168,10 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
         parser.error(f"--background makes a composite: leave out --as {options.kind}")
     if options.background == "":
         parser.error("--background needs a colour or an image")
+    if options.linear and options.kind != "composite":
+        parser.error("--linear is for --as composite")
+    if options.exr_layers and options.kind != "rgba":
+        parser.error("--exr-layers is for --as rgba")
     if options.premultiplied and options.kind != "rgba":
         parser.error("--premultiplied is for --as rgba")
     return options
@@ -210,6 +236,17 @@ def points(text: str) -> list[Point]:
         return parse_points(text)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def stops(text: str) -> float:
+    """Read a number of stops, which may be negative."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not abs(value) <= MAX_STOPS:
+        raise argparse.ArgumentTypeError(f"must be a number from -{MAX_STOPS} to {MAX_STOPS}, got {text}")
+    return value
 
 
 def backbone_px(text: str) -> int | str:

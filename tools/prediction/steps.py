@@ -9,12 +9,16 @@ from numpy.typing import NDArray
 from PIL import ImageColor
 
 # What loads torch, or takes an optional package, is imported where it is asked for.
+from data.image_io import exr
 from data.image_io.colour import convert
+from data.image_io.exr import SceneLinear
 from data.image_io.images import (
     Colours,
     DataError,
+    is_exr,
     read_colours,
     read_image,
+    read_light,
     write_alpha,
     write_image,
     write_rgba,
@@ -34,6 +38,7 @@ from inference.auto.clicks import trimap_of_clicks
 from inference.auto.labels import read_scribbles
 from inference.closed_form import closed_form_alpha
 from inference.jobs import Job
+from tools.prediction.light import composite_in_light, write_light
 
 Predict = Callable[[NDArray, NDArray], NDArray]
 """Image (H, W, 3) in [0, 1] and trimap (H, W) of {0, 0.5, 1} -> alpha (H, W) in [0, 1]."""
@@ -97,35 +102,47 @@ def read_pair(
         trimaps: see `list_trimaps`.
         job: whose image is read.
 
-    Returns: (H, W, 3) sRGB in [0, 1], and (H, W) of {0, 0.5, 1}.
+    Returns: (H, W, 3) sRGB in [0, 1], and (H, W) of {0, 0.5, 1}. Outside the data window of an EXR, all is background.
     """
-    image = read_image(job.image)
+    if not is_exr(job.image):
+        image = read_image(job.image)
+        return image, _trimap(options, trimaps, job, image)
+    light = read_light(job.image)
+    image = light.shown(options.exposure)
+    trimap = np.zeros(image.shape[:2], np.float32)
+    trimap[light.inside] = _trimap(options, trimaps, job, image)[light.inside]
+    return image, trimap
+
+
+def _trimap(options: argparse.Namespace, trimaps: Trimaps, job: Job, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Read or make the trimap of an image; see `read_pair`."""
     if options.auto:
         from inference.auto.subject import trimap_of_subject
 
-        return image, trimap_of_subject(image, options.width_percent or WIDTH_PERCENT, job.image)
+        return trimap_of_subject(image, options.width_percent or WIDTH_PERCENT, job.image)
     height, width = image.shape[:2]
     band_px = options.width_px or band_width_px(options.width_percent or WIDTH_PERCENT, max(height, width))
     if options.points or options.scribbles:
         scribbles = read_scribbles(options.scribbles) if options.scribbles else None
         if scribbles is not None:
             check_same_size(image, job.image, scribbles, options.scribbles)
-        return image, trimap_of_clicks(image, band_px, options.points or (), scribbles, job.image)
+        return trimap_of_clicks(image, band_px, options.points or (), scribbles, job.image)
     place: Path = options.trimap or options.trimap_dir or options.mask
     path = find_partner(job.image, trimaps, place) if trimaps else place
     if options.mask:
         trimap = trimap_of_mask(path, lambda longer_px: band_px, options.threshold, (width, height))
-        return image, trimap_for_matting(trimap, path)
+        return trimap_for_matting(trimap, path)
     trimap = read_trimap(path)
     check_same_size(image, job.image, trimap, path)
-    return image, trimap
+    return trimap
 
 
 def write_result(
     options: argparse.Namespace,
-    background: Colours | None,
+    background: Colours | SceneLinear | None,
     job: Job,
     image: NDArray[np.float32],
+    trimap: NDArray[np.float32],
     alpha: NDArray[np.float32],
 ) -> None:
     """Write the alpha, the cut-out, or the composite over a background.
@@ -135,28 +152,36 @@ def write_result(
         background: see `read_background`; None unless a composite is asked for.
         job: whose file is written.
         image: (H, W, 3) sRGB in [0, 1].
+        trimap: (H, W) of {0, 0.5, 1}.
         alpha: (H, W) in [0, 1].
     """
     job.output.parent.mkdir(parents=True, exist_ok=True)
-    metadata = read_metadata(job.image)
+    if job.output.suffix.lower() == exr.SUFFIX:
+        return write_light(options, background, job, trimap, alpha)
+    bits, metadata = options.bits or 8, read_metadata(job.image)
     if options.colour == "srgb":
         metadata = metadata._replace(icc_profile=None)
     if options.kind == "alpha":
-        return write_alpha(job.output, alpha, options.bits, metadata)
+        return write_alpha(job.output, alpha, bits, metadata)
     from inference.foreground import cut_out, estimate_foreground, over
 
     if metadata.icc_profile:  # what is written stays in the photograph's space
         image = read_colours(job.image).values
+    if background is not None and options.linear:
+        composite = composite_in_light(options, background, job, image, alpha, metadata.icc_profile)
+        return write_image(job.output, composite, bits, metadata)
     foreground = estimate_foreground(image, alpha)
     if background is None:
         rgba = cut_out(foreground, alpha, options.premultiplied)
-        return write_rgba(job.output, rgba, options.bits, options.premultiplied, metadata)
+        return write_rgba(job.output, rgba, bits, options.premultiplied, metadata)
+    if isinstance(background, SceneLinear):
+        background = Colours(background.shown(options.exposure))
     behind = convert(*background, metadata.icc_profile)
-    return write_image(job.output, over(foreground, alpha, behind), options.bits, metadata)
+    return write_image(job.output, over(foreground, alpha, behind), bits, metadata)
 
 
-def read_background(name: str) -> Colours:
-    """Read a colour (3,), by a name or code that Pillow knows, or an image (H, W, 3).
+def read_background(name: str) -> Colours | SceneLinear:
+    """Read a colour (3,), by a name or code that Pillow knows, or an image (H, W, 3), of an EXR its light.
 
     Raises:
         DataError: neither, or a colour with transparency.
@@ -164,7 +189,7 @@ def read_background(name: str) -> Colours:
     if (colour := parse_colour(name)) is not None:
         return Colours(colour)
     if Path(name).is_file():
-        return read_colours(name)
+        return read_light(name) if is_exr(name) else read_colours(name)
     raise DataError(f"--background {name}: no such file, and no colour such as teal or '#20a040'")
 
 

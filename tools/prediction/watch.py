@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from data.image_io.formats import find_images
+from data.image_io.formats import MATTED, find_images
 from data.image_io.images import DataError
 from data.sources.layouts import image_name
 from inference.jobs import Job, Kind, check_outputs
@@ -21,7 +21,7 @@ State = tuple[tuple[int, int], ...]
 
 
 def watched_jobs(
-    folder: Path, partners: Path | None, output: Path | None, kind: Kind, suffix: str, bits: int
+    folder: Path, partners: Path | None, output: Path | None, kind: Kind, suffix: str, bits: int | None
 ) -> Iterator[Job]:
     """Yield the images of a folder without a result, each when its files are complete; never ends.
 
@@ -33,7 +33,7 @@ def watched_jobs(
         output: folder of the results. If None, it is that of `inference.jobs.find_jobs`.
         kind: of the results.
         suffix: of the results.
-        bits: per value, 8 or 16.
+        bits: per value; see `inference.jobs.check_outputs`.
 
     Raises:
         DataError: results would be images of the folder; or as `inference.jobs.check_outputs`.
@@ -76,7 +76,7 @@ def _states(folder: Path) -> dict[Path, tuple[int, int]]:
     images: list[Path] = []
     states = {}
     try:
-        images = find_images(folder)
+        images = find_images(folder, MATTED)
     except FileNotFoundError:
         if not folder.is_dir():
             raise

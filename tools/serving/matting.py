@@ -31,7 +31,7 @@ DEFAULTS = {
     "auto": False, "points": None, "scribbles": None, "trimap": None, "trimap_dir": None, "mask": None,
     "width_px": None, "width_percent": None,
     "threshold": None, "kind": "rgba", "bits": 8, "premultiplied": False, "format": "png",
-    "colour": "keep",
+    "colour": "keep", "exposure": 0.0, "linear": False, "exr_layers": False,
 }  # fmt: skip
 """Options of tools/predict.py as they are if its command line does not give them."""
 
@@ -170,7 +170,7 @@ class Matter:
             alpha = self.predict(image, trimap)
         with answer.timed("encode"):
             if backdrop is None:
-                write_result(options, behind, job, image, alpha)
+                write_result(options, behind, job, image, trimap, alpha)
             else:
                 rgba = lay_over(estimate_foreground(image, alpha), alpha, backdrop)
                 write_rgba(job.output, rgba, metadata=read_metadata(job.image)._replace(icc_profile=None))

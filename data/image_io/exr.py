@@ -1,0 +1,193 @@
+"""Read and write OpenEXR: scene-linear light without a bound, in half or float.
+
+The values are those of the file. Nothing here brings them to a display: see `SceneLinear.shown`.
+"""
+
+from collections.abc import Mapping
+from io import BytesIO
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.image_io.formats import MAX_PIXELS, decoder_errors, too_large
+from data.image_io.light import SRGB_CHROMATICITIES, change_primaries, from_light
+from runtime.errors import UserError, few
+
+START, SUFFIX = b"v/1\x01", ".exr"
+BITS = {16: np.float16, 32: np.float32}
+"""Bits per value -> dtype, which OpenEXR calls half and float."""
+
+KEPT = (
+    "chromaticities", "dataWindow", "displayWindow", "framesPerSecond", "pixelAspectRatio", "screenWindowCenter",
+    "screenWindowWidth", "timeCode", "xDensity",
+)  # fmt: skip
+"""Attributes that results keep."""
+
+MOST_CHANNELS = 8  # of an image of the most pixels
+
+Window = tuple[int, int, int, int]
+"""Left, top, right and bottom in px of the file's plane; right and bottom lie behind the last pixel."""
+
+
+class SceneLinear(NamedTuple):
+    """Scene-linear light.
+
+    Attributes:
+        values: (H, W, 3) float32 RGB without a bound, or one colour (3,).
+        attributes: of an EXR, those of `KEPT` that it has; its data window lies in the frame of `values`.
+        bits: per value as stored, 16 or 32.
+        left_out: channels of the file that were not read.
+    """
+
+    values: NDArray[np.float32]
+    attributes: Mapping[str, Any] = {}
+    bits: int = 16
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def chromaticities(self) -> tuple[float, ...]:
+        """Give x and y of red, green, blue and white."""
+        return tuple(self.attributes.get("chromaticities", SRGB_CHROMATICITIES))
+
+    @property
+    def inside(self) -> tuple[slice, slice]:
+        """Give the rows and columns of the data window. Outside of it an EXR is transparent, and `values` are 0."""
+        if "dataWindow" not in self.attributes:
+            return slice(None), slice(None)
+        left, top, _, _ = _frame(self.attributes)
+        x, y, right, bottom = _window(self.attributes["dataWindow"])
+        return slice(y - top, bottom - top), slice(x - left, right - left)
+
+    def with_chromaticities(self, target: tuple[float, ...]) -> "SceneLinear":
+        """Convert to other primaries and another white."""
+        values = change_primaries(self.values, self.chromaticities, target)
+        return self._replace(values=values, attributes={**self.attributes, "chromaticities": target})
+
+    def exposed(self, stops: float) -> NDArray[np.float32]:
+        """Convert the values to sRGB's primaries, and multiply them by 2 ** stops."""
+        return self.with_chromaticities(SRGB_CHROMATICITIES).values * np.float32(2**stops)
+
+    def shown(self, stops: float = 0) -> NDArray[np.float32]:
+        """Convert the values to sRGB in [0, 1]: expose, clip, and apply sRGB's curve."""
+        return from_light(self.exposed(stops))
+
+
+def read_attributes(file: BinaryIO) -> dict[str, Any]:
+    """Read the attributes of an EXR of one flat part, from the file's start.
+
+    Raises:
+        UserError: it is another, or damaged, or its frame is above `MAX_PIXELS`. The message continues a file's name.
+    """
+    with decoder_errors():
+        import OpenEXR
+
+        parts = OpenEXR.File(file, header_only=True).parts
+        headers = [part.header for part in parts]
+    if len(headers) > 1:
+        raise UserError(f"an EXR of {len(headers)} parts, and one is expected. Save the part that you want as a file")
+    if not headers:
+        raise UserError("an EXR without an image. Is it complete? Replace or remove it")
+    header: dict[str, Any] = headers[0]
+    if str(header.get("type", "")).rpartition(".")[2].startswith("deep"):
+        raise UserError("a deep EXR, with several values in a pixel. Flatten it")
+    left, top, right, bottom = _frame(header)
+    num_pixels = (right - left) * (bottom - top)
+    if num_pixels > MAX_PIXELS or num_pixels * len(header["channels"]) > MOST_CHANNELS * MAX_PIXELS:
+        raise too_large(f"{right - left} x {bottom - top}, {len(header['channels'])} channels")
+    return header
+
+
+def read_frame_size(file: BinaryIO) -> tuple[int, int]:
+    """Return the width and height in px of what `decode_exr` gives. Errors as `read_attributes`."""
+    left, top, right, bottom = _frame(read_attributes(file))
+    return right - left, bottom - top
+
+
+def read_dpi(file: BinaryIO) -> tuple[float, float] | None:
+    """Return the horizontal and vertical resolution in px an inch, if the file states it. Errors as `read_attributes`.
+
+    Source: OpenEXR's standard attributes: xDensity times pixelAspectRatio is the vertical one.
+    """
+    header = read_attributes(file)
+    density = header.get("xDensity")
+    return density and (float(density), float(density * header["pixelAspectRatio"]))
+
+
+def decode_exr(content: bytes) -> SceneLinear:
+    """Decode the channels R, G and B, or Y, of an EXR.
+
+    The frame is the smallest rectangle around display window and data window. Alpha is left out: the colours stay as
+    they are stored, over black.
+
+    Raises:
+        UserError: no such channels, of integers or subsampled; NaN or infinity; or as `read_attributes`.
+    """
+    header = read_attributes(BytesIO(content))
+    with decoder_errors():
+        import OpenEXR
+
+        channels = OpenEXR.File(BytesIO(content), separate_channels=True).channels()
+    names = ["R", "G", "B"] if {"R", "G", "B"} <= channels.keys() else ["Y"]
+    if names[0] not in channels or {"RY", "BY"} & channels.keys():
+        raise UserError(f"an EXR of the channels {few(sorted(channels))}; expected R, G and B, or Y. Save it so")
+    planes: list[NDArray] = [channels[name].pixels for name in names]
+    left, top, right, bottom = _frame(header)
+    light = SceneLinear(
+        np.zeros((bottom - top, right - left, 3), np.float32),
+        {name: header[name] for name in KEPT if name in header},
+        16 if all(plane.dtype == np.float16 for plane in planes) else 32,
+        tuple(name for name in channels if name not in names and not _is_opaque(name, channels[name].pixels)),
+    )
+    target = light.values[light.inside]
+    for name, plane in zip(names, planes, strict=True):
+        if plane.dtype not in BITS.values() or plane.shape != target.shape[:2]:
+            raise UserError(f"an EXR whose channel {name} is of integers or subsampled. Save it as half or float")
+        wrong = ~np.isfinite(plane)
+        if wrong.any():
+            y, x = np.argwhere(wrong)[0]
+            where = f"the first at x {x}, y {y} of the data window"
+            raise UserError(f"NaN or infinity in {wrong.sum()} values of {name}, {where}. Replace them")
+    target[:] = np.dstack(planes)
+    return light
+
+
+def _is_opaque(name: str, pixels: NDArray) -> bool:
+    return name == "A" and bool((pixels == 1).all())
+
+
+def encode_exr(channels: Mapping[str, NDArray], light: SceneLinear, bits: int | None = None) -> bytes:
+    """Encode channels, ZIP compressed without loss.
+
+    Args:
+        channels: name -> (H, W) floats over the frame of `light`. Of its data window, the pixels inside are stored.
+        light: whose attributes are kept.
+        bits: 16 (half) or 32 (float); None takes those of `light`.
+
+    Raises:
+        UserError: values that are not finite, or too large for half. The message continues a file's name.
+    """
+    import OpenEXR
+
+    planes = {}
+    for name, values in channels.items():
+        with np.errstate(over="ignore"):
+            planes[name] = np.ascontiguousarray(values[light.inside], BITS[bits or light.bits])
+        if not np.isfinite(planes[name]).all():
+            raise UserError(f"its channel {name} has values beyond 65504, which half cannot hold: take 32 bits")
+    header = {**light.attributes, "compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+    content = BytesIO()
+    OpenEXR.File(header, planes).write(content)
+    return content.getvalue()
+
+
+def _window(box: Any) -> Window:
+    """Read an attribute of two corners, both inside."""
+    (left, top), (right, bottom) = ([int(value) for value in corner] for corner in box)
+    return left, top, right + 1, bottom + 1
+
+
+def _frame(header: Mapping[str, Any]) -> Window:
+    """Find the smallest rectangle around display window and data window."""
+    first, second = (_window(header[name]) for name in ("dataWindow", "displayWindow"))
+    return min(first[0], second[0]), min(first[1], second[1]), max(first[2], second[2]), max(first[3], second[3])
