@@ -271,7 +271,11 @@ def test_a_display_shows_light_by_the_curve_of_srgb(tmp_path):
 def test_chromaticities_are_honoured(tmp_path):
     bt2020 = (*PRIMARIES[9], *SRGB_CHROMATICITIES[6:])
     colours = np.random.default_rng(0).random((HEIGHT, WIDTH, 3), np.float32)
-    path = save(tmp_path / "a.exr", {name: colours[..., index].copy() for index, name in enumerate("RGB")}, chromaticities=bt2020)
+    path = save(
+        tmp_path / "a.exr",
+        {name: colours[..., index].copy() for index, name in enumerate("RGB")},
+        chromaticities=bt2020,
+    )
     by_littlecms = convert(colours, rgb_profile(PRIMARIES[9], 1.0))
     assert np.abs(read_image(path) - by_littlecms).max() < 0.5 / 255
 

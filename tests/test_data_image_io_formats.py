@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 import tifffile
 from PIL import Image, ImageFile
@@ -197,6 +198,30 @@ def test_several_frames_are_refused_and_one_is_read(tmp_path, name, options):
         read_raw(tmp_path / name)
     first.save(tmp_path / name, save_all=True, **options)
     assert read_raw(tmp_path / name).shape == (19, 26, 3)
+
+
+@pytest.mark.parametrize("num_frames", [2, 3])
+def test_several_images_of_a_heic_are_refused(tmp_path, num_frames):
+    file = pillow_heif.HeifFile()
+    for image in frames(num_frames):
+        file.add_from_pillow(image)
+    file.save(tmp_path / "a.heic", quality=-1)
+    with pytest.raises(DataError, match=rf"a\.heic: it holds {num_frames} frames or pages"):
+        read_raw(tmp_path / "a.heic")
+
+
+@pytest.mark.parametrize("kind", [0x020001, 0x020002, 0x020003], ids=["panorama", "stereo", "angles"])
+def test_views_of_a_camera_s_jpeg_are_frames(tmp_path, kind):
+    """Entry types of CIPA DC-007. Pillow writes the first image as the primary one, others as of no type."""
+    first, second = frames(2)
+    first.save(tmp_path / "a.mpo", save_all=True, append_images=[second])
+    with Image.open(tmp_path / "a.mpo") as image:
+        entry = struct.pack("<II", 0, image.mpinfo[0xB002][1]["Size"])
+    content = (tmp_path / "a.mpo").read_bytes()
+    assert content.count(entry) == 1
+    (tmp_path / "a.mpo").write_bytes(content.replace(entry, struct.pack("<I", kind) + entry[4:]))
+    with pytest.raises(DataError, match=r"a\.mpo: it holds 2 frames or pages"):
+        read_raw(tmp_path / "a.mpo")
 
 
 def test_images_one_after_the_other_in_a_netpbm_file_are_frames(tmp_path):

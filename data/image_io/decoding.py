@@ -3,7 +3,7 @@
 import warnings
 from contextlib import suppress
 from io import BytesIO
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -31,7 +31,7 @@ REDUCED_FLAGS = {  # they say grey, whose own flag is 0, and come beside the one
 }
 
 START_OF_J2K, NUM_CHANNELS_OF_J2K = b"\xff\x4f\xff\x51", 40  # of a JPEG 2000 codestream; place of their number in it
-NOT_COUNTED = ("MPO", "TIFF")  # a camera's JPEG with previews behind the image; `data.image_io.tiff` has counted
+MP_ENTRIES = 0xB002  # of a camera's JPEG with several images
 
 Image.init()
 pillow_heif.register_heif_opener()
@@ -59,7 +59,9 @@ def decode(content: bytes) -> NDArray:
     image = _open(content)
     with decoder_errors():
         num_frames = getattr(image, "n_frames", 1)
-    if num_frames > 1 and image.format not in NOT_COUNTED:
+    if image.format == "MPO":
+        num_frames = _num_views(image)
+    if num_frames > 1 and image.format != "TIFF":  # `data.image_io.tiff` has counted
         raise several_frames(num_frames)
     if image.format == "PPM" and (pixels := _decode_ppm(content, image)) is not None:
         return pixels
@@ -156,6 +158,16 @@ def _open(content: bytes) -> ImageFile:
     if image.width * image.height > MAX_PIXELS:
         raise too_large(f"{image.width} x {image.height}")
     return image
+
+
+def _num_views(image: Image.Image) -> int:
+    """Count the images of an MPO that are views of their own: its first one, and those of stereo or a panorama.
+
+    Previews, and images of no stated type, such as gain maps, are none. Source: CIPA DC-007, 5.2.3.3.
+    """
+    with decoder_errors():
+        entries = cast(Any, image).mpinfo[MP_ENTRIES]
+        return 1 + sum(entry["Attribute"]["MPType"].startswith("Multi-Frame") for entry in entries[1:])
 
 
 def _looks_whole(content: bytes) -> bool:
