@@ -1,5 +1,7 @@
 """tools/predict.py with EXR images and results, and composites in linear light."""
 
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from data.image_io.light import to_light
 from data.image_io.metadata import Metadata
 from inference.foreground import estimate_foreground, estimate_foreground_light
 from tests.helpers.image_files import wide_profile
+from tests.helpers.paths import REPOSITORY
 from tests.helpers.prediction import write_images
 from tools import predict
 
@@ -258,3 +261,23 @@ def test_a_mask_or_trimap_as_exr_says_what_to_do(tmp_path, capsys):
     image = save(tmp_path / "photo.exr", light())
     run(tmp_path, image, trimap=image, status=1)
     assert "scene-linear: only tools/predict.py reads it" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), ("--exr-layers",)], ids=["four channels", "layers"])
+def test_blender_composites_a_cut_out_as_linear_does(tmp_path, more):
+    blender = shutil.which("blender")
+    if blender is None:
+        pytest.skip("Blender is not installed (apt-get install blender)")
+    colours, behind = np.random.default_rng(5).random((2, HEIGHT, WIDTH, 3), np.float32)
+    photo, background = tmp_path / "photo.png", tmp_path / "background.png"
+    write_image(photo, colours, 16)
+    write_image(background, behind, 16)
+    run(tmp_path, photo, "--as", "rgba", "--bits", "32", "--output", tmp_path / "cut.exr", *more)
+    run(tmp_path, photo, "--background", background, "--linear", "--bits", "16", "--output", tmp_path / "ours.png")
+    script = REPOSITORY / "tests" / "helpers" / "blender_alpha_over.py"
+    command = [blender, "--background", "-noaudio", "--factory-startup", "--python", script, "--"]
+    arguments = [tmp_path / "cut.exr", background, tmp_path / "theirs.png"]
+    subprocess.run([*command, *arguments], check=True, capture_output=True)
+    difference = np.abs(read_image(tmp_path / "theirs.png") - read_image(tmp_path / "ours.png"))
+    assert difference.max() < 0.3 / 255
