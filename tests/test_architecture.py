@@ -83,9 +83,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         (*NETWORK, *LEAVES, "modeling.activation_checkpointing", f"{BACKBONE}.attention", f"{BACKBONE}.block",
          f"{BACKBONE}.token_vit"),
     ),
-    # data: image_io <- trimap, composition <- sources <- augment <- datasets; loader stands beside.
+    # data: image_io <- video_io, trimap, composition <- sources <- augment <- datasets; loader stands beside.
     "data": (*DATA, *IMAGES),
     "data.image_io": (*DATA, "data.image_io", "imagecodecs", "OpenEXR", "pillow_heif", "tifffile"),
+    "data.video_io": ("runtime", "numpy", "data.image_io", "data.video_io", "av"),
     "data.validation": ("runtime.errors",),
     "data.loader": (*DATA, "data.image_io", "data.validation", "data.loader"),
     "data.procedural": (*DATA, "data.composition", "data.procedural"),

@@ -137,7 +137,7 @@ def test_what_a_folder_holds_besides_is_counted_and_named(tmp_path, caplog):
         (line,) = caplog.messages
         assert "images taken: 1; left out: 6 other files: " in line
         assert "b.cr2, c.CR3, d.dng and 1 more (camera raw: develop it to 16-bit TIFF or PNG" in line
-        assert "f.mp4 (video: extract its frames (ffmpeg" in line and "notes.txt" in line
+        assert "f.mp4 (video: give tools/predict.py the clip" in line and "notes.txt" in line
         assert ".hidden" not in line and "sub.txt" not in line
     list_images()
     assert len(caplog.messages) == 1  # a run lists a folder several times
@@ -166,8 +166,8 @@ def test_a_folder_without_a_readable_image_names_what_it_holds(tmp_path):
     [
         ("a.jxl", b"", "JPEG XL: convert"),
         ("a.jpg", b"\xff\x0a", "JPEG XL: convert"),  # named wrongly
-        ("clip.mp4", b"\0\0\0\x18ftypisom", "video: extract"),
-        ("clip", b"\x1aE\xdf\xa3", "video: extract"),
+        ("clip.mp4", b"\0\0\0\x18ftypisom", "video: give tools/predict.py the clip"),
+        ("clip", b"\x1aE\xdf\xa3", "video: give tools/predict.py the clip"),
         ("a.psd", b"8BPS", "layered: export"),
         ("a.exr", b"v/1\x01", "scene-linear: only tools"),
         ("a.hdr", b"#?RADIANCE", "floating-point: convert"),

@@ -1,4 +1,4 @@
-"""Matte images: alphas, cut-outs, or composites over another background.
+"""Matte images and clips: alphas, cut-outs, or composites over another background.
 
     python tools/predict.py photo.jpg --auto
     python tools/predict.py photo.jpg --trimap trimap.png --model models/s --output alpha.png
@@ -7,6 +7,7 @@
     python tools/predict.py photo.jpg --points '[[420,300,1],[30,40,0]]'
     python tools/predict.py - --auto < photo.jpg > cut.png
     python tools/predict.py inbox --auto --watch --output cutouts
+    python tools/predict.py clip.mp4 --auto --output clip.mov
 
 IMAGES are files, folders and quoted patterns. In folders, trimaps and masks belong to images by name without suffix. A
 mask of another size than its image is resized, a trimap is not. - reads an image from standard input, and writes the
@@ -14,6 +15,9 @@ result to standard output. --watch mattes the images of a folder as they appear.
 
 Without --output, results of a file are written beside it as NAME_alpha.png, NAME_cutout.png or NAME_composite.png.
 Results of a folder, or a pattern in it, are written beside that folder as FOLDER_alpha/NAME.png and so on.
+
+A clip is matted frame by frame, with the times of its frames (docs/video.md). Without --output, the result is written
+beside it, as NAME_cutout.mov and so on. A folder as --output gets images.
 
 Alpha comes from a model folder or .onnx file of tools/export.py, or from a config with its checkpoint; by default from
 models/open, the network of this project. Baselines need no network: "closed-form" is closed-form matting, "trivial" is
@@ -50,9 +54,9 @@ from inference.jobs import KINDS, Job, check_outputs, find_jobs
 from runtime.command_line import refuse_existing
 from runtime.dist_env import RANKS
 from runtime.processes import ALONE, TOLD_ERRORS, Ranks, RanksError, RanksStartError, Terminated, find_ranks
-from tools.prediction.command_line import parse
+from tools.prediction.command_line import is_clip, parse
 from tools.prediction.messages import list_failures, list_written, say
-from tools.prediction.steps import BASELINES, Trimaps, list_trimaps, read_background, read_pair, write_result
+from tools.prediction.steps import Trimaps, list_trimaps, load_predict, read_background, read_pair, write_result
 from tools.prediction.streams import STREAM, matte_stream, with_stream_named
 from tools.prediction.watch import watched_jobs
 
@@ -93,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Matte in this process: the image of standard input, what appears in a folder, or images.
+    """Matte in this process: the image of standard input, what appears in a folder, a clip, or images.
 
     Returns: the exit status.
 
@@ -102,6 +106,10 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.images == [STREAM]:
         return matte_stream(options, matte)
+    if any(map(is_clip, options.images)):
+        from tools.prediction.clips.run import matte_clip
+
+        return matte_clip(options, load_predict)
     return matte_forever(options) if options.watch else matte(options)
 
 
@@ -155,8 +163,8 @@ def matte_in_ranks(options: argparse.Namespace, ranks: Ranks) -> int:
     Raises:
         OSError, UserError: no image can be matted, or the ranks have lost each other.
     """
-    if options.watch or options.images == [STREAM]:
-        raise RanksStartError(f"{STREAM} and --watch run in one process: start it without torchrun")
+    if options.watch or options.images == [STREAM] or any(map(is_clip, options.images)):
+        raise RanksStartError(f"{STREAM}, --watch and clips run in one process: start it without torchrun")
     jobs, trimaps = ranks.broadcast(lambda: plan(options))
     share = ranks.share(jobs)
     failures: dict[Path, str] = {}
@@ -263,14 +271,7 @@ def matted(
         OSError, UserError: no image can be matted, or no further one.
     """
     background = read_background(options.background) if options.background else None
-    source = options.model or options.config_file
-    if source is None:
-        predict = BASELINES[options.baseline or "closed-form"]
-    else:
-        from inference.predictor import Predictor
-
-        settings = {**options.settings, "trusted_modules": options.trust_module}
-        predict = Predictor.load(source, options.weights, **settings).alpha
+    predict = load_predict(options)
     return matte_all(jobs, read, predict, partial(write_result, options, background), overlaps)
 
 

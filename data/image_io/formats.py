@@ -28,6 +28,13 @@ MATTED = (*READABLE, ".exr")
 """Suffixes of the images that are matted: an EXR, whose light has no bound, is no image of 8 or 16 bits."""
 
 
+VIDEO_SUFFIXES = (
+    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogv",
+    ".ts", ".webm", ".wmv", ".y4m",
+)  # fmt: skip
+"""Suffixes of clips in lower case, see `data.video_io.reading`."""
+
+
 class Foreign(NamedTuple):
     """A format that is not read.
 
@@ -58,9 +65,9 @@ FOREIGN = (
     Foreign("vector or page", (".ai", ".eps", ".pdf", ".svg"), rb"%PDF|%!PS|<svg|<\?xml", "render it to PNG"),
     Foreign(
         "video",
-        (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".webm", ".wmv"),
+        VIDEO_SUFFIXES,
         rb"....ftyp(?!avi[fs]|hei|hev|mif1|msf1)|\x1aE\xdf\xa3|RIFF....AVI ",
-        "extract its frames (ffmpeg -i VIDEO frames/%06d.png)",
+        "give tools/predict.py the clip alone, by its path",
     ),
 )
 MAX_PIXELS = 2**27  # 134 megapixels: four times 8K UHD (33) and above a 100-megapixel camera

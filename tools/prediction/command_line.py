@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from data.image_io.formats import VIDEO_SUFFIXES
 from data.trimap import WIDTH_PERCENT
 from inference.auto.labels import Point, parse_points
 from inference.default_network import default_network
@@ -130,6 +131,10 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     existing.add_argument("--resume", action="store_true", help="make only missing files")
     existing.add_argument("--overwrite", action="store_true", help="replace existing files")
     group.add_argument("--watch", action="store_true", help="matte what appears in a folder, until Ctrl-C")
+    group = parser.add_argument_group("clips")
+    group.add_argument("--start", type=seconds, metavar="TIME", help="first frame, in seconds or H:M:S")
+    group.add_argument("--end", type=seconds, metavar="TIME", help="end, before which the last frame begins")
+    group.add_argument("--every", type=integer_from(1), default=1, metavar="N", help="matte every N-th frame")
     options = parser.parse_args(arguments)
     if "" in options.images:
         parser.error("IMAGES holds an empty name: is a variable of the shell not set?")
@@ -145,6 +150,8 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     if options.width_percent and (options.trimap or options.trimap_dir):
         parser.error("--width-percent is for --mask, --auto, --points and --scribbles")
     check_streams(parser, options)
+    if not any(map(is_clip, options.images)) and (options.start or options.end or options.every > 1):
+        parser.error("--start, --end and --every are for a clip")
     if sum(map(bool, (options.model, options.config_file, options.baseline))) > 1:
         parser.error("give one of --model, --config-file with --weights, and --baseline")
     if bool(options.config_file) != bool(options.weights):
@@ -175,6 +182,12 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     if options.premultiplied and options.kind != "rgba":
         parser.error("--premultiplied is for --as rgba")
     return options
+
+
+def is_clip(name: str) -> bool:
+    """Tell whether a name on the command line is a clip."""
+    path = Path(name)
+    return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
 
 
 def add_points_option(group: argparse._ActionsContainer) -> None:
@@ -247,6 +260,14 @@ def stops(text: str) -> float:
     if not abs(value) <= MAX_STOPS:
         raise argparse.ArgumentTypeError(f"must be a number from -{MAX_STOPS} to {MAX_STOPS}, got {text}")
     return value
+
+
+def seconds(text: str) -> float:
+    """Read seconds, M:S or H:M:S."""
+    parts = [float(part) for part in text.split(":")]
+    if not (len(parts) <= 3 and all(0 <= part < math.inf for part in parts)):
+        raise argparse.ArgumentTypeError(f"must be seconds, M:S or H:M:S, got {text}")
+    return sum(part * 60**power for power, part in enumerate(reversed(parts)))
 
 
 def backbone_px(text: str) -> int | str:

@@ -137,6 +137,21 @@ def _trimap(options: argparse.Namespace, trimaps: Trimaps, job: Job, image: NDAr
     return trimap
 
 
+def load_predict(options: argparse.Namespace) -> Predict:
+    """Load the network, or choose the baseline.
+
+    Raises:
+        OSError, UserError: the network cannot be used.
+    """
+    source = options.model or options.config_file
+    if source is None:
+        return BASELINES[options.baseline or "closed-form"]
+    from inference.predictor import Predictor
+
+    settings = {**options.settings, "trusted_modules": options.trust_module}
+    return Predictor.load(source, options.weights, **settings).alpha
+
+
 def write_result(
     options: argparse.Namespace,
     background: Colours | SceneLinear | None,

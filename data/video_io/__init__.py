@@ -1,0 +1,1 @@
+"""Clips <-> arrays: frames with their exact times, read and written by PyAV."""
