@@ -10,8 +10,10 @@
     python tools/benchmark.py foreground
     python tools/benchmark.py infer
     python tools/benchmark.py sizes
-    python tools/benchmark.py backbone-scale --model MODEL --datasets alphamatting-trimap1 --enlarge 1 2
     python tools/benchmark.py infer --sides ours --sizes 3840x2160 7680x4320 --trimaps band --max-memory 8
+    python tools/benchmark.py infer --sides ours-vitmatte ours-vitmatte-1024 rembg --sizes 2048x2048 --trimaps band
+    python tools/benchmark.py backbone-scale --model MODEL --datasets alphamatting-trimap1 --enlarge 1 2
+    python tools/benchmark.py backbone-scale --model MODEL --datasets alphamatting-trimap1 --scales 1 --rembg
 
 train-step: forward, losses, backward and AdamW at 512 px, batch 2: our ViTMatte-S and transformers' VitMatte-S (a ViT
 with relative positions), with the same losses and optimiser. The sides alternate in separate processes. "memory" is
@@ -30,7 +32,9 @@ infer: the first prediction of its size in a separate process: transformers' Vit
 and DINOv3-ViTMatte-S; random weights. Trimap "band" is a closed band around a subject, 20 % of the pixels; "unknown"
 is unknown everywhere. The input of transformers is normalised and padded beforehand; ours is `Predictor.predict` on
 8-bit arrays. "Above loading" is the peak resident size minus that with network and image loaded (on CUDA, what torch
-has allocated). On CPUs Linux only.
+has allocated). On CPUs Linux only. Two sides are not exact. "ours-vitmatte-1024" runs the backbone on a copy of
+1024 px. "rembg" is rembg's own function with the same weights. It squashes the image to 1024 x 1024 px and resizes
+alpha back, which is timed too.
 
 foreground: colours estimated on procedural mattes with known colours: the image's own, pymatting's defaults, ours; then
 time and memory of a large image.
@@ -40,7 +44,8 @@ training step on fake tensors, which have a size and no data. --measure also run
 a separate process, and prints the result in brackets (Linux only).
 
 backbone-scale: metrics and seconds of a model folder on test sets, with the backbone on copies of several sizes (see
---backbone-px of tools/predict.py). --enlarge enlarges the images, so that size and not content changes.
+--backbone-px of tools/predict.py). --enlarge enlarges the images, so that size and not content changes. --rembg adds
+rembg's way, with the same network. Alpha is compared with that of the first row.
 
 Exit status: 0 measured, 1 a side failed, 2 wrong usage. Report the ratio: times of a shared machine drift.
 """

@@ -1,8 +1,10 @@
-"""Measure what a reduced copy for the backbone costs in quality: see tools/benchmark.py."""
+"""Measure what a reduced copy for the backbone, or for all, costs in quality: see tools/benchmark.py."""
 
 import argparse
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,9 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.image_io.images import read_alpha, read_image
+from data.image_io.images import read_alpha, read_image, to_uint8
 from data.sources.layouts import TestSet, find_test_set
-from data.trimap import UNKNOWN
+from data.trimap import UNKNOWN, encode_trimap
 from evaluation.folders import check_test_set
 from evaluation.metrics import average, measure
 from evaluation.output.report import format_table
@@ -21,6 +23,8 @@ from inference.network import TorchNetwork
 from inference.predictor import Predictor
 from runtime.command_line import integer_from, number_up_to
 from runtime.errors import ConfigError
+from tools.benchmarks.networks import SQUASHED, Prepare
+from tools.benchmarks.squashed import SQUASHED_PX, load_squashed, write_squashed
 
 WARM_UP_PX = 64
 
@@ -31,6 +35,10 @@ class Case(NamedTuple):
     image: NDArray[np.float32]
     trimap: NDArray[np.float32]
     alpha: NDArray[np.float32]
+
+
+Way = Callable[[Case], tuple[NDArray[np.float32], int]]
+"""Case -> alpha (H, W), and the longer side in px of what the backbone saw."""
 
 
 def read_cases(test_set: TestSet, num_images: int | None) -> Iterator[Case]:
@@ -64,46 +72,69 @@ def load_network(source: Path, device: str, precision: str) -> TorchNetwork:
     return network
 
 
-def measure_case(network: TorchNetwork, case: Case, scale: float) -> dict[str, float]:
-    """Matte a case at one scale.
+def matte_at_scale(network: TorchNetwork, scale: float, case: Case) -> tuple[NDArray[np.float32], int]:
+    """Matte a case with the backbone on a copy.
 
     Args:
         network: to run.
+        scale: size of the copy, above 0 to 1.
         case: to matte.
-        scale: size of the copy that the backbone sees, above 0 to 1.
 
-    Returns: metrics of `evaluation.metrics.measure` (protocol `dim`), "seconds", and "px", the longer side of the copy.
+    Returns: alpha (H, W), and the longer side of the copy in px.
     """
     longer_px = max(network.model.padded_size(*case.trimap.shape))
     scaled = TorchNetwork(network.model, precision=network.precision, backbone_px=round(scale * longer_px))
-    predictor = Predictor(scaled)
-    start = time.perf_counter()
-    alpha = predictor.alpha(case.image, case.trimap)  # in the main memory, so that a CUDA device has finished
-    seconds = time.perf_counter() - start
-    px = round(scaled.backbone_scale(*case.trimap.shape) * longer_px)
-    return {**measure(alpha, case.alpha, case.trimap == UNKNOWN), "seconds": seconds, "px": px}
+    alpha = Predictor(scaled).alpha(case.image, case.trimap)  # in the main memory, so that a CUDA device has finished
+    return alpha, round(scaled.backbone_scale(*case.trimap.shape) * longer_px)
 
 
-def compare_scales(
-    network: TorchNetwork, test_set: TestSet, factor: int, options: argparse.Namespace
+def matte_squashed(prepare: Prepare, case: Case) -> tuple[NDArray[np.float32], int]:
+    """Matte a case as `matte_at_scale`, in rembg's way; see `tools.benchmarks.squashed.load_squashed`."""
+    return prepare(to_uint8(case.image), encode_trimap(case.trimap))(), SQUASHED_PX
+
+
+def compare_ways(
+    ways: Mapping[str, Way], test_set: TestSet, factor: int, num_images: int | None
 ) -> list[dict[str, str | float]]:
-    """Matte a test set at all scales, alternating for each image, and return a row of the table for each scale."""
-    measured: dict[float, list[dict[str, float]]] = {scale: [] for scale in options.scales}
-    for case in read_cases(test_set, options.num_images):
-        for scale, rows in measured.items():
-            rows.append(measure_case(network, enlarged(case, factor), scale))
+    """Matte a test set in several ways, alternating for each image.
+
+    Args:
+        ways: label -> a function that mattes a case.
+        test_set: to matte.
+        factor: by which the images are enlarged.
+        num_images: the first images of the set; None is all.
+
+    Returns: a row of the table for each way. Alpha is compared with the first way's on unknown pixels: the largest
+        difference of all images, and the mean over images of the mean difference.
+    """
+    measured: dict[str, list[dict[str, float]]] = {label: [] for label in ways}
+    for small in read_cases(test_set, num_images):
+        case = enlarged(small, factor)
+        unknown = case.trimap == UNKNOWN
+        first: NDArray[np.float32] | None = None
+        for label, matte in ways.items():
+            start = time.perf_counter()
+            alpha, px = matte(case)
+            seconds = time.perf_counter() - start
+            first = alpha if first is None else first
+            off = np.abs(alpha - first)[unknown]
+            differences = {"largest": float(off.max(initial=0)), "mean": float(off.mean()) if off.size else 0.0}
+            measured[label].append({**measure(alpha, case.alpha, unknown), **differences, "seconds": seconds, "px": px})
     table: list[dict[str, str | float]] = []
-    for scale, rows in measured.items():
+    for label, rows in measured.items():
         sides = sorted({round(row["px"]) for row in rows})
+        largest = max(row["largest"] for row in rows)
+        mean, seconds = (sum(row[key] for row in rows) / len(rows) for key in ("mean", "seconds"))
         table.append(
             {
                 "data set": test_set.name,
                 "enlarged": f"x{factor}",
                 "images": len(rows),
-                "scale": f"{scale:g}",
+                "scale": label,
                 "backbone, px": f"{sides[0]}" if len(sides) == 1 else f"{sides[0]} to {sides[-1]}",
                 **average(rows),
-                "seconds": f"{sum(row['seconds'] for row in rows) / len(rows):.2f}",
+                "alpha differs at most, on average": f"{largest:.3f}, {mean:.4f}" if table else "",
+                "seconds": f"{seconds:.2f}",
             }
         )
     return table
@@ -121,6 +152,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[1.0, 0.75, 0.5, 0.33],
         help="sizes of the copy that the backbone sees (default: 1 0.75 0.5 0.33)",
     )
+    parser.add_argument("--rembg", action="store_true", help="also in rembg's way: squashed to 1024 x 1024 px")
     parser.add_argument("--num-images", type=integer_from(1), help="the first images of each set (default: all)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="float32", help="see tools/predict.py (default: float32)")
@@ -130,11 +162,17 @@ def run(options: argparse.Namespace) -> None:
     """Measure every test set at every size, and print the table."""
     network = load_network(options.model, options.device, options.precision)
     test_sets = [find_test_set(name) for name in options.datasets]
+    ways: dict[str, Way] = {f"{scale:g}": partial(matte_at_scale, network, scale) for scale in options.scales}
     blank = np.full((WARM_UP_PX, WARM_UP_PX), UNKNOWN, np.float32)
-    measure_case(network, Case(np.zeros((*blank.shape, 3), np.float32), blank, blank), 1.0)  # starts threads, kernels
     rows = []
-    for test_set in test_sets:
-        for factor in options.enlarge:
-            rows += compare_scales(network, test_set, factor, options)
-            print(f"{test_set.name} x{factor} is measured", flush=True)
+    with tempfile.TemporaryDirectory() as home:
+        if options.rembg:
+            write_squashed(options.model, Path(home))
+            ways[SQUASHED] = partial(matte_squashed, load_squashed(Path(home)))
+        for matte in ways.values():
+            matte(Case(np.zeros((*blank.shape, 3), np.float32), blank, blank))  # starts threads and kernels
+        for test_set in test_sets:
+            for factor in options.enlarge:
+                rows += compare_ways(ways, test_set, factor, options.num_images)
+                print(f"{test_set.name} x{factor} is measured", flush=True)
     print(format_table(rows, markdown=True))

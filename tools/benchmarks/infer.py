@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 from data.trimap import UNKNOWN, encode_trimap
 from evaluation.output.report import format_table
 from inference.network import DTYPES
+from runtime.errors import ConfigError
 from tools.benchmarks.fresh import PeakMemory, run_fresh, with_range
-from tools.benchmarks.networks import WEIGHTS, load, write_networks
+from tools.benchmarks.networks import INEXACT, SQUASHED, WEIGHTS, load, write_networks
 from tools.benchmarks.scene import TRIMAPS, draw_image
 
 WARM_UP_PX = 64
 IMAGE_FILE, TRIMAP_FILE = "image.npy", "trimap.npy"
 SIZES = [(512, 512), (1024, 1024)]
+SIDES = WEIGHTS | INEXACT
 
 Record = dict[str, Any]
 """One measurement: image, side, figures of `measure_prediction`, difference of alpha."""
@@ -34,10 +36,11 @@ def measure_prediction(
 ) -> tuple[dict[str, float], NDArray[np.float32]]:
     """Time the first prediction of this size in this process, after a small one that starts threads and kernels.
 
-    If the network is compiled, a prediction of the same size goes before: compiling is not timed.
+    If the network is compiled, a prediction of the same size goes before: compiling is not timed. rembg's way has no
+    small size: its first prediction is measured.
 
     Args:
-        side: key of `WEIGHTS`.
+        side: key of `SIDES`.
         precision: key of `DTYPES`.
         folder: with networks, image and trimap, as `run` writes them.
         options: of the command line.
@@ -50,7 +53,7 @@ def measure_prediction(
     predict = prepare(image, trimap)
     if options.compile:
         predict()
-    else:
+    elif side != SQUASHED:
         prepare(np.zeros((WARM_UP_PX, WARM_UP_PX, 3), np.uint8), np.full((WARM_UP_PX, WARM_UP_PX), 128, np.uint8))()
     memory = PeakMemory(options.device)
     start = time.perf_counter()
@@ -82,7 +85,7 @@ def compare_scene(
         for side, precision in ((side, precision) for precision in options.precisions for side in options.sides):
             figures, alpha = run_fresh(measure_prediction, side, precision, folder, options)
             label, alpha = f"{side}, {precision}", alpha[trimap == UNKNOWN]
-            same, same_alpha = expected.setdefault(WEIGHTS[side], (label, alpha))
+            same, same_alpha = expected.setdefault(SIDES[side], (label, alpha))
             off = np.abs(alpha - same_alpha)
             differences = {"largest_difference": float(off.max()), "mean_difference": float(off.mean())}
             scene = {"width": width, "height": height, "trimap": trimap_kind, "side": label, "same_weights": same}
@@ -156,7 +159,13 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("--sides", nargs="+", choices=WEIGHTS, default=list(WEIGHTS), help="ratios are to the first")
+    parser.add_argument(
+        "--sides",
+        nargs="+",
+        choices=SIDES,
+        default=list(WEIGHTS),
+        help="ratios are to the first (default: transformers ours-vitmatte ours)",
+    )
     parser.add_argument("--sizes", nargs="+", type=parse_size, default=SIZES, help="image sizes, such as 1920x1080")
     parser.add_argument("--trimaps", nargs="+", choices=TRIMAPS, default=list(TRIMAPS))
     parser.add_argument("--precisions", nargs="+", choices=DTYPES, default=["float32"], help="each for every side")
@@ -170,6 +179,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure every size and trimap, print the table, write the records and the plot if asked."""
+    if SQUASHED in options.sides and (
+        options.device != "cpu" or {*options.precisions} != {"float32"} or options.compile
+    ):
+        raise ConfigError(
+            "rembg's way runs on the CPU in float32, not compiled: leave out --sides rembg or these options"
+        )
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads", flush=True)
     rows: list[dict[str, str]] = []
     records: list[Record] = []

@@ -15,9 +15,15 @@ from inference.formats.published_vitmatte import convert_published
 from inference.network import DTYPES
 from inference.predictor import Predictor
 from tools.benchmarks.scene import TRIMAPS, draw_image
+from tools.benchmarks.squashed import import_matting, load_squashed, write_squashed
 
 WEIGHTS = {"transformers": "ViTMatte-S", "ours-vitmatte": "ViTMatte-S", "ours": "DINOv3-ViTMatte-S"}
 """Side -> network of its weights. Sides with the same weights must give the same alpha."""
+
+REDUCED_PX = 1024
+REDUCED, SQUASHED = f"ours-vitmatte-{REDUCED_PX}", "rembg"
+INEXACT = {REDUCED: "ViTMatte-S", SQUASHED: "ViTMatte-S"}
+"""Side -> network, as `WEIGHTS`: our backbone on a copy, and rembg's way, which resizes. Their alphas are others."""
 
 DINOV3 = {"type": "ViTMatte", "backbone": {"type": "ViT"}, "decoder": {"type": "DetailCapture", "in_chans": 384}}
 """Description of DINOv3-ViTMatte-S for `inference.formats.model_folder.build`."""
@@ -60,12 +66,16 @@ def transformers_vitmatte() -> Any:
 def write_networks(folder: Path, sides: Iterable[str]) -> None:
     """Write the networks for `load`. ViTMatte-S is built by transformers and converted like published weights."""
     sides = set(sides)
-    if sides & {"transformers", "ours-vitmatte"}:
+    if SQUASHED in sides:
+        import_matting()  # if it is missing, no network is built first
+    if sides - {"ours"}:
         theirs = transformers_vitmatte()
         randomise(theirs, theirs)
         theirs.save_pretrained(folder / "transformers")
         published = convert_published(theirs.state_dict())
         write_model_folder(folder / "ours-vitmatte", published.description, published.tensors, NOTE, NOTE)
+    if SQUASHED in sides:
+        write_squashed(folder / "ours-vitmatte", folder / SQUASHED)
     if "ours" in sides:
         ours: Any = build("model", DINOV3)
         randomise(ours, lambda pixels: ours.decoder(ours.backbone(pixels), pixels))
@@ -113,7 +123,7 @@ def load(
     """Load the network of a side.
 
     Args:
-        side: key of `WEIGHTS`.
+        side: key of `WEIGHTS` or `INEXACT`.
         folder: of `write_networks`.
         device: "cpu", "cuda" ...
         precision: key of `DTYPES`.
@@ -122,8 +132,15 @@ def load(
     """
     if side == "transformers":
         return load_transformers(folder / side, device, precision, is_compiled)
+    if side == SQUASHED:
+        return load_squashed(folder / side)
     predictor = Predictor.load(
-        folder / side, device=device, precision=precision, max_memory_gb=max_memory_gb, is_compiled=is_compiled
+        folder / ("ours-vitmatte" if side == REDUCED else side),
+        device=device,
+        precision=precision,
+        max_memory_gb=max_memory_gb,
+        is_compiled=is_compiled,
+        backbone_px=REDUCED_PX if side == REDUCED else "full",
     )
     return lambda image, trimap: lambda: predictor.predict(image, trimap)
 
