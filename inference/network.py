@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import logging
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Protocol
@@ -19,17 +18,8 @@ from modeling import DetailCapture, ViTMatte
 from runtime.devices import choose_device, warn_of_emulation
 from runtime.errors import ConfigError, UserError
 
-logger = logging.getLogger(__name__)
-
 TILE_PX = 256
 """Measured in docs/performance_prediction.md: 512 takes longer and, at 1024 x 1024, twice the memory."""
-
-AUTO_ABOVE_PX = 2048
-"""Of `backbone_px` "auto": the longest side that the backbone sees at full size. From the table in
-docs/performance_prediction.md, as `AUTO_BACKBONE_PX`."""
-
-AUTO_BACKBONE_PX = 1024
-"""Of `backbone_px` "auto": longer side of the copy of a larger image."""
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 """Precision -> type in which convolutions, linear layers and attention compute; norms and sums keep the model's own."""
@@ -98,8 +88,6 @@ class TorchNetwork:
             minutes.
         backbone_px: longer side of the copy that the backbone sees, in pixels, rounded to a multiple of its patches;
             the decoder sees all pixels. No image is enlarged. "full" is the image's own size, which alone is exact.
-            "auto" is `AUTO_BACKBONE_PX` for images whose longer side is above `AUTO_ABOVE_PX`, and full for others. It
-            logs a line for each size of images that it reduces.
 
     Raises:
         TypeError: the model is something else.
@@ -121,15 +109,14 @@ class TorchNetwork:
         check_tile(tile_px)
         if max_memory_gb is not None and not max_memory_gb > 0:
             raise ConfigError(f"expected a limit of memory above 0 GB, got {max_memory_gb}")
-        if backbone_px not in ("full", "auto") and not (isinstance(backbone_px, int) and backbone_px > 0):
-            raise ConfigError(f"backbone_px must be full, auto or a number of pixels from 1, got {backbone_px!r}")
+        if backbone_px != "full" and not (isinstance(backbone_px, int) and backbone_px > 0):
+            raise ConfigError(f"backbone_px must be full or a number of pixels from 1, got {backbone_px!r}")
         self.device = model.device if device is None else choose_device(str(device))
         self.precision = choose_precision(precision, self.device)
         if self.device.type == "cuda" and self.precision == "float32":
             torch.backends.cudnn.allow_tf32 = False  # of the process: per call, threads would undo it for each other
         self.model = prepared(model, DTYPES[self.precision]).to(self.device)
         self.tile_px, self.max_memory_gb, self.backbone_px = tile_px, max_memory_gb, backbone_px
-        self._logged_sizes: set[tuple[int, int]] = set()
         self.name = f"{self.device}, {self.precision}{', compiled' if is_compiled else ''}"
         if is_compiled:
             for part in (*self.model.backbone.blocks, self.model.decoder):
@@ -150,12 +137,6 @@ class TorchNetwork:
         tile_px, scale = self.tile_px, self.backbone_scale(height, width)
         if self.max_memory_gb is not None:
             tile_px = plan_tile(self.model, height, width, tile_px, self.max_memory_gb, len(image), scale)
-        if self.backbone_px == "auto" and scale < 1 and (height, width) not in self._logged_sizes:
-            self._logged_sizes.add((height, width))
-            logger.info(
-                "Images of %d x %d px: the backbone sees a copy of at most %d px, since backbone_px is auto",
-                *(width, height, AUTO_BACKBONE_PX),
-            )
         image, trimap = image.to(self.device), trimap.to(self.device)
         dtype = DTYPES[self.precision]
         with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=self.precision != "float32"):
@@ -166,13 +147,10 @@ class TorchNetwork:
 
     def backbone_scale(self, height: int, width: int) -> float:
         """Return the size of the copy of an image of these sides that the backbone sees, above 0 to 1."""
-        backbone_px = self.backbone_px
-        if backbone_px == "auto":
-            backbone_px = AUTO_BACKBONE_PX if max(height, width) > AUTO_ABOVE_PX else "full"
-        if backbone_px == "full":
+        if isinstance(self.backbone_px, str):  # "full"
             return 1.0
         stride = self.model.decoder.stride
-        px = max(1, round(backbone_px / stride)) * stride
+        px = max(1, round(self.backbone_px / stride)) * stride
         return min(1.0, px / max(self.model.padded_size(height, width)))
 
 

@@ -274,7 +274,6 @@ def test_settings_that_only_torch_has_are_refused(tmp_path):
         dict(tile_px=256),
         dict(max_memory_gb=8),
         dict(backbone_px=512),
-        dict(backbone_px="auto"),
         dict(is_compiled=True),
         dict(precision="bf16"),
     ):

@@ -43,8 +43,8 @@ def test_wrong_usage(options, words, capsys, monkeypatch):
 
 
 def test_a_network_runs_as_the_options_say(tmp_path):
-    options = parse(["--model", str(tmp_path), "--backbone-px", "auto", "--tile-px", "128"], "")
-    assert options.settings == {"tile_px": 128, "backbone_px": "auto"}
+    options = parse(["--model", str(tmp_path), "--backbone-px", "512", "--tile-px", "128"], "")
+    assert options.settings == {"tile_px": 128, "backbone_px": 512}
 
 
 def test_tokens_are_made_and_loopback_needs_none():
