@@ -254,25 +254,29 @@ def export_transformers(folder: Path, output: Path) -> str:
     )
 
 
-def push_folder(folder: Path, repository: str, is_new: bool) -> int:
-    """Upload a folder and print the address.
+def export(options: argparse.Namespace) -> Path:
+    """Write --output, if it is given, and print what was written.
 
-    Args:
-        folder, repository: see `inference.formats.hub.push`.
-        is_new: whether this command has written the folder; an error then says that it is complete.
+    Returns: the folder that --push uploads.
 
-    Returns: the exit status.
+    Raises:
+        OSError, UserError: something is wrong with the files.
     """
-    rest = f". {folder} is complete: --model {folder} --push {repository} uploads it" * is_new
-    try:
-        print(f"uploaded {folder} to {push(folder, repository)}")
-    except (OSError, UserError) as error:
-        print(f"export.py: {error}{rest}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"export.py: interrupted, so {repository} may lack it{rest}", file=sys.stderr)
-        return 130
-    return 0
+    with TemporaryDirectory() as temporary:
+        model = options.model and find_source(options.model)
+        folder = model or (options.output if options.format == "folder" else Path(temporary, "model"))
+        if not model:
+            written = export_folder(options, folder)
+        if options.format == "onnx":
+            written = export_onnx(folder, options.output, options.signature, options.size)
+        elif options.format == "transformers":
+            written = export_transformers(folder, options.output)
+        licence = read_licence(folder).partition("\n")[0]
+    if options.output:
+        print(f"wrote {options.output}: {written}")
+        if licence:
+            print(f"{licence} {LICENCE_PLACES[options.format]}: pass it on with it.")
+    return options.output or folder
 
 
 def check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -320,28 +324,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--push", metavar="OWNER/NAME", help="repository on the Hugging Face hub, gets the folder")
     options = parser.parse_args(arguments)
     check_usage(parser, options)
+    missing, rest = f"; {options.output} is not complete, if it is there", ""
     try:
-        with TemporaryDirectory() as temporary:
-            model = options.model and find_source(options.model)
-            folder = model or (options.output if options.format == "folder" else Path(temporary, "model"))
-            if not model:
-                written = export_folder(options, folder)
-            if options.format == "onnx":
-                written = export_onnx(folder, options.output, options.signature, options.size)
-            elif options.format == "transformers":
-                written = export_transformers(folder, options.output)
-            licence = read_licence(folder).partition("\n")[0]
+        folder = export(options)
+        if options.push:
+            missing = f", so {options.push} may lack it"
+            rest = f". {folder} is complete: --model {folder} --push {options.push} uploads it" * bool(options.output)
+            print(f"uploaded {folder} to {push(folder, options.push)}")
+        return 0
     except (OSError, UserError) as error:
-        print(f"export.py: {error}", file=sys.stderr)
-        return 1
+        status, line = 1, f"{error}{rest}"
     except KeyboardInterrupt:
-        print(f"export.py: interrupted; {options.output} is not complete, if it is there", file=sys.stderr)
-        return 130
-    if options.output:
-        print(f"wrote {options.output}: {written}")
-        if licence:
-            print(f"{licence} {LICENCE_PLACES[options.format]}: pass it on with it.")
-    return push_folder(options.output or folder, options.push, bool(options.output)) if options.push else 0
+        status, line = 130, f"interrupted{missing}{rest}"
+    print(f"export.py: {line}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

@@ -67,8 +67,8 @@ def model_card(folder: Path, repository: str, model: Any) -> str:
     Raises:
         OSError, UserError: a file of the folder cannot be read.
     """
-    licence = folder / LICENSE_FILE
-    head = _head(licence.is_file(), is_published(folder))
+    licence, is_transformers = folder / LICENSE_FILE, is_published(folder)
+    head = _head(licence.is_file(), is_transformers)
     for own in (folder / name for name in OWN_CARDS):
         if own.is_file():
             text = own.read_text(encoding="utf-8")
@@ -85,7 +85,7 @@ def model_card(folder: Path, repository: str, model: Any) -> str:
         weights=weights.name,
         megabytes=weights.stat().st_size / 1e6,
         repository=repository,
-        transformers=TRANSFORMERS.format(repository=repository) if is_published(folder) else "",
+        transformers=TRANSFORMERS.format(repository=repository) if is_transformers else "",
         licence=licence.read_text(encoding="utf-8").strip() if licence.is_file() else "The folder states no terms.",
     )
     return f"{head}\n{body}"

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.trimap import FLOAT_TOLERANCE, FOREGROUND, UNKNOWN
-from inference.formats.onnx_network import CPU, OUTPUT
+from inference.formats.onnx_network import CPU, OUTPUT, open_session
 from modeling import ViTMatte
 from modeling.backbone.attention import Attention
 from modeling.backbone.block import Block
@@ -23,7 +23,7 @@ from modeling.backbone.vitdet import RelativeAttention, RelativeBlock
 from modeling.backbone.windows import partition, unpartition
 from modeling.vitmatte import paste_known
 from runtime.errors import UserError
-from runtime.optional_packages import import_extra, session_options
+from runtime.optional_packages import import_extra
 
 OPSET = 18
 """The lowest version that torch's exporter writes; onnxruntime reads it since 1.14."""
@@ -158,8 +158,7 @@ def _difference(model: ViTMatte, path: Path, size: tuple[int, int]) -> float:
     image, trimap = _noise(1, size)
     with torch.inference_mode():
         expected = model({"image": image, "trimap": trimap})["pred_alpha"]
-    runtime = import_extra("onnxruntime", "ONNX export")
-    session = runtime.InferenceSession(str(path), session_options(runtime), providers=[CPU])
+    session = open_session(import_extra("onnxruntime", "ONNX export"), path, [CPU])
     names = [value.name for value in session.get_inputs()]
     inputs = [image, trimap] if len(names) == 2 else [torch.cat((image, trimap), dim=1)]
     (alpha,) = session.run(None, {name: values.numpy() for name, values in zip(names, inputs, strict=True)})

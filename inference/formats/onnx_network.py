@@ -1,6 +1,7 @@
 """Run an exported ONNX file by onnxruntime."""
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -39,14 +40,11 @@ class OnnxNetwork:
         if not self.path.is_file():
             raise FileNotFoundError(f"{path}: no such .onnx file; export a network to it first")
         wanted = choose_providers(device, runtime.get_available_providers())
-        options = session_options(runtime)
-        options.enable_cpu_mem_arena = False  # it would keep the largest amount of memory that any image took
-        options.log_severity_level = 4  # errors come as exceptions
         state = runtime.capi.onnxruntime_pybind11_state
         self._run_errors = (state.Fail, state.RuntimeException)
         unreadable = (state.InvalidProtobuf, state.InvalidArgument, state.InvalidGraph, state.NotImplemented)
         try:
-            self.session = runtime.InferenceSession(str(path), options, providers=wanted)
+            self.session = open_session(runtime, self.path, wanted)
         except (*unreadable, *self._run_errors) as error:
             raise UserError(f"{path} is damaged or no ONNX file ({first_line(error)}): export it again") from error
         values = [*self.session.get_inputs(), *self.session.get_outputs()]
@@ -86,6 +84,14 @@ class OnnxNetwork:
         if not alpha.isfinite().all():
             raise UserError("the network gives values that are not finite: its weights or settings cannot be used")
         return alpha
+
+
+def open_session(onnxruntime: ModuleType, path: Path, providers: list[Any]) -> Any:
+    """Open onnxruntime's `InferenceSession` of a file, by the rule of `session_options`."""
+    options = session_options(onnxruntime)
+    options.enable_cpu_mem_arena = False  # it would keep the largest amount of memory that any image took
+    options.log_severity_level = 4  # errors come as exceptions
+    return onnxruntime.InferenceSession(str(path), options, providers=providers)
 
 
 def choose_providers(device: str, available: list[str]) -> list[Any]:
