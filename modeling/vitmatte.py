@@ -71,11 +71,7 @@ class ViTMatte(nn.Module):
             raise ConfigError(f"pixel_mean and pixel_std need 3 values, got {list(pixel_mean)} and {list(pixel_std)}")
         if not all(value > 0 for value in pixel_std):
             raise ConfigError(f"pixel_std must be above 0, got {list(pixel_std)}")
-        if len(backbone_scale_range) != 2 or not 0 < backbone_scale_range[0] <= backbone_scale_range[1] <= 1:
-            raise ConfigError(
-                "backbone_scale_range must be two ascending sizes above 0 and up to 1, got "
-                f"{list(backbone_scale_range)}"
-            )
+        check_scale_range(backbone_scale_range)
         check_stride(backbone, decoder)
         freeze(backbone, num_frozen_blocks, freeze_patch_embed)
         self.backbone = backbone
@@ -206,6 +202,14 @@ def reduce_input(network_input: Tensor, sides: tuple[int, int]) -> Tensor:
     reduced_trimap = torch.where(most == least, most, UNKNOWN)
     reduced = torch.cat((F.adaptive_avg_pool2d(image, sides), reduced_trimap), dim=1)
     return reduced.contiguous(memory_format=torch.channels_last)
+
+
+def check_scale_range(scale_range: Any) -> None:
+    """Raise a ConfigError unless a `backbone_scale_range` is two ascending numbers above 0 and up to 1."""
+    is_pair = isinstance(scale_range, Sequence) and len(scale_range) == 2
+    is_pair = is_pair and all(isinstance(scale, int | float) for scale in scale_range)
+    if not (is_pair and 0 < scale_range[0] <= scale_range[1] <= 1):
+        raise ConfigError(f"backbone_scale_range must be two ascending sizes above 0 and up to 1, got {scale_range!r}")
 
 
 def check_stride(backbone: nn.Module, decoder: nn.Module) -> None:

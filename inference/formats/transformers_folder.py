@@ -63,6 +63,11 @@ def settings_of(description: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
         {name: parameter.default for name, parameter in signature(constructor).parameters.items()} | dict(given)
         for constructor, given in parts
     )
+    if whole["backbone_scale_range"][1] < 1:
+        raise PublishedError(
+            f"backbone_scale_range is {list(whole['backbone_scale_range'])}, and transformers shows its backbone no "
+            "reduced copy"
+        )
     if vit["mlp_ratio"] != int(vit["mlp_ratio"]):
         raise PublishedError(f"mlp_ratio is {vit['mlp_ratio']}, and transformers takes whole numbers alone")
     blocks = range(vit["depth"])
