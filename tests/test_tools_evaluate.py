@@ -342,7 +342,7 @@ def test_runs_both_ways_with_workers(test_set, way):
         ("--pred-dir x --label-dir x", "--protocol dim counts unknown pixels: give --trimap-dir"),
         ("--pred-dir x --dataset x --weights x", "belong together"),
         ("--pred-dir x --label-dir x --trimap-dir x --config-file x --weights x", "runs on a --dataset"),
-        ("--pred-dir x --dataset x --device cpu", "--device and --tta are for the network"),
+        ("--pred-dir x --dataset x --device cpu", "--backbone-px and --tta are for the network"),
         ("--pred-dir x --dataset x --model x --tta flip", "argument --tta: expected flips, rotations and scales"),
         ("--pred-dir x --dataset x --workers 0", "--workers: must be at least 1"),
         ("--pred-dir x --dataset x --model x --config-file x --weights x", "or --model"),

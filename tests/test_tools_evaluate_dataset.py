@@ -70,9 +70,9 @@ def network(monkeypatch):
 
     class FirstChannel:
         @classmethod
-        def load(cls, *source, precision, trusted_modules, **options):
-            assert precision == "float32" and not trusted_modules
-            seen.loaded.append((*source, *options.values()))
+        def load(cls, *source, trusted_modules, **settings):
+            assert not trusted_modules
+            seen.loaded.append((*source, settings))
             return cls()
 
         def alpha(self, image, trimap):
@@ -99,7 +99,7 @@ def test_a_network_writes_the_predictions_first(dataset, network, by_network, ca
     assert "pred holds images already" in capsys.readouterr().err and not network.loaded
     new, out = dataset / "new", dataset / "new" / "out"
     assert evaluate.main([*by_network, str(new), "--output", str(out)]) == 0
-    assert network.loaded == [(Path("c.py"), dataset / "w.pth", "cpu", None)]
+    assert network.loaded == [(Path("c.py"), dataset / "w.pth", {"device": "cpu", "precision": "float32"})]
     assert {path.name for path in new.iterdir()} == {"a.png", "b.png", "out"}
     for name in "ab":
         photograph = cv2.imread(str(dataset / "sets" / "my_set" / "photos" / f"{name}.png"))
@@ -117,6 +117,21 @@ def test_a_network_writes_the_predictions_first(dataset, network, by_network, ca
     nothing = dict.fromkeys(("config_file", "weights", "weights_sha256", "torch"))
     assert theirs.pop("predictions") == {"dir": str(new), **nothing}
     assert ours == theirs
+
+
+def test_the_settings_of_a_network_reach_it_and_those_that_change_alpha_are_in_the_summary(dataset, network):
+    (dataset / "m.onnx").write_bytes(b"tensors")
+    parts = ["--dataset", "mine", "--model", str(dataset / "m.onnx"), "--workers", "1", "--pred-dir"]
+    changing = ["--precision", "bf16", "--backbone-px", "512", "--tta", "flips"]
+    others = ["--device", "cpu", "--max-memory", "3", "--tile-px", "64"]
+    out = str(dataset / "out")
+    assert evaluate.main([*parts, str(dataset / "new"), "--output", out, *changing, *others]) == 0
+    expected = {"precision": "bf16", "backbone_px": 512, "views": "flips"}
+    assert network.loaded == [
+        (dataset / "m.onnx", None, expected | {"device": "cpu", "max_memory_gb": 3.0, "tile_px": 64})
+    ]
+    found = summary_of(dataset / "out")["predictions"]
+    assert found.items() >= expected.items() and not found.keys() & {"device", "max_memory_gb", "tile_px"}
 
 
 def test_a_test_image_may_be_known_everywhere(dataset, network, by_network):
@@ -142,7 +157,7 @@ def test_a_model_folder_or_onnx_file_is_a_network_too(dataset, network, model, w
     (dataset / weights).write_bytes(b"tensors")
     parts = ["--dataset", "mine", "--model", dataset / model, "--workers", "1", "--pred-dir", dataset / "new"]
     assert evaluate.main([*map(str, parts), "--output", str(dataset / "out")]) == 0
-    assert network.loaded == [(dataset / model, None, "auto", None)]
+    assert network.loaded == [(dataset / model, None, {"device": "auto", "precision": "float32"})]
     found = summary_of(dataset / "out")["predictions"]
     assert found["weights_sha256"] == hashlib.sha256(b"tensors").hexdigest()
     assert found["weights"] == str(dataset / weights)

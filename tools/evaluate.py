@@ -19,6 +19,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 # Worker processes import this file too: what loads torch is imported where a network runs.
 from data.sources.layouts import TestSet, find_test_set
@@ -30,7 +31,7 @@ from evaluation.output.summary import Summary, compare, interval_rows, read_summ
 from runtime.command_line import add_trust_option, integer_from
 from runtime.processes import ALONE, TOLD_ERRORS, Ranks, RanksStartError, Terminated, find_ranks
 from runtime.worker_pool import default_workers
-from tools.prediction.command_line import views
+from tools.prediction.command_line import add_network_options, network_settings, views
 from tools.prediction.test_set import Network, predict_test_set, progress_bar
 
 
@@ -79,8 +80,10 @@ def parse(arguments: Sequence[str] | None, num_workers: int) -> argparse.Namespa
         type=Path,
         help="model folder, .onnx file or OWNER/NAME on the Hugging Face hub, instead of --config-file and --weights",
     )
-    parser.add_argument("--device", help="cpu, cuda ... (default: the config's, or the best available)")
-    parser.add_argument("--tta", type=views, metavar="VIEWS", help="augmentations: flips,rotations,0.75,1,1.25")
+    add_network_options(parser, "float32")
+    parser.add_argument(
+        "--tta", type=views, metavar="VIEWS", dest="views", help="augmentations: flips,rotations,0.75,1,1.25"
+    )
     parser.add_argument("--protocol", choices=PROTOCOLS, default="dim", help="which pixels count, and rounding")
     parser.add_argument("--workers", type=integer_from(1), default=num_workers, help="processes (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="folder for JSON, CSV and worst.png")
@@ -113,8 +116,12 @@ def parse(arguments: Sequence[str] | None, num_workers: int) -> argparse.Namespa
     has_network = options.config_file is not None or options.model is not None
     if has_network and options.dataset is None:
         parser.error("a network runs on a --dataset; tools/predict.py runs it on other folders")
-    if (options.device or options.tta) and not has_network:
-        parser.error("--device and --tta are for the network of --config-file or --model")
+    options.settings = network_settings(options)
+    if options.settings and not has_network:
+        parser.error(
+            "--device, --precision, --max-memory, --tile-px, --backbone-px and --tta are for the network of "
+            "--config-file or --model"
+        )
     return options
 
 
@@ -137,7 +144,7 @@ def evaluate(options: argparse.Namespace, ranks: Ranks) -> None:
     network = None
     if options.model is not None or options.config_file is not None:
         source = options.model or options.config_file
-        network = Network(source, options.weights, options.device, options.tta, options.trust_module)
+        network = Network(source, options.weights, options.settings, options.trust_module)
 
     def prepare() -> TestSet | None:
         test_set, folders = None, [options.label_dir, options.trimap_dir, options.image_dir]
@@ -153,7 +160,7 @@ def evaluate(options: argparse.Namespace, ranks: Ranks) -> None:
     if test_set is not None:
         label_dir, trimap_dir, image_dir = test_set.alpha_dir, test_set.trimap_dir, test_set.image_dir
         radius_px = test_set.trimap_radius_px
-    predictions: dict[str, str | None] = dict.fromkeys(("config_file", "weights", "weights_sha256", "torch"))
+    predictions: dict[str, Any] = dict.fromkeys(("config_file", "weights", "weights_sha256", "torch"))
     if network is not None and test_set is not None:
         predictions = predict_test_set(test_set, network, options.pred_dir, options.workers, ranks)
     evaluation = evaluate_folders(

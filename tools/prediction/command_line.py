@@ -4,6 +4,7 @@ import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from data.image_io.formats import VIDEO_SUFFIXES
 from data.trimap import WIDTH_PERCENT
@@ -16,7 +17,7 @@ from tools.prediction.steps import BASELINES
 from tools.prediction.streams import STREAM
 
 SETTINGS = ("device", "precision", "max_memory_gb", "is_compiled", "tile_px", "backbone_px", "views")
-"""Arguments of `inference.predictor.Predictor.load` that the command line sets."""
+"""Arguments of `inference.predictor.Predictor.load` that command lines set."""
 
 MAX_STOPS = 32  # twice those of half
 
@@ -158,8 +159,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
         parser.error("--config-file and --weights belong together")
     if not (options.model or options.config_file or options.baseline):
         options.model = default_network()
-    given = {name: getattr(options, name) for name in SETTINGS}
-    options.settings = {name: value for name, value in given.items() if value is not None}
+    options.settings = network_settings(options)
     if options.settings and not (options.model or options.config_file):
         parser.error(
             "--device, --precision, --max-memory, --compile, --tile-px, --backbone-px and --tta need a network: give "
@@ -200,13 +200,13 @@ def add_points_option(group: argparse._ActionsContainer) -> None:
     )
 
 
-def add_network_options(group: argparse._ActionsContainer) -> None:
+def add_network_options(group: argparse._ActionsContainer, default_precision: str = "auto, by the device") -> None:
     """Add the options of how a network runs that all command lines have; see `Predictor.load`."""
     group.add_argument("--device", help="cpu, cuda ... (default: the best available)")
     group.add_argument(
         "--precision",
         choices=("auto", "float32", "bf16"),
-        help="precision of the network (default: auto, by the device)",
+        help=f"precision of the network (default: {default_precision})",
     )
     group.add_argument(
         "--max-memory",
@@ -219,10 +219,16 @@ def add_network_options(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--backbone-px",
         type=backbone_px,
-        metavar="{N,full,auto}",
-        help="the backbone sees a copy whose longer side has N pixels: faster on large images, not exact. auto reduces "
-        "only very large images (default: full)",
+        metavar="{N,full}",
+        help="the backbone sees a copy whose longer side has N pixels: faster on large images, not exact (default: "
+        "full)",
     )
+
+
+def network_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of `Predictor.load` among `SETTINGS` that a command line has and gave."""
+    given = {name: getattr(options, name, None) for name in SETTINGS}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def check_streams(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -271,11 +277,11 @@ def seconds(text: str) -> float:
 
 
 def backbone_px(text: str) -> int | str:
-    """Read full, auto or a number of pixels; see `inference.network.TorchNetwork`."""
-    if text in ("full", "auto"):
+    """Read full or a number of pixels; see `inference.network.TorchNetwork`."""
+    if text == "full":
         return text
     if not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"must be full, auto or a number of pixels from 1, got {text}")
+        raise argparse.ArgumentTypeError(f"must be full or a number of pixels from 1, got {text}")
     return int(text)
 
 

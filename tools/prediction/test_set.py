@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,23 +19,25 @@ from runtime.processes import Ranks
 
 UNFINISHED = "unfinished_predictions"
 
+CHANGING = ("precision", "backbone_px", "views")
+"""Settings that change alpha by more than rounding: a summary has those that were given."""
+
 
 class Network(NamedTuple):
     """Where a network comes from: a config file and its weights, or a model folder or .onnx file (weights are None).
 
-    `views` are the words of test-time augmentation, see `modeling.test_time_augmentation.AverageViews.parse`.
+    `settings` are arguments of `inference.predictor.Predictor.load`. The precision is float32 by default.
     """
 
     source: Path
     weights: Path | None
-    device: str | None
-    views: str | None = None
+    settings: Mapping[str, Any]
     trusted_modules: Sequence[str] = ()
 
 
 def predict_test_set(
     test_set: TestSet, network: Network, pred_dir: Path, num_workers: int, ranks: Ranks
-) -> dict[str, str | None]:
+) -> dict[str, Any]:
     """Run a network over the images of a test set and write its alphas as NAME.png.
 
     Unfinished alphas lie in a subfolder. If the run is interrupted, the next one writes all of them again.
@@ -69,13 +71,13 @@ def predict_test_set(
     from inference.predictor import Predictor
     from runtime.devices import device_of_rank
 
-    source, weights, device, views, trusted = network
+    source, weights, given, trusted = network
+    settings = {"device": "auto", "precision": "float32"} | dict(given)
     with ranks.together():
-        device = device or "auto"
         if ranks.world_size > 1:
-            device = device_of_rank(device, ranks.local_rank, ranks.local_size)
+            settings["device"] = device_of_rank(settings["device"], ranks.local_rank, ranks.local_size)
         source = source if weights else find_source(source)
-        predictor = Predictor.load(source, weights, device, precision="float32", views=views, trusted_modules=trusted)
+        predictor = Predictor.load(source, weights, trusted_modules=trusted, **settings)
     config_file: Path | None = source
     if weights is None:  # an .onnx file is config and weights in one
         config_file, weights = (source / CONFIG_FILE, source / WEIGHTS_FILE) if source.is_dir() else (None, source)
@@ -105,7 +107,7 @@ def predict_test_set(
 
     ranks.broadcast(finish)
     config_name = None if config_file is None else str(config_file)
-    words = {"views": views} if views else {}
+    words = {name: given[name] for name in CHANGING if name in given}
     return {"config_file": config_name, "weights": str(weights), **words, "weights_sha256": digest,
             "torch": str(torch.__version__)}  # fmt: skip
 

@@ -10,10 +10,7 @@ from pathlib import Path
 from data.image_io.formats import MAX_PIXELS
 from inference.default_network import default_network
 from runtime.command_line import integer_from, number_up_to
-from tools.prediction.command_line import add_network_options
-
-SETTINGS = ("device", "precision", "max_memory_gb", "tile_px", "backbone_px")
-"""Arguments of `inference.predictor.Predictor.load` that the command line sets."""
+from tools.prediction.command_line import add_network_options, network_settings
 
 LEAST_TOKEN = 16
 """Characters of a token that is not soon guessed."""
@@ -53,7 +50,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     )
     options = parser.parse_args(arguments)
     options.model = options.model or default_network()
-    options.settings = {name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None}
+    options.settings = network_settings(options)
     if not options.model and {*options.settings} - {"max_memory_gb"}:
         parser.error("--device, --precision, --tile-px and --backbone-px need a network: give --model")
     if options.max_pixels > MAX_PIXELS:
