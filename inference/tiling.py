@@ -24,7 +24,6 @@ def decode_tiled(
     network_input: Tensor,
     is_needed: Tensor,
     tile_px: int,
-    halo_tokens: int = HALO_TOKENS,
 ) -> Tensor:
     """Decode only tiles with a needed pixel, and of each only the part around its needed pixels.
 
@@ -34,7 +33,6 @@ def decode_tiled(
         network_input: (B, 4, H, W), sides that many whole tokens as `features` has.
         is_needed: (B, 1, H, W) bool, where alpha is asked for.
         tile_px: side of a tile without halo, rounded down to whole tokens, at least one.
-        halo_tokens: around a tile. Fewer than `HALO_TOKENS` change alpha, more change nothing.
 
     Returns: (B, 1, H, W) alpha in [0, 1], at needed pixels that of `decoder(features, network_input)` up to rounding;
         elsewhere that too or 0.
@@ -44,8 +42,8 @@ def decode_tiled(
     shape = (len(network_input), 1, *network_input.shape[-2:])
     alpha = network_input.new_zeros(shape, dtype=torch.promote_types(network_input.dtype, torch.float32))
     for top, bottom, left, right in needed_boxes(needed_tokens(is_needed, stride).cpu(), max(tile_px // stride, 1)):
-        first, last = max(top - halo_tokens, 0), min(bottom + halo_tokens, height)
-        start, end = max(left - halo_tokens, 0), min(right + halo_tokens, width)
+        first, last = max(top - HALO_TOKENS, 0), min(bottom + HALO_TOKENS, height)
+        start, end = max(left - HALO_TOKENS, 0), min(right + HALO_TOKENS, width)
         cut = network_input[..., first * stride : last * stride, start * stride : end * stride]
         decoded = decoder(features[..., first:last, start:end], cut)
         rows = slice((top - first) * stride, (bottom - first) * stride)

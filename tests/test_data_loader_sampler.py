@@ -27,7 +27,9 @@ def test_every_epoch_holds_every_index_once_in_an_order_of_its_own():
 @pytest.mark.parametrize("start", [0, 7])
 def test_ranks_share_one_stream_whatever_their_number(batch_size, world_size, start):
     stream = take(InfiniteSampler(10, 1, seed=5), start + 48)[start:]
-    samplers = [InfiniteSampler(10, batch_size, 5, rank, world_size, start) for rank in range(world_size)]
+    samplers = [InfiniteSampler(10, batch_size, 5, rank, world_size) for rank in range(world_size)]
+    for sampler in samplers:
+        sampler.start = start
     iterators: list[Iterator] = [iter(sampler) for sampler in samplers]
     together: list = []
     while len(together) < 48:

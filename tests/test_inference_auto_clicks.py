@@ -71,6 +71,11 @@ def test_clicks_that_agree_with_a_trimap_change_their_own_pixels_only():
     assert (refined != trimap).sum() == 1 and refined.dtype == np.float32
 
 
+def test_a_trimap_is_not_corrected_without_a_click():
+    with pytest.raises(DataError, match="nothing is labelled"):
+        refine_trimap(paint((LEFT, RED)), trimap_from_mask(LEFT, 4), 4, [])
+
+
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_click_adds_to_what_stands_out_or_agrees_with_it(hot_left, label):
     image = paint((LEFT, RED), (RIGHT, BLUE))

@@ -154,7 +154,7 @@ def test_a_trimap_is_the_masks_band_and_what_the_first_look_contradicts(hot):
 )
 def test_what_holds_no_subject_is_an_error(image, words):
     with pytest.raises(DataError, match=words):
-        find_subject(image, "x.png")
+        trimap_of_subject(image, name="x.png")
 
 
 @pytest.mark.parametrize("heats", [(0.1, 0.4), (0.5, 0.7)], ids=["cold", "no contrast"])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.image_io import images
 from data.image_io.images import Colours, DataError, read_raw, to_uint8, to_uint16
 from data.trimap import read_trimap, trimap_from_mask
 from inference.foreground import cut_out, estimate_foreground, over
@@ -68,7 +69,7 @@ def stroke(brush, rows, columns, shape=(40, 56)):
     return Strokes(labels)
 
 
-def test_a_16_bit_photograph_with_a_profile_is_matted_as_it_was_uploaded(session, tmp_path):
+def test_a_16_bit_photograph_with_a_profile_is_matted_as_it_was_uploaded(session, tmp_path, monkeypatch):
     image = pair().image.astype(np.uint16) * 257 + 5 * (pair().image < 200).astype(np.uint16)
     opened(session, tmp_path, encoded(image))
     trimap = tmp_path / "t.png"
@@ -88,8 +89,11 @@ def test_a_16_bit_photograph_with_a_profile_is_matted_as_it_was_uploaded(session
     opened(session, tmp_path, with_profile(pair().image, wide_profile()))
     assert compose(session, Colours(colour)) is None and session.steps == []
     session.steps.append(("trimap", trimap))
+    decode, decoded = images.read_raw_image, []
+    monkeypatch.setattr(images, "read_raw_image", lambda path: decoded.append(path) or decode(path))
     with Image.open(matte(session, Matter(predictor.alpha, 10_000), 3, 8).cutout) as cutout:
         assert cutout.info["icc_profile"] == wide_profile()
+    assert decoded == [session.photograph] * 2, "once for the trimap, once for matte and cut-out"
 
 
 def test_strokes_lie_over_what_was_found(session, tmp_path, growing):

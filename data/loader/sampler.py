@@ -20,18 +20,17 @@ class InfiniteSampler(Sampler[Key]):
     All ranks share one sample order. Iteration i takes the positions from start + i B W on, and rank r the r-th slice
     of B of them. Position p is the same sample for any number of ranks, batch size and workers.
 
+    `start` is the first position, the number of samples already drawn by all ranks: 0, and to be set before iterating.
+
     Args:
         size: samples in an epoch.
         batch_size: B, samples of one rank and iteration.
         seed: of the order.
         rank: r, this process among all.
         world_size: W, number of processes.
-        start: first position, the number of samples already drawn by all ranks; may be set before iterating.
     """
 
-    def __init__(
-        self, size: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, start: int = 0
-    ) -> None:
+    def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
         if size < 1 or batch_size < 1 or not 0 <= rank < world_size:
             raise ConfigError(f"cannot sample with {size=}, {batch_size=}, {rank=}, {world_size=}: counts start at 1")
         self.size = size
@@ -39,7 +38,7 @@ class InfiniteSampler(Sampler[Key]):
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.start = start
+        self.start = 0
 
     def __iter__(self) -> Iterator[Key]:
         for first in count(self.start + self.rank * self.batch_size, self.batch_size * self.world_size):

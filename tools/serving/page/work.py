@@ -290,11 +290,12 @@ def matte(session: Session, matter: Matter, width_percent: float, bits: int) -> 
     trimap = make_trimap(session, width_percent)
     if trimap is None:
         raise DataError("There is no trimap yet: find the subject, click, paint, or give a mask or a trimap")
-    image = read_image(session.photograph)
+    photograph = read_colours(session.photograph)
+    image = convert(*photograph)
     alpha = matter.predict(image, trimap)
     foreground = estimate_foreground(image, alpha)
     metadata = read_metadata(session.photograph)
-    stored = estimate_foreground(read_colours(session.photograph).values, alpha) if metadata.icc_profile else foreground
+    stored = estimate_foreground(photograph.values, alpha) if photograph.icc_profile else foreground
     session.forget(*RESULTS)
     results = Results(*map(session.new_path, RESULTS))
     write_alpha(results.alpha, alpha, bits, metadata)
