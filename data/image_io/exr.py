@@ -15,6 +15,7 @@ from data.image_io.light import SRGB_CHROMATICITIES, change_primaries, from_ligh
 from runtime.errors import UserError, few
 
 START, SUFFIX = b"v/1\x01", ".exr"
+FLAGS_OF_ROWS = (b"\0\0\0", b"\4\0\0")  # not tiled, deep or of several parts; the second with long names
 BITS = {16: np.float16, 32: np.float32}
 """Bits per value -> dtype, which OpenEXR calls half and float."""
 
@@ -124,10 +125,15 @@ def decode_exr(content: bytes) -> SceneLinear:
         UserError: no such channels, of integers or subsampled; NaN or infinity; or as `read_attributes`.
     """
     header = read_attributes(BytesIO(content))
+    if _is_cut(content, header):
+        raise UserError("truncated: rows are missing. Is it complete? Replace or remove it")
     with decoder_errors():
         import OpenEXR
 
-        channels = OpenEXR.File(BytesIO(content), separate_channels=True).channels()
+        parts = OpenEXR.File(BytesIO(content), separate_channels=True).parts
+    if not parts:
+        raise UserError("damaged: its pixels cannot be decoded. Is it complete? Replace or remove it")
+    channels = parts[0].channels
     names = ["R", "G", "B"] if {"R", "G", "B"} <= channels.keys() else ["Y"]
     if names[0] not in channels or {"RY", "BY"} & channels.keys():
         raise UserError(f"an EXR of the channels {few(sorted(channels))}; expected R, G and B, or Y. Save it so")
@@ -150,6 +156,30 @@ def decode_exr(content: bytes) -> SceneLinear:
             raise UserError(f"NaN or infinity in {wrong.sum()} values of {name}, {where}. Replace them")
     target[:] = np.dstack(planes)
     return light
+
+
+def _is_cut(content: bytes, header: Mapping[str, Any]) -> bool:
+    """Tell whether a file of rows from top to bottom ends before its last chunk, where OpenEXR prints its own lines.
+
+    Source: OpenEXR File Layout: version and flags, attributes (name, type, size, value), a table of the chunks' places,
+    and the chunks, which begin with the number of a row and a size.
+    """
+    if content[5:8] not in FLAGS_OF_ROWS or not str(header["lineOrder"]).endswith("INCREASING_Y"):
+        return False
+
+    def number(place: int, num_bytes: int) -> int:
+        return int.from_bytes(content[place : place + num_bytes], "little")
+
+    place = 8
+    try:
+        while content[place]:
+            place = content.index(0, content.index(0, place) + 1) + 1
+            place += 4 + number(place, 4)
+    except (IndexError, ValueError):  # the end is reached
+        return True
+    first_chunk = number(place + 1, 8)  # directly behind the table
+    last_chunk = number(first_chunk - 8, 8) if first_chunk > place else 0
+    return not place < first_chunk <= last_chunk <= len(content) - 8 - number(last_chunk + 4, 4)
 
 
 def _is_opaque(name: str, pixels: NDArray) -> bool:
