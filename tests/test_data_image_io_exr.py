@@ -178,6 +178,11 @@ def test_what_is_written_is_what_every_reader_reads(tmp_path):
         assert np.array_equal(read_by_ffmpeg(tmp_path / "written.exr"), seen[: display[3] + 1, : display[2] + 1])
 
 
+def test_one_channel_of_float_makes_the_image_float(tmp_path):
+    path = save(tmp_path / "a.exr", {"R": half(), "G": draw(np.float32), "B": half()})
+    assert read_light(path).bits == 32
+
+
 def test_resolution_is_that_of_both_directions(tmp_path):
     path = save(tmp_path / "a.exr", {"Y": draw(np.float16)}, pixelAspectRatio=2.0, xDensity=72.0)
     assert read_metadata(path) == (None, (72, 144))

@@ -14,7 +14,7 @@ from data.composition import composite
 from data.image_io.images import DataError
 from data.procedural.demo import DEMO_KINDS
 from data.procedural.surfaces import texture
-from inference.foreground import cover, cut_out, estimate_foreground, over
+from inference.foreground import cover, cut_out, estimate_foreground, estimate_foreground_light, over
 from runtime import optional_packages as extras
 from runtime.optional_packages import MissingExtraError
 from tests.helpers.paths import REPOSITORY
@@ -58,6 +58,21 @@ def test_one_colour_over_another_is_found_exactly():
     np.testing.assert_allclose(
         estimate[alpha > 0.02], np.broadcast_to(orange, (*alpha.shape, 3))[alpha > 0.02], atol=2e-3
     )
+
+
+def test_light_without_a_bound_is_estimated_as_well():
+    alpha = scene("hair")[1]
+    lamp, shade = np.array([20, 7, 0.5], np.float32), np.array([0.1, -0.25, 3], np.float32)
+    light = composite(alpha[..., None], lamp, shade).astype(np.float32)
+    estimate = estimate_foreground_light(light, alpha)
+    clear = alpha > 0.02
+    np.testing.assert_allclose(estimate[clear], np.broadcast_to(lamp, (*alpha.shape, 3))[clear], atol=4e-2)
+    np.testing.assert_array_equal(estimate[alpha == 1], light[alpha == 1])
+
+
+def test_light_of_one_value_stays_it():
+    light = np.full((8, 8, 3), 5, np.float32)
+    np.testing.assert_array_equal(estimate_foreground_light(light, np.full((8, 8), 0.5, np.float32)), light)
 
 
 def test_images_of_any_dtype_give_one_estimate_and_stay_as_they_are():

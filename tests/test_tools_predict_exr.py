@@ -11,8 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from data.image_io.colour import PRIMARIES
 from data.image_io.images import read_image, read_metadata, read_raw, write_alpha, write_image
-from data.image_io.light import to_light
+from data.image_io.light import SRGB_CHROMATICITIES, change_primaries, to_light
 from data.image_io.metadata import Metadata
 from inference.foreground import estimate_foreground, estimate_foreground_light
 from tests.helpers.image_files import wide_profile
@@ -155,6 +156,30 @@ def test_an_exr_composite_is_blended_in_linear_light(tmp_path, background):
     expected = rgb(cut) + (1 - cut["A"][..., None]) * expected_behind
     assert np.abs(rgb(planes) - expected).max() < 1e-4
     assert np.array_equal(rgb(planes)[cut["A"] == 1], rgb(load(image)[1])[cut["A"] == 1])
+
+
+def test_a_background_is_converted_to_the_primaries_of_the_image(tmp_path):
+    bt2020 = (*PRIMARIES[9], *SRGB_CHROMATICITIES[6:])
+    image = save(tmp_path / "photo.exr", light(), 32, chromaticities=bt2020)
+    run(tmp_path, image, "--background", "teal", "--output", tmp_path / "composite.exr")
+    header, planes = load(tmp_path / "composite.exr")
+    assert header["chromaticities"] == pytest.approx(bt2020)
+    in_srgb = change_primaries(rgb(planes)[:, : WIDTH // 4], bt2020, SRGB_CHROMATICITIES)
+    assert np.abs(in_srgb - to_light(np.float32([0, 128 / 255, 128 / 255]))).max() < 1e-5
+    run(tmp_path, image, "--background", "teal", "--colour", "srgb", "--output", tmp_path / "composite.exr")
+    header, planes = load(tmp_path / "composite.exr")
+    assert header["chromaticities"] == pytest.approx(SRGB_CHROMATICITIES)
+    known = np.s_[:, WIDTH // 2 :]
+    assert rgb(planes)[known] == pytest.approx(change_primaries(light(), bt2020, SRGB_CHROMATICITIES)[known])
+
+
+@pytest.mark.parametrize("more", [(), ("--linear",)])
+def test_the_exposure_holds_for_a_background_too(tmp_path, more):
+    save(tmp_path / "behind.exr", np.full((HEIGHT, WIDTH, 3), 0.1, np.float32), 32)
+    write_image(tmp_path / "photo.png", np.full((HEIGHT, WIDTH, 3), 0.5, np.float32))
+    options = ("--background", tmp_path / "behind.exr", "--exposure", "2", *more)
+    run(tmp_path, tmp_path / "photo.png", *options, "--output", tmp_path / "composite.png")
+    assert read_raw(tmp_path / "composite.png")[0, 0] == pytest.approx(255 * encoded(0.4), abs=0.51)
 
 
 def decoded(value: float) -> float:
