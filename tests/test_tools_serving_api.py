@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.image_io.exr import SceneLinear, encode_exr
 from data.image_io.images import to_uint8, to_uint16
+from data.image_io.light import to_light
 from data.trimap import STORED_VALUES, trimap_from_mask
 from inference.auto import subject
 from inference.auto.clicks import trimap_of_clicks
@@ -88,6 +90,17 @@ def test_16_bit_in_and_out(service):
     alpha = decoded(answer.content)
     assert alpha.dtype == np.uint16
     assert (alpha == to_uint16(expected_alpha(service, image, given.trimap))).all()
+
+
+def test_an_exr_is_matted_as_a_display_shows_it_and_within_the_limit_of_pixels(service):
+    given = pair()
+    light = SceneLinear(3 * to_light(given.image / np.float32(255)))
+    channels = {name: light.values[..., index] for index, name in enumerate("RGB")}
+    answer = service.matte(given.files | {"image": encode_exr(channels, light, 32)})
+    assert (decoded(answer.content) == to_uint8(expected_alpha(service, light.shown(), given.trimap))).all()
+    large = np.zeros((1, MAX_PIXELS + 1))
+    answer = service.matte(given.files | {"image": encode_exr({"Y": large}, SceneLinear(large))})
+    assert answer.status_code == 413
 
 
 def test_a_mask_gives_a_cut_out_with_clean_colours(service):
