@@ -15,8 +15,9 @@ BACKBONE = "modeling.backbone"
 LEAVES = (f"{BACKBONE}.rope_position_encoding", f"{BACKBONE}.windows", f"{BACKBONE}.layers", f"{BACKBONE}.sdpa")
 NETWORK = ("torch", "timm.layers", "runtime.errors")
 IMAGES = ("data.image_io", "data.trimap", "data.trimap_check", "data.mask")
-EVALUATION = ("numpy", "cv2", "scipy.stats", "tabulate", "runtime", *IMAGES, "evaluation.metrics",
-              "evaluation.connectivity", "evaluation.folders", "evaluation.output",
+EVALUATION = ("numpy", "cv2", "scipy.stats", "tabulate", "runtime", *IMAGES, "data.optical_flow",
+              "evaluation.metrics", "evaluation.connectivity", "evaluation.folders", "evaluation.output",
+              "evaluation.video",
               "evaluation.statistics")  # fmt: skip
 TOOLS = ("_root", "modeling", "data", "evaluation", "engine", "inference", "preprocess", "runtime", "*")
 # Of detectron2's own interface: configs, overrides, saved configs, schedules.
@@ -50,8 +51,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("tools.dataset._root", "tools.runs._root"), ("tools._root",)),
     "tools.runs.install_detectron2": (),
     # What runs without detectron2.
-    "inference": ("inference", "modeling", *IMAGES, "data.composition", "runtime", "torch", "torchvision", "timm",
-                  "numpy", "cv2", "PIL", "safetensors", "huggingface_hub"),
+    "inference": ("inference", "modeling", *IMAGES, "data.composition", "data.optical_flow", "runtime", "torch",
+                  "torchvision", "timm", "numpy", "cv2", "PIL", "safetensors", "huggingface_hub"),
     # A config and its checkpoint are read as training reads them, if one is given.
     "inference.predictor": ("inference", "modeling.test_time_augmentation", *IMAGES, "runtime", "torch", "numpy",
                             "engine.checkpoint.load_model"),
@@ -89,7 +90,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "data.video_io": ("runtime", "numpy", "data.image_io", "data.video_io", "av"),
     "data.validation": ("runtime.errors",),
     "data.loader": (*DATA, "data.image_io", "data.validation", "data.loader"),
-    "data.procedural": (*DATA, "data.composition", "data.procedural"),
+    "data.procedural": (*DATA, "data.composition", "data.image_io", "data.procedural"),
     "data.sources": (*DATA, *IMAGES, "data.composition", "data.sources", "safetensors"),
     "data.augment": (*DATA, *IMAGES, "data.composition", "data.validation", "data.sources", "data.augment"),
     "data.datasets": (*DATA, *IMAGES, "data.composition", "data.validation", "data.sources", "data.augment",

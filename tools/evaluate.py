@@ -3,10 +3,13 @@
     python tools/evaluate.py --pred-dir PRED --label-dir alpha_copy --trimap-dir trimaps --output RESULT
     python tools/evaluate.py --pred-dir PRED --dataset Composition-1k --config-file CONFIG --weights WEIGHTS
     python tools/evaluate.py --pred-dir PRED --dataset my_folder --model MODEL
+    python tools/evaluate.py --video --pred-dir PRED --label-dir clips/alpha --image-dir clips/image
     python tools/evaluate.py --compare RESULT_A RESULT_B
 
 Files belong together by name without suffix. A missing, extra, unreadable or misshapen file is an error, and one run
 lists all of them. --output gets summary.json, per_image.csv and worst.png, the images with the largest SAD.
+--video measures clips: each folder holds a subfolder for each clip, with its frames. It adds dtSSD and, with
+--image-dir, MESSDdt; --output gets per_clip.csv.
 `torchrun --nproc-per-node 2 tools/evaluate.py ...` divides the images among processes, each on its own GPU.
 
 Exit status: 0 evaluated, 1 something is wrong with the files, 2 wrong usage, 130 interrupted.
@@ -25,9 +28,10 @@ from typing import Any
 from data.sources.layouts import TestSet, find_test_set
 from evaluation.folders import evaluate_folders
 from evaluation.metrics import PROTOCOLS
-from evaluation.output.report import format_table
-from evaluation.output.result_folder import prepare_output, write_output
+from evaluation.output.report import format_table, write_csv
+from evaluation.output.result_folder import PER_CLIP, prepare_output, write_output
 from evaluation.output.summary import Summary, compare, interval_rows, read_summary, stored_foregrounds, summarise
+from evaluation.video import average_clips, evaluate_clips
 from runtime.command_line import add_trust_option, integer_from
 from runtime.processes import ALONE, TOLD_ERRORS, Ranks, RanksStartError, Terminated, find_ranks
 from runtime.worker_pool import default_workers
@@ -45,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with find_ranks() as ranks:
             with ranks.first_speaks():
                 options = parse(arguments, max(1, default_workers() // ranks.local_size))
-            if options.compare:
+            if options.video:
+                ranks.broadcast(lambda: evaluate_video(options))
+            elif options.compare:
                 ranks.broadcast(lambda: print_comparison(*options.compare))
             else:
                 evaluate(options, ranks)
@@ -84,7 +90,10 @@ def parse(arguments: Sequence[str] | None, num_workers: int) -> argparse.Namespa
     parser.add_argument(
         "--tta", type=views, metavar="VIEWS", dest="views", help="augmentations: flips,rotations,0.75,1,1.25"
     )
-    parser.add_argument("--protocol", choices=PROTOCOLS, default="dim", help="which pixels count, and rounding")
+    parser.add_argument("--video", action="store_true", help="the folders hold a folder of frames for each clip")
+    parser.add_argument(
+        "--protocol", choices=PROTOCOLS, help="which pixels count, and rounding (default: dim, with --video whole)"
+    )
     parser.add_argument("--workers", type=integer_from(1), default=num_workers, help="processes (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="folder for JSON, CSV and worst.png")
     parser.add_argument("--group", action="store_true", help="average within each foreground as well")
@@ -103,6 +112,11 @@ def parse(arguments: Sequence[str] | None, num_workers: int) -> argparse.Namespa
         if len(arguments) != 3:
             parser.error("--compare reads what was measured: it goes with no other option")
         return options
+    options.protocol = options.protocol or ("whole" if options.video else "dim")
+    if options.video and options.dataset is not None:
+        parser.error("--video measures folders of clips: give --label-dir instead of --dataset")
+    if options.video and (options.group or options.foreground or options.allow_missing):
+        parser.error("--video averages over clips: leave --group, --foreground and --allow-missing out")
     if options.pred_dir is None or (options.label_dir is None) == (options.dataset is None):
         parser.error("give --pred-dir, and either --label-dir or --dataset")
     if options.dataset is not None and (options.trimap_dir or options.image_dir):
@@ -192,6 +206,25 @@ def evaluate(options: argparse.Namespace, ranks: Ranks) -> None:
         print(f"wrote {len(evaluation.rows)} alphas to {options.pred_dir}")
     if options.output is not None:
         write_output(options.output, summary, evaluation, radius_px, options.num_worst)
+        print(f"wrote the results to {options.output}")
+
+
+def evaluate_video(options: argparse.Namespace) -> None:
+    """Measure clips, print a row for each and the mean, and write what --output asks for.
+
+    Raises:
+        OSError, UserError: something is wrong with files; the message says what.
+    """
+    folders = [options.pred_dir, options.label_dir, options.trimap_dir, options.image_dir]
+    protocol = PROTOCOLS[options.protocol]
+    if options.output is not None:
+        prepare_output(options.output, folders)
+    rows = evaluate_clips(*folders, protocol=protocol, num_workers=options.workers)
+    print(f"Protocol {protocol.description}")
+    table = [{"clip": name, **row} for name, row in rows.items()]
+    print(format_table([*table, {"clip": "mean over clips", **average_clips(rows)}]))
+    if options.output is not None:
+        write_csv(table, options.output / PER_CLIP)
         print(f"wrote the results to {options.output}")
 
 

@@ -12,6 +12,9 @@ from tabulate import tabulate
 
 from data.image_io.images import to_float, write_image
 from evaluation.metrics import METRICS
+from evaluation.video import VIDEO_METRICS
+
+SHOWN = {**{name: (metric.label, metric.shown_factor) for name, metric in METRICS.items()}, **VIDEO_METRICS}
 
 Row = Mapping[str, str | float]
 
@@ -22,7 +25,7 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def format_table(rows: Sequence[Row], markdown: bool = False) -> str:
-    """Format results as aligned text; metrics are shown in the units of `METRICS`, with the unit in the column's name.
+    """Format results as aligned text; metrics are shown in the units of `SHOWN`, with the unit in the column's name.
 
     Args:
         rows: one mapping per line, such as {"method": "trivial", "SAD": 0.04, "MSE": 0.006}: texts, counts, ratios and
@@ -32,7 +35,7 @@ def format_table(rows: Sequence[Row], markdown: bool = False) -> str:
     Returns: lines without a closing newline.
     """
     columns = _columns(rows)
-    heads = [METRICS[column].label if column in METRICS else column for column in columns]
+    heads = [SHOWN[column][0] if column in SHOWN else column for column in columns]
     cells = [[_shown(column, row.get(column, "-")) for column in columns] for row in rows]
     sides = ["left" if all(isinstance(row.get(column, ""), str) for row in rows) else "right" for column in columns]
     style = "pipe" if markdown else "plain"
@@ -139,4 +142,4 @@ def _columns(rows: Iterable[Row]) -> list[str]:
 def _shown(column: str, value: str | float) -> str:
     if isinstance(value, str | Integral):
         return str(value)
-    return f"{value * METRICS[column].shown_factor if column in METRICS else value:.3f}"
+    return f"{value * SHOWN[column][1] if column in SHOWN else value:.3f}"

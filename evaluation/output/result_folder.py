@@ -13,7 +13,8 @@ from evaluation.metrics import METRICS, PROTOCOLS
 from evaluation.output.report import fit_image, image_sheet, sheet_row, write_csv
 from evaluation.output.summary import SUMMARY, Summary
 
-PER_IMAGE, PER_FOREGROUND, SHEET = "per_image.csv", "per_foreground.csv", "worst.png"
+PER_IMAGE, PER_FOREGROUND, PER_CLIP = "per_image.csv", "per_foreground.csv", "per_clip.csv"
+SHEET = "worst.png"
 
 
 def prepare_output(output: Path, inputs: Iterable[Path | None]) -> None:
@@ -27,7 +28,7 @@ def prepare_output(output: Path, inputs: Iterable[Path | None]) -> None:
         raise DataError(f"{output} holds images to evaluate: name another folder")
     try:
         output.mkdir(parents=True, exist_ok=True)
-        for name in (SUMMARY, PER_IMAGE, PER_FOREGROUND, SHEET):
+        for name in (SUMMARY, PER_IMAGE, PER_FOREGROUND, PER_CLIP, SHEET):
             (output / name).unlink(missing_ok=True)
     except OSError as error:
         raise OSError(f"the results cannot be written: {error}") from error
