@@ -23,13 +23,16 @@ def dense_flow(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Flow:
     """
     height, width = first.shape
     margins = max(0, MIN_SIDE_PX - height), max(0, MIN_SIDE_PX - width)
-    padded = [
-        cv2.copyMakeBorder(frame, 0, margins[0], 0, margins[1], cv2.BORDER_REPLICATE) if any(margins) else frame
-        for frame in (first, second)
-    ]
-    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    padded = [np.pad(frame, ((0, margins[0]), (0, margins[1])), "edge") for frame in (first, second)]
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     search.setFinestScale(FINEST_SCALE)
-    return np.ascontiguousarray(search.calc(padded[0], padded[1], None)[:height, :width])
+    start = np.zeros((*padded[0].shape, 2), np.float32)
+    return np.ascontiguousarray(search.calc(padded[0], padded[1], start)[:height, :width], np.float32)
+
+
+def grey_of(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Convert a frame (H, W, 3) sRGB to the grey (H, W) that flow is estimated on."""
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
 def follow(values: NDArray, flow: Flow, interpolation: int = cv2.INTER_LINEAR) -> NDArray:

@@ -13,12 +13,11 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from data.image_io.images import DataError, read_image, read_raw_alpha, to_float, to_uint8
-from data.optical_flow import Flow, dense_flow, follow
+from data.optical_flow import Flow, dense_flow, follow, grey_of
 from evaluation.folders import Files, evaluate_folders
 from evaluation.metrics import PROTOCOLS, Protocol, as_protocol, average, unknown_region
 from runtime.worker_pool import map_in_workers
@@ -130,10 +129,10 @@ def _measure_pair(frames: tuple[Files, Files], protocol: Protocol) -> dict[str, 
     region = np.ones(alphas[0][0].shape, np.bool_)
     if not protocol.is_whole:
         region = unknown_region(read_raw_alpha(frames[0]["trimap"]), frames[0]["trimap"])
-    row = {"dtSSD": dtssd(*alphas, region)}
+    row = {"dtSSD": dtssd(alphas[0], alphas[1], region)}
     if "image" in frames[0]:
-        greys = [cv2.cvtColor(to_uint8(read_image(files["image"])), cv2.COLOR_RGB2GRAY) for files in frames]
-        row["MESSDdt"] = messddt(*alphas, dense_flow(*greys), region)
+        greys = [grey_of(to_uint8(read_image(files["image"]))) for files in frames]
+        row["MESSDdt"] = messddt(alphas[0], alphas[1], dense_flow(greys[0], greys[1]), region)
     return row
 
 

@@ -28,7 +28,7 @@ from typing import Any
 from data.sources.layouts import TestSet, find_test_set
 from evaluation.folders import evaluate_folders
 from evaluation.metrics import PROTOCOLS
-from evaluation.output.report import format_table, write_csv
+from evaluation.output.report import Row, format_table, write_csv
 from evaluation.output.result_folder import PER_CLIP, prepare_output, write_output
 from evaluation.output.summary import Summary, compare, interval_rows, read_summary, stored_foregrounds, summarise
 from evaluation.video import average_clips, evaluate_clips
@@ -221,8 +221,9 @@ def evaluate_video(options: argparse.Namespace) -> None:
         prepare_output(options.output, folders)
     rows = evaluate_clips(*folders, protocol=protocol, num_workers=options.workers)
     print(f"Protocol {protocol.description}")
-    table = [{"clip": name, **row} for name, row in rows.items()]
-    print(format_table([*table, {"clip": "mean over clips", **average_clips(rows)}]))
+    table: list[Row] = [{"clip": name, **row} for name, row in rows.items()]
+    mean: Row = {"clip": "mean over clips", **average_clips(rows)}
+    print(format_table([*table, mean]))
     if options.output is not None:
         write_csv(table, options.output / PER_CLIP)
         print(f"wrote the results to {options.output}")

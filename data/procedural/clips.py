@@ -9,6 +9,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 
 from data.composition import composite
 from data.image_io.images import to_float, to_uint8
@@ -81,7 +82,7 @@ def draw_shot(
     steps = SHUTTER_STEPS if motion.shutter else 1
     for number in range(start, stop):
         times = number + motion.shutter * (np.arange(steps) / steps - 0.5)
-        covered = sum(_moved(layer, motion, time, phases, bend) for time in times) / steps
+        covered = np.mean([_moved(layer, motion, time, phases, bend) for time in times], 0)
         exact = to_float(to_uint8(np.clip(covered[..., 3:], 0, 1)))
         colour = np.clip(covered[..., :3] / np.maximum(covered[..., 3:], 1e-6), 0, 1)
         share = number / (NUM_FRAMES - 1)
@@ -89,7 +90,7 @@ def draw_shot(
         yield Frame(composite(exact, colour, behind), exact[..., 0])
 
 
-def _moved(layer: Array, motion: Motion, time: float, phases: Array, bend: Array) -> Array:
+def _moved(layer: Array, motion: Motion, time: float, phases: NDArray, bend: NDArray) -> Array:
     """Draw a premultiplied foreground (N, N, 4) at a time into a frame, (H, W, 4)."""
     width, height = SIZE[0] * SAMPLES, SIZE[1] * SAMPLES
     y, x = np.mgrid[:height, :width].astype(np.float32)
@@ -105,10 +106,9 @@ def _moved(layer: Array, motion: Motion, time: float, phases: Array, bend: Array
     phase = cv2.remap(bend, 256 * u, 256 * v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     waves = motion.wave * np.sin(2 * phase + 2 * np.pi * time / motion.period + phases[4:].astype(np.float32))
     side = len(layer)
-    places = side * (u + waves[..., 0]) - 0.5, side * (v + waves[..., 1]) - 0.5
-    fine = cv2.remap(layer, *(place.astype(np.float32) for place in places), cv2.INTER_LINEAR,
-                     borderMode=cv2.BORDER_REPLICATE)  # fmt: skip
-    return cv2.resize(fine, SIZE, interpolation=cv2.INTER_AREA)
+    across, down = ((side * place - 0.5).astype(np.float32) for place in (u + waves[..., 0], v + waves[..., 1]))
+    fine = cv2.remap(layer, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(cv2.resize(fine, SIZE, interpolation=cv2.INTER_AREA), np.float32)
 
 
 def _background(photograph: Array, place: Array, angle: float, share: float) -> Array:
@@ -122,7 +122,7 @@ def _background(photograph: Array, place: Array, angle: float, share: float) -> 
     matrix = np.column_stack([turn, centre - turn @ (np.array(fine) / 2)])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     samples = cv2.warpAffine(photograph, matrix, fine, flags=flags, borderMode=cv2.BORDER_REFLECT_101)
-    return cv2.resize(samples, SIZE, interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(samples, SIZE, interpolation=cv2.INTER_AREA), np.float32)
 
 
 def _smooth(share: float) -> float:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.optical_flow import Flow, dense_flow, follow
+from data.optical_flow import Flow, dense_flow, follow, grey_of
 
 FLOW_PX = 960  # longer side of the copies that flow is estimated on: a third of the time at 1080p
 # What the flow does not explain, in standard deviations of the frames' greys. On the test clips it is below 0.1 within
@@ -29,12 +29,12 @@ class Link(NamedTuple):
 
 def reduced_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Convert a frame (H, W, 3) sRGB to the grey copy (h, w) that flow is estimated on, at most `FLOW_PX` long."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    grey = grey_of(image)
     scale = FLOW_PX / max(grey.shape)
     if scale >= 1:
         return grey
     size = max(round(grey.shape[1] * scale), 1), max(round(grey.shape[0] * scale), 1)
-    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
 def link(frame: NDArray[np.uint8], neighbour: NDArray[np.uint8]) -> Link | None:
@@ -60,7 +60,8 @@ def missed_by(there: Flow, back: Flow) -> NDArray[np.float32]:
 
     A way that leaves the image comes back from the border, so it misses by what it is outside, too.
     """
-    return cv2.magnitude(*cv2.split(there + follow(back, there)))
+    missed = there + follow(back, there)
+    return np.hypot(missed[..., 0], missed[..., 1])
 
 
 def enlarged(flow: Flow, shape: tuple[int, ...]) -> Flow:

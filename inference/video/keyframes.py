@@ -137,8 +137,8 @@ def _carry(trimap: Trimap, greys: Iterable[NDArray[np.uint8]]) -> Iterator[_Side
             break
         way = joint.flow + follow(way, joint.flow)
         missed = np.hypot(joint.error, follow(missed, joint.flow))
-        difference = cv2.absdiff(grey, follow(first, way)).astype(np.float32)
-        yield _Side(_fetched(trimap, way), np.hypot(missed, cv2.GaussianBlur(difference, (0, 0), 2) / GREYS_PER_PX))
+        differing = cv2.GaussianBlur(cv2.absdiff(grey, follow(first, way)).astype(np.float32), (0, 0), 2)
+        yield _Side(_fetched(trimap, way), np.hypot(missed, differing / np.float32(GREYS_PER_PX)))
         previous = grey
     yield from repeat(None)
 
@@ -183,9 +183,10 @@ def _unreached(shape: tuple[int, ...]) -> Carried:
 
 def _store(greys: Iterable[NDArray[np.uint8]], file: IO[bytes]) -> tuple[int, int]:
     """Append copies to a file; return their shape."""
+    shape = 0, 0
     for grey in greys:
         file.write(grey.tobytes())
-        shape = grey.shape
+        shape = grey.shape[0], grey.shape[1]
     return shape
 
 
@@ -220,5 +221,5 @@ def _unpack(
         file.seek(start)
         values = np.frombuffer(zlib.decompress(file.read(end - start)), np.uint8)
         size = shape[0] * shape[1]
-        error = values[size:].reshape(copy_shape).astype(np.float32) / ERROR_STEPS
-        yield _Side(values[:size].reshape(shape).astype(np.float32) / 2, error)
+        error = np.asarray(values[size:].reshape(copy_shape) / ERROR_STEPS, np.float32)
+        yield _Side(np.asarray(values[:size].reshape(shape) / 2, np.float32), error)

@@ -48,13 +48,14 @@ class Stabiliser:
         if self.strength == 0:
             return alpha
         grey = reduced_grey(image)
-        joint = None if self._grey is None or self._grey.shape != grey.shape else link(grey, self._grey)
-        if joint is not None and self._alpha is not None:
+        before, moving = self._grey, self._alpha
+        joint = None if before is None else link(grey, before)
+        if joint is not None and before is not None and moving is not None:
             flow = _of_foreground(joint.flow, alpha)
-            difference = cv2.absdiff(grey, follow(self._grey, flow)).astype(np.float32)
+            difference = cv2.absdiff(grey, follow(before, flow)).astype(np.float32)
             weight = self.strength / (1 + (joint.error / ERROR_PX) ** 2) / (1 + (difference / GREY_DIFFERENCE) ** 2)
             weight = cv2.resize(weight, alpha.shape[::-1], interpolation=cv2.INTER_LINEAR) * unknown_mask(trimap)
-            change = follow(self._alpha, enlarged(flow, alpha.shape), cv2.INTER_CUBIC).clip(0, 1) - alpha
+            change = follow(moving, enlarged(flow, alpha.shape), cv2.INTER_CUBIC).clip(0, 1) - alpha
             alpha = alpha + weight / (1 + (change / ALPHA_DIFFERENCE) ** 2) * change
         self._grey, self._alpha = grey, alpha
         return alpha
@@ -77,7 +78,5 @@ def _of_foreground(flow: Flow, alpha: NDArray[np.float32]) -> Flow:
     copy = cv2.resize(alpha, flow.shape[1::-1], interpolation=cv2.INTER_AREA)
     reach_px = FOREGROUND_REACH * max(copy.shape)
     weight = copy**OPACITY_POWER + 1e-4  # where nothing opaque is near, the flow of the image remains, smoothed
-    return (
-        cv2.GaussianBlur(flow * weight[..., None], (0, 0), reach_px)
-        / cv2.GaussianBlur(weight, (0, 0), reach_px)[..., None]
-    )
+    flows = cv2.GaussianBlur(flow * weight[..., None], (0, 0), reach_px)
+    return np.asarray(flows / cv2.GaussianBlur(weight, (0, 0), reach_px)[..., None], np.float32)

@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if not options.overwrite:
-            refuse_existing([options.output / "image" / name for name in options.clips])
+            refuse_existing([options.output / "image" / name / "0000.png" for name in options.clips])
         photographs = find_images(options.backgrounds)
         work = partial(make_clip, output=options.output, photographs=photographs, seed=options.seed)
         for _ in map_in_workers(work, options.clips, min(options.num_workers, len(options.clips))):
