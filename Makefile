@@ -12,7 +12,7 @@ TEST_JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(PY) -m pytest -n $(TEST_JOBS) --dist worksteal
 ROOMS := $(wildcard modeling data evaluation engine inference runtime tools main.py preprocess.py)
 
-.PHONY: setup setup-inference demo test test-slow lint bench soak soak-data soak-images soak-busy soak-serve
+.PHONY: setup setup-inference demo test test-slow lint bench soak soak-data soak-images soak-busy soak-serve soak-clip
 
 setup: $(STAMP)
 
@@ -72,3 +72,7 @@ soak-busy: setup
 # 400 requests of 8 clients to the service, one in twenty broken: minutes.
 soak-serve: setup
 	OMP_NUM_THREADS=1 $(PY) -m tests.soak_serve
+
+# A clip of 600 frames of 1920 x 1080: memory, and a run that is killed and resumed: an hour on two cores.
+soak-clip: setup
+	OMP_NUM_THREADS=1 $(PY) -m tests.soak_clip

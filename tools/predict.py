@@ -54,7 +54,8 @@ from inference.jobs import KINDS, Job, check_outputs, find_jobs
 from runtime.command_line import refuse_existing
 from runtime.dist_env import RANKS
 from runtime.processes import ALONE, TOLD_ERRORS, Ranks, RanksError, RanksStartError, Terminated, find_ranks
-from tools.prediction.command_line import is_clip, parse
+from tools.prediction.clips.command_line import is_clip
+from tools.prediction.command_line import parse
 from tools.prediction.messages import list_failures, list_written, say
 from tools.prediction.steps import Trimaps, list_trimaps, load_predict, read_background, read_pair, write_result
 from tools.prediction.streams import STREAM, matte_stream, with_stream_named

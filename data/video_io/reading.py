@@ -95,6 +95,13 @@ class Clip:
         """Find the first frame that starts at a time since the first frame, or after it."""
         return bisect_left(self.times, self.times[0] + seconds / float(self.time_base) - 1e-6)
 
+    def nearest(self, seconds: float) -> int:
+        """Find the frame whose time since the first frame is nearest; behind the end, the number of frames."""
+        if seconds > self.seconds(self.num_frames):
+            return self.num_frames
+        after = min(self.first_from(seconds), self.num_frames - 1)
+        return min((max(after - 1, 0), after), key=lambda number: abs(self.seconds(number) - seconds))
+
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray]:
         """Decode frames anew, in order.
 

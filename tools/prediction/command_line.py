@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data.image_io.formats import VIDEO_SUFFIXES
 from data.trimap import WIDTH_PERCENT
 from inference.auto.labels import Point, parse_points
 from inference.default_network import default_network
 from inference.jobs import KINDS
 from runtime.command_line import add_trust_option, integer_from, number_up_to
 from runtime.errors import UserError
+from tools.prediction.clips.command_line import add_clip_options, check_clip_options
 from tools.prediction.steps import BASELINES
 from tools.prediction.streams import STREAM
 
@@ -44,6 +44,9 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     group.add_argument("--trimap", type=Path, metavar="FILE", help="trimap of a single image")
     group.add_argument("--trimap-dir", type=Path, metavar="FOLDER", help="trimaps")
     group.add_argument("--mask", type=Path, help="mask of a single image, or folder of masks; any size")
+    group.add_argument(
+        "--keyframes", type=Path, metavar="FOLDER", help="clip: a few trimaps or masks, named by frame number or time"
+    )
     group.add_argument("--auto", action="store_true", help="find the subject")
     add_points_option(group)
     group.add_argument(
@@ -132,27 +135,27 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     existing.add_argument("--resume", action="store_true", help="make only missing files")
     existing.add_argument("--overwrite", action="store_true", help="replace existing files")
     group.add_argument("--watch", action="store_true", help="matte what appears in a folder, until Ctrl-C")
-    group = parser.add_argument_group("clips")
-    group.add_argument("--start", type=seconds, metavar="TIME", help="first frame, in seconds or H:M:S")
-    group.add_argument("--end", type=seconds, metavar="TIME", help="end, before which the last frame begins")
-    group.add_argument("--every", type=integer_from(1), default=1, metavar="N", help="matte every N-th frame")
+    add_clip_options(parser)
     options = parser.parse_args(arguments)
     if "" in options.images:
         parser.error("IMAGES holds an empty name: is a variable of the shell not set?")
     is_clicked = bool(options.points or options.scribbles)
-    if sum(map(bool, (options.trimap, options.trimap_dir, options.mask, options.auto, is_clicked))) != 1:
-        parser.error("give exactly one of --auto, --points with or without --scribbles, --mask, --trimap, --trimap-dir")
+    places = (options.trimap, options.trimap_dir, options.mask, options.keyframes)
+    if sum(map(bool, (*places, options.auto, is_clicked))) != 1:
+        parser.error(
+            "give exactly one of --auto, --points with or without --scribbles, --mask, --trimap, --trimap-dir, "
+            "--keyframes"
+        )
     if options.width_px and options.width_percent:
         parser.error("give --width-px or --width-percent, not both")
     if options.threshold and not options.mask:
         parser.error("--threshold is for --mask")
-    if options.width_px and not (options.mask or is_clicked):
-        parser.error("--width-px is for --mask, --points and --scribbles")
+    if options.width_px and not (options.mask or options.keyframes or is_clicked):
+        parser.error("--width-px is for --mask, --keyframes, --points and --scribbles")
     if options.width_percent and (options.trimap or options.trimap_dir):
         parser.error("--width-percent is for --mask, --auto, --points and --scribbles")
     check_streams(parser, options)
-    if not any(map(is_clip, options.images)) and (options.start or options.end or options.every > 1):
-        parser.error("--start, --end and --every are for a clip")
+    check_clip_options(parser, options)
     if sum(map(bool, (options.model, options.config_file, options.baseline))) > 1:
         parser.error("give one of --model, --config-file with --weights, and --baseline")
     if bool(options.config_file) != bool(options.weights):
@@ -182,12 +185,6 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     if options.premultiplied and options.kind != "rgba":
         parser.error("--premultiplied is for --as rgba")
     return options
-
-
-def is_clip(name: str) -> bool:
-    """Tell whether a name on the command line is a clip."""
-    path = Path(name)
-    return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
 
 
 def add_points_option(group: argparse._ActionsContainer) -> None:
@@ -266,14 +263,6 @@ def stops(text: str) -> float:
     if not abs(value) <= MAX_STOPS:
         raise argparse.ArgumentTypeError(f"must be a number from -{MAX_STOPS} to {MAX_STOPS}, got {text}")
     return value
-
-
-def seconds(text: str) -> float:
-    """Read seconds, M:S or H:M:S."""
-    parts = [float(part) for part in text.split(":")]
-    if not (len(parts) <= 3 and all(0 <= part < math.inf for part in parts)):
-        raise argparse.ArgumentTypeError(f"must be seconds, M:S or H:M:S, got {text}")
-    return sum(part * 60**power for power, part in enumerate(reversed(parts)))
 
 
 def backbone_px(text: str) -> int | str:

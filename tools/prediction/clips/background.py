@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from data.image_io.exr import SceneLinear
 from data.image_io.images import Colours, DataError, to_float
 from data.video_io.reading import Clip, DamagedClipError
-from tools.prediction.command_line import is_clip
+from tools.prediction.clips.command_line import is_clip
 from tools.prediction.steps import read_background
 
 Behind = Callable[[float], Colours]

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data.image_io.colour import convert
-from data.image_io.images import to_float
+from data.image_io.images import to_float, to_uint8
 from data.video_io.reading import DamagedClipError, clock
+from inference.video.stability import DEFAULT_STRENGTH, Stabiliser
 from runtime.atomic_write import WriteError
 from runtime.errors import few
 from tools.prediction.clips.background import Behind, backdrop
@@ -22,8 +23,8 @@ from tools.prediction.clips.trimaps import TrimapSource, trimap_source
 from tools.prediction.messages import say
 from tools.prediction.steps import Predict
 
-NOTE = "note: "
-"""What the names of arrays with frame numbers begin with in the state of a segment."""
+NOTE, STABILITY = "note: ", "stability: "
+"""Beginnings of names in the state of a segment: frame numbers by what is reported of them, and the stabiliser's."""
 
 
 class Frame(NamedTuple):
@@ -80,11 +81,12 @@ class ClipRun:
     def __init__(self, options: argparse.Namespace, plan: Plan, source: TrimapSource, behind: Behind | None) -> None:
         self.options, self.plan, self.behind = options, plan, behind
         self.segments = Segments(plan, options)
+        self.stabiliser = Stabiliser(DEFAULT_STRENGTH if options.stability is None else options.stability)
         self.notes: dict[str, list[int]] = defaultdict(list)
         for state in self.segments.states():
-            for name, numbers in state.items():
-                if name.startswith(NOTE):
-                    self.notes[name.removeprefix(NOTE)] += numbers.tolist()
+            for note, numbers in _part(state, NOTE).items():
+                self.notes[note] += numbers.tolist()
+            self.stabiliser.restore(_part(state, STABILITY))
         self.numbers = plan.numbers[self.segments.first :]
         self.trimap_of = source(self.numbers) if self.numbers else None
         self.damage = plan.clip.damage if plan.numbers.stop == plan.clip.num_frames else None
@@ -108,6 +110,7 @@ class ClipRun:
                     if overlaps:
                         reading = reader.submit(next, frames, None)
                     alpha = predict(frame.seen, frame.trimap)
+                    alpha = self.stabiliser.next(to_uint8(frame.seen), frame.trimap, alpha)
                     self.num_written += 1
                     writing.result()
                     writing = writer.submit(self._write, frame, alpha, self._state_after(frame))
@@ -173,9 +176,9 @@ class ClipRun:
 
     def _state(self) -> State:
         """Return what the next segment needs, and the notes of this one."""
-        notes = {f"{NOTE}{name}": np.array(numbers) for name, numbers in self._new_notes.items()}
+        notes = {f"{NOTE}{note}": np.array(numbers) for note, numbers in self._new_notes.items()}
         self._new_notes.clear()
-        return notes
+        return notes | {f"{STABILITY}{name}": values for name, values in self.stabiliser.state().items()}
 
     def _write(self, frame: Frame, alpha: NDArray[np.float32], state: State | None) -> None:
         self.segments.write(frame.number, self._result(frame, alpha))
@@ -195,3 +198,8 @@ class ClipRun:
         profile = None if self.options.colour == "srgb" else clip.icc_profile
         since_start = clip.seconds(frame.number) - clip.seconds(self.plan.numbers[0])
         return over(foreground, alpha, convert(*self.behind(since_start), profile))
+
+
+def _part(state: State, beginning: str) -> dict[str, NDArray]:
+    """Return the arrays whose names have a beginning, by the rest of the name."""
+    return {name.removeprefix(beginning): values for name, values in state.items() if name.startswith(beginning)}

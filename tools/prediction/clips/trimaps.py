@@ -48,6 +48,11 @@ def trimap_source(options: argparse.Namespace, clip: Clip, numbers: Sequence[int
         return lambda _: partial(found_trimap, clip.path, percent)
     if options.trimap:
         return clip_source(options.trimap, clip)
+    band_px = options.width_px or band_width_px(options.width_percent or WIDTH_PERCENT, max(clip.width, clip.height))
+    if options.keyframes:
+        from tools.prediction.clips.keyframes import keyframe_source
+
+        return keyframe_source(options.keyframes, clip, band_px)
     folder: Path = options.trimap_dir or options.mask
     if options.trimap_dir and folder.is_file():
         raise DataError(f"--trimap-dir {folder} is a file: give it by --trimap")
@@ -55,7 +60,6 @@ def trimap_source(options: argparse.Namespace, clip: Clip, numbers: Sequence[int
     check_all_there(folder, files, numbers)
     if options.trimap_dir:
         return lambda _: lambda number, image: FrameTrimap(sized_trimap(clip, image, files[number]))
-    band_px = options.width_px or band_width_px(options.width_percent or WIDTH_PERCENT, max(clip.width, clip.height))
 
     def of_mask(number: int, image: NDArray[np.float32]) -> FrameTrimap:
         size = (clip.width, clip.height)
@@ -95,13 +99,23 @@ def files_by_number(folder: Path) -> dict[int, Path]:
     """
     files: dict[int, Path] = {}
     for path in find_images(folder):
-        found = re.findall(r"\d+", path.stem)
-        if not found:
-            raise DataError(f"{path}: expected the number of a frame in its name, such as 000012{path.suffix}")
-        other = files.setdefault(int(found[-1]), path)
+        number = last_number(path)
+        other = files.setdefault(number, path)
         if other != path:
-            raise DataError(f"{other} and {path.name} are both of frame {int(found[-1])}: remove one of them")
+            raise DataError(f"{other} and {path.name} are both of frame {number}: remove one of them")
     return files
+
+
+def last_number(path: Path) -> int:
+    """Return the last number in a file's name without suffix.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = re.findall(r"\d+", path.stem)
+    if not found:
+        raise DataError(f"{path}: expected the number of a frame in its name, such as 000012{path.suffix}")
+    return int(found[-1])
 
 
 def check_all_there(folder: Path, files: dict[int, Path], numbers: Sequence[int]) -> None:
