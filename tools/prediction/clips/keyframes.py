@@ -15,7 +15,7 @@ from data.image_io.images import DataError, to_float, to_uint8
 from data.trimap import read_trimap, trimap_of_mask
 from data.video_io.reading import Clip
 from inference.video.keyframes import MIN_TRUST, carried_trimaps
-from tools.prediction.clips.trimaps import FrameTrimap, TrimapOf, TrimapSource, last_number
+from tools.prediction.clips.frame_trimap import FrameTrimap, TrimapOf, TrimapSource, last_number
 
 NOT_TRUSTED = "the way from the keyframes is not trusted, a keyframe there would help"
 TIME = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(\d+(?:\.\d+)?)s$")

@@ -1,12 +1,10 @@
 """The trimap of each frame of a clip: found, of a folder, or of another clip."""
 
 import argparse
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,23 +15,11 @@ from data.sources.layouts import check_same_size
 from data.trimap import WIDTH_PERCENT, band_width_px, read_trimap, trimap_for_matting, trimap_of_mask
 from data.video_io.reading import Clip, DamagedClipError
 from runtime.errors import few
+from tools.prediction.clips.frame_trimap import FrameTrimap, TrimapOf, TrimapSource, last_number
+from tools.prediction.clips.keyframes import keyframe_source
 
 NO_SUBJECT = "no subject was found, so alpha is 0"
 COLOURED = 32 / 255  # by how much the channels of a trimap clip may differ
-
-
-class FrameTrimap(NamedTuple):
-    """The trimap (H, W) of {0, 0.5, 1} of a frame, and what to report of it, or ""."""
-
-    trimap: NDArray[np.float32]
-    note: str = ""
-
-
-TrimapOf = Callable[[int, NDArray[np.float32]], FrameTrimap]
-"""Number and image (H, W, 3) of the next frame -> its trimap."""
-
-TrimapSource = Callable[[Sequence[int]], TrimapOf]
-"""Numbers of the frames to come -> their trimaps."""
 
 
 def trimap_source(options: argparse.Namespace, clip: Clip, numbers: Sequence[int]) -> TrimapSource:
@@ -50,8 +36,6 @@ def trimap_source(options: argparse.Namespace, clip: Clip, numbers: Sequence[int
         return clip_source(options.trimap, clip)
     band_px = options.width_px or band_width_px(options.width_percent or WIDTH_PERCENT, max(clip.width, clip.height))
     if options.keyframes:
-        from tools.prediction.clips.keyframes import keyframe_source
-
         return keyframe_source(options.keyframes, clip, band_px)
     folder: Path = options.trimap_dir or options.mask
     if options.trimap_dir and folder.is_file():
@@ -104,18 +88,6 @@ def files_by_number(folder: Path) -> dict[int, Path]:
         if other != path:
             raise DataError(f"{other} and {path.name} are both of frame {number}: remove one of them")
     return files
-
-
-def last_number(path: Path) -> int:
-    """Return the last number in a file's name without suffix.
-
-    Raises:
-        DataError: there is none.
-    """
-    found = re.findall(r"\d+", path.stem)
-    if not found:
-        raise DataError(f"{path}: expected the number of a frame in its name, such as 000012{path.suffix}")
-    return int(found[-1])
 
 
 def check_all_there(folder: Path, files: dict[int, Path], numbers: Sequence[int]) -> None:
