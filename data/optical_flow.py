@@ -1,5 +1,7 @@
 """Estimate dense optical flow between two frames, and move images along it."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +26,9 @@ def dense_flow(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Flow:
     height, width = first.shape
     margins = max(0, MIN_SIDE_PX - height), max(0, MIN_SIDE_PX - width)
     padded = [np.pad(frame, ((0, margins[0]), (0, margins[1])), "edge") for frame in (first, second)]
-    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    search: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     search.setFinestScale(FINEST_SCALE)
-    start = np.zeros((*padded[0].shape, 2), np.float32)
-    return np.ascontiguousarray(search.calc(padded[0], padded[1], start)[:height, :width], np.float32)
+    return np.ascontiguousarray(search.calc(padded[0], padded[1], None)[:height, :width], np.float32)
 
 
 def grey_of(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

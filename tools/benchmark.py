@@ -10,6 +10,7 @@
     python tools/benchmark.py foreground
     python tools/benchmark.py infer
     python tools/benchmark.py sizes
+    python tools/benchmark.py clips --clips CLIPS --output ALPHAS
     python tools/benchmark.py infer --sides ours --sizes 3840x2160 7680x4320 --trimaps band --max-memory 8
     python tools/benchmark.py infer --sides ours-vitmatte ours-vitmatte-1024 rembg --sizes 2048x2048 --trimaps band
     python tools/benchmark.py backbone-scale --model MODEL --datasets alphamatting-trimap1 --enlarge 1 2
@@ -47,6 +48,9 @@ backbone-scale: metrics and seconds of a model folder on test sets, with the bac
 --backbone-px of tools/predict.py). --enlarge enlarges the images, so that size and not content changes. --rembg adds
 rembg's way, with the same network. Alpha is compared with that of the first row.
 
+clips: mattes the clips of tools/dataset/make_clips.py frame by frame with --auto, with keyframes, and with keyframes
+and stability; tools/evaluate.py --video measures the alphas (docs/keyframes.md).
+
 Exit status: 0 measured, 1 a side failed, 2 wrong usage. Report the ratio: times of a shared machine drift.
 """
 
@@ -61,7 +65,7 @@ from concurrent.futures.process import BrokenProcessPool
 from runtime.devices import cpu_features
 from runtime.errors import UserError
 from runtime.threads import num_cores
-from tools.benchmarks import backbone_scale, data, foreground, infer, metrics, ports, sizes, train_step
+from tools.benchmarks import backbone_scale, clips, data, foreground, infer, metrics, ports, sizes, train_step
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -76,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("infer", infer, "alpha of an image"),
         ("foreground", foreground, "colours of cut-outs"),
         ("sizes", sizes, "parameters, operations and memory of the recipes"),
+        ("clips", clips, "alphas of test clips with and without keyframes and stability"),
         ("backbone-scale", backbone_scale, "quality and time with the backbone on a reduced copy"),
     ):
         command = commands.add_parser(name, help=summary)
