@@ -65,7 +65,7 @@ soak-data: setup
 soak-images: setup
 	OMP_NUM_THREADS=1 $(PY) -m tests.fuzz_images
 
-# The demo's training alone and beside one busy process, in pairs: minutes, on a machine where nothing else runs.
+# The demo's training alone and beside one and two busy processes: minutes, on a machine where nothing else runs.
 soak-busy: setup
 	$(PY) -m tests.soak_busy
 

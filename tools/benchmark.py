@@ -35,7 +35,7 @@ is unknown everywhere. The input of transformers is normalised and padded before
 8-bit arrays. "Above loading" is the peak resident size minus that with network and image loaded (on CUDA, what torch
 has allocated). On CPUs Linux only. Two sides are not exact. "ours-vitmatte-1024" runs the backbone on a copy of
 1024 px. "rembg" is rembg's own function with the same weights. It squashes the image to 1024 x 1024 px and resizes
-alpha back, which is timed too.
+alpha back, which is timed too. --busy 1 measures beside another program.
 
 foreground: colours estimated on procedural mattes with known colours: the image's own, pymatting's defaults, ours; then
 time and memory of a large image.

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import re
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -43,6 +45,18 @@ def one_core() -> Iterator[None]:
     finally:
         os.sched_setaffinity(0, cores)
         cv2.setNumThreads(threads)
+
+
+@contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """Keep some cores busy with other work."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 class PeakMemory:

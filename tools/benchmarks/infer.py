@@ -18,7 +18,7 @@ from data.trimap import UNKNOWN, encode_trimap
 from evaluation.output.report import format_table
 from inference.network import DTYPES
 from runtime.errors import ConfigError
-from tools.benchmarks.fresh import PeakMemory, run_fresh, with_range
+from tools.benchmarks.fresh import PeakMemory, busy_processes, run_fresh, with_range
 from tools.benchmarks.networks import INEXACT, SQUASHED, WEIGHTS, load, write_networks
 from tools.benchmarks.scene import TRIMAPS, draw_image
 
@@ -83,7 +83,8 @@ def compare_scene(
     for number in range(options.rounds):
         expected: dict[str, tuple[str, NDArray]] = {}  # network -> the first side with its weights, and alpha
         for side, precision in ((side, precision) for precision in options.precisions for side in options.sides):
-            figures, alpha = run_fresh(measure_prediction, side, precision, folder, options)
+            with busy_processes(options.busy):
+                figures, alpha = run_fresh(measure_prediction, side, precision, folder, options)
             label, alpha = f"{side}, {precision}", alpha[trimap == UNKNOWN]
             same, same_alpha = expected.setdefault(SIDES[side], (label, alpha))
             off = np.abs(alpha - same_alpha)
@@ -172,6 +173,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true", help="compile with torch.compile; compiling is not timed")
     parser.add_argument("--max-memory", type=float, metavar="GB", help="memory limit for our sides")
+    parser.add_argument("--busy", type=int, default=0, metavar="N", help="beside N processes, each busy on a core")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--records", type=Path, help="file to which every measurement is appended, as a line of JSON")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="plot memory against pixels, all of --records")
