@@ -82,7 +82,7 @@ def test_scribbles_with_and_without_points_become_a_cut_out(photo, tmp_path):
         (["--points", "[[1, 2,"], "argument --points: points [[1, 2, are no JSON: expected [[x, y, 1], [x, y, 0]]"),
         (["--points", "[[1, 2, 3]]"], "argument --points: point [1, 2, 3]: expected the label 1 (subject) or 0"),
         (["--points", POINTS, "--auto"], "give exactly one of --auto, --points"),
-        (["--auto", "--width-px", "5"], "--width-px is for --mask, --points and --scribbles"),
+        (["--auto", "--width-px", "5"], "--width-px is for --mask, --keyframes, --points and --scribbles"),
         (["--points", POINTS, "--threshold", "0.5"], "--threshold is for --mask"),
         (["--auto", "--watch"], "--watch needs one folder"),
     ],
@@ -167,13 +167,14 @@ def test_wrong_usage_of_streams_and_watch_is_status_2(capsys, arguments, words):
     assert stop.value.code == 2 and words in capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("arguments", [["-", "--auto"], ["{0}", "--auto", "--watch"]])
-def test_streams_and_watch_are_refused_in_several_processes(monkeypatch, tmp_path, capsys, arguments):
+@pytest.mark.parametrize("arguments", [["-", "--auto"], ["{0}", "--auto", "--watch"], ["{0}/clip.mp4", "--auto"]])
+def test_streams_watch_and_clips_are_refused_in_several_processes(monkeypatch, tmp_path, capsys, arguments):
+    (tmp_path / "clip.mp4").touch()
     ranks = SimpleNamespace(rank=0, world_size=2, first_speaks=nullcontext)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(predict, "find_ranks", lambda: nullcontext(ranks))
     assert predict.main([argument.replace("{0}", str(tmp_path)) for argument in arguments]) == 2
-    assert capsys.readouterr().err == "predict.py: - and --watch run in one process: start it without torchrun\n"
+    assert capsys.readouterr().err == "predict.py: -, --watch and clips run in one process: start it without torchrun\n"
 
 
 @pytest.fixture

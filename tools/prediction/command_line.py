@@ -22,8 +22,8 @@ SETTINGS = ("device", "precision", "max_memory_gb", "is_compiled", "tile_px", "b
 MAX_STOPS = 32  # twice those of half
 
 USAGE = (
-    "%(prog)s IMAGES (--auto | --points JSON | --scribbles FILE | --mask FILE | --trimap FILE | --trimap-dir FOLDER) "
-    "[options]\n"
+    "%(prog)s IMAGES (--auto | --points JSON | --scribbles FILE | --mask FILE | --trimap FILE | --trimap-dir FOLDER | "
+    "--keyframes FOLDER) [options]\n"
     "       --help lists the options"
 )
 
@@ -153,7 +153,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     if options.width_px and not (options.mask or options.keyframes or is_clicked):
         parser.error("--width-px is for --mask, --keyframes, --points and --scribbles")
     if options.width_percent and (options.trimap or options.trimap_dir):
-        parser.error("--width-percent is for --mask, --auto, --points and --scribbles")
+        parser.error("--width-percent is for --mask, --keyframes, --auto, --points and --scribbles")
     check_streams(parser, options)
     check_clip_options(parser, options)
     if sum(map(bool, (options.model, options.config_file, options.baseline))) > 1:
