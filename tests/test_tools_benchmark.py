@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures.process import BrokenProcessPool
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -13,10 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from data.image_io.images import read_image, to_uint8
+from data.image_io.images import read_alpha, read_image, to_uint8, write_image
 from data.procedural.demo import DEMO_KINDS
 from data.sources.layouts import find_test_set
-from data.trimap import unknown_mask
+from data.trimap import decode_trimap, unknown_mask, write_trimap
 from engine.config.config import load_config
 from evaluation.metrics import METRICS, average, measure
 from inference.formats.model_folder import build
@@ -24,9 +25,22 @@ from inference.predictor import Predictor
 from modeling import DetailCapture, MattingCriterion, ViTMatte
 from modeling.backbone import ViT
 from tests.helpers.benchmark import figures
+from tests.helpers.clips import picture, trimap
 from tests.helpers.paths import REPOSITORY
 from tools import benchmark
-from tools.benchmarks import backbone_scale, data, foreground, infer, metrics, networks, ports, scene, sizes, train_step
+from tools.benchmarks import (
+    backbone_scale,
+    clips,
+    data,
+    foreground,
+    infer,
+    metrics,
+    networks,
+    ports,
+    scene,
+    sizes,
+    train_step,
+)
 
 NUMBER = r"(\d+\.\d+)"
 
@@ -220,6 +234,32 @@ def test_a_killed_side_is_one_line_and_status_1(monkeypatch):
     monkeypatch.setattr(train_step, "run_fresh", run_fresh)
     with pytest.raises(SystemExit, match="^benchmark.py: a process was terminated$"):
         benchmark.main(["train-step"])
+
+
+def test_clips_are_matted_by_found_trimaps_by_keyframes_and_stabilised(tmp_path, monkeypatch, capsys):
+    for kind in ("image", "trimap"):
+        (tmp_path / kind / "one").mkdir(parents=True)
+    for number in range(3):
+        write_image(tmp_path / "image" / "one" / f"{number:03}.png", picture(number)[:, :, :3])
+    write_trimap(tmp_path / "trimap" / "one" / "000.png", decode_trimap(trimap(0)))
+    shown = SimpleNamespace(predict=lambda image, trimap: np.where(trimap == 0.5, image[:, :, 0] / 255, trimap))
+    monkeypatch.setattr(clips.Predictor, "load", lambda model: shown)
+    monkeypatch.setattr(clips, "trimap_of_subject", lambda image: np.full(image.shape[:2], 0.5, np.float32))
+    options = ["--clips", str(tmp_path), "--output", str(tmp_path / "out"), "--stop", "2"]
+    benchmark.main(["clips", *options])
+    assert capsys.readouterr().out.splitlines()[-1] == "one: frames 0 to 1"
+    found = {
+        (name, number): read_alpha(tmp_path / "out" / name / "one" / f"{number:03}.png")
+        for name in ("auto", "keyframes", "stable")
+        for number in range(2)
+    }
+    images = [read_image(tmp_path / "image" / "one" / f"{number:03}.png")[:, :, 0] for number in range(2)]
+    assert all((found["auto", number] == images[number]).all() for number in range(2))
+    known = trimap(0) != 128
+    assert (found["keyframes", 0][known] == decode_trimap(trimap(0))[known]).all()
+    assert (found["stable", 0] == found["keyframes", 0]).all()
+    assert (found["stable", 1] != found["keyframes", 1]).any()
+    assert len([*(tmp_path / "out").rglob("*.png")]) == 6
 
 
 @pytest.mark.parametrize(
