@@ -60,3 +60,12 @@ def test_a_subject_leaves_and_returns(small):
     white = np.ones((72, 72, 3), np.float32)
     shot = list(draw_shot(np.random.default_rng(0), white, alpha, white, Motion(absence=2.0), 0, 60))
     assert all(shot[number].alpha.max() == 1 for number in (0, 59)) and shot[30].alpha.max() == 0
+
+
+def test_a_photograph_that_cannot_be_read_is_one_line(tmp_path, backgrounds, small, capsys):
+    for path in backgrounds.iterdir():
+        path.write_bytes(b"words")
+    arguments = ["--backgrounds", str(backgrounds), "--output", str(tmp_path / "out"), "--clips", "blur"]
+    assert make_clips.main([*arguments, "--num-workers", "1"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("make_clips.py: ") and "cannot read" in line

@@ -32,7 +32,8 @@ from data.procedural.canvas import Array
 from data.procedural.clips import NUM_FRAMES, SAMPLES, SIZE, Motion, draw_shot
 from data.procedural.demo import solid
 from data.trimap import WIDTH_PERCENT, band_width_px, trimap_from_alpha, write_trimap
-from runtime.command_line import OutputExistsError, integer_from, refuse_existing
+from runtime.command_line import integer_from, refuse_existing
+from runtime.errors import UserError
 from runtime.threads import num_cores
 from runtime.worker_pool import map_in_workers
 
@@ -103,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         work = partial(make_clip, output=options.output, photographs=photographs, seed=options.seed)
         for _ in map_in_workers(work, options.clips, min(options.num_workers, len(options.clips))):
             pass
-    except (OSError, OutputExistsError) as error:
+    except (OSError, UserError) as error:
         print(f"make_clips.py: {error}", file=sys.stderr)
         return 1
     print(f"wrote {len(options.clips)} clips of {NUM_FRAMES} frames to {options.output}")
