@@ -6,6 +6,7 @@ What a fixture needs is imported inside it: a test of images should not load det
 import runtime.openmp  # noqa: F401  # first: it sets what torch reads when it is loaded
 
 import gc
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -54,6 +55,15 @@ def signals_as_they_were() -> Iterator[None]:
     set_back(HANDLERS, is_ending=False)
     yield
     set_back(HANDLERS, is_ending=False)
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> None:
+    """A command, and its ranks that are threads here, choose what is logged in the whole process."""
+    for name in ("engine", "evaluation", "inference", "runtime"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.NOTSET)
+        logger.propagate = True
 
 
 def shared_folder(name: str) -> Path:
