@@ -93,6 +93,16 @@ def metric_reference() -> Path:
 
 
 @pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """`clip.mp4` of 12 frames of a variable rate with sound, and `trimaps`."""
+    from tests.helpers.clips import make_clip
+    from tests.helpers.predict_clips import TICKS, write_trimaps
+
+    write_trimaps(tmp_path / "trimaps")
+    return make_clip(tmp_path / "clip.mp4", ticks=TICKS, sound_s=0.5)
+
+
+@pytest.fixture
 def closed_folder(tmp_path: Path) -> Iterator[Path]:
     """A folder with an image that the process may neither list, read nor write."""
     folder = tmp_path / "closed"
