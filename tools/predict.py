@@ -45,9 +45,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 # What loads torch, or takes an optional package, is imported where it is asked for.
-from data.image_io.exr import SUFFIX
 from data.image_io.formats import MATTED
-from data.image_io.images import DataError
 from data.trimap_check import MASK_ADVICE
 from inference.batch import OUT_OF_MEMORY, Failure, matte_all
 from inference.jobs import KINDS, Job, check_outputs, find_jobs
@@ -56,6 +54,7 @@ from runtime.dist_env import RANKS
 from runtime.processes import ALONE, TOLD_ERRORS, Ranks, RanksError, RanksStartError, Terminated, find_ranks
 from tools.prediction.clips.command_line import is_clip
 from tools.prediction.command_line import parse
+from tools.prediction.light import check_layers
 from tools.prediction.messages import list_failures, list_written, say
 from tools.prediction.steps import Trimaps, list_trimaps, load_predict, read_background, read_pair, write_result
 from tools.prediction.streams import STREAM, matte_stream, with_stream_named
@@ -210,8 +209,8 @@ def plan(options: argparse.Namespace) -> tuple[list[Job], Trimaps]:
     """
     kind = KINDS[options.kind]
     jobs = find_jobs(options.images, options.output, kind, f".{options.format}", MATTED)
-    if options.exr_layers and any(job.output.suffix.lower() != SUFFIX for job in jobs):
-        raise DataError(f"--exr-layers is for EXR: add --format {SUFFIX[1:]}, or name an --output of this suffix")
+    for job in jobs:
+        check_layers(options, job.output.suffix)
     trimaps = list_trimaps(options, len(jobs))
     places = (options.trimap, options.trimap_dir, options.mask, options.scribbles, options.background)
     inputs = [Path(place) for place in places if place]

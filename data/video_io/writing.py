@@ -90,7 +90,7 @@ def encoder_for(path: Path, kind: str, bits: int, size: tuple[int, int]) -> Enco
     Args:
         path: of the file.
         kind: "alpha", "rgba" or "composite".
-        bits: per value, 8 or 16; ProRes has its own.
+        bits: per value, 8 or 16; ProRes has its own. No clip holds the 32 of an EXR.
         size: (width, height) in px.
 
     Raises:
@@ -100,6 +100,8 @@ def encoder_for(path: Path, kind: str, bits: int, size: tuple[int, int]) -> Enco
     if suffix not in allowed:
         what = {"alpha": "an alpha", "rgba": "colours with alpha (--as rgba)", "composite": "a composite"}[kind]
         raise DataError(f"{path}: for {what}, expected a clip ending in {', '.join(allowed)}, or a folder")
+    if bits == 32:
+        raise DataError(f"{path}: no clip holds 32 bit. Name a folder with --format exr, or take 16")
     encoder = allowed[suffix] or FFV1[kind, bits]
     if encoder.bits < bits:
         advice = "a folder" if kind == "composite" else ".mkv or a folder"

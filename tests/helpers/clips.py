@@ -93,12 +93,13 @@ def times(path):
 
 
 def by_ffmpeg(path, pixel_format, size=SIZE, decoder=None, filters=None):
-    """Decode all frames by Debian's ffmpeg, (N, H, W, C) uint8, or uint16 for names that end in "le"."""
+    """Decode all frames by Debian's ffmpeg, (N, H, W, C) uint8, or uint16 or float32 for names that end in "le"."""
     before = ["-c:v", decoder] if decoder else []
     after = ["-vf", filters] if filters else []
     command = ["ffmpeg", "-v", "error", *before, "-i", path, *after, "-fps_mode", "passthrough"]
     done = subprocess.run([*command, "-f", "rawvideo", "-pix_fmt", pixel_format, "-"], capture_output=True, check=True)
-    values = np.frombuffer(done.stdout, np.uint16 if pixel_format.endswith("le") else np.uint8)
+    deep = np.float32 if "f32" in pixel_format else np.uint16
+    values = np.frombuffer(done.stdout, deep if pixel_format.endswith("le") else np.uint8)
     channels = 4 if "a" in pixel_format.replace("gray", "") else 1 if "gray" in pixel_format else 3
     return values.reshape(-1, size[1], size[0], channels)
 

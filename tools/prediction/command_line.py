@@ -9,7 +9,7 @@ from typing import Any
 from data.trimap import WIDTH_PERCENT
 from inference.auto.labels import Point, parse_points
 from inference.default_network import default_network
-from inference.jobs import KINDS
+from inference.jobs import DEFAULT_FORMAT, KINDS
 from runtime.command_line import add_trust_option, integer_from, number_up_to
 from runtime.errors import UserError
 from tools.prediction.clips.command_line import add_clip_options, check_clip_options
@@ -128,7 +128,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     group.add_argument(
         "--format",
         choices=("png", "tif", "webp", "jpg", "exr"),
-        default="png",
+        default=DEFAULT_FORMAT,
         help="format if --output names no file; jpg only for composites",
     )
     existing = group.add_mutually_exclusive_group()

@@ -23,7 +23,7 @@ from data.image_io.images import (
     write_image,
     write_rgba,
 )
-from data.image_io.metadata import read_metadata
+from data.image_io.metadata import Metadata, read_metadata
 from data.sources.layouts import check_same_size, find_by_stem, find_partner
 from data.trimap import (
     WIDTH_PERCENT,
@@ -170,29 +170,60 @@ def write_result(
         trimap: (H, W) of {0, 0.5, 1}.
         alpha: (H, W) in [0, 1].
     """
-    job.output.parent.mkdir(parents=True, exist_ok=True)
     if job.output.suffix.lower() == exr.SUFFIX:
-        return write_light(options, background, job, trimap, alpha)
-    bits, metadata = options.bits or 8, read_metadata(job.image)
+        return write_light(job.output, options, background, read_light(job.image), trimap, alpha)
+    metadata = read_metadata(job.image)
     if options.colour == "srgb":
         metadata = metadata._replace(icc_profile=None)
+    if metadata.icc_profile and options.kind != "alpha":  # what is written stays in the photograph's space
+        image = read_colours(job.image).values
+    light = read_light(job.image) if options.linear and is_exr(job.image) else None
+    values = make_result(options, background, Colours(image, metadata.icc_profile), alpha, light)
+    return write_values(job.output, options, values, metadata)
+
+
+def make_result(
+    options: argparse.Namespace,
+    background: Colours | SceneLinear | None,
+    colours: Colours,
+    alpha: NDArray[np.float32],
+    light: SceneLinear | None = None,
+) -> NDArray[np.float32]:
+    """Make what is stored of the alpha, the cut-out, or the composite over a background.
+
+    Args:
+        options: of the command line.
+        background: see `read_background`; None unless a composite is asked for.
+        colours: (H, W, 3) of the image, in the space that is written.
+        alpha: (H, W) in [0, 1].
+        light: of an EXR, for --linear.
+
+    Returns: (H, W) alpha, (H, W, 4) cut-out or (H, W, 3) composite, in [0, 1].
+    """
     if options.kind == "alpha":
-        return write_alpha(job.output, alpha, bits, metadata)
+        return alpha
     from inference.foreground import cut_out, estimate_foreground, over
 
-    if metadata.icc_profile:  # what is written stays in the photograph's space
-        image = read_colours(job.image).values
     if background is not None and options.linear:
-        composite = composite_in_light(options, background, job, image, alpha, metadata.icc_profile)
-        return write_image(job.output, composite, bits, metadata)
-    foreground = estimate_foreground(image, alpha)
+        return composite_in_light(options, background, colours, alpha, light)
+    foreground = estimate_foreground(colours.values, alpha)
     if background is None:
-        rgba = cut_out(foreground, alpha, options.premultiplied)
-        return write_rgba(job.output, rgba, bits, options.premultiplied, metadata)
+        return cut_out(foreground, alpha, options.premultiplied)
     if isinstance(background, SceneLinear):
         background = Colours(background.shown(options.exposure))
-    behind = convert(*background, metadata.icc_profile)
-    return write_image(job.output, over(foreground, alpha, behind), bits, metadata)
+    return over(foreground, alpha, convert(*background, colours.icc_profile))
+
+
+def write_values(path: Path, options: argparse.Namespace, values: NDArray[np.float32], metadata: Metadata) -> None:
+    """Write what `make_result` gives as a file of 8 or 16 bit, in a folder that is made if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bits = options.bits or 8
+    if options.kind == "alpha":
+        write_alpha(path, values, bits, metadata)
+    elif options.kind == "rgba":
+        write_rgba(path, values, bits, options.premultiplied, metadata)
+    else:
+        write_image(path, values, bits, metadata)
 
 
 def read_background(name: str) -> Colours | SceneLinear:

@@ -7,19 +7,21 @@ from numpy.typing import NDArray
 
 from data.image_io.exr import SceneLinear
 from data.image_io.images import Colours, DataError, to_float
+from data.image_io.light import to_light
 from data.video_io.reading import Clip, DamagedClipError
 from tools.prediction.clips.command_line import is_clip
 from tools.prediction.steps import read_background
 
-Behind = Callable[[float], Colours]
+Behind = Callable[[float], Colours | SceneLinear]
 """Seconds since the clip's first frame -> what is behind the subject then."""
 
 
-def backdrop(name: str, exposure: float) -> Behind:
-    """Open a background.
+def backdrop(name: str, is_in_light: bool, exposure: float) -> Behind:
+    """Open a background. An image is converted once, for all frames.
 
     Args:
         name: colour, image or clip.
+        is_in_light: whether it is blended in linear light, or as it is shown on a display.
         exposure: stops by which an EXR image is brightened before it is shown.
 
     Raises:
@@ -29,8 +31,11 @@ def backdrop(name: str, exposure: float) -> Behind:
     if is_clip(name):
         return BackgroundClip(Clip(name))
     found = read_background(name)
-    still = Colours(found.shown(exposure)) if isinstance(found, SceneLinear) else found
-    return lambda seconds: still
+    if is_in_light:
+        found = found if isinstance(found, SceneLinear) else SceneLinear(to_light(*found))
+    elif isinstance(found, SceneLinear):
+        found = Colours(found.shown(exposure))
+    return lambda seconds: found
 
 
 class BackgroundClip:

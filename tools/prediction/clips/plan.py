@@ -8,13 +8,15 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
-from data.image_io.images import DataError
+from data.image_io import exr
+from data.image_io.images import DataError, is_exr
 from data.video_io.joining import Sound, Times, check_sound
 from data.video_io.pixels import BT709, ColourTags
 from data.video_io.reading import Clip, clock
 from data.video_io.writing import Encoder, FrameFormat, encoder_for
-from inference.jobs import KINDS, Job, check_folder, check_outputs
+from inference.jobs import DEFAULT_FORMAT, KINDS, Job, check_folder, check_outputs
 from runtime.command_line import OutputExistsError, refuse_existing
+from tools.prediction.light import check_layers
 
 DEFAULT_SUFFIXES = {"alpha": ".mp4", "rgba": ".mov", "composite": ".mp4"}
 PARTS_ENDING = ".parts"
@@ -52,6 +54,11 @@ class Plan(NamedTuple):
         """What all frames of the result share."""
         return FrameFormat(self.clip.width, self.clip.height, self.tags, self.clip.pixel_aspect)
 
+    @property
+    def is_exr(self) -> bool:
+        """Tell whether images are written as EXR."""
+        return self.suffix == exr.SUFFIX
+
     def image(self, number: int) -> Path:
         """Return the file of a frame's image."""
         return self.output / f"{number:06}{self.suffix}"
@@ -82,21 +89,22 @@ def make_plan(options: argparse.Namespace) -> Plan:
         OSError, UserError: the clip cannot be read, or the result cannot be written.
     """
     check_options(options)
-    bits = options.bits or 8
     clip = Clip(options.images[0])
     numbers = choose_frames(clip, options.start, options.end, options.every)
+    default_suffix = DEFAULT_SUFFIXES[options.kind] if options.format == DEFAULT_FORMAT else ""
     output: Path = options.output or clip.path.with_name(
-        f"{clip.path.stem}{KINDS[options.kind].ending}{DEFAULT_SUFFIXES[options.kind]}"
+        f"{clip.path.stem}{KINDS[options.kind].ending}{default_suffix}"
     )
     tags = ColourTags(BT709, BT709, clip.tags.matrix) if options.colour == "srgb" else clip.tags
     if output.is_dir() or not output.suffix:
         plan = Plan(clip, numbers, output, None, f".{options.format}", False, tags)
         images = [Job(clip.path, plan.image(number)) for number in numbers]
     else:
-        encoder = encoder_for(output, options.kind, bits, (clip.width, clip.height))
+        encoder = encoder_for(output, options.kind, options.bits or 8, (clip.width, clip.height))
         has_sound = options.kind == "composite" and check_sound(clip.path, output)
         plan = Plan(clip, numbers, output, encoder, "", has_sound, tags)
         images = []
+    check_layers(options, plan.suffix)
     check_places(options, plan, images)
     return plan
 
@@ -112,8 +120,11 @@ def check_options(options: argparse.Namespace) -> None:
         raise DataError(f"{name} is a clip: give it alone, {len(options.images)} inputs were given")
     if options.points or options.scribbles:
         raise DataError(f"{name} is a clip, and --points and --scribbles are for one image: give --auto or trimaps")
-    if options.linear or options.format == "exr" or options.bits == 32:
-        raise DataError(f"{name} is a clip, and --linear, --format exr and --bits 32 are for images")
+    behind = Path(options.background or "")
+    if options.exposure and not (behind.is_file() and is_exr(behind)):
+        raise DataError(
+            f"{name} is a clip, and --exposure is for EXR images: leave it out, or give an EXR --background"
+        )
     if options.mask and not options.mask.is_dir():
         raise DataError(f"--mask {options.mask} is one file for a clip: give a folder of masks, one for each frame")
 
@@ -141,7 +152,7 @@ def check_places(options: argparse.Namespace, plan: Plan, images: Sequence[Job])
     """
     inputs = [plan.clip.path, *map(Path, filter(None, (options.trimap, options.background)))]
     if images:
-        check_outputs(images, inputs, KINDS[options.kind], options.bits or 8)
+        check_outputs(images, inputs, KINDS[options.kind], options.bits)
     if os.path.realpath(plan.output) in map(os.path.realpath, inputs):
         raise DataError(f"{plan.output} is an input and would be overwritten; name another place")
     check_folder(plan.output if images else plan.output.parent)

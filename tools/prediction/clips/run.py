@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data.image_io.colour import convert
-from data.image_io.images import to_float, to_uint8
+from data.image_io.exr import SceneLinear
+from data.image_io.images import Colours, to_float, to_uint8
+from data.image_io.light import to_light
+from data.image_io.metadata import Metadata
 from data.video_io.reading import DamagedClipError, clock
 from inference.video.stability import DEFAULT_STRENGTH, Stabiliser
 from runtime.atomic_write import WriteError
@@ -20,8 +23,9 @@ from tools.prediction.clips.background import Behind, backdrop
 from tools.prediction.clips.plan import Plan, is_finished, make_plan
 from tools.prediction.clips.segments import SEGMENT_FRAMES, Segments, State
 from tools.prediction.clips.trimaps import TrimapSource, trimap_source
+from tools.prediction.light import write_light
 from tools.prediction.messages import say
-from tools.prediction.steps import Predict
+from tools.prediction.steps import Predict, make_result, write_values
 
 NOTE, STABILITY = "note: ", "stability: "
 """Beginnings of names in the state of a segment: frame numbers by what is reported of them, and the stabiliser's."""
@@ -62,7 +66,9 @@ def matte_clip(options: argparse.Namespace, load_predict: Callable[[argparse.Nam
         say(f"{plan.output} is there already")
         return 0
     source = trimap_source(options, plan.clip, plan.numbers)
-    behind = backdrop(options.background, options.exposure) if options.background else None
+    behind = None
+    if options.background:
+        behind = backdrop(options.background, options.linear or plan.is_exr, options.exposure)
     predict = load_predict(options)
     run = ClipRun(options, plan, source, behind)
     try:
@@ -165,7 +171,7 @@ class ClipRun:
             image = to_float(pixels)
             seen = convert(image, clip.icc_profile)
             trimap, note = self.trimap_of(number, seen)
-            yield Frame(number, image if self.options.colour == "keep" else seen, seen, trimap, note)
+            yield Frame(number, image, seen, trimap, note)
 
     def _state_after(self, frame: Frame) -> State | None:
         """Return the state if this is the last frame of a segment."""
@@ -181,23 +187,22 @@ class ClipRun:
         return notes | {f"{STABILITY}{name}": values for name, values in self.stabiliser.state().items()}
 
     def _write(self, frame: Frame, alpha: NDArray[np.float32], state: State | None) -> None:
-        self.segments.write(frame.number, self._result(frame, alpha))
+        """Write alpha, cut-out or composite of a frame, as an image or to the segment; and end the segment."""
+        options, plan, clip = self.options, self.plan, self.plan.clip
+        since_start = clip.seconds(frame.number) - clip.seconds(plan.numbers[0])
+        behind = self.behind(since_start) if self.behind else None
+        colours = Colours(frame.image, clip.icc_profile) if options.colour == "keep" else Colours(frame.seen)
+        if plan.is_exr:
+            aspect = {"pixelAspectRatio": float(clip.pixel_aspect)} if clip.pixel_aspect else {}
+            light = SceneLinear(to_light(frame.image, clip.icc_profile), aspect)
+            write_light(plan.image(frame.number), options, behind, light, frame.trimap, alpha)
+        elif plan.encoder is None:
+            values = make_result(options, behind, colours, alpha)
+            write_values(plan.image(frame.number), options, values, Metadata(colours.icc_profile))
+        else:
+            self.segments.encode(make_result(options, behind, colours, alpha))
         if state is not None:
             self.segments.end(state)
-
-    def _result(self, frame: Frame, alpha: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Make what is written of a frame: alpha, cut-out, or composite over the background."""
-        if self.options.kind == "alpha":
-            return alpha
-        from inference.foreground import cut_out, estimate_foreground, over
-
-        foreground = estimate_foreground(frame.image, alpha)
-        if self.behind is None:
-            return cut_out(foreground, alpha, self.options.premultiplied)
-        clip = self.plan.clip
-        profile = None if self.options.colour == "srgb" else clip.icc_profile
-        since_start = clip.seconds(frame.number) - clip.seconds(self.plan.numbers[0])
-        return over(foreground, alpha, convert(*self.behind(since_start), profile))
 
 
 def _part(state: State, beginning: str) -> dict[str, NDArray]:

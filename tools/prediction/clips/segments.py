@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.image_io.images import DataError, write_alpha, write_image, write_rgba
-from data.image_io.metadata import Metadata
+from data.image_io.images import DataError
 from data.video_io.joining import join
 from data.video_io.writing import SEGMENT_SUFFIX, segment
 from runtime.atomic_write import atomic_write
@@ -44,7 +43,7 @@ class Segments:
     """
 
     def __init__(self, plan: Plan, options: argparse.Namespace) -> None:
-        self.plan, self.options = plan, options
+        self.plan = plan
         settings = settings_of(plan, options)
         plan.parts.mkdir(parents=True, exist_ok=True)
         record = plan.parts / SETTINGS_FILE
@@ -67,18 +66,16 @@ class Segments:
                 found.append(dict(stored))
         return found
 
-    def write(self, number: int, values: NDArray[np.float32]) -> None:
-        """Write the next frame.
+    def encode(self, values: NDArray[np.float32]) -> None:
+        """Encode the next frame of a clip.
 
         Args:
-            number: of the frame in the clip.
             values: (H, W), (H, W, 3) or (H, W, 4) in [0, 1].
 
         Raises:
             WriteError, OSError: the disk is full.
         """
-        if self.plan.encoder is None:
-            return self._write_image(number, values)
+        assert self.plan.encoder is not None, "images are files of their own"
         if self._encode is None:
             file = self._file(self.num_finished)
             self._encode = self._open.enter_context(segment(file, self.plan.encoder, self.plan.form))
@@ -118,18 +115,6 @@ class Segments:
 
     def _state(self, index: int) -> Path:
         return self.plan.parts / f"{index:06}.npz"
-
-    def _write_image(self, number: int, values: NDArray[np.float32]) -> None:
-        path, options, bits = self.plan.image(number), self.options, self.options.bits or 8
-        path.parent.mkdir(parents=True, exist_ok=True)
-        profile = None if options.colour == "srgb" else self.plan.clip.icc_profile
-        metadata = Metadata(icc_profile=profile)
-        if options.kind == "alpha":
-            write_alpha(path, values, bits, metadata)
-        elif options.kind == "rgba":
-            write_rgba(path, values, bits, options.premultiplied, metadata)
-        else:
-            write_image(path, values, bits, metadata)
 
 
 def settings_of(plan: Plan, options: argparse.Namespace) -> dict[str, Any]:
