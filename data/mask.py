@@ -7,14 +7,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.image_io.images import DataError, as_grey, read_raw, to_float
+from data.image_io.images import DataError, as_grey, read_values, to_float
 
 logger = logging.getLogger(__name__)
 
 
 def read_mask(path: str | Path) -> NDArray[np.float32]:
     """Read a mask file as (H, W) in [0, 1]; see `decode_mask`."""
-    return decode_mask(read_raw(path), path)
+    return decode_mask(read_values(path), path)
 
 
 def decode_mask(values: NDArray, name: str | Path = "the mask") -> NDArray[np.float32]:

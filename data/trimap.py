@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.image_io.images import DataError, as_grey, read_raw, read_raw_alpha, write_alpha
+from data.image_io.images import DataError, as_grey, read_raw_alpha, read_values, write_alpha
 from data.mask import decode_mask, read_mask, resize_mask
 from data.trimap_check import MASK_ADVICE, check_meaning
 from runtime.errors import ConfigError
@@ -95,7 +95,7 @@ def trimap_for_matting(values: NDArray, name: str | Path = "the trimap") -> NDAr
 
 def read_trimap(path: str | Path) -> NDArray[np.float32]:
     """Read a trimap file as (H, W) in {0, 0.5, 1}; see `trimap_for_matting`."""
-    return trimap_for_matting(read_raw(path), path)
+    return trimap_for_matting(read_values(path), path)
 
 
 def write_trimap(path: str | Path, trimap: NDArray[np.floating]) -> None:

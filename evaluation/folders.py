@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.image_io.formats import find_images, image_name
-from data.image_io.images import DataError, read_raw_alpha, read_raw_image, to_float
+from data.image_io.formats import MATTED, find_images, image_name
+from data.image_io.images import DataError, as_unit_floats, read_alpha_values, read_raw_alpha, read_raw_image
 from data.trimap import trimap_from_alpha, unknown_mask
 from evaluation.metrics import PROTOCOLS, Protocol, as_protocol, measure, unknown_region
 from runtime.errors import ConfigError, UserError
@@ -67,8 +67,8 @@ def evaluate_folders(
     The result does not depend on the number of workers and processes.
 
     Args:
-        pred_dir: predicted alphas, 8- or 16-bit grey.
-        label_dir: ground truth alphas, 8- or 16-bit grey; every other folder must have files of the same names.
+        pred_dir: predicted alphas, 8- or 16-bit grey or EXR.
+        label_dir: ground truth alphas, likewise; every other folder must have files of the same names.
         trimap_dir: trimaps of 0, 128 and 255 alone; None if they are made or every pixel counts.
         image_dir: images, which must exist and have the alpha's size; None checks none.
         trimap_radius_px: makes trimaps from the ground truth by `trimap_from_alpha(alpha, radius, radius)`.
@@ -153,7 +153,7 @@ def _files_by_name(folder: Path, problems: list[str]) -> dict[str, Path]:
     """Index a folder by name without suffix; append what is wrong with it to `problems`."""
     table: dict[str, Path] = {}
     try:
-        for path in find_images(folder):
+        for path in find_images(folder, MATTED):
             try:
                 path.name.encode()
             except UnicodeEncodeError:  # such a name cannot be written to the results
@@ -178,7 +178,7 @@ def _measure(item: tuple[str, Files], protocol: Protocol, trimap_radius_px: int 
     if protocol.is_whole:
         unknown: NDArray = np.ones(alpha.shape, np.bool_)
     elif trimap_radius_px is not None:
-        exact_alpha = to_float(arrays["label"])
+        exact_alpha = as_unit_floats(arrays["label"])
         unknown = unknown_mask(trimap_from_alpha(exact_alpha, trimap_radius_px, trimap_radius_px))
     elif "trimap" in arrays:
         unknown = arrays["trimap"]
@@ -212,8 +212,8 @@ def _find_problems(files: Files) -> list[str]:
 
 
 READERS: dict[str, Callable[[Path], NDArray]] = {
-    "label": read_raw_alpha,
-    "pred": read_raw_alpha,
+    "label": read_alpha_values,
+    "pred": read_alpha_values,
     "trimap": lambda path: unknown_region(read_raw_alpha(path), path),
     "image": read_raw_image,
 }

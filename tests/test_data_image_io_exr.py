@@ -17,15 +17,21 @@ from data.image_io.exr import SceneLinear
 from data.image_io.images import (
     DataError,
     is_exr,
+    read_alpha,
+    read_alpha_values,
     read_colours,
     read_image,
     read_light,
     read_raw,
+    read_raw_alpha,
+    read_raw_image,
     write_exr,
     write_image,
 )
 from data.image_io.light import SRGB_CHROMATICITIES, change_primaries, from_light, to_light
 from data.image_io.metadata import read_metadata, read_size
+from data.mask import read_mask
+from data.trimap import read_trimap
 from tests.helpers.image_files import wide_profile
 
 HEIGHT, WIDTH = 19, 26
@@ -266,8 +272,73 @@ def test_a_damaged_file_is_refused(tmp_path):
 def test_only_functions_of_light_read_exr(tmp_path):
     path = save(tmp_path / "photo", {"R": half(), "G": half(), "B": half()})
     assert is_exr(path)
-    with pytest.raises(DataError, match="scene-linear: only tools/predict.py reads it"):
-        read_raw(path)
+    for read_pixels in (read_raw, read_raw_alpha, read_raw_image):
+        with pytest.raises(DataError, match="scene-linear: EXR is not read here; save it as PNG"):
+            read_pixels(path)
+
+
+TRIMAP = np.array([0, 0.5, 1], np.float32)[np.random.default_rng(2).integers(0, 3, (HEIGHT, WIDTH))]
+ALPHA = np.random.default_rng(3).random((HEIGHT, WIDTH), np.float32)
+NOISE = np.random.default_rng(4).random((HEIGHT, WIDTH), np.float32)
+HELD = {  # an alpha, mask or trimap, and what may stand beside it
+    "only A": lambda values: {"A": values},
+    "only Y": lambda values: {"Y": values},
+    "only a layer": lambda values: {"matte.red": values},
+    "equal channels": lambda values: dict.fromkeys("RGB", values),
+    "equal channels, opaque": lambda values: {**dict.fromkeys("RGB", values), "A": half(1)},
+    "grey, opaque": lambda values: {"Y": values, "A": half(1)},
+    "a cut-out": lambda values: {"R": NOISE, "G": 3 * NOISE, "B": NOISE, "A": values, "depth.Z": 9 * NOISE},
+    "grey with alpha": lambda values: {"Y": NOISE, "A": values},
+}
+
+
+@pytest.mark.parametrize("windows", WINDOWS)
+@pytest.mark.parametrize("kind", DTYPES)
+@pytest.mark.parametrize("channels", HELD)
+def test_alphas_masks_and_trimaps_are_those_that_the_library_reads(tmp_path, channels, kind, windows):
+    """Outside the data window all is 0."""
+    for stored, read_file in ((ALPHA, read_alpha), (TRIMAP, read_trimap), (ALPHA, read_mask)):
+        stored = stored.astype(DTYPES[kind])
+        path = save(tmp_path / "a.exr", HELD[channels](stored), windows)
+        found = read_file(path)
+        assert found.dtype == np.float32
+        assert np.array_equal(found, in_frame(stored.astype(np.float32), windows))
+        path.rename(tmp_path / "a.png")  # the content decides
+        assert np.array_equal(read_file(tmp_path / "a.png"), found)
+
+
+@pytest.mark.parametrize(
+    ("channels", "reason"),
+    [
+        ({"R": NOISE, "G": ALPHA, "B": NOISE}, "R, G and B differ, where grey values are expected. Save one channel"),
+        ({"R": NOISE, "G": ALPHA, "B": NOISE, "A": np.ones_like(ALPHA)}, "R, G and B differ, where grey"),
+        ({"left.A": ALPHA, "right.A": ALPHA}, "an EXR of the channels left.A, right.A; expected one, or A, or Y. Save"),
+        ({"A": ALPHA + 0.01}, "in [0, 1], got 0.01"),
+        ({"Y": ALPHA - 0.01}, "in [0, 1], got -0.0"),
+        ({"A": np.where(ALPHA > 0.9, np.nan, ALPHA).astype(np.float32)}, "NaN or infinity in"),
+        (
+            {"A": np.ones((HEIGHT, WIDTH), np.uint32)},
+            "channel A is of integers or subsampled. Save it as half or float",
+        ),
+    ],
+)
+def test_an_alpha_that_is_ambiguous_or_out_of_range_is_one_line(tmp_path, channels, reason):
+    path = save(tmp_path / "a.exr", channels)
+    for read_file in (read_alpha, read_alpha_values):
+        with pytest.raises(DataError) as error:
+            read_file(path)
+        assert "a.exr" in str(error.value) and reason in str(error.value) and "\n" not in str(error.value)
+
+
+def test_trimaps_and_masks_out_of_range_are_one_line(tmp_path):
+    path = save(tmp_path / "a.exr", {"A": ALPHA})
+    with pytest.raises(DataError, match=r"a\.exr holds floats .* not 0, 0.5 or 1, so it seems to be an alpha"):
+        read_trimap(path)
+    path = save(tmp_path / "a.exr", {"A": 255 * TRIMAP})
+    with pytest.raises(DataError, match=r"a\.exr holds floats .*: divide 0 to 255 by 255"):
+        read_trimap(path)
+    with pytest.raises(DataError, match=r"a\.exr holds floats between 0 and 255: scale them to \[0, 1\]"):
+        read_mask(path)
 
 
 def test_values_that_half_cannot_hold_are_refused(tmp_path):

@@ -169,7 +169,7 @@ def test_a_folder_without_a_readable_image_names_what_it_holds(tmp_path):
         ("clip.mp4", b"\0\0\0\x18ftypisom", "video: give tools/predict.py the clip"),
         ("clip", b"\x1aE\xdf\xa3", "video: give tools/predict.py the clip"),
         ("a.psd", b"8BPS", "layered: export"),
-        ("a.exr", b"v/1\x01", "scene-linear: only tools"),
+        ("a.exr", b"v/1\x01", "scene-linear: EXR is not"),
         ("a.hdr", b"#?RADIANCE", "floating-point: convert"),
         ("a.NEF", b"MM\0*", "camera raw: develop"),
         ("a.svg", b"<svg/>", "vector or page: render"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import OpenEXR
 import pytest
 
 from data.image_io.images import read_image
@@ -180,6 +181,11 @@ def test_files_of_other_formats_give_the_same_numbers(test_set, capsys):
     cv2.imwrite(str(label), cv2.cvtColor(cv2.imread(str(label), 0), cv2.COLOR_GRAY2BGR))
     cv2.imwrite(str(trimap.with_suffix(".bmp")), cv2.imread(str(trimap), 0))
     trimap.unlink()
+    for folder in ("pred", "label"):
+        path = test_set / folder / "b.png"
+        values = {"A": cv2.imread(str(path), 0).astype(np.float32) / 255}
+        OpenEXR.File({"type": OpenEXR.scanlineimage}, values).write(str(path.with_suffix(".exr")))
+        path.unlink()
     assert evaluate.main(evaluate_arguments(test_set)) == 0
     assert capsys.readouterr().out == expected
 
@@ -197,12 +203,15 @@ def test_all_that_is_wrong_is_listed_at_once(test_set, capsys):
     cv2.imwrite(str(test_set / "label" / "coloured.png"), np.dstack([grey, grey, grey + 1]))
     cv2.imwrite(str(test_set / "pred" / "extra.png"), grey)
     cv2.imwrite(str(test_set / "pred" / "two.jpg"), grey)
+    for folder, level in (("pred", 1.5), ("label", 1.0), ("trimap", 0.5)):
+        values = {"A": np.full((20, 10), level, np.float32)}
+        OpenEXR.File({"type": OpenEXR.scanlineimage}, values).write(str(test_set / folder / "light.exr"))
 
     assert evaluate.main([*evaluate_arguments(test_set), "--output", str(test_set / "out")]) == 1
     output = capsys.readouterr()
     assert output.out == ""
     head, *problems = output.err.splitlines()
-    assert head == "evaluate.py: 8 problems, nothing evaluated:"
+    assert head == "evaluate.py: 10 problems, nothing evaluated:"
     for start, words in (
         ("pred/two.png", "two.jpg have one name"),
         ("pred/missing.*", "is missing"),
@@ -212,6 +221,8 @@ def test_all_that_is_wrong_is_listed_at_once(test_set, capsys):
         ("trimap/grey_trimap.png", "got 127 too"),
         ("pred/broken.png", "cannot read"),
         ("label/coloured.png", "is coloured"),
+        ("pred/light.exr", "in [0, 1], got 1.5 to 1.5"),
+        ("trimap/light.exr", "EXR is not read here; save it as PNG"),
     ):
         assert [line for line in problems if str(test_set / start) in line and words in line], (start, problems)
     assert not any((test_set / "out").iterdir())

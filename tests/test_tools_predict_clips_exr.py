@@ -13,8 +13,17 @@ from data.image_io.images import read_raw, write_exr, write_image
 from data.image_io.light import SRGB_CHROMATICITIES, change_primaries
 from data.video_io.reading import Clip
 from inference.foreground import estimate_foreground, over
-from tests.helpers.clips import by_ffmpeg, make_clip, needs_ffmpeg, rgb
-from tests.helpers.predict_clips import ALONE, RAMP, expected_alphas, images_of, refused, run, write_trimaps
+from tests.helpers.clips import by_ffmpeg, make_clip, needs_ffmpeg, rgb, trimap
+from tests.helpers.predict_clips import (
+    ALONE,
+    RAMP,
+    assert_written,
+    expected_alphas,
+    images_of,
+    refused,
+    run,
+    write_trimaps,
+)
 from tools import predict
 
 BT2020 = (*PRIMARIES[9], *SRGB_CHROMATICITIES[6:])
@@ -161,6 +170,20 @@ def test_the_exposure_holds_for_an_exr_background(clip, backgrounds):
         run(clip, "--background", clip.with_name("light.exr"), *more, *linear, "--output", made)
         corner = read_raw(made / "000000.png")[-1, -1]  # alpha is 0
         assert corner == pytest.approx(255 * encoded(1.75 / 4), abs=0.51)
+
+
+def test_trimaps_and_keyframes_may_be_exr(clip):
+    folder = clip.with_name("as_exr")
+    folder.mkdir()
+    for number in range(3):
+        values = {"A": (np.rint(trimap(number) / 127.5) / 2).astype(np.float16)}
+        OpenEXR.File({"type": OpenEXR.scanlineimage}, values).write(str(folder / f"{number:04}.exr"))
+    for option in ("--trimap-dir", "--keyframes"):
+        made = clip.with_name("a.mkv")
+        more = ["--as", "alpha", "--output", made, "--overwrite"]
+        run(clip, option, folder, *SHORT, *more, trimaps=False)
+        found = np.stack(list(Clip(made).frames()))[..., 0]
+        assert_written(found, np.rint(255 * expected_alphas()[:3]))
 
 
 @pytest.mark.parametrize(

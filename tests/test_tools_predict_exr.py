@@ -283,10 +283,39 @@ def test_a_bad_exr_is_one_line_and_stops_no_other(tmp_path, capsys):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.png"]
 
 
-def test_a_mask_or_trimap_as_exr_says_what_to_do(tmp_path, capsys):
+def test_trimaps_and_masks_of_folders_may_be_exr(tmp_path):
+    """A sequence of EXR with a sequence of EXR: the results are those with PNG trimaps and masks."""
+    for folder in ("shots", "trimaps", "masks"):
+        (tmp_path / folder).mkdir()
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    for number in range(3):
+        save(tmp_path / "shots" / f"shot.{number}.exr", light(number))
+        distance = np.hypot(y - HEIGHT / 2, x - WIDTH / 2 - number)
+        values = {"trimaps": np.select([distance < 8, distance > 15], [1, 0], 0.5), "masks": distance < 11}
+        for folder, stored in values.items():
+            path = tmp_path / folder / f"shot.{number}"
+            write_alpha(f"{path}.png", stored.astype(np.float32))
+            OpenEXR.File({"type": OpenEXR.scanlineimage}, {"A": stored.astype(np.float16)}).write(f"{path}.exr")
+    for folder, options in (("trimaps", ["--trimap-dir"]), ("masks", ["--width-px", "8", "--mask"])):
+        alphas = []
+        for other in (".png", ".exr"):
+            given = tmp_path / f"{folder}{other}"
+            given.mkdir()
+            for path in (tmp_path / folder).glob(f"*{other}"):
+                path.rename(given / path.name)
+            output = tmp_path / f"alphas_{folder}" / other[1:]
+            arguments = [tmp_path / "shots", *options, given, "--as", "alpha", "--output", output, *RAMP]
+            assert predict.main([str(argument) for argument in arguments]) == 0
+            alphas.append([read_raw(output / f"shot.{number}.png") for number in range(3)])
+        np.testing.assert_allclose(np.array(alphas[0]), alphas[1], atol=1)
+        assert len(np.unique(alphas[0])) > 10
+
+
+def test_a_trimap_of_colours_is_one_line(tmp_path, capsys):
     image = save(tmp_path / "photo.exr", light())
     run(tmp_path, image, trimap=image, status=1)
-    assert "scene-linear: only tools/predict.py reads it" in capsys.readouterr().err
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "photo.exr: an EXR whose R, G and B differ, where grey values are expected. Save one channel" in line
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from data.image_io.formats import MATTED
 from data.image_io.images import IMAGE_SUFFIXES, LOSSLESS_SUFFIXES, DataError, read_image, write_image
 from data.sources.layouts import find_by_stem, find_partner
 from data.trimap import (
@@ -148,11 +149,11 @@ def make_trimaps(options: argparse.Namespace) -> int:
         OSError, UserError: nothing, or nothing more, can be made.
     """
     sources = [str(options.mask or options.image)]
-    jobs = find_jobs(sources, options.output, TRIMAP, ".png")
+    jobs = find_jobs(sources, options.output, TRIMAP, ".png", MATTED)
     check_points(options, len(jobs))
     find_photograph, photographs = find_photographs(options)
     check_outputs(jobs, photographs, TRIMAP, bits=8)
-    overlays = find_jobs(sources, options.overlay, OVERLAY, ".png") if options.overlay else []
+    overlays = find_jobs(sources, options.overlay, OVERLAY, ".png", MATTED) if options.overlay else []
     check_outputs(overlays, [*photographs, *(job.output for job in jobs)], OVERLAY, bits=8)
     pairs = list(zip_longest(jobs, (job.output for job in overlays)))
     if options.resume:
@@ -191,7 +192,7 @@ def find_photographs(options: argparse.Namespace) -> tuple[Callable[[Path], Path
         raise DataError(f"--mask {mask} and --image {image}: expected two files or two folders, got one of each")
     if image.is_file():
         return lambda path: image, [image]
-    groups = find_by_stem(image)
+    groups = find_by_stem(image, MATTED)
     return lambda path: find_partner(path, groups, image), [path for paths in groups.values() for path in paths]
 
 

@@ -3,7 +3,7 @@
 The values are those of the file. Nothing here brings them to a display: see `SceneLinear.shown`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any, BinaryIO, NamedTuple
 
@@ -124,6 +124,42 @@ def decode_exr(content: bytes) -> SceneLinear:
     Raises:
         UserError: no such channels, of integers or subsampled; NaN or infinity; or as `read_attributes`.
     """
+    header, channels = _read_channels(content)
+    names = ["R", "G", "B"] if {"R", "G", "B"} <= channels.keys() else ["Y"]
+    if names[0] not in channels or {"RY", "BY"} & channels.keys():
+        raise UserError(f"an EXR of the channels {few(sorted(channels))}; expected R, G and B, or Y. Save it so")
+    left_out = tuple(name for name in channels if name not in names and not _is_opaque(name, channels[name]))
+    return _in_frame(header, [channels[name] for name in names], names)._replace(left_out=left_out)
+
+
+def decode_grey_exr(content: bytes) -> NDArray[np.float32]:
+    """Decode the alpha, mask or trimap that an EXR holds.
+
+    It is the only channel, whatever its name; of several, A unless that is 1 everywhere; otherwise Y, or R, G and B if
+    they are equal. Other layers are left out.
+
+    Returns: (H, W) over the frame of `decode_exr`, without a bound; 0 outside the data window.
+
+    Raises:
+        UserError: another one is as likely to be meant; or as `decode_exr`.
+    """
+    header, channels = _read_channels(content)
+    if len(channels) == 1:
+        names = list(channels)
+    elif "A" in channels and not _is_opaque("A", channels["A"]):
+        names = ["A"]
+    else:
+        names = ["R", "G", "B"] if {"R", "G", "B"} <= channels.keys() else ["Y"]
+    if names[0] not in channels or {"RY", "BY"} & channels.keys():
+        raise UserError(f"an EXR of the channels {few(sorted(channels))}; expected one, or A, or Y. Save one channel")
+    values = _in_frame(header, [channels[name] for name in names], names).values
+    if (values != values[..., :1]).any():
+        raise UserError("an EXR whose R, G and B differ, where grey values are expected. Save one channel")
+    return np.ascontiguousarray(values[..., 0])
+
+
+def _read_channels(content: bytes) -> tuple[dict[str, Any], dict[str, NDArray]]:
+    """Read the attributes, and the pixels of all channels in the data window. Errors as `read_attributes`."""
     header = read_attributes(BytesIO(content))
     if _is_cut(content, header):
         raise UserError("truncated: rows are missing. Is it complete? Replace or remove it")
@@ -133,17 +169,20 @@ def decode_exr(content: bytes) -> SceneLinear:
         parts = OpenEXR.File(BytesIO(content), separate_channels=True).parts
     if not parts:
         raise UserError("damaged: its pixels cannot be decoded. Is it complete? Replace or remove it")
-    channels = parts[0].channels
-    names = ["R", "G", "B"] if {"R", "G", "B"} <= channels.keys() else ["Y"]
-    if names[0] not in channels or {"RY", "BY"} & channels.keys():
-        raise UserError(f"an EXR of the channels {few(sorted(channels))}; expected R, G and B, or Y. Save it so")
-    planes: list[NDArray] = [channels[name].pixels for name in names]
+    return header, {name: channel.pixels for name, channel in parts[0].channels.items()}
+
+
+def _in_frame(header: Mapping[str, Any], planes: Sequence[NDArray], names: Sequence[str]) -> SceneLinear:
+    """Put one or three channels into the frame, as RGB.
+
+    Raises:
+        UserError: they are of integers or subsampled, or hold NaN or infinity.
+    """
     left, top, right, bottom = _frame(header)
     light = SceneLinear(
         np.zeros((bottom - top, right - left, 3), np.float32),
         {name: header[name] for name in KEPT if name in header},
         16 if all(plane.dtype == np.float16 for plane in planes) else 32,
-        tuple(name for name in channels if name not in names and not _is_opaque(name, channels[name].pixels)),
     )
     target = light.values[light.inside]
     for name, plane in zip(names, planes, strict=True):

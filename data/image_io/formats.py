@@ -25,7 +25,7 @@ READABLE = {
 """Suffix in lower case -> Pillow's name of the format: the images of folders, patterns and single files."""
 
 MATTED = (*READABLE, ".exr")
-"""Suffixes of the images that are matted: an EXR, whose light has no bound, is no image of 8 or 16 bits."""
+"""Suffixes of the images that are matted, and of alphas, masks and trimaps: an EXR is no image of 8 or 16 bits."""
 
 
 VIDEO_SUFFIXES = (
@@ -59,7 +59,7 @@ FOREIGN = (
         "develop it to 16-bit TIFF or PNG",
     ),
     Foreign("JPEG XL", (".jxl",), rb"\xff\x0a|\0\0\0\x0cJXL ", "convert it to PNG"),
-    Foreign("scene-linear", (".exr",), rb"v/1\x01", "only tools/predict.py reads it, as an image; save it as PNG"),
+    Foreign("scene-linear", (".exr",), rb"v/1\x01", "EXR is not read here; save it as PNG"),
     Foreign("floating-point", (".hdr", ".pfm"), rb"#\?R|P[Ff]\s", "convert it to 16-bit PNG or TIFF"),
     Foreign("layered", (".kra", ".psb", ".psd", ".xcf"), rb"8BPS|gimp xcf", "export it as PNG or TIFF"),
     Foreign("vector or page", (".ai", ".eps", ".pdf", ".svg"), rb"%PDF|%!PS|<svg|<\?xml", "render it to PNG"),

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from data.image_io.colour import convert
 from data.image_io.decoding import JpegHeader, decode, decode_jpeg, read_jpeg_header
 from data.image_io.encoding import FORMATS, NO_PROFILE_SUFFIXES, encode
-from data.image_io.exr import START, SceneLinear, decode_exr, encode_exr
+from data.image_io.exr import START, SceneLinear, decode_exr, decode_grey_exr, encode_exr
 from data.image_io.formats import advice_for, warn_once
 from data.image_io.light import to_light
 from data.image_io.metadata import NO_METADATA, Metadata, read_metadata
@@ -157,6 +157,21 @@ def read_raw_alpha(path: str | Path) -> NDArray:
     return as_grey(read_raw(path), path)
 
 
+def read_values(path: str | Path) -> NDArray:
+    """Read an alpha, a mask or a trimap as stored: see `read_raw`, and of an EXR `decode_grey_exr`."""
+    return _decoded(decode_grey_exr, path) if is_exr(path) else read_raw(path)
+
+
+def read_alpha_values(path: str | Path) -> NDArray:
+    """Read an alpha matte as (H, W): as `read_raw_alpha`, but an EXR as float32 in [0, 1].
+
+    Raises:
+        DataError, OSError: as `read_raw_alpha`; or an EXR with values outside [0, 1].
+    """
+    values = as_grey(read_values(path), path)
+    return as_unit_floats(values, path) if values.dtype == np.float32 else values
+
+
 def read_raw_rgba(path: str | Path) -> tuple[NDArray, NDArray]:
     """Read a cut-out: colours (H, W, 3), not premultiplied, and its alpha (H, W), both uint8 or both uint16.
 
@@ -204,13 +219,18 @@ def read_light(path: str | Path) -> SceneLinear:
     if not is_exr(path):
         dpi = read_metadata(Path(path)).dpi
         return SceneLinear(to_light(*read_colours(path)), {"xDensity": dpi[0]} if dpi else {})
-    try:
-        light = decode_exr(Path(path).read_bytes())
-    except UserError as error:
-        raise DataError(f"cannot read {path}: {error}") from error
+    light: SceneLinear = _decoded(decode_exr, path)
     if light.left_out:
         warn_once(f"{path}: channels that are left out: {few(light.left_out)}. Its colours are taken as they are")
     return light
+
+
+def _decoded(decode_content: Callable[[bytes], Any], path: str | Path) -> Any:
+    """Decode an EXR; what is wrong with it becomes a DataError."""
+    try:
+        return decode_content(Path(path).read_bytes())
+    except UserError as error:
+        raise DataError(f"cannot read {path}: {error}") from error
 
 
 def read_image(path: str | Path) -> NDArray[np.float32]:
@@ -219,8 +239,8 @@ def read_image(path: str | Path) -> NDArray[np.float32]:
 
 
 def read_alpha(path: str | Path) -> NDArray[np.float32]:
-    """Read an alpha matte as (H, W) in [0, 1]; see `read_raw_alpha`."""
-    return to_float(read_raw_alpha(path))
+    """Read an alpha matte as (H, W) in [0, 1]; see `read_alpha_values`."""
+    return as_unit_floats(read_alpha_values(path))
 
 
 def to_float(pixels: NDArray) -> NDArray[np.float32]:

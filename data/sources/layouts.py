@@ -8,7 +8,7 @@ To add a layout, add an entry:
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from data.image_io.formats import find_images, image_name
+from data.image_io.formats import READABLE, find_images, image_name
 from data.image_io.images import DataError
 from runtime.errors import UserError
 
@@ -303,10 +303,10 @@ def match_found(found: Sequence[tuple[str, Mapping[str, Sequence[Path]]]], layou
     return [tuple(table[name][0] for _, table in found) for name in sorted(names)]
 
 
-def find_by_stem(folder: Path) -> dict[str, list[Path]]:
-    """Group the images of a folder by `image_name`, in the order of `find_images`, whose errors these are."""
+def find_by_stem(folder: Path, suffixes: Collection[str] = READABLE) -> dict[str, list[Path]]:
+    """Group the images of a folder by `image_name`; arguments, order and errors as of `find_images`."""
     groups: dict[str, list[Path]] = defaultdict(list)
-    for path in find_images(folder):
+    for path in find_images(folder, suffixes):
         groups[image_name(path)].append(path)
     return dict(groups)
 

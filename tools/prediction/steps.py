@@ -12,6 +12,7 @@ from PIL import ImageColor
 from data.image_io import exr
 from data.image_io.colour import convert
 from data.image_io.exr import SceneLinear
+from data.image_io.formats import MATTED
 from data.image_io.images import (
     Colours,
     DataError,
@@ -67,7 +68,7 @@ def list_trimaps(options: argparse.Namespace, num_images: int) -> Trimaps:
     if options.scribbles and place.is_dir():
         raise DataError(f"--scribbles {place} is a folder: give one image and the file of its scribbles")
     if place.is_dir() and not options.trimap:
-        return find_by_stem(place)
+        return find_by_stem(place, MATTED)
     if options.trimap and place.is_dir():
         raise DataError(f"--trimap {place} is a folder: give it by --trimap-dir")
     if options.trimap_dir and place.is_file():

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.image_io.colour import convert
-from data.image_io.formats import find_images
+from data.image_io.formats import MATTED, find_images
 from data.image_io.images import DataError, to_float, to_uint8
 from data.trimap import read_trimap, trimap_of_mask
 from data.video_io.reading import Clip
@@ -38,7 +38,7 @@ def keyframe_source(folder: Path, clip: Clip, band_px: int) -> TrimapSource:
             mask, or another size.
     """
     files: dict[int, Path] = {}
-    for path in find_images(folder):
+    for path in find_images(folder, MATTED):
         number = frame_of(path, clip)
         other = files.setdefault(number, path)
         if other != path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data.image_io.formats import VIDEO_SUFFIXES, find_images
+from data.image_io.formats import MATTED, VIDEO_SUFFIXES, find_images
 from data.image_io.images import DataError, to_float
 from data.sources.layouts import check_same_size
 from data.trimap import WIDTH_PERCENT, band_width_px, read_trimap, trimap_for_matting, trimap_of_mask
@@ -82,7 +82,7 @@ def files_by_number(folder: Path) -> dict[int, Path]:
         DataError: a name without number, or two of one number.
     """
     files: dict[int, Path] = {}
-    for path in find_images(folder):
+    for path in find_images(folder, MATTED):
         number = last_number(path)
         other = files.setdefault(number, path)
         if other != path:
