@@ -5,8 +5,11 @@ import cv2
 import numpy as np
 import pytest
 
+from data.trimap import decode_trimap, ramp_alpha
+from data.video_io.reading import Clip
+from inference.video.keyframes import carried_trimaps
 from tests.helpers.clips import make_clip, rgb, times, trimap
-from tests.helpers.predict_clips import RAMP, refused, run, write_trimaps
+from tests.helpers.predict_clips import RAMP, assert_written, refused, run, write_trimaps
 from tools import predict
 
 
@@ -31,6 +34,44 @@ def test_a_truncated_clip_is_matted_up_to_its_end(clip, capsys):
     assert 0 < count < 12
     assert f"only {count} of 12 frames can be read. Is it complete?" in printed.err
     assert printed.out == f"wrote {count} frames to {clip.with_name('a.nut')}\n"
+
+
+def make_damaged(folder, number):
+    """A clip whose frame of this number cannot be decoded, and those after it can."""
+    clip = make_clip(folder / "damaged.mov", codec="png", pixel_format="rgb24")
+    content = bytearray(clip.read_bytes())
+    place = -1
+    for _ in range(number + 1):
+        place = content.index(b"\x89PNG", place + 1)
+    content[place : place + 64] = bytes(64)
+    clip.write_bytes(content)
+    return clip
+
+
+@pytest.mark.parametrize("keys", [[0], [0, 11], [0, 5, 11], [3, 7]])
+def test_a_clip_damaged_in_the_middle_is_matted_up_to_there_with_keyframes(clip, capsys, keys):
+    """By the keyframes before the damage."""
+    damaged = make_damaged(clip.parent, 7)
+    made = clip.with_name("a.mkv")
+    keyframes = write_trimaps(clip.with_name("keyframes"), keys)
+    run(damaged, "--keyframes", keyframes, "--as", "alpha", "--output", made, status=1, trimaps=False)
+    printed = capsys.readouterr()
+    assert printed.out == f"wrote 7 frames to {made}\n"
+    assert f"{damaged}: it ends at frame 7 (0:00:00.280): it cannot be decoded" in printed.err
+    images = [rgb(number) for number in range(7)]
+    before = {number: decode_trimap(trimap(number)) for number in keys if number < 7}
+    carried = carried_trimaps(before, lambda start, stop: iter(images[start:stop]), 0, 7)
+    expected = np.stack([ramp_alpha(found.trimap) for found in carried])
+    assert_written(np.stack(list(Clip(made).frames()))[..., 0], np.rint(255 * expected))
+
+
+def test_a_clip_whose_keyframes_are_all_behind_its_damage_is_one_line(clip, capsys):
+    keyframes = write_trimaps(clip.with_name("keyframes"), [9])
+    run(make_damaged(clip.parent, 7), "--keyframes", keyframes, "--as", "alpha", status=1, trimaps=False)
+    printed = capsys.readouterr()
+    assert "it ends at frame 7 (0:00:00.280): it cannot be decoded" in printed.err.splitlines()[-1]
+    assert printed.out == ""
+    assert not list(clip.parent.glob("damaged_alpha.mp4"))
 
 
 def test_what_a_clip_cannot_be_given(clip, capsys, monkeypatch):

@@ -13,8 +13,8 @@ from data.image_io.colour import convert
 from data.image_io.formats import MATTED, find_images
 from data.image_io.images import DataError, to_float, to_uint8
 from data.trimap import read_trimap, trimap_of_mask
-from data.video_io.reading import Clip
-from inference.video.keyframes import MIN_TRUST, carried_trimaps
+from data.video_io.reading import Clip, DamagedClipError
+from inference.video.keyframes import MIN_TRUST, Carried, carried_trimaps
 from tools.prediction.clips.frame_trimap import FrameTrimap, TrimapOf, TrimapSource, last_number
 
 NOT_TRUSTED = "the way from the keyframes is not trusted, a keyframe there would help"
@@ -51,10 +51,7 @@ def keyframe_source(folder: Path, clip: Clip, band_px: int) -> TrimapSource:
 
     def source(numbers: Sequence[int]) -> TrimapOf:
         step = numbers[1] - numbers[0] if len(numbers) > 1 else 1
-        every = carried_trimaps(
-            keyframes, lambda start, stop: seen_frames(clip, start, stop), numbers[0], numbers[-1] + 1
-        )
-        wanted = islice(every, 0, None, step)
+        wanted = islice(carried_up_to_damage(keyframes, clip, numbers[0], numbers[-1] + 1), 0, None, step)
 
         def trimap_of(number: int, image: NDArray[np.float32]) -> FrameTrimap:
             carried = next(wanted)
@@ -63,6 +60,26 @@ def keyframe_source(folder: Path, clip: Clip, band_px: int) -> TrimapSource:
         return trimap_of
 
     return source
+
+
+def carried_up_to_damage(keyframes: "_Keyframes", clip: Clip, start: int, stop: int) -> Iterator[Carried]:
+    """Carry trimaps to frames of a clip; where it is damaged, those of the keyframes before the damage.
+
+    Raises:
+        DamagedClipError: a frame that cannot be read is reached, or all keyframes lie behind it.
+    """
+
+    def frames(first: int, end: int) -> Iterator[NDArray[np.uint8]]:
+        return seen_frames(clip, first, end)
+
+    try:
+        for carried in carried_trimaps(keyframes, frames, start, stop):
+            yield carried
+            start += 1
+    except DamagedClipError as error:  # what comes back from a keyframe behind it cannot be carried
+        if before := keyframes.before(error.number):
+            yield from carried_trimaps(before, frames, start, error.number)
+        raise
 
 
 def frame_of(path: Path, clip: Clip) -> int:
@@ -87,6 +104,10 @@ class _Keyframes(Mapping[int, NDArray[np.float32]]):
     def __init__(self, files: Mapping[int, Path], band_px: int) -> None:
         self._files, self._band_px = files, band_px
         self._read = lru_cache(NUM_HELD)(self._trimap)
+
+    def before(self, number: int) -> "_Keyframes":
+        """Return those of the frames before a frame."""
+        return _Keyframes({key: path for key, path in self._files.items() if key < number}, self._band_px)
 
     def __getitem__(self, number: int) -> NDArray[np.float32]:
         return self._read(self._files[number])
