@@ -1,11 +1,12 @@
 """Damage image files of many layouts at random: each must be refused in one line that names it, or read right.
 
-    python -m tests.fuzz_images                     # 48 layouts x 500 damages, minutes; make soak-images
+    python -m tests.fuzz_images                     # 57 layouts x 500 damages, minutes; make soak-images
     python -m tests.fuzz_images --damages 20 --layouts avif.avif,tiff_lzw.tif
 
 Damaged files stand between good ones in batches as tools/predict.py runs them. A batch is a separate process: one that
 crashes or hangs is counted with the seed of the damage, and goes on behind it. What is read is compared with another
-decoder where there is one: Pillow for 8 bit, OpenCV for 16. Exit status: 0 none is wrong and none crashes, 1 else.
+decoder where there is one: Pillow for 8 bit, OpenCV for 16, none for EXR. Exit status: 0 none is
+wrong and none crashes, 1 else.
 """
 
 import argparse
@@ -26,11 +27,11 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from data.image_io.images import read_raw
+from data.image_io.images import read_light, read_raw, read_values
 from data.image_io.tiff import CONTIGUOUS, STARTS, WHITE_IS_ZERO
 from inference.batch import matte_all
 from inference.jobs import Job
-from tests.helpers.image_files import as_rgba, encoded_by_pillow, netpbms, pngs, tiffs
+from tests.helpers.image_files import as_rgba, encoded_by_pillow, exrs, netpbms, pngs, tiffs
 from tests.helpers.paths import REPOSITORY
 
 LAYOUTS = (
@@ -50,6 +51,10 @@ LAYOUTS = (
     )),
     "bmp_24.bmp", "bmp_palette.bmp", "tga_24_rle.tga", "gif.gif", "webp.webp", "webp_lossy.webp", "avif.avif",
     "avif_alpha.avif", "jp2_rgb.jp2", "jpeg_rgb.jpg", "jpeg_progressive.jpg", "jpeg_cmyk.jpg", "jpeg_grey.jpg",
+    *(f"exr_{layout}.exr" for layout in (
+        "light_half_RGB_ZIP", "light_half_RGBA_PIZ", "light_float_RGB_NO", "grey_float_Y_RLE", "light_half_RGB_DWAA",
+        "light_half_RGB_tiles", "grey_half_A_ZIP", "grey_float_A_NO", "grey_half_YA_B44",
+    )),
 )  # fmt: skip
 HEAD = 64  # bytes that every second damage is among: most of a file is compressed pixels, whose damage is found at once
 LONGEST_S = 300  # of a batch; a hang is a fault
@@ -113,8 +118,17 @@ def other_decoder(content: bytes, dtype: type) -> NDArray | None:
         return None
 
 
+def read(path: Path, layout: str) -> NDArray:
+    """Read a file as what its layout is for."""
+    if layout.startswith("exr_light"):
+        return read_light(path).values
+    return read_values(path) if layout.startswith("exr_grey") else read_raw(path)
+
+
 def judge(content: bytes, pixels: NDArray, layout: str) -> str:
     """Compare with another decoder: "equal", "alone" where there is none, or what differs."""
+    if pixels.dtype == np.float32:
+        return "alone" if np.isfinite(pixels).all() else "holds NaN or infinity"
     other = other_decoder(content, pixels.dtype.type)
     mine = as_rgba(np.atleast_3d(pixels))
     if other is None:
@@ -130,31 +144,32 @@ def judge(content: bytes, pixels: NDArray, layout: str) -> str:
 
 def run_batch(layout: str, seeds: range, folder: Path) -> None:
     """Read damaged files between good ones; print the seed before each and a verdict after it, as JSON lines."""
-    content = next(v.content for v in (*pngs(), *netpbms(), *tiffs(), *encoded_by_pillow()) if v.name == layout)
+    variants = (*pngs(), *netpbms(), *tiffs(), *encoded_by_pillow(), *exrs())
+    content = next(variant.content for variant in variants if variant.name == layout)
     good, bad = folder / f"good_{layout}", folder / f"bad_{layout}"
     good.write_bytes(content)
-    expected = read_raw(good)
-    read: dict[Path, NDArray] = {}
+    expected = read(good, layout)
+    found: dict[Path, NDArray] = {}
 
     def read_one(job: Job) -> tuple[NDArray, NDArray]:
-        read[job.image] = read_raw(job.image)
-        return read[job.image], read[job.image]
+        found[job.image] = read(job.image, layout)
+        return found[job.image], found[job.image]
 
     for seed in seeds:
         print(json.dumps({"seed": seed}), flush=True)
         damaged = damage(content, layout, seed)
         bad.write_bytes(damaged)
-        read.clear()
+        found.clear()
         jobs = [Job(good, good), Job(bad, bad), Job(good.with_name(f"./{good.name}"), good)]
         steps = matte_all(jobs, read_one, lambda image, trimap: image, lambda *_: None, overlaps=False)
         (_, first), (_, failure), (_, last) = steps
-        if first or last or not np.array_equal(read[good], expected):
+        if first or last or not np.array_equal(found[good], expected):
             verdict = f"a good file beside it: {first or last}"
         elif failure:
             is_right = failure.reason.startswith(f"cannot read {bad}: ") and "\n" not in failure.reason
             verdict = "refused" if is_right else f"an odd refusal: {failure.reason}"
         else:
-            verdict = judge(damaged, read[bad], layout)
+            verdict = judge(damaged, found[bad], layout)
         print(json.dumps({"verdict": verdict}), flush=True)
 
 
@@ -175,7 +190,8 @@ def fuzz(layout: str, num_damages: int, folder: Path) -> tuple[Counter[str], lis
         except subprocess.TimeoutExpired as ending:
             output, error, status = (ending.stdout or b"").decode(), "hangs", 1
         seed = start
-        for line in map(json.loads, output.splitlines()):
+        lines = [line for line in output.splitlines() if line.startswith("{")]  # OpenEXR prints its own too
+        for line in map(json.loads, lines):
             seed = line.get("seed", seed)
             if "verdict" in line:
                 verdict = line["verdict"]

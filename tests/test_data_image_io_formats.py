@@ -22,7 +22,7 @@ from data.sources.discovery import find_backgrounds
 from inference.jobs import KINDS, find_jobs
 from runtime.errors import UserError
 from tests import fuzz_images
-from tests.helpers.image_files import GREY, PALETTE, RGB, RGBA, draw, encoded_by_pillow, netpbms, png, pngs, tiffs
+from tests.helpers.image_files import GREY, PALETTE, RGB, RGBA, draw, encoded_by_pillow, exrs, netpbms, png, pngs, tiffs
 from tests.helpers.paths import REPOSITORY
 from tools import predict
 
@@ -298,10 +298,10 @@ for path in sys.argv[1:]:
 
 
 @pytest.mark.filterwarnings("ignore")  # of Pillow: what a damaged tag may be
-@pytest.mark.parametrize("kind", ["png", "pnm", "tiff", "jpeg", "jp2", "gif", "bmp", "tga", "webp"])
+@pytest.mark.parametrize("kind", ["png", "pnm", "tiff", "jpeg", "jp2", "gif", "bmp", "tga", "webp", "exr"])
 def test_damaged_files_are_refused_by_name_or_read_right(tmp_path, kind):
     """A sample of tests/fuzz_images.py, in this process."""
-    contents = {v.name: v.content for v in (*pngs(), *netpbms(), *tiffs(), *encoded_by_pillow())}
+    contents = {v.name: v.content for v in (*pngs(), *netpbms(), *tiffs(), *encoded_by_pillow(), *exrs())}
     path = tmp_path / "damaged"
     verdicts = []
     for layout in [name for name in fuzz_images.LAYOUTS if name.startswith(kind)]:
@@ -309,7 +309,7 @@ def test_damaged_files_are_refused_by_name_or_read_right(tmp_path, kind):
             content = fuzz_images.damage(contents[layout], layout, seed)
             path.write_bytes(content)
             try:
-                verdicts.append(fuzz_images.judge(content, read_raw(path), layout))
+                verdicts.append(fuzz_images.judge(content, fuzz_images.read(path, layout), layout))
             except DataError as error:
                 assert str(error).startswith(f"cannot read {path}: ") and "\n" not in str(error)
                 verdicts.append("refused")

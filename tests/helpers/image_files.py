@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import OpenEXR
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
@@ -240,6 +241,25 @@ def encoded_by_pillow() -> Iterator[Variant]:
         image.save(content, Image.registered_extensions()[Path(name).suffix], **options)
         samples = samples[:, :, :3] if name == "bmp_32.bmp" else samples  # its fourth byte is unused, by the format
         yield Variant(name, content.getvalue(), as_rgba(samples) if is_lossless else None)
+
+
+def exrs() -> Iterator[Variant]:
+    """Encode EXR by its library: light, and "grey" for alphas, masks and trimaps."""
+    kinds = {"half": np.float16, "float": np.float32}
+    for kind, names, packing in (
+        ("half", "RGB", "ZIP"), ("half", "RGBA", "PIZ"), ("float", "RGB", "NO"), ("float", "Y", "RLE"),
+        ("half", "RGB", "DWAA"), ("half", "RGB", "tiles"), ("half", "A", "ZIP"), ("float", "A", "NO"),
+        ("half", "YA", "B44"),
+    ):  # fmt: skip
+        tiles = OpenEXR.TileDescription()
+        tiles.xSize = tiles.ySize = 16
+        header = {"type": OpenEXR.tiledimage, "tiles": tiles}
+        if packing != "tiles":
+            header = {"type": OpenEXR.scanlineimage, "compression": getattr(OpenEXR, f"{packing}_COMPRESSION")}
+        samples = draw(len(names), 16).astype(np.float32) / 65535
+        content = BytesIO()
+        OpenEXR.File(header, {name: samples[..., i].astype(kinds[kind]) for i, name in enumerate(names)}).write(content)
+        yield Variant(f"exr_{'grey' if len(names) < 3 else 'light'}_{kind}_{names}_{packing}.exr", content.getvalue())
 
 
 @cache
