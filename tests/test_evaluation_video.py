@@ -5,6 +5,7 @@ import math
 
 import cv2
 import numpy as np
+import OpenEXR
 import pytest
 
 from data.image_io.images import DataError
@@ -79,6 +80,15 @@ def test_clips_are_measured_in_the_order_of_their_frames(clips):
     mean = average_clips(rows)
     assert mean["dtSSD"] == pytest.approx(0.1) and mean["frames"] == 5
     assert evaluate_clips(clips / "pred", clips / "label", image_dir=clips / "image", num_workers=2) == rows
+
+
+def test_clips_of_exr_give_the_same_numbers(clips):
+    expected = evaluate_clips(clips / "pred", clips / "label", image_dir=clips / "image")
+    for path in [*clips.glob("pred/*/*.png"), *clips.glob("label/b/*.png")]:
+        values = {"Y": cv2.imread(str(path), cv2.IMREAD_UNCHANGED).astype(np.float32) / 255}
+        OpenEXR.File({"type": OpenEXR.scanlineimage}, values).write(str(path.with_suffix(".exr")))
+        path.unlink()
+    assert evaluate_clips(clips / "pred", clips / "label", image_dir=clips / "image") == expected
 
 
 def test_the_command_prints_a_row_for_each_clip_and_the_mean(clips, capsys):
