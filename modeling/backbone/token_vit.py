@@ -61,5 +61,5 @@ class TokenViT(nn.Module):
 
 def join_prefix(tokens: Iterable[Tensor | None], patches: Tensor) -> Tensor:
     """Prepend tokens (1, n, D) to the patches of each image: (B, h, w, D) -> (B, P + h * w, D)."""
-    prefix = [token.expand(len(patches), -1, -1) for token in tokens if token is not None]
+    prefix = [token.expand(patches.shape[0], -1, -1) for token in tokens if token is not None]
     return torch.cat([*prefix, patches.flatten(1, 2)], dim=1)
