@@ -4,7 +4,7 @@ Worker processes import this module, so neither it nor what it imports loads tor
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.image_io.formats import MATTED, find_images, image_name
+from data.image_io.formats import MATTED, READABLE, find_images, image_name
 from data.image_io.images import DataError, as_unit_floats, read_alpha_values, read_raw_alpha, read_raw_image
 from data.trimap import trimap_from_alpha, unknown_mask
 from evaluation.metrics import PROTOCOLS, Protocol, as_protocol, measure, unknown_region
@@ -21,6 +21,8 @@ from runtime.processes import ALONE, Ranks
 from runtime.worker_pool import map_in_workers
 
 Track = Callable[[Iterable[Any], int], Iterable[Any]]
+TAKEN = {"label": MATTED, "pred": MATTED, "trimap": READABLE, "image": READABLE}
+"""Suffixes of the files that a folder is read for."""
 Files = dict[str, Path]  # of one image: those of "label", "pred", "trimap" and "image" that exist
 
 
@@ -139,7 +141,8 @@ def _refuse(problems: Sequence[str]) -> None:
 def _match(folders: dict[str, Path | None], may_lack: Sequence[str]) -> tuple[dict[str, Files], list[str]]:
     """Find the files of each ground truth alpha; the second result lists what is missing or extra."""
     problems: list[str] = []
-    tables = {kind: _files_by_name(folder, problems) for kind, folder in folders.items() if folder is not None}
+    given = {kind: folder for kind, folder in folders.items() if folder is not None}
+    tables = {kind: _files_by_name(folder, TAKEN[kind], problems) for kind, folder in given.items()}
     alphas = tables["label"]
     for kind, table in tables.items():
         if table and alphas:  # an empty or missing folder is one problem already
@@ -149,11 +152,11 @@ def _match(folders: dict[str, Path | None], may_lack: Sequence[str]) -> tuple[di
     return {name: {k: table[name] for k, table in tables.items() if name in table} for name in sorted(alphas)}, problems
 
 
-def _files_by_name(folder: Path, problems: list[str]) -> dict[str, Path]:
+def _files_by_name(folder: Path, taken: Collection[str], problems: list[str]) -> dict[str, Path]:
     """Index a folder by name without suffix; append what is wrong with it to `problems`."""
     table: dict[str, Path] = {}
     try:
-        for path in find_images(folder, MATTED):
+        for path in find_images(folder, taken):
             try:
                 path.name.encode()
             except UnicodeEncodeError:  # such a name cannot be written to the results

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data.image_io.images import DataError, read_alpha_values, read_image, read_raw_alpha, to_float, to_uint8
+from data.image_io.images import DataError, as_unit_floats, read_alpha_values, read_image, read_raw_alpha, to_uint8
 from data.optical_flow import Flow, dense_flow, follow, grey_of
 from evaluation.folders import Files, evaluate_folders
 from evaluation.metrics import PROTOCOLS, Protocol, as_protocol, average, unknown_region
@@ -137,5 +137,4 @@ def _measure_pair(frames: tuple[Files, Files], protocol: Protocol) -> dict[str, 
 
 
 def _read_alpha(path: Path, protocol: Protocol) -> NDArray[np.float32]:
-    values = as_protocol(read_alpha_values(path), protocol)
-    return to_float(values) if values.dtype == np.uint8 else values
+    return as_unit_floats(as_protocol(read_alpha_values(path), protocol))

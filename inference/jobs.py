@@ -39,10 +39,6 @@ KINDS = {
 }
 
 
-DEFAULT_FORMAT = "png"
-"""Suffix, without its dot, of results that no name is given for."""
-
-
 class Job(NamedTuple):
     """An image and its result file."""
 

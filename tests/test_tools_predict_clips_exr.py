@@ -108,9 +108,12 @@ def test_ffmpeg_reads_the_sequence(clip):
     assert np.abs(found - expected_alphas()).max() < 1e-3
 
 
-def test_a_format_without_output_is_a_folder_beside_the_clip(clip):
-    run(clip, "--as", "rgba", "--format", "exr", "--end", "0.05")
-    assert sorted(path.name for path in clip.with_name("clip_cutout").iterdir()) == ["000000.exr", "000001.exr"]
+@pytest.mark.parametrize("suffix", ["png", "exr"])
+def test_a_format_without_output_is_a_folder_beside_the_clip(clip, suffix):
+    dotted = clip.rename(clip.with_name(f"clip.v2{clip.suffix}"))
+    run(dotted, "--as", "rgba", "--format", suffix, "--end", "0.05")
+    made = sorted(path.name for path in clip.with_name("clip.v2_cutout").iterdir())
+    assert made == [f"000000.{suffix}", f"000001.{suffix}"]
 
 
 @pytest.fixture
@@ -194,6 +197,8 @@ def test_trimaps_and_keyframes_may_be_exr(clip):
         (["--bits", "32", "--output", "alphas"], 1, "PNG holds no 32 bit: take .exr, or fewer"),
         (["--bits", "8", "--format", "exr", "--output", "alphas"], 1, "EXR holds no 8 bit: take 16 (half) or 32"),
         (["--output", "a.exr"], 1, "for an alpha, expected a clip ending in .mp4, .mov, .mkv, .nut, or a folder"),
+        (["--format", "exr", "--output", "a.mov"], 1, "--format is for images, and a.mov is a clip: leave it out, or"),
+        (["--format", "exr", "--exposure", "1", "--background", "light.exr"], 1, "and another format than EXR"),
         (["--exposure", "1"], 1, "--exposure is for EXR images: leave it out, or give an EXR --background"),
         (["--background", "teal", "--exposure", "1"], 1, "--exposure is for EXR images"),
     ],

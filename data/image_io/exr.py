@@ -135,8 +135,8 @@ def decode_exr(content: bytes) -> SceneLinear:
 def decode_grey_exr(content: bytes) -> NDArray[np.float32]:
     """Decode the alpha, mask or trimap that an EXR holds.
 
-    It is the only channel, whatever its name; of several, A unless that is 1 everywhere; otherwise Y, or R, G and B if
-    they are equal. Other layers are left out.
+    It is the only channel, whatever its name; of several, A unless that is 1 in the whole data window; otherwise Y, or
+    R, G and B if they are equal. Other layers are left out.
 
     Returns: (H, W) over the frame of `decode_exr`, without a bound; 0 outside the data window.
 

@@ -9,7 +9,7 @@ from typing import Any
 from data.trimap import WIDTH_PERCENT
 from inference.auto.labels import Point, parse_points
 from inference.default_network import default_network
-from inference.jobs import DEFAULT_FORMAT, KINDS
+from inference.jobs import KINDS
 from runtime.command_line import add_trust_option, integer_from, number_up_to
 from runtime.errors import UserError
 from tools.prediction.clips.command_line import add_clip_options, check_clip_options
@@ -128,8 +128,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     group.add_argument(
         "--format",
         choices=("png", "tif", "webp", "jpg", "exr"),
-        default=DEFAULT_FORMAT,
-        help="format if --output names no file; jpg only for composites",
+        help="format of images if --output names no file (default: png); jpg only for composites",
     )
     existing = group.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="make only missing files")
@@ -137,6 +136,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespa
     group.add_argument("--watch", action="store_true", help="matte what appears in a folder, until Ctrl-C")
     add_clip_options(parser)
     options = parser.parse_args(arguments)
+    options.has_format, options.format = bool(options.format), options.format or "png"
     if "" in options.images:
         parser.error("IMAGES holds an empty name: is a variable of the shell not set?")
     is_clicked = bool(options.points or options.scribbles)

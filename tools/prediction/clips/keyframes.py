@@ -66,7 +66,8 @@ def carried_up_to_damage(keyframes: "_Keyframes", clip: Clip, start: int, stop: 
     """Carry trimaps to frames of a clip; where it is damaged, those of the keyframes before the damage.
 
     Raises:
-        DamagedClipError: a frame that cannot be read is reached, or all keyframes lie behind it.
+        DamagedClipError: a frame that cannot be read is reached.
+        DataError: all keyframes lie behind such a frame.
     """
 
     def frames(first: int, end: int) -> Iterator[NDArray[np.uint8]]:
@@ -77,8 +78,10 @@ def carried_up_to_damage(keyframes: "_Keyframes", clip: Clip, start: int, stop: 
             yield carried
             start += 1
     except DamagedClipError as error:  # what comes back from a keyframe behind it cannot be carried
-        if before := keyframes.before(error.number):
-            yield from carried_trimaps(before, frames, start, error.number)
+        before = keyframes.before(error.number)
+        if not before:
+            raise DataError(f"{error}. All keyframes lie behind it: add one before") from error
+        yield from carried_trimaps(before, frames, start, error.number)
         raise
 
 

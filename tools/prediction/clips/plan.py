@@ -14,7 +14,7 @@ from data.video_io.joining import Sound, Times, check_sound
 from data.video_io.pixels import BT709, ColourTags
 from data.video_io.reading import Clip, clock
 from data.video_io.writing import Encoder, FrameFormat, encoder_for
-from inference.jobs import DEFAULT_FORMAT, KINDS, Job, check_folder, check_outputs
+from inference.jobs import KINDS, Job, check_folder, check_outputs
 from runtime.command_line import OutputExistsError, refuse_existing
 from tools.prediction.light import check_layers
 
@@ -91,12 +91,11 @@ def make_plan(options: argparse.Namespace) -> Plan:
     check_options(options)
     clip = Clip(options.images[0])
     numbers = choose_frames(clip, options.start, options.end, options.every)
-    default_suffix = DEFAULT_SUFFIXES[options.kind] if options.format == DEFAULT_FORMAT else ""
-    output: Path = options.output or clip.path.with_name(
-        f"{clip.path.stem}{KINDS[options.kind].ending}{default_suffix}"
-    )
+    ending = f"{KINDS[options.kind].ending}{'' if options.has_format else DEFAULT_SUFFIXES[options.kind]}"
+    output: Path = options.output or clip.path.with_name(f"{clip.path.stem}{ending}")
+    makes_images = output.is_dir() or not output.suffix if options.output else options.has_format
     tags = ColourTags(BT709, BT709, clip.tags.matrix) if options.colour == "srgb" else clip.tags
-    if output.is_dir() or not output.suffix:
+    if makes_images:
         plan = Plan(clip, numbers, output, None, f".{options.format}", False, tags)
         images = [Job(clip.path, plan.image(number)) for number in numbers]
     else:
@@ -104,7 +103,7 @@ def make_plan(options: argparse.Namespace) -> Plan:
         has_sound = options.kind == "composite" and check_sound(clip.path, output)
         plan = Plan(clip, numbers, output, encoder, "", has_sound, tags)
         images = []
-    check_layers(options, plan.suffix)
+    check_images_options(options, plan)
     check_places(options, plan, images)
     return plan
 
@@ -120,13 +119,25 @@ def check_options(options: argparse.Namespace) -> None:
         raise DataError(f"{name} is a clip: give it alone, {len(options.images)} inputs were given")
     if options.points or options.scribbles:
         raise DataError(f"{name} is a clip, and --points and --scribbles are for one image: give --auto or trimaps")
-    behind = Path(options.background or "")
-    if options.exposure and not (behind.is_file() and is_exr(behind)):
-        raise DataError(
-            f"{name} is a clip, and --exposure is for EXR images: leave it out, or give an EXR --background"
-        )
     if options.mask and not options.mask.is_dir():
         raise DataError(f"--mask {options.mask} is one file for a clip: give a folder of masks, one for each frame")
+
+
+def check_images_options(options: argparse.Namespace, plan: Plan) -> None:
+    """Refuse options of images that have no effect on a result.
+
+    Raises:
+        DataError: one is given.
+    """
+    if options.has_format and plan.encoder:
+        raise DataError(f"--format is for images, and {plan.output} is a clip: leave it out, or name a folder")
+    check_layers(options, plan.suffix)
+    behind = Path(options.background or "")
+    if options.exposure and (plan.is_exr or not (behind.is_file() and is_exr(behind))):
+        raise DataError(
+            f"{plan.clip.path} is a clip, and --exposure is for EXR images: leave it out, or give an EXR --background "
+            "and another format than EXR"
+        )
 
 
 def choose_frames(clip: Clip, start: float | None, end: float | None, every: int) -> range:

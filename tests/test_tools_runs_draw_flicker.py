@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data.image_io.images import read_alpha, write_alpha
-from tools.dataset.draw_flicker import FRAME_PX, GAP_PX, main
+from tools.runs.draw_flicker import FRAME_PX, GAP_PX, main
 
 
 @pytest.fixture

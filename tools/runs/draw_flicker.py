@@ -1,6 +1,6 @@
 """Draw a column of a clip's alphas over time, to see flicker: a panel for each folder, from left to right.
 
-    python tools/dataset/draw_flicker.py output/alphas/keyframes/hair output/clips/alpha/hair --output flicker.png
+    python tools/runs/draw_flicker.py output/alphas/keyframes/hair output/clips/alpha/hair --output flicker.png
 
 In a panel, x is the frame and y the place in the column. All panels show the frames of the first folder. Without
 --column, it is the column where alpha changes most in the last folder, which should be the ground truth.
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data.image_io.formats import find_images
+from data.image_io.formats import MATTED, find_images
 from data.image_io.images import DataError, read_alpha, write_alpha
 from runtime.command_line import integer_from
 from runtime.errors import UserError
@@ -36,7 +36,7 @@ def draw(folders: Sequence[Path], column: int | None = None) -> NDArray[np.float
         OSError: a folder or a frame is missing.
         DataError: a frame cannot be read, or has another size, or the column lies outside.
     """
-    names = [path.name for path in find_images(folders[0])]
+    names = [path.name for path in find_images(folders[0], MATTED)]
     shape = read_alpha(folders[0] / names[0]).shape
     if column is None:
         column = most_changing([_read(folders[-1] / name, shape) for name in names])
