@@ -1,6 +1,5 @@
 """How much memory a prediction takes: an estimate, and the largest tiles that a limit allows."""
 
-import ctypes
 import gc
 import math
 import mmap
@@ -14,6 +13,7 @@ from inference.tiling import HALO_TOKENS
 from modeling import ViTMatte
 from modeling.backbone.layers import PIECE_TOKENS
 from runtime.errors import UserError
+from runtime.memory import release_unused
 
 GB = 1e9
 
@@ -99,12 +99,6 @@ def used_bytes(device: torch.device) -> int:
     import resource  # which Windows does not have
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def release_unused() -> None:
-    """Give memory that was freed back to the system, where the C library can (glibc): else it keeps it for later."""
-    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
 
 
 def plan_tile(

@@ -1,6 +1,5 @@
 """Run measurements in new processes; measure the memory of a process; show ratios."""
 
-import ctypes
 import gc
 import multiprocessing
 import os
@@ -16,6 +15,8 @@ from typing import TypeVar
 
 import cv2
 import torch
+
+from runtime.memory import release_unused
 
 Result = TypeVar("Result")
 
@@ -77,7 +78,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
             self.loaded = torch.cuda.memory_allocated(device)
         else:
-            ctypes.CDLL(None).malloc_trim(0)  # otherwise the work would reuse, unseen, what loading has freed
+            release_unused()  # otherwise the work would reuse, unseen, what loading has freed
             self.highest_before = _status_bytes("VmHWM")
             Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM to VmRSS (man 5 proc)
             self.loaded = _status_bytes("VmRSS")
