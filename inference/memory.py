@@ -13,7 +13,7 @@ from inference.tiling import HALO_TOKENS
 from modeling import ViTMatte
 from modeling.backbone.layers import PIECE_TOKENS
 from runtime.errors import UserError
-from runtime.memory import release_unused
+from runtime.threads import release_unused
 
 GB = 1e9
 

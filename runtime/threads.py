@@ -1,5 +1,6 @@
-"""How many threads a process may use, and whether it may use any."""
+"""How many threads a process may use, whether it may use any, and memory that they have freed."""
 
+import ctypes
 import os
 import sys
 
@@ -49,3 +50,9 @@ def check_not_forked(num_threads: int) -> None:
             "them for ever: start worker processes before the first prediction and load the network in each, or start "
             "them by multiprocessing's 'spawn', or set OMP_NUM_THREADS=1"
         )
+
+
+def release_unused() -> None:
+    """Give memory that was freed back to the system; glibc keeps it for the thread that had it."""
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)

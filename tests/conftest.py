@@ -61,9 +61,7 @@ def signals_as_they_were() -> Iterator[None]:
 def logs_as_they_were() -> None:
     """A command, and its ranks that are threads here, choose what is logged in the whole process."""
     for name in ("engine", "evaluation", "inference", "runtime"):
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.NOTSET)
-        logger.propagate = True
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 def shared_folder(name: str) -> Path:

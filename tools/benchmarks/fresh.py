@@ -16,7 +16,7 @@ from typing import TypeVar
 import cv2
 import torch
 
-from runtime.memory import release_unused
+from runtime.threads import release_unused
 
 Result = TypeVar("Result")
 

@@ -11,7 +11,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from runtime.memory import release_unused
+from runtime.threads import release_unused
 from tools.serving.errors import CLIENT_LEFT, RefusedError
 
 logger = logging.getLogger(__name__)

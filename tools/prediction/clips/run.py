@@ -19,7 +19,7 @@ from data.video_io.reading import DamagedClipError, clock
 from inference.video.stability import DEFAULT_STRENGTH, Stabiliser
 from runtime.atomic_write import WriteError
 from runtime.errors import few
-from runtime.memory import release_unused
+from runtime.threads import release_unused
 from tools.prediction.clips.background import Behind, backdrop
 from tools.prediction.clips.plan import Plan, is_finished, make_plan
 from tools.prediction.clips.segments import SEGMENT_FRAMES, Segments, State
@@ -204,7 +204,7 @@ class ClipRun:
             self.segments.encode(make_result(options, behind, colours, alpha))
         if state is not None:
             self.segments.end(state)
-            release_unused()  # of the threads that read, matte, write and code; each keeps its own
+        release_unused()  # each thread that reads, mattes, writes or codes keeps what it has freed
 
 
 def _part(state: State, beginning: str) -> dict[str, NDArray]:
