@@ -3,7 +3,7 @@
 The values are those of the file. Nothing here brings them to a display: see `SceneLinear.shown`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from io import BytesIO
 from typing import Any, BinaryIO, NamedTuple
 
@@ -125,7 +125,7 @@ def decode_exr(content: bytes) -> SceneLinear:
         UserError: no such channels, of integers or subsampled; NaN or infinity; or as `read_attributes`.
     """
     header, channels = _read_channels(content)
-    names = ["R", "G", "B"] if {"R", "G", "B"} <= channels.keys() else ["Y"]
+    names = _colour_names(channels)
     if names[0] not in channels or {"RY", "BY"} & channels.keys():
         raise UserError(f"an EXR of the channels {few(sorted(channels))}; expected R, G and B, or Y. Save it so")
     left_out = tuple(name for name in channels if name not in names and not _is_opaque(name, channels[name]))
@@ -149,13 +149,18 @@ def decode_grey_exr(content: bytes) -> NDArray[np.float32]:
     elif "A" in channels and not _is_opaque("A", channels["A"]):
         names = ["A"]
     else:
-        names = ["R", "G", "B"] if {"R", "G", "B"} <= channels.keys() else ["Y"]
+        names = _colour_names(channels)
     if names[0] not in channels or {"RY", "BY"} & channels.keys():
         raise UserError(f"an EXR of the channels {few(sorted(channels))}; expected one, or A, or Y. Save one channel")
     values = _in_frame(header, [channels[name] for name in names], names).values
     if (values != values[..., :1]).any():
         raise UserError("an EXR whose R, G and B differ, where grey values are expected. Save one channel")
     return np.ascontiguousarray(values[..., 0])
+
+
+def _colour_names(channels: Collection[str]) -> list[str]:
+    """Name the channels of colours or greys: Y unless there are R, G and B."""
+    return ["R", "G", "B"] if {"R", "G", "B"} <= set(channels) else ["Y"]
 
 
 def _read_channels(content: bytes) -> tuple[dict[str, Any], dict[str, NDArray]]:
