@@ -9,7 +9,8 @@ TORCH_INDEX ?=
 PIP_INSTALL = $(PY) -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 TEST_JOBS ?= 2
 # One thread a worker: two workers that each start a thread per core slow each other down. numba counts cores anew.
-PYTEST := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(PY) -m pytest -n $(TEST_JOBS) --dist worksteal
+# Compiled test modules are kept, whatever the environment says: pytest takes 15 seconds per worker to rewrite them.
+PYTEST := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n $(TEST_JOBS) --dist worksteal
 ROOMS := $(wildcard modeling data evaluation engine inference runtime tools main.py preprocess.py)
 
 .PHONY: setup setup-inference demo test test-slow lint bench soak soak-data soak-images soak-busy soak-serve soak-clip
