@@ -11,6 +11,7 @@ from detectron2.utils.logger import setup_logger
 import main
 from engine.trainer import Trainer
 from tests.helpers.paths import DEMO
+from tests.helpers.toy_training import forked_ranks
 
 
 def remove_log_handlers():
@@ -30,6 +31,12 @@ def refusal(status, capsys, *arguments):
     message = capsys.readouterr().err
     assert ended.value.code == status and message.startswith(f"{Path(sys.argv[0]).name}: ")
     return message
+
+
+def train_in_two_processes(*arguments):
+    """Run main.py on two ranks, without the imports of three processes; test_main_launch.py starts the command."""
+    with forked_ranks():
+        main.main(["--config-file", DEMO, "--num-gpus", "2", "--dist-url", "auto", *arguments])
 
 
 def stopped(*arguments):

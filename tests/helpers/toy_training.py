@@ -2,6 +2,8 @@
 
 import argparse
 import multiprocessing
+import os
+from contextlib import contextmanager
 from unittest import mock
 
 import torch
@@ -100,11 +102,19 @@ def processes(number):
     return argparse.Namespace(num_gpus=number, num_machines=1, machine_rank=0, dist_url="auto")
 
 
-def in_two_processes(work, *arguments, **options):
-    """Call a function in two processes, forked from one that has imported what a run needs, which takes seconds."""
+@contextmanager
+def forked_ranks():
+    """Fork the ranks that are launched from a process that has imported what a run needs, which takes seconds."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    with mock.patch("engine.distributed.spawn.multiprocessing.get_context", return_value=context):
+    context.set_forkserver_preload([__name__, "main"])
+    one_thread = mock.patch.dict(os.environ, OMP_NUM_THREADS="1")
+    with one_thread, mock.patch("engine.distributed.spawn.multiprocessing.get_context", return_value=context):
+        yield
+
+
+def in_two_processes(work, *arguments, **options):
+    """Call a function in two processes."""
+    with forked_ranks():
         launch(work, processes(2), "cpu", arguments, **options)
 
 
