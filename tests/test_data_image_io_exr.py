@@ -269,7 +269,7 @@ def test_a_damaged_file_is_refused(tmp_path):
         assert "\n" not in str(error.value)
 
 
-def test_only_functions_of_light_read_exr(tmp_path):
+def test_functions_of_stored_pixels_refuse_exr(tmp_path):
     path = save(tmp_path / "photo", {"R": half(), "G": half(), "B": half()})
     assert is_exr(path)
     for read_pixels in (read_raw, read_raw_alpha, read_raw_image):

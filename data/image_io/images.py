@@ -240,7 +240,7 @@ def read_image(path: str | Path) -> NDArray[np.float32]:
 
 def read_alpha(path: str | Path) -> NDArray[np.float32]:
     """Read an alpha matte as (H, W) in [0, 1]; see `read_alpha_values`."""
-    return as_unit_floats(read_alpha_values(path))
+    return as_unit_floats(as_grey(read_values(path), path), path)
 
 
 def to_float(pixels: NDArray) -> NDArray[np.float32]:

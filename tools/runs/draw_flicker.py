@@ -10,7 +10,8 @@ import _root  # noqa: F401
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def draw(folders: Sequence[Path], column: int | None = None) -> NDArray[np.float
     names = [path.name for path in find_images(folders[0], MATTED)]
     shape = read_alpha(folders[0] / names[0]).shape
     if column is None:
-        column = most_changing([_read(folders[-1] / name, shape) for name in names])
+        column = most_changing((_read(folders[-1] / name, shape) for name in names), shape[1])
     if column >= shape[1]:
         raise DataError(f"{folders[0]} has no column {column}: its frames are {shape[1]} px wide")
     gap = np.full((shape[0], GAP_PX), GAP_ALPHA, np.float32)
@@ -50,9 +51,10 @@ def draw(folders: Sequence[Path], column: int | None = None) -> NDArray[np.float
     return np.concatenate(panels, 1)
 
 
-def most_changing(alphas: Sequence[NDArray[np.float32]]) -> int:
-    """Find the column where alpha changes most from frame to frame, over all frames (H, W)."""
-    return int(np.abs(np.diff(np.stack(alphas), axis=0)).sum((0, 1)).argmax())
+def most_changing(alphas: Iterable[NDArray[np.float32]], width: int) -> int:
+    """Find the column where alpha changes most from frame to frame, over all frames (H, width), two in memory."""
+    changes = (np.abs(after - before).sum(0) for before, after in pairwise(alphas))
+    return int(sum(changes, np.zeros(width)).argmax())
 
 
 def _read(file: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
