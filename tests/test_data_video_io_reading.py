@@ -1,5 +1,6 @@
 """Reading clips: colours against Debian's ffmpeg, times, seeking, rotation, and files that are no use."""
 
+import gc
 from fractions import Fraction
 
 import av
@@ -128,6 +129,18 @@ def test_times_and_seeking(tmp_path, name, options):
     for start in range(12):
         part = list(clip.frames(start, start + 3))
         np.testing.assert_array_equal(np.stack(part), np.stack(everything[start : start + 3]))
+
+
+def test_a_frame_that_was_read_is_freed_at_once(tmp_path):
+    """Python's collector of cycles may come after hundreds of frames."""
+    path = make_clip(tmp_path / "a.mp4", [rgb(0)] * 40)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in Clip(path).frames():
+            assert sum(isinstance(held, av.VideoFrame) for held in gc.get_objects()) < 10
+    finally:
+        gc.enable()
 
 
 def test_frames_are_found_by_their_time(tmp_path):

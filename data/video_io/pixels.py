@@ -157,7 +157,10 @@ def upright(pixels: NDArray, frame: "av.VideoFrame") -> NDArray:
     Raises:
         UserError: an angle that is no multiple of 90 degrees.
     """
-    found: Any = frame.side_data  # its annotation lacks the names
+    from av.sidedata.sidedata import SideDataContainer
+
+    # `frame.side_data` would keep the frame, until Python's collector of cycles comes after some hundreds of them.
+    found: Any = SideDataContainer(frame)  # its annotation lacks the names
     if "DISPLAYMATRIX" not in found:
         return pixels
     a, b, _, c, d = np.frombuffer(found["DISPLAYMATRIX"], np.int32)[:5] / UNIT
