@@ -157,10 +157,11 @@ def upright(pixels: NDArray, frame: "av.VideoFrame") -> NDArray:
     Raises:
         UserError: an angle that is no multiple of 90 degrees.
     """
-    from av.sidedata.sidedata import SideDataContainer
+    from av.sidedata import sidedata
 
+    side_data_of: Any = sidedata.SideDataContainer  # its annotation lacks the argument
     # `frame.side_data` would keep the frame, until Python's collector of cycles comes after some hundreds of them.
-    found: Any = SideDataContainer(frame)  # its annotation lacks the names
+    found = side_data_of(frame)
     if "DISPLAYMATRIX" not in found:
         return pixels
     a, b, _, c, d = np.frombuffer(found["DISPLAYMATRIX"], np.int32)[:5] / UNIT

@@ -19,7 +19,6 @@ from data.video_io.reading import DamagedClipError, clock
 from inference.video.stability import DEFAULT_STRENGTH, Stabiliser
 from runtime.atomic_write import WriteError
 from runtime.errors import few
-from runtime.threads import release_unused
 from tools.prediction.clips.background import Behind, backdrop
 from tools.prediction.clips.plan import Plan, is_finished, make_plan
 from tools.prediction.clips.segments import SEGMENT_FRAMES, Segments, State
@@ -204,7 +203,6 @@ class ClipRun:
             self.segments.encode(make_result(options, behind, colours, alpha))
         if state is not None:
             self.segments.end(state)
-        release_unused()  # each thread that reads, mattes, writes or codes keeps what it has freed
 
 
 def _part(state: State, beginning: str) -> dict[str, NDArray]:
