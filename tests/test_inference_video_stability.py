@@ -36,7 +36,7 @@ def test_known_pixels_keep_their_alpha():
 
 
 def test_at_rest_small_changes_are_averaged_over_time():
-    """A step of h is followed by w = s / (1 + (c / 0.3)^2) of the change c that is left, frame by frame."""
+    """Each frame follows by w = s / (1 + (c / `ALPHA_DIFFERENCE`)^2) of the change c that is left."""
     still, level = texture(0), 0.5
     stabiliser = Stabiliser(0.5)
     stabiliser.next(still, ALL_UNKNOWN, np.full(SHAPE, level, np.float32))
@@ -62,6 +62,42 @@ def test_flicker_and_error_fall_in_motion():
     assert flicker(results) < 0.6 * flicker(given)
     errors = [np.abs(np.stack(predictions) - np.stack(alphas))[3:].mean() for predictions in (results, given)]
     assert errors[0] < 0.8 * errors[1]
+
+
+def test_a_subject_that_left_leaves_no_ghost():
+    """Its frame gives no hint: the image is at rest, and only alpha says that the subject is gone."""
+    still, gone = texture(0), np.zeros(SHAPE, np.float32)
+    stabiliser = Stabiliser()
+    stabiliser.next(still, ALL_UNKNOWN, np.ones(SHAPE, np.float32))
+    assert stabiliser.next(still, ALL_UNKNOWN, gone).max() < 0.01
+
+
+def test_a_wide_change_of_a_pixel_alone_is_averaged():
+    still, spot = texture(0), np.zeros(SHAPE, np.float32)
+    spot[20, 20] = 1
+    stabiliser = Stabiliser()
+    stabiliser.next(still, ALL_UNKNOWN, np.zeros(SHAPE, np.float32))
+    assert stabiliser.next(still, ALL_UNKNOWN, spot)[20, 20] == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_change_of_colour_that_keeps_the_grey_value_is_not_averaged():
+    """A red and a blue of the same grey value: an uncovered background may differ from the subject like this."""
+    red, blue = np.zeros((2, *SHAPE, 3), np.uint8)
+    red[..., 0], blue[..., 2] = 95, 249
+    level = np.full(SHAPE, 0.5, np.float32)
+    stabiliser = Stabiliser()
+    stabiliser.next(red, ALL_UNKNOWN, level)
+    assert np.abs(stabiliser.next(blue, ALL_UNKNOWN, level + 0.05) - level - 0.05).max() < 0.001
+
+
+def test_a_frame_may_be_overwritten_after_the_call():
+    frames, alphas = moving_disc(3)
+    given, buffer = noisy(alphas), np.empty_like(frames[0])
+    kept, shared = Stabiliser(), Stabiliser()
+    for frame, alpha in zip(frames, given, strict=True):
+        buffer[:] = frame
+        assert np.array_equal(kept.next(frame, ALL_UNKNOWN, alpha), shared.next(buffer, ALL_UNKNOWN, alpha))
+        buffer[:] = 0
 
 
 def test_a_cut_starts_anew():

@@ -29,12 +29,17 @@ class Link(NamedTuple):
 
 def reduced_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Convert a frame (H, W, 3) sRGB to the grey copy (h, w) that flow is estimated on, at most `FLOW_PX` long."""
-    grey = grey_of(image)
-    scale = FLOW_PX / max(grey.shape)
+    return reduced(grey_of(image))
+
+
+def reduced(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Reduce a frame (H, W) or (H, W, 3) to a copy of at most `FLOW_PX`; a smaller one is returned as it is."""
+    height, width = image.shape[:2]
+    scale = FLOW_PX / max(height, width)
     if scale >= 1:
-        return grey
-    size = max(round(grey.shape[1] * scale), 1), max(round(grey.shape[0] * scale), 1)
-    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+        return image
+    size = max(round(width * scale), 1), max(round(height * scale), 1)
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
 def link(frame: NDArray[np.uint8], neighbour: NDArray[np.uint8]) -> Link | None:

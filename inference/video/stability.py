@@ -6,16 +6,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data.optical_flow import Flow, follow
+from data.optical_flow import Flow, follow, grey_of
 from data.trimap import unknown_mask
-from inference.video.flow import enlarged, link, reduced_grey
+from inference.video.flow import enlarged, link, reduced
 from runtime.errors import ConfigError
 
 DEFAULT_STRENGTH = 0.5
-ERROR_PX = 1.0  # error of the flow that halves the weight of the frame before
-GREY_DIFFERENCE = 20.0  # of 255, and the difference of the frames along the flow that halves it
-ALPHA_DIFFERENCE = 0.5  # and that of alpha: more is no flicker, but an edge that the flow misses
-FOREGROUND_REACH = 0.03  # how far opaque pixels give their flow to others, of the frame's longer side
+COLOUR_DIFFERENCE = 20.0  # of 255, in any channel: along the flow, it halves the weight of the frame before
+ALPHA_DIFFERENCE = 0.1  # so does this mean change of alpha around a pixel. More is no flicker: the subject came or left
+CHANGE_WINDOW = 0.064  # side of the window of that mean, of the frame's longer side
+FOREGROUND_REACH = 0.0125  # how far opaque pixels give their flow to others, of the frame's longer side
 OPACITY_POWER = 12  # alpha 0.9 counts a quarter of alpha 1
 
 
@@ -30,7 +30,7 @@ class Stabiliser:
         if not 0 <= strength <= 1:
             raise ConfigError(f"expected a strength of 0 to 1, got {strength:g}")
         self.strength = strength
-        self._grey: NDArray[np.uint8] | None = None
+        self._frame: NDArray[np.uint8] | None = None
         self._alpha: NDArray[np.float32] | None = None
 
     def next(
@@ -47,27 +47,28 @@ class Stabiliser:
         """
         if self.strength == 0:
             return alpha
-        grey = reduced_grey(image)
-        before, moving = self._grey, self._alpha
-        joint = None if before is None else link(grey, before)
+        frame = reduced(image).copy()  # a caller may use its buffer again
+        before, moving = self._frame, self._alpha
+        joint = None if before is None else link(grey_of(frame), grey_of(before))
         if joint is not None and before is not None and moving is not None:
             flow = _of_foreground(joint.flow, alpha)
-            difference = cv2.absdiff(grey, follow(before, flow)).astype(np.float32)
-            weight = self.strength / (1 + (joint.error / ERROR_PX) ** 2) / (1 + (difference / GREY_DIFFERENCE) ** 2)
+            difference = cv2.absdiff(frame, follow(before, flow)).max(2).astype(np.float32)
+            weight = self.strength / (1 + (difference / COLOUR_DIFFERENCE) ** 2)
             weight = cv2.resize(weight, alpha.shape[::-1], interpolation=cv2.INTER_LINEAR) * unknown_mask(trimap)
             change = follow(moving, enlarged(flow, alpha.shape), cv2.INTER_CUBIC).clip(0, 1) - alpha
-            alpha = alpha + weight / (1 + (change / ALPHA_DIFFERENCE) ** 2) * change
-        self._grey, self._alpha = grey, alpha
+            mean = cv2.blur(change, (round(CHANGE_WINDOW * max(alpha.shape)) | 1,) * 2)
+            alpha = alpha + weight / (1 + (mean / ALPHA_DIFFERENCE) ** 2) * change
+        self._frame, self._alpha = frame, alpha
         return alpha
 
     def state(self) -> dict[str, NDArray]:
         """Return what `restore` needs to go on after this frame; empty before the first."""
-        kept = {"grey": self._grey, "alpha": self._alpha}
+        kept = {"frame": self._frame, "alpha": self._alpha}
         return {name: values for name, values in kept.items() if values is not None}
 
     def restore(self, state: Mapping[str, NDArray]) -> None:
         """Go on after the frame whose `state` this is."""
-        self._grey, self._alpha = state.get("grey"), state.get("alpha")
+        self._frame, self._alpha = state.get("frame"), state.get("alpha")
 
 
 def _of_foreground(flow: Flow, alpha: NDArray[np.float32]) -> Flow:
