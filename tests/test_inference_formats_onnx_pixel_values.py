@@ -10,7 +10,7 @@ from inference.formats.onnx_network import OnnxNetwork
 from inference.network import TorchNetwork
 from inference.predictor import Predictor
 from runtime.errors import UserError
-from tests.helpers.networks import random_pair, varied_network
+from tests.helpers.networks import ONE_BLOCK, random_pair, varied_network
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,8 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    model, path = varied_network("ViTDet", "zero"), tmp_path_factory.mktemp("onnx") / "model.onnx"
+    """Of one block: tests/test_inference_formats_onnx.py has the kinds of blocks."""
+    model, path = varied_network("ViTDet", "zero", **ONE_BLOCK), tmp_path_factory.mktemp("onnx") / "model.onnx"
     assert write_onnx(model, path, "a test", "No terms.", "pixel_values") < 1e-5
     return model, path
 
@@ -56,7 +57,8 @@ def test_the_file_says_what_its_channels_hold_and_our_own_reader_refuses_it(expo
 def test_rembg_runs_a_file_of_ours_in_the_place_of_its_own(tmp_path, monkeypatch):
     """On an image of its fixed size, nothing is resized: alpha is ours, cut off to 8 bits as rembg does."""
     matting = pytest.importorskip("rembg.matting")
-    model, name = varied_network("ViT", "edge"), "vitmatte-small-distinctions-646.onnx"
+    windowed = ONE_BLOCK | {"global_block_indexes": []}  # a global one: tests/test_tools_benchmarks_squashed.py
+    model, name = varied_network("ViT", "edge", **windowed), "vitmatte-small-distinctions-646.onnx"
     assert matting.VARIANTS[matting.DEFAULT_VARIANT]["fname"] == name
     path = tmp_path / "models" / "vitmatte" / name
     write_onnx(model, path, "a test", "No terms.", "pixel_values", matting.INPUT_SIZE)

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from inference.formats.model_folder import write_model_folder
+from inference.formats.model_folder import build, write_model_folder
 from runtime.optional_packages import import_extra
 from tests.helpers.machine import READ_ONLY
-from tests.helpers.networks import network_description, random_network
+from tests.helpers.networks import ONE_BLOCK, network_description, randomise_decoder
 from tests.helpers.paths import REPOSITORY
 
 COMMANDS = """
@@ -87,7 +87,10 @@ for file in [*Path().glob("*.py"), *(f for package in {packages} for f in sorted
 def data(tmp_path_factory):
     """A model folder and a test set of one image, in which something stands out."""
     folder = tmp_path_factory.mktemp("data")
-    write_model_folder(folder / "model", network_description(), random_network().state_dict(), "a test", "No terms.\n")
+    described = network_description()
+    described["backbone"] |= ONE_BLOCK
+    tensors = randomise_decoder(build("model", described)).state_dict()
+    write_model_folder(folder / "model", described, tensors, "a test", "No terms.\n")
     y, x = np.mgrid[:150, :225]
     image = np.dstack([np.full((150, 225), 40), 120 + y * 60 // 150, x * 60 // 225]).astype(np.uint8)
     distance = np.hypot(y - 75, x - 75)

@@ -12,7 +12,7 @@ from evaluation.metrics import measure
 from inference.formats.model_folder import write_model_folder
 from inference.predictor import Predictor
 from tests.helpers.benchmark import figures
-from tests.helpers.networks import network_description, varied_network
+from tests.helpers.networks import ONE_BLOCK, network_description, varied_network
 from tools import benchmark
 from tools.benchmarks import backbone_scale, infer, networks, squashed
 
@@ -23,8 +23,9 @@ SIDE_PX = 128
 def varied_folder(tmp_path):
     """A model folder of a tiny ViTDet network whose alphas vary."""
     described = network_description("ViTDet") | {"padding": "zero"}
+    described["backbone"] |= ONE_BLOCK
     described["decoder"] |= dict(convstream_chans=[8, 8, 8], fusion_chans=[32, 16, 16, 8])
-    tensors = varied_network("ViTDet", "zero").state_dict()
+    tensors = varied_network("ViTDet", "zero", **ONE_BLOCK).state_dict()
     write_model_folder(tmp_path / "ours-vitmatte", described, tensors, "a test", "")
     return tmp_path / "ours-vitmatte"
 

@@ -113,6 +113,9 @@ BACKBONES = {
 
 BLOCKS = dict(window_size=2, global_block_indexes=[1], conv_residual_block_indexes=[1])
 
+ONE_BLOCK = dict(depth=1, global_block_indexes=[0], conv_residual_block_indexes=[])
+"""Changes of a backbone for tests of what surrounds an ONNX graph: each block takes seconds to export."""
+
 
 def network_description(kind="ViT"):
     """A tiny network whose normalisation is nobody's default."""
