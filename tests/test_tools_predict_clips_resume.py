@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from data.image_io.images import read_raw
-from data.video_io.reading import Clip
-from tests.helpers.clips import make_clip, times
+from tests.helpers.clips import encoded, make_clip, times
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.predict_clips import (
     run,
@@ -79,7 +78,7 @@ def test_a_killed_run_goes_on_to_the_same_frames_and_times(clip, name, kind):
             np.testing.assert_array_equal(read_raw(parts / path.name), read_raw(path))
     else:
         assert times(parts) == times(whole)
-        np.testing.assert_array_equal(np.stack(list(Clip(parts).frames())), np.stack(list(Clip(whole).frames())))
+        assert encoded(parts) == encoded(whole)
     before = time.time()
     assert in_process("-", clip, *common, parts, "--resume").stderr.endswith("is there already\n")
     assert parts.stat().st_mtime < before
