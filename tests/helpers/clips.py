@@ -87,9 +87,10 @@ def make_clip(
 
 
 def encoded(path):
-    """Read the encoded frames of a clip: equal ones are decoded to equal colours and alphas."""
+    """Read the encoded frames of a clip: equal ones are decoded to equal colours and alphas. VP9's alpha lies aside."""
     with av.open(str(path)) as container:
-        return [bytes(packet) for packet in container.demux(video=0) if packet.size]
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        return [[bytes(packet), *map(bytes, packet.iter_sidedata())] for packet in packets]
 
 
 def times(path):
